@@ -1,0 +1,186 @@
+"""The typed config of a run. Values live in conf/; each is checked once, here, before anything starts.
+
+A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this file holds
+what belongs to no single function. `config_load.load` turns Hydra's dict into a `Config`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from isentropic.checks import check_choice, check_range
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the run is called, how long it is, where it writes."""
+
+    name: str
+    steps: int
+    dir: str  # default runs/<name>
+    dry: bool  # check everything, start nothing
+
+    def __post_init__(self) -> None:
+        if not RUN_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"run.name must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit; "
+                f"got {self.name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
+            )
+        check_range("run.steps", self.steps, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which causal LM, and what goes with it."""
+
+    name: str
+    path: str  # a folder, a Hub name, or "embedded" for the tiny model that is warm-started on the spot
+    revision: str | None
+    max_length: int  # tokens, prompt and response together: the window that is used of the model
+    trust_remote_code: bool
+    warm_start: dict[str, Any] | None  # of the embedded model: sizes and stopping rule
+
+    def __post_init__(self) -> None:
+        check_range("model.max_length", self.max_length, at_least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """Engines, and what is drawn from them in a step."""
+
+    num_actors: int
+    tensor_parallel: int
+    prompts_per_step: int
+    group_size: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_prompt_tokens: int
+    max_response_tokens: int
+    max_staleness: int
+    max_num_seqs: int  # requests an engine runs at once
+    kv_cache_gib: float
+    dtype: str
+    probe_tolerance: float  # nats: a larger gap between engine and learner after a sync stops the run
+    timeout_s: float  # deadline for one step's rollouts
+
+    def __post_init__(self) -> None:
+        for key in (
+            "num_actors",
+            "tensor_parallel",
+            "prompts_per_step",
+            "max_prompt_tokens",
+            "max_response_tokens",
+            "max_num_seqs",
+        ):
+            check_range(f"rollout.{key}", getattr(self, key), at_least=1)
+        check_range("rollout.group_size", self.group_size, at_least=1)
+        check_range("rollout.temperature", self.temperature, above=0, hint="Greedy sampling has no policy gradient.")
+        check_range("rollout.top_p", self.top_p, above=0, at_most=1)
+        check_range("rollout.max_staleness", self.max_staleness, at_least=0)
+        check_range("rollout.kv_cache_gib", self.kv_cache_gib, above=0)
+        check_range("rollout.probe_tolerance", self.probe_tolerance, above=0)
+        check_range("rollout.timeout_s", self.timeout_s, above=0)
+        check_choice("rollout.dtype", self.dtype, ("float32", "bfloat16"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerConfig:
+    """FSDP2 ranks and the optimizer."""
+
+    num_ranks: int
+    updates_per_rollout: int  # K: the step's prompts are split into K minibatches, one optimizer step each
+    microbatch_tokens: int  # packed tokens of one forward pass, at most (a longer sequence goes alone)
+    dtype: str  # of the forward and backward; weights and optimizer are float32
+    lr: float
+    lr_schedule: str
+    warmup_updates: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    max_grad_norm: float
+    max_skipped_updates: int  # in a row; more stop the run
+    gradient_checkpointing: bool
+    compile: bool
+    vocab_chunk: int  # columns of the output layer per tile of the token statistics
+    timeout_s: float  # deadline for one call, and for the ranks among themselves
+
+    def __post_init__(self) -> None:
+        for key in ("num_ranks", "updates_per_rollout", "microbatch_tokens", "vocab_chunk"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=1)
+        for key in ("lr", "warmup_updates", "weight_decay", "max_skipped_updates"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=0)
+        for key in ("beta1", "beta2"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=0, below=1)
+        for key in ("eps", "max_grad_norm", "timeout_s"):
+            check_range(f"learner.{key}", getattr(self, key), above=0)
+        check_choice("learner.dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice("learner.lr_schedule", self.lr_schedule, ("constant", "linear", "cosine"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Held-out prompts, every n steps and at both ends of the run."""
+
+    every: int  # steps; 0 is never
+    prompts: int
+    samples: int  # k of avg@k and pass@k
+    temperature: float
+    top_p: float
+
+    def __post_init__(self) -> None:
+        check_range("evaluation.every", self.every, at_least=0)
+        check_range("evaluation.prompts", self.prompts, at_least=1)
+        check_range("evaluation.samples", self.samples, at_least=1)
+        check_range("evaluation.temperature", self.temperature, at_least=0)
+        check_range("evaluation.top_p", self.top_p, above=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    every: int  # steps; 0 is only at the end
+    keep_last: int
+    keep_best: int
+
+    def __post_init__(self) -> None:
+        check_range("checkpoint.every", self.every, at_least=0)
+        check_range("checkpoint.keep_last", self.keep_last, at_least=1)
+        check_range("checkpoint.keep_best", self.keep_best, at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterConfig:
+    """Where the actors go."""
+
+    address: str | None  # null: RAY_ADDRESS where set, else a Ray of our own
+    placement: str  # apart | shared: learner and engines on the same GPUs, engines asleep while it works
+    gpus_per_engine: float
+    gpus_per_rank: float
+    cpus_per_engine: float
+    cpus_per_rank: float
+    strategy: str  # of the placement group
+    startup_timeout_s: float
+    object_store_gib: float | None
+
+    def __post_init__(self) -> None:
+        check_choice("cluster.placement", self.placement, ("apart", "shared"))
+        check_choice("cluster.strategy", self.strategy, ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
+        for key in ("gpus_per_engine", "gpus_per_rank"):
+            check_range(f"cluster.{key}", getattr(self, key), at_least=0)
+        for key in ("cpus_per_engine", "cpus_per_rank", "startup_timeout_s"):
+            check_range(f"cluster.{key}", getattr(self, key), above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    wandb: str  # auto | online | offline | disabled
+    project: str
+    entity: str | None
+    group: str | None
+    tags: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))

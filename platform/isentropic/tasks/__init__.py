@@ -1,0 +1,1 @@
+"""Prompts and rewards. A task is data in a fixed order and a grade for a response."""

@@ -1,0 +1,29 @@
+"""What a task is, and the order in which its prompts are drawn."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from isentropic.records import Prompt
+
+
+class Task(Protocol):
+    """Prompts by index and a reward for a response. Picklable: reward workers hold a copy."""
+
+    isolated: bool  # True: `grade` may hang, crash or run foreign code, so it runs in a killable process
+    max_turns: int  # 1: no environment answers
+
+    def size(self, split: str) -> int:
+        """Number of prompts of 'train' or 'eval'."""
+        ...
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        """The same prompt for the same (split, index), always."""
+        ...
+
+    def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        """Reward of an episode: the policy's decoded turns, special tokens removed; one for most tasks."""
+        ...
+
+    def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
+        """The environment's (or tool's) text after the last turn; None ends the episode."""
+        ...
