@@ -1,0 +1,151 @@
+"""The ledger: every step's rollouts on disk before the step trains, so that nothing drawn is drawn twice.
+
+One parquet file a step, one row a rollout, raw and complete: dropped groups, all waves. A file is there whole or
+not at all (temporary name, fsync, rename). Resume, replay and branches read it instead of drawing again.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isentropic.durable import replace_durably
+from isentropic.records import Group, Prompt, Rollout, RolloutKey
+
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("policy_version", pa.int64()),
+        ("split", pa.string()),
+        ("draw", pa.int64()),
+        ("wave", pa.int64()),
+        ("sample", pa.int64()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),  # JSON: messages, answer, media
+        ("response", pa.list_(pa.string())),  # one text a turn
+        ("reward", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("temperature", pa.float64()),
+        ("seed", pa.int64()),
+        ("origin", pa.string()),
+        ("turns", pa.list_(pa.list_(pa.int64()))),
+        ("token_ids", pa.list_(pa.int32())),
+        ("rollout_logprob", pa.list_(pa.float32())),
+    ]
+)
+
+
+class LedgerError(ValueError):
+    """A ledger file that cannot be read, or that is not what its name says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What was drawn for one step, and where in the data order the next step goes on."""
+
+    step: int
+    groups: tuple[Group, ...]
+    next_draw: int
+    source_step: int  # its weights are those after this step
+    policy_version: int
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        return [rollout for group in self.groups for rollout in group.rollouts]
+
+
+def ledger_path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}.parquet"
+
+
+def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str]]) -> Path:
+    """Writes the step's file durably. `texts` are the decoded turns, for people to read."""
+    rows = [_row(rollout, texts.get(rollout.key, ())) for rollout in batch.rollouts]
+    about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
+    about |= {"policy_version": batch.policy_version, "draws": [group.draw for group in batch.groups]}
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"isentropic": json.dumps(about)}))
+    path = ledger_path(folder, batch.step)
+    with replace_durably(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return path
+
+
+def read_batch(folder: Path, step: int) -> Batch | None:
+    """The step's batch, bit for bit as it was written; None where the step was never drawn.
+
+    Raises:
+        LedgerError: the file is damaged, or belongs to another step.
+    """
+    path = ledger_path(folder, step)
+    if not path.exists():
+        return None
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[b"isentropic"])
+        rollouts = [_rollout(row) for row in table.to_pylist()]
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        raise LedgerError(
+            f"{path} cannot be read as a ledger file ({error}). Files appear whole or not at all, so it was damaged "
+            "later: restore it, or move it away to have the step drawn again from the same seeds."
+        ) from error
+    if about["step"] != step:
+        raise LedgerError(f"{path} holds step {about['step']}, not step {step}: it was renamed or copied. Put it back.")
+    by_draw: dict[int, list[Rollout]] = {draw: [] for draw in about["draws"]}
+    for rollout in rollouts:
+        by_draw[rollout.key.draw].append(rollout)
+    groups = tuple(Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows)) for draw, rows in by_draw.items())
+    return Batch(
+        step=step,
+        groups=groups,
+        next_draw=about["next_draw"],
+        source_step=about["source_step"],
+        policy_version=about["policy_version"],
+    )
+
+
+def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
+    prompt = rollout.prompt
+    return {
+        "step": rollout.step,
+        "policy_version": rollout.policy_version,
+        **rollout.key._asdict(),
+        "prompt_id": prompt.prompt_id,
+        "prompt": json.dumps({"messages": prompt.messages, "answer": prompt.answer, "media": prompt.media}),
+        "response": list(texts),
+        "reward": rollout.reward,
+        "finish_reason": rollout.finish_reason,
+        "temperature": rollout.temperature,
+        "seed": rollout.seed,
+        "origin": rollout.origin,
+        "turns": [list(span) for span in rollout.turns],
+        "token_ids": rollout.token_ids.astype(np.int32),
+        "rollout_logprob": rollout.rollout_logprob,
+    }
+
+
+def _rollout(row: dict) -> Rollout:
+    about = json.loads(row["prompt"])
+    prompt = Prompt(
+        prompt_id=row["prompt_id"],
+        messages=tuple(about["messages"]),
+        answer=about["answer"],
+        media=tuple(about["media"]),
+    )
+    return Rollout(
+        key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),
+        prompt=prompt,
+        token_ids=np.asarray(row["token_ids"], dtype=np.int64),
+        turns=tuple((start, end) for start, end in row["turns"]),
+        rollout_logprob=np.asarray(row["rollout_logprob"], dtype=np.float32),
+        temperature=row["temperature"],
+        seed=row["seed"],
+        finish_reason=row["finish_reason"],
+        step=row["step"],
+        policy_version=row["policy_version"],
+        origin=row["origin"],
+        reward=row["reward"],
+    )
