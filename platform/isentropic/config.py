@@ -1,7 +1,7 @@
 """The typed config of a run. Values live in conf/; each is checked once, here, before anything starts.
 
 A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this file holds
-what belongs to no single function. `config_load.load` turns Hydra's dict into a `Config`.
+what belongs to no single function. `experiments.config_load.load` turns Hydra's dict into a `Config`.
 """
 
 import re
@@ -29,6 +29,17 @@ class RunConfig:
                 f"got {self.name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
             )
         check_range("run.steps", self.steps, at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeConfig:
+    """What to do with a folder that has a run already."""
+
+    mode: str  # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
+    allow_changes: tuple[str, ...]  # keys that may differ from the run that is resumed, such as run.steps
+
+    def __post_init__(self) -> None:
+        check_choice("resume", self.mode, ("never", "auto"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,3 +195,35 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         check_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A whole run. The slots hold an instance of the config class that their `name` pairs with."""
+
+    seed: int
+    run: RunConfig
+    resume: ResumeConfig
+    model: ModelConfig
+    rollout: RolloutConfig
+    learner: LearnerConfig
+    cluster: ClusterConfig
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig
+    tracking: TrackingConfig
+    accounting: Any
+    alarms: Any
+    task: Any
+    sampling: Any
+    shaping: Any
+    filter: Any
+    advantage: Any
+    reweight: Any
+    token_weight: Any
+    objective: Any
+    terms: Any
+    reduction: Any
+    reuse: Any
+
+    def __post_init__(self) -> None:
+        check_range("seed", self.seed, at_least=0)

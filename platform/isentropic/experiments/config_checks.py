@@ -1,0 +1,101 @@
+"""Checks of values that are each allowed but do not go together."""
+
+import os
+
+from isentropic.config import Config
+
+
+def check_together(config: Config) -> None:
+    """Raises ValueError for the first combination that cannot work."""
+    for check in (_lengths, _batch, _advantage, _placement, _devices, _truncation, _evaluation):
+        check(config)
+
+
+def _lengths(config: Config) -> None:
+    rollout, window = config.rollout, config.model.max_length
+    needed = rollout.max_prompt_tokens + rollout.max_response_tokens
+    if needed > window:
+        raise ValueError(
+            f"rollout.max_prompt_tokens + rollout.max_response_tokens is {rollout.max_prompt_tokens} + "
+            f"{rollout.max_response_tokens} = {needed}, more than model.max_length={window}. "
+            f"Set rollout.max_response_tokens={max(1, window - rollout.max_prompt_tokens)} or less, or a longer window."
+        )
+
+
+def _batch(config: Config) -> None:
+    prompts, updates = config.rollout.prompts_per_step, config.learner.updates_per_rollout
+    if prompts % updates:
+        fitting = ", ".join(str(k) for k in range(1, min(prompts, 64) + 1) if prompts % k == 0)
+        raise ValueError(
+            f"rollout.prompts_per_step={prompts} cannot be split into learner.updates_per_rollout={updates} equal "
+            f"minibatches. With {prompts} prompts, updates_per_rollout may be {fitting}."
+        )
+
+
+def _advantage(config: Config) -> None:
+    if config.rollout.group_size == 1 and config.advantage.name == "normalised":
+        raise ValueError(
+            "rollout.group_size=1 with advantage=normalised: one reward minus its own mean is always 0, so nothing "
+            "is learned. Set rollout.group_size to 2 or more, or choose another advantage."
+        )
+
+
+def _placement(config: Config) -> None:
+    if config.cluster.placement == "shared" and config.rollout.max_staleness > 0:
+        raise ValueError(
+            f"rollout.max_staleness={config.rollout.max_staleness} with cluster.placement=shared: engines sleep while "
+            "the learner works, so rollouts cannot overlap with it. Set rollout.max_staleness=0 or "
+            "cluster.placement=apart."
+        )
+
+
+def _devices(config: Config) -> None:
+    """A Ray of our own has this machine's devices alone; those of a cluster are known once it answers."""
+    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+        return
+    ranks = config.learner.num_ranks
+    if config.cluster.gpus_per_rank == 0:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        allowed = max(2, cores)  # two ranks on one core are slow, but they are the smallest group there is
+        if ranks > allowed:
+            raise ValueError(
+                f"learner.num_ranks={ranks} is more than this machine's CPU cores allow ({cores} cores, at most "
+                f"{allowed} ranks). Set learner.num_ranks={allowed} or less, or use a cluster: cluster=existing."
+            )
+        return
+    import torch
+
+    gpus = torch.cuda.device_count()
+    needed = gpus_needed(config)
+    if needed > gpus:
+        raise ValueError(
+            f"the run needs {needed:g} GPUs ({ranks} ranks and {config.rollout.num_actors} engines, "
+            f"cluster.placement={config.cluster.placement}), this machine has {gpus}. Set learner.num_ranks and "
+            "rollout.num_actors lower, cluster=shared_gpu for one GPU, or use a cluster: cluster=existing."
+        )
+
+
+def gpus_needed(config: Config) -> float:
+    """GPUs of all ranks and engines together."""
+    cluster, rollout = config.cluster, config.rollout
+    engines = rollout.num_actors * rollout.tensor_parallel * cluster.gpus_per_engine
+    return config.learner.num_ranks * cluster.gpus_per_rank + engines
+
+
+def _truncation(config: Config) -> None:
+    rollout = config.rollout
+    if config.token_weight.name != "none" and (rollout.top_p < 1 or rollout.top_k != -1):
+        raise ValueError(
+            f"token_weight={config.token_weight.name} with rollout.top_p={rollout.top_p}, rollout.top_k="
+            f"{rollout.top_k}: the engine renormalises the logprobs of a truncated distribution, so their ratio to "
+            "the learner's says nothing. Set rollout.top_p=1.0 rollout.top_k=-1, or token_weight=none."
+        )
+
+
+def _evaluation(config: Config) -> None:
+    evaluation = config.evaluation
+    if evaluation.temperature == 0 and evaluation.samples > 1:
+        raise ValueError(
+            f"evaluation.samples={evaluation.samples} with evaluation.temperature=0: greedy samples are all the same. "
+            "Set evaluation.samples=1 or a temperature above 0."
+        )
