@@ -1,0 +1,131 @@
+"""Weights as raw bytes in buckets: what travels from the learner to an engine, by any transport.
+
+A bucket holds whole tensors as one-dimensional uint8 views, so that any dtype (bfloat16 too, which numpy lacks)
+goes through shared memory without a copy, beside what is needed to read and to check them.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Shared memory is read-only, and torch warns that writing to it is undefined; nothing here writes.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+
+BUCKET_BYTES = 1 << 30  # a bucket of one larger tensor holds that tensor alone
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMeta:
+    """Name, shape and dtype of a tensor, and a checksum of its bytes."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # as in torch, without "torch."
+    checksum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Tensors of together about `BUCKET_BYTES`."""
+
+    metas: tuple[TensorMeta, ...]
+    data: tuple[NDArray[np.uint8], ...]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) in order, sharing memory with `data`: read them, do not write."""
+        for meta, raw in zip(self.metas, self.data, strict=True):
+            yield meta.name, _view(raw, meta)
+
+
+def fill_buckets(
+    named: Iterable[tuple[str, Tensor]], dtype: torch.dtype, limit: int = BUCKET_BYTES
+) -> Iterator[Bucket]:
+    """Casts floating tensors to `dtype` on their device, then moves them to the host, one bucket at a time.
+
+    Raises ValueError where a tensor has a value that is not finite: such weights would be served without a word.
+    """
+    metas: list[TensorMeta] = []
+    data: list[NDArray[np.uint8]] = []
+    for name, tensor in named:
+        cast = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        host = cast.cpu().contiguous()
+        check_finite(name, host)
+        raw = host.reshape(-1).view(torch.uint8).numpy()
+        if data and sum(array.nbytes for array in data) + raw.nbytes > limit:
+            yield Bucket(tuple(metas), tuple(data))
+            metas, data = [], []
+        metas.append(TensorMeta(name, tuple(host.shape), str(host.dtype).removeprefix("torch."), checksum(raw)))
+        data.append(raw)
+    if data:
+        yield Bucket(tuple(metas), tuple(data))
+
+
+def check_buckets(buckets: Iterable[Bucket], expected: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+    """Every expected name once, each with its shape and dtype, finite and with the bytes that were published.
+
+    Raises ValueError that names the tensors and says which of these failed.
+    """
+    seen: list[str] = []
+    for bucket in buckets:
+        for meta, raw in zip(bucket.metas, bucket.data, strict=True):
+            seen.append(meta.name)
+            if meta.name in expected:
+                _check_tensor(meta, raw, expected[meta.name], dtype)
+    _check_names(seen, expected)
+
+
+def checksum(raw: NDArray[np.uint8]) -> int:
+    """Sum of the bytes read as 64-bit words, modulo 2^64: one pass at the speed of memory."""
+    whole = raw.nbytes // 8 * 8
+    # Through torch, because its sum of int64 is vectorised and wraps around in silence.
+    words = torch.from_numpy(raw[:whole]).view(torch.int64).sum().item() if whole else 0
+    return (words + int.from_bytes(raw[whole:].tobytes(), "little")) % (1 << 64)
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raises ValueError where `tensor` holds NaN or infinity."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    low, high = (bound.item() for bound in torch.aminmax(tensor))  # NaN comes through both
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError(
+            f"weight {name} is not finite (from {low} to {high}); it is refused and the engine keeps the weights "
+            "it has. Look at grad_norm and the learning rate of the last updates, and resume from a checkpoint."
+        )
+
+
+def _view(raw: NDArray[np.uint8], meta: TensorMeta) -> Tensor:
+    return torch.from_numpy(raw).view(getattr(torch, meta.dtype)).view(meta.shape)
+
+
+def _check_tensor(meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    wanted = str(dtype).removeprefix("torch.")
+    if tuple(meta.shape) != tuple(shape) or meta.dtype != wanted:
+        raise ValueError(
+            f"weight {meta.name} is {list(meta.shape)} {meta.dtype}, the engine's model has {list(shape)} {wanted}; "
+            "learner and engines must be started from the same model."
+        )
+    if checksum(raw) != meta.checksum:
+        raise ValueError(f"weight {meta.name} has other bytes than were published; it was damaged on the way.")
+    check_finite(meta.name, _view(raw, meta))
+
+
+def _check_names(seen: list[str], expected: dict[str, tuple[int, ...]]) -> None:
+    problems = {
+        "missing": sorted(expected.keys() - set(seen)),
+        "unknown": sorted(set(seen) - expected.keys()),
+        "given twice": sorted(name for name, times in Counter(seen).items() if times > 1),
+    }
+    told = [f"{what}: {', '.join(names[:5])} ({len(names)} in all)" for what, names in problems.items() if names]
+    if told:
+        raise ValueError(
+            f"the published weights do not fit the engine's model. {'; '.join(told)}. "
+            "Names are those of the Hugging Face model's named_parameters(), a tied output layer once."
+        )

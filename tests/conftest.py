@@ -1,0 +1,99 @@
+"""What is dear to start and shared by a whole test session: a model folder, an engine, a Ray."""
+
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from isentropic.config import RolloutConfig
+from isentropic.records import Request, RolloutKey
+from isentropic.seeds import rollout_seed
+
+MAX_LENGTH = 96
+
+
+def write_tiny_model(folder, *, seed: int = 0) -> str:
+    """A random Qwen3 of 0.1 M parameters with a character tokenizer, as an ordinary Hugging Face folder."""
+    import torch
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    tokens = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>", "\n", *map(chr, range(32, 127))]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<|pad|>", eos_token="<|im_end|>"
+    )
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    fast.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=112, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=32, intermediate_size=128, max_position_embeddings=256, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(3)  # away from the uniform distribution, where every temperature looks alike
+    model.generation_config.eos_token_id = fast.eos_token_id
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def rollout_config(**changes) -> RolloutConfig:
+    values = {
+        "num_actors": 1, "tensor_parallel": 1, "prompts_per_step": 4, "group_size": 4, "temperature": 1.0,
+        "top_p": 1.0, "top_k": -1, "max_prompt_tokens": 32, "max_response_tokens": 64, "max_staleness": 0,
+        "max_num_seqs": 64, "kv_cache_gib": 0.125, "dtype": "float32", "probe_tolerance": 1e-4, "timeout_s": 120.0,
+    }  # fmt: skip
+    return RolloutConfig(**{**values, **changes})
+
+
+def make_requests(prompts: int, samples: int, *, max_tokens: int = 32, temperature: float = 1.0) -> list[Request]:
+    """Seeded requests, `samples` for each of `prompts` prompts of 3 to 30 tokens."""
+    rng = np.random.default_rng(7)
+    rows = [rng.integers(4, 100, size=rng.integers(3, 31)) for _ in range(prompts)]
+    return [
+        Request(
+            key=RolloutKey("train", draw, 0, sample),
+            turn=0,
+            token_ids=row,
+            seed=rollout_seed(0, "train", draw, sample, 0, 0),
+            temperature=temperature,
+            max_tokens=max_tokens,
+        )
+        for draw, row in enumerate(rows)
+        for sample in range(samples)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tiny_model_path(tmp_path_factory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def rollouts() -> SimpleNamespace:
+    """Builders of engine inputs: `config(**changes)`, `requests(prompts, samples)` and the window."""
+    return SimpleNamespace(config=rollout_config, requests=make_requests, max_length=MAX_LENGTH)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_model_path):
+    """The one vLLM engine of this process. Tests that load weights load the folder's own back."""
+    from isentropic.rollout.engine import Engine
+
+    engine = Engine(tiny_model_path, rollout_config(), max_length=MAX_LENGTH, device="cpu")
+    yield engine
+    engine.close()
