@@ -40,8 +40,9 @@ class Episode:
 
     key: RolloutKey
     prompt: Prompt
-    tokens: list[Ints]
     wave: Wave
+    max_tokens: int  # of a turn
+    tokens: list[Ints]  # the prompt, then turns and the text between them, by turns
     turns: list[tuple[int, int]] = field(default_factory=list)
     logprobs: list[np.ndarray] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
@@ -82,12 +83,16 @@ class Drawer:
             await self._draw_wave(groups, (*new, *wave.draws), wave, origin, clock)
         return tuple(groups.values()), next_draw
 
-    async def draw_evaluation(self, split: str, prompts: int, wave: Wave, origin: Origin) -> list[Group]:
-        """`wave.group_size` samples for each of the first `prompts` held-out prompts."""
+    async def draw_evaluation(
+        self, split: str, prompts: int, wave: Wave, origin: Origin, max_tokens: int | None = None
+    ) -> list[Group]:
+        """`wave.group_size` samples for each of `prompts` held-out prompts, from the first on, round and round."""
+        size = self._task.size("eval")
         groups = {
-            index: Group(draw=index, prompt=self._task.prompt("eval", index), rollouts=()) for index in range(prompts)
+            index: Group(draw=index, prompt=self._task.prompt("eval", index % size), rollouts=())
+            for index in range(prompts)
         }
-        await self._draw_wave(groups, tuple(groups), wave, origin, Clock(), split=split)
+        await self._draw_wave(groups, tuple(groups), wave, origin, Clock(), split=split, max_tokens=max_tokens)
         return list(groups.values())
 
     def prompt(self, split: str, draw: int) -> Prompt:
@@ -102,8 +107,9 @@ class Drawer:
         origin: Origin,
         clock: Clock,
         split: str = "train",
+        max_tokens: int | None = None,
     ) -> None:
-        episodes = self._episodes(groups, draws, wave, split)
+        episodes = self._episodes(groups, draws, wave, split, max_tokens or self._config.max_response_tokens)
         requests = [self._request(episode) for episode in episodes.values()]
         grading: list[asyncio.Task[list[Rollout]]] = []
         start = time.perf_counter()
@@ -123,7 +129,7 @@ class Drawer:
         _join(groups, graded)
 
     def _episodes(
-        self, groups: dict[int, Group], draws: Iterable[int], wave: Wave, split: str
+        self, groups: dict[int, Group], draws: Iterable[int], wave: Wave, split: str, max_tokens: int
     ) -> dict[RolloutKey, Episode]:
         episodes = {}
         for draw in draws:
@@ -132,7 +138,7 @@ class Drawer:
             tokens = self._chat.prompt_ids(group.prompt)
             for sample in range(wave.group_size):
                 key = RolloutKey(split, draw, index, sample)
-                episodes[key] = Episode(key, group.prompt, [tokens], wave)
+                episodes[key] = Episode(key, group.prompt, wave, max_tokens, [tokens])
         return episodes
 
     def _request(self, episode: Episode) -> Request:
@@ -146,7 +152,7 @@ class Drawer:
             temperature=wave.temperature,
             top_p=wave.top_p,
             top_k=wave.top_k,
-            max_tokens=min(self._config.max_response_tokens, room),
+            max_tokens=min(episode.max_tokens, room),
             media=episode.prompt.media,
         )
 

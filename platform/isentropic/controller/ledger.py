@@ -52,6 +52,7 @@ class Batch:
     next_draw: int
     source_step: int  # its weights are those after this step
     policy_version: int
+    reward_errors: int  # checks that hung, crashed or gave no finite number
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -66,7 +67,8 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     """Writes the step's file durably. `texts` are the decoded turns, for people to read."""
     rows = [_row(rollout, texts.get(rollout.key, ())) for rollout in batch.rollouts]
     about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
-    about |= {"policy_version": batch.policy_version, "draws": [group.draw for group in batch.groups]}
+    about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
+    about["draws"] = [group.draw for group in batch.groups]
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"isentropic": json.dumps(about)}))
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
@@ -104,6 +106,7 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         next_draw=about["next_draw"],
         source_step=about["source_step"],
         policy_version=about["policy_version"],
+        reward_errors=about["reward_errors"],
     )
 
 

@@ -1,0 +1,145 @@
+"""Checkpoints: a folder a step, whole or not there. The controller writes the manifest last, then renames.
+
+checkpoints/step_000020/
+  learner/          model, optimizer, scheduler, RNG (torch distributed checkpoint)
+  controller.json   state of the loop; arrays stand in controller.npz (no pickle)
+  manifest.json     every other file with its size and sha256
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isentropic.durable import sync_file, sync_folder, write_text_durably
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not whole, or not what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a checkpoint says of itself."""
+
+    step: int
+    policy_version: int
+    next_draw: int
+    about: dict[str, Any]  # config hash, versions
+    files: dict[str, dict[str, Any]]  # path -> bytes, sha256
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}"
+
+
+def begin(folder: Path, step: int) -> Path:
+    """A fresh temporary folder for the step; a torn one from before is removed."""
+    temporary = folder / f".tmp-step_{step:06d}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "learner").mkdir(parents=True)
+    return temporary
+
+
+def commit(folder: Path, temporary: Path, manifest: Callable[[dict], Manifest], state: dict[str, Any]) -> Path:
+    """Adds the controller's state and the manifest, makes all durable, and gives the checkpoint its name."""
+    _write_state(temporary, state)
+    files = {}
+    for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        sync_file(path)
+        files[str(path.relative_to(temporary))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    made = manifest(files)
+    text = json.dumps({name: getattr(made, name) for name in Manifest.__slots__}, indent=1, sort_keys=True)
+    write_text_durably(temporary / MANIFEST, text)
+    for path in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
+        sync_folder(path)
+    final = checkpoint_path(folder, made.step)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    sync_folder(folder)
+    return final
+
+
+def verify(checkpoint: Path) -> Manifest:
+    """The manifest of a whole checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing, cut short or changed.
+    """
+    try:
+        manifest = Manifest(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint} has no readable manifest ({error}): it was torn while written.") from error
+    for name, wanted in manifest.files.items():
+        path = checkpoint / name
+        if not path.resolve().is_relative_to(checkpoint.resolve()):
+            raise CheckpointError(f"{checkpoint}: the manifest names {name!r}, outside the checkpoint.")
+        if not path.is_file() or path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
+            raise CheckpointError(f"{path} is missing, cut short or changed: the checkpoint is not whole.")
+    return manifest
+
+
+def latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+    """The newest whole checkpoint; damaged ones are named through `warn` and passed over."""
+    for checkpoint in sorted(folder.glob("step_*"), reverse=True):
+        try:
+            return checkpoint, verify(checkpoint)
+        except CheckpointError as error:
+            warn(f"{error} Going back to the checkpoint before it.")
+    return None
+
+
+def prune(folder: Path, keep_last: int, keep: set[int]) -> None:
+    """Removes all but the newest `keep_last` checkpoints and the steps of `keep`."""
+    checkpoints = sorted(folder.glob("step_*"))
+    for checkpoint in checkpoints[:-keep_last]:
+        if int(checkpoint.name.removeprefix("step_")) not in keep:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The controller's state, as it was given to `commit`."""
+    with np.load(checkpoint / "controller.npz", allow_pickle=False) as arrays:
+        loaded = {name: arrays[name] for name in arrays.files}
+    return _restore(json.loads((checkpoint / "controller.json").read_text(encoding="utf-8")), loaded)
+
+
+def _write_state(folder: Path, state: dict[str, Any]) -> None:
+    arrays: dict[str, np.ndarray] = {}
+    (folder / "controller.json").write_text(json.dumps(_detach(state, arrays)), encoding="utf-8")
+    np.savez(folder / "controller.npz", **arrays)
+
+
+def _detach(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """`value` as JSON, its arrays moved to `arrays` under numbered names."""
+    if isinstance(value, np.ndarray):
+        name = f"a{len(arrays)}"
+        arrays[name] = value
+        return {"__array__": name}
+    if isinstance(value, dict):
+        return {str(key): _detach(entry, arrays) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_detach(entry, arrays) for entry in value]
+    return value
+
+
+def _restore(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"__array__"}:
+            return arrays[value["__array__"]]
+        return {key: _restore(entry, arrays) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_restore(entry, arrays) for entry in value]
+    return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,192 @@
+"""The engines' side of the run: which weights they hold when, what they draw under them, in a fixed schedule.
+
+With staleness n, step b is drawn from the weights after step max(0, b - 1 - n), whatever the timing: an overlapped
+run can be replayed and resumed bit for bit, like a strictly on-policy one (n = 0).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isentropic.config import Config
+from isentropic.controller.drawing import Clock, Drawer, Origin
+from isentropic.controller.ledger import Batch, read_batch, write_batch
+from isentropic.controller.protocols import Grader, RolloutPool, Weights
+from isentropic.methods.slots import Sampling, Wave
+from isentropic.records import Group, Rollout
+from isentropic.tasks.chat import Chat
+
+PROBE_TOKENS = 16
+PROBE_PROMPTS = 2  # for each engine
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A drawn batch with what it cost; `probe` are samples of the sync it was drawn after, for the learner to score."""
+
+    batch: Batch
+    clock: Clock
+    sync_s: float = 0.0
+    probe: list[Rollout] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Evaluation:
+    """Held-out groups drawn from the weights after `step`."""
+
+    step: int
+    groups: list[Group]
+    seconds: float
+    start: list[Group] = field(default_factory=list)  # at step 0: one sample a prompt at the training temperature
+    probe: list[Rollout] = field(default_factory=list)
+    sync_s: float = 0.0
+
+
+class Feed:
+    """Loads published weights, draws, writes the ledger. One task at a time uses the engines."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        pool: RolloutPool,
+        drawer: Drawer,
+        chat: Chat,
+        grader: Grader,
+        make_sampling: Callable[[int], Sampling],
+        ledger: Path,
+        eval_size: int,
+    ) -> None:
+        self._config, self._pool, self._drawer, self._chat, self._grader = config, pool, drawer, chat, grader
+        self._make_sampling, self._ledger = make_sampling, ledger
+        self._eval_prompts = min(config.evaluation.prompts, eval_size)
+        self._staleness, self._last = config.rollout.max_staleness, config.run.steps
+        self._weights: dict[int, asyncio.Future[Weights]] = {}
+        self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
+        self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
+        self._probe: list[Rollout] = []
+        self._sync_s = 0.0
+        self._version = 0
+
+    def publish(self, step: int, weights: Weights) -> None:
+        """The weights after `step` exist; the engines load them when the schedule says so."""
+        self._future(self._weights, step).set_result(weights)
+
+    async def batch(self, step: int) -> Delivery:
+        """The step's batch, in the ledger."""
+        return await self._future(self._deliveries, step)
+
+    async def evaluation(self, step: int) -> Evaluation:
+        return await self._future(self._evaluations, step)
+
+    def forget(self, step: int) -> None:
+        """The step is trained and reported: its rollouts may go."""
+        self._deliveries.pop(step, None)
+        self._evaluations.pop(step, None)
+
+    def evaluates(self, step: int) -> bool:
+        """Line 0 always has at least the entropy of the start."""
+        every = self._config.evaluation.every
+        return step == 0 or (every > 0 and (step % every == 0 or step == self._last))
+
+    async def run(self, done: int, next_draw: int) -> None:
+        """Feeds the steps after `done`; `next_draw` is the data position of the first one not in the ledger's past."""
+        ready = min(done + self._staleness, self._last) if done else 0
+        for step in range(done + 1, ready + 1):
+            next_draw = await self._deliver_again(step)
+        for source in range(done, self._last + 1):
+            first = source + 1 + self._staleness if source else 1
+            steps = range(max(first, ready + 1), min(source + 1 + self._staleness, self._last) + 1)
+            evaluates = self.evaluates(source) and (source > done or source == 0)
+            loaded = False
+            if evaluates:
+                await self._load(source)
+                loaded = True
+                await self._evaluate(source)
+            for step in steps:
+                if (batch := read_batch(self._ledger, step)) is None:
+                    if not loaded:
+                        await self._load(source)
+                        loaded = True
+                    batch, clock = await self._draw(step, source, next_draw)
+                    self._deliver(step, Delivery(batch, clock, self._sync_s, self._probe))
+                    self._probe, self._sync_s = [], 0.0
+                else:
+                    self._deliver(step, Delivery(batch, Clock()))
+                next_draw = batch.next_draw
+            self._weights.pop(source, None)
+
+    async def _deliver_again(self, step: int) -> int:
+        batch = read_batch(self._ledger, step)
+        if batch is None:
+            raise ValueError(
+                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made after it was drawn. "
+                "Restore the file, or resume from an earlier checkpoint."
+            )
+        self._deliver(step, Delivery(batch, Clock()))
+        return batch.next_draw
+
+    def _deliver(self, step: int, delivery: Delivery) -> None:
+        self._future(self._deliveries, step).set_result(delivery)
+
+    async def _load(self, source: int) -> None:
+        """The engines take the weights after step `source`, then sample the probe under them."""
+        weights = await self._future(self._weights, source)
+        start = time.perf_counter()
+        if self._config.cluster.placement == "shared":
+            await self._pool.wake()
+        await self._pool.load_weights(weights)
+        self._sync_s += time.perf_counter() - start
+        self._version = weights.policy_version
+        wave = self._training_wave(1)
+        groups = await self._drawer.draw_evaluation(
+            "probe", PROBE_PROMPTS * self._pool.num_actors, wave, Origin(source, self._version), PROBE_TOKENS
+        )
+        self._probe = [rollout for group in groups for rollout in group.rollouts]
+
+    async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
+        clock, errors = Clock(), sum(self._grader.counts().values())
+        origin = Origin(step=step, policy_version=self._version)
+        groups, after = await self._drawer.draw_step(self._make_sampling(step), next_draw, origin, clock)
+        if self._config.cluster.placement == "shared":
+            await self._pool.sleep()
+        batch = Batch(
+            step=step,
+            groups=groups,
+            next_draw=after,
+            source_step=source,
+            policy_version=self._version,
+            reward_errors=sum(self._grader.counts().values()) - errors,
+        )
+        await asyncio.to_thread(write_batch, self._ledger, batch, self._texts(batch.rollouts))
+        return batch, clock
+
+    async def _evaluate(self, source: int) -> None:
+        config, origin = self._config.evaluation, Origin(step=source, policy_version=self._version)
+        start = time.perf_counter()
+        wave = Wave(group_size=config.samples, temperature=config.temperature, top_p=config.top_p)
+        groups, beginning = [], []
+        if config.every > 0:
+            groups = await self._drawer.draw_evaluation("eval", self._eval_prompts, wave, origin)
+        if source == 0:
+            beginning = await self._drawer.draw_evaluation("start", self._eval_prompts, self._training_wave(1), origin)
+        seconds = time.perf_counter() - start
+        evaluation = Evaluation(source, groups, seconds, beginning)
+        if source == self._last:
+            evaluation.probe, evaluation.sync_s = self._probe, self._sync_s
+        self._future(self._evaluations, source).set_result(evaluation)
+
+    def _training_wave(self, group_size: int) -> Wave:
+        rollout = self._config.rollout
+        return Wave(group_size=group_size, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k)
+
+    def _texts(self, rollouts: list[Rollout]) -> dict:
+        return {rollout.key: self._chat.turn_texts(rollout) for rollout in rollouts}
+
+    @staticmethod
+    def _future(table: dict, step: int) -> asyncio.Future:
+        if step not in table:
+            table[step] = asyncio.get_running_loop().create_future()
+        return table[step]

@@ -1,0 +1,95 @@
+"""From graded groups and their scores to samples: shaping, advantage, filter, queue, reweighting, token weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from isentropic.config import Config
+from isentropic.methods.slots import Reuse, Reweight, Shaping
+from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a step's groups came to."""
+
+    samples: list[Sample]
+    metrics: dict[str, float]
+
+
+class Teaching:
+    """The method's stages between the old-policy pass and the updates. Owns the state of reweight and reuse."""
+
+    def __init__(self, config: Config) -> None:
+        self._shaping: Shaping = config.shaping.build()
+        self._advantage = config.advantage.build()
+        self._filter = config.filter.build()
+        self._reweight: Reweight = config.reweight.build()
+        self._token_weight = config.token_weight.build()
+        self._reuse: Reuse = config.reuse.build()
+        self._limit = config.rollout.prompts_per_step
+
+    def select(self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]) -> Taught:
+        """Which rollouts teach, and with what advantage. At most `rollout.prompts_per_step` groups teach a step."""
+        shaped, metrics = self._shaping.shape(groups, scores)
+        lessons = []
+        for group in shaped:
+            advantages = self._advantages(group)
+            kept = [rollout for rollout in self._filter.keep(group, advantages) if rollout.num_response_tokens]
+            if kept:
+                lessons.append([_sample(rollout, scores[rollout.key], advantages[rollout.key]) for rollout in kept])
+        taught = lessons[: self._limit]
+        samples = [sample for lesson in taught for sample in lesson]
+        return Taught(samples, metrics | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)})
+
+    def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
+        """The samples to train on now; queued ones still carry the scores they were queued with."""
+        return self._reuse.take(step, new)
+
+    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> Taught:
+        """Token advantages and token weights, on samples whose scores are of the current weights."""
+        if not samples:
+            return Taught([], {})
+        weighed, metrics = self._reweight.weigh(samples, entropy_mean)
+        weights, more = self._token_weight(
+            np.concatenate([sample.old.logprob for sample in weighed]),
+            np.concatenate([sample.rollout.rollout_logprob for sample in weighed]),
+            np.repeat(np.arange(len(weighed)), [len(sample.advantage) for sample in weighed]),
+        )
+        parts = np.split(weights, np.cumsum([len(sample.advantage) for sample in weighed])[:-1])
+        weighed = [replace(sample, token_weight=part) for sample, part in zip(weighed, parts, strict=True)]
+        return Taught(weighed, metrics | more)
+
+    def trained(self, step: int, samples: Sequence[Sample]) -> None:
+        self._reuse.trained(step, samples)
+
+    def replay(self, step: int) -> list[Sample]:
+        return self._reuse.replay(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"reweight": self._reweight.state_dict(), "reuse": self._reuse.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._reweight.load_state_dict(state["reweight"])
+        self._reuse.load_state_dict(state["reuse"])
+
+    def _advantages(self, group: Group) -> dict[RolloutKey, float]:
+        """Waves are never mixed: each is normalised by itself."""
+        advantages: dict[RolloutKey, float] = {}
+        for wave in sorted({rollout.key.wave for rollout in group.rollouts}):
+            members = group.wave(wave)
+            values = self._advantage(np.array([rollout.shaped_reward for rollout in members], dtype=np.float64))
+            advantages |= {rollout.key: float(value) for rollout, value in zip(members, values, strict=True)}
+        return advantages
+
+
+def _sample(rollout: Rollout, scores: TokenScores, advantage: float) -> Sample:
+    tokens = rollout.num_response_tokens
+    return Sample(
+        rollout=rollout,
+        old=scores,
+        advantage=np.full(tokens, advantage, dtype=np.float32),
+        token_weight=np.ones(tokens, dtype=np.float32),
+    )

@@ -1,0 +1,188 @@
+"""Fakes behind the controller's protocols: a policy that is one softmax over eight tokens, no Ray, no engine."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isentropic.records import (
+    Completion,
+    Prompt,
+    StepResult,
+    TokenScores,
+    UpdateResult,
+)
+
+VOCABULARY = 8
+END = 7  # ends a response
+PROMPT_TOKENS = 3
+
+
+class FakeTask:
+    """Answer: as many ones as possible. Twenty prompts to train on, four held out."""
+
+    isolated, max_turns = False, 1
+
+    def size(self, split):
+        return {"train": 20, "eval": 4}[split]
+
+    def prompt(self, split, index):
+        return Prompt(prompt_id=f"{split}-{index}", messages=({"role": "user", "content": str(index)},), answer="1")
+
+    def grade(self, prompt, turns):
+        return float(turns[0].count("1") >= 2)
+
+    def reply(self, prompt, turns):
+        return None
+
+
+class FakeChat:
+    """Token i is the digit i."""
+
+    def prompt_ids(self, prompt):
+        index = int(prompt.messages[0]["content"])
+        return np.array([index // 10, index % 10 % VOCABULARY, 0], dtype=np.int64)
+
+    def decode(self, turns):
+        return ["".join(str(token) for token in turn if token != END) for turn in turns]
+
+    def turn_texts(self, rollout):
+        return self.decode([rollout.token_ids[start:end] for start, end in rollout.turns])
+
+
+class FakeGrader:
+    def __init__(self):
+        self.task, self.chat = FakeTask(), FakeChat()
+
+    async def grade(self, rollouts):
+        await asyncio.sleep(0)
+        return [self.task.grade(rollout.prompt, self.chat.turn_texts(rollout)) for rollout in rollouts]
+
+    def counts(self):
+        return {"timeout": 0}
+
+
+@dataclass
+class FakeWeights:
+    policy_version: int
+    logits: np.ndarray
+
+
+@dataclass
+class FakePool:
+    """Samples from the loaded softmax by each request's own seed; answers in an order of its own."""
+
+    order_seed: int = 0
+    num_actors: int = 1
+    weights: FakeWeights | None = None
+    loads: list[int] = field(default_factory=list)
+    drawn: list = field(default_factory=list)  # (key, policy_version)
+    fail_at: int | None = None  # requests until it breaks
+
+    async def generate(self, requests):
+        requests = list(requests)
+        random.Random(self.order_seed).shuffle(requests)
+        for start in range(0, len(requests), 5):
+            await asyncio.sleep(0)
+            chunk = [self._complete(request) for request in requests[start : start + 5]]
+            if self.fail_at is not None and len(self.drawn) >= self.fail_at:
+                raise RuntimeError("engine 0 is gone")
+            yield chunk
+
+    def _complete(self, request):
+        self.drawn.append((request.key, self.weights.policy_version))
+        logprob = log_softmax(self.weights.logits / request.temperature) if request.temperature else None
+        rng, tokens = np.random.default_rng(request.seed), []
+        while len(tokens) < request.max_tokens and (not tokens or tokens[-1] != END):
+            tokens.append(int(rng.choice(VOCABULARY, p=np.exp(logprob) / np.exp(logprob).sum())))
+        return Completion(
+            key=request.key,
+            turn=request.turn,
+            token_ids=np.array(tokens, dtype=np.int64),
+            logprob=logprob[tokens].astype(np.float32),
+            finish_reason="stop" if tokens[-1] == END else "length",
+            policy_version=self.weights.policy_version,
+        )
+
+    async def load_weights(self, weights):
+        await asyncio.sleep(0)
+        self.weights = weights
+        self.loads.append(weights.policy_version)
+
+    async def sleep(self): ...
+
+    async def wake(self): ...
+
+
+class FakeLearner:
+    """One rank; plain policy gradient on the logits, in float64."""
+
+    num_ranks = 1
+
+    def __init__(self, lr=0.5):
+        self.logits, self.version, self.lr, self.scored = np.zeros(VOCABULARY), 0, lr, 0
+
+    async def score(self, batches, *, reference):
+        return [[self._scores(microbatch) for microbatch in rank] for rank in batches]
+
+    def _scores(self, microbatch):
+        self.scored += len(microbatch.target)
+        logprob = log_softmax(self.logits)
+        p = np.exp(logprob)
+        entropy = -(p * logprob).sum()
+        weighted = p * (logprob + entropy)
+        sensitivity = weighted - (p * weighted).sum()
+        rows = len(microbatch.target)
+        return TokenScores(
+            logprob=logprob[microbatch.target].astype(np.float32),
+            entropy=np.full(rows, entropy, dtype=np.float32),
+            sensitivity=sensitivity[microbatch.target].astype(np.float32),
+            sum_p2=np.full(rows, (p * p).sum(), dtype=np.float32),
+        )
+
+    async def update(self, batches):
+        results = []
+        for microbatches in batches[0].updates:
+            scores = [self._scores(microbatch) for microbatch in microbatches]
+            gradient = np.zeros(VOCABULARY)
+            for microbatch in microbatches:
+                weight = microbatch.fields["advantage"] * microbatch.fields["loss_weight"]
+                np.add.at(gradient, microbatch.target, weight)
+                gradient -= weight.sum() * np.exp(log_softmax(self.logits))
+            self.logits = self.logits + self.lr * gradient
+            self.version += 1
+            results.append(
+                UpdateResult(
+                    logprob=np.concatenate([score.logprob for score in scores]),
+                    entropy=np.concatenate([score.entropy for score in scores]),
+                    grad_norm=float(np.linalg.norm(gradient)),
+                    skipped=False,
+                    learning_rate=self.lr,
+                    seconds=0.0,
+                )
+            )
+        return [StepResult(updates=tuple(results), policy_version=self.version)]
+
+    async def publish(self):
+        return FakeWeights(self.version, self.logits.copy())
+
+    async def save(self, folder: Path):
+        np.savez(folder / "logits.npz", logits=self.logits, version=self.version)
+
+    async def load(self, folder: Path):
+        with np.load(folder / "logits.npz") as saved:
+            self.logits, self.version = saved["logits"], int(saved["version"])
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max()
+    return shifted - np.log(np.exp(shifted).sum())
+
+
+@pytest.fixture
+def fakes():
+    """The fakes' classes, for tests that put a run together."""
+    return {"pool": FakePool, "learner": FakeLearner, "task": FakeTask, "chat": FakeChat, "grader": FakeGrader}
