@@ -1,0 +1,251 @@
+"""Log-probability, entropy and entropy sensitivity of each response token, streamed over the vocabulary.
+
+The four numbers of a token need its whole next-token distribution, and nothing of it has to be kept: running sums
+relative to the running maximum are enough (specs/papo_oger_uec_rl.md A.3; the online softmax of arXiv:1805.02867).
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_TILE = 1 << 24  # elements of one tile of logits: 64 MiB in float32
+MAX_KEPT = 1 << 22  # a single tile up to this size is kept for the backward pass instead of being computed again
+
+
+class TokenStatistics(NamedTuple):
+    """[N] each, in float32 (float64 for float64 inputs), at the temperature that was given."""
+
+    logprob: Tensor  # nats; differentiable
+    entropy: Tensor  # nats, over the full vocabulary; differentiable
+    sensitivity: Tensor  # S of specs/ce_gppo.md 5.2; constant
+    sum_p2: Tensor  # sum over the vocabulary of p^2; constant
+
+
+def token_statistics(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    temperature: float,
+    vocab_chunk: int,
+    bias: Tensor | None = None,
+) -> TokenStatistics:
+    """Statistics of p = softmax((hidden @ weight^T + bias) / temperature) at each target token.
+
+        logprob     = log p_y
+        entropy     = H = -sum_a p_a log p_a
+        sensitivity = S = p_y (log p_y + H) - sum_a p_a^2 (log p_a + H)
+        sum_p2      = sum_a p_a^2
+
+    A gradient step of weight w on log p_y moves the entropy by dH = -eta w S to first order (CE-GPPO,
+    arXiv:2509.20712; T of PAPO is -S). Gradients flow through `logprob` and `entropy`, both exactly. Never more than
+    one tile of logits exists, in the backward pass neither; its gradients are summed in float32.
+
+    Args:
+        hidden: [N, D] states that predict the targets; N may be 0.
+        weight: [V, D] output layer.
+        target: [N] token ids in [0, V).
+        temperature: > 0, divides the logits.
+        vocab_chunk: columns of a tile, at most.
+        bias: [V] of the output layer, where it has one.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be > 0, got {temperature}. Greedy sampling has no distribution to score.")
+    return TokenStatistics(*_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk))
+
+
+class _TokenStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, target, scale, vocab_chunk):
+        kept = None
+        if weight.shape[0] <= vocab_chunk and hidden.shape[0] * weight.shape[0] <= MAX_KEPT:
+            kept, statistics = _whole(_logits(hidden, weight, bias, scale), target)
+            norm = None
+        else:
+            norm, statistics = _streamed(hidden, weight, bias, target, scale, vocab_chunk)
+        ctx.save_for_backward(hidden, weight, bias, target, statistics.entropy, norm, kept)
+        ctx.scale, ctx.vocab_chunk = scale, vocab_chunk
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(statistics.sensitivity, statistics.sum_p2)
+        return tuple(statistics)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_logprob, grad_entropy, *_):
+        hidden, weight, bias, target, entropy, norm, kept = ctx.saved_tensors
+        if grad_logprob is None and grad_entropy is None:
+            return (None,) * 6
+        sums = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
+        whole = [(slice(0, hidden.shape[0]), slice(0, weight.shape[0]))]
+        for rows, columns in whole if kept is not None else _tiles(hidden.shape[0], weight.shape[0], ctx.vocab_chunk):
+            logprob = kept
+            if kept is None:
+                part = None if bias is None else bias[columns]
+                logprob = _logits(hidden[rows], weight[columns], part, ctx.scale)
+                logprob.sub_(norm[0, rows, None]).sub_(norm[1, rows, None])
+            grad = _logit_gradient(
+                logprob,
+                target[rows] - columns.start,
+                None if grad_logprob is None else grad_logprob[rows],
+                None if grad_entropy is None else grad_entropy[rows],
+                entropy[rows],
+            )
+            sums.add(grad.mul_(ctx.scale), rows, columns, hidden, weight)
+        return *sums.result(), None, None, None
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """[N, C] logits of one tile over the temperature, in float32 or better."""
+    logits = _matmul(hidden, weight.t())
+    if bias is not None:
+        logits += bias
+    return logits.mul_(scale) if scale != 1.0 else logits
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right with a float32 result for half-precision operands: bfloat16 logits would be off by up to 2^-8."""
+    if left.dtype not in (torch.bfloat16, torch.float16):
+        return left @ right
+    if left.is_cuda:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return left.float() @ right.float()
+
+
+def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
+    """The statistics from logits [N, V] at once; returns the log-probabilities [N, V] too."""
+    logprobs = logits.log_softmax(-1)
+    p = logprobs.exp()
+    entropy = -torch.linalg.vecdot(p, logprobs)
+    sum_p2 = torch.linalg.vecdot(p, p)
+    correction = torch.linalg.vecdot(p.square(), logprobs) + sum_p2 * entropy
+    logprob = logprobs.gather(1, target[:, None])[:, 0]
+    sensitivity = logprob.exp() * (logprob + entropy) - correction
+    return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
+
+
+def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor, TokenStatistics]:
+    """The same tile by tile; returns [2, N] too: the maximum and log s0, apart, since their sum would round."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
+    logprob, entropy, sensitivity, sum_p2 = hidden.new_empty((4, hidden.shape[0]), dtype=dtype)
+    sums: _Sums | None = None
+    for rows, columns in _tiles(hidden.shape[0], weight.shape[0], vocab_chunk):
+        part = None if bias is None else bias[columns]
+        logits = _logits(hidden[rows], weight[columns], part, scale)
+        if columns.start == 0:
+            sums = _Sums(logits)
+        sums.add(logits, target[rows] - columns.start)
+        if columns.stop < weight.shape[0]:
+            continue
+        s0, s1, q0, q1, picked = sums.s0, sums.s1, sums.q0, sums.q1, sums.picked - sums.maximum
+        mean = s1 / s0  # of z - m under p; log p_a + H = (z_a - m) - mean
+        log_s0 = s0.log()
+        norm[0, rows], norm[1, rows] = sums.maximum, log_s0
+        logprob[rows] = picked - log_s0
+        entropy[rows] = log_s0 - mean
+        sum_p2[rows] = q0 / s0.square()
+        sensitivity[rows] = (picked - log_s0).exp() * (picked - mean) - (q1 - q0 * mean) / s0.square()
+    return norm, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
+
+
+class _Sums:
+    """Running sums over the vocabulary, relative to the running maximum m, of one block of rows.
+
+    s0 = sum e^(z-m)    s1 = sum e^(z-m) (z-m)    q0 = sum e^(2(z-m))    q1 = sum e^(2(z-m)) (z-m)
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        """Starts at the first tile's maximum: there is never a maximum of -inf to guard against."""
+        self.maximum = logits.amax(-1)
+        self.s0, self.s1, self.q0, self.q1, self.picked = logits.new_zeros((5, logits.shape[0]))
+
+    def add(self, logits: Tensor, local_target: Tensor) -> None:
+        """Adds a tile [R, C], which it overwrites; `local_target` [R] counts from the tile's first column."""
+        picked, inside = _pick(logits, local_target)
+        self.picked = torch.where(inside, picked, self.picked)
+        maximum = torch.maximum(self.maximum, logits.amax(-1))
+        self._rescale(self.maximum - maximum)
+        self.maximum = maximum
+        shifted = logits.sub_(maximum[:, None])
+        e = shifted.exp()
+        self.s0 += e.sum(-1)
+        self.q0 += torch.linalg.vecdot(e, e)
+        weighted = shifted.mul_(e)
+        self.s1 += weighted.sum(-1)
+        self.q1 += torch.linalg.vecdot(e, weighted)
+
+    def _rescale(self, d: Tensor) -> None:
+        """The maximum rose by -d."""
+        factor = d.exp()
+        self.s1 = factor * (self.s1 + d * self.s0)
+        self.q1 = factor.square() * (self.q1 + d * self.q0)
+        self.s0 = factor * self.s0
+        self.q0 = factor.square() * self.q0
+
+
+class _Gradients:
+    """Sums of the gradients over tiles, in float32 or better; None where nobody asks for one."""
+
+    def __init__(self, needed, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        inputs = (hidden, weight, bias)
+        self.inputs = inputs
+        self.sums = [
+            torch.zeros_like(tensor, dtype=dtype) if need else None
+            for tensor, need in zip(inputs, needed[:3], strict=True)
+        ]
+
+    def add(self, grad: Tensor, rows: slice, columns: slice, hidden: Tensor, weight: Tensor) -> None:
+        """Adds what the logit gradients [R, C] of one tile give."""
+        grad_hidden, grad_weight, grad_bias = self.sums
+        if grad_bias is not None:
+            grad_bias[columns] += grad.sum(0)
+        grad = grad.to(hidden.dtype)
+        if grad_hidden is not None:
+            grad_hidden[rows] += _matmul(grad, weight[columns])
+        if grad_weight is not None:
+            grad_weight[columns] += _matmul(grad.t(), hidden[rows])
+
+    def result(self) -> list[Tensor | None]:
+        return [
+            None if total is None else total.to(tensor.dtype)
+            for total, tensor in zip(self.sums, self.inputs, strict=True)
+        ]
+
+
+def _logit_gradient(
+    logprob: Tensor, local_target: Tensor, grad_logprob: Tensor | None, grad_entropy: Tensor | None, entropy: Tensor
+) -> Tensor:
+    """[R, C] d(loss) / d(logits over temperature): g_y (1[a = y] - p_a) - g_H p_a (log p_a + H)."""
+    grad = logprob.exp()
+    if grad_entropy is not None:
+        pull = torch.addcmul(entropy[:, None] * grad_entropy[:, None], logprob, grad_entropy[:, None])
+        grad.mul_(pull.add_(grad_logprob[:, None]) if grad_logprob is not None else pull).neg_()
+    else:
+        grad.mul_(grad_logprob.neg()[:, None])
+    if grad_logprob is not None:
+        width = logprob.shape[1]
+        inside = (local_target >= 0) & (local_target < width)
+        column = local_target.clamp(0, width - 1)[:, None]
+        grad.scatter_add_(1, column, torch.where(inside, grad_logprob, 0.0)[:, None])
+    return grad
+
+
+def _pick(logits: Tensor, local_target: Tensor) -> tuple[Tensor, Tensor]:
+    """[R] the target's logit where the tile has it, and [R] whether it has."""
+    width = logits.shape[1]
+    inside = (local_target >= 0) & (local_target < width)
+    return logits.gather(1, local_target.clamp(0, width - 1)[:, None])[:, 0], inside
+
+
+def _tiles(num_rows: int, num_columns: int, vocab_chunk: int) -> Iterator[tuple[slice, slice]]:
+    """Row blocks, and inside each the vocabulary chunks from first to last."""
+    chunk = min(vocab_chunk, num_columns)
+    block = max(1, MAX_TILE // chunk)
+    for row in range(0, num_rows, block):
+        rows = slice(row, min(row + block, num_rows))
+        for column in range(0, num_columns, chunk):
+            yield rows, slice(column, min(column + chunk, num_columns))
