@@ -1,6 +1,7 @@
 """Hydra's dict to a `Config`: every key known, every value typed and in range, before anything starts."""
 
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,7 @@ SECTIONS: dict[str, type] = {
     "tracking": sections.TrackingConfig,
 }
 MISSING = "???"  # how a YAML says that the user must give a value
+SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
 
 
 def load(cfg: DictConfig) -> Config:
@@ -49,7 +51,17 @@ def load(cfg: DictConfig) -> Config:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain values, interpolations resolved."""
+    """The config as plain values, interpolations resolved.
+
+    Raises:
+        ValueError: an interpolation that cannot be resolved, or one that would write a secret into the run folder.
+    """
+    secret = SECRET.search(OmegaConf.to_yaml(cfg))
+    if secret:
+        raise ValueError(
+            f"config: a value reads the environment variable {secret[1]}, which looks like a secret. The config is "
+            "written to the run folder and to the trackers; libraries find their keys in the environment themselves."
+        )
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:

@@ -1,0 +1,39 @@
+# Everything from a fresh clone: `make demo` and `make test` install what they need first.
+
+PYTHON ?=
+TORCH_INDEX ?=
+DEVICE ?= cpu
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed-$(DEVICE)
+PYTEST := $(PY) -m pytest -q
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all soak smollm2 lint clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  settings: PYTHON=python3.12  DEVICE=cuda  TORCH_INDEX=<index with the CPU build of torch>"
+
+$(STAMP): pyproject.toml docker/install.sh
+	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" VENV=$(VENV) docker/install.sh $(DEVICE) dev
+	@touch $@
+
+venv: $(STAMP) ## make .venv and install (again only when pyproject.toml changes)
+
+demo: $(STAMP) ## train the embedded model with CE-GPPO: an entropy curve in minutes
+	@$(PY) jobs/train.py experiment=ce_gppo_tiny run.name=demo-$$(date +%Y%m%d-%H%M%S)
+
+test: $(STAMP) ## all tests but the slow ones
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(STAMP) ## all tests
+	@$(PYTEST) $(ARGS)
+
+lint: $(STAMP) ## style
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +

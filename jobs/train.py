@@ -1,0 +1,11 @@
+"""Trains one run: python jobs/train.py experiment=ce_gppo_tiny objective.beta1=0.5"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")  # in the place of jobs/: this tree's own code
+
+from isentropic.experiments.train import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Hydra in front of a job: composes the config, loads it, and turns bad input into a short message and exit code 2.
+
+This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspelled key answer at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from isentropic.config import Config
+from isentropic.experiments.hydra_errors import explain
+from isentropic.experiments.presets import check_presets
+from isentropic.experiments.sweep_names import name_sweep_job
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+
+DONE, BAD_INPUT, STOPPED_BY_ALARM, RESUMABLE = 0, 2, 3, 75  # exit codes; all others are faults
+
+Job = Callable[[Config, DictConfig], int | None]
+
+
+def hydra_main(job: Job) -> Callable[[], None]:
+    """Makes `job(config, cfg)` a program: `cfg` is the composed config that the run folder keeps.
+
+    The program exits with what the job returns (None is 0), with 2 on bad input, and with 1 and a traceback on a
+    fault. Bad input is what Hydra refuses, and any ValueError that our own code raises.
+    """
+
+    def program() -> None:
+        codes: list[int] = []
+
+        def task(cfg: DictConfig) -> None:
+            from isentropic.experiments.config_load import load  # with torch: after Hydra's own checks
+
+            settings = HydraConfig.get()
+            check_presets(settings)
+            if settings.mode == RunMode.MULTIRUN:
+                name_sweep_job(cfg, settings, sys.argv[1:])
+            codes.append(job(load(cfg), cfg) or DONE)
+
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us; Hydra would print and exit with 1
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        except (HydraException, OmegaConfBaseException) as error:
+            refuse(explain(error, CONF, sys.argv[1:]))
+        except ValueError as error:
+            if not is_ours(error):
+                raise
+            refuse(str(error))
+        sys.exit(max(codes, default=DONE))
+
+    return program
+
+
+def refuse(message: str) -> None:
+    """Ends the program: the user gave something that cannot be run."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
+def is_ours(error: BaseException) -> bool:
+    """True where the exception was raised by this package's own code, not by a library it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)

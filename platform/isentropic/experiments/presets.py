@@ -1,0 +1,68 @@
+"""Method presets compose; two that set one slot differently are refused (Hydra would take the last in silence)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def check_presets(settings: DictConfig) -> None:
+    """Raises ValueError where two chosen methods set one slot or key differently and nothing else settles it.
+
+    Args:
+        settings: `HydraConfig.get()`. The command line and the experiment settle a conflict: they win anyway.
+    """
+    choices = settings.runtime.choices
+    conf = next(Path(source.path) for source in settings.runtime.config_sources if source.provider == "main")
+    overrides = [str(override).lstrip("+").split("=")[0] for override in settings.overrides.task]
+    settled = set(overrides)
+    if choices.get("experiment"):
+        settled |= set(preset_values(conf / "experiment" / f"{choices.experiment}.yaml"))
+    conflicts(
+        {name: preset_values(conf / "method" / f"{name}.yaml") for name in chosen_methods(choices.get("method"))},
+        settled,
+    )
+
+
+def chosen_methods(choice: Any) -> list[str]:
+    """Hydra records the choice of a list as text: "['papo', 'uec_rl']"."""
+    if not choice:
+        return []
+    return list(OmegaConf.create({"methods": OmegaConf.create(str(choice))}).methods) if choice[0] == "[" else [choice]
+
+
+def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
+    """Refuses two presets with different values for one key, unless `settled` has the key or a parent of it."""
+    seen: dict[str, str] = {}
+    for name, values in presets.items():
+        for key, value in values.items():
+            parents = {".".join(key.split(".")[: n + 1]) for n in range(len(key.split(".")))}
+            if parents & settled:
+                continue
+            other = seen.setdefault(key, name)
+            if presets[other][key] != value:
+                raise ValueError(
+                    f"method={other} and method={name} both set {key}: {presets[other][key]!r} and {value!r}. "
+                    f"Settle it on the command line, {key}={value} for one, or choose one method alone."
+                )
+
+
+def preset_values(path: Path) -> dict[str, Any]:
+    """What a preset sets: slot -> choice for its `override /slot: choice`, dotted key -> value for the rest."""
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    values: dict[str, Any] = {}
+    for entry in content.pop("defaults", []):
+        for key, choice in entry.items() if isinstance(entry, dict) else ():
+            values[key.removeprefix("override").strip().lstrip("/")] = choice
+        if isinstance(entry, str) and entry != "_self_":
+            values |= preset_values(path.with_name(f"{entry}.yaml"))
+    return values | dict(_flat(content))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

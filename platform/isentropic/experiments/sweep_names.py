@@ -1,0 +1,38 @@
+"""Hydra's multirun: every job gets a run folder of its own, named after what it overrides."""
+
+import hashlib
+import re
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+LABEL_LENGTH = 32  # characters; the hash after it keeps cut labels apart
+
+
+def name_sweep_job(cfg: DictConfig, settings: DictConfig, arguments: list[str]) -> None:
+    """Suffixes `run.name` of one multirun job, in place: train-beta1_0.5-seed_1-3f2a91.
+
+    Args:
+        settings: `HydraConfig.get()` of the job.
+        arguments: the command line, which says what is swept.
+    """
+    parser = OverridesParser.create()
+    given = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    swept = {override.key_or_group for override in parser.parse_overrides(given) if override.is_sweep_override()}
+    label = sweep_label([str(override) for override in settings.overrides.task], swept)
+    own_folder = "${run.name}" in str(cfg.run._get_node("dir")._value())
+    cfg.run.name = f"{cfg.run.name}-{label}"
+    if not own_folder:  # a folder named on the command line is the parent of all
+        cfg.run.dir = f"{cfg.run.dir}/{label}"
+
+
+def sweep_label(overrides: list[str], swept: set[str]) -> str:
+    """A short name for a job: its swept keys and values in letters that a folder may have, and a hash of them all."""
+    own = [override for override in overrides if override.lstrip("+").split("=")[0] in swept] or overrides
+    words = []
+    for override in own:
+        key, _, value = override.lstrip("+").partition("=")
+        words.append(f"{key.rpartition('.')[2]}_{value}")
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))[:LABEL_LENGTH].strip("_-.")
+    digest = hashlib.blake2b("\n".join(sorted(own)).encode(), digest_size=3).hexdigest()
+    return f"{readable}-{digest}" if readable else digest

@@ -1,0 +1,108 @@
+"""The tree itself: imports point one way, the source root shadows nothing, files stay readable."""
+
+import ast
+import platform as standard_library_platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "platform" / "isentropic"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+LAYER = {  # a module may import its own level and those below
+    "experiments": 6,
+    "actors": 5,
+    "controller": 4,
+    "rollout": 3,
+    "learner": 3,
+    "weights": 3,
+    "methods": 2,
+    "tasks": 2,
+    "batching": 2,
+    "metrics": 2,
+    "objectives": 0,
+    "checks": 0,  # of values: the standard library alone
+    "seeds": 0,
+}
+SHARED = 1  # records, config, ...: the files at the top of the package
+
+
+def level(name: str) -> int:
+    return LAYER.get(name, SHARED)
+
+
+def imported(path: Path) -> set[str]:
+    """First names under isentropic that a file imports: isentropic.metrics.entropy -> metrics."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "isentropic":
+            names |= {f"isentropic.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    names.discard("isentropic.controller.protocols")  # interfaces: those below may name what they implement
+    return {name.split(".")[1] for name in names if name.startswith("isentropic.")}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if own == "__init__" or own == "doctor":  # the package itself is empty, the doctor looks at everything
+        return
+    upward = {name for name in imported(path) if level(name) > level(own)}
+
+    assert not upward, f"{own} (level {level(own)}) imports from above: {sorted(upward)}"
+
+
+def test_objectives_import_torch_and_the_standard_library_alone():
+    foreign = set()
+    for path in (PACKAGE / "objectives").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            foreign |= {module.split(".")[0] for module in modules if module}
+
+    assert foreign <= {"torch", "isentropic"} | sys.stdlib_module_names
+
+
+def test_one_file_imports_vllm():
+    importers = [path for path in SOURCES if re.search(r"^\s*(import|from) vllm\b", path.read_text(), re.MULTILINE)]
+
+    assert {path.parent.name for path in importers} <= {"rollout"}
+
+
+def test_the_source_root_does_not_shadow_the_standard_library():
+    assert not (ROOT / "platform" / "__init__.py").exists()
+    answer = subprocess.run(
+        [sys.executable, "-c", "import platform; print(platform.system())"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout.strip() == standard_library_platform.system()
+
+
+def test_files_stay_short():
+    long = {str(path.relative_to(ROOT)): n for path in SOURCES if (n := len(path.read_text().splitlines())) > 300}
+
+    assert not long
+
+
+def test_no_path_of_one_machine():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode != 0:
+        pytest.skip("not a git checkout")
+    machine = re.compile(r"(?<![\w.])/(?:" + "|".join(["work", "root", "home/\\w+", "Users/\\w+"]) + r")/\w")
+    found = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".yaml", ".toml", ".md", ".sh", ".cff"} and path.exists():
+            found += [f"{name}: {line.strip()}" for line in path.read_text().splitlines() if machine.search(line)]
+
+    assert not found
