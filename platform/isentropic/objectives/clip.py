@@ -1,0 +1,74 @@
+"""Clipped surrogate of PPO, with DAPO's two separate bounds and the dual clip as an option."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isentropic.objectives.objective import ObjectiveConfig, check_clip, check_dual_clip, lower_bound, upper_bound
+from isentropic.objectives.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
+
+
+def clip(
+    log_ratio: Tensor,
+    advantage: Tensor,
+    *,
+    clip_low: float | None,
+    clip_high: float | None,
+    dual_clip: float | None = None,
+) -> TokenLoss:
+    """Clipped surrogate (PPO, arXiv:1707.06347; two bounds of DAPO, arXiv:2503.14476; dual clip, arXiv:1912.09729).
+
+        r_t    = exp(log_ratio_t)
+        loss_t = -min(r_t * A_t, clamp(r_t, 1 - clip_low, 1 + clip_high) * A_t)
+        loss_t = min(loss_t, -dual_clip * A_t)                                      where A_t < 0
+
+    A token already past its bound, in the direction its advantage asks for, gets no gradient. Exactly on a bound
+    it is inside. `log_ratio` beyond +-20 is clamped, gradient 0.
+
+    Args:
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
+        advantage: [N] in reward units, no gradient.
+        clip_low, clip_high: the ratio is bounded to [1 - clip_low, 1 + clip_high]; None is no bound.
+        dual_clip: ratio beyond which a token with A < 0 is silent; None is off.
+    """
+    return clip_between(log_ratio, advantage, lower_bound(clip_low), upper_bound(clip_high), dual_clip)
+
+
+def clip_between(
+    log_ratio: Tensor, advantage: Tensor, lower: float | None, upper: float | None, dual_clip: float | None = None
+) -> TokenLoss:
+    """The same with the bounds given as ratios."""
+    ratio = bounded_exp(log_ratio)
+    low = below(ratio, lower) & (advantage < 0)
+    high = above(ratio, upper) & (advantage > 0)
+    if lower is not None:
+        ratio = torch.where(low, lower, ratio)
+    if upper is not None:
+        ratio = torch.where(high, upper, ratio)
+    loss, dual = cap_dual(-(ratio * advantage), advantage, dual_clip)
+    return TokenLoss(loss, clip_metrics(bounded_exp(log_ratio.detach()), low, high, dual))
+
+
+def cap_dual(loss: Tensor, advantage: Tensor, dual_clip: float | None) -> tuple[Tensor, Tensor | None]:
+    """The dual clip: where A < 0 no loss above -dual_clip * A, gradient 0 there. Returns which tokens it caught."""
+    if dual_clip is None:
+        return loss, None
+    cap = -dual_clip * advantage
+    dual = (advantage < 0) & (loss.detach() > cap)
+    return torch.where(dual, cap, loss), dual
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(ObjectiveConfig):
+    """Coefficients of `objectives.clip`; the values live in conf/objective/."""
+
+    clip_low: Any  # distance below ratio 1; null is no bound
+    clip_high: Any  # distance above ratio 1; null is no bound
+    dual_clip: Any  # ratio; null is off
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_clip(self)
+        check_dual_clip(self)

@@ -1,0 +1,112 @@
+"""Loss weights: from per-token losses to the loss of a minibatch, by response lengths alone.
+
+They are known before any forward pass, so the gradient does not depend on packing, microbatch size or ranks
+(`microbatch_mean` excepted, whose point is that it does).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Reduction(Protocol):
+    """An entry of REDUCTIONS."""
+
+    @staticmethod
+    def weights(
+        lengths: NDArray[np.int64],
+        *,
+        max_response_tokens: int,
+        microbatch_of: NDArray[np.int64] | None = None,
+        chosen: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float64]:
+        """The loss weight that each token of sequence s carries.
+
+        Args:
+            lengths: [S] response tokens of every sequence of the minibatch, over all ranks.
+            max_response_tokens: the limit on a response.
+            microbatch_of: [S] which microbatch each sequence is packed into, counted over all ranks.
+            chosen: [S] the mean goes over these alone, 0 elsewhere; None is all. The NLL on correct responses is
+                weighed so.
+
+        Returns:
+            [S] float64; 0 for a sequence without tokens, which counts nowhere.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMean:
+    """Every token of the minibatch weighs the same: 1 / (all tokens). CE-GPPO, DAPO."""
+
+    name: str
+
+    @staticmethod
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+        chosen = _chosen(lengths, chosen)
+        return _over(chosen, np.sum(lengths, where=chosen))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceMean:
+    """Every response weighs the same, its tokens share: 1 / (responses * length). GRPO as printed, GSPO."""
+
+    name: str
+
+    @staticmethod
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+        chosen = _chosen(lengths, chosen)
+        return _over(chosen, chosen.sum() * np.asarray(lengths))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedLength:
+    """Sums over a constant: 1 / (responses * max_response_tokens). Dr. GRPO."""
+
+    name: str
+
+    @staticmethod
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+        chosen = _chosen(lengths, chosen)
+        return _over(chosen, chosen.sum() * max_response_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicrobatchMean:
+    """CE-GPPO's released code: the token mean of each microbatch, times its share of the responses.
+
+    (responses in the microbatch / responses) / (tokens in the microbatch): depends on the packing by design.
+    """
+
+    name: str
+
+    @staticmethod
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+        if microbatch_of is None:
+            raise ValueError("reduction microbatch_mean needs to know the packing: give microbatch_of.")
+        lengths, chosen, present = np.asarray(lengths), _chosen(lengths, chosen), _chosen(lengths, None)
+        count = microbatch_of.max(initial=-1) + 1
+        responses = np.bincount(microbatch_of[present], minlength=count)
+        tokens = np.bincount(microbatch_of, weights=lengths * chosen, minlength=count)
+        return _over(chosen, present.sum() * tokens[microbatch_of]) * responses[microbatch_of]
+
+
+REDUCTIONS: dict[str, type[Reduction]] = {
+    "token_mean": TokenMean,
+    "sequence_mean": SequenceMean,
+    "fixed_length": FixedLength,
+    "microbatch_mean": MicrobatchMean,
+}
+
+
+def _chosen(lengths, chosen):
+    present = np.asarray(lengths) > 0
+    return present if chosen is None else present & chosen
+
+
+def _over(chosen, denominator):
+    """[S] 1 / denominator for the chosen sequences, 0 elsewhere."""
+    denominator = np.broadcast_to(np.asarray(denominator, dtype=np.float64), chosen.shape)
+    return np.divide(1.0, denominator, out=np.zeros(chosen.shape), where=chosen)

@@ -1,0 +1,48 @@
+"""What every objective returns, and the few pieces that most of them share."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0  # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval
+
+
+class TokenLoss(NamedTuple):
+    """Loss and metrics of each response token, unreduced."""
+
+    loss: Tensor  # [N] to be minimised; carries the gradient
+    metrics: dict[str, Tensor]  # [N] each, detached; their means over the tokens are logged
+
+
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """exp(log_ratio) with log_ratio clamped to +-20 first; beyond it the gradient is 0 and nothing overflows."""
+    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def unit_slope(log_ratio: Tensor) -> Tensor:
+    """r / sg(r): value 1, gradient that of log_ratio, finite for any log_ratio."""
+    return (log_ratio - log_ratio.detach()).exp()
+
+
+def below(ratio: Tensor, bound: float | None) -> Tensor:
+    """[N] ratio < bound; a token exactly on the bound is inside, and None is no bound."""
+    return ratio < (float("-inf") if bound is None else bound)
+
+
+def above(ratio: Tensor, bound: float | None) -> Tensor:
+    """[N] ratio > bound, the mirror of `below`."""
+    return ratio > (float("inf") if bound is None else bound)
+
+
+def clip_metrics(ratio: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None) -> dict[str, Tensor]:
+    """Metrics of a clipped objective: which tokens are bound on the low, high and dual side ([N] bool each)."""
+    ratio = ratio.detach()
+    metrics = {
+        "ratio": ratio,
+        "clip/frac": (low | high).to(ratio.dtype),
+        "clip/low_frac": low.to(ratio.dtype),
+        "clip/high_frac": high.to(ratio.dtype),
+    }
+    if dual is not None:
+        metrics["clip/dual_frac"] = dual.to(ratio.dtype)
+    return metrics
