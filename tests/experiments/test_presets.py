@@ -2,7 +2,7 @@
 
 import pytest
 
-from isentropic.experiments.presets import chosen_methods, conflicts, preset_values
+from isentropic.experiments.presets import as_names, conflicts, preset_values
 
 CLIP = {"objective": "clip", "objective.clip_high": 0.28}
 GPPO = {"objective": "ce_gppo", "filter": "drop_flat"}
@@ -47,9 +47,8 @@ def test_another_key_settles_nothing():
     [
         pytest.param(None, [], id="none"),
         pytest.param("papo", ["papo"], id="one"),
-        pytest.param("['papo', 'uec_rl']", ["papo", "uec_rl"], id="a list, as Hydra writes it down"),
-        pytest.param("[]", [], id="an empty list"),
+        pytest.param(["papo", "uec_rl"], ["papo", "uec_rl"], id="several"),
     ],
 )
-def test_chosen_methods(choice, names):
-    assert chosen_methods(choice) == names
+def test_as_names(choice, names):
+    assert as_names(choice) == names

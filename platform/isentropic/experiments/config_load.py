@@ -16,6 +16,8 @@ from isentropic.checks import check_choice, nearest
 from isentropic.config import Config
 from isentropic.experiments.config_checks import check_together
 from isentropic.experiments.config_slots import SLOTS
+from isentropic.metrics.accounting import AccountingConfig
+from isentropic.metrics.alarms import AlarmsConfig
 
 SECTIONS: dict[str, type] = {
     "run": sections.RunConfig,
@@ -27,7 +29,10 @@ SECTIONS: dict[str, type] = {
     "evaluation": sections.EvaluationConfig,
     "checkpoint": sections.CheckpointConfig,
     "tracking": sections.TrackingConfig,
+    "accounting": AccountingConfig,
+    "alarms": AlarmsConfig,
 }
+PRESET_SECTIONS = ("papo", "oger", "uec")  # values that a method's preset brings and its slots read: ${papo.alpha}
 MISSING = "???"  # how a YAML says that the user must give a value
 SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
 
@@ -39,6 +44,8 @@ def load(cfg: DictConfig) -> Config:
         ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do not go together.
     """
     raw = plain(cfg)
+    for section in PRESET_SECTIONS:
+        _check_all_read(section, raw.pop(section, None), OmegaConf.to_yaml(cfg))
     _check_keys("", raw, [field.name for field in fields(Config)])
     values: dict[str, Any] = {"seed": _value("seed", int, raw["seed"])}
     for key, section in SECTIONS.items():
@@ -100,6 +107,17 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
     section = entries[raw["name"]]
     named = any(field.name == "name" for field in fields(section))
     return typed(key, section, raw if named else {name: raw[name] for name in raw if name != "name"})
+
+
+def _check_all_read(section: str, values: Any, text: str) -> None:
+    """Every key of a preset's own section must be one that some slot takes its value from."""
+    for key in values or {}:
+        if f"${{{section}.{key}" not in text:
+            known = sorted(set(re.findall(rf"\$\{{{section}\.(\w+)", text)))
+            hint = nearest(str(key), known)
+            raise ValueError(
+                f"unknown config key '{section}.{key}': no slot reads it; {section} has {', '.join(known)}.{hint}"
+            )
 
 
 def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None:

@@ -25,7 +25,7 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
             "spaces: 'method=[papo,uec_rl]'."
         )
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _no_choice(error, text)
+        return _no_choice(str(error.missing_cfg_file), conf)
     match = NO_KEY.search(text)
     if match:
         return _no_key(match.group(1), conf, arguments)
@@ -33,11 +33,9 @@ def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
     return f"config: {text}{cause}"
 
 
-def _no_choice(error: MissingConfigException, text: str) -> str:
-    group, _, name = str(error.missing_cfg_file).rpartition("/")
-    options = list(error.options or [])
-    if not group or not options:
-        return f"config: {text}"
+def _no_choice(missing: str, conf: Path) -> str:
+    group, _, name = missing.rpartition("/")
+    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
     return f"{group}={name} is not a choice. {group} may be {', '.join(options)}.{nearest(name, options)}"
 
 

@@ -24,7 +24,7 @@ from isentropic.experiments.sweep_names import name_sweep_job
 CONF = Path(__file__).resolve().parents[3] / "conf"
 PACKAGE = Path(__file__).resolve().parents[1]
 
-DONE, BAD_INPUT, STOPPED_BY_ALARM, RESUMABLE = 0, 2, 3, 75  # exit codes; all others are faults
+DONE, FAULT, BAD_INPUT, STOPPED_BY_ALARM, RESUMABLE = 0, 1, 2, 3, 75  # exit codes
 
 Job = Callable[[Config, DictConfig], int | None]
 
@@ -33,39 +33,49 @@ def hydra_main(job: Job) -> Callable[[], None]:
     """Makes `job(config, cfg)` a program: `cfg` is the composed config that the run folder keeps.
 
     The program exits with what the job returns (None is 0), with 2 on bad input, and with 1 and a traceback on a
-    fault. Bad input is what Hydra refuses, and any ValueError that our own code raises.
+    fault. Bad input is what Hydra refuses, and any ValueError that our own code raises. The jobs of a multirun go on
+    when one of them fails; the highest code counts.
     """
 
     def program() -> None:
         codes: list[int] = []
 
-        def task(cfg: DictConfig) -> None:
-            from isentropic.experiments.config_load import load  # with torch: after Hydra's own checks
+        def task(cfg: DictConfig) -> None:  # raises nothing: Hydra would print its own story and exit with 1
+            codes.append(run_job(job, cfg))
 
-            settings = HydraConfig.get()
-            check_presets(settings)
-            if settings.mode == RunMode.MULTIRUN:
-                name_sweep_job(cfg, settings, sys.argv[1:])
-            codes.append(job(load(cfg), cfg) or DONE)
-
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions come to us; Hydra would print and exit with 1
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # what fails before the task comes to us as it is
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         except (HydraException, OmegaConfBaseException) as error:
-            refuse(explain(error, CONF, sys.argv[1:]))
-        except ValueError as error:
-            if not is_ours(error):
-                raise
-            refuse(str(error))
+            codes.append(refuse(explain(error, CONF, sys.argv[1:])))
         sys.exit(max(codes, default=DONE))
 
     return program
 
 
-def refuse(message: str) -> None:
-    """Ends the program: the user gave something that cannot be run."""
+def run_job(job: Job, cfg: DictConfig) -> int:
+    """Loads the config and runs the job on it; the exit code."""
+    from isentropic.experiments.config_load import load  # with torch: after Hydra's own checks
+
+    try:
+        settings = HydraConfig.get()
+        check_presets(settings)
+        if settings.mode == RunMode.MULTIRUN:
+            name_sweep_job(cfg, settings, sys.argv[1:])
+        return job(load(cfg), cfg) or DONE
+    except ValueError as error:
+        if is_ours(error):
+            return refuse(str(error))
+        traceback.print_exc()
+    except Exception:
+        traceback.print_exc()
+    return FAULT
+
+
+def refuse(message: str) -> int:
+    """Says what the user gave that cannot be run; the exit code."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(BAD_INPUT)
+    return BAD_INPUT
 
 
 def is_ours(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 
@@ -13,23 +14,19 @@ def check_presets(settings: DictConfig) -> None:
     Args:
         settings: `HydraConfig.get()`. The command line and the experiment settle a conflict: they win anyway.
     """
-    choices = settings.runtime.choices
     conf = next(Path(source.path) for source in settings.runtime.config_sources if source.provider == "main")
-    overrides = [str(override).lstrip("+").split("=")[0] for override in settings.overrides.task]
-    settled = set(overrides)
-    if choices.get("experiment"):
-        settled |= set(preset_values(conf / "experiment" / f"{choices.experiment}.yaml"))
-    conflicts(
-        {name: preset_values(conf / "method" / f"{name}.yaml") for name in chosen_methods(choices.get("method"))},
-        settled,
-    )
+    experiment = settings.runtime.choices.get("experiment")
+    wins = preset_values(conf / "experiment" / f"{experiment}.yaml") if experiment else {}
+    given = OverridesParser.create().parse_overrides(list(settings.overrides.task))
+    chosen = [override.value() for override in given if override.key_or_group == "method"]
+    methods = as_names(chosen[-1] if chosen else wins.get("method"))
+    settled = set(wins) | {override.key_or_group for override in given}
+    conflicts({name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}, settled)
 
 
-def chosen_methods(choice: Any) -> list[str]:
-    """Hydra records the choice of a list as text: "['papo', 'uec_rl']"."""
-    if not choice:
-        return []
-    return list(OmegaConf.create({"methods": OmegaConf.create(str(choice))}).methods) if choice[0] == "[" else [choice]
+def as_names(choice: Any) -> list[str]:
+    """The choice of the method group, one name or a list of them, as a list."""
+    return [str(choice)] if isinstance(choice, str) else [str(name) for name in choice or []]
 
 
 def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
