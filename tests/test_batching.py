@@ -1,13 +1,12 @@
 """Every token is packed once, ranks keep in step, and results find their way back."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from isentropic import batching
+from isentropic.objectives.reductions import MicrobatchMean, TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="")
@@ -41,18 +40,14 @@ def sample(draw, tokens, index=0):
     )
 
 
-def token_mean(lengths, *, max_response_tokens, microbatch_of):
-    return np.full(len(lengths), 1 / lengths.sum())
-
-
-def step_batches(samples, plan, num_ranks=2, budget=8, weights=token_mean):
+def step_batches(samples, plan, num_ranks=2, budget=8, reduction=TokenMean):
     return batching.step_batches(
         step=3,
         samples=samples,
         plan=plan,
         num_ranks=num_ranks,
         microbatch_tokens=budget,
-        reduction=SimpleNamespace(weights=weights),
+        reduction=reduction,
         max_response_tokens=10,
         coefficients={"clip_low": 0.2},
     )
@@ -149,16 +144,18 @@ def test_too_few_sequences_are_filled_up():
     assert {name: len(value) for name, value in filler.fields.items()} == dict.fromkeys(full.fields, 0)
 
 
-def test_microbatches_are_told_to_the_reduction():
-    """A reduction per microbatch sees which sequences lie together: 3 + 3 tokens, then 4 alone."""
-    seen = {}
+def test_the_reduction_sees_the_packing():
+    """Two responses of 3 tokens lie together, one of 4 alone: means of 6 and 4 tokens, weighed by 2 : 1 responses."""
+    samples = [sample(0, 3), sample(1, 4), sample(2, 3)]
+    _, weights = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean)
+    assert weights == [pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])]
 
-    def weights(lengths, *, max_response_tokens, microbatch_of):
-        seen.update(lengths=lengths.tolist(), limit=max_response_tokens, of=microbatch_of.tolist())
-        return np.ones(len(lengths))
 
-    step_batches([sample(0, 3), sample(1, 4), sample(2, 3)], [[0, 1, 2]], num_ranks=1, budget=8, weights=weights)
-    assert seen == {"lengths": [3, 4, 3], "limit": 10, "of": [0, 1, 0]}
+def test_the_nll_weighs_correct_responses_alone():
+    """Rewards 0, 1, 2 on responses of 1, 2 and 3 tokens: the one of reward 1 has 1/2 a token."""
+    samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
+    ((batch,), _) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
+    assert batch.updates[0][0].fields["nll_weight"].tolist() == [0.0, 0.5, 0.5, 0.0, 0.0, 0.0]
 
 
 def test_a_response_without_a_prompt_is_refused():

@@ -7,22 +7,14 @@ weights come from counts over the whole minibatch, so what a step computes does 
 
 import heapq
 from collections.abc import Iterable, Sequence
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isentropic.objectives.reductions import Reduction
 from isentropic.records import Ints, MicroBatch, Rollout, Sample, StepBatch, TokenScores
 
 FILLER = -1  # the row of a sequence that stands for nothing
-
-
-class Reduction(Protocol):
-    """An entry of `objectives.reductions.REDUCTIONS`: one weight for each token of a sequence."""
-
-    def weights(self, lengths: Ints, *, max_response_tokens: int, microbatch_of: Ints) -> Sequence[float]:
-        """[S] from the response lengths [S] of a whole minibatch and the microbatch that each sequence lies in."""
-        ...
 
 
 def score_batches(rollouts: Sequence[Rollout], num_ranks: int, microbatch_tokens: int) -> list[list[MicroBatch]]:
@@ -113,10 +105,11 @@ def step_batches(
         packed = [
             [[part[place] for place in rows] for rows in rank] for rank in assign(lengths, num_ranks, microbatch_tokens)
         ]
-        by_sample = _loss_weights(part, packed, samples, reduction, max_response_tokens)
-        weights.append([by_sample[index] for index in part])
-        for index in part:
-            fields[index]["loss_weight"] = np.full(len(samples[index].advantage), by_sample[index], dtype=np.float32)
+        loss, nll = _weights(part, packed, samples, reduction, max_response_tokens)
+        weights.append(loss)
+        for index, *values in zip(part, loss, nll, strict=True):
+            for name, value in zip(("loss_weight", "nll_weight"), values, strict=True):
+                fields[index][name] = np.full(len(samples[index].advantage), value, dtype=np.float32)
         for rank, microbatches in enumerate(packed):
             updates[rank].append(tuple(_pack(rollouts, rows, fields) for rows in microbatches))
     batches = [
@@ -166,20 +159,26 @@ def _fill(lengths: Sequence[int], order: Iterable[int], count: int, budget: int)
     return bins
 
 
-def _loss_weights(
+def _weights(
     part: Sequence[int],
     packed: Sequence[Sequence[Sequence[int]]],
     samples: Sequence[Sample],
     reduction: Reduction,
     max_response_tokens: int,
-) -> dict[int, float]:
-    """The weight of every token of each sample of one minibatch."""
-    flat = [rows for rank in packed for rows in rank]
-    place = {index: number for number, rows in enumerate(flat) for index in rows}
+) -> tuple[list[float], list[float]]:
+    """For each sample of one minibatch the weight of each of its tokens: in the loss, and in the NLL term.
+
+    The NLL goes over the correct responses alone: those whose task reward is exactly 1.
+    """
+    place = {index: number for number, rows in enumerate(rows for rank in packed for rows in rank) for index in rows}
     lengths = np.array([len(samples[index].advantage) for index in part], dtype=np.int64)
     microbatch_of = np.array([place[index] for index in part], dtype=np.int64)
-    values = reduction.weights(lengths, max_response_tokens=max_response_tokens, microbatch_of=microbatch_of)
-    return {index: float(value) for index, value in zip(part, values, strict=True)}
+    correct = np.array([samples[index].rollout.reward == 1 for index in part])
+    loss, nll = (
+        reduction.weights(lengths, max_response_tokens=max_response_tokens, microbatch_of=microbatch_of, chosen=chosen)
+        for chosen in (None, correct)
+    )
+    return [float(value) for value in loss], [float(value) for value in nll]
 
 
 def _fields(sample: Sample) -> dict[str, NDArray]:
@@ -194,7 +193,8 @@ def _fields(sample: Sample) -> dict[str, NDArray]:
         "sensitivity": sample.old.sensitivity,
         "reward": np.full(tokens, sample.rollout.reward, dtype=np.float32),
         "is_teacher": np.full(tokens, sample.rollout.is_teacher),
-        "loss_weight": np.zeros(tokens, dtype=np.float32),
+        "loss_weight": np.zeros(tokens, dtype=np.float32),  # this and the next are set for each update
+        "nll_weight": np.zeros(tokens, dtype=np.float32),
     }
     if sample.old.ref_logprob is not None:
         fields["ref_logprob"] = sample.old.ref_logprob
