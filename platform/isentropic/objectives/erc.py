@@ -68,10 +68,9 @@ class ErcConfig(ObjectiveConfig):
         super().__post_init__()
         check_coefficient("objective.band_low", self.band_low, at_least=0, below=1)
         check_coefficient("objective.band_high", self.band_high, above=1)
-        if self.base_config.ratio != self.ratio:
-            raise ValueError(
-                f"objective.ratio is {self.ratio!r}, objective.base.ratio {self.base_config.ratio!r}: they must be equal."
-            )
+        base = self.base_config.ratio
+        if base != self.ratio:
+            raise ValueError(f"objective.ratio={self.ratio} with objective.base.ratio={base}: they must be equal.")
 
     @cached_property
     def base_config(self) -> ObjectiveConfig:

@@ -1,0 +1,39 @@
+"""The adaptive coefficient of the entropy bonus, after Skywork-OR1 (arXiv:2505.22312)."""
+
+from typing import Any
+
+from isentropic.objectives.terms import AdaptiveEntropyConfig
+
+
+class EntropyCoefficient:
+    """After each step with entropy H, in nats a token:
+
+        c <- min(c + step_size, max) if H < target else max(c - step_size, 0)
+
+    The bonus is on only while H < target: `value` is c then, else 0. Before the first step it is `start`.
+    """
+
+    def __init__(self, config: AdaptiveEntropyConfig) -> None:
+        self._config = config
+        self._coefficient = config.start
+        self._on = True
+
+    @property
+    def value(self) -> float:
+        """The coefficient for the coming updates: term_coefficients["entropy_bonus"]."""
+        return self._coefficient if self._on else 0.0
+
+    def update(self, entropy_mean: float) -> float:
+        """Takes the step's entropy in nats (not a number: nothing was drawn, nothing changes) and gives `value`."""
+        config = self._config
+        if entropy_mean == entropy_mean:
+            self._on = entropy_mean < config.target
+            change = config.step_size if self._on else -config.step_size
+            self._coefficient = min(max(self._coefficient + change, 0.0), config.max)
+        return self.value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"coefficient": self._coefficient, "on": self._on}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._coefficient, self._on = float(state["coefficient"]), bool(state["on"])
