@@ -1,0 +1,175 @@
+"""Where an update's gradient mass sits, which tokens move the entropy, and by how much. specs/ce_gppo.md 5.3.
+
+Everything here is a function of the token table and of `push`, the derivative -d loss / d logprob of the update's
+loss by each token (loss_weight * token_weight * F * A in the specs' words, plus what added terms give). So it holds
+for any objective, and depends on no packing. An empty denominator gives 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isentropic.checks import check_range
+from isentropic.metrics.classes import (
+    CLASSES,
+    LOG_RATIO_LIMIT,
+    ClipSides,
+    bounded_ratio,
+    class_index,
+    clip_sides,
+    high_by_probability,
+    high_by_sensitivity,
+)
+from isentropic.metrics.tokens import Array, Mask, TokenTable
+
+RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountingConfig:
+    """What the accounting of entropy measures; the values live in conf/accounting/."""
+
+    p_split: float  # a token is high-probability (HP) from this old probability on
+    recheck_share: float  # of the rollouts whose entropy is measured again after the step; 0 measures none
+    counterfactuals: dict[str, dict[str, Any]]  # label -> objective: what it would have done on the same batch
+
+    def __post_init__(self) -> None:
+        check_range("accounting.p_split", self.p_split, above=0, below=1)
+        check_range("accounting.recheck_share", self.recheck_share, at_least=0, at_most=1)
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole, and 0 where there is nothing to share."""
+    return float(part) / float(whole) if whole else 0.0
+
+
+def update_metrics(
+    table: TokenTable,
+    *,
+    push: Array,
+    bounds: Mapping[str, float | None],
+    p_split: float,
+    own: Mapping[str, Array] | None = None,
+) -> dict[str, float]:
+    """All metrics of one update, by the names of specs/ce_gppo.md 5.3.
+
+    Args:
+        table: the tokens of the update.
+        push: [N] -d loss / d logprob of the update's loss, reward units; weights included.
+        bounds: the objective's coefficients; `clip_low`, `clip_high` and `dual_clip` are read.
+        p_split: HP from this probability on.
+        own: the objective's token metrics. `ratio` is the ratio it used (of the sequence for GSPO), else the token's
+            own; for the rest see `clip_sides`.
+    """
+    own = own or {}
+    ratio = np.asarray(own.get("ratio", bounded_ratio(table.log_ratio)), dtype=np.float64)
+    sides = clip_sides(ratio, table.advantage, bounds, own)
+    high = high_by_probability(table.old_logprob, p_split)
+    metrics = _fractions(table, sides, high)
+    metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split)
+    ppo = np.where(sides.low | sides.high, 0.0, table.weight * ratio * table.advantage)
+    metrics |= _shares("grad_share_ppo", np.abs(ppo), class_index(table.advantage, high), sides)
+    metrics["cov"] = _mean(table.advantage * table.sensitivity)
+    metrics |= _ratio_metrics(table.log_ratio, ratio)
+    metrics["entropy/current"] = _mean(table.entropy)
+    return metrics
+
+
+def gradient_metrics(table: TokenTable, *, push: Array, sides: ClipSides, p_split: float) -> dict[str, float]:
+    """Gradient mass and first-order entropy change, per class and per side of the clip.
+
+    grad_share/*        share of |push|, the magnitude on grad log pi
+    grad_share_logit/*  same, times sqrt(1 - 2 p + sum p^2), the L2 norm of d log pi / d logits
+    drift/*             -sum over the class of push * S: the entropy change per unit learning rate, to first
+                        order. Under token_mean, and without mismatch weights, that is -mean(F A S).
+
+    The classes by the sign of S have the suffix _s (grad_share_s/*, drift_s/*).
+    """
+    mass = np.abs(push)
+    probability = np.exp(table.old_logprob)
+    logit_norm = np.sqrt(np.maximum(1 - 2 * probability + table.sum_p2, 0))
+    drift = -push * table.sensitivity
+    by_probability = class_index(table.advantage, high_by_probability(table.old_logprob, p_split))
+    by_sensitivity = class_index(table.advantage, high_by_sensitivity(table.sensitivity))
+    metrics = _shares("grad_share", mass, by_probability, sides)
+    metrics |= _shares("grad_share_s", mass, by_sensitivity)
+    metrics |= _shares("grad_share_logit", mass * logit_norm, by_probability, sides)
+    metrics |= _by_class("drift", drift, by_probability) | _by_class("drift_s", drift, by_sensitivity)
+    metrics["drift/low"] = float(drift[sides.low].sum())
+    metrics["drift/high"] = float(drift[sides.high].sum())
+    metrics["drift/total"] = float(drift.sum())
+    return metrics
+
+
+def mean_over_updates(rows: Sequence[Mapping[str, float]], p_split: float = 0.5) -> dict[str, float]:
+    """The step's metrics from those of its updates: the mean of each, and of `ratio/max` the largest.
+
+    A step without updates gets the metrics of an empty batch, so that every line has the same keys.
+    """
+    if not rows:
+        empty = TokenTable(**{name: np.zeros(0) for name in _COLUMNS})
+        return update_metrics(empty, push=np.zeros(0), bounds={}, p_split=p_split)
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if "ratio/max" in means:
+        means["ratio/max"] = max(row["ratio/max"] for row in rows)
+    return means
+
+
+_COLUMNS = tuple(name for name in TokenTable.__dataclass_fields__ if name != "ref_logprob")
+
+
+def _fractions(table: TokenTable, sides: ClipSides, high: Mask) -> dict[str, float]:
+    """Token shares: of the classes, of the clipped sides, of the pessimistic sides."""
+    count = len(table)
+    low, right = int(sides.low.sum()), int(sides.high.sum())
+    metrics = {}
+    by_sensitivity = high_by_sensitivity(table.sensitivity)
+    for prefix, is_high in (("frac", high), ("frac_s", by_sensitivity)):
+        counts = np.bincount(class_index(table.advantage, is_high), minlength=len(CLASSES))
+        metrics |= {f"{prefix}/{name}": share(part, count) for name, part in zip(CLASSES, counts, strict=True)}
+    return metrics | {
+        "clip/frac": share(low + right, count),
+        "clip/low_frac": share(low, count),
+        "clip/high_frac": share(right, count),
+        "clip/low_given_neg": share(low, (table.advantage < 0).sum()),
+        "clip/high_given_pos": share(right, (table.advantage > 0).sum()),
+        "clip/dual_frac": share(sides.dual.sum(), count),
+        "lp_given_low": share((sides.low & ~high).sum(), low),
+        "lp_given_high": share((sides.high & ~high).sum(), right),
+        "pess/pos_below_frac": share(sides.below.sum(), count),
+        "pess/neg_above_frac": share(sides.above.sum(), count),
+    }
+
+
+def _by_class(prefix: str, values: Array, index: Array) -> dict[str, float]:
+    """Sums of `values` over each class."""
+    sums = np.bincount(index, weights=values, minlength=len(CLASSES))
+    return {f"{prefix}/{name}": float(part) for name, part in zip(CLASSES, sums, strict=True)}
+
+
+def _shares(prefix: str, mass: Array, index: Array, sides: ClipSides | None = None) -> dict[str, float]:
+    """Each class's (and side's) share of the sum of `mass`."""
+    total = mass.sum()
+    metrics = {name: share(part, total) for name, part in _by_class(prefix, mass, index).items()}
+    if sides is not None:
+        metrics[f"{prefix}/low"] = share(mass[sides.low].sum(), total)
+        metrics[f"{prefix}/high"] = share(mass[sides.high].sum(), total)
+    return metrics
+
+
+def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:
+    """KL(old || current) by the estimators k1 and k3 on the tokens' own log ratio; quantiles of the ratio used."""
+    bounded = np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    quantiles = np.quantile(ratio, list(RATIO_QUANTILES.values())) if len(ratio) else np.full(3, np.nan)
+    return {
+        "kl/k1": _mean(-log_ratio),
+        "kl/k3": _mean(np.expm1(bounded) - bounded),
+        **dict(zip(RATIO_QUANTILES, map(float, quantiles), strict=True)),
+        "ratio/max": float(ratio.max()) if len(ratio) else float("nan"),
+    }
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else 0.0

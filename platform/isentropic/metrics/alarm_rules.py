@@ -1,0 +1,136 @@
+"""When a curve is wrong: the conditions that alarm rules are made of."""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from isentropic.checks import check_choice, check_range
+
+KINDS = ("below", "above", "stall", "non_finite")
+BASELINES = ("none", "start", "recent")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlarmRule:
+    """One rule; the values live in conf/alarms/.
+
+    below, above   metric < or > limit, `patience` steps in a row. The limit is `value` (baseline none), or `value`
+                   times the mean of the first `window` steps (start), or times the median of the last `window`
+                   steps (recent; needs half of them).
+    stall          the mean of the last `window` steps is not `value` above that of the window before, and is below
+                   `ceiling` (above it there is nothing left to gain).
+    non_finite     the metric is NaN or infinite.
+    """
+
+    metric: str
+    kind: str
+    value: float | None
+    baseline: str
+    window: int  # steps
+    ceiling: float | None
+    patience: int  # steps in a row before the alarm is raised
+    level: str  # warning | error
+    action: str  # none | checkpoint | stop: what the run does when the alarm is raised
+    unit: str  # printed behind the numbers
+
+    def check(self, name: str) -> None:
+        """Refuses values that make no rule; `name` is the rule's, for the message."""
+        key = f"alarms.rules.{name}"
+        check_choice(f"{key}.kind", self.kind, KINDS)
+        check_choice(f"{key}.baseline", self.baseline, BASELINES)
+        check_choice(f"{key}.level", self.level, ("warning", "error"))
+        check_choice(f"{key}.action", self.action, ("none", "checkpoint", "stop"))
+        check_range(f"{key}.window", self.window, at_least=1)
+        check_range(f"{key}.patience", self.patience, at_least=1)
+        if self.kind != "non_finite":
+            if self.value is None:
+                raise ValueError(f"{key}.value must be a number for kind {self.kind!r}, got null. Give the threshold.")
+            check_range(f"{key}.value", self.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a rule thinks of one step."""
+
+    holds: bool
+    value: float
+    limit: float | None
+    reason: str
+
+
+class RuleState:
+    """A rule with its memory: past values, and since when its condition holds."""
+
+    def __init__(self, rule: AlarmRule) -> None:
+        self.rule = rule
+        self.start: list[float] = []  # the first `window` values
+        self.recent: deque[float] = deque(maxlen=2 * rule.window)
+        self.since_step: int | None = None
+        self.steps_held = 0
+        self.raised = False
+
+    def judge(self, value: float) -> Verdict:
+        """Judges a step's value against the past, then remembers it."""
+        rule = self.rule
+        if rule.kind == "non_finite":
+            return Verdict(holds=not math.isfinite(value), value=value, limit=None, reason="which is not finite")
+        if not math.isfinite(value):  # nothing was measured: neither good nor bad
+            return Verdict(holds=self.since_step is not None, value=value, limit=None, reason="not measured")
+        verdict = self._stall(value) if rule.kind == "stall" else self._against_limit(value)
+        self.recent.append(value)
+        if len(self.start) < rule.window:
+            self.start.append(value)
+        return verdict
+
+    def _against_limit(self, value: float) -> Verdict:
+        limit, words = self._limit()
+        if limit is None:
+            return Verdict(holds=False, value=value, limit=None, reason="")
+        holds = value < limit if self.rule.kind == "below" else value > limit
+        return Verdict(holds=holds, value=value, limit=limit, reason=f"{self.rule.kind} {words}")
+
+    def _limit(self) -> tuple[float | None, str]:
+        rule = self.rule
+        if rule.baseline == "none":
+            return rule.value, f"{rule.value:g}{_unit(rule)}"
+        past: Sequence[float] = self.start if rule.baseline == "start" else list(self.recent)[-rule.window :]
+        needed = rule.window if rule.baseline == "start" else (rule.window + 1) // 2
+        if len(past) < needed:
+            return None, ""
+        base = fmean(past) if rule.baseline == "start" else median(past)
+        said = "its value at the start" if rule.baseline == "start" else f"its median of the last {len(past)} steps"
+        return rule.value * base, f"{rule.value * base:.4g}{_unit(rule)} = {rule.value:g} x {base:.4g} ({said})"
+
+    def _stall(self, value: float) -> Verdict:
+        window = self.rule.window
+        values = [*self.recent, value][-2 * window :]
+        if len(values) < 2 * window:
+            return Verdict(holds=False, value=value, limit=None, reason="")
+        before, now = fmean(values[:window]), fmean(values[window:])
+        limit = before + self.rule.value
+        left_to_gain = self.rule.ceiling is None or now < self.rule.ceiling
+        reason = (
+            f"on average over the last {window} steps, not above {limit:.4g}{_unit(self.rule)} ({before:.4g} before)"
+        )
+        return Verdict(holds=left_to_gain and now <= limit, value=now, limit=limit, reason=reason)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "start": list(self.start),
+            "recent": list(self.recent),
+            "since_step": self.since_step,
+            "steps_held": self.steps_held,
+            "raised": self.raised,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start = list(state["start"])
+        self.recent = deque(state["recent"], maxlen=2 * self.rule.window)
+        self.since_step, self.steps_held, self.raised = state["since_step"], state["steps_held"], state["raised"]
+
+
+def _unit(rule: AlarmRule) -> str:
+    return f" {rule.unit}" if rule.unit else ""

@@ -1,0 +1,83 @@
+"""The four token classes of CE-GPPO, and the sides of the clip. specs/ce_gppo.md 5.2 and 5.3.
+
+A token is told by the sign of its advantage (PA, NA) and by whether it is a high- or low-probability token
+(HP, LP). HP and LP are decided both ways: by a probability split, as the paper does, and by the sign of the exact
+sensitivity S, which says whether pushing the token up lowers (S > 0) or raises the entropy.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isentropic.metrics.tokens import Array, Mask
+
+CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
+LOG_RATIO_LIMIT = 20.0  # as in the objectives: beyond it a ratio says nothing and may overflow
+
+
+def bounded_ratio(log_ratio: Array) -> Array:
+    """[N] exp(log_ratio), the log clamped to [-20, 20] (specs/objectives.md 12)."""
+    return np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+
+
+def high_by_probability(old_logprob: Array, p_split: float) -> Mask:
+    """[N] HP by the paper's split: p_old >= p_split."""
+    return np.exp(old_logprob) >= p_split
+
+
+def high_by_sensitivity(sensitivity: Array) -> Mask:
+    """[N] HP by the exact line: S > 0. S = 0 counts as LP."""
+    return sensitivity > 0
+
+
+def class_index(advantage: Array, high: Mask) -> NDArray[np.int64]:
+    """[N] index into CLASSES."""
+    index = np.where(advantage > 0, np.where(high, 0, 1), np.where(high, 2, 3))
+    return np.where(advantage == 0, 4, index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSides:
+    """[N] masks; every inequality is strict, so a token on a bound is inside."""
+
+    low: Mask  # A < 0 and ratio < 1 - clip_low: "left"
+    high: Mask  # A > 0 and ratio > 1 + clip_high: "right"
+    below: Mask  # A > 0 and ratio < 1 - clip_low: the pessimistic side, untouched by the clip
+    above: Mask  # A < 0 and ratio > 1 + clip_high: same
+    dual: Mask  # A < 0 and ratio > dual_clip
+
+
+def clip_sides(
+    ratio: Array,
+    advantage: Array,
+    bounds: Mapping[str, float | None],
+    own: Mapping[str, Array] | None = None,
+) -> ClipSides:
+    """The sides of the clip, at the objective's own bounds.
+
+    An objective that says itself which tokens it clips (`own`: BAPO's searched bounds, DPPO's probabilities) is
+    believed; the sign of A is asked for on top, since CISPO clips its weights for either sign. What the objective
+    has not (`clip_low`, `clip_high` or `dual_clip` missing, or None) clips nothing: masks all False, metrics 0.
+
+    Args:
+        ratio: [N] as the objective sees it: of the token or of the sequence.
+        advantage: [N].
+        bounds: the objective's coefficients of this step.
+        own: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and `clip/dual_frac` [N] are read.
+    """
+    none = np.zeros(len(ratio), dtype=bool)
+    clip_low, clip_high, dual_clip = (bounds.get(name) for name in ("clip_low", "clip_high", "dual_clip"))
+    is_below = none if clip_low is None else ratio < 1 - clip_low
+    is_above = none if clip_high is None else ratio > 1 + clip_high
+    is_beyond = none if dual_clip is None else ratio > dual_clip
+    own = own or {}
+    negative, positive = advantage < 0, advantage > 0
+    return ClipSides(
+        low=np.asarray(own.get("clip/low_frac", is_below)).astype(bool) & negative,
+        high=np.asarray(own.get("clip/high_frac", is_above)).astype(bool) & positive,
+        below=is_below & positive,
+        above=is_above & negative,
+        dual=np.asarray(own.get("clip/dual_frac", is_beyond)).astype(bool) & negative,
+    )

@@ -1,0 +1,98 @@
+"""What other objectives would have done on the batch that was trained on: no further forward pass, [N] leaves alone."""
+
+from collections.abc import Mapping
+from dataclasses import fields as config_fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isentropic.checks import check_choice, nearest
+from isentropic.metrics.accounting import gradient_metrics
+from isentropic.metrics.classes import CLASSES, bounded_ratio, clip_sides
+from isentropic.metrics.tokens import Array, TokenTable
+from isentropic.objectives import OBJECTIVES, ObjectiveConfig
+from isentropic.objectives.leaves import leaf_gradients
+
+
+def loss_fields(table: TokenTable) -> dict[str, Tensor]:
+    """The table's columns as the objectives take them: [N] float64 (ids int64, is_teacher bool), no copy."""
+    names = ("logprob", "old_logprob", "rollout_logprob", "advantage", "old_entropy", "entropy", "sensitivity")
+    columns = {name: getattr(table, name) for name in (*names, "loss_weight", "token_weight", "reward")}
+    columns |= {"sequence_id": table.sequence_id, "is_teacher": table.is_teacher}
+    if table.ref_logprob is not None:
+        columns["ref_logprob"] = table.ref_logprob
+    return {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
+
+
+def build_counterfactuals(panel: Mapping[str, Mapping[str, Any]]) -> dict[str, ObjectiveConfig]:
+    """Label -> objective config, from `accounting.counterfactuals`; every key checked."""
+    return {label: _build(label, values) for label, values in panel.items() if values is not None}
+
+
+def _build(label: str, values: Mapping[str, Any]) -> ObjectiveConfig:
+    key = f"accounting.counterfactuals.{label}"
+    check_choice(f"{key}.name", values.get("name"), OBJECTIVES)
+    config = OBJECTIVES[values["name"]].config
+    known = [field.name for field in config_fields(config)]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{key}.{name} is no key of {values['name']}.{nearest(name, known)} Allowed: {known}.")
+    missing = [name for name in known if name not in values]
+    if missing:
+        raise ValueError(f"{key} lacks {', '.join(missing)}: an objective of a panel is given in full, like a preset.")
+    return config(**values)
+
+
+def counterfactual_metrics(
+    table: TokenTable,
+    used: Array,
+    panel: Mapping[str, ObjectiveConfig],
+    *,
+    step: int,
+    seed: int,
+    p_split: float,
+) -> dict[str, float]:
+    """For each objective of the panel, on the tokens of one update:
+
+        cf/<label>/grad_share/<class>, /low, /high   its gradient mass
+        cf/<label>/mass                              its sum of |push| over that of the loss used
+        cf/<label>/drift                             its predicted entropy change per unit learning rate
+        cf/<label>/cosine                            of its push and the one used, as vectors over the tokens
+
+    The tokens are those that the objective used has reached: after the first update the panel says what the others
+    would do from here, not where they would be. Added loss terms are left out of the panel's losses.
+
+    Args:
+        table: the tokens of the update.
+        used: [N] -d loss / d logprob of the loss used, weights included.
+        panel: label -> config.
+        step, seed: for schedules, and for objectives that draw at random.
+        p_split: HP from this probability on.
+    """
+    fields = loss_fields(table)
+    metrics: dict[str, float] = {}
+    for label, config in panel.items():
+        coefficients = config.at(step)
+        leaves = leaf_gradients(config, coefficients, fields, seed=seed)
+        push = -leaves.d_logprob.numpy()
+        own = {name: value.numpy() for name, value in leaves.metrics.items()}
+        ratio = own.get("ratio", bounded_ratio(table.log_ratio))
+        sides = clip_sides(ratio, table.advantage, coefficients, own)
+        gradient = gradient_metrics(table, push=push, sides=sides, p_split=p_split)
+        shares = {f"grad_share/{name}" for name in (*CLASSES, "low", "high")}
+        metrics |= {f"cf/{label}/{name}": value for name, value in gradient.items() if name in shares}
+        metrics[f"cf/{label}/mass"] = _ratio(np.abs(push).sum(), np.abs(used).sum())
+        metrics[f"cf/{label}/drift"] = gradient["drift/total"]
+        metrics[f"cf/{label}/cosine"] = cosine(push, used)
+    return metrics
+
+
+def cosine(a: Array, b: Array) -> float:
+    """a . b / (|a| |b|); 0 where either is 0."""
+    return _ratio(float(a @ b), float(np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part) / float(whole) if whole else 0.0

@@ -1,0 +1,62 @@
+"""Entropy of the policy: its mean, where in a response it sits, and how it is spread. Nats a token.
+
+Entropies are exact, over the full vocabulary, at the training temperature, over response tokens alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from isentropic.metrics.tokens import Array
+from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
+
+DECILES = 10
+# Edges of the histogram in nats, fixed so that steps and runs compare. Fine near 0, where a collapse shows; the last
+# bin takes all above. 12.5 nats is the entropy of a uniform choice among 268 000 tokens.
+ENTROPY_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.5)
+
+
+def first_wave(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """What the policy wrote in wave one: the rollouts that `entropy/mean` and the reward curves are about."""
+    return [rollout for rollout in rollouts if rollout.key.wave == 0 and not rollout.is_teacher]
+
+
+def entropy_metrics(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> dict[str, Any]:
+    """`entropy/mean`, `entropy/decile_0..9` and `entropy/histogram` over the first wave, before any filter.
+
+    Decile d holds the tokens whose index in the response is in [d/10, (d+1)/10) of its length. Where there is no
+    token a mean is NaN: the entropy of nothing is not 0. The histogram counts tokens between ENTROPY_EDGES.
+
+    Args:
+        rollouts: all of the step's; later waves and teachers are left out here.
+        scores: the old-policy pass, by rollout.
+    """
+    entropies = [scores[rollout.key].entropy.astype(np.float64) for rollout in first_wave(rollouts)]
+    entropy = np.concatenate(entropies) if entropies else np.zeros(0)
+    deciles = [np.arange(len(part)) * DECILES // len(part) for part in entropies if len(part)]
+    decile = np.concatenate(deciles) if deciles else np.zeros(0, dtype=np.int64)
+    counts = np.bincount(decile, minlength=DECILES)
+    sums = np.bincount(decile, weights=entropy, minlength=DECILES)
+    means = np.divide(sums, counts, out=np.full(DECILES, np.nan), where=counts > 0)
+    return {
+        "entropy/mean": _mean(entropy),
+        **{f"entropy/decile_{d}": float(mean) for d, mean in enumerate(means)},
+        "entropy/histogram": entropy_histogram(entropy),
+    }
+
+
+def entropy_trained(samples: Sequence[Sample]) -> dict[str, float]:
+    """`entropy/trained`: mean over the tokens trained on, under the old policy. NaN where nothing was."""
+    parts = [sample.old.entropy.astype(np.float64) for sample in samples]
+    return {"entropy/trained": _mean(np.concatenate(parts)) if parts else float("nan")}
+
+
+def entropy_histogram(entropy: Array) -> list[int]:
+    """Tokens between neighbouring ENTROPY_EDGES; rounding below 0 counts as 0, what is above the last edge as it."""
+    inside = np.clip(entropy, ENTROPY_EDGES[0], ENTROPY_EDGES[-1])
+    return np.histogram(inside, bins=ENTROPY_EDGES)[0].tolist()
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else float("nan")

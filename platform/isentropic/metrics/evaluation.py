@@ -1,0 +1,83 @@
+"""avg@k and pass@k on held-out prompts."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isentropic.records import Rollout
+
+RIGHT = 1.0 - 1e-6  # a response is right from this task reward on; partial credit is not
+
+
+def is_right(rollout: Rollout) -> bool:
+    """Whether the task gave the response its full reward."""
+    return rollout.reward >= RIGHT
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Chance that at least one of k samples is right, given `right` of `samples` are: 1 - C(n - c, k) / C(n, k).
+
+    The unbiased estimator of Chen et al. (arXiv:2107.03374, eq. 1).
+    """
+    if not 0 <= right <= samples or not 1 <= k <= samples:
+        raise ValueError(
+            f"pass@k needs 0 <= right <= samples and 1 <= k <= samples; got right {right}, samples {samples}, k {k}. "
+            "Draw at least k samples a prompt (evaluation.samples)."
+        )
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemScore:
+    """One held-out prompt."""
+
+    prompt_id: str
+    samples: int
+    right: int
+    reward_mean: float
+    tokens_mean: float
+
+    @property
+    def avg(self) -> float:
+        return self.right / self.samples
+
+
+def problem_scores(rollouts: Sequence[Rollout]) -> list[ProblemScore]:
+    """Scores by draw, in the order of the draws."""
+    by_draw: dict[int, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_draw.setdefault(rollout.key.draw, []).append(rollout)
+    return [
+        ProblemScore(
+            prompt_id=group[0].prompt.prompt_id,
+            samples=len(group),
+            right=sum(is_right(rollout) for rollout in group),
+            reward_mean=float(np.mean([rollout.reward for rollout in group])),
+            tokens_mean=float(np.mean([rollout.num_response_tokens for rollout in group])),
+        )
+        for _, group in sorted(by_draw.items())
+    ]
+
+
+def evaluation_metrics(rollouts_by_set: Mapping[str, Sequence[Rollout]], k: int) -> dict[str, float]:
+    """`eval/<set>/{avg_at_k,pass_at_k,reward_mean,tokens_mean}`, and over the sets the mean `eval/{avg,pass}_at_k`.
+
+    avg@k is the share of right samples, a mean over prompts; pass@k as in `pass_at_k`.
+    """
+    metrics: dict[str, float] = {}
+    for name, rollouts in rollouts_by_set.items():
+        scores = problem_scores(rollouts)
+        if scores:
+            metrics |= {
+                f"eval/{name}/avg_at_k": float(np.mean([score.avg for score in scores])),
+                f"eval/{name}/pass_at_k": float(np.mean([pass_at_k(s.samples, s.right, k) for s in scores])),
+                f"eval/{name}/reward_mean": float(np.mean([score.reward_mean for score in scores])),
+                f"eval/{name}/tokens_mean": float(np.mean([score.tokens_mean for score in scores])),
+            }
+    for kind in ("avg_at_k", "pass_at_k"):
+        values = [value for key, value in metrics.items() if key.endswith(f"/{kind}")]
+        if values:
+            metrics[f"eval/{kind}"] = float(np.mean(values))
+    return metrics

@@ -1,0 +1,101 @@
+"""metrics.jsonl, updates.jsonl, alarms.jsonl: one JSON object a line, the record that everything else mirrors."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isentropic.durable import replace_durably
+
+LOGS = ("metrics.jsonl", "updates.jsonl", "alarms.jsonl")
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON knows it: numpy scalars and arrays as numbers and lists, NaN and infinity as null."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return value
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The objects of a JSONL file, and whether its last line was torn by a crash (it is left out then).
+
+    Raises ValueError where any other line is damaged: that is no crash of ours.
+    """
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    rest = lines.pop() if lines else b""  # what stands behind the last newline
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number == len(lines) and not rest:
+                return rows, True
+            raise ValueError(
+                f"{path}, line {number} is not JSON: {line[:80]!r}. Only a torn last line is repaired on resume; "
+                "restore the file or remove the line."
+            ) from error
+    return rows, bool(rest)
+
+
+class JsonlFile:
+    """Appends one object a line, flushed to the system, so that a killed process loses nothing it has logged.
+
+    Opened for resume it first drops what lies behind the resumed step, and a torn last line, in one atomic
+    replacement. A full disk raises OSError: this is the record of the run, and losing it must be seen.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
+        """resume_step: the last step to keep; None starts a new file and refuses to overwrite an old one."""
+        if resume_step is None:
+            self._file = path.open("x", encoding="utf-8")
+            return
+        rows, _ = read_lines(path)
+        with replace_durably(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(_line(row) for row in rows if row["step"] <= resume_step)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class JsonlSink:
+    """The three files of a run folder."""
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
+        self._metrics, self._updates, self._alarms = (
+            JsonlFile(folder / name, resume_step=resume_step) for name in LOGS
+        )
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """One line of metrics.jsonl; the step comes first."""
+        self._metrics.write({"step": step} | metrics)
+
+    def log_updates(self, step: int, rows: list[dict[str, Any]]) -> None:
+        """A line of updates.jsonl for each optimizer step; `update` is its index inside the rollout."""
+        for index, row in enumerate(rows):
+            self._updates.write({"step": step, "update": index} | row)
+
+    def log_alarm(self, record: dict[str, Any]) -> None:
+        self._alarms.write(record)
+
+    def close(self) -> None:
+        for file in (self._metrics, self._updates, self._alarms):
+            file.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(plain(row), allow_nan=False, ensure_ascii=False) + "\n"

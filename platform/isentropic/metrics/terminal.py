@@ -1,0 +1,196 @@
+"""What a run shows: a banner, a live display (or one plain line a step where stdout is no terminal), a summary."""
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
+KEPT_POINTS = 2000  # of a curve on the screen; older ones are thinned out
+# label, metric, format: the columns of a step, in this order.
+COLUMNS = (
+    ("reward", "reward/mean", "{:.3f}"),
+    ("entropy", "entropy/mean", "{:.3f}"),
+    ("clip low", "clip/low_frac", "{:.2%}"),
+    ("high", "clip/high_frac", "{:.2%}"),
+    ("kl", "kl/k3", "{:.1e}"),
+    ("grad", "grad_norm/mean", "{:.2g}"),
+    ("rollout tok/s", "throughput/rollout_tok_s", "{:,.0f}"),
+    ("learner tok/s", "throughput/learner_tok_s", "{:,.0f}"),
+    ("held-out", "eval/avg_at_k", "{:.3f}"),
+)
+
+
+class Terminal:
+    """One run on one stream. Rich where the stream is a terminal, plain lines where it is not."""
+
+    def __init__(
+        self, total_steps: int, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._stream = stream or sys.stdout
+        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        self._live: Live | None = None
+        self._total = total_steps
+        self._clock = clock
+        self._started: tuple[int, float] | None = None  # the step before the first one seen, and when that was
+        self._phase = ""
+        self._last: dict[str, Any] = {"step": 0}
+        self._curves: dict[str, list[float]] = {"reward/mean": [], "entropy/mean": []}
+        self._alarms: dict[str, str] = {}
+
+    def banner(self, facts: Mapping[str, Any]) -> None:
+        """What runs, where, and how to go on after a stop: `label  value` lines. Then the display starts."""
+        width = max(map(len, facts), default=0)
+        for label, value in facts.items():
+            self._say(f"{label:<{width}}  {value}")
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
+            self._live.start()
+
+    def phase(self, name: str) -> None:
+        """The part of the step that runs now; shown by the live display alone."""
+        self._phase = name
+        if self._started is None:
+            self._started = (int(self._last["step"]), self._clock())
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Shows a finished step (0 is the evaluation before the first)."""
+        self._last = {"step": step, **metrics}
+        for name, curve in self._curves.items():
+            if _is_number(metrics.get(name)):
+                curve.append(float(metrics[name]))
+                del curve[: -2 * KEPT_POINTS]
+        if self._started is None or step == 0:
+            self._started = (step, self._clock())
+        if self._live is None:
+            self._say(self._line())
+
+    def alarm(self, record: Mapping[str, Any]) -> None:
+        """Shows an alarm where it was raised, and forgets it once it is over."""
+        if record["state"] == "raised":
+            self._alarms[record["rule"]] = record["message"]
+        else:
+            self._alarms.pop(record["rule"], None)
+        self.say(f"ALARM {record['message']}" if record["state"] == "raised" else record["message"])
+
+    def say(self, text: str) -> None:
+        """A line of its own, above the live display."""
+        self._say(text)
+
+    def summary(self, history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
+        """The end: held-out reward before and after, entropy first -> last, then `facts`."""
+        self.close()
+        for line in summary_lines(history, bars=self._bars()):
+            self._say(line)
+        width = max(map(len, facts), default=0)
+        for label, value in facts.items():
+            self._say(f"{label:<{width}}  {value}")
+
+    def close(self) -> None:
+        """Ends the live display; the screen keeps its last state."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say(self, text: str) -> None:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        self._console.print(text.encode(encoding, "replace").decode(encoding), markup=False)
+
+    def _line(self) -> str:
+        parts = [f"step {self._last['step']}/{self._total}"]
+        for label, name, template in COLUMNS:
+            if _is_number(self._last.get(name)):
+                parts.append(f"{label} {template.format(self._last[name])}")
+        if _is_number(self._last.get("time/step_s")):
+            parts.append(f"{self._last['time/step_s']:.1f} s")
+        return "  ".join([*parts, *self._time_left()])
+
+    def _time_left(self) -> list[str]:
+        done = int(self._last["step"])
+        if self._started is None or done <= self._started[0] or done >= self._total:
+            return []
+        first, since = self._started
+        return [f"{duration((self._clock() - since) / (done - first) * (self._total - done))} left"]
+
+    def _bars(self) -> str:
+        try:
+            BARS.encode(getattr(self._stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            return PLAIN_BARS
+        return BARS
+
+    def _render(self) -> Group:
+        head = Table.grid(padding=(0, 2))
+        left = " ".join(self._time_left())
+        head.add_row(
+            f"step {self._last['step']}/{self._total}",
+            ProgressBar(total=max(self._total, 1), completed=int(self._last["step"]), width=30),
+            self._phase,
+            left,
+        )
+        values = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        shown = [column for column in COLUMNS if _is_number(self._last.get(column[1]))]
+        for label, _, _ in shown:
+            values.add_column(label, justify="right", no_wrap=True)
+        values.add_row(*(template.format(self._last[name]) for _, name, template in shown))
+        curves = Table.grid(padding=(0, 2))
+        for name, curve in self._curves.items():
+            if curve:
+                curves.add_row(Text(name.split("/")[0], style="dim"), sparkline(curve, bars=self._bars()))
+        alarms = [Text(message, style="bold red") for message in self._alarms.values()]
+        return Group(head, values, curves, *alarms)
+
+
+def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str:
+    """A curve in one line of at most `width` characters, from its lowest value to its highest.
+
+    Where there are more values than characters each stands for the mean of a stretch.
+    """
+    finite = [float(value) for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    count = min(width, len(finite))
+    cuts = [i * len(finite) // count for i in range(count + 1)]
+    means = [math.fsum(finite[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    low, high = min(means), max(means)
+    scale = (len(bars) - 1) / (high - low) if high > low else 0.0
+    return "".join(bars[round((mean - low) * scale)] for mean in means)
+
+
+def summary_lines(history: Sequence[Mapping[str, Any]], bars: str = BARS) -> list[str]:
+    """What came of a run, from the lines of its metrics.jsonl."""
+    lines = []
+    for label, name in (("held-out avg@k", "eval/avg_at_k"), ("held-out pass@k", "eval/pass_at_k")):
+        values = _curve(history, name)
+        if values:
+            lines.append(f"{label}  {values[0]:.3f} -> {values[-1]:.3f}")
+    for label, name in (("reward", "reward/mean"), ("entropy", "entropy/mean")):
+        values = _curve(history, name)
+        if values:
+            lines.append(f"{label:<7}  {values[0]:.3f} -> {values[-1]:.3f}  {sparkline(values, bars=bars)}")
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """'42 s', '3 min 10 s', '2 h 05 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _curve(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [float(row[name]) for row in history if _is_number(row.get(name))]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,188 @@
+"""Six tokens whose every metric can be worked out by hand; then what must hold for any tokens."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from isentropic.metrics.accounting import AccountingConfig, mean_over_updates, update_metrics
+from isentropic.metrics.classes import CLASSES
+from isentropic.metrics.counterfactual import loss_fields
+from isentropic.metrics.tokens import TokenTable
+from isentropic.objectives.leaves import leaf_gradients
+
+CE_GPPO = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0}
+
+
+def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None, entropy=None):
+    count = len(ratio)
+    old_logprob = np.log(np.array(p_old, dtype=float))
+    columns = {
+        "logprob": old_logprob + np.log(np.array(ratio, dtype=float)),
+        "old_logprob": old_logprob,
+        "advantage": np.array(advantage, dtype=float),
+        "sensitivity": np.array(sensitivity, dtype=float),
+        "sum_p2": np.full(count, 0.25) if sum_p2 is None else np.array(sum_p2, dtype=float),
+        "loss_weight": np.full(count, 1 / max(count, 1)) if weight is None else np.array(weight, dtype=float),
+        "entropy": np.zeros(count) if entropy is None else np.array(entropy, dtype=float),
+        "token_weight": np.ones(count),
+        "sequence_id": np.zeros(count, dtype=np.int64),
+        "position": np.arange(count),
+        "response_length": np.full(count, count),
+        "is_teacher": np.zeros(count, dtype=bool),
+    }
+    rest = {name: np.zeros(count) for name in ("rollout_logprob", "old_entropy", "reward")}
+    return TokenTable(**columns, **rest, temperature=np.ones(count))
+
+
+def account(table, objective="ce_gppo", coefficients=CE_GPPO, p_split=0.5):
+    leaves = leaf_gradients(objective, coefficients, loss_fields(table))
+    own = {name: value.numpy() for name, value in leaves.metrics.items()}
+    return update_metrics(table, push=-leaves.d_logprob.numpy(), bounds=coefficients, p_split=p_split, own=own)
+
+
+# token:            left       right      inside     pess. below  pess. above  no advantage
+TABLE = make_table(
+    ratio=[0.5, 1.5, 1.0, 0.5, 1.5, 1.0],
+    advantage=[-2, 1, 1, 1, -1, 0],
+    p_old=[0.25, 0.125, 0.75, 0.75, 0.75, 0.5],
+    sensitivity=[-0.5, -0.25, 0.5, 0.125, 0.25, 0.0],
+)
+# F A of CE-GPPO(0.5, 1): 0.5*0.8*-2 = -0.8, 1.2, 1, 0.5, -1.5, 0; the magnitudes sum to 5.
+# F A of PPO: 0, 0, 1, 0.5, -1.5, 0; the magnitudes sum to 3.
+EXPECTED = {
+    "frac/pa_hp": 2 / 6,
+    "frac/pa_lp": 1 / 6,
+    "frac/na_hp": 1 / 6,
+    "frac/na_lp": 1 / 6,
+    "frac/zero_adv": 1 / 6,
+    "frac_s/pa_hp": 2 / 6,
+    "frac_s/pa_lp": 1 / 6,
+    "clip/frac": 2 / 6,
+    "clip/low_frac": 1 / 6,
+    "clip/high_frac": 1 / 6,
+    "clip/low_given_neg": 1 / 2,
+    "clip/high_given_pos": 1 / 3,
+    "clip/dual_frac": 0.0,
+    "lp_given_low": 1.0,
+    "lp_given_high": 1.0,
+    "pess/pos_below_frac": 1 / 6,
+    "pess/neg_above_frac": 1 / 6,
+    "grad_share/na_lp": 0.8 / 5,
+    "grad_share/pa_lp": 1.2 / 5,
+    "grad_share/pa_hp": 1.5 / 5,
+    "grad_share/na_hp": 1.5 / 5,
+    "grad_share/zero_adv": 0.0,
+    "grad_share/low": 0.8 / 5,
+    "grad_share/high": 1.2 / 5,
+    "grad_share_ppo/na_lp": 0.0,
+    "grad_share_ppo/pa_hp": 1.5 / 3,
+    "grad_share_ppo/low": 0.0,
+    # -mean(F A S): the pull on the left token lowers the entropy, the one on the right token raises it.
+    "drift/low": -0.8 * 0.5 / 6,
+    "drift/high": 1.2 * 0.25 / 6,
+    "drift/pa_hp": -(0.5 + 0.0625) / 6,
+    "drift/na_hp": 1.5 * 0.25 / 6,
+    "drift/total": (-0.4 + 0.3 - 0.5625 + 0.375) / 6,
+    "cov": (1.0 - 0.25 + 0.5 + 0.125 - 0.25) / 6,
+    "kl/k1": -2 * math.log(0.75) / 6,
+    "ratio/p50": 1.0,
+    "ratio/max": 1.5,
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_six_tokens(name):
+    assert account(TABLE)[name] == pytest.approx(EXPECTED[name], abs=1e-14)
+
+
+def test_gradient_share_on_logits():
+    """|d log pi / d logits| = sqrt(1 - 2 p + sum p^2): sqrt(0.75) for p = 1/4, and 0.5 for p = 1/2, at sum p^2 = 1/4."""
+    table = make_table([1, 1], [1, 1], [0.25, 0.5], [0, 0])
+    metrics = account(table)
+    assert metrics["grad_share_logit/pa_lp"] == pytest.approx(math.sqrt(0.75) / (math.sqrt(0.75) + 0.5))
+
+
+def test_shares_carry_the_aggregation_weight():
+    table = make_table([1, 1], [1, -1], [0.9, 0.9], [0.5, 0.5], weight=[0.75, 0.25])
+    metrics = account(table)
+    assert metrics["grad_share/pa_hp"] == pytest.approx(0.75)
+    assert metrics["drift/total"] == pytest.approx(-0.75 * 0.5 + 0.25 * 0.5)
+    assert metrics["frac/pa_hp"] == 0.5
+
+
+def test_k3_of_a_doubled_probability():
+    assert account(make_table([2.0], [1], [0.25], [0]))["kl/k3"] == pytest.approx(2 - 1 - math.log(2))
+
+
+def test_objective_without_bounds_clips_nothing():
+    metrics = account(TABLE, "reinforce", {})
+    assert metrics["clip/frac"] == metrics["drift/low"] == metrics["pess/pos_below_frac"] == 0.0
+    assert metrics["grad_share/na_lp"] == pytest.approx(2 / 6)
+
+
+def test_sequence_ratio_is_the_one_that_counts():
+    """GSPO sees exp(mean log ratio) = 1.5 for both tokens: both are above the bound, though one token is at 1."""
+    table = make_table([2.25, 1.0], [1, 1], [0.25, 0.25], [0, 0])
+    metrics = account(table, "gspo", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None})
+    assert metrics["clip/high_frac"] == 1.0
+    assert metrics["ratio/max"] == pytest.approx(1.5)
+
+
+tokens = st.tuples(
+    st.floats(0.01, 50), st.sampled_from([-1.5, -1.0, 0.0, 0.5, 2.0]), st.floats(0.001, 0.999), st.floats(-1, 1)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(tokens, max_size=20))
+def test_shares_sum_to_one_and_drift_to_its_total(rows):
+    ratio, advantage, p_old, sensitivity = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 4
+    metrics = account(make_table(ratio, advantage, p_old, sensitivity))
+    whole = 1.0 if rows else 0.0
+    for prefix in ("frac", "frac_s"):
+        assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(whole)
+    for prefix in ("drift", "drift_s"):
+        assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(metrics["drift/total"], abs=1e-9)
+    mass = 1.0 if any(advantage) else 0.0
+    for prefix in ("grad_share", "grad_share_s"):
+        assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(mass)
+    assert metrics["clip/frac"] == pytest.approx(metrics["clip/low_frac"] + metrics["clip/high_frac"])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(tokens, min_size=2, max_size=20), st.randoms(use_true_random=False))
+def test_order_of_the_tokens_does_not_matter(rows, random):
+    shuffled = random.sample(rows, len(rows))
+    first, second = (account(make_table(*map(list, zip(*part, strict=True)))) for part in (rows, shuffled))
+    assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
+
+
+def test_drift_predicts_the_entropy_change_of_a_softmax():
+    """One state, four actions: a small step along the token's own gradient changes the entropy by eta * drift."""
+    logits, token, advantage, eta = np.array([2.0, 1.0, 0.0, -1.0]), 1, -1.5, 1e-5
+    p = np.exp(logits) / np.exp(logits).sum()
+    entropy = -(p * np.log(p)).sum()
+    sensitivity = p[token] * (np.log(p[token]) + entropy) - (p**2 * (np.log(p) + entropy)).sum()
+    moved = logits + eta * advantage * (np.eye(4)[token] - p)
+    q = np.exp(moved) / np.exp(moved).sum()
+    metrics = account(make_table([1.0], [advantage], [p[token]], [sensitivity]))
+    assert -(q * np.log(q)).sum() - entropy == pytest.approx(eta * metrics["drift/total"], rel=1e-3)
+
+
+def test_a_step_is_the_mean_of_its_updates_but_for_the_largest_ratio():
+    rows = [{"clip/frac": 0.0, "ratio/max": 1.0}, {"clip/frac": 0.5, "ratio/max": 3.0}]
+    assert mean_over_updates(rows) == {"clip/frac": 0.25, "ratio/max": 3.0}
+
+
+def test_a_step_without_updates_has_the_same_keys():
+    empty = mean_over_updates([])
+    assert empty.keys() == account(TABLE).keys()
+    assert empty["clip/frac"] == empty["drift/total"] == 0.0
+
+
+def test_config_refuses_a_share_above_one():
+    with pytest.raises(ValueError, match="recheck_share must be >= 0 and <= 1, got 1.5"):
+        AccountingConfig(p_split=0.5, recheck_share=1.5, counterfactuals={})
