@@ -88,8 +88,9 @@ def step_batches(
     max_response_tokens: int,
     coefficients: dict[str, float | None],
     term_coefficients: dict[str, float] | None = None,
-) -> tuple[list[StepBatch], list[list[float]]]:
-    """By rank, the updates of a step; and by update, the loss weight of every token of each of its samples.
+    seeds: Sequence[int] = (),
+) -> tuple[list[StepBatch], list[tuple[list[float], list[float]]]]:
+    """By rank, the updates of a step; and by update, what every token of each of its samples weighs: loss, NLL.
 
     Args:
         plan: indices into `samples` of each update, as `plan_updates` gives them; `MicroBatch.rows` holds the same.
@@ -106,7 +107,7 @@ def step_batches(
             [[part[place] for place in rows] for rows in rank] for rank in assign(lengths, num_ranks, microbatch_tokens)
         ]
         loss, nll = _weights(part, packed, samples, reduction, max_response_tokens)
-        weights.append(loss)
+        weights.append((loss, nll))
         for index, *values in zip(part, loss, nll, strict=True):
             for name, value in zip(("loss_weight", "nll_weight"), values, strict=True):
                 fields[index][name] = np.full(len(samples[index].advantage), value, dtype=np.float32)
@@ -118,6 +119,7 @@ def step_batches(
             updates=tuple(rank),
             coefficients=dict(coefficients),
             term_coefficients=dict(term_coefficients or {}),
+            seeds=tuple(seeds),
         )
         for rank in updates
     ]

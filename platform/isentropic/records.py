@@ -156,6 +156,7 @@ class StepBatch:
     updates: tuple[tuple[MicroBatch, ...], ...]  # [K][microbatches]; every rank has equally many in each update
     coefficients: dict[str, float | None]  # of the objective, schedules resolved for this step
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
+    seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from isentropic import batching
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.records import Floats, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.seeds import hash_seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,10 @@ class Update:
 
     samples: tuple[Sample, ...]
     loss_weight: tuple[float, ...]  # of every token of each sample
+    nll_weight: tuple[float, ...]  # same, in the NLL term
+    term_coefficients: dict[str, float]
+    seed: int
+    policy_version: int  # of the weights it started from
     logprob: Floats  # [N] under the weights of this update
     entropy: Floats  # [N] same
     grad_norm: float
@@ -32,7 +37,7 @@ class Learning:
 
     def __init__(self, config: Config, learner: LearnerGroup) -> None:
         self._config, self._learner = config, learner
-        self._reference = config.terms.needs_reference
+        self._reference = config.terms.kl is not None
 
     async def score(self, rollouts: Sequence[Rollout], *, reference: bool = True) -> dict[RolloutKey, TokenScores]:
         """Token statistics of each rollout under the current weights."""
@@ -53,11 +58,14 @@ class Learning:
         return [fresh.get(sample.rollout.key, sample) for sample in samples]
 
     async def update(
-        self, step: int, samples: Sequence[Sample], term_coefficients: dict[str, float]
-    ) -> tuple[list[Update], int | None]:
-        """K updates on minibatches of prompts; their records, and the policy version after them."""
+        self, step: int, samples: Sequence[Sample], term_coefficients: dict[str, float], version: int, first: int = 0
+    ) -> tuple[list[Update], int]:
+        """K updates on minibatches of prompts, from policy version `version`; their records, and the version after.
+
+        `first` counts the updates that the step has made already.
+        """
         if not samples:
-            return [], None
+            return [], version
         config = self._config
         plan = batching.plan_updates(samples, config.learner.updates_per_rollout)
         batches, weights = batching.step_batches(
@@ -70,9 +78,10 @@ class Learning:
             max_response_tokens=config.rollout.max_response_tokens,
             coefficients=config.objective.at(step),
             term_coefficients=term_coefficients,
+            seeds=[hash_seed("update", config.seed, step, first + index) for index in range(len(plan))],
         )
         results = await self._learner.update(batches)
-        updates = []
+        updates: list[Update] = []
         for index, members in enumerate(plan):
             ranks = [result.updates[index] for result in results]
             packed = [batch.updates[index] for batch in batches]
@@ -80,7 +89,11 @@ class Learning:
             updates.append(
                 Update(
                     samples=tuple(samples[member] for member in members),
-                    loss_weight=tuple(weights[index]),
+                    loss_weight=tuple(weights[index][0]),
+                    nll_weight=tuple(weights[index][1]),
+                    term_coefficients=term_coefficients,
+                    seed=batches[0].seeds[index],
+                    policy_version=version + sum(not update.skipped for update in updates),
                     logprob=np.concatenate([columns[member][0] for member in members]),
                     entropy=np.concatenate([columns[member][1] for member in members]),
                     grad_norm=ranks[0].grad_norm,

@@ -14,7 +14,7 @@ from isentropic.controller.learning import Learning, Stopwatch, Update
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.teaching import Teaching
-from isentropic.methods.entropy_coefficient import TermController
+from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Controller:
         self._config, self._learner, self._feed, self._reporter = config, learner, feed, reporter
         self._learning = Learning(config, learner)
         self._teaching = Teaching(config)
-        self._terms = TermController(config.terms)
+        self._terms = TermCoefficients(config.terms)
         self._checkpoints = folder / "checkpoints"
         self._step = 0
         self._version = 0
@@ -111,13 +111,13 @@ class Controller:
         with watch("update"):
             record.updates = await self._update(step, weighed.samples)
             self._teaching.trained(step, weighed.samples)
-            record.replayed = await self._update(step, self._teaching.replay(step))
-        record.metrics |= self._terms.observe(entropy)
+            record.replayed = await self._update(step, self._teaching.replay(step), len(record.updates))
+        record.metrics |= self._teaching.metrics(step) | self._terms.observe(entropy)
         return record
 
-    async def _update(self, step: int, samples: list[Sample]) -> list[Update]:
-        updates, version = await self._learning.update(step, samples, self._terms.coefficients())
-        self._version = self._version if version is None else version
+    async def _update(self, step: int, samples: list[Sample], first: int = 0) -> list[Update]:
+        coefficients = self._terms.at(step)
+        updates, self._version = await self._learning.update(step, samples, coefficients, self._version, first)
         return updates
 
     async def _recheck(self, record: Step, watch: Stopwatch) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from isentropic.config import Config
 from isentropic.methods.slots import Reuse, Reweight, Shaping
@@ -27,22 +28,31 @@ class Teaching:
         self._advantage = config.advantage.build()
         self._filter = config.filter.build()
         self._reweight: Reweight = config.reweight.build()
-        self._token_weight = config.token_weight.build()
+        self._token_weight = config.token_weight
         self._reuse: Reuse = config.reuse.build()
-        self._limit = config.rollout.prompts_per_step
+        self._limit = config.sampling.build().max_groups
+
+    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
+        """Rollouts that shaping may put into a group (teachers'), to be scored with the rest."""
+        return self._shaping.candidates(groups)
 
     def select(self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]) -> Taught:
-        """Which rollouts teach, and with what advantage. At most `rollout.prompts_per_step` groups teach a step."""
+        """Which rollouts teach, and with what advantage; groups beyond the sampling plan's `max_groups` are cut."""
         shaped, metrics = self._shaping.shape(groups, scores)
+        advantages: dict[RolloutKey, float] = {}
+        for group in shaped:
+            advantages |= self._advantages(group)
+        advantages, more = self._shaping.adjust(shaped, advantages)
         lessons = []
         for group in shaped:
-            advantages = self._advantages(group)
             kept = [rollout for rollout in self._filter.keep(group, advantages) if rollout.num_response_tokens]
             if kept:
                 lessons.append([_sample(rollout, scores[rollout.key], advantages[rollout.key]) for rollout in kept])
         taught = lessons[: self._limit]
         samples = [sample for lesson in taught for sample in lesson]
-        return Taught(samples, metrics | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)})
+        return Taught(
+            samples, metrics | more | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)}
+        )
 
     def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
         """The samples to train on now; queued ones still carry the scores they were queued with."""
@@ -53,20 +63,25 @@ class Teaching:
         if not samples:
             return Taught([], {})
         weighed, metrics = self._reweight.weigh(samples, entropy_mean)
-        weights, more = self._token_weight(
-            np.concatenate([sample.old.logprob for sample in weighed]),
-            np.concatenate([sample.rollout.rollout_logprob for sample in weighed]),
-            np.repeat(np.arange(len(weighed)), [len(sample.advantage) for sample in weighed]),
+        lengths = [len(sample.advantage) for sample in weighed]
+        result = self._token_weight.weigh(
+            torch.from_numpy(np.concatenate([sample.old.logprob for sample in weighed])),
+            torch.from_numpy(np.concatenate([sample.rollout.rollout_logprob for sample in weighed])),
+            torch.from_numpy(np.repeat(np.arange(len(weighed)), lengths)),
         )
-        parts = np.split(weights, np.cumsum([len(sample.advantage) for sample in weighed])[:-1])
+        parts = np.split(result.weight.numpy(), np.cumsum(lengths)[:-1])
         weighed = [replace(sample, token_weight=part) for sample, part in zip(weighed, parts, strict=True)]
-        return Taught(weighed, metrics | more)
+        return Taught(weighed, metrics | {name: float(value.mean()) for name, value in result.metrics.items()})
 
     def trained(self, step: int, samples: Sequence[Sample]) -> None:
         self._reuse.trained(step, samples)
 
     def replay(self, step: int) -> list[Sample]:
         return self._reuse.replay(step)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Of queue and buffer, after the step."""
+        return self._reuse.metrics(step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"reweight": self._reweight.state_dict(), "reuse": self._reuse.state_dict()}

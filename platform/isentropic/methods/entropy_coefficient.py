@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isentropic.objectives.terms import AdaptiveEntropyConfig
+from isentropic.objectives.terms import AdaptiveEntropyConfig, TermsConfig
 
 
 class EntropyCoefficient:
@@ -37,3 +37,28 @@ class EntropyCoefficient:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._coefficient, self._on = float(state["coefficient"]), bool(state["on"])
+
+
+class TermCoefficients:
+    """The coefficients of all added terms, step by step: schedules, and the adaptive one where it is on."""
+
+    def __init__(self, config: TermsConfig) -> None:
+        self._config = config
+        rule = config.adaptive_entropy
+        self._entropy = EntropyCoefficient(rule) if rule is not None else None
+
+    def at(self, step: int) -> dict[str, float]:
+        """For the updates of `step` (from 1)."""
+        adaptive = {"entropy_bonus": self._entropy.value} if self._entropy is not None else {}
+        return self._config.at(step) | adaptive
+
+    def observe(self, entropy_mean: float) -> dict[str, float]:
+        """Takes the step's entropy in nats; metrics of the rule."""
+        return {"terms/entropy_coef": self._entropy.update(entropy_mean)} if self._entropy is not None else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._entropy.state_dict() if self._entropy is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._entropy is not None:
+            self._entropy.load_state_dict(state)
