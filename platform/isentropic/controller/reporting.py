@@ -1,0 +1,215 @@
+"""What a step leaves in numbers: the line of metrics.jsonl, a line of updates.jsonl an update, alarms."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from isentropic.config import Config
+from isentropic.controller.feed import Evaluation
+from isentropic.controller.learning import Update
+from isentropic.metrics.accounting import mean_over_updates, update_metrics
+from isentropic.metrics.alarms import Alarms
+from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
+from isentropic.metrics.entropy import entropy_metrics, entropy_trained
+from isentropic.metrics.evaluation import evaluation_metrics
+from isentropic.metrics.prediction import PredictionTracker, measured_change, predicted_change, recheck_subset
+from isentropic.metrics.step_metrics import (
+    initial_kl,
+    mismatch_metrics,
+    response_metrics,
+    reward_metrics,
+    staleness_metrics,
+)
+from isentropic.metrics.tokens import token_table
+from isentropic.objectives.leaves import leaf_gradients
+from isentropic.records import Rollout, RolloutKey, TokenScores
+
+
+class Log(Protocol):
+    """Where lines go: JSONL, W&B, the terminal. None of them may block or raise into the loop."""
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None: ...
+
+    def log_alarm(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the alarms ask of the loop."""
+
+    stop: str | None = None
+    checkpoint: bool = False
+
+
+class Reporter:
+    """Computes the metrics of every step and hands them out. Its state is in the checkpoint."""
+
+    def __init__(self, config: Config, record: Any, logs: Sequence[Log], about: dict[str, Any]) -> None:
+        """record: the `JsonlSink`, which also takes the updates; logs: who else is told; about: for manifests."""
+        self._config, self._record, self._logs, self.about = config, record, [record, *logs], about
+        self._panel = build_counterfactuals(config.accounting.counterfactuals)
+        self._alarms = Alarms(config.alarms)
+        self._prediction = PredictionTracker()
+        self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
+
+    def recheck(self, step: Any) -> list[Rollout]:
+        """The rollouts whose entropy is measured again after the updates."""
+        if not step.updates:
+            return []
+        trained = [sample.rollout for sample in step.samples]
+        return recheck_subset(trained, self._config.accounting.recheck_share, self._config.seed)
+
+    def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
+        """Line 0: what the policy is before its first update, on held-out prompts at the training temperature."""
+        rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
+        metrics = {"policy_version": 0} | entropy_metrics(rollouts, scores)
+        metrics |= response_metrics(rollouts) | mismatch_metrics(rollouts, scores, self._config.rollout.temperature)
+        self._hand_out(0, metrics | self._evaluation(0, evaluation))
+
+    def step(self, step: Any) -> Decision:
+        """The line of a step (a `loop.Step`); what its alarms ask for."""
+        rows = [self._update_row(step, update) for update in step.updates]
+        replayed = [self._update_row(step, update) for update in step.replayed]
+        metrics: dict[str, Any] = {"policy_version": step.policy_version}
+        metrics |= self._drawn(step) | self._trained(step, rows) | step.metrics
+        if replayed:
+            metrics |= {f"replay/{name}": value for name, value in _means(replayed).items() if name.startswith("clip/")}
+        metrics |= self._change(step, rows)
+        if step.evaluation is not None:
+            metrics |= self._evaluation(step.step, step.evaluation)
+        metrics |= self._costs(step)
+        self._record.log_updates(step.step, rows + replayed)
+        return self._hand_out(step.step, metrics)
+
+    def best_steps(self, count: int) -> set[int]:
+        """The steps of the best held-out scores."""
+        return {step for _, step in sorted(self._best, reverse=True)[:count]}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"alarms": self._alarms.state_dict(), "prediction": self._prediction.state_dict(), "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._alarms.load_state_dict(state["alarms"])
+        self._prediction.load_state_dict(state["prediction"])
+        self._best = [(float(score), int(step)) for score, step in state["best"]]
+
+    def _drawn(self, step: Any) -> dict[str, Any]:
+        """Of everything drawn, before any filter."""
+        batch, scores = step.delivery.batch, step.scores
+        metrics = reward_metrics(batch.groups) | entropy_metrics(batch.rollouts, scores)
+        metrics |= response_metrics(batch.rollouts) | {"reward/errors": batch.reward_errors}
+        metrics |= initial_kl([scores[rollout.key] for rollout in batch.rollouts])
+        return metrics | mismatch_metrics(batch.rollouts, scores, self._config.rollout.temperature)
+
+    def _trained(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
+        metrics |= mean_over_updates([_without(row, "cf/") for row in rows], self._config.accounting.p_split)
+        metrics |= {name: value for name, value in _means(rows).items() if name not in metrics}
+        norms = [update.grad_norm for update in (*step.updates, *step.replayed)]
+        metrics["grad_norm/mean"] = float(np.mean(norms)) if norms else float("nan")
+        metrics["grad_norm/max"] = float(np.max(norms)) if norms else float("nan")
+        metrics["update/count"] = len(norms)
+        metrics["update/skipped"] = sum(update.skipped for update in (*step.updates, *step.replayed))
+        metrics["update/samples"] = len(step.samples)
+        return metrics
+
+    def _update_row(self, step: Any, update: Update) -> dict[str, float]:
+        """One update: the accounting of its tokens, and the panel of other objectives."""
+        config, lengths = self._config, [len(sample.advantage) for sample in update.samples]
+        table = token_table(
+            update.samples,
+            loss_weight=np.repeat(update.loss_weight, lengths),
+            logprob=update.logprob,
+            entropy=update.entropy,
+        )
+        coefficients = config.objective.at(step.step)
+        fields = loss_fields(table) | {"nll_weight": torch.from_numpy(np.repeat(update.nll_weight, lengths))}
+        leaves = leaf_gradients(
+            config.objective,
+            coefficients,
+            fields,
+            terms=config.terms,
+            term_coefficients=update.term_coefficients,
+            seed=update.seed,
+        )
+        push = -leaves.d_logprob.numpy()
+        own = {name: value.numpy() for name, value in leaves.metrics.items()}
+        p_split = config.accounting.p_split
+        row: dict[str, float] = {"policy_version": update.policy_version, "loss": float(leaves.loss)}
+        row |= {"grad_norm": update.grad_norm, "skipped": update.skipped, "learning_rate": update.learning_rate}
+        row |= update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+        row |= {name: float(value.mean()) for name, value in own.items() if name not in row and value.size}
+        return row | counterfactual_metrics(table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split)
+
+    def _change(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """The entropy change that was predicted, beside the measured one on a share of the contexts."""
+        keys = sorted(step.rechecked)
+        old = {sample.rollout.key: sample.old for sample in step.samples}
+        before = [old[key] for key in keys]
+        measured = measured_change([score.entropy for score in before], [step.rechecked[key].entropy for key in keys])
+        predicted = predicted_change(rows, [update.learning_rate for update in step.updates])
+        return measured | self._prediction.add(predicted, measured["entropy/measured_change"])
+
+    def _evaluation(self, step: int, evaluation: Evaluation) -> dict[str, Any]:
+        rollouts = [rollout for group in evaluation.groups for rollout in group.rollouts]
+        if not rollouts:
+            return {}
+        name = self._config.task.name
+        metrics: dict[str, Any] = evaluation_metrics({name: rollouts}, self._config.evaluation.samples)
+        metrics["eval/policy_version"] = rollouts[0].policy_version
+        metrics["time/eval_s"] = evaluation.seconds
+        self._best.append((metrics["eval/avg_at_k"], step))
+        return metrics
+
+    def _costs(self, step: Any) -> dict[str, float]:
+        """Where the time went, and how fast both sides were."""
+        clock, seconds, shared = step.delivery.clock, step.seconds, self._config.rollout.max_staleness == 0
+        evaluated = step.evaluation.seconds if step.evaluation else 0.0
+        busy = clock.rollout_s + clock.reward_s + step.delivery.sync_s if shared else 0.0
+        trained = sum(sample.rollout.num_response_tokens for sample in step.samples)
+        scored = sum(len(score.logprob) for score in step.scores.values())
+        worked = seconds.get("update", 0.0) + seconds.get("old_logprob", 0.0)
+        return {
+            "time/step_s": seconds["step"],
+            "time/rollout_s": clock.rollout_s,
+            "time/reward_s": clock.reward_s,
+            "time/old_logprob_s": seconds.get("old_logprob", 0.0),
+            "time/update_s": seconds.get("update", 0.0),
+            "time/recheck_s": seconds.get("recheck", 0.0),
+            "time/sync_s": step.delivery.sync_s + seconds.get("publish", 0.0),
+            "time/wait_s": max(0.0, seconds.get("waited", 0.0) - busy),
+            "time/other_s": max(0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())),
+            "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
+            "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
+            "sync/probe_logprob_abs_max": probe_gap(step),
+        }
+
+    def _hand_out(self, step: int, metrics: dict[str, Any]) -> Decision:
+        for log in self._logs:
+            log.log(step, metrics)
+        records = self._alarms.check({"step": step} | metrics) if step else []
+        for record in records:
+            for log in self._logs:
+                log.log_alarm(record)
+        actions = {record["action"]: record["message"] for record in records}
+        return Decision(stop=actions.get("stop"), checkpoint="checkpoint" in actions)
+
+
+def probe_gap(step: Any) -> float:
+    """Largest |engine - learner| in nats over the tokens sampled right after the syncs of this step."""
+    probes = [*step.delivery.probe, *(step.evaluation.probe if step.evaluation else [])]
+    gaps = [np.abs(rollout.rollout_logprob - step.scores[rollout.key].logprob).max() for rollout in probes]
+    return float(max(gaps)) if gaps else float("nan")
+
+
+def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over the updates of what each has."""
+    names = [name for name in rows[0] if name not in ("policy_version", "grad_norm", "skipped")] if rows else []
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}
+
+
+def _without(row: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name: value for name, value in row.items() if not name.startswith(prefix)}
