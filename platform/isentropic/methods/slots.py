@@ -41,6 +41,24 @@ class Shaping(Protocol):
         ...
 
 
+class TeacherShaping(Shaping, Protocol):
+    """A shaping that puts teacher responses into groups; the other shapings have none of these three."""
+
+    def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
+        """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
+        ...
+
+    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
+        """Teacher rollouts that may join this step, to be scored in the old-policy pass; keys of their own."""
+        ...
+
+    def adjust(
+        self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
+    ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
+        """Advantages of the shaped groups after a bound on those of teachers, and metrics; before the filter."""
+        ...
+
+
 class Advantage(Protocol):
     """Rewards of one wave of one group to one number a rollout."""
 
@@ -82,6 +100,10 @@ class Reuse(Protocol):
 
     def replay(self, step: int) -> list[Sample]:
         """A further batch to train on with its stored fields, marked source='replay'; mostly empty."""
+        ...
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Sizes and ages at the end of the step, after `replay`."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
