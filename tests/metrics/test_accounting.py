@@ -99,7 +99,7 @@ def test_six_tokens(name):
 
 
 def test_gradient_share_on_logits():
-    """|d log pi / d logits| = sqrt(1 - 2 p + sum p^2): sqrt(0.75) for p = 1/4, and 0.5 for p = 1/2, at sum p^2 = 1/4."""
+    """|d log pi / d logits| = sqrt(1 - 2 p + sum p^2): at sum p^2 = 1/4, sqrt(0.75) for p = 1/4, 0.5 for p = 1/2."""
     table = make_table([1, 1], [1, 1], [0.25, 0.5], [0, 0])
     metrics = account(table)
     assert metrics["grad_share_logit/pa_lp"] == pytest.approx(math.sqrt(0.75) / (math.sqrt(0.75) + 0.5))
@@ -184,5 +184,5 @@ def test_a_step_without_updates_has_the_same_keys():
 
 
 def test_config_refuses_a_share_above_one():
-    with pytest.raises(ValueError, match="recheck_share must be >= 0 and <= 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"recheck_share must be >= 0 and <= 1, got 1\.5"):
         AccountingConfig(p_split=0.5, recheck_share=1.5, counterfactuals={})

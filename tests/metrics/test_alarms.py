@@ -35,8 +35,9 @@ FIRES = [
     pytest.param("entropy/mean", [1.0] * 5 + [2.6] * 5, [("entropy_explosion", 8)], id="explosion at 6"),
     pytest.param("kl/k3", [0.01] * 4 + [0.2] * 4, [("kl_drift", 7)], id="KL above 0.1 from 5"),
     pytest.param("mismatch/logprob_abs_mean", [1e-5] * 3 + [0.1] * 3, [("mismatch_drift", 6)], id="mismatch from 4"),
-    pytest.param("grad_norm/max", noisy(1, 15, 0.2) + [15.0, 1.0], [("gradient_spike", 16)], id="one spike"),
-    pytest.param("grad_norm/max", [1.0, math.inf], [("non_finite_gradient", 2)], id="gradient is not finite"),
+    pytest.param("grad_norm/max", [*noisy(1, 15, 0.2), 15.0, 1.0], [("gradient_spike", 16)], id="one spike"),
+    pytest.param("update/skipped", [0, 1, 0], [("non_finite_gradient", 2)], id="an update was skipped"),
+    pytest.param("entropy/mean", [1.0, math.nan], [("non_finite_entropy", 2)], id="entropy is not a number"),
     pytest.param("reward/mean", [0.4] * 120, [("reward_stall", 109)], id="no gain from step 100 on"),
 ]
 SILENT = [
@@ -50,6 +51,7 @@ SILENT = [
     pytest.param("reward/mean", [0.99] * 300, id="nothing left to gain"),
     pytest.param("reward/mean", [0.4] * 99, id="two windows are needed"),
     pytest.param("entropy/mean", [None] * 20, id="nothing measured"),
+    pytest.param("grad_norm/max", [1.0] * 20 + [math.nan], id="a step without updates"),
 ]
 
 

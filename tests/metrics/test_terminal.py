@@ -46,7 +46,7 @@ def test_one_plain_line_a_step_with_the_time_left():
 def test_alarm_is_a_line_and_model_text_is_no_markup():
     stream = io.StringIO()
     terminal = Terminal(10, stream=stream)
-    terminal.alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: [bold]x[/bold]"})
+    terminal.log_alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: [bold]x[/bold]"})
     assert stream.getvalue() == "ALARM kl drift: [bold]x[/bold]\n"
 
 
@@ -63,7 +63,7 @@ def test_live_display_on_a_terminal(monkeypatch):
     terminal.banner({"run": "a"})
     terminal.phase("rollout")
     terminal.log(1, METRICS)
-    terminal.alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: seen"})
+    terminal.log_alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: seen"})
     terminal.phase("update")
     terminal.close()
     shown = stream.getvalue()

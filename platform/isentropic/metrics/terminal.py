@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -72,7 +73,7 @@ class Terminal:
         if self._live is None:
             self._say(self._line())
 
-    def alarm(self, record: Mapping[str, Any]) -> None:
+    def log_alarm(self, record: Mapping[str, Any]) -> None:
         """Shows an alarm where it was raised, and forgets it once it is over."""
         if record["state"] == "raised":
             self._alarms[record["rule"]] = record["message"]
@@ -158,7 +159,7 @@ def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str
         return ""
     count = min(width, len(finite))
     cuts = [i * len(finite) // count for i in range(count + 1)]
-    means = [math.fsum(finite[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [math.fsum(finite[a:b]) / (b - a) for a, b in pairwise(cuts)]
     low, high = min(means), max(means)
     scale = (len(bars) - 1) / (high - low) if high > low else 0.0
     return "".join(bars[round((mean - low) * scale)] for mean in means)

@@ -13,6 +13,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ class WandbSink:
         state_path = self._folder / STATE_FILE
         if state_path.exists():
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
-        self._state["id"] = self._state["id"] or wandb.util.generate_id()
+        self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
             "resume": "allow",

@@ -1,0 +1,82 @@
+"""Other objectives on tokens whose weights are worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from isentropic.metrics.accounting import update_metrics
+from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
+from isentropic.metrics.tokens import TokenTable
+from isentropic.objectives.leaves import leaf_gradients
+
+BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+PANEL = build_counterfactuals(
+    {
+        "ppo": {"name": "clip", **BOUNDS},
+        "gppo": {"name": "ce_gppo", **BOUNDS, "beta1": 1.0, "beta2": 1.0},
+        "silent": {"name": "clip", **BOUNDS, "clip_low": 1e-9, "clip_high": 1e-9},
+        "gone": None,
+    }
+)
+
+
+def table_of(ratio, advantage):
+    count = len(ratio)
+    columns = {name: np.zeros(count) for name in TokenTable.__dataclass_fields__}
+    columns |= {"logprob": np.log(np.array(ratio)), "advantage": np.array(advantage, dtype=float)}
+    columns |= {"loss_weight": np.full(count, 1 / count), "token_weight": np.ones(count)}
+    columns |= {"sensitivity": np.full(count, 0.5), "sum_p2": np.ones(count)}
+    columns |= {"sequence_id": np.zeros(count, dtype=np.int64), "is_teacher": np.zeros(count, dtype=bool)}
+    return TokenTable(**columns)
+
+
+def panel_of(table, used):
+    return counterfactual_metrics(table, used, PANEL, step=1, seed=0, p_split=0.5)
+
+
+def test_panel_by_hand():
+    """F A of GPPO: -1.6, 1.2, 1 (left, right, inside), of PPO: 0, 0, 1. Cosine 1 / |(1.6, 1.2, 1)|, mass 1 / 3.8."""
+    table = table_of([0.5, 1.5, 1.0], [-2, 1, 1])
+    used = np.array([-1.6, 1.2, 1.0]) / 3
+    metrics = panel_of(table, used)
+    assert metrics["cf/gppo/cosine"] == pytest.approx(1.0)
+    assert metrics["cf/gppo/mass"] == pytest.approx(1.0)
+    assert metrics["cf/gppo/drift"] == pytest.approx(-0.5 * (-1.6 + 1.2 + 1) / 3)
+    assert metrics["cf/gppo/grad_share/low"] == pytest.approx(1.6 / 3.8)
+    assert metrics["cf/ppo/cosine"] == pytest.approx(1 / math.sqrt(1.6**2 + 1.2**2 + 1))
+    assert metrics["cf/ppo/mass"] == pytest.approx(1 / 3.8)
+    assert metrics["cf/ppo/grad_share/high"] == 0.0
+    assert not any("gone" in name for name in metrics)
+
+
+def test_an_objective_that_is_silent_points_nowhere():
+    metrics = panel_of(table_of([0.5, 1.5], [-1, 1]), np.array([-0.4, 0.6]))
+    assert metrics["cf/silent/cosine"] == metrics["cf/silent/mass"] == metrics["cf/silent/drift"] == 0.0
+
+
+def test_panel_says_of_an_objective_what_the_accounting_says_when_it_is_used():
+    random = np.random.default_rng(0)
+    table = table_of(np.exp(random.normal(0, 0.4, 200)), random.normal(0, 1, 200))
+    config = PANEL["gppo"]
+    leaves = leaf_gradients(config, config.at(1), loss_fields(table))
+    used = -leaves.d_logprob.numpy()
+    accounted = update_metrics(table, push=used, bounds=config.at(1), p_split=0.5)
+    metrics = panel_of(table, used)
+    assert metrics["cf/gppo/drift"] == accounted["drift/total"]
+    shares = [name for name in metrics if name.startswith("cf/gppo/grad_share/")]
+    assert len(shares) == 7
+    assert [metrics[name] for name in shares] == [accounted[name.removeprefix("cf/gppo/")] for name in shares]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "clipp", **BOUNDS}, "name must be one of .* got 'clipp'. Did you mean 'clip'"),
+        ({"name": "clip", **BOUNDS, "clip_hihg": 1}, "clip_hihg is no key of clip. Did you mean 'clip_high'"),
+        ({"name": "clip", "ratio": "token"}, "lacks clip_low, clip_high, dual_clip"),
+    ],
+)
+def test_bad_panels_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        build_counterfactuals({"mine": values})

@@ -1,0 +1,143 @@
+"""W&B against no network, a dead server, and its own offline record read back."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isentropic.config import TrackingConfig
+from isentropic.metrics.entropy import ENTROPY_EDGES
+from isentropic.metrics.wandb_sink import WandbSink, without_secrets
+
+KEY = "c0ffee" * 6 + "abcd"  # of the right form, and nobody's
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+def open_sink(folder, mode="offline", **changes):
+    warnings = []
+    tracking = TrackingConfig(wandb=mode, project="p", entity=None, group="sweep", tags=("ce_gppo",))
+    config = {"objective": {"beta1": 0.5}, **changes}
+    return WandbSink(tracking, folder=folder, run_name="run", config=config, warn=warnings.append), warnings
+
+
+def offline_records(folder):
+    """All records of the folder's offline runs, by type."""
+    records = {}
+    for run in sorted(folder.glob("wandb/offline-run-*")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        for line in lines:
+            record = json.loads(line)
+            records.setdefault(record["type"], []).append(record.get(record["type"]))
+    return records
+
+
+def line(step):
+    return {"policy_version": 8 * step, "entropy/mean": 1 / (step + 1), "clip/frac": None}
+
+
+def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    sink, _ = open_sink(tmp_path, note=f"key {KEY}", hf_token="hf_canary")
+    for step in range(3):
+        sink.log(step, line(step) | {"entropy/histogram": [1] * (len(ENTROPY_EDGES) - 1)})
+    record = {"state": "raised", "level": "error", "rule": "kl_drift", "message": "kl drift: seen", "step": 2}
+    sink.log_alarm(record)
+    sink.close()
+    again, warnings = open_sink(tmp_path)
+    for step in (1, 2, 3):  # 1 and 2 are repeated by the resumed run
+        again.log(step, line(step))
+    again.close()
+
+    records = offline_records(tmp_path)
+    points = [(item["policy_version"], item["entropy/mean"]) for item in (r["item"] for r in records["history"])]
+    assert points == [(0, 1.0), (8, 0.5), (16, 1 / 3), (24, 0.25)]
+    assert len({run["run_id"] for run in records["run"]}) == 1
+    assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == ["ce_gppo"]
+    assert records["run"][0]["config"]["update"]["objective"] == {"beta1": 0.5}
+    assert {"glob_name": "*", "step_metric": "policy_version"}.items() <= records["metric"][1].items()
+    assert [alert["text"] for alert in records["alert"]] == ["kl drift: seen"]
+    assert warnings == []
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in written and b"hf_canary" not in written
+
+
+def test_auto_without_a_key_is_offline_with_one_warning(tmp_path):
+    sink, warnings = open_sink(tmp_path, mode="auto")
+    sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "no API key" in warnings[0]
+
+
+def test_auto_with_a_key_and_no_server_is_offline_soon(tmp_path, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        sink, warnings = open_sink(tmp_path, mode="auto")
+        sink.log(0, line(0))
+        sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "cannot be reached" in warnings[0]
+    assert len(offline_records(tmp_path)["history"]) == 1
+
+
+def test_a_server_that_hangs_costs_seconds_once(tmp_path, monkeypatch):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)  # takes connections, answers none
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        sink, warnings = open_sink(tmp_path, mode="auto")
+        sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "no answer within 3 s" in warnings[0]
+
+
+class Failing:
+    """A W&B run whose every call fails."""
+
+    def __getattr__(self, name):
+        raise ConnectionResetError("wandb-core is gone")
+
+
+def test_a_failure_in_mid_run_is_told_once_and_never_raised(tmp_path):
+    sink, warnings = open_sink(tmp_path, mode="disabled")
+    sink._run = Failing()
+    for step in range(3):
+        sink.log(step, line(step))
+    sink.log_alarm({"state": "raised", "level": "error", "rule": "r", "message": "m", "step": 9})
+    sink.close()
+    assert len(warnings) == 1 and "wandb-core is gone" in warnings[0]
+
+
+def test_disabled_leaves_nothing(tmp_path):
+    sink, _ = open_sink(tmp_path, mode="disabled")
+    sink.log(0, line(0))
+    sink.close()
+    assert sink.where == "off" and list(tmp_path.iterdir()) == []
+
+
+def test_secrets_are_masked_by_name_and_by_value(monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "canary-canary")
+    config = {
+        "rollout": {"max_response_tokens": 64, "api_key": "x"},
+        "token": "y",
+        "tags": ["a", "canary-canary"],
+        "model": {"path": "https://user:canary-canary@host/model"},
+    }
+    assert without_secrets(config) == {
+        "rollout": {"max_response_tokens": 64, "api_key": "<hidden>"},
+        "token": "<hidden>",
+        "tags": ["a", "<hidden>"],
+        "model": {"path": "<hidden>"},
+    }
