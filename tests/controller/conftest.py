@@ -186,3 +186,112 @@ def log_softmax(logits):
 def fakes():
     """The fakes' classes, for tests that put a run together."""
     return {"pool": FakePool, "learner": FakeLearner, "task": FakeTask, "chat": FakeChat, "grader": FakeGrader}
+
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SMALL = [
+    "experiment=ce_gppo_tiny",
+    "run.steps=6",
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=4",
+    "rollout.max_response_tokens=6",
+    "learner.num_ranks=1",
+    "learner.updates_per_rollout=2",
+    "evaluation.every=3",
+    "evaluation.prompts=2",
+    "evaluation.samples=2",
+    "checkpoint.every=2",
+    "accounting.recheck_share=0.5",
+]
+
+
+@pytest.fixture(scope="session")
+def make_config():
+    """The typed config of the demo cut small, with overrides."""
+    from hydra import compose, initialize_config_dir
+
+    from isentropic.experiments.config_load import load
+
+    def make(*overrides):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return load(compose("config", overrides=[*SMALL, *overrides]))
+
+    return make
+
+
+class Lines:
+    """Takes every line that the reporter hands out."""
+
+    def __init__(self):
+        self.lines, self.updates, self.alarms = {}, {}, []
+
+    def log(self, step, metrics):
+        self.lines[step] = metrics
+
+    def log_updates(self, step, rows):
+        self.updates[step] = rows
+
+    def log_alarm(self, record):
+        self.alarms.append(record)
+
+
+@dataclass
+class FakeRun:
+    """A whole run on fakes, in a folder."""
+
+    config: object
+    folder: Path
+    pool: FakePool = field(default_factory=FakePool)
+    learner: FakeLearner = field(default_factory=FakeLearner)
+    lines: Lines = field(default_factory=Lines)
+
+    def controller(self):
+        from isentropic.controller.drawing import Drawer
+        from isentropic.controller.feed import Feed
+        from isentropic.controller.loop import Controller
+        from isentropic.controller.reporting import Reporter
+        from isentropic.controller.teaching import Teaching
+
+        for name in ("rollouts", "checkpoints"):
+            (self.folder / name).mkdir(exist_ok=True)
+        config, task, chat, grader = self.config, FakeTask(), FakeChat(), FakeGrader()
+        drawer = Drawer(
+            task=task, chat=chat, pool=self.pool, grader=grader, config=config.rollout, seed=config.seed, window=20
+        )
+        feed = Feed(
+            config=config,
+            pool=self.pool,
+            drawer=drawer,
+            chat=chat,
+            grader=grader,
+            make_sampling=lambda step: config.sampling.build(),
+            ledger=self.folder / "rollouts",
+            eval_size=task.size("eval"),
+        )
+        reporter = Reporter(config, self.lines, [], about={})
+        return Controller(
+            config=config,
+            learner=self.learner,
+            feed=feed,
+            reporter=reporter,
+            teaching=Teaching(config),
+            folder=self.folder,
+        )
+
+    def run(self, resume=False):
+        from isentropic.controller.checkpoints import latest
+
+        start = latest(self.folder / "checkpoints", print) if resume else None
+        asyncio.run(self.controller().run(start))
+        return self
+
+
+@pytest.fixture
+def fake_run(make_config, tmp_path):
+    """FakeRun(config overrides): a run on fakes, in a folder of its own."""
+
+    def make(*overrides, folder="run", **parts):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return FakeRun(config=make_config(*overrides), folder=tmp_path / folder, **parts)
+
+    return make

@@ -40,10 +40,19 @@ class Step:
 class Controller:
     """Runs the steps of one run; everything it talks to is handed in."""
 
-    def __init__(self, *, config: Config, learner: LearnerGroup, feed: Feed, reporter: Reporter, folder: Path) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        learner: LearnerGroup,
+        feed: Feed,
+        teaching: Teaching,
+        reporter: Reporter,
+        folder: Path,
+    ) -> None:
         self._config, self._learner, self._feed, self._reporter = config, learner, feed, reporter
         self._learning = Learning(config, learner)
-        self._teaching = Teaching(config)
+        self._teaching = teaching
         self._terms = TermCoefficients(config.terms)
         self._checkpoints = folder / "checkpoints"
         self._step = 0

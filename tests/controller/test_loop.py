@@ -1,0 +1,128 @@
+"""The loop on fakes: what it computes depends on the seed and the config, not on order, staleness or interruptions."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
+
+
+def stable(lines):
+    """Metrics that DESIGN promises bit for bit; NaN compares equal."""
+    return {
+        step: {key: repr(value) for key, value in metrics.items() if not key.startswith(UNSTABLE)}
+        for step, metrics in lines.items()
+    }
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_the_order_of_completions_changes_nothing(fake_run, staleness):
+    one = fake_run(f"rollout.max_staleness={staleness}", folder="one").run()
+    other = fake_run(f"rollout.max_staleness={staleness}", folder="other")
+    other.pool.order_seed, other.pool.num_actors = 7, 1
+    other.run()
+
+    assert stable(one.lines.lines) == stable(other.lines.lines)
+    np.testing.assert_array_equal(one.learner.logits, other.learner.logits)
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_a_step_is_drawn_from_the_weights_its_schedule_names(fake_run, staleness):
+    run = fake_run(f"rollout.max_staleness={staleness}").run()
+    ages = {step: line["staleness/max"] for step, line in run.lines.lines.items() if step}
+    drawn = {}
+    for key, version in run.pool.drawn:
+        if key.split == "train":
+            drawn.setdefault(key.draw // 4 + 1, set()).add(version)
+    before = {step: line["policy_version"] for step, line in run.lines.lines.items()}
+
+    # Weights after step s are those that step s + 1 starts from.
+    assert drawn == {step: {before[max(1, step - staleness)]} for step in range(1, 7)}
+    assert ages == {step: min(step - 1, staleness) for step in range(1, 7)}
+
+
+def test_line_zero_and_evaluations(fake_run):
+    lines = fake_run().run().lines.lines
+    assert sorted(lines) == list(range(7))
+    assert [step for step in lines if "eval/avg_at_k" in lines[step]] == [0, 3, 6]
+    assert lines[0]["policy_version"] == 0
+    assert lines[0]["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)  # the fake starts uniform over 8 tokens
+    assert lines[1]["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)
+
+
+def test_the_policy_learns(fake_run):
+    lines = fake_run("run.steps=20").run().lines.lines
+    assert lines[20]["reward/mean"] > lines[1]["reward/mean"] + 0.2
+    assert lines[20]["entropy/mean"] < lines[1]["entropy/mean"]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_resume_is_exact(fake_run, staleness):
+    """Killed during step 5, resumed from the checkpoint of step 4: same lines, same weights, nothing drawn twice."""
+    whole = fake_run(f"rollout.max_staleness={staleness}", folder="whole").run()
+    killed = fake_run(f"rollout.max_staleness={staleness}", folder="killed")
+    drawn = sum(key.split == "train" for key, _ in whole.pool.drawn)
+    stop_after(killed, step=5)
+    first = killed.pool
+    resumed = fake_run(f"rollout.max_staleness={staleness}", folder="killed").run(resume=True)
+
+    assert stable({**killed.lines.lines, **resumed.lines.lines}) == stable(whole.lines.lines)
+    assert min(resumed.lines.lines) == 5
+    np.testing.assert_array_equal(resumed.learner.logits, whole.learner.logits)
+    again = {key for key, _ in first.drawn if key.split == "train"} & {
+        key for key, _ in resumed.pool.drawn if key.split == "train"
+    }
+    in_flight = drawn / 6  # only a batch that was not whole in the ledger may be drawn again
+    assert len(again) < in_flight
+
+
+def stop_after(run, step):
+    """Runs until the line of `step` is there, then drops everything without a word."""
+
+    class Killed(Exception):
+        pass
+
+    write = run.lines.log
+
+    def log(at, metrics):
+        if at == step:
+            raise Killed
+        write(at, metrics)
+
+    run.lines.log = log
+    with pytest.raises(Killed):
+        run.run()
+
+
+def test_a_step_that_teaches_nothing_still_writes_its_line(fake_run):
+    run = fake_run("run.steps=2", "rollout.max_response_tokens=1").run()  # one token: never two ones, all wrong
+    line = run.lines.lines[2]
+    assert line["group/all_wrong_frac"] == 1.0 and line["update/count"] == 0
+    assert line["policy_version"] == 0 and line["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)
+
+
+def test_a_broken_engine_ends_the_run_with_its_own_error(fake_run):
+    run = fake_run()
+    run.pool.fail_at = 30
+    with pytest.raises(RuntimeError, match="engine 0 is gone"):
+        run.run()
+
+
+def test_a_requested_stop_saves_and_resumes(fake_run):
+    run = fake_run(folder="stopped")
+    controller = run.controller()
+
+    async def stop_soon():
+        task = asyncio.create_task(controller.run())
+        while 2 not in run.lines.lines:
+            await asyncio.sleep(0)
+        controller.request_stop("SIGTERM")
+        await task
+
+    asyncio.run(stop_soon())
+    assert controller.stopped == "SIGTERM"
+    last = max(run.lines.lines)
+    assert (run.folder / "checkpoints" / f"step_{last:06d}").is_dir()
+    resumed = fake_run(folder="stopped").run(resume=True)
+    assert sorted(resumed.lines.lines) == list(range(last + 1, 7))
