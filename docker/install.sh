@@ -36,7 +36,7 @@ explain() {
     local log=$1
     if grep -qiE 'no space left' "$log"; then
         die "the disk is full: the environment needs about 5 GB in $venv and 2 GB for downloads." "Free some space and run it again."
-    elif grep -qiE 'name resolution|NewConnectionError|Network is unreachable|Connection refused|ProxyError|ConnectTimeout' "$log"; then
+    elif grep -qiE 'requirement setuptools.*versions: none|name resolution|NewConnectionError|Network is unreachable|Connection refused|ProxyError|ConnectTimeout' "$log"; then
         die "no package index answered: the first install needs the network." \
             "Check the connection, or point pip at a mirror (pip config set global.index-url ...)."
     elif grep -qE '(No matching distribution found for|depends on|requires) torch==' "$log"; then

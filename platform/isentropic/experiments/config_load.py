@@ -16,6 +16,7 @@ from isentropic.checks import check_choice, nearest
 from isentropic.config import Config
 from isentropic.experiments.config_checks import check_together
 from isentropic.experiments.config_slots import SLOTS
+from isentropic.experiments.flat import flat, is_under
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
 
@@ -111,12 +112,11 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
 
 def _check_all_read(section: str, values: Any, text: str) -> None:
     """Every key of a preset's own section must be one that some slot takes its value from."""
-    for key in values or {}:
-        if f"${{{section}.{key}" not in text:
-            known = sorted(set(re.findall(rf"\$\{{{section}\.(\w+)", text)))
-            hint = nearest(str(key), known)
+    read = set(re.findall(rf"\$\{{({section}\.[\w.]+)\}}", text))
+    for key in flat(values or {}, f"{section}."):
+        if not is_under(key, tuple(read)):
             raise ValueError(
-                f"unknown config key '{section}.{key}': no slot reads it; {section} has {', '.join(known)}.{hint}"
+                f"unknown config key {key!r}; allowed here: {', '.join(sorted(read))}.{nearest(key, read)}"
             )
 
 

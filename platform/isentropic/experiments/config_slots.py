@@ -8,8 +8,8 @@ from isentropic.methods.polarity import REWEIGHTS
 from isentropic.methods.reuse import REUSES
 from isentropic.methods.sampling import SAMPLINGS
 from isentropic.methods.shaping import SHAPINGS
-from isentropic.methods.token_weights import TOKEN_WEIGHTS
 from isentropic.objectives import OBJECTIVES
+from isentropic.objectives.mismatch import TOKEN_WEIGHTS
 from isentropic.objectives.reductions import REDUCTIONS
 from isentropic.objectives.terms import TERMS
 from isentropic.tasks import TASKS

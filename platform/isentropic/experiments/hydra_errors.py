@@ -1,7 +1,6 @@
 """Hydra's errors in our words: what is wrong, what is allowed, the nearest valid name."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import OmegaConf
 
 from isentropic.checks import nearest
+from isentropic.experiments.flat import flat
 
 NO_KEY = re.compile(r"Could not (?:override|append|delete)[^'\n]*'([^'=\n]+)")
 NO_MATCH = "No match in the defaults list"
@@ -42,7 +42,8 @@ def _no_choice(missing: str, conf: Path) -> str:
 def _no_key(key: str, conf: Path, arguments: list[str]) -> str:
     key = key.partition("@")[0].strip("+~")
     groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
-    valid = list(dict.fromkeys([*groups, *_keys(_composed(conf, arguments))]))
+    composed = _composed(conf, arguments)
+    valid = list(dict.fromkeys([*groups, *composed, *flat(composed)]))
     same_name = [name for name in valid if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f" Did you mean {same_name[0]!r}?" if len(same_name) == 1 else nearest(key, valid)
     parent = key.rpartition(".")[0]
@@ -64,10 +65,3 @@ def _composed(conf: Path, arguments: list[str]) -> dict[str, Any]:
                 continue
             overrides.append(argument)
     return OmegaConf.to_container(config, resolve=False)
-
-
-def _keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        yield f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{name}.")

@@ -1,11 +1,12 @@
 """Method presets compose; two that set one slot differently are refused (Hydra would take the last in silence)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+
+from isentropic.experiments.flat import flat, is_under
 
 
 def check_presets(settings: DictConfig) -> None:
@@ -34,8 +35,7 @@ def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
     seen: dict[str, str] = {}
     for name, values in presets.items():
         for key, value in values.items():
-            parents = {".".join(key.split(".")[: n + 1]) for n in range(len(key.split(".")))}
-            if parents & settled:
+            if is_under(key, tuple(settled)):
                 continue
             other = seen.setdefault(key, name)
             if presets[other][key] != value:
@@ -54,12 +54,4 @@ def preset_values(path: Path) -> dict[str, Any]:
             values[key.removeprefix("override").strip().lstrip("/")] = choice
         if isinstance(entry, str) and entry != "_self_":
             values |= preset_values(path.with_name(f"{entry}.yaml"))
-    return values | dict(_flat(content))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    return values | flat(content)

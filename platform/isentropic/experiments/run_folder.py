@@ -7,7 +7,7 @@ runs/<name>/
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from isentropic.config import Config
 from isentropic.durable import write_text_durably
 from isentropic.experiments.environment import environment
+from isentropic.experiments.flat import flat, is_under
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -51,7 +52,7 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     changed = changed_keys(
         OmegaConf.to_container(OmegaConf.load(folder / CONFIG)), OmegaConf.to_container(cfg, resolve=True)
     )
-    refused = [change for change in changed if not _is_under(change, config.resume.allow_changes)]
+    refused = [change for change in changed if not is_under(change, config.resume.allow_changes)]
     if refused:
         raise ValueError(
             f"{folder} was run with another config: {'; '.join(changed[key] for key in refused)}. Give the values of "
@@ -74,24 +75,12 @@ def write_run_folder(config: Config, cfg: DictConfig) -> Path:
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Dotted key -> 'key: old -> new', for all keys that differ and that say what is computed."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before, after = flat(old), flat(new)
     return {
         key: f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key, ()) != after.get(key, ()) and not _is_under(key, MAY_CHANGE)
+        if before.get(key, ()) != after.get(key, ()) and not is_under(key, MAY_CHANGE)
     }
-
-
-def _is_under(key: str, parents: tuple[str, ...]) -> bool:
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _check_writable(folder: Path) -> None:
