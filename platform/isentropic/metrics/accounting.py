@@ -70,7 +70,7 @@ def update_metrics(
     metrics = _fractions(table, sides, high)
     metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split)
     ppo = np.where(sides.low | sides.high, 0.0, table.weight * ratio * table.advantage)
-    metrics |= _shares("grad_share_ppo", np.abs(ppo), class_index(table.advantage, high), sides)
+    metrics |= mass_shares("grad_share_ppo", np.abs(ppo), class_index(table.advantage, high), sides)
     metrics["cov"] = _mean(table.advantage * table.sensitivity)
     metrics |= _ratio_metrics(table.log_ratio, ratio)
     metrics["entropy/current"] = _mean(table.entropy)
@@ -93,13 +93,23 @@ def gradient_metrics(table: TokenTable, *, push: Array, sides: ClipSides, p_spli
     drift = -push * table.sensitivity
     by_probability = class_index(table.advantage, high_by_probability(table.old_logprob, p_split))
     by_sensitivity = class_index(table.advantage, high_by_sensitivity(table.sensitivity))
-    metrics = _shares("grad_share", mass, by_probability, sides)
-    metrics |= _shares("grad_share_s", mass, by_sensitivity)
-    metrics |= _shares("grad_share_logit", mass * logit_norm, by_probability, sides)
+    metrics = mass_shares("grad_share", mass, by_probability, sides)
+    metrics |= mass_shares("grad_share_s", mass, by_sensitivity)
+    metrics |= mass_shares("grad_share_logit", mass * logit_norm, by_probability, sides)
     metrics |= _by_class("drift", drift, by_probability) | _by_class("drift_s", drift, by_sensitivity)
     metrics["drift/low"] = float(drift[sides.low].sum())
     metrics["drift/high"] = float(drift[sides.high].sum())
     metrics["drift/total"] = float(drift.sum())
+    return metrics
+
+
+def mass_shares(prefix: str, mass: Array, index: Array, sides: ClipSides | None = None) -> dict[str, float]:
+    """Each class's (and side's) share of the sum of `mass`."""
+    total = mass.sum()
+    metrics = {name: share(part, total) for name, part in _by_class(prefix, mass, index).items()}
+    if sides is not None:
+        metrics[f"{prefix}/low"] = share(mass[sides.low].sum(), total)
+        metrics[f"{prefix}/high"] = share(mass[sides.high].sum(), total)
     return metrics
 
 
@@ -147,16 +157,6 @@ def _by_class(prefix: str, values: Array, index: Array) -> dict[str, float]:
     """Sums of `values` over each class."""
     sums = np.bincount(index, weights=values, minlength=len(CLASSES))
     return {f"{prefix}/{name}": float(part) for name, part in zip(CLASSES, sums, strict=True)}
-
-
-def _shares(prefix: str, mass: Array, index: Array, sides: ClipSides | None = None) -> dict[str, float]:
-    """Each class's (and side's) share of the sum of `mass`."""
-    total = mass.sum()
-    metrics = {name: share(part, total) for name, part in _by_class(prefix, mass, index).items()}
-    if sides is not None:
-        metrics[f"{prefix}/low"] = share(mass[sides.low].sum(), total)
-        metrics[f"{prefix}/high"] = share(mass[sides.high].sum(), total)
-    return metrics
 
 
 def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:

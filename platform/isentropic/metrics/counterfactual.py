@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from isentropic.checks import check_choice, nearest
-from isentropic.metrics.accounting import gradient_metrics
-from isentropic.metrics.classes import CLASSES, bounded_ratio, clip_sides
+from isentropic.metrics.accounting import mass_shares, share
+from isentropic.metrics.classes import bounded_ratio, class_index, clip_sides, high_by_probability
 from isentropic.metrics.tokens import Array, TokenTable
 from isentropic.objectives import OBJECTIVES, ObjectiveConfig
 from isentropic.objectives.leaves import leaf_gradients
@@ -72,27 +72,23 @@ def counterfactual_metrics(
         p_split: HP from this probability on.
     """
     fields = loss_fields(table)
+    token_ratio = bounded_ratio(table.log_ratio)
+    index = class_index(table.advantage, high_by_probability(table.old_logprob, p_split))
     metrics: dict[str, float] = {}
     for label, config in panel.items():
         coefficients = config.at(step)
         leaves = leaf_gradients(config, coefficients, fields, seed=seed)
         push = -leaves.d_logprob.numpy()
         own = {name: value.numpy() for name, value in leaves.metrics.items()}
-        ratio = own.get("ratio", bounded_ratio(table.log_ratio))
-        sides = clip_sides(ratio, table.advantage, coefficients, own)
-        gradient = gradient_metrics(table, push=push, sides=sides, p_split=p_split)
-        shares = {f"grad_share/{name}" for name in (*CLASSES, "low", "high")}
-        metrics |= {f"cf/{label}/{name}": value for name, value in gradient.items() if name in shares}
-        metrics[f"cf/{label}/mass"] = _ratio(np.abs(push).sum(), np.abs(used).sum())
-        metrics[f"cf/{label}/drift"] = gradient["drift/total"]
+        sides = clip_sides(own.get("ratio", token_ratio), table.advantage, coefficients, own)
+        mass = np.abs(push)
+        metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
+        metrics[f"cf/{label}/mass"] = share(mass.sum(), np.abs(used).sum())
+        metrics[f"cf/{label}/drift"] = -float(push @ table.sensitivity)
         metrics[f"cf/{label}/cosine"] = cosine(push, used)
     return metrics
 
 
 def cosine(a: Array, b: Array) -> float:
     """a . b / (|a| |b|); 0 where either is 0."""
-    return _ratio(float(a @ b), float(np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def _ratio(part: float, whole: float) -> float:
-    return float(part) / float(whole) if whole else 0.0
+    return share(float(a @ b), float(np.linalg.norm(a) * np.linalg.norm(b)))
