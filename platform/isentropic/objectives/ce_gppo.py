@@ -45,10 +45,10 @@ def ce_gppo(
     low = below(value, lower) & (advantage < 0)
     high = above(value, upper) & (advantage > 0)
     kept = low | high
-    scale = torch.where(low, beta1 * (lower or 0.0), beta2 * (upper or 0.0))
+    scale = torch.full_like(value, beta2 * (upper or 0.0)).masked_fill(low, beta1 * (lower or 0.0))
     # Masked before exp: what the branch leaves out cannot reach the backward pass as inf * 0.
     ratio = bounded_exp(log_ratio.masked_fill(kept, 0.0))
-    factor = torch.where(kept, scale.to(value.dtype) * unit_slope(log_ratio), ratio)
+    factor = torch.where(kept, scale * unit_slope(log_ratio), ratio)
     loss, dual = cap_dual(-(factor * advantage), advantage, dual_clip)
     return TokenLoss(loss, clip_metrics(value, low, high, dual))
 

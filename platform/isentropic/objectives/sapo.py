@@ -24,7 +24,7 @@ def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float
         tau_pos, tau_neg: steepness of the gate for either sign, > 0.
     """
     ratio = bounded_exp(log_ratio)
-    tau = torch.where(advantage > 0, tau_pos, tau_neg).to(ratio.dtype)
+    tau = torch.full_like(ratio, tau_neg).masked_fill(advantage > 0, tau_pos)
     gate = torch.sigmoid(tau * (ratio - 1))
     loss = -(4 / tau * gate * advantage)
     return TokenLoss(loss, {"ratio": ratio.detach(), "sapo/gate": (4 * gate * (1 - gate)).detach()})
