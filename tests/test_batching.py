@@ -111,8 +111,8 @@ def test_loss_weights_are_of_the_whole_minibatch():
     """Responses of 1, 2 and 3 tokens: each token weighs 1/6, however they are packed."""
     samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
     for num_ranks, budget in ((1, 100), (2, 4), (3, 1)):
-        batches, weights = step_batches(samples, [[0, 1, 2]], num_ranks, budget)
-        assert weights == [pytest.approx([1 / 6] * 3)]
+        batches, ((loss, _),) = step_batches(samples, [[0, 1, 2]], num_ranks, budget)
+        assert loss == pytest.approx([1 / 6] * 3)
         packed = [batch for rank in batches for batch in rank.updates[0]]
         assert sum(batch.fields["loss_weight"].sum() for batch in packed) == pytest.approx(1.0)
 
@@ -147,14 +147,15 @@ def test_too_few_sequences_are_filled_up():
 def test_the_reduction_sees_the_packing():
     """Two responses of 3 tokens lie together, one of 4 alone: means of 6 and 4 tokens, weighed by 2 : 1 responses."""
     samples = [sample(0, 3), sample(1, 4), sample(2, 3)]
-    _, weights = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean)
-    assert weights == [pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])]
+    _, ((loss, _),) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean)
+    assert loss == pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])
 
 
 def test_the_nll_weighs_correct_responses_alone():
     """Rewards 0, 1, 2 on responses of 1, 2 and 3 tokens: the one of reward 1 has 1/2 a token."""
     samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
-    ((batch,), _) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
+    (batch,), ((_, nll),) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
+    assert nll == [0.0, 0.5, 0.0]
     assert batch.updates[0][0].fields["nll_weight"].tolist() == [0.0, 0.5, 0.5, 0.0, 0.0, 0.0]
 
 

@@ -121,7 +121,7 @@ def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
     entropy = -torch.linalg.vecdot(p, logprobs)
     sum_p2 = torch.linalg.vecdot(p, p)
     correction = torch.linalg.vecdot(p.square(), logprobs) + sum_p2 * entropy
-    logprob = logprobs.gather(1, target[:, None])[:, 0]
+    logprob = logprobs.gather(1, target[:, None])[:, 0].clone()  # FSDP warns of outputs that are views
     sensitivity = logprob.exp() * (logprob + entropy) - correction
     return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
 
@@ -130,7 +130,7 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
     """The same tile by tile; returns [2, N] too: the maximum and log s0, apart, since their sum would round."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
-    logprob, entropy, sensitivity, sum_p2 = hidden.new_empty((4, hidden.shape[0]), dtype=dtype)
+    logprob, entropy, sensitivity, sum_p2 = (torch.empty_like(norm[0]) for _ in range(4))
     sums: _Sums | None = None
     for rows, columns in _tiles(hidden.shape[0], weight.shape[0], vocab_chunk):
         part = None if bias is None else bias[columns]

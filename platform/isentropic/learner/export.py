@@ -1,0 +1,44 @@
+"""A Hugging Face folder of the trained model."""
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel
+
+from isentropic.config import ModelConfig
+
+TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template*", "spiece.model")
+
+
+def write_folder(folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], model: ModelConfig) -> None:
+    """Writes safetensors, config, generation config and, where the model has one, its tokenizer.
+
+    Args:
+        weights: full tensors by their Hugging Face names, a tied output layer once.
+        model: where the tokenizer comes from.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_torch_state_dict(weights, folder)
+    config = lm.config
+    config.dtype = next(iter(weights.values())).dtype
+    config.architectures = [type(lm).__name__.removeprefix("FSDP")]
+    config.save_pretrained(folder)
+    if lm.can_generate():
+        lm.generation_config.save_pretrained(folder)
+    _write_tokenizer(folder, model)
+
+
+def _write_tokenizer(folder: Path, model: ModelConfig) -> None:
+    """Copies a folder's tokenizer files as they are; a Hub model's tokenizer goes through transformers."""
+    source = Path(model.path)
+    if not source.is_dir():
+        tokenizer = AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        tokenizer.save_pretrained(folder)
+        return
+    for path in (path for pattern in TOKENIZER_FILES for path in source.glob(pattern)):
+        shutil.copyfile(path, folder / path.name)

@@ -1,0 +1,258 @@
+"""One learner rank: the old-policy pass, K updates on packed microbatches, and the state of both."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner import sharding
+from isentropic.learner.export import write_folder
+from isentropic.learner.minibatch import minibatch_gradients
+from isentropic.learner.model import PackedModel, load_model
+from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
+from isentropic.learner.state import load_state, save_state
+from isentropic.objectives.leaves import leaf_gradients, step_loss
+from isentropic.objectives.needs import needs_minibatch, required_fields
+from isentropic.objectives.objective import ObjectiveConfig
+from isentropic.objectives.terms import TermsConfig
+from isentropic.objectives.token_statistics import TokenStatistics
+from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
+from isentropic.seeds import hash_seed
+
+FROM_MODEL = ("logprob", "entropy")
+
+
+class Learner:
+    """Owns weights, optimizer and `policy_version`. Every method is collective: all ranks call it together.
+
+    Args:
+        config, model: of the run; `model.path` is a folder or a Hub name.
+        objective, terms: what `objectives.leaves.step_loss` is called with.
+        temperature: of the first wave; logprobs, entropy and loss are at this temperature.
+        total_updates: optimizer steps of the whole run, for the schedule.
+        reference: keep a frozen copy of the initial model, sharded too.
+        rank, world_size, init_method: as in `sharding.join`.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: LearnerConfig,
+        model: ModelConfig,
+        objective: ObjectiveConfig,
+        terms: TermsConfig | None = None,
+        temperature: float,
+        total_updates: int,
+        reference: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        init_method: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.policy_version = 0
+        self._config, self._model_config, self._objective, self._terms = config, model, objective, terms
+        self._total_updates, self._rank = total_updates, rank
+        self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
+        self._needs_minibatch = needs_minibatch(objective)
+        self._mesh = sharding.join(
+            rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
+        )
+        self._device = torch.device(self._mesh.device_type)
+        torch.manual_seed(hash_seed("learner", seed, rank))
+        build = partial(self._build, model, temperature)
+        self._model, self._keep_gathered = build(trained=True)
+        self._reference = build(trained=False)[0] if reference else None
+        self._optimizer = build_optimizer(self._model, config)
+
+    def score(self, microbatches: Sequence[MicroBatch], reference: bool = False) -> list[TokenScores]:
+        """Token statistics of each microbatch under the current weights; with `reference`, `ref_logprob` too."""
+        if reference and self._reference is None:
+            raise ValueError("reference scores were asked of a learner that was built without a reference model.")
+        scores = [self._host(statistics) for statistics in self._statistics(self._model, microbatches)]
+        if not reference:
+            return [TokenScores(**score) for score in scores]
+        frozen = [self._host(statistics) for statistics in self._statistics(self._reference, microbatches)]
+        return [TokenScores(**score, ref_logprob=other["logprob"]) for score, other in zip(scores, frozen, strict=True)]
+
+    def update(self, batch: StepBatch) -> StepResult:
+        """One optimizer step for each minibatch of the batch, in order; there may be none."""
+        updates = tuple(self._update(batch, index) for index in range(len(batch.updates)))
+        return StepResult(updates=updates, policy_version=self.policy_version)
+
+    def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, full tensor on the device), a tied output layer once. Go through it to its end."""
+        for name, parameter in self._model.lm.named_parameters():
+            tensor = parameter.detach().to(dtype)
+            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def publish(self, bucket_bytes: int, dtype: torch.dtype = torch.float32) -> Iterator[list[tuple[str, Tensor]]]:
+        """Buckets of (name, tensor in host memory) of about `bucket_bytes`. Rank 0 yields them, the others nothing.
+
+        The tensors are copies: they stay as they are when the next update comes.
+        """
+        bucket: list[tuple[str, Tensor]] = []
+        size = 0
+        for name, tensor in self.named_weights(dtype):
+            if self._rank != 0:
+                continue
+            if bucket and size + tensor.nbytes > bucket_bytes:
+                yield bucket
+                bucket, size = [], 0
+            bucket.append((name, tensor.to("cpu", copy=True)))
+            size += tensor.nbytes
+        if bucket:
+            yield bucket
+
+    def save(self, folder: Path) -> None:
+        """Writes model, optimizer, policy version and random state under `folder`; durable when it returns."""
+        save_state(folder, self._model.lm, self._optimizer, self.policy_version, self._rank)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
+        self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
+
+    def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Writes a Hugging Face folder (weights, config, tokenizer) that transformers and vLLM load."""
+        weights = {name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0}
+        if self._rank == 0:
+            write_folder(folder, self._model.lm, weights, self._model_config)
+        dist.barrier()
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        dist.destroy_process_group()
+
+    def _build(self, model: ModelConfig, temperature: float, *, trained: bool) -> tuple[PackedModel, bool]:
+        """A sharded model on this rank's device, and whether its layers stay gathered."""
+        packed = PackedModel(load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk)
+        packed.requires_grad_(trained)
+        if trained and self._config.gradient_checkpointing:
+            packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
+            packed.train()  # transformers checkpoints in this mode alone; every dropout is 0
+        packed.to(self._device)
+        dtype = getattr(torch, self._config.dtype)
+        return packed, sharding.shard(packed, self._mesh, dtype=dtype, compile_layers=self._config.compile)
+
+    def _forward(self, model: PackedModel, batch: MicroBatch) -> TokenStatistics:
+        def to(array, dtype=torch.int64):
+            return torch.tensor(array, dtype=dtype).to(self._device, non_blocking=True)
+
+        return model(
+            to(batch.token_ids),
+            to(batch.position_ids),
+            to(batch.cu_seqlens, torch.int32),
+            to(batch.predict),
+            to(batch.target),
+            max_length=int(np.diff(batch.cu_seqlens).max()),
+        )
+
+    @torch.no_grad()
+    def _statistics(self, model: PackedModel, microbatches: Sequence[MicroBatch]) -> list[TokenStatistics]:
+        statistics = [self._forward(model, batch) for batch in microbatches]
+        sharding.release(model)
+        return statistics
+
+    def _update(self, batch: StepBatch, index: int) -> UpdateResult:
+        """Gradients of one minibatch, and an optimizer step unless they are not finite."""
+        start = time.perf_counter()
+        microbatches = batch.updates[index]
+        rate = learning_rate(self._config, self.policy_version, self._total_updates)
+        set_learning_rate(self._optimizer, rate)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, logprob, entropy = self._backward(microbatches, self._losses(batch, index))
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
+        grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
+        dist.all_reduce(loss)
+        skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
+        if not skipped:
+            self._optimizer.step()
+            self.policy_version += 1
+        self._optimizer.zero_grad(set_to_none=True)
+        return UpdateResult(
+            logprob=logprob,
+            entropy=entropy,
+            grad_norm=grad_norm,
+            skipped=skipped,
+            learning_rate=rate,
+            seconds=time.perf_counter() - start,
+        )
+
+    def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
+        """What turns the statistics of the n-th microbatch into its share of the loss."""
+        microbatches = batch.updates[index]
+        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
+        arguments = {
+            "terms": self._terms,
+            "term_coefficients": batch.term_coefficients,
+            "seed": batch.seeds[index] if batch.seeds else 0,
+        }
+        if not self._needs_minibatch:
+            return _StepLoss(partial(step_loss, self._objective, batch.coefficients, **arguments), fields)
+        known = [
+            {**own, "logprob": statistics.logprob, "entropy": statistics.entropy}
+            for own, statistics in zip(fields, self._statistics(self._model, microbatches), strict=True)
+        ]
+        leaves = partial(leaf_gradients, self._objective, batch.coefficients, **arguments)
+        return _LeafLoss(*minibatch_gradients(microbatches, known, leaves))
+
+    def _backward(
+        self, microbatches: Sequence[MicroBatch], losses: "_StepLoss | _LeafLoss"
+    ) -> tuple[Tensor, Floats, Floats]:
+        """Sums the gradients over microbatches, then over ranks; returns this rank's loss, logprobs and entropies."""
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
+        seen: list[TokenStatistics] = []
+        for number, microbatch in enumerate(microbatches):
+            last = number == len(microbatches) - 1
+            self._model.set_requires_gradient_sync(last)
+            self._model.set_is_last_backward(last)
+            self._model.set_reshard_after_backward(last or not self._keep_gathered)
+            statistics = self._forward(self._model, microbatch)
+            loss = losses(number, statistics)
+            loss.backward()
+            total += loss.detach()
+            seen.append(TokenStatistics(*(column.detach() for column in statistics)))
+        logprob, entropy = (torch.cat([getattr(s, name) for s in seen]).float().cpu().numpy() for name in FROM_MODEL)
+        return total, logprob, entropy
+
+    def _batch_fields(self, batch: MicroBatch) -> dict[str, Tensor]:
+        """The fields that the objective reads, on the device."""
+        columns = {**batch.fields, "sequence_id": batch.sequence_id}
+        absent = sorted(self._fields - columns.keys())
+        assert not absent, f"objective {self._objective.name} needs {absent}, which the batch lacks"
+        return {name: torch.tensor(columns[name]).to(self._device, non_blocking=True) for name in self._fields}
+
+    @staticmethod
+    def _host(statistics: TokenStatistics) -> dict[str, Floats]:
+        return {name: column.float().cpu().numpy() for name, column in statistics._asdict().items()}
+
+
+class _StepLoss:
+    """The loss of each microbatch, straight from the objective."""
+
+    def __init__(self, step_loss: partial, fields: Sequence[dict[str, Tensor]]) -> None:
+        self._step_loss, self._fields = step_loss, fields
+
+    def __call__(self, number: int, statistics: TokenStatistics) -> Tensor:
+        live = {"logprob": statistics.logprob, "entropy": statistics.entropy}
+        return self._step_loss({**self._fields[number], **live}).loss.sum()
+
+
+class _LeafLoss:
+    """A linear function of the statistics whose gradient is that of the loss, for objectives that need the whole."""
+
+    def __init__(self, gradients: Sequence[tuple[Tensor, Tensor | None]], loss: Tensor) -> None:
+        self._gradients, self._loss = gradients, loss
+
+    def __call__(self, number: int, statistics: TokenStatistics) -> Tensor:
+        d_logprob, d_entropy = self._gradients[number]
+        # Its value is nobody's loss, but where that is not finite this is not either.
+        total = (d_logprob * statistics.logprob).sum() + 0.0 * self._loss
+        return total if d_entropy is None else total + (d_entropy * statistics.entropy).sum()

@@ -1,0 +1,63 @@
+"""Objectives with minibatch statistics: all ranks see all tokens, in one order, and get the same gradients."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from isentropic.objectives.leaves import LeafResult
+from isentropic.records import MicroBatch
+
+
+def minibatch_gradients(
+    microbatches: Sequence[MicroBatch],
+    fields: Sequence[Mapping[str, Tensor]],
+    leaves: Callable[[dict[str, Tensor]], LeafResult],
+) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
+    """d loss / d (logprob, entropy) of this rank's tokens by microbatch, and the loss of the whole minibatch.
+
+    Collective. `leaves` is called once, with the fields of every rank in canonical order (that of `rows`, then of the
+    tokens), so its result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
+    """
+    rows = [torch.as_tensor(batch.rows[batch.sequence_id], dtype=torch.float64) for batch in microbatches]
+    names = sorted(fields[0].keys() - {"sequence_id"})
+    table = torch.cat(
+        [
+            torch.stack([row.to(own["logprob"].device), *(own[name].double() for name in names)])
+            for row, own in zip(rows, fields, strict=True)
+        ],
+        dim=1,
+    )
+    everything, start = _gather(table)
+    order = everything[0].argsort(stable=True)  # a row's tokens lie on one rank, in order
+    whole = {name: everything[1 + index, order].to(fields[0][name].dtype) for index, name in enumerate(names)}
+    whole["sequence_id"] = torch.unique(everything[0, order], return_inverse=True)[1]
+    result = leaves(whole)
+
+    def mine(gradient: Tensor | None) -> Sequence[Tensor | None]:
+        if gradient is None:
+            return [None] * len(rows)
+        unsorted = torch.empty_like(gradient)
+        unsorted[order] = gradient
+        return unsorted[start : start + table.shape[1]].split([len(row) for row in rows])
+
+    return list(zip(mine(result.d_logprob), mine(result.d_entropy), strict=True)), result.loss
+
+
+def _gather(table: Tensor) -> tuple[Tensor, int]:
+    """[F, sum of n] of all ranks side by side from [F, n] of each, and where this rank's columns start."""
+    world = dist.get_world_size()
+    if world == 1:
+        return table, 0
+    size = torch.tensor([table.shape[1]], device=table.device)
+    sizes = [torch.empty_like(size) for _ in range(world)]
+    dist.all_gather(sizes, size)
+    counts = [int(count) for count in sizes]
+    padded = table.new_zeros(table.shape[0], max(counts))
+    padded[:, : table.shape[1]] = table
+    tables = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(tables, padded)
+    parts = [part[:, :count] for part, count in zip(tables, counts, strict=True)]
+    return torch.cat(parts, dim=1), int(np.sum(counts[: dist.get_rank()]))

@@ -1,0 +1,61 @@
+"""AdamW whose whole state is there from the start, and the learning rate as a function of the updates made."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from isentropic.config import LearnerConfig
+
+
+def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.AdamW:
+    """AdamW over all parameters; weight decay on all of them too, as the released codes of this family have it."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    # Made now, not in the first step: memory that does not fit is found at once, and a checkpoint always has it.
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return optimizer
+
+
+def moments(model: nn.Module, optimizer: torch.optim.AdamW, name: str) -> dict[str, Tensor]:
+    """By parameter name, the `exp_avg` or `exp_avg_sq` of AdamW."""
+    return {key: optimizer.state[parameter][name] for key, parameter in model.named_parameters()}
+
+
+def set_steps(optimizer: torch.optim.AdamW, steps: int) -> None:
+    """How many steps AdamW corrects its bias for."""
+    for state in optimizer.state.values():
+        state["step"].fill_(steps)
+
+
+def set_learning_rate(optimizer: torch.optim.AdamW, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def learning_rate(config: LearnerConfig, updates_made: int, total_updates: int) -> float:
+    """Of the update after `updates_made` others. A pure function: a checkpoint needs no scheduler.
+
+    warm-up:  lr * n / warmup_updates for the n-th update, n <= warmup_updates
+    after it: constant; linear or cosine from lr down to 0 at total_updates
+    """
+    if updates_made < config.warmup_updates:
+        return config.lr * (updates_made + 1) / config.warmup_updates
+    left = total_updates - config.warmup_updates
+    done = min(1.0, (updates_made - config.warmup_updates) / left) if left > 0 else 1.0
+    if config.lr_schedule == "linear":
+        return config.lr * (1 - done)
+    if config.lr_schedule == "cosine":
+        return config.lr * (1 + math.cos(math.pi * done)) / 2
+    return config.lr

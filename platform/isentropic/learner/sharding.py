@@ -1,0 +1,73 @@
+"""One process group for the ranks, and FSDP2 around a packed model."""
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from isentropic.learner.model import PackedModel
+
+# Below this the gathered layers stay between forward, backward and microbatches: memory nobody misses, for one
+# all-gather an update in place of two for each microbatch.
+KEEP_GATHERED_BYTES = 1 << 30
+
+
+def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: float) -> DeviceMesh:
+    """The ranks' mesh, one device each: NCCL on GPUs (and gloo for what lies on the host), gloo on CPUs.
+
+    Args:
+        init_method: tcp://host:port of rank 0; None for a single rank, which needs no port.
+        timeout_s: for any collective; then the process group aborts.
+    """
+    if init_method is None and world_size > 1:
+        raise ValueError(f"{world_size} learner ranks need an init_method, tcp://host:port of rank 0; got None.")
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    else:
+        # Free on a CPU. Filling new memory, which it would do too, is not.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    meeting = {"store": dist.HashStore()} if init_method is None else {"init_method": init_method}
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=timeout_s),
+        **meeting,
+    )
+    return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
+
+
+def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool) -> bool:
+    """Shards the model in place: each decoder layer, then the rest. Gradients are summed over ranks, not averaged.
+
+    Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32. Returns whether the
+    layers stay gathered (small models).
+    """
+    half = dtype != torch.float32
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
+    size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+    keep = size <= KEEP_GATHERED_BYTES
+    for layer in model.layers:
+        if compile_layers:
+            layer.compile(dynamic=True)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+    for module in fsdp_modules(model):
+        # Loss weights come from global counts, so the ranks' gradients add up to that of the loss.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    return keep
+
+
+def fsdp_modules(model: torch.nn.Module) -> list[FSDPModule]:
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
+def release(model: torch.nn.Module) -> None:
+    """Frees gathered weights; without it a pass that had no backward would leave them where the sharded ones belong."""
+    for module in fsdp_modules(model):
+        module.reshard()

@@ -1,0 +1,116 @@
+"""The learner's state on disk: sharded, tensors alone, loadable on another number of ranks."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata
+
+from isentropic.durable import sync_folder
+from isentropic.learner.optimizer import moments, set_steps
+
+# The whole of what a checkpoint's index is made of. Anything else in it is not ours.
+ALLOWED = {
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch._utils", "_rebuild_device"),
+    ("torch.serialization", "_get_layout"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "Metadata"),
+    ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
+    ("torch.distributed.checkpoint.metadata", "StorageMeta"),
+    ("torch.distributed.checkpoint.metadata", "TensorProperties"),
+    ("torch.distributed.checkpoint.metadata", "TensorStorageMetadata"),
+    ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
+    ("pathlib", "PosixPath"),
+    ("collections", "OrderedDict"),
+}
+
+
+class SafeReader(FileSystemReader):
+    """Reads a checkpoint whose index may come from a stranger: nothing but plain records is unpickled."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        path = self._get_metadata_path(kwargs.get("rank"))
+        try:
+            with open(path, "rb") as file:
+                metadata = _Unpickler(file).load()
+        except FileNotFoundError:
+            raise ValueError(f"{path} does not exist: this is no checkpoint of a learner, or a torn one.") from None
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED and not (
+            module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)
+        ):
+            raise ValueError(
+                f"the checkpoint's index names {module}.{name}, which no checkpoint of ours holds. It was not loaded."
+            )
+        return super().find_class(module, name)
+
+
+def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int, rank: int) -> None:
+    """Writes weights, optimizer, policy version and this rank's random state; durable when it returns.
+
+    Collective: every rank calls it. AdamW's step count and the schedule's position are `policy_version`.
+    """
+    os.makedirs(folder, exist_ok=True)
+    state = _weights(model, optimizer)
+    state["policy_version"] = torch.tensor(policy_version)
+    state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
+    dcp.save(state, checkpoint_id=folder)
+    sync_folder(folder)
+    sync_folder(Path(folder).parent)
+
+
+def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, rank: int) -> int:
+    """Restores what `save_state` wrote and returns the policy version. Collective.
+
+    A rank that the saving run did not have keeps its own random state.
+    """
+    reader = SafeReader(folder)
+    known = reader.read_metadata().state_dict_metadata
+    state = _weights(model, optimizer)
+    missing = sorted(state.keys() - known.keys())
+    if missing:
+        raise ValueError(f"{folder} lacks {missing[:3]} ({len(missing)} in all): it is of another model.")
+    state["policy_version"] = torch.tensor(0)
+    random = {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
+    state |= {name: value for name, value in random.items() if name in known}
+    dcp.load(state, storage_reader=reader)
+    policy_version = int(state["policy_version"])
+    set_steps(optimizer, policy_version)
+    _set_random_state({name.rpartition("/")[2]: state[name] for name in random if name in known})
+    return policy_version
+
+
+def _weights(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Flat names to the live tensors, which loading fills in place."""
+    state = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    for moment in ("exp_avg", "exp_avg_sq"):
+        state |= {f"{moment}/{name}": value for name, value in moments(model, optimizer, moment).items()}
+    return state
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])

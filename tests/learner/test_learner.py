@@ -1,0 +1,253 @@
+"""The gradient is that of one process with one big batch, whatever the packing, the budget and the ranks."""
+
+import importlib.util
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from isentropic.objectives.leaves import step_loss
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
+ranks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ranks)
+
+CLOSE = {"rtol": 2e-4, "atol": 2e-6}  # float32, a few hundred terms a sum
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("learner")
+    ranks.make_model(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def make_learner(folder):
+    """Single-rank learners, one at a time: the process group of the one before is left first."""
+    made = []
+
+    def leave():
+        while made:
+            made.pop().close()
+
+    def make(model=folder / "model", **settings):
+        leave()
+        made.append(ranks.make_learner(model, **settings))
+        return made[-1]
+
+    yield make
+    leave()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(folder):
+    """What two real processes on gloo found (`ranks.main`)."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(SCRIPT.parents[2] / "platform"),
+        "PYTHONWARNINGS": "ignore",
+    }
+    processes = [
+        subprocess.Popen([sys.executable, SCRIPT, str(rank), "2", folder], env=environment, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+    return pickle.loads((folder / "found.pickle").read_bytes())
+
+
+def plain_update(folder, samples, objective=ranks.OBJECTIVE):
+    """Two updates without any of our machinery: one sequence at a time, whole logits, the optimizer's formula.
+
+    With AdamW's eps = 1 and lr = 1 the n-th step is -m / (sqrt(v) + 1), m and v corrected for their bias.
+    """
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", attention_dropout=0.0)
+    state = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    norms = []
+    for step, part in enumerate((samples[:6], samples[6:]), start=1):
+        columns = {}
+        for sample in part:
+            rollout = sample.rollout
+            logits = model(torch.tensor(rollout.token_ids)[None]).logits[0, :-1] / ranks.TEMPERATURE
+            mask = torch.tensor(rollout.response_mask[1:])
+            logp = logits.log_softmax(-1)[mask]
+            picked = logp.gather(1, torch.tensor(rollout.token_ids[1:])[mask][:, None])[:, 0]
+            own = {"logprob": picked, "old_logprob": sample.old.logprob, "advantage": sample.advantage}
+            own["token_weight"] = sample.token_weight
+            for name, value in own.items():
+                columns.setdefault(name, []).append(torch.as_tensor(value))
+        fields = {name: torch.cat(parts) for name, parts in columns.items()}
+        fields["loss_weight"] = torch.full_like(fields["advantage"], 1 / len(fields["advantage"]))
+        model.zero_grad()
+        step_loss(objective, objective.at(1), fields).loss.sum().backward()
+        norms.append(float(torch.stack([p.grad.norm() for p in model.parameters()]).norm()))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                m, v = state[name]
+                m.mul_(0.9).add_(0.1 * parameter.grad)
+                v.mul_(0.999).add_(0.001 * parameter.grad**2)
+                parameter -= (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}, norms
+
+
+def assert_same(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(
+            found[name], expected[name], **tolerance, msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
+def test_one_rank_is_the_plain_loop(folder, make_learner):
+    learner = make_learner()
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    before = ranks.weights_of(learner)
+    result = learner.update(ranks.step_batches(samples, 1, 10_000)[0])
+    expected, norms = plain_update(folder, samples)
+    assert [update.grad_norm for update in result.updates] == pytest.approx(norms, rel=1e-4)
+    assert_same(ranks.weights_of(learner), expected, **CLOSE)
+    assert (expected["model.norm.weight"] - before["model.norm.weight"]).abs().max() > 0.01  # it did move
+    assert result.policy_version == 2
+
+
+@pytest.mark.parametrize("case", ["packed", "small microbatches", "checkpointed"])
+def test_two_ranks_are_the_plain_loop(folder, two_ranks, make_learner, case):
+    samples = ranks.with_own_scores(make_learner(), ranks.make_samples())
+    expected, norms = plain_update(folder, samples)
+    assert two_ranks[case]["norms"] == pytest.approx(norms, rel=1e-4)
+    assert_same(two_ranks[case]["weights"], expected, **CLOSE)
+
+
+def test_minibatch_statistics_do_not_see_the_ranks(folder, two_ranks, make_learner):
+    """BAPO searches its bounds over all tokens of both ranks: the plain loop does so by giving it all of them."""
+    samples = ranks.with_own_scores(make_learner(objective=ranks.WHOLE), ranks.make_samples())
+    expected, norms = plain_update(folder, samples, ranks.WHOLE)
+    assert two_ranks["whole minibatch"]["norms"] == pytest.approx(norms, rel=1e-4)
+    assert_same(two_ranks["whole minibatch"]["weights"], expected, **CLOSE)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_everywhere(two_ranks):
+    """NaN on rank 1 alone: no rank steps, nothing changes, the version stays."""
+    assert two_ranks["skipped"]["result"] == (True, 1)
+    before, after = two_ranks["skipped"]["weights"]
+    assert_same(after, before, rtol=0, atol=0)
+
+
+def test_resume_is_bitwise_on_the_same_ranks(two_ranks):
+    resumed = two_ranks["resumed"]
+    assert two_ranks["restored"]["version"] == 1
+    assert resumed["norms"][0] == resumed["norms"][1]
+    assert_same(resumed["weights"][1], resumed["weights"][0], rtol=0, atol=0)
+    assert resumed["random"][0].tolist() == resumed["random"][1].tolist()
+
+
+def test_two_ranks_state_loads_on_one(folder, two_ranks, make_learner):
+    """The same weights to the bit, the next gradient to rounding."""
+    learner = make_learner(vocab_chunk=7)
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    learner.load(folder / "state")
+    assert learner.policy_version == 1
+    assert_same(ranks.weights_of(learner), two_ranks["restored"]["weights"], rtol=0, atol=0)
+    result = learner.update(ranks.step_batches(samples[6:], 1, 10_000, updates=1)[0])
+    assert result.updates[0].grad_norm == pytest.approx(two_ranks["resumed"]["norms"][0], rel=1e-4)
+    assert_same(ranks.weights_of(learner), two_ranks["resumed"]["weights"][0], **CLOSE)
+
+
+def test_one_sample_on_two_ranks(two_ranks):
+    """A rank with nothing but a filler takes part; the gradient is there and finite."""
+    assert 0 < two_ranks["filler"]["norm"] < math.inf
+
+
+def test_published_weights_have_hugging_face_names(folder, two_ranks):
+    names = [name for bucket in two_ranks["published"] for name in bucket]
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert names == [name for name, _ in model.named_parameters()]  # a tied lm_head is not among them
+    assert len(two_ranks["published"]) > 2
+
+
+def test_scores_are_those_of_the_plain_model(folder, make_learner):
+    """At the training temperature, with dropout in the model's config; the reference is the same model here."""
+    learner = make_learner(reference=True)
+    samples = ranks.make_samples(prompts=2)
+    batches = ranks.batching.score_batches([sample.rollout for sample in samples], 1, 30)
+    scores = ranks.batching.unpack_scores(batches, [learner.score(batches[0], reference=True)], len(samples))
+    model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
+    for sample, score in zip(samples, scores, strict=True):
+        with torch.no_grad():
+            logits = model(torch.tensor(sample.rollout.token_ids)[None]).logits[0, :-1] / ranks.TEMPERATURE
+        logp = logits.log_softmax(-1)[torch.tensor(sample.rollout.response_mask[1:])]
+        np.testing.assert_allclose(score.entropy, -(logp.exp() * logp).sum(-1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(score.sum_p2, logp.exp().square().sum(-1), rtol=1e-4, atol=1e-6)
+        np.testing.assert_array_equal(score.ref_logprob, score.logprob)
+
+
+def test_update_sees_the_scores_of_the_pass_before_it(make_learner):
+    """The first update's logprobs are the old ones to the bit when both are packed alike: dropout is off in both."""
+    learner = make_learner()
+    samples = ranks.make_samples()
+    batches = ranks.batching.score_batches([sample.rollout for sample in samples], 1, 10_000)
+    old = learner.score(batches[0])
+    (update,) = learner.update(ranks.step_batches(samples, 1, 10_000, updates=1)[0]).updates
+    assert update.logprob.tolist() == old[0].logprob.tolist()
+    assert update.entropy.tolist() == old[0].entropy.tolist()
+
+
+def test_no_update_changes_nothing(make_learner):
+    learner = make_learner()
+    result = learner.update(ranks.step_batches([], 1, 100)[0])
+    assert (result.updates, result.policy_version) == ((), 0)
+
+
+def test_exported_folder_is_a_model(folder, make_learner, tmp_path):
+    learner = make_learner()
+    samples = ranks.make_samples()
+    learner.update(ranks.step_batches(samples, 1, 10_000)[0])
+    learner.export(tmp_path / "export")
+    exported, info = AutoModelForCausalLM.from_pretrained(tmp_path / "export", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert_same(dict(exported.named_parameters()), ranks.weights_of(learner), rtol=0, atol=0)
+
+
+def test_bfloat16_stays_near_float32(make_learner):
+    """Weights and sums stay in float32: the gradient's norm differs by bfloat16's rounding, not by more."""
+    samples = ranks.make_samples()
+    exact = make_learner()
+    expected = exact.update(ranks.step_batches(samples, 1, 60, updates=1)[0]).updates[0].grad_norm
+    learner = make_learner(dtype="bfloat16")
+    found = learner.update(ranks.step_batches(samples, 1, 60, updates=1)[0]).updates[0].grad_norm
+    assert found == pytest.approx(expected, rel=0.1)
+    assert {tensor.dtype for tensor in ranks.weights_of(learner).values()} == {torch.float32}
+
+
+def test_a_checkpoint_of_another_model_is_refused(make_learner, tmp_path):
+    make_learner().save(tmp_path / "state")
+    ranks.make_model(tmp_path / "untied", tie_word_embeddings=False)
+    with pytest.raises(ValueError, match=r"lacks .*lm_head.*another model"):
+        make_learner(tmp_path / "untied").load(tmp_path / "state")
+
+
+def test_a_torn_checkpoint_is_refused(make_learner, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint of a learner, or a torn one"):
+        make_learner().load(tmp_path)
+
+
+def test_an_index_with_foreign_objects_is_refused(make_learner, tmp_path):
+    """A pickle that would call something when it is read: it is refused by name, and not called."""
+    learner = make_learner()
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Path.touch))
+    with pytest.raises(ValueError, match=r"names (builtins\.getattr|pathlib\.Path)"):
+        learner.load(tmp_path)
+
+
+def test_more_ranks_need_a_meeting_point(folder):
+    with pytest.raises(ValueError, match="2 learner ranks need an init_method"):
+        ranks.make_learner(folder / "model", rank=0, world=2)
