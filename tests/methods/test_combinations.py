@@ -1,0 +1,33 @@
+"""Slots that have no meaning together are refused with the reason."""
+
+from types import SimpleNamespace as Slot
+
+import pytest
+
+from isentropic.methods.combinations import check_combinations
+
+
+def run(**changes):
+    slots = {
+        "filter": Slot(name="keep_all"), "advantage": Slot(name="normalised"), "sampling": Slot(name="one_wave"),
+        "shaping": Slot(name="exploration"),
+    }  # fmt: skip
+    return Slot(**(slots | changes))
+
+
+def test_sensible_ones_pass():
+    check_combinations(run())
+    check_combinations(run(filter=Slot(name="keep_rules"), sampling=Slot(name="second_wave")))
+    check_combinations(run(filter=Slot(name="drop_flat", on="reward"), sampling=Slot(name="refilled")))
+
+
+@pytest.mark.parametrize("on", ["shaped_reward", None])
+def test_refill_judged_on_shaped_rewards(on):
+    chosen = Slot(name="drop_flat", on=on) if on else Slot(name="keep_all")
+    with pytest.raises(ValueError, match="sampling sees task rewards alone"):
+        check_combinations(run(sampling=Slot(name="refilled"), filter=chosen))
+
+
+def test_keep_rules_count_standard_deviations():
+    with pytest.raises(ValueError, match="count standard deviations"):
+        check_combinations(run(filter=Slot(name="keep_rules"), advantage=Slot(name="centred")))
