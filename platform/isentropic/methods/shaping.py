@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from isentropic.checks import check_range
-from isentropic.records import Group, RolloutKey, TokenScores
+from isentropic.methods.exploration import ExplorationConfig
+from isentropic.records import Group, Rollout, RolloutKey, TokenScores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +19,22 @@ class NoShapingConfig:
         return NoShaping()
 
 
-class NoShaping:
+class _NoTeachers:
+    """A shaping that exchanges nothing."""
+
+    def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
+        pass
+
+    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
+        return []
+
+    def adjust(
+        self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
+    ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
+        return dict(advantages), {}
+
+
+class NoShaping(_NoTeachers):
     """The base method."""
 
     def shape(
@@ -44,7 +61,7 @@ class OverlongConfig:
         return Overlong(self)
 
 
-class Overlong:
+class Overlong(_NoTeachers):
     """Adds a penalty for length: 0 up to L - b tokens, then linearly down to -f at L, never below."""
 
     def __init__(self, config: OverlongConfig) -> None:
@@ -78,4 +95,4 @@ def _shaped(group: Group, rewards: Sequence[float]) -> Group:
     return replace(group, rollouts=tuple(replace(rollout, shaped_reward=reward) for rollout, reward in pairs))
 
 
-SHAPINGS: dict[str, type] = {"none": NoShapingConfig, "overlong": OverlongConfig}
+SHAPINGS: dict[str, type] = {"none": NoShapingConfig, "overlong": OverlongConfig, "exploration": ExplorationConfig}

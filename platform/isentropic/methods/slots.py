@@ -32,17 +32,10 @@ class Sampling(Protocol):
 
 
 class Shaping(Protocol):
-    """Writes `shaped_reward`, may exchange rollouts of a group; never touches `reward`."""
+    """Writes `shaped_reward`, may exchange rollouts of a group; never touches `reward`.
 
-    def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
-    ) -> tuple[list[Group], dict[str, float]]:
-        """Shaped groups and the step's metrics of the shaping. `scores` are of the old-policy pass."""
-        ...
-
-
-class TeacherShaping(Shaping, Protocol):
-    """A shaping that puts teacher responses into groups; the other shapings have none of these three."""
+    Without teachers, `bind` does nothing, `candidates` gives none, and `adjust` changes nothing.
+    """
 
     def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
         """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
@@ -56,6 +49,12 @@ class TeacherShaping(Shaping, Protocol):
         self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
     ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
         """Advantages of the shaped groups after a bound on those of teachers, and metrics; before the filter."""
+        ...
+
+    def shape(
+        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
+    ) -> tuple[list[Group], dict[str, float]]:
+        """Shaped groups and the step's metrics of the shaping. `scores` are of the old-policy pass."""
         ...
 
 
