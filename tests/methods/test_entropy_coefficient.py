@@ -1,0 +1,34 @@
+"""The adaptive coefficient over a few steps."""
+
+import math
+
+import pytest
+
+from isentropic.methods.entropy_coefficient import EntropyCoefficient
+from isentropic.objectives.terms import AdaptiveEntropyConfig
+
+RULE = AdaptiveEntropyConfig(target=0.2, step_size=1e-3, max=2.5e-3, start=0.0)
+
+
+def test_rises_below_the_target_and_is_off_above():
+    coefficient = EntropyCoefficient(RULE)
+    assert coefficient.value == 0.0
+    entropies = [0.1, 0.1, 0.1, 0.2, 0.1, 0.3, 0.3, 0.3, 0.1]
+    values = [coefficient.update(entropy) for entropy in entropies]
+    # c: 1e-3, 2e-3, 2.5e-3 (max), 1.5e-3 (off), 2.5e-3, 1.5e-3 (off), 0.5e-3 (off), 0 (off), 1e-3
+    assert values == pytest.approx([1e-3, 2e-3, 2.5e-3, 0, 2.5e-3, 0, 0, 0, 1e-3])
+
+
+def test_a_step_without_entropy_changes_nothing():
+    coefficient = EntropyCoefficient(RULE)
+    coefficient.update(0.1)
+    assert coefficient.update(math.nan) == pytest.approx(1e-3)
+
+
+def test_resume_goes_on_alike():
+    first, second = EntropyCoefficient(RULE), EntropyCoefficient(RULE)
+    for entropy in (0.1, 0.1, 0.3):
+        first.update(entropy)
+    second.load_state_dict(first.state_dict())
+    assert second.value == first.value == 0
+    assert second.update(0.1) == first.update(0.1) == pytest.approx(2e-3)
