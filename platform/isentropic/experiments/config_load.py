@@ -16,7 +16,7 @@ from isentropic.checks import check_choice, nearest
 from isentropic.config import Config
 from isentropic.experiments.config_checks import check_together
 from isentropic.experiments.config_slots import SLOTS
-from isentropic.experiments.flat import flat, is_under
+from isentropic.experiments.presets import PRESET_SECTIONS
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
 
@@ -33,7 +33,6 @@ SECTIONS: dict[str, type] = {
     "accounting": AccountingConfig,
     "alarms": AlarmsConfig,
 }
-PRESET_SECTIONS = ("papo", "oger", "uec")  # values that a method's preset brings and its slots read: ${papo.alpha}
 MISSING = "???"  # how a YAML says that the user must give a value
 SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
 
@@ -46,7 +45,8 @@ def load(cfg: DictConfig) -> Config:
     """
     raw = plain(cfg)
     for section in PRESET_SECTIONS:
-        _check_all_read(section, raw.pop(section, None), OmegaConf.to_yaml(cfg))
+        if raw.pop(section, None) is not None:
+            _check_read(section, OmegaConf.to_yaml(cfg))
     _check_keys("", raw, [field.name for field in fields(Config)])
     values: dict[str, Any] = {"seed": _value("seed", int, raw["seed"])}
     for key, section in SECTIONS.items():
@@ -110,14 +110,10 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
     return typed(key, section, raw if named else {name: raw[name] for name in raw if name != "name"})
 
 
-def _check_all_read(section: str, values: Any, text: str) -> None:
-    """Every key of a preset's own section must be one that some slot takes its value from."""
-    read = set(re.findall(rf"\$\{{({section}\.[\w.]+)\}}", text))
-    for key in flat(values or {}, f"{section}."):
-        if not is_under(key, tuple(read)):
-            raise ValueError(
-                f"unknown config key {key!r}; allowed here: {', '.join(sorted(read))}.{nearest(key, read)}"
-            )
+def _check_read(section: str, text: str) -> None:
+    """A preset's own section needs a slot that takes its values from it, or setting it would do nothing."""
+    if f"${{{section}." not in text:
+        raise ValueError(f"unknown config key '{section}': no slot reads it. Choose the method that does.")
 
 
 def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None:

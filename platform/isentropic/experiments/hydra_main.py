@@ -43,8 +43,7 @@ def hydra_main(job: Job) -> Callable[[], None]:
         def task(cfg: DictConfig) -> None:  # raises nothing: Hydra would print its own story and exit with 1
             codes.append(run_job(job, cfg))
 
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # what fails before the task comes to us as it is
-
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # what fails before the task comes to us as it is
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
         except (HydraException, OmegaConfBaseException) as error:

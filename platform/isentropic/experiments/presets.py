@@ -6,7 +6,10 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from isentropic.checks import check_choice
 from isentropic.experiments.flat import flat, is_under
+
+PRESET_SECTIONS = ("papo", "oger", "uec")  # values that a method's preset brings and its slots read: ${papo.alpha}
 
 
 def check_presets(settings: DictConfig) -> None:
@@ -21,8 +24,17 @@ def check_presets(settings: DictConfig) -> None:
     given = OverridesParser.create().parse_overrides(list(settings.overrides.task))
     chosen = [override.value() for override in given if override.key_or_group == "method"]
     methods = as_names(chosen[-1] if chosen else wins.get("method"))
+    _check_known([override.key_or_group for override in given], conf / "method")
     settled = set(wins) | {override.key_or_group for override in given}
     conflicts({name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}, settled)
+
+
+def _check_known(keys: list[str], folder: Path) -> None:
+    """Keys forced into a preset's section (+papo.foo=1) must be ones that a preset has."""
+    for key in keys:
+        if key.partition(".")[0] in PRESET_SECTIONS:
+            known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
+            check_choice("config key", key, sorted(name for name in known if is_under(name, PRESET_SECTIONS)))
 
 
 def as_names(choice: Any) -> list[str]:

@@ -1,0 +1,122 @@
+"""Hydra in front of a job: exit codes, short messages with the nearest name, nothing on disk for what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isentropic.checks import check_range
+from isentropic.experiments.hydra_main import hydra_main
+
+PLATFORM = Path(__file__).resolve().parents[2] / "platform"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Runs a job in an empty folder with the given arguments; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def run(*arguments, job=lambda config, cfg: None):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            hydra_main(job)()
+        captured = capsys.readouterr()
+        return exit_.value.code, captured.out, captured.err
+
+    return run
+
+
+def fault(config, cfg):
+    json.loads("{")  # raises a ValueError, but not one of ours
+
+
+def bad_data(config, cfg):
+    check_range("task.limit", 0, at_least=1)
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "message"),
+    [
+        pytest.param(lambda config, cfg: None, 0, "", id="done"),
+        pytest.param(lambda config, cfg: 75, 75, "", id="stopped, resumable"),
+        pytest.param(bad_data, 2, "error: task.limit must be >= 1, got 0.", id="bad input that the job found"),
+        pytest.param(fault, 1, "Traceback", id="a fault keeps its traceback"),
+    ],
+)
+def test_exit_codes(run, job, code, message):
+    exit_code, _, err = run(job=job)
+
+    assert exit_code == code
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["objective.beta3=1"], "Did you mean 'objective.beta", id="key of a slot"),
+        pytest.param(["learner.lrr=1"], "Did you mean 'learner.lr'?", id="key of a section"),
+        pytest.param(["lr=1"], "Did you mean 'learner.lr'", id="key without its section"),
+        pytest.param(["objectve=clip"], "Did you mean 'objective'?", id="group"),
+        pytest.param(["objective=ce_gpo"], "Did you mean 'ce_gppo'?", id="choice"),
+        pytest.param(["method=[nope]"], "method=nope is not a choice. method may be", id="choice in a list"),
+        pytest.param(["experiment=nope"], "experiment may be", id="experiment"),
+        pytest.param(["+learner.foo=1"], "'learner.foo'", id="key that was forced in"),
+        pytest.param(["method=papo", "+papo.alpha2=1"], "Did you mean 'papo.alpha'?", id="key of a preset's section"),
+        pytest.param(["+papo.alpha=0.1"], "no slot reads it", id="preset's key without the preset"),
+        pytest.param(["learner.lr=fast"], "learner.lr must be a number", id="type"),
+        pytest.param(["x y=["], "cannot read 'x y=['", id="grammar"),
+        pytest.param(["seed=1,2"], "--multirun", id="a sweep without -m"),
+        pytest.param(["method=[dapo,uec_rl]"], "method=dapo and method=uec_rl both set", id="presets that clash"),
+    ],
+)
+def test_bad_input(run, tmp_path, arguments, message):
+    code, _, err = run(*arguments)
+
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clash_is_settled_on_the_command_line(run):
+    seen = []
+    code, _, _ = run(
+        "method=[dapo,uec_rl]", "objective=clip", "sampling=one_wave", "filter=drop_flat",
+        job=lambda config, cfg: seen.append((config.objective.name, config.shaping.name)),
+    )  # fmt: skip
+
+    assert code == 0
+    assert seen == [("clip", "overlong")]
+
+
+def test_multirun_gives_every_job_its_own_folder_and_goes_on_after_a_failure(run):
+    folders = []
+
+    def job(config, cfg):
+        folders.append(config.run.dir)
+        check_range("seed", config.seed, at_least=1)
+
+    code, _, err = run("-m", "seed=0,1,2", job=job)
+
+    assert code == 2
+    assert "seed must be >= 1, got 0" in err
+    assert [folder.rpartition("-")[0] for folder in folders] == [f"runs/train-seed_{seed}" for seed in (0, 1, 2)]
+
+
+def test_the_whole_config_is_shown(run):
+    _, out, _ = run("--cfg", "job", "--resolve", "run.name=here")
+
+    assert "dir: runs/here" in out
+
+
+def test_no_heavy_import_before_the_config_is_composed():
+    script = "import sys, isentropic.experiments.hydra_main; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
+    answer = subprocess.run(
+        [sys.executable, "-c", script], env={"PYTHONPATH": str(PLATFORM)}, capture_output=True, text=True, check=True
+    )
+
+    assert answer.stdout.strip() == "set()"
