@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from isentropic.methods.sampling import check_refilled
+
 
 def check_combinations(config: Any) -> None:
     """Refuses them with the reason. `config` is the whole run's, typed.
@@ -11,6 +13,7 @@ def check_combinations(config: Any) -> None:
     """
     _keep_rules(config)
     _refill(config)
+    check_refilled(config.sampling, config.filter)
 
 
 def _keep_rules(config: Any) -> None:
