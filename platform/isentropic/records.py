@@ -78,6 +78,7 @@ class Rollout:
     finish_reason: FinishReason
     step: int  # the step it was drawn for
     policy_version: int  # optimizer steps behind the weights that wrote it
+    source_step: int = 0  # those weights are the ones after this step
     origin: str = POLICY
     reward: float = float("nan")  # NaN: not graded yet
     shaped_reward: float = float("nan")

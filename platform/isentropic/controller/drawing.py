@@ -21,7 +21,8 @@ from isentropic.tasks.order import index_of
 class Origin:
     """Under what a wave is drawn."""
 
-    step: int
+    step: int  # drawn for this one
+    source_step: int  # from the weights after this one
     policy_version: int
 
 
@@ -189,6 +190,7 @@ class Drawer:
             seed=rollout_seed(self._seed, key.split, key.draw, key.sample, key.wave, 0),
             finish_reason=episode.finish_reason,
             step=origin.step,
+            source_step=origin.source_step,
             policy_version=origin.policy_version,
         )
 

@@ -140,15 +140,15 @@ class Feed:
         await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
         self._version = weights.policy_version
-        wave = self._training_wave(1)
+        wave, origin = self._training_wave(1), Origin(step=source, source_step=source, policy_version=self._version)
         groups = await self._drawer.draw_evaluation(
-            "probe", PROBE_PROMPTS * self._pool.num_actors, wave, Origin(source, self._version), PROBE_TOKENS
+            "probe", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
         )
         self._probe = [rollout for group in groups for rollout in group.rollouts]
 
     async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
         clock, errors = Clock(), sum(self._grader.counts().values())
-        origin = Origin(step=step, policy_version=self._version)
+        origin = Origin(step=step, source_step=source, policy_version=self._version)
         groups, after = await self._drawer.draw_step(self._make_sampling(step), next_draw, origin, clock)
         if self._config.cluster.placement == "shared":
             await self._pool.sleep()
@@ -164,7 +164,8 @@ class Feed:
         return batch, clock
 
     async def _evaluate(self, source: int) -> None:
-        config, origin = self._config.evaluation, Origin(step=source, policy_version=self._version)
+        config = self._config.evaluation
+        origin = Origin(step=source, source_step=source, policy_version=self._version)
         start = time.perf_counter()
         wave = Wave(group_size=config.samples, temperature=config.temperature, top_p=config.top_p)
         groups, beginning = [], []

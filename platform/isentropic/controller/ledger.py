@@ -20,6 +20,7 @@ SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
         ("policy_version", pa.int64()),
+        ("source_step", pa.int64()),
         ("split", pa.string()),
         ("draw", pa.int64()),
         ("wave", pa.int64()),
@@ -115,6 +116,7 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
     return {
         "step": rollout.step,
         "policy_version": rollout.policy_version,
+        "source_step": rollout.source_step,
         **rollout.key._asdict(),
         "prompt_id": prompt.prompt_id,
         "prompt": json.dumps({"messages": prompt.messages, "answer": prompt.answer, "media": prompt.media}),
@@ -149,6 +151,7 @@ def _rollout(row: dict) -> Rollout:
         finish_reason=row["finish_reason"],
         step=row["step"],
         policy_version=row["policy_version"],
+        source_step=row["source_step"],
         origin=row["origin"],
         reward=row["reward"],
     )

@@ -28,6 +28,9 @@ from isentropic.objectives.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
 
+FACTS = ("policy_version", "grad_norm", "skipped")  # of an update, in its line of updates.jsonl alone
+
+
 class Log(Protocol):
     """Where lines go: JSONL, W&B, the terminal. None of them may block or raise into the loop."""
 
@@ -106,8 +109,9 @@ class Reporter:
 
     def _trained(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
-        metrics |= mean_over_updates([_without(row, "cf/") for row in rows], self._config.accounting.p_split)
-        metrics |= {name: value for name, value in _means(rows).items() if name not in metrics}
+        means = _means(rows) if rows else {}
+        metrics |= mean_over_updates([_accounted(row) for row in rows], self._config.accounting.p_split)
+        metrics |= {name: value for name, value in means.items() if name not in metrics}
         norms = [update.grad_norm for update in (*step.updates, *step.replayed)]
         metrics["grad_norm/mean"] = float(np.mean(norms)) if norms else float("nan")
         metrics["grad_norm/max"] = float(np.max(norms)) if norms else float("nan")
@@ -207,8 +211,13 @@ def probe_gap(step: Any) -> float:
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean over the updates of what each has."""
-    names = [name for name in rows[0] if name not in ("policy_version", "grad_norm", "skipped")] if rows else []
+    names = [name for name in rows[0] if name not in FACTS]
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
+
+
+def _accounted(row: Mapping[str, float]) -> dict[str, float]:
+    """What the accounting computed: not the panel, not the facts about the update."""
+    return {name: value for name, value in _without(row, "cf/").items() if name not in FACTS}
 
 
 def _without(row: Mapping[str, float], prefix: str) -> dict[str, float]:

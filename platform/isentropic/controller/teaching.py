@@ -32,6 +32,10 @@ class Teaching:
         self._reuse: Reuse = config.reuse.build()
         self._limit = config.sampling.build().max_groups
 
+    def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
+        """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
+        self._shaping.bind(chat=chat, task=task, model_path=model_path)
+
     def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
         """Rollouts that shaping may put into a group (teachers'), to be scored with the rest."""
         return self._shaping.candidates(groups)

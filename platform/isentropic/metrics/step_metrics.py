@@ -43,13 +43,17 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
-    """`staleness/{mean,max}`: steps from the draw of a fresh sample to its use; queue and replay count apart.
+    """`staleness/{mean,max}`: steps between the weights that drew a fresh sample and those it is trained from.
+
+    Queued and replayed samples count apart, from the step they were drawn for; teachers have no age.
 
     `age/{queue,replay}_mean` is there where such samples were trained on.
     """
     ages: dict[str, list[int]] = {"new": [], "queue": [], "replay": []}
     for sample in samples:
-        ages[sample.source].append(step - sample.rollout.step)
+        rollout = sample.rollout
+        if not rollout.is_teacher:
+            ages[sample.source].append(step - (rollout.source_step + 1 if sample.source == "new" else rollout.step))
     new = ages.pop("new")
     metrics = {
         "staleness/mean": float(np.mean(new)) if new else 0.0,
