@@ -38,8 +38,12 @@ def test_truncated_responses(make):
 
 
 def test_age_of_fresh_and_of_stored_samples(make):
-    ages = [("new", 9), ("new", 10), ("queue", 8), ("replay", 1)]
-    samples = [make.sample(make.rollout(0, i, step=step), source=source) for i, (source, step) in enumerate(ages)]
+    """Fresh: the weights after step 8 are one step old in step 10, those after step 9 are its own."""
+    stale, own = make.rollout(0, 0, step=10, source_step=8), make.rollout(0, 1, step=10, source_step=9)
+    teacher = make.rollout(0, 2, step=10, source_step=0, origin="teacher:book")
+    samples = [make.sample(rollout) for rollout in (stale, own, teacher)]
+    samples += [make.sample(make.rollout(0, 3, step=8), source="queue")]
+    samples += [make.sample(make.rollout(0, 4, step=1), source="replay")]
     assert staleness_metrics(samples, step=10) == {
         "staleness/mean": 0.5,
         "staleness/max": 1.0,

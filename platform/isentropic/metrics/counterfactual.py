@@ -59,7 +59,7 @@ def counterfactual_metrics(
         cf/<label>/grad_share/<class>, /low, /high   its gradient mass
         cf/<label>/mass                              its sum of |push| over that of the loss used
         cf/<label>/drift                             its predicted entropy change per unit learning rate
-        cf/<label>/cosine                            of its push and the one used, as vectors over the tokens
+        cf/<label>/cosine                            of its push and the one used, over the tokens; 0 where either is 0
 
     The tokens are those that the objective used has reached: after the first update the panel says what the others
     would do from here, not where they would be. Added loss terms are left out of the panel's losses.
@@ -74,6 +74,7 @@ def counterfactual_metrics(
     fields = loss_fields(table)
     token_ratio = bounded_ratio(table.log_ratio)
     index = class_index(table.advantage, high_by_probability(table.old_logprob, p_split))
+    used_mass, used_norm = np.abs(used).sum(), np.linalg.norm(used)
     metrics: dict[str, float] = {}
     for label, config in panel.items():
         coefficients = config.at(step)
@@ -83,12 +84,7 @@ def counterfactual_metrics(
         sides = clip_sides(own.get("ratio", token_ratio), table.advantage, coefficients, own)
         mass = np.abs(push)
         metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
-        metrics[f"cf/{label}/mass"] = share(mass.sum(), np.abs(used).sum())
+        metrics[f"cf/{label}/mass"] = share(mass.sum(), used_mass)
         metrics[f"cf/{label}/drift"] = -float(push @ table.sensitivity)
-        metrics[f"cf/{label}/cosine"] = cosine(push, used)
+        metrics[f"cf/{label}/cosine"] = share(push @ used, np.linalg.norm(push) * used_norm)
     return metrics
-
-
-def cosine(a: Array, b: Array) -> float:
-    """a . b / (|a| |b|); 0 where either is 0."""
-    return share(float(a @ b), float(np.linalg.norm(a) * np.linalg.norm(b)))

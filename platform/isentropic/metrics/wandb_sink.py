@@ -82,6 +82,8 @@ class WandbSink:
             self._run = None
 
     def _start(self, tracking: TrackingConfig, run_name: str, config: dict[str, Any]) -> None:
+        # Its reports about itself, to its makers: where the server hangs they hold up the end of the process by 10 s.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb  # costs most of a second: only where it is used
 
         state_path = self._folder / STATE_FILE
@@ -117,8 +119,8 @@ class WandbSink:
 
     def _open(self, wandb: Any, arguments: dict[str, Any]) -> Any:
         """Online where asked or possible, else offline."""
-        if self.mode == "auto":
-            reason = why_offline(wandb)
+        if self.mode != "offline":
+            reason = why_offline(wandb, need_key=self.mode == "auto")
             self.mode = "offline" if reason else "online"
             if reason:
                 self._warn(f"W&B works offline: {reason}.")
@@ -128,10 +130,11 @@ class WandbSink:
             except Exception as error:
                 self._warn(f"W&B works offline: {type(error).__name__}: {_short(error)}")
                 self.mode = "offline"
+                wandb.teardown()  # the failed run still holds its id
         return wandb.init(mode="offline", **arguments)
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
-        import wandb
+        import wandb  # loaded already
 
         values = {name: value for name, value in metrics.items() if value is not None}
         histogram = values.pop("entropy/histogram", None)
@@ -156,10 +159,13 @@ class WandbSink:
             self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
 
 
-def why_offline(wandb: Any) -> str | None:
-    """Why `auto` cannot go online: no key, or no answer of the server within PROBE_S. None where it can."""
+def why_offline(wandb: Any, *, need_key: bool) -> str | None:
+    """Why a run cannot be online: no key, or no answer of the server within PROBE_S. None where it can.
+
+    W&B itself waits much longer for a server that hangs, and again when the process ends: so it is asked first.
+    """
     url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-    if not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
+    if need_key and not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
         return "there is no API key (set WANDB_API_KEY, or run `wandb login`)"
     answer: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_probe, args=(url, answer), daemon=True).start()  # a thread: DNS has no timeout
