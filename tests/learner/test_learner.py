@@ -236,8 +236,16 @@ def test_a_checkpoint_of_another_model_is_refused(make_learner, tmp_path):
 
 
 def test_a_torn_checkpoint_is_refused(make_learner, tmp_path):
+    """No index, half an index, an index of something else."""
+    learner = make_learner()
     with pytest.raises(ValueError, match="no checkpoint of a learner, or a torn one"):
-        make_learner().load(tmp_path)
+        learner.load(tmp_path)
+    learner.save(tmp_path / "state")
+    index = (tmp_path / "state" / ".metadata").read_bytes()
+    for torn, message in ((index[: len(index) // 2], "is damaged"), (pickle.dumps({}), "holds a dict")):
+        (tmp_path / "state" / ".metadata").write_bytes(torn)
+        with pytest.raises(ValueError, match=message):
+            learner.load(tmp_path / "state")
 
 
 def test_an_index_with_foreign_objects_is_refused(make_learner, tmp_path):

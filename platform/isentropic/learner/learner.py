@@ -170,7 +170,8 @@ class Learner:
         loss, logprob, entropy = self._backward(microbatches, self._losses(batch, index))
         grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
-        dist.all_reduce(loss)
+        if self._mesh.size() > 1:
+            dist.all_reduce(loss)
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if not skipped:
             self._optimizer.step()

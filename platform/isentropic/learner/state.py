@@ -44,6 +44,10 @@ class SafeReader(FileSystemReader):
                 metadata = _Unpickler(file).load()
         except FileNotFoundError:
             raise ValueError(f"{path} does not exist: this is no checkpoint of a learner, or a torn one.") from None
+        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}): load an older checkpoint.") from error
+        if not isinstance(metadata, Metadata):
+            raise ValueError(f"{path} holds a {type(metadata).__name__}, not a checkpoint's index.")
         metadata.storage_meta.load_id = self.load_id
         return metadata
 

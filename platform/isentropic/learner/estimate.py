@@ -1,0 +1,74 @@
+"""What a learner rank will need, known before anything is loaded: bytes, and floating-point operations a token."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from transformers import PretrainedConfig
+
+from isentropic.config import LearnerConfig
+from isentropic.learner.model import count_parameters
+from isentropic.learner.sharding import KEEP_GATHERED_BYTES
+from isentropic.objectives.token_statistics import MAX_TILE
+
+ACTIVATIONS_PER_LAYER = (
+    16  # hidden-sized values a token keeps in a layer besides the MLP's: measured on Qwen3 and Llama
+)
+TILES_AT_ONCE = 3  # logits, their exponentials, one product
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankBytes:
+    """Bytes of one rank at the peak of an update; activations and gathered weights are rough."""
+
+    weights: int  # this rank's share, float32
+    gradients: int
+    optimizer: int  # AdamW's two moments
+    gathered: int  # whole weights and their gradients while they are used
+    activations: int  # of one microbatch
+    tile: int  # logits of one tile of the token statistics
+    reference: int  # share of the frozen model, where there is one
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def estimate_rank_bytes(model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False) -> RankBytes:
+    """The memory of one of `learner.num_ranks` ranks that train `model` (its Hugging Face config)."""
+    width = getattr(torch, learner.dtype).itemsize
+    parameters = count_parameters(model)
+    share = 4 * -(-parameters // learner.num_ranks)
+    embedding = model.vocab_size * model.hidden_size
+    layer = max(0, parameters - embedding) // model.num_hidden_layers
+    # Two layers while one is gathered ahead, and what stands outside the layers; or everything, where that is little.
+    gathered = parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
+    # Gradients of all microbatches but the last are summed unsharded, in float32.
+    unsharded = parameters * 4
+    per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * model.intermediate_size
+    layers = model.num_hidden_layers
+    kept = per_token * layers if not learner.gradient_checkpointing else model.hidden_size * layers + per_token
+    return RankBytes(
+        weights=share,
+        gradients=share,
+        optimizer=2 * share,
+        gathered=gathered * width + unsharded,
+        activations=kept * learner.microbatch_tokens * width,
+        tile=TILES_AT_ONCE * 4 * min(MAX_TILE, learner.microbatch_tokens * min(learner.vocab_chunk, model.vocab_size)),
+        reference=share if reference else 0,
+    )
+
+
+def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = True) -> float:
+    """Model operations of one token in a sequence of `length` tokens, for the model's share of the device's peak.
+
+    Two for each weight that multiplies (the embedding's does not), and the two products of causal attention, which
+    see half the sequence on average; times three with the backward pass. Work that is done twice (gradient
+    checkpointing, tiles computed again) does not count.
+    """
+    heads = model.num_attention_heads
+    head_dim = getattr(model, "head_dim", None) or model.hidden_size // heads
+    weights = count_parameters(model)
+    if not model.tie_word_embeddings:
+        weights -= model.vocab_size * model.hidden_size
+    forward = 2 * weights + model.num_hidden_layers * 2 * length * heads * head_dim
+    return forward * (3 if backward else 1)

@@ -1,0 +1,75 @@
+"""Models that cannot be scored exactly are refused before any training."""
+
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+
+from isentropic.config import ModelConfig
+from isentropic.learner.model import count_parameters, load_model, read_config
+
+QWEN = Qwen3Config(
+    vocab_size=16,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=4,
+    max_position_embeddings=32,
+    attention_dropout=0.3,
+    tie_word_embeddings=False,
+)
+
+
+@pytest.fixture
+def model(tmp_path):
+    return ModelConfig(
+        name="some", path=str(tmp_path), revision=None, max_length=16, trust_remote_code=False, warm_start=None
+    )
+
+
+def test_dropout_is_off(model):
+    QWEN.save_pretrained(model.path)
+    assert read_config(model).attention_dropout == 0.0
+
+
+def test_capped_logits_are_refused(model):
+    Gemma2Config(num_hidden_layers=1, final_logit_softcapping=30.0, attn_logit_softcapping=None).save_pretrained(
+        model.path
+    )
+    with pytest.raises(ValueError, match=r"changes its logits \(final_logit_softcapping=30.0\)"):
+        read_config(model)
+
+
+def test_too_short_a_window_is_refused(model):
+    QWEN.save_pretrained(model.path)
+    with pytest.raises(ValueError, match=r"max_length is 33, but some has a window of 32 tokens"):
+        read_config(replace(model, max_length=33))
+
+
+def test_a_missing_folder_is_named(model):
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        read_config(replace(model, path=model.path + "/nowhere"))
+
+
+def test_missing_weights_are_refused(model):
+    Qwen3ForCausalLM(QWEN).save_pretrained(model.path)
+    path = f"{model.path}/model.safetensors"
+    weights = load_file(path)
+    del weights["lm_head.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lack or misshape \['lm_head.weight'\]"):
+        load_model(model)
+
+
+def test_another_architecture_is_refused(model):
+    """GPT-2 keeps its layers elsewhere, and adds positions that start at the packed batch's beginning."""
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16)).save_pretrained(model.path)
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no decoder with layers"):
+        load_model(model)
+
+
+def test_parameters_are_counted_without_memory():
+    assert count_parameters(QWEN) == sum(parameter.numel() for parameter in Qwen3ForCausalLM(QWEN).parameters())
