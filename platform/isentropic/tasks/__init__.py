@@ -1,1 +1,21 @@
 """Prompts and rewards. A task is data in a fixed order and a grade for a response."""
+
+from typing import NamedTuple
+
+from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
+from isentropic.tasks.math import MathConfig, MathTask
+from isentropic.tasks.reasoning_gym import ReasoningGymConfig, ReasoningGymTask
+
+
+class TaskEntry(NamedTuple):
+    """A task's config class, and the task that is made of it."""
+
+    config: type
+    make: type
+
+
+TASKS = {
+    "arithmetic": TaskEntry(ArithmeticConfig, ArithmeticTask),
+    "math": TaskEntry(MathConfig, MathTask),
+    "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
+}

@@ -27,7 +27,7 @@ class Chat:
         return self._encode(self._render(prompt.messages, answer_next=True))
 
     def reply_ids(self, prompt: Prompt, reply: str, finish_reason: FinishReason) -> Ints:
-        """[T] tokens between a turn and the next: the turn's end where the policy did not write it, the reply, the cue."""
+        """[T] tokens between two turns: the first one's end where the policy did not write it, the reply, the cue."""
         before = self._render((*prompt.messages, {"role": "assistant", "content": MARK}), answer_next=False)
         after = self._render(
             (*prompt.messages, {"role": "assistant", "content": MARK}, {"role": "user", "content": reply}),

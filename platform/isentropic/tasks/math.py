@@ -1,0 +1,125 @@
+"""Mathematical problems with one right answer, from files or the Hub, checked by math-verify."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from isentropic.checks import check_choice, check_range
+from isentropic.records import Prompt
+from isentropic.seeds import hash_seed
+from isentropic.tasks.rows import Row, read_rows
+
+LAST_CHARACTERS = 20_000  # of a response: the answer stands at the end, and parsing time grows with the text
+
+
+@dataclass(frozen=True, kw_only=True)
+class MathConfig:
+    """Values live in conf/task/math.yaml."""
+
+    name: str
+    path: str  # a .jsonl or .parquet file, or the name of a Hub data set
+    eval_path: str | None  # held-out problems; null: a share of `path`
+    train_split: str  # of Hub data sets
+    eval_split: str
+    problem_column: str
+    answer_column: str
+    limit: int | None  # of each file; null: all rows
+    eval_share: float  # held out by a hash of the problem's text, where there is no eval_path
+    system_prompt: str | None
+    suffix: str  # after the problem: how to write the answer
+    reward_right: float
+    reward_wrong: float
+    on_bad_row: str  # refuse | skip
+    on_long_prompt: str  # refuse | drop
+
+    def __post_init__(self) -> None:
+        check_choice("task.on_bad_row", self.on_bad_row, ("refuse", "skip"))
+        check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
+        check_range("task.eval_share", self.eval_share, above=0, below=1)
+        check_range("task.reward_right", self.reward_right, above=self.reward_wrong, hint="Right must pay more.")
+        if self.limit is not None:
+            check_range("task.limit", self.limit, at_least=1)
+
+
+class MathTask:
+    """`prompt_id` is 'math/<split>/<index>'. Reads its files once, at the start; workers get no rows."""
+
+    isolated = True  # parsing what a model wrote can take for ever
+    max_turns = 1
+
+    def __init__(self, config: MathConfig) -> None:
+        self.config = config
+        self.num_skipped = 0
+        train = self._read(config.path, config.train_split)
+        if config.eval_path is not None:
+            held_out = self._read(config.eval_path, config.eval_split)
+        else:
+            held_out = [row for row in train if self._is_held_out(row)]
+            train = [row for row in train if not self._is_held_out(row)]
+        self._rows = {"train": train, "eval": held_out}
+        for split, rows in self._rows.items():
+            if not rows:
+                raise ValueError(
+                    f"the {split} split of task.path={config.path} is empty: with task.eval_share={config.eval_share} "
+                    "no row fell into it. Give more rows, another share, or task.eval_path."
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows: a worker grades the prompts it is given."""
+        return {**vars(self), "_rows": {}}
+
+    def size(self, split: str) -> int:
+        return len(self._rows[split])
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        row = self._rows[split][index]
+        system = self.config.system_prompt
+        messages = ({"role": "system", "content": system},) if system else ()
+        problem = {"role": "user", "content": row[self.config.problem_column] + self.config.suffix}
+        return Prompt(
+            prompt_id=f"math/{split}/{index}",
+            messages=(*messages, problem),
+            answer=row[self.config.answer_column].strip(),
+        )
+
+    def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        right = is_right(turns[-1], prompt.answer)
+        return self.config.reward_right if right else self.config.reward_wrong
+
+    def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
+        return None
+
+    def _read(self, path: str, split: str) -> list[Row]:
+        config = self.config
+        columns = (config.problem_column, config.answer_column)
+        rows, skipped = read_rows(path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row)
+        self.num_skipped += skipped
+        return rows
+
+    def _is_held_out(self, row: Row) -> bool:
+        problem = row[self.config.problem_column].strip()
+        return hash_seed("held out", problem) % 1_000_000 < self.config.eval_share * 1_000_000
+
+
+def is_right(response: str, answer: str) -> bool:
+    """Whether the last answer written in `response` equals `answer`, by math-verify.
+
+    Its own time limits are off: they need signals, and the worker that runs this has a harder one.
+    """
+    from math_verify import parse, verify  # a worker's business: the driver need not load sympy
+
+    written = parse(response[-LAST_CHARACTERS:], parsing_timeout=None)
+    if not written:
+        return False
+    return bool(verify(_gold(answer), written, timeout_seconds=None))
+
+
+@lru_cache(maxsize=65536)
+def _gold(answer: str) -> list[Any]:
+    from math_verify import parse
+
+    gold = parse("\\boxed{" + answer + "}", parsing_timeout=None)
+    if not gold:
+        raise ValueError(f"math-verify cannot read the answer {answer!r}: the data set's answer column is at fault.")
+    return gold

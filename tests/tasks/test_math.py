@@ -1,0 +1,134 @@
+"""Files to prompts, bad rows to errors with their line, answers to rewards."""
+
+import json
+import pickle
+from dataclasses import replace
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from isentropic.tasks.math import MathConfig, MathTask, is_right
+
+CONFIG = MathConfig(
+    name="math",
+    path="",
+    eval_path=None,
+    train_split="train",
+    eval_split="test",
+    problem_column="problem",
+    answer_column="answer",
+    limit=None,
+    eval_share=0.25,
+    system_prompt=None,
+    suffix=" Box it.",
+    reward_right=1.0,
+    reward_wrong=-1.0,
+    on_bad_row="refuse",
+    on_long_prompt="refuse",
+)
+ROWS = [{"problem": f"What is {n} + 1?", "answer": str(n + 1), "source": "x"} for n in range(40)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    file = tmp_path / "sums.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS)) + "\n")
+    return replace(CONFIG, path=str(file))
+
+
+def problems(task, split):
+    return [task.prompt(split, index).messages[-1]["content"] for index in range(task.size(split))]
+
+
+def test_rows_become_prompts_and_a_share_is_held_out(data):
+    task = MathTask(data)
+    together = problems(task, "train") + problems(task, "eval")
+    assert sorted(together) == sorted(row["problem"] + " Box it." for row in ROWS)
+    assert 3 <= task.size("eval") <= 20  # a quarter of 40, by hash
+    assert problems(MathTask(data), "eval") == problems(task, "eval")
+
+
+def test_parquet_and_a_file_of_its_own_for_eval(data, tmp_path):
+    table = tmp_path / "held_out.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS[:3]), table)
+    task = MathTask(replace(data, eval_path=str(table), system_prompt="Be brief.", limit=10))
+    assert (task.size("train"), task.size("eval")) == (10, 3)
+    assert task.prompt("eval", 0).messages[0] == {"role": "system", "content": "Be brief."}
+    assert task.prompt("eval", 2).answer == "3"
+
+
+BAD = {
+    "{'problem'": "not JSON",
+    '"text"': "not an object but str",
+    '{"problem": "p"}': "no column 'answer'",
+    '{"problem": "p", "Answer": "2"}': "Did you mean 'Answer'?",
+    '{"problem": "p", "answer": 2}': "answer is int",
+    '{"problem": null, "answer": "2"}': "problem is NoneType",
+    '{"problem": " ", "answer": "2"}': "problem is empty",
+    '{"problem": "a\\u0000b", "answer": "2"}': "not text",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD.items(), ids=range(len(BAD)))
+def test_a_bad_row_is_refused_with_its_line_or_skipped_and_counted(data, line, reason):
+    with open(data.path, "a") as file:
+        file.write(f"\n{line}\n")
+    with pytest.raises(ValueError, match="1 bad row") as error:
+        MathTask(data)
+    assert f"{data.path}:42: " in str(error.value) and reason in str(error.value)
+    task = MathTask(replace(data, on_bad_row="skip"))
+    assert (task.num_skipped, task.size("train") + task.size("eval")) == (1, 40)
+
+
+def test_ten_bad_rows_are_shown_and_the_rest_counted(data):
+    with open(data.path, "a") as file:
+        file.write("{}\n" * 25)
+    with pytest.raises(ValueError, match="(?s)25 bad row.*and 15 more") as error:
+        MathTask(data)
+    assert str(error.value).count("no column") == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        pytest.param(b"", "a.jsonl", "no usable row", id="empty"),
+        pytest.param(b"\xff\xfe\n", "a.jsonl", "a.jsonl:1: not JSON", id="not UTF-8"),
+        pytest.param(b"PAR1 no", "a.parquet", "not a parquet file", id="broken parquet"),
+        pytest.param(None, "sum.jsonl", "no file .*sum.jsonl.*Did you mean 'sums.jsonl'", id="missing"),
+    ],
+)
+def test_files_that_cannot_be_used(data, tmp_path, content, name, message):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        MathTask(replace(data, path=str(file)))
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        pytest.param("so it is \\boxed{18}", "18", True, id="boxed"),
+        pytest.param("\\boxed{0.5}", "\\frac{1}{2}", True, id="equal, written otherwise"),
+        pytest.param("\\boxed{1,000}", "1000", True, id="thousands"),
+        pytest.param("\\boxed{19}", "18", False, id="wrong"),
+        pytest.param("I do not know.", "18", False, id="no answer"),
+        pytest.param("", "18", False, id="empty"),
+        pytest.param("\\boxed{__import__('os').system('touch pwned')}", "18", False, id="code stays text"),
+    ],
+)
+def test_is_right(response, answer, right, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_right(response, answer) is right
+    assert not list(tmp_path.iterdir())
+
+
+def test_rewards_are_the_config_s_and_workers_get_no_rows(data):
+    task = MathTask(data)
+    prompt = task.prompt("train", 0)
+    copy = pickle.loads(pickle.dumps(task))
+    assert copy.grade(prompt, [f"\\boxed{{{prompt.answer}}}"]) == 1.0
+    assert copy.grade(prompt, ["\\boxed{-5}"]) == -1.0
+    assert len(pickle.dumps(task)) < 2000
