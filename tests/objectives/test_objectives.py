@@ -40,6 +40,7 @@ def batch(log_ratio, advantage, sequences=3):
         "entropy": draw() + 0.5,
         "old_entropy": draw() + 0.5,
         "sequence_id": torch.arange(n) % sequences,
+        "is_teacher": torch.zeros(n, dtype=torch.bool),
         "loss_weight": (draw() + 0.1) / n,
         "token_weight": draw() + 0.5,
     }

@@ -11,6 +11,7 @@ from isentropic.objectives.gppo import GppoConfig, gppo
 from isentropic.objectives.gspo import GspoConfig, gspo
 from isentropic.objectives.kl_cov import KlCovConfig, kl_cov
 from isentropic.objectives.objective import Objective, ObjectiveConfig
+from isentropic.objectives.offline import ShapedOfflineConfig, shaped_offline
 from isentropic.objectives.reinforce import ReinforceConfig, reinforce
 from isentropic.objectives.sapo import SapoConfig, sapo
 from isentropic.objectives.token_loss import TokenLoss
@@ -28,6 +29,7 @@ OBJECTIVES: dict[str, Objective] = {
     "kl_cov": Objective(function=kl_cov, config=KlCovConfig, needs_minibatch=True),
     "bapo": Objective(function=bapo, config=BapoConfig, needs_minibatch=True),
     "erc": Objective(function=erc, config=ErcConfig),
+    "shaped_offline": Objective(function=shaped_offline, config=ShapedOfflineConfig),
 }
 
 __all__ = [
@@ -47,4 +49,5 @@ __all__ = [
     "kl_cov",
     "reinforce",
     "sapo",
+    "shaped_offline",
 ]
