@@ -1,0 +1,178 @@
+"""Figures as plotly's own JSON: traces and layout in plain dicts. Colours are names that the page resolves.
+
+A colour is written '@c0' .. '@c7', '@warn', '@muted', or '@c0/0.2' with an opacity: the page has one palette for
+light and one for dark, and draws again when the reader's setting changes.
+"""
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from isentropic.metrics.report.run_data import RunData
+
+POINTS = 1500  # of a curve; longer ones are thinned
+DASHES = ("solid", "dash", "dot", "dashdot")
+NUM_COLOURS = 8
+VERSION = "policy version"
+PERCENT = {"tickformat": ".2~%"}
+LOG = {"type": "log", "exponentformat": "power"}
+Point = tuple[int, int, float]  # policy version, step, value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One chart of the page."""
+
+    title: str
+    traces: list[dict[str, Any]]
+    layout: dict[str, Any]
+    note: str = ""
+    wide: bool = False
+    tall: bool = False
+    keys: tuple[str, ...] = field(default=())  # the metrics it shows
+
+    def payload(self) -> dict[str, Any]:
+        return {"data": self.traces, "layout": self.layout}
+
+
+def colour(index: int, opacity: float | None = None) -> str:
+    return f"@c{index % NUM_COLOURS}" + (f"/{opacity}" if opacity is not None else "")
+
+
+def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "xaxis": {"title": {"text": x}, "zeroline": False},
+        "yaxis": {"title": {"text": y}, "zeroline": False},
+        "hovermode": "x unified",
+    }
+    for key, value in changes.items():
+        base[key] = base[key] | value if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+    return base
+
+
+def line(points: Sequence[Point], name: str, index: int, *, limit: int = POINTS, **changes: Any) -> dict[str, Any]:
+    """A curve over the policy version; the step stands in the hover."""
+    kept = thin(points, limit)
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines+markers" if len(kept) <= 30 else "lines",
+        "name": text(name),
+        "x": [version for version, _, _ in kept],
+        "y": [number(value) for _, _, value in kept],
+        "customdata": [step for _, step, _ in kept],
+        "hovertemplate": "%{y:.4~g} (step %{customdata})",
+        "line": {"color": colour(index), "width": 2, "dash": DASHES[index // NUM_COLOURS % len(DASHES)]},
+        "marker": {"size": 5, "color": colour(index)},
+    }
+    return trace | changes
+
+
+def curves(
+    run: RunData,
+    title: str,
+    keys: Mapping[str, str] | Iterable[str],
+    *,
+    y: str,
+    note: str = "",
+    wide: bool = False,
+    start: bool = False,
+    limit: int = POINTS,
+    **changes: Any,
+) -> Figure | None:
+    """One line a metric, alarms of these metrics marked; None where the run has none of them."""
+    names = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
+    present = {key: name for key, name in names.items() if run.curve(key, start=start)}
+    if not present:
+        return None
+    traces = [
+        line(run.curve(key, start=start), name, list(names).index(key), limit=limit) for key, name in present.items()
+    ] + alarm_marks(run, tuple(present))
+    return Figure(title=title, traces=traces, layout=layout(y=y, **changes), note=note, wide=wide, keys=tuple(names))
+
+
+def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) -> Figure | None:
+    """As `curves`, the areas one above the other."""
+    figure = curves(run, title, names, **options)
+    if figure:
+        for index, trace in enumerate(figure.traces):
+            if trace["name"] != "alarm":
+                trace |= {"stackgroup": "one", "mode": "lines", "fillcolor": colour(index, 0.65)}
+                trace["line"] = trace["line"] | {"width": 0.5}
+    return figure
+
+
+def alarm_marks(run: RunData, keys: Sequence[str], *, on: str | None = None) -> list[dict[str, Any]]:
+    """Raised alarms as crosses on their curve; with `on`, those of every metric, on that one's curve."""
+    where = {(key, step): (version, value) for key in {*keys, on} if key for version, step, value in run.curve(key)}
+    marks = []
+    for alarm in run.raised:
+        key = on or alarm.get("metric")
+        if (key, alarm.get("step")) in where and (on or key in keys):
+            marks.append((*where[key, alarm["step"]], text(str(alarm.get("message", alarm.get("rule"))))))
+    if not marks:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "alarm",
+            "x": [mark[0] for mark in marks],
+            "y": [mark[1] for mark in marks],
+            "text": [mark[2] for mark in marks],
+            "hovertemplate": "%{text}",
+            "marker": {"symbol": "x", "size": 11, "color": "@warn", "line": {"width": 1, "color": "@bg"}},
+        }
+    ]
+
+
+def heat(title: str, x: Sequence[Any], y: Sequence[Any], z: Sequence[Sequence[float | None]], **options: Any) -> Figure:
+    """A heat map; options: unit (of the colours), x_title, y_title, note, wide, show (numbers in the cells), keys."""
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "x": list(x),
+        "y": list(y),
+        "z": [[number(value) for value in row] for row in z],
+        "colorscale": "Viridis",
+        "colorbar": {"title": {"text": options.get("unit", ""), "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        "hovertemplate": "%{x}, %{y}: %{z:.4~g}<extra></extra>",
+        "hoverongaps": False,
+    }
+    if options.get("show"):
+        trace["texttemplate"] = "%{z:.3~g}"
+    axes = layout(y=options.get("y_title", ""), x=options.get("x_title", VERSION), hovermode="closest")
+    for axis, labels in (("xaxis", x), ("yaxis", y)):
+        axes[axis]["showgrid"] = False
+        if labels and isinstance(labels[0], str):
+            axes[axis]["type"] = "category"
+    return Figure(
+        title=title,
+        traces=[trace],
+        layout=axes,
+        note=options.get("note", ""),
+        wide=options.get("wide", False),
+        keys=tuple(options.get("keys", ())),
+    )
+
+
+def versions(rows: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Policy versions of lines."""
+    return [row.get("policy_version", row["step"]) for row in rows]
+
+
+def thin(points: Sequence[Any], limit: int = POINTS) -> list[Any]:
+    """At most about `limit` of the points, evenly, the last one among them."""
+    every = max(1, math.ceil(len(points) / limit))
+    kept = list(points[::every])
+    return kept if not points or kept[-1] is points[-1] else [*kept, points[-1]]
+
+
+def number(value: float | None) -> float | None:
+    """Six significant digits; JSON has no NaN."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def text(value: str) -> str:
+    """Plotly reads a few HTML tags in labels: what users and models wrote stays text."""
+    return html.escape(value, quote=False)

@@ -1,0 +1,55 @@
+"""What a path names: a run, a folder of runs (a sweep), or neither."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+RUN_FILES = ("metrics.jsonl", "config.yaml")
+DEPTH = 3  # folders that a sweep may put between itself and its runs
+EXPECTED = (
+    "Give a run folder (with metrics.jsonl or config.yaml, as jobs/train.py writes it), the name of a run under runs/, "
+    "or a sweep's or branch's folder with run folders in it."
+)
+
+
+def is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in RUN_FILES)
+
+
+def resolve(name: str, root: Path = Path("runs")) -> Path:
+    """A path as given, else the run of that name under `root`.
+
+    Raises ValueError where there is neither.
+    """
+    for path in (Path(name), root / name):
+        if path.is_dir():
+            return path
+    known = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
+    there = f" Runs here: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
+    raise ValueError(f"{name}: no such folder, nor {root / name}. {EXPECTED}{there}")
+
+
+def runs_under(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that `paths` are or hold, each once.
+
+    Raises ValueError for a path that is no run and holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        own = [path] if is_run(path) else list(_below(path, DEPTH))
+        if not own:
+            raise ValueError(f"{path} is no run and holds none. {EXPECTED}")
+        found |= {run.resolve(): None for run in own}
+    return list(found)
+
+
+def _below(folder: Path, depth: int) -> Iterable[Path]:
+    if depth == 0 or not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        children = sorted(Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    for child in children:
+        if is_run(child):
+            yield child
+        else:
+            yield from _below(child, depth - 1)

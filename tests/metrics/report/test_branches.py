@@ -1,0 +1,48 @@
+"""Differences of branches are paired by branch point."""
+
+import json
+
+import pytest
+
+from isentropic.metrics.report import write_report
+from isentropic.metrics.report.branches import Branches, branch_charts
+from isentropic.metrics.report.settings import mean_of
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three points far apart; beta1=1 lowers the entropy by 0.1, 0.2 and 0.3: mean -0.2, s.e. 0.1 / sqrt 3."""
+    rows = []
+    for step, entropy, less in ((10, 1.5, 0.1), (20, 1.0, 0.2), (30, 0.5, 0.3)):
+        rows.append({"step": step, "setting": "beta1=0", "entropy": entropy})
+        rows.append({"step": step, "setting": "beta1=1", "entropy": entropy - less})
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_paired_differences(folder):
+    branches = Branches(folder)
+    mean = mean_of(list(branches.differences("beta1=1", "entropy").values()))
+
+    assert (branches.num_points, branches.settings) == (3, ["beta1=0", "beta1=1"])
+    assert mean.value == pytest.approx(-0.2)
+    assert mean.error == pytest.approx(0.1 / 3**0.5)
+    assert branch_charts(branches)[0].traces[0]["y"] == [0, pytest.approx(-0.2)]
+
+
+def test_page(folder):
+    statement = {"id": "T3", "statement": "entropy falls with beta1", "verdict": "undecided", "number": "2.9 s.e."}
+    (folder / "statements.json").write_text(json.dumps([statement]))
+    page = write_report([folder], folder / "report.html").read_text()
+
+    assert "3 branch points, 2 settings" in page
+    assert "-0.2 ± 0.058 (3.5 s.e.)" in page
+    assert "undecided" in page
+
+
+def test_a_line_without_its_keys_is_refused(folder):
+    with (folder / "branches.jsonl").open("a") as file:
+        file.write('{"entropy": 1}\n')
+
+    with pytest.raises(ValueError, match="line 7 needs 'step'"):
+        Branches(folder)

@@ -1,0 +1,90 @@
+"""Runs that differ in their seed alone are one setting; differences are paired by seed."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from isentropic.metrics.report.compare_charts import maps, over_seeds
+from isentropic.metrics.report.run_data import RunData
+from isentropic.metrics.report.settings import differing_keys, group_settings, mean_of, paired, swept_axes
+
+
+def run(seed, entropies, **objective):
+    lines = [{"step": i, "policy_version": 8 * (i - 1), "entropy/mean": e} for i, e in enumerate(entropies, start=1)]
+    config = {"seed": seed, "run": {"name": f"r{seed}", "steps": 9}, "objective": {"name": "ce_gppo"} | objective}
+    return RunData(folder=Path(f"r{seed}"), config=config, environment={}, lines=lines, alarms=[])
+
+
+def test_mean_and_standard_error():
+    """1, 2, 3: standard deviation 1, over the square root of 3."""
+    mean = mean_of([1.0, 2.0, 3.0])
+
+    assert (mean.value, mean.count) == (2.0, 3)
+    assert mean.error == pytest.approx(1 / math.sqrt(3))
+    assert math.isnan(mean_of([1.0]).error)
+
+
+def test_settings_are_ordered_by_value_and_named_by_what_differs():
+    runs = [run(seed, [1.0], beta1=beta1, beta2=1.0) for beta1 in (10.0, 0.5, None) for seed in (1, 0)]
+
+    settings = group_settings(runs)
+
+    assert [setting.label for setting in settings] == ["beta1=none", "beta1=0.5", "beta1=10"]
+    assert [own.setting("seed") for own in settings[0].runs] == [0, 1]
+
+
+def test_the_fewest_keys_name_a_setting():
+    """The two baselines differ in three keys; the objective's name tells them apart alone."""
+    first = run(0, [1.0], beta1=0.5, clip_high=0.2)
+    second = run(0, [1.0], beta1=None, clip_high=0.28)
+    second.config["objective"]["name"] = "clip"
+
+    settings = group_settings([first, second])
+
+    assert differing_keys([first, second]) == ["objective.name", "objective.beta1", "objective.clip_high"]
+    assert {setting.label for setting in settings} == {"clip", "ce_gppo"}
+
+
+def test_paired_differences_cancel_what_the_seed_brings():
+    """Seeds are 1 and 5 apart in entropy; the setting lowers each by 0.5 and 0.7: mean -0.6, s.e. 0.1."""
+    base = group_settings([run(0, [1.0], beta1=0.0), run(1, [5.0], beta1=0.0), run(2, [9.0], beta1=0.0)])[0]
+    other = group_settings([run(0, [0.5], beta1=1.0), run(1, [4.3], beta1=1.0)])[0]
+
+    difference = paired(other, base, "entropy/mean", "last")
+
+    assert difference.count == 2
+    assert difference.value == pytest.approx(-0.6)
+    assert difference.error == pytest.approx(0.1)
+
+
+def test_last_best_and_average():
+    setting = group_settings([run(0, [1.0, 3.0, 2.0])])[0]
+
+    assert [setting.mean("entropy/mean", kind).value for kind in ("last", "best", "average")] == [2.0, 3.0, 2.0]
+
+
+def test_a_run_that_ended_early_counts_as_far_as_it_came():
+    points, spread, counts = over_seeds([run(0, [1.0, 2.0]), run(1, [3.0])], "entropy/mean")
+
+    assert points == [(0, 1, 2.0), (8, 2, 2.0)]
+    assert spread[1] == pytest.approx(math.sqrt(2)) and spread[2] == 0
+    assert counts == {1: 2, 2: 1}
+
+
+def test_map_over_two_coefficients():
+    """A grid of two by two; the cell at (1, 0) holds the mean of two seeds, another is missing."""
+    cells = [(0.0, 0.0, 1.0, 0), (1.0, 0.0, 2.0, 0), (1.0, 0.0, 4.0, 1), (0.0, 1.0, 5.0, 0)]
+    runs = [run(seed, [entropy], beta1=beta1, beta2=beta2) for beta1, beta2, entropy, seed in cells]
+    settings = group_settings(runs)
+
+    assert swept_axes(settings) == ("objective.beta1", "objective.beta2")
+    entropy = maps(settings)[0].traces[0]
+    assert (entropy["x"], entropy["y"]) == (["0", "1"], ["0", "1"])
+    assert entropy["z"] == [[1.0, 3.0], [5.0, None]]
+
+
+def test_no_map_over_coefficients_that_move_together():
+    runs = [run(0, [1.0], clip_low=clip, clip_high=clip) for clip in (0.1, 0.2, 0.3)]
+
+    assert swept_axes(group_settings(runs)) is None
