@@ -167,11 +167,11 @@ def test_one_sample_on_two_ranks(two_ranks):
     assert 0 < two_ranks["filler"]["norm"] < math.inf
 
 
-def test_published_weights_have_hugging_face_names(folder, two_ranks):
-    names = [name for bucket in two_ranks["published"] for name in bucket]
+def test_named_weights_are_those_of_hugging_face(folder, two_ranks):
+    """Whole tensors in the dtype asked for; a tied lm_head is not among them."""
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    assert names == [name for name, _ in model.named_parameters()]  # a tied lm_head is not among them
-    assert len(two_ranks["published"]) > 2
+    expected = {name: (torch.bfloat16, parameter.shape) for name, parameter in model.named_parameters()}
+    assert two_ranks["half"] == expected
 
 
 def test_scores_are_those_of_the_plain_model(folder, make_learner):

@@ -3,24 +3,37 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
-from transformers import Gemma2Config, GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from isentropic.config import ModelConfig
-from isentropic.learner.model import count_parameters, load_model, read_config
+from isentropic.learner.model import PackedModel, count_parameters, load_model, read_config
 
-QWEN = Qwen3Config(
-    vocab_size=16,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    head_dim=4,
-    max_position_embeddings=32,
-    attention_dropout=0.3,
-    tie_word_embeddings=False,
-)
+SIZES = {
+    "vocab_size": 16,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "initializer_range": 0.5,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+QWEN = Qwen3Config(head_dim=4, attention_dropout=0.3, tie_word_embeddings=False, **SIZES)
 
 
 @pytest.fixture
@@ -69,6 +82,35 @@ def test_another_architecture_is_refused(model):
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16)).save_pretrained(model.path)
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no decoder with layers"):
         load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        pytest.param(LlamaForCausalLM, LlamaConfig(tie_word_embeddings=True, **SIZES), id="Llama, tied: SmolLM2"),
+        pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), id="Qwen2, biased projections"),
+        pytest.param(Qwen3ForCausalLM, Qwen3Config(head_dim=4, **SIZES), id="Qwen3, head norms"),
+    ],
+)
+def test_packed_equals_alone(kind, config, model):
+    """Two sequences in one pack have the logprobs that each has by itself, at temperature 0.5."""
+    torch.manual_seed(0)
+    plain = kind(config)
+    plain.save_pretrained(model.path)
+    packed = PackedModel(load_model(model), temperature=0.5, vocab_chunk=5)
+    tokens = torch.randint(0, 16, (7,))
+    target = tokens[[1, 2, 4, 5, 6]]
+    found = packed(
+        tokens,
+        torch.tensor([0, 1, 2, 0, 1, 2, 3]),
+        torch.tensor([0, 3, 7], dtype=torch.int32),
+        torch.tensor([0, 1, 3, 4, 5]),
+        target,
+        max_length=4,
+    )
+    logits = torch.cat([plain(part[None]).logits[0, :-1] for part in tokens.split([3, 4])]) / 0.5
+    expected = logits.log_softmax(-1).gather(1, target[:, None])[:, 0]
+    torch.testing.assert_close(found.logprob, expected)
 
 
 def test_parameters_are_counted_without_memory():

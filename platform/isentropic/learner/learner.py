@@ -88,28 +88,14 @@ class Learner:
         return StepResult(updates=updates, policy_version=self.policy_version)
 
     def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor on the device), a tied output layer once. Go through it to its end."""
+        """(Hugging Face name, full tensor on the device) of every weight, a tied output layer once.
+
+        Each tensor is gathered when it is asked for: go through it to its end, on every rank. On a single rank a
+        tensor may share memory with the weight itself; copy what must outlive the next update.
+        """
         for name, parameter in self._model.lm.named_parameters():
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-    def publish(self, bucket_bytes: int, dtype: torch.dtype = torch.float32) -> Iterator[list[tuple[str, Tensor]]]:
-        """Buckets of (name, tensor in host memory) of about `bucket_bytes`. Rank 0 yields them, the others nothing.
-
-        The tensors are copies: they stay as they are when the next update comes.
-        """
-        bucket: list[tuple[str, Tensor]] = []
-        size = 0
-        for name, tensor in self.named_weights(dtype):
-            if self._rank != 0:
-                continue
-            if bucket and size + tensor.nbytes > bucket_bytes:
-                yield bucket
-                bucket, size = [], 0
-            bucket.append((name, tensor.to("cpu", copy=True)))
-            size += tensor.nbytes
-        if bucket:
-            yield bucket
 
     def save(self, folder: Path) -> None:
         """Writes model, optimizer, policy version and random state under `folder`; durable when it returns."""
@@ -137,7 +123,6 @@ class Learner:
         if trained and self._config.gradient_checkpointing:
             packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
             packed.train()  # transformers checkpoints in this mode alone; every dropout is 0
-        packed.to(self._device)
         dtype = getattr(torch, self._config.dtype)
         return packed, sharding.shard(packed, self._mesh, dtype=dtype, compile_layers=self._config.compile)
 

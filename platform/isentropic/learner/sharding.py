@@ -44,7 +44,8 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
 def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool) -> bool:
     """Shards the model in place: each decoder layer, then the rest. Gradients are summed over ranks, not averaged.
 
-    Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32. Returns whether the
+    The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that the device never
+    holds it whole. Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32. Returns whether the
     layers stay gathered (small models).
     """
     half = dtype != torch.float32
