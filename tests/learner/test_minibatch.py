@@ -31,7 +31,7 @@ def microbatch(rows, counts):
 
 
 def test_canonical_order():
-    """Rows 4 and 1 in one pack, a filler, row 2: seen as 1, 1, 2, 4; the gradient is ten times the place in that order."""
+    """Rows 4 and 1 in one pack, a filler, row 2: seen as 1, 1, 2, 4; the gradient is ten times the place there."""
     batches = [microbatch([4, 1], [1, 2]), microbatch([-1], [0]), microbatch([2], [1])]
     logprob = [torch.tensor([-4.0, -1.1, -1.2]), torch.zeros(0), torch.tensor([-2.0])]
     fields = [

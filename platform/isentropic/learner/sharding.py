@@ -45,8 +45,8 @@ def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_l
     """Shards the model in place: each decoder layer, then the rest. Gradients are summed over ranks, not averaged.
 
     The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that the device never
-    holds it whole. Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32. Returns whether the
-    layers stay gathered (small models).
+    holds it whole. Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32.
+    Returns whether the layers stay gathered (small models).
     """
     half = dtype != torch.float32
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
