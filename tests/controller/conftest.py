@@ -42,6 +42,13 @@ class FakeTask:
 class FakeChat:
     """Token i is the digit i."""
 
+    eos_token_id = END
+
+    class tokenizer:
+        @staticmethod
+        def encode(text, add_special_tokens):
+            return [int(digit) for digit in text]
+
     def prompt_ids(self, prompt):
         index = int(prompt.messages[0]["content"])
         return np.array([index // 10, index % 10 % VOCABULARY, 0], dtype=np.int64)
@@ -269,12 +276,14 @@ class FakeRun:
             eval_size=task.size("eval"),
         )
         reporter = Reporter(config, self.lines, [], about={})
+        teaching = Teaching(config)
+        teaching.bind(chat=chat, task=task, model_path="")
         return Controller(
             config=config,
             learner=self.learner,
             feed=feed,
             reporter=reporter,
-            teaching=Teaching(config),
+            teaching=teaching,
             folder=self.folder,
         )
 

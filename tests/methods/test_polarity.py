@@ -187,6 +187,7 @@ def test_metrics_of_a_batch_worked_by_hand(new):
     }  # fmt: skip
     assert {name: first[f"papo/{name}"] for name in expected} == pytest.approx(expected, rel=1e-6)
     _, second = polarity.weigh([], 0.5)
+    assert make().weigh([], 0.1)[0] == []  # nothing trained, and yet a signal
     assert second["papo/measured_change"] == pytest.approx(-0.1)
     assert all(np.isfinite(value) for value in (*first.values(), *second.values()))
 

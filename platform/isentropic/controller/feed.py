@@ -142,7 +142,7 @@ class Feed:
         self._version = weights.policy_version
         wave, origin = self._training_wave(1), Origin(step=source, source_step=source, policy_version=self._version)
         groups = await self._drawer.draw_evaluation(
-            "probe", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
+            f"probe/{source}", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
         )
         self._probe = [rollout for group in groups for rollout in group.rollouts]
 

@@ -30,7 +30,8 @@ class Teaching:
         self._reweight: Reweight = config.reweight.build()
         self._token_weight = config.token_weight
         self._reuse: Reuse = config.reuse.build()
-        self._limit = config.sampling.build().max_groups
+        self._sampling = config.sampling.build()
+        self._limit = self._sampling.max_groups
 
     def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
         """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
@@ -54,6 +55,8 @@ class Teaching:
                 lessons.append([_sample(rollout, scores[rollout.key], advantages[rollout.key]) for rollout in kept])
         taught = lessons[: self._limit]
         samples = [sample for lesson in taught for sample in lesson]
+        more |= self._sampling.metrics(groups)
+        more |= self._filter.metrics({sample.rollout.key: advantages[sample.rollout.key] for sample in samples})
         return Taught(
             samples, metrics | more | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)}
         )
@@ -64,9 +67,9 @@ class Teaching:
 
     def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> Taught:
         """Token advantages and token weights, on samples whose scores are of the current weights."""
-        if not samples:
-            return Taught([], {})
-        weighed, metrics = self._reweight.weigh(samples, entropy_mean)
+        weighed, metrics = self._reweight.weigh(samples, entropy_mean)  # its entropy trajectory has every step
+        if not weighed:
+            return Taught([], metrics)
         lengths = [len(sample.advantage) for sample in weighed]
         result = self._token_weight.weigh(
             torch.from_numpy(np.concatenate([sample.old.logprob for sample in weighed])),

@@ -36,6 +36,9 @@ class DropFlat:
     def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
         return _kept([wave for wave in _waves(group) if not is_flat(wave, self._on)])
 
+    def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAllConfig:
@@ -52,6 +55,9 @@ class KeepAll:
 
     def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
         return _kept([wave for wave in _waves(group) if len(wave) > 1])
+
+    def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
+        return {}
 
 
 FILTERS: dict[str, type] = {

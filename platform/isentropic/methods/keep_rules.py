@@ -51,6 +51,9 @@ class KeepRules:
         kept = [rollout for rollout in group.rollouts if self._keeps(rollout, verdicts[rollout.key])]
         return tuple(sorted(kept, key=lambda rollout: rollout.key))
 
+    def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
+        return keep_metrics(kept)
+
     def _keeps(self, rollout: Rollout, advantage: float) -> bool:
         config, explored = self._config, rollout.key.wave > 0
         threshold = config.keep_explore if explored else config.keep_regular
@@ -80,10 +83,10 @@ def _task_advantages(group: Group) -> dict[RolloutKey, float]:
     return out
 
 
-def keep_metrics(groups_kept: Mapping[RolloutKey, float]) -> dict[str, float]:
+def keep_metrics(kept: Mapping[RolloutKey, float]) -> dict[str, float]:
     """Kept rollouts per class (spec C.8): first or later wave, right or wrong way, from key -> advantage."""
     counts = dict.fromkeys(("regular_positive", "regular_negative", "explore_positive", "explore_negative"), 0.0)
-    for key, advantage in groups_kept.items():
+    for key, advantage in kept.items():
         wave, sign = "explore" if key.wave > 0 else "regular", "positive" if advantage > 0 else "negative"
         counts[f"{wave}_{sign}"] += 1
     return {f"uec/kept_{name}": count for name, count in counts.items()}

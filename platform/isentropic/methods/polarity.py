@@ -90,7 +90,8 @@ class Polarity:
         weighted = weight * advantage
         if config.renorm and np.abs(weighted).sum() > 0:
             weighted *= np.abs(advantage).sum() / np.abs(weighted).sum()
-        out = list(samples) if config.alpha == 0 or u == 0 else _with_advantages(samples, weighted)
+        same = not samples or config.alpha == 0 or u == 0
+        out = list(samples) if same else _with_advantages(samples, weighted)
         metrics = self._flow_metrics(advantage, sensitivity, weight)
         metrics |= self._trajectory_metrics(entropy_mean, u, float((weighted * sensitivity).sum()))
         if advantage.any():

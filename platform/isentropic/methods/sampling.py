@@ -50,6 +50,9 @@ class OneWave:
     def next_wave(self, groups: Sequence[Group]) -> Wave | None:
         return None if groups else self._config.wave(self._config.prompts_per_step)
 
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefilledConfig(OneWaveConfig):
@@ -85,6 +88,9 @@ class Refilled:
         if teaching >= config.prompts_per_step or len(groups) >= config.draw_prompts * config.max_draws:
             return None
         return config.wave(config.draw_prompts)
+
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        return {}
 
 
 SAMPLINGS: dict[str, type] = {

@@ -74,6 +74,9 @@ class SecondWave:
             top_k=config.top_k,
         )
 
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        return wave_metrics(groups)
+
 
 def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Hard prompts of a step and what the second wave made of them (spec C.8), from task rewards, under uec/."""

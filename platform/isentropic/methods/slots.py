@@ -30,6 +30,10 @@ class Sampling(Protocol):
         """The next wave, given the step's graded groups so far (none at first), or None to stop."""
         ...
 
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Of all that a step drew."""
+        ...
+
 
 class Shaping(Protocol):
     """Writes `shaped_reward`, may exchange rollouts of a group; never touches `reward`.
@@ -71,6 +75,10 @@ class Filter(Protocol):
 
     def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
         """The rollouts of the group to train on, in canonical order; () drops the group."""
+        ...
+
+    def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
+        """Of a step, from the advantages of all that was kept."""
         ...
 
 

@@ -1,0 +1,106 @@
+"""PAPO, OGER and UEC-RL in the loop, on fakes: off is the base method bit for bit, resume is exact, they compose."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from isentropic.methods.teachers import TeacherResponse, write_teachers
+
+UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
+PAPO, OGER, UEC = ["method=papo"], ["method=oger", "oger.cache=null"], ["method=uec_rl", "terms=none"]
+UEC_OFF = ["uec.explore_size=0", "uec.queue=false", "uec.overlong_filter=false", "uec.replay_every=null"]
+
+
+def stable(lines):
+    return {
+        step: {key: repr(value) for key, value in metrics.items() if not key.startswith(UNSTABLE)}
+        for step, metrics in lines.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "off"),
+    [
+        ([], [*PAPO, "papo.alpha=0"]),
+        ([], [*PAPO, "papo.signal=off"]),
+        (["objective=clip", "filter=keep_all"], [*OGER, "oger.coef=0", "oger.teachers=null"]),
+        (["objective=clip_dual"], [*UEC, *UEC_OFF]),
+    ],
+    ids=["papo alpha 0", "papo off", "oger without teachers", "uec_rl all off"],
+)
+def test_switched_off_it_is_the_base_method(base, off, fake_run):
+    plain, method = fake_run(*base, folder="base").run(), fake_run(*off, folder="off").run()
+    np.testing.assert_array_equal(plain.learner.logits, method.learner.logits)
+    got = stable(method.lines.lines)
+    for step, line in stable(plain.lines.lines).items():
+        assert {key: got[step].get(key) for key in line} == line
+
+
+@pytest.mark.parametrize(
+    "method",
+    [[*PAPO, "papo.signal=trend"], [*UEC, "uec.replay_every=2", "uec.explore_size=4"]],
+    ids=["papo", "uec_rl"],
+)
+def test_resume_is_exact(method, fake_run):
+    whole = fake_run(*method, "checkpoint.every=2", folder="whole").run()
+    first = fake_run(*method, "run.steps=4", "checkpoint.every=2", folder="cut").run()
+    rest = fake_run(*method, "checkpoint.every=2", folder="cut").run(resume=True)
+    expected = stable(whole.lines.lines)
+    for step in (5, 6):
+        got = stable(rest.lines.lines)[step]
+        assert {k: v for k, v in got.items()} == expected[step]
+    assert min(rest.lines.lines) == 5 and max(first.lines.lines) == 4
+    np.testing.assert_array_equal(rest.learner.logits, whole.learner.logits)
+
+
+def test_uec_rl_explores_and_replays(fake_run):
+    lines = fake_run(*UEC, "uec.replay_every=2", "uec.explore_size=4", "run.steps=8").run().lines.lines
+    steps = [lines[step] for step in range(1, 9)]
+    assert sum(line["uec/hard_prompts"] for line in steps) > 0
+    assert all(line["uec/explored"] == 4 * line["uec/hard_prompts"] for line in steps)
+    assert sum(line["uec/kept_explore_positive"] for line in steps) > 0
+    assert [line["uec/queue_size"] < 16 for line in steps] == [True] * 8
+    assert all(line["uec/replayed"] == 0 for line in steps[0::2])
+
+
+def test_papo_signal_moves_though_nothing_is_trained(fake_run):
+    """UEC-RL's queue may hold less than a unit; the entropy trajectory goes on."""
+    lines = fake_run("method=[papo,uec_rl]", "terms=none", "uec.explore_size=0").run().lines.lines
+    idle = [step for step in range(1, 7) if lines[step]["update/count"] == 0]
+    assert idle
+    assert all("papo/u" in lines[step] for step in range(1, 7))
+
+
+@pytest.fixture
+def teachers(tmp_path):
+    path = tmp_path / "teachers.jsonl"
+    rows = [TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="11", reward=1.0) for i in range(20)]
+    write_teachers(path, rows)
+    return f"oger.teachers={path}"
+
+
+FEW = [
+    (False, "clip", False, True),
+    (True, "ce_gppo", False, False),
+    (True, "gspo", True, True),
+    (False, "ce_gppo", True, False),
+]
+COMPOSITIONS = [
+    pytest.param(*choice, marks=() if choice in FEW else pytest.mark.slow)
+    for choice in product([False, True], ["ce_gppo", "clip", "gspo"], [False, True], [False, True])
+]
+
+
+@pytest.mark.parametrize(("papo", "objective", "uec", "oger"), COMPOSITIONS)
+def test_every_composition_runs_two_steps(papo, objective, uec, oger, fake_run, teachers):
+    methods = [name for name, chosen in (("papo", papo), ("oger", oger), ("uec_rl", uec)) if chosen]
+    overrides = [f"method=[{','.join(methods)}]", f"objective={objective}", "terms=none", "run.steps=2"]
+    overrides += [f"filter={'keep_rules' if uec else 'keep_all' if oger else 'drop_flat'}"]
+    overrides += [teachers, "oger.cache=null"] if oger else []
+    overrides += ["uec.explore_size=4"] if uec else []
+    lines = fake_run(*overrides).run().lines.lines
+    assert sorted(lines) == [0, 1, 2]
+    assert ("papo/u" in lines[2], "oger/bonus_mean" in lines[2], "uec/queue_size" in lines[2]) == (papo, oger, uec)
+    if oger:
+        assert lines[2]["oger/teacher_groups_frac"] == 1.0
