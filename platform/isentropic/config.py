@@ -175,6 +175,8 @@ class ClusterConfig:
     strategy: str  # of the placement group
     startup_timeout_s: float
     object_store_gib: float | None
+    health_timeout_s: float = 120.0  # an engine that makes no step with work to do for so long is restarted
+    max_restarts: int = 20  # of engines, in a run; one more stops it
 
     def __post_init__(self) -> None:
         check_choice("cluster.placement", self.placement, ("apart", "shared"))
@@ -214,6 +216,7 @@ class Config:
     accounting: Any
     alarms: Any
     task: Any
+    rewards: Any  # workers that check answers
     sampling: Any
     shaping: Any
     filter: Any

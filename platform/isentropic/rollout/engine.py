@@ -6,7 +6,7 @@ Nothing but this folder imports vllm. On a CPU the engine runs in this process a
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,18 +85,20 @@ class Engine:
         """Requests not answered yet."""
         return len(self._calls)
 
-    def generate(self, requests: Iterable[Request]) -> Iterator[list[Completion]]:
+    def generate(
+        self, requests: Iterable[Request], *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[list[Completion]]:
         """Samples one completion a request; yields those that finished since the last yield, a few times a second.
 
         Tokens depend on the request alone (prompt, seed, temperature, ...) and the weights, never on what else runs.
         `logprob` is at the request's temperature, after top-p and top-k (temperature 0: greedy, at temperature 1).
         Raises ValueError for a request that does not fit, before any is started. A caller that stops reading, or an
-        error, leaves no request of this call in the engine.
+        error, leaves no request of this call in the engine; `cancelled` is asked between steps, and ends it early.
         """
         call = self._admit(list(requests))
         yielded = time.monotonic()
         try:
-            while call.waiting:
+            while call.waiting and not cancelled():
                 self._advance(call)
                 if call.error is not None:
                     raise RuntimeError("the engine failed while another call was stepping it") from call.error

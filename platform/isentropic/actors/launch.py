@@ -1,0 +1,112 @@
+"""Starts all actors of a run, at the same time, and ends them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from isentropic.actors.learner_actor import LearnerActor, MakeLearner
+from isentropic.actors.learner_group import RayLearnerGroup
+from isentropic.actors.placement import Plan, place, plan
+from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.actors.rollout_actor import RolloutActor
+from isentropic.actors.rollout_pool import RayRolloutPool
+from isentropic.actors.slot import Slot
+from isentropic.actors.waiting import wait_all
+from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
+from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Actors:
+    """What a run talks to. `close` ends every process that was started for it."""
+
+    pool: RayRolloutPool
+    learner: RayLearnerGroup
+    group: PlacementGroup
+    own_ray: bool
+
+    def close(self) -> None:
+        self.pool.close()
+        self.learner.close()
+        remove_placement_group(self.group)
+        if self.own_ray:
+            ray.shutdown()
+
+
+async def start_actors(
+    cluster: ClusterConfig,
+    rollout: RolloutConfig,
+    learner: LearnerConfig,
+    *,
+    make_engine: Callable[[], Engine],
+    make_learner: MakeLearner,
+) -> Actors:
+    """Engines and ranks start in parallel. Raises ValueError or WaitError saying what could not be had.
+
+    `make_engine` and `make_learner` are pickled: a `functools.partial` of the class and plain values.
+    """
+    wanted = plan(cluster, rollout, learner)
+    own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=wanted.num_cpus)
+    group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
+    slots = _engines(wanted, group, cluster, make_engine)
+    ranks = _ranks(wanted, group, make_learner, own_ray)
+    pool = RayRolloutPool(
+        slots,
+        max_num_seqs=rollout.max_num_seqs,
+        timeout_s=rollout.timeout_s,
+        max_restarts=cluster.max_restarts,
+    )
+    actors = Actors(pool, RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s), group, own_ray)
+    try:
+        await asyncio.gather(
+            actors.learner.setup(cluster.startup_timeout_s),
+            wait_all(
+                [slot.actor.health.remote() for slot in slots],
+                who=[slot.name for slot in slots],
+                what="starting the engine",
+                timeout_s=cluster.startup_timeout_s,
+            ),
+        )
+    except BaseException:
+        actors.close()
+        raise
+    return actors
+
+
+def _engines(
+    wanted: Plan, group: PlacementGroup, cluster: ClusterConfig, make_engine: Callable[[], Engine]
+) -> list[Slot]:
+    env = worker_env(wanted.engine["CPU"], **ENGINE_ENV, **({} if "GPU" in wanted.engine else CPU_ENV))
+    slots = []
+    for index, bundle in enumerate(wanted.engines):
+        actor = RolloutActor.options(
+            **_where(group, bundle, wanted.engine), runtime_env={"env_vars": env}, max_restarts=-1, max_task_retries=0
+        ).remote(make_engine)
+        slots.append(Slot(actor, index, startup_s=cluster.startup_timeout_s, health_s=cluster.health_timeout_s))
+    return slots
+
+
+def _ranks(wanted: Plan, group: PlacementGroup, make_learner: MakeLearner, own_ray: bool) -> list:
+    env = worker_env(wanted.rank["CPU"], **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
+    return [
+        LearnerActor.options(
+            **_where(group, bundle, wanted.rank), runtime_env={"env_vars": env}, max_restarts=0
+        ).remote(make_learner, rank, len(wanted.ranks))
+        for rank, bundle in enumerate(wanted.ranks)
+    ]
+
+
+def _where(group: PlacementGroup, bundle: int, resources: dict[str, float]) -> dict:
+    strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
+    return {
+        "num_cpus": resources["CPU"],
+        "num_gpus": resources.get("GPU", 0),
+        "scheduling_strategy": strategy,
+    }

@@ -1,0 +1,72 @@
+"""One learner rank in a Ray actor. Every method is a call on the learner, and all ranks are called together."""
+
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+import torch
+
+from isentropic.actors.transport import PublishedWeights, publish
+from isentropic.actors.waiting import thread_stacks
+from isentropic.learner.learner import Learner
+from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
+from isentropic.weights.buckets import fill_buckets
+
+MakeLearner = Callable[..., Learner]  # (rank=, world_size=, init_method=)
+
+
+@ray.remote(concurrency_groups={"learner": 1, "health": 2})
+class LearnerActor:
+    """One rank, on its own GPU. Built by `setup`, because the ranks must first know where rank 0 is."""
+
+    def __init__(self, make_learner: MakeLearner, rank: int, num_ranks: int) -> None:
+        self._make, self._rank, self._num_ranks = make_learner, rank, num_ranks
+
+    @ray.method(concurrency_group="health")
+    def address(self) -> str:
+        """Where the ranks meet, for rank 0: this host and a port that is free now."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"tcp://{host}:{probe.getsockname()[1]}"
+
+    @ray.method(concurrency_group="learner")
+    def setup(self, init_method: str) -> None:
+        self._learner = self._make(rank=self._rank, world_size=self._num_ranks, init_method=init_method)
+
+    @ray.method(concurrency_group="learner")
+    def score(self, microbatches: Sequence[MicroBatch], reference: bool) -> list[TokenScores]:
+        return self._learner.score(microbatches, reference=reference)
+
+    @ray.method(concurrency_group="learner")
+    def update(self, batch: StepBatch) -> StepResult:
+        return self._learner.update(batch)
+
+    @ray.method(concurrency_group="learner")
+    def publish(self, dtype: str) -> PublishedWeights | None:
+        """Rank 0 publishes; the others take part in gathering and answer None."""
+        weights = self._learner.named_weights(getattr(torch, dtype))
+        try:
+            if self._rank == 0:
+                return publish(self._learner.policy_version, fill_buckets(weights, getattr(torch, dtype)))
+            return None
+        finally:
+            for _ in weights:  # to the end, on an error too: the other ranks are inside the same collectives
+                pass
+
+    @ray.method(concurrency_group="learner")
+    def save(self, folder: Path) -> None:
+        self._learner.save(folder)
+
+    @ray.method(concurrency_group="learner")
+    def load(self, folder: Path) -> None:
+        self._learner.load(folder)
+
+    @ray.method(concurrency_group="learner")
+    def export(self, folder: Path) -> None:
+        self._learner.export(folder)
+
+    @ray.method(concurrency_group="health")
+    def stacks(self) -> str:
+        return thread_stacks()

@@ -1,0 +1,76 @@
+"""All learner ranks behind awaitables: `protocols.LearnerGroup` over Ray."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.waiting import wait_all, wait_one
+from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
+
+MEETINGS = 3  # a port that was free can be taken before rank 0 listens on it
+
+
+class RayLearnerGroup:
+    """Implements `protocols.LearnerGroup`. A rank that dies fails the call with its name; the group is then lost.
+
+    Args:
+        actors: `LearnerActor` handles, by rank.
+        dtype: of published weights, that of the engines.
+        timeout_s: deadline of one call.
+    """
+
+    def __init__(self, actors: Sequence[Any], *, dtype: str, timeout_s: float) -> None:
+        self.num_ranks = len(actors)
+        self._actors, self._dtype, self._timeout_s = list(actors), dtype, timeout_s
+
+    async def setup(self, timeout_s: float) -> None:
+        """The ranks meet and build their shards."""
+        for attempt in range(MEETINGS):
+            address = await wait_one(
+                self._actors[0].address.remote(), who="learner rank 0", what="starting", timeout_s=timeout_s
+            )
+            try:
+                await self._all("setup", [(address,)] * self.num_ranks, what="building the model", timeout_s=timeout_s)
+            except Exception as error:
+                if "EADDRINUSE" not in str(error) or attempt == MEETINGS - 1:
+                    raise
+            else:
+                return
+
+    async def score(self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool) -> list[list[TokenScores]]:
+        return await self._all("score", [(batch, reference) for batch in batches], what="old-policy pass")
+
+    async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
+        what = f"updates of step {batches[0].step}"
+        return await self._all("update", [(batch,) for batch in batches], what=what)
+
+    async def publish(self) -> PublishedWeights:
+        answers = await self._all("publish", [(self._dtype,)] * self.num_ranks, what="publishing weights")
+        return answers[0]
+
+    async def save(self, folder: Path) -> None:
+        await self._all("save", [(folder,)] * self.num_ranks, what=f"saving to {folder}")
+
+    async def load(self, folder: Path) -> None:
+        await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")
+
+    async def export(self, folder: Path) -> None:
+        """Writes a Hugging Face folder."""
+        await self._all("export", [(folder,)] * self.num_ranks, what=f"exporting to {folder}")
+
+    def close(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+
+    async def _all(
+        self, method: str, arguments: Sequence[tuple], *, what: str, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Calls `method` on every rank with its own arguments."""
+        assert len(arguments) == self.num_ranks, f"{len(arguments)} batches for {self.num_ranks} ranks"
+        refs = [getattr(actor, method).remote(*own) for actor, own in zip(self._actors, arguments, strict=True)]
+        who = [f"learner rank {rank}" for rank in range(self.num_ranks)]
+        deadline = timeout_s or self._timeout_s
+        return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=self._actors)

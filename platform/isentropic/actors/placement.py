@@ -1,0 +1,97 @@
+"""Where engines and learner ranks go: one placement group, waited for with a deadline."""
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
+from isentropic.controller.protocols import WaitError
+
+Resources = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bundles of resources, and what each process takes of its own."""
+
+    bundles: tuple[Resources, ...]
+    engines: tuple[int, ...]  # bundle of each engine
+    ranks: tuple[int, ...]  # bundle of each rank
+    engine: Resources
+    rank: Resources
+
+    @property
+    def num_cpus(self) -> float:
+        return sum(bundle["CPU"] for bundle in self.bundles)
+
+
+def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig) -> Plan:
+    """apart: a bundle for each engine and each rank; shared: engine i and rank i in one bundle, on the same GPU.
+
+    An engine takes `gpus_per_engine` times `tensor_parallel` GPUs. Raises ValueError for what Ray cannot place.
+    """
+    engine = _resources(cluster.cpus_per_engine, cluster.gpus_per_engine * rollout.tensor_parallel)
+    rank = _resources(cluster.cpus_per_rank, cluster.gpus_per_rank)
+    for name, resources in (("gpus_per_engine", engine), ("gpus_per_rank", rank)):
+        gpus = resources.get("GPU", 0)
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"cluster.{name} gives {gpus} GPUs to one process; above 1, Ray takes whole numbers only.")
+    engines, ranks = range(rollout.num_actors), range(learner.num_ranks)
+    if cluster.placement == "apart":
+        bundles = [engine] * len(engines) + [rank] * len(ranks)
+        return Plan(tuple(bundles), tuple(engines), tuple(len(engines) + i for i in ranks), engine, rank)
+    if rollout.tensor_parallel > 1:
+        raise ValueError(
+            f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an engine that spans "
+            "GPUs cannot share them with ranks. Use cluster.placement=apart, or rollout.tensor_parallel=1."
+        )
+    pairs = itertools.zip_longest([engine] * len(engines), [rank] * len(ranks), fillvalue={})
+    bundles = [{key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}} for a, b in pairs]
+    return Plan(tuple(bundles), tuple(engines), tuple(ranks), engine, rank)
+
+
+def place(wanted: Plan, strategy: str, timeout_s: float) -> PlacementGroup:
+    """Reserves the bundles. Raises WaitError that says what is missing and what the cluster has."""
+    start = time.monotonic()
+    group = placement_group(list(wanted.bundles), strategy=strategy)
+    if group.wait(timeout_s):
+        return group
+    remove_placement_group(group)
+    raise WaitError(
+        f"the cluster could not place {_told(wanted)} with cluster.strategy={strategy} within "
+        f"{time.monotonic() - start:.0f} s. {_missing(wanted)} Use fewer or smaller engines and ranks "
+        "(rollout.num_actors, learner.num_ranks, cluster.gpus_per_*), or add nodes."
+    )
+
+
+def _resources(cpus: float, gpus: float) -> Resources:
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+def _total(bundles: tuple[Resources, ...]) -> Resources:
+    keys = {key for bundle in bundles for key in bundle}
+    return {key: sum(bundle.get(key, 0) for bundle in bundles) for key in sorted(keys)}
+
+
+def _told(wanted: Plan) -> str:
+    return f"{len(wanted.bundles)} bundles ({_amounts(_total(wanted.bundles))} in all)"
+
+
+def _amounts(resources: Resources) -> str:
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+def _missing(wanted: Plan) -> str:
+    """Compares what is wanted with the whole cluster, what is free, and the largest node."""
+    total, free = ray.cluster_resources(), ray.available_resources()
+    lines = []
+    for name, amount in _total(wanted.bundles).items():
+        largest = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        bundle = max(each.get(name, 0) for each in wanted.bundles)
+        has = f"Of {name} the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free, {largest:g} on one node"
+        short = max(amount - free.get(name, 0), bundle - largest, 0)
+        lines.append(f"{has}; {amount:g} are wanted" + (f": {short:g} missing." if short else "."))
+    return " ".join(lines)

@@ -1,0 +1,87 @@
+"""Starts a Ray of our own, or connects to one that runs; what its workers get in their environment."""
+
+import os
+import socket
+from pathlib import Path
+
+import grpc
+import ray
+from ray._private.services import canonicalize_bootstrap_address
+
+import isentropic
+from isentropic.config import ClusterConfig
+
+CONNECT_S = 5.0
+SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")  # never a secret
+
+
+def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
+    """Connects to `cluster.address` or RAY_ADDRESS; where neither is set, starts a Ray here, on the loopback alone.
+
+    A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one processes share cores.
+    Returns True if the Ray is ours. Raises ValueError within seconds where the address does not answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address == "local":
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
+            include_dashboard=False,
+            object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
+            log_to_driver=False,
+            _node_ip_address="127.0.0.1",
+        )
+        return True
+    _check_reachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        raise ValueError(_unreachable(address, str(error).strip().splitlines()[0])) from error
+    return False
+
+
+def worker_env(cpus: float, **more: str) -> dict[str, str]:
+    """Environment of one of our actors. Named variables alone are passed on, so that no secret travels."""
+    paths = [SOURCE_ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return {
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "OMP_NUM_THREADS": str(max(1, int(cpus))),
+        "TOKENIZERS_PARALLELISM": "false",
+        **{key: os.environ[key] for key in PASSED_ON if key in os.environ},
+        **more,
+    }
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself waits for minutes. A gRPC handshake tells a live head from a closed port, and from a deaf one."""
+    if address == "auto":
+        try:
+            address = canonicalize_bootstrap_address("auto")
+        except ConnectionError as error:
+            raise ValueError(_unreachable("auto", "none is running on this machine")) from error
+    if address.startswith("ray://"):
+        raise ValueError(
+            f"cluster.address={address}: Ray's remote client is not supported, weights would pass through it. "
+            "Send the run to the cluster as a job (jobs/submit.py), or give the address of its head as host:6379."
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"cluster.address must be host:port, auto, or null; got {address!r}.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        if os.environ.get("RAY_USE_TLS", "0") == "0":
+            with grpc.insecure_channel(address) as channel:
+                grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+    except grpc.FutureTimeoutError as error:
+        raise ValueError(_unreachable(address, "something listens there, but it is no Ray")) from error
+    except OSError as error:
+        raise ValueError(_unreachable(address, str(error))) from error
+
+
+def _unreachable(address: str, reason: str) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({reason}). Start one there (ray start --head), correct "
+        "cluster.address or RAY_ADDRESS, or unset both to run on a Ray of this machine."
+    )

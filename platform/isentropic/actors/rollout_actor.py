@@ -1,0 +1,121 @@
+"""One engine in a Ray actor. Every method is a call on the engine; `health` is answered while it generates."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from isentropic.actors.transport import PublishedWeights, RemoteBuckets
+from isentropic.actors.waiting import thread_stacks
+from isentropic.records import Completion, Request
+from isentropic.rollout.engine import Engine
+
+MAX_CALLS = 8  # `generate` calls that an actor runs at once
+
+
+class StaleEngineError(RuntimeError):
+    """The engine was started again since it was loaded: it needs the current weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Completions of one `generate` call in a handful of arrays: objects would cost more to send than to sample."""
+
+    index: np.ndarray  # [B] which request of the call
+    length: np.ndarray  # [B] tokens
+    stopped: np.ndarray  # [B] True: stop, False: length
+    token_ids: np.ndarray  # all end to end
+    logprob: np.ndarray  # same
+    policy_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What an engine has done since it started."""
+
+    pid: int
+    policy_version: int
+    steps: int
+    tokens: int
+    num_running: int
+
+
+def pack(completions: Sequence[Completion], index_of: dict) -> Packed:
+    return Packed(
+        index=np.array([index_of[each.key, each.turn] for each in completions], dtype=np.int32),
+        length=np.array([len(each.token_ids) for each in completions], dtype=np.int32),
+        stopped=np.array([each.finish_reason == "stop" for each in completions]),
+        token_ids=np.concatenate([each.token_ids for each in completions]).astype(np.int32),
+        logprob=np.concatenate([each.logprob for each in completions]),
+        policy_version=completions[0].policy_version,
+    )
+
+
+def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
+    """Completions with memory of their own: a queue may keep one of them for long."""
+    ends = np.cumsum(packed.length)
+    return [
+        Completion(
+            key=requests[index].key,
+            turn=requests[index].turn,
+            token_ids=packed.token_ids[end - length : end].astype(np.int64),
+            logprob=packed.logprob[end - length : end].copy(),
+            finish_reason="stop" if stopped else "length",
+            policy_version=packed.policy_version,
+        )
+        for index, length, stopped, end in zip(packed.index, packed.length, packed.stopped, ends, strict=True)
+    ]
+
+
+@ray.remote(concurrency_groups={"engine": MAX_CALLS, "health": 2})
+class RolloutActor:
+    """One engine, on its own GPUs."""
+
+    def __init__(self, make_engine: Callable[[], Engine]) -> None:
+        self._engine = make_engine()
+        self._cancelled: dict[int, threading.Event] = {}
+
+    @ray.method(concurrency_group="engine", num_returns="streaming")
+    def generate(self, call: int, policy_version: int, requests: list[Request]) -> Iterator[Packed]:
+        """Refuses where the engine has other weights: a restarted one is never used before it is loaded."""
+        if policy_version != self._engine.policy_version:
+            raise StaleEngineError(f"asked for policy version {policy_version}, has {self._engine.policy_version}")
+        index_of = {(request.key, request.turn): i for i, request in enumerate(requests)}
+        assert len(index_of) == len(requests), "each request once in a call"
+        cancelled = self._cancelled.setdefault(call, threading.Event())
+        try:
+            for completions in self._engine.generate(requests, cancelled=cancelled.is_set):
+                yield pack(completions, index_of)
+        finally:
+            self._cancelled.pop(call, None)
+
+    @ray.method(concurrency_group="health")
+    def cancel(self, call: int) -> None:
+        """Ends a `generate` whose caller has gone."""
+        if call in self._cancelled:
+            self._cancelled[call].set()
+
+    @ray.method(concurrency_group="engine")
+    def load_weights(self, published: PublishedWeights) -> int:
+        self._engine.load_weights(published.policy_version, RemoteBuckets(published))
+        return self._engine.policy_version
+
+    @ray.method(concurrency_group="engine")
+    def sleep(self) -> None:
+        self._engine.sleep()
+
+    @ray.method(concurrency_group="engine")
+    def wake(self) -> None:
+        self._engine.wake()
+
+    @ray.method(concurrency_group="health")
+    def health(self) -> Health:
+        engine = self._engine
+        return Health(os.getpid(), engine.policy_version, engine.steps, engine.tokens, engine.num_running)
+
+    @ray.method(concurrency_group="health")
+    def stacks(self) -> str:
+        return thread_stacks()

@@ -1,0 +1,140 @@
+"""All engines behind awaitables: `protocols.RolloutPool` over Ray. Engines may die; no request is lost or doubled."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import ray
+from ray.exceptions import RayActorError
+
+from isentropic.actors.draw import Draw
+from isentropic.actors.slot import Slot
+from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.waiting import wait_all
+from isentropic.controller.protocols import WaitError
+from isentropic.records import Completion, Request
+
+
+class RayRolloutPool:
+    """Implements `protocols.RolloutPool`.
+
+    Engines draw from one list of prompts, so that none is idle while work is left. What a dead or hung engine had
+    not answered goes back to the list, with the same seeds: whoever answers, the tokens are the same.
+
+    Args:
+        slots: one per engine.
+        max_num_seqs: requests that an engine runs at once; it is given half as many more, to start when one ends.
+        timeout_s: deadline of one `generate`.
+        max_restarts: of all engines together; one more and the run is stopped.
+    """
+
+    def __init__(self, slots: Sequence[Slot], *, max_num_seqs: int, timeout_s: float, max_restarts: int) -> None:
+        self.num_actors = len(slots)
+        self.slots = list(slots)
+        self._room, self._timeout_s, self._max_restarts = max_num_seqs * 3 // 2, timeout_s, max_restarts
+        self._weights: PublishedWeights | None = None
+        self._version = 0
+        self._generating = 0
+        self._changed = asyncio.Condition()
+        self._loading = False
+
+    @property
+    def restarts(self) -> int:
+        return sum(slot.restarts for slot in self.slots)
+
+    async def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Completion]]:
+        """Yields completions as they finish, each request answered exactly once, in no promised order."""
+        if not requests:
+            return
+        async with self._while_generating():
+            draw = Draw(
+                self.slots,
+                requests,
+                policy_version=self._version,
+                room=self._room,
+                timeout_s=self._timeout_s,
+                revive=self.revive,
+            )
+            try:
+                async for completions in draw.run():
+                    yield completions
+            finally:
+                await draw.stop()
+
+    async def load_weights(self, weights: PublishedWeights) -> None:
+        """Waits until no request runs, then loads in all engines; a dead one comes back with these weights."""
+        async with self._alone():
+            self._weights, self._version = weights, weights.policy_version
+            results = await asyncio.gather(*map(self._load, self.slots), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def sleep(self) -> None:
+        async with self._alone():
+            await self._all("sleep")
+
+    async def wake(self) -> None:
+        async with self._alone():
+            await self._all("wake")
+
+    async def revive(self, slot: Slot) -> None:
+        """Brings a dead engine back, within the budget of restarts."""
+        if self.restarts >= self._max_restarts:
+            raise RuntimeError(
+                f"{slot.name} died, and {self.restarts} restarts were made already (cluster.max_restarts="
+                f"{self._max_restarts}). Look at its log for the cause; memory is the usual one."
+            )
+        await slot.revive(self._weights)
+
+    def close(self) -> None:
+        for slot in self.slots:
+            ray.kill(slot.actor)
+
+    async def _load(self, slot: Slot) -> None:
+        await slot.ready()
+        try:
+            await slot.load(self._weights)
+        except RayActorError:
+            await self.revive(slot)
+
+    async def _all(self, method: str) -> None:
+        actors = [slot.actor for slot in self.slots]
+        refs = [getattr(actor, method).remote() for actor in actors]
+        names = [slot.name for slot in self.slots]
+        await wait_all(refs, who=names, what=method, timeout_s=self._timeout_s, actors=actors)
+
+    @asynccontextmanager
+    async def _while_generating(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._until(lambda: not self._loading, "the engines' weights to be loaded")
+            self._generating += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._generating -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._until(lambda: not self._loading, "another load of weights")
+            self._loading = True
+            try:
+                await self._until(lambda: self._generating == 0, "the engines to finish their requests")
+            except BaseException:
+                self._loading = False
+                raise
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._loading = False
+                self._changed.notify_all()
+
+    async def _until(self, true, what: str) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait_for(true), self._timeout_s)
+        except TimeoutError as error:
+            raise WaitError(f"waited {self._timeout_s:.0f} s for {what}.") from error

@@ -1,0 +1,104 @@
+"""One rollout actor as the pool sees it: its outstanding work, its restarts, its health."""
+
+import asyncio
+import logging
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, RayActorError
+
+from isentropic.actors.rollout_actor import Health
+from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.waiting import wait_one
+from isentropic.controller.protocols import WaitError
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 0.5  # while Ray restarts a process, calls on it fail at once
+
+
+class Slot:
+    """A place for an engine. Its process may die and come back; the slot stays.
+
+    Args:
+        startup_s: deadline for a process to start its engine.
+        health_s: an engine that answers no health call, or makes no step with work to do, for so long is hung.
+    """
+
+    def __init__(self, actor: Any, index: int, *, startup_s: float, health_s: float) -> None:
+        self.actor, self.index = actor, index
+        self.outstanding = 0  # requests handed to it and not answered
+        self.restarts = 0
+        self._startup_s, self._health_s = startup_s, health_s
+        self._reviving: asyncio.Task | None = None
+
+    @property
+    def name(self) -> str:
+        return f"rollout actor {self.index}"
+
+    async def load(self, weights: PublishedWeights) -> None:
+        """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it."""
+        ref = self.actor.load_weights.remote(weights)
+        try:
+            version = await wait_one(
+                ref, who=self.name, what="loading weights", timeout_s=self._startup_s, actor=self.actor
+            )
+        except RuntimeError as error:
+            if isinstance(error.__cause__, RayActorError):
+                raise error.__cause__ from None
+            raise
+        assert version == weights.policy_version, f"{self.name} holds {version}, not {weights.policy_version}"
+
+    async def ready(self) -> None:
+        """Waits for a restart that is under way."""
+        if self._reviving is not None:
+            await asyncio.shield(self._reviving)
+
+    async def revive(self, weights: PublishedWeights | None) -> None:
+        """Waits until the process is back with the current weights. Callers that come together share one wait."""
+        if self._reviving is None or self._reviving.done():
+            self.restarts += 1
+            self._reviving = asyncio.ensure_future(self._revive(weights))
+        await asyncio.shield(self._reviving)
+
+    async def watch(self) -> None:
+        """Runs while there is work: kills the process when it hangs, which fails its calls."""
+        steps, progress = -1, time.monotonic()
+        while True:
+            await asyncio.sleep(min(5.0, self._health_s / 4))
+            try:
+                health: Health = await wait_one(
+                    self.actor.health.remote(), who=self.name, what="health", timeout_s=self._health_s
+                )
+            except WaitError:
+                self._kill(f"answers no health call for {self._health_s:.0f} s")
+                return
+            except RuntimeError:  # died: its calls say so by themselves
+                return
+            if health.steps != steps or self.outstanding == 0:
+                steps, progress = health.steps, time.monotonic()
+            elif time.monotonic() - progress > self._health_s:
+                self._kill(f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer")
+                return
+
+    async def _revive(self, weights: PublishedWeights | None) -> None:
+        deadline = time.monotonic() + self._startup_s
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise WaitError(f"{self.name} did not come back within {self._startup_s:.0f} s after its process died.")
+            try:
+                await wait_one(self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left)
+                if weights is not None:
+                    await self.load(weights)
+                return
+            except (RayActorError, RuntimeError) as error:
+                cause = error if isinstance(error, RayActorError) else error.__cause__
+                if not isinstance(cause, RayActorError) or isinstance(cause, ActorDiedError):
+                    raise
+                await asyncio.sleep(RETRY_S)
+
+    def _kill(self, why: str) -> None:
+        log.warning("%s %s: it is killed and started again", self.name, why)
+        ray.kill(self.actor, no_restart=False)

@@ -1,0 +1,113 @@
+"""Two real engines behind the pool: whatever happens to them, each request is answered once, with the same tokens."""
+
+import asyncio
+import os
+import signal
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.engine
+
+
+async def collect(pool, requests, *, while_running=None) -> list:
+    found = []
+    stream = pool.generate(requests)
+    async for completions in stream:
+        if while_running is not None and not found:
+            await while_running()
+        found += completions
+    return found
+
+
+def assert_same(found, wanted) -> None:
+    assert sorted(each.key for each in found) == sorted(wanted), "each request answered exactly once"
+    for each in found:
+        np.testing.assert_array_equal(each.token_ids, wanted[each.key].token_ids)
+        np.testing.assert_allclose(each.logprob, wanted[each.key].logprob, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def wanted(engine, rollouts):
+    """What one engine in this process answers."""
+    requests = rollouts.requests(16, 16, max_tokens=64)
+    return {each.key: each for batch in engine.generate(requests) for each in batch}
+
+
+@pytest.fixture(scope="module")
+def loaded(actors, loop):
+    """The learner's weights, as version 0 of it, in both engines."""
+    weights = loop.run_until_complete(actors.learner.publish())
+    loop.run_until_complete(actors.pool.load_weights(weights))
+    return weights
+
+
+def test_two_engines_answer_as_one(actors, loop, loaded, wanted, rollouts):
+    health = []
+
+    async def ask():
+        health.append(await asyncio.gather(*(slot.actor.health.remote() for slot in actors.pool.slots)))
+
+    requests = rollouts.requests(16, 16, max_tokens=64)
+    assert_same(loop.run_until_complete(collect(actors.pool, requests, while_running=ask)), wanted)
+    loop.run_until_complete(ask())
+    during, after = health
+    assert any(each.num_running > 0 for each in during), "health was answered during generation"
+    assert len({each.pid for each in after}) == 2
+    assert all(each.tokens > 0 for each in after), "both engines had work"
+
+
+def test_killed_in_mid_generation(actors, loop, loaded, wanted, rollouts):
+    """The other engine answers for it; it is back, with the current weights, when it is next asked."""
+    victim = actors.pool.slots[0]
+
+    async def kill():
+        os.kill((await victim.actor.health.remote()).pid, signal.SIGKILL)
+
+    requests = rollouts.requests(16, 16, max_tokens=64)
+    assert_same(loop.run_until_complete(collect(actors.pool, requests, while_running=kill)), wanted)
+    loop.run_until_complete(victim.ready())
+    assert_same(loop.run_until_complete(collect(actors.pool, requests)), wanted)
+    assert victim.restarts == 1
+
+
+def test_both_frozen_in_mid_generation(actors, loop, loaded, wanted, rollouts, monkeypatch):
+    """No engine is left: the requests wait for the restarts, which hold the current weights before any work."""
+    restarts = actors.pool.restarts
+
+    async def freeze():
+        for slot in actors.pool.slots:
+            monkeypatch.setattr(slot, "_health_s", 2.0)
+            os.kill((await slot.actor.health.remote()).pid, signal.SIGSTOP)
+
+    requests = rollouts.requests(16, 16, max_tokens=64)
+    assert_same(loop.run_until_complete(collect(actors.pool, requests, while_running=freeze)), wanted)
+    assert actors.pool.restarts == restarts + 2
+
+
+def test_a_caller_that_leaves_stops_the_engines(actors, loop, loaded, rollouts):
+    async def leave():
+        stream = actors.pool.generate(rollouts.requests(64, 16, max_tokens=64))
+        await anext(stream)
+        await stream.aclose()
+        for _ in range(50):
+            health = await asyncio.gather(*(slot.actor.health.remote() for slot in actors.pool.slots))
+            if not any(each.num_running for each in health):
+                return True
+            await asyncio.sleep(0.1)
+        return False
+
+    assert loop.run_until_complete(leave())
+    assert loop.run_until_complete(collect(actors.pool, rollouts.requests(1, 1))), "and are of use again"
+
+
+def test_a_bad_request_says_so(actors, loop, loaded, rollouts):
+    with pytest.raises(ValueError, match="exceed the window of 96"):
+        loop.run_until_complete(collect(actors.pool, rollouts.requests(1, 1, max_tokens=96)))
+
+
+def test_weights_of_the_learner_reach_the_engines(actors, loop, rollouts):
+    weights = loop.run_until_complete(actors.learner.publish())
+    loop.run_until_complete(actors.pool.load_weights(weights))
+    found = loop.run_until_complete(collect(actors.pool, rollouts.requests(2, 2)))
+    assert {each.policy_version for each in found} == {weights.policy_version}
