@@ -74,3 +74,9 @@ def test_a_config_that_cannot_be_read_is_said(make, tmp_path):
 
     assert run.config == {} and run.name == "a"
     assert any("config.yaml cannot be read" in note for note in run.notes)
+
+
+def test_a_run_known_to_be_over_is_not_still_going(make, tmp_path):
+    folder = make.run(tmp_path / "a", done=7)
+
+    assert read_run(folder, ended=True).status == "not finished: step 7 of 20"

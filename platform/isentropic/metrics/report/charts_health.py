@@ -6,7 +6,7 @@ from isentropic.metrics.report.run_data import RunData
 
 def kl(run: RunData) -> Figure | None:
     names = {"kl/k1": "k1, to the old policy", "kl/k3": "k3, to the old policy", "kl/initial": "to the reference"}
-    return curves(run, "KL", names, y="nats a token", yaxis={"exponentformat": "power", "zeroline": True})
+    return curves(run, "KL", names, y="nats a token", yaxis={"zeroline": True})
 
 
 def grad_norm(run: RunData) -> Figure | None:

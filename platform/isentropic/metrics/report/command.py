@@ -23,4 +23,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB; PNGs in {out.parent / 'report'})")
+    figures = out.parent / "report"
+    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB{f'; PNGs in {figures}' if figures.is_dir() else ''})")

@@ -18,7 +18,7 @@ CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("clip/high_frac", "Clipped tokens, high side", "share of tokens", {"tickformat": ".2~%", "rangemode": "tozero"}),
     ("grad_share/low", "Gradient mass, low side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
     ("grad_share/high", "Gradient mass, high side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
-    ("kl/k1", "KL to the old policy, k1", "nats a token", {"zeroline": True, "exponentformat": "power"}),
+    ("kl/k1", "KL to the old policy, k1", "nats a token", {"zeroline": True}),
     ("grad_norm/max", "Largest gradient norm of a step", "L2 norm", {}),
     ("entropy/prediction_correlation", "Predicted against measured entropy change", "correlation", {"range": [-1, 1]}),
     ("response/tokens_mean", "Response length", "tokens", {}),

@@ -17,7 +17,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 NUM_COLOURS = 8
 VERSION = "policy version"
 PERCENT = {"tickformat": ".2~%"}
-LOG = {"type": "log", "exponentformat": "power"}
+LOG = {"type": "log"}
 Point = tuple[int, int, float]  # policy version, step, value
 
 

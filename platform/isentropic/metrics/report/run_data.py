@@ -27,12 +27,13 @@ class RunData:
     alarms: list[dict[str, Any]]  # raised and cleared
     notes: list[str] = field(default_factory=list)  # damage that a reader must know of
     age_s: float = math.inf  # of the newest line
+    _curves: dict[tuple[str, bool], list[tuple[int, int, float]]] = field(default_factory=dict, repr=False)
 
     @property
     def name(self) -> str:
         return str(self.setting("run.name") or self.folder.name)
 
-    @property
+    @cached_property
     def steps(self) -> list[dict[str, Any]]:
         """Lines of steps; the start, which is about held-out prompts, is left out."""
         return [line for line in self.lines if line["step"] > 0]
@@ -65,18 +66,20 @@ class RunData:
 
     def curve(self, key: str, *, start: bool = False) -> list[tuple[int, int, float]]:
         """(policy_version, step, value) wherever the metric is a finite number. `start` takes line 0 along."""
-        version = "eval/policy_version" if key.startswith("eval/") else "policy_version"
-        return [
-            (line.get(version, line.get("policy_version", line["step"])), line["step"], line[key])
-            for line in (self.lines if start else self.steps)
-            if is_number(line.get(key))
-        ]
+        if (key, start) not in self._curves:
+            version = "eval/policy_version" if key.startswith("eval/") else "policy_version"
+            self._curves[key, start] = [
+                (line.get(version, line.get("policy_version", line["step"])), line["step"], line[key])
+                for line in (self.lines if start else self.steps)
+                if is_number(line.get(key))
+            ]
+        return self._curves[key, start]
 
     def values(self, key: str, *, start: bool = False) -> list[float]:
         return [value for _, _, value in self.curve(key, start=start)]
 
     def has(self, key: str) -> bool:
-        return any(is_number(line.get(key)) for line in self.steps)
+        return bool(self.curve(key))
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -84,8 +87,10 @@ class RunData:
         return list({key: None for line in self.steps for key, value in line.items() if is_number(value)})
 
 
-def read_run(folder: Path) -> RunData:
+def read_run(folder: Path, *, ended: bool = False) -> RunData:
     """Reads a run folder; a run that is still going, empty, or torn in its last line is fine.
+
+    `ended`: the caller knows that the run is over; else the age of its last line tells.
 
     Raises ValueError where a line other than the last is damaged.
     """
@@ -105,13 +110,13 @@ def read_run(folder: Path) -> RunData:
         lines=[kept[step] for step in sorted(kept)],
         alarms=alarms,
         notes=notes,
-        age_s=time.time() - metrics.stat().st_mtime if metrics.exists() else math.inf,
+        age_s=time.time() - metrics.stat().st_mtime if metrics.exists() and not ended else math.inf,
     )
 
 
 def is_number(value: Any) -> bool:
-    """A finite number; bool and null are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """A finite number of a JSON file; true, false and null are none."""
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -127,7 +132,10 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append("There is no config.yaml: settings are left out.")
         return {}
     try:
-        return OmegaConf.to_container(OmegaConf.load(path))
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(config, dict):
+            raise TypeError("it is no mapping")
+        return config
     except Exception as error:  # any parser's; a report of the curves is worth more than a refusal
         notes.append(f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left out.")
         return {}

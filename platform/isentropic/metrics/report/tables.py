@@ -13,6 +13,7 @@ SHOWN_KEYS = (
     "rollout.temperature", "rollout.max_response_tokens", "rollout.max_staleness", "learner.updates_per_rollout",
     "learner.lr", "learner.num_ranks", "rollout.num_actors", "evaluation.samples",
 )  # fmt: skip
+BASES = 12  # settings that differences are shown against; all pairs of a large sweep would be the largest part of it
 SHORT = 48  # characters of a cell that is kept on one line
 SLOTS = (
     "sampling", "shaping", "filter", "advantage", "reweight", "token_weight", "objective", "terms", "reduction",
@@ -94,7 +95,7 @@ def paired_tables(settings: Sequence[Setting]) -> str:
     """For each setting as the base, the differences of the others by seed; the first is open."""
     shown = [column for column in OUTCOMES if column[1] != "best" and column[0] != "eval/pass_at_k"]
     parts = []
-    for index, base in enumerate(settings):
+    for index, base in enumerate(settings[:BASES]):
         rows = []
         for other in settings:
             means = [paired(other, base, key, kind) for key, kind, _ in shown]

@@ -23,7 +23,7 @@ from isentropic.metrics.report.static import write_static
 REPORT = "report.html"
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Path:
+def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Path:
     """Writes the report of a run, of several runs, or of the runs in a folder; and PNGs in out's folder under report/.
 
     The HTML file is whole or not there, works without a network and without an account, and is about 2 MB.
@@ -31,6 +31,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     Args:
         paths: run folders, or folders that hold some (sweeps), or one branch folder. A run still going is fine.
         out: the HTML file.
+        ended: the runs have ended, whatever their last line is: none is called still going.
 
     Returns:
         out.
@@ -42,7 +43,7 @@ def write_report(paths: Sequence[Path], out: Path) -> Path:
     if len(paths) == 1 and (paths[0] / BRANCHES).is_file():
         page = branch_page(paths[0])
     else:
-        runs = [read_run(folder) for folder in runs_under(paths)]
+        runs = [read_run(folder, ended=ended) for folder in runs_under(paths)]
         settings = group_settings(runs)
         alone = len(paths) == 1 and is_run(paths[0])
         page = run_page(runs[0]) if alone else compare_page(settings, title=_title(paths), out=out)
@@ -88,7 +89,10 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     caption = "<p class='note'>Mean ± standard error over the runs of a setting. Best: the largest of the run.</p>"
     page.section("Last and best", tables.outcomes_table(settings) + caption)
     if differences := tables.paired_tables(settings):
-        caption = "<p class='note'>Setting minus base between runs of the same seed: mean ± standard error.</p>"
+        caption = (
+            "<p class='note'>Setting minus base between runs of the same seed: mean ± standard error. "
+            "Of few pairs the error itself is rough.</p>"
+        )
         page.section("Paired differences", differences + caption)
     page.section("What differs in the configs", tables.differences_table(settings))
     page.section("Alarms", tables.alarms_table(runs))

@@ -28,7 +28,7 @@
     return node;
   };
   const themed = (layout) => {
-    const axis = { gridcolor: "@grid", linecolor: "@line", zerolinecolor: "@muted", automargin: true };
+    const axis = { gridcolor: "@grid", linecolor: "@line", zerolinecolor: "@muted", automargin: true, exponentformat: "power" };
     const result = {
       paper_bgcolor: "@card/0", plot_bgcolor: "@card/0", uirevision: "kept",
       font: { color: "@fg", family: "system-ui, sans-serif", size: 12 },
