@@ -9,7 +9,7 @@ from isentropic.metrics.classes import CLASSES, class_index, clip_sides, high_by
 @pytest.mark.parametrize(
     ("advantage", "probability", "name"),
     [
-        pytest.param(1.0, 0.5, "pa_hp", id="the split itself is high"),
+        pytest.param(1.0, 0.501, "pa_hp", id="above the split"),
         pytest.param(1.0, 0.499, "pa_lp", id="below the split"),
         pytest.param(-1.0, 0.9, "na_hp", id="punished, likely"),
         pytest.param(-1.0, 0.1, "na_lp", id="punished, unlikely"),
@@ -19,6 +19,10 @@ from isentropic.metrics.classes import CLASSES, class_index, clip_sides, high_by
 def test_class_by_probability(advantage, probability, name):
     high = high_by_probability(np.log([probability]), 0.5)
     assert CLASSES[class_index(np.array([advantage]), high)[0]] == name
+
+
+def test_the_split_itself_is_high():
+    assert high_by_probability(np.zeros(1), 1.0)[0]
 
 
 def test_class_by_sensitivity_counts_zero_as_low():

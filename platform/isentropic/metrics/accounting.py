@@ -22,6 +22,7 @@ from isentropic.metrics.classes import (
     high_by_probability,
     high_by_sensitivity,
 )
+from isentropic.metrics.panel import build_counterfactuals
 from isentropic.metrics.tokens import Array, Mask, TokenTable
 
 RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
@@ -33,11 +34,12 @@ class AccountingConfig:
 
     p_split: float  # a token is high-probability (HP) from this old probability on
     recheck_share: float  # of the rollouts whose entropy is measured again after the step; 0 measures none
-    counterfactuals: dict[str, dict[str, Any]]  # label -> objective: what it would have done on the same batch
+    counterfactuals: dict[str, Any]  # label -> objective: what it would have done on the same batch
 
     def __post_init__(self) -> None:
         check_range("accounting.p_split", self.p_split, above=0, below=1)
         check_range("accounting.recheck_share", self.recheck_share, at_least=0, at_most=1)
+        build_counterfactuals(self.counterfactuals)  # refuses a bad panel before anything starts
 
 
 def share(part: float, whole: float) -> float:

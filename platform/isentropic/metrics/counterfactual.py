@@ -1,18 +1,16 @@
 """What other objectives would have done on the batch that was trained on: no further forward pass, [N] leaves alone."""
 
 from collections.abc import Mapping
-from dataclasses import fields as config_fields
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from isentropic.checks import check_choice, nearest
 from isentropic.metrics.accounting import mass_shares, share
 from isentropic.metrics.classes import bounded_ratio, class_index, clip_sides, high_by_probability
+from isentropic.metrics.panel import build_counterfactuals as build_counterfactuals
 from isentropic.metrics.tokens import Array, TokenTable
-from isentropic.objectives import OBJECTIVES, ObjectiveConfig
+from isentropic.objectives import ObjectiveConfig
 from isentropic.objectives.leaves import leaf_gradients
 
 
@@ -24,25 +22,6 @@ def loss_fields(table: TokenTable) -> dict[str, Tensor]:
     if table.ref_logprob is not None:
         columns["ref_logprob"] = table.ref_logprob
     return {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
-
-
-def build_counterfactuals(panel: Mapping[str, Mapping[str, Any]]) -> dict[str, ObjectiveConfig]:
-    """Label -> objective config, from `accounting.counterfactuals`; every key checked."""
-    return {label: _build(label, values) for label, values in panel.items() if values is not None}
-
-
-def _build(label: str, values: Mapping[str, Any]) -> ObjectiveConfig:
-    key = f"accounting.counterfactuals.{label}"
-    check_choice(f"{key}.name", values.get("name"), OBJECTIVES)
-    config = OBJECTIVES[values["name"]].config
-    known = [field.name for field in config_fields(config)]
-    for name in values:
-        if name not in known:
-            raise ValueError(f"{key}.{name} is no key of {values['name']}.{nearest(name, known)} Allowed: {known}.")
-    missing = [name for name in known if name not in values]
-    if missing:
-        raise ValueError(f"{key} lacks {', '.join(missing)}: an objective of a panel is given in full, like a preset.")
-    return config(**values)
 
 
 def counterfactual_metrics(

@@ -23,8 +23,8 @@ COLUMNS = (
     ("high", "clip/high_frac", "{:.2%}"),
     ("kl", "kl/k3", "{:.1e}"),
     ("grad", "grad_norm/mean", "{:.2g}"),
-    ("rollout tok/s", "throughput/rollout_tok_s", "{:,.0f}"),
-    ("learner tok/s", "throughput/learner_tok_s", "{:,.0f}"),
+    ("gen tok/s", "throughput/rollout_tok_s", "{:,.0f}"),
+    ("train tok/s", "throughput/learner_tok_s", "{:,.0f}"),
     ("held-out", "eval/avg_at_k", "{:.3f}"),
 )
 
@@ -43,6 +43,7 @@ class Terminal:
         self._started: tuple[int, float] | None = None  # the step before the first one seen, and when that was
         self._phase = ""
         self._last: dict[str, Any] = {"step": 0}
+        self._seen: dict[str, Any] = {}  # the latest number of each metric: some come every few steps alone
         self._curves: dict[str, list[float]] = {"reward/mean": [], "entropy/mean": []}
         self._alarms: dict[str, str] = {}
 
@@ -64,6 +65,7 @@ class Terminal:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a finished step (0 is the evaluation before the first)."""
         self._last = {"step": step, **metrics}
+        self._seen |= {name: value for name, value in metrics.items() if _is_number(value)}
         for name, curve in self._curves.items():
             if _is_number(metrics.get(name)):
                 curve.append(float(metrics[name]))
@@ -136,11 +138,12 @@ class Terminal:
             self._phase,
             left,
         )
-        values = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        shown = [column for column in COLUMNS if _is_number(self._last.get(column[1]))]
+        gap = 2 if self._console.width >= 90 else 1
+        values = Table(box=None, padding=(0, gap, 0, 0), header_style="dim")
+        shown = [column for column in COLUMNS if column[1] in self._seen]
         for label, _, _ in shown:
             values.add_column(label, justify="right", no_wrap=True)
-        values.add_row(*(template.format(self._last[name]) for _, name, template in shown))
+        values.add_row(*(template.format(self._seen[name]) for _, name, template in shown))
         curves = Table.grid(padding=(0, 2))
         for name, curve in self._curves.items():
             if curve:

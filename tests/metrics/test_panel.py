@@ -1,0 +1,31 @@
+"""Panels that are refused, and the one of conf/accounting."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isentropic.metrics.accounting import AccountingConfig
+from isentropic.metrics.panel import build_counterfactuals
+
+BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+
+
+def test_default_panel_is_whole():
+    values = yaml.safe_load((Path(__file__).parents[2] / "conf/accounting/default.yaml").read_text())
+    panel = build_counterfactuals(AccountingConfig(**values).counterfactuals)
+    assert panel["dapo"].at(1) == {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
+    assert panel["gspo"].ratio == "sequence"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "clipp", **BOUNDS}, "name must be one of .* got 'clipp'. Did you mean 'clip'"),
+        ({"name": "clip", **BOUNDS, "clip_hihg": 1}, "clip_hihg is no key of clip. Did you mean 'clip_high'"),
+        ({"name": "clip", "ratio": "token"}, "lacks clip_low, clip_high, dual_clip"),
+    ],
+)
+def test_bad_panels_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        build_counterfactuals({"mine": values})
