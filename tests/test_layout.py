@@ -59,7 +59,7 @@ def test_imports_point_down(path):
     assert not upward, f"{own} (level {level(own)}) imports from above: {sorted(upward)}"
 
 
-def test_objectives_import_torch_and_the_standard_library_alone():
+def test_objectives_import_no_other_layer_and_no_heavy_library():
     foreign = set()
     for path in (PACKAGE / "objectives").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -67,7 +67,7 @@ def test_objectives_import_torch_and_the_standard_library_alone():
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             foreign |= {module.split(".")[0] for module in modules if module}
 
-    assert foreign <= {"torch", "isentropic"} | sys.stdlib_module_names
+    assert foreign <= {"torch", "numpy", "isentropic"} | sys.stdlib_module_names  # numpy: reductions weigh on the host
 
 
 def test_one_file_imports_vllm():

@@ -1,11 +1,15 @@
 """Values that are each allowed but do not go together are refused, with the values and a way out."""
 
-from dataclasses import dataclass
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from isentropic.experiments.config_checks import check_together, gpus_needed
+from isentropic.experiments.config_load import load
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @dataclass
@@ -13,31 +17,21 @@ class Named:
     name: str
 
 
-def config(**changes):
-    """A config that fits, as far as the checks look at it; `section__key=value` changes it."""
-    built = SimpleNamespace(
-        model=SimpleNamespace(max_length=128),
-        rollout=SimpleNamespace(
-            max_prompt_tokens=64,
-            max_response_tokens=64,
-            prompts_per_step=64,
-            group_size=8,
-            max_staleness=0,
-            num_actors=1,
-            tensor_parallel=1,
-            top_p=1.0,
-            top_k=-1,
-        ),
-        learner=SimpleNamespace(updates_per_rollout=8, num_ranks=2),
-        cluster=SimpleNamespace(address=None, placement="apart", gpus_per_rank=0.0, gpus_per_engine=0.0),
-        evaluation=SimpleNamespace(temperature=1.0, samples=4),
-        advantage=Named("normalised"),
-        token_weight=Named("none"),
-    )
+@pytest.fixture(scope="module")
+def default():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return load(
+            compose("config", ["cluster.address=local", "rollout.max_prompt_tokens=64", "model.max_length=128"])
+        )
+
+
+def changed(config, **changes):
+    """The config with values changed: section__key=value, or slot=Named(...)."""
     for key, value in changes.items():
         section, _, name = key.partition("__")
-        setattr(getattr(built, section), name, value)
-    return built
+        new = replace(getattr(config, section), **{name: value}) if name else value
+        config = replace(config, **{section: new})
+    return config
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +39,8 @@ def _own_ray(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-def test_what_fits_passes():
-    check_together(config())
+def test_what_fits_passes(default):
+    check_together(default)
 
 
 @pytest.mark.parametrize(
@@ -63,23 +57,28 @@ def test_what_fits_passes():
         ),
         pytest.param({"learner__num_ranks": 100_000}, r"num_ranks=100000 is more than", id="more ranks than cores"),
         pytest.param({"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"),
-        pytest.param({"token_weight__name": "tis", "rollout__top_p": 0.9}, "renormalises", id="truncated sampling"),
+        pytest.param({"token_weight": Named("tis"), "rollout__top_p": 0.9}, "renormalises", id="truncated sampling"),
         pytest.param({"evaluation__temperature": 0}, r"evaluation\.samples=4", id="greedy samples are all the same"),
     ],
 )
-def test_refused(changes, message):
+def test_refused(default, changes, message):
     with pytest.raises(ValueError, match=message):
-        check_together(config(**changes))
+        check_together(changed(default, **changes))
 
 
-def test_devices_of_a_cluster_are_not_judged_here(monkeypatch):
-    check_together(config(learner__num_ranks=100_000, cluster__address="auto"))
+def test_devices_of_a_cluster_are_not_judged_here(default, monkeypatch):
+    check_together(changed(default, learner__num_ranks=100_000, cluster__address="auto"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    check_together(config(learner__num_ranks=100_000))
+    check_together(changed(default, learner__num_ranks=100_000, cluster__address=None))
 
 
-def test_gpus_needed_counts_ranks_and_devices_of_engines():
-    wanted = config(cluster__gpus_per_rank=1.0, cluster__gpus_per_engine=1.0, rollout__num_actors=3)
-    wanted.rollout.tensor_parallel = 2
+def test_gpus_needed_counts_ranks_and_devices_of_engines(default):
+    wanted = changed(
+        default,
+        cluster__gpus_per_rank=1.0,
+        cluster__gpus_per_engine=1.0,
+        rollout__num_actors=3,
+        rollout__tensor_parallel=2,
+    )
 
     assert gpus_needed(wanted) == 2 * 1 + 3 * 2

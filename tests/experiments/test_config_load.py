@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isentropic.experiments.config_load import load, plain, typed
 from isentropic.experiments.config_slots import SLOTS
+from isentropic.experiments.describe import describe
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -143,3 +144,11 @@ def test_values_go_through_unchanged(rate, inner, names):
 def test_a_nested_section_is_checked_too():
     with pytest.raises(ValueError, match=r"'outer\.inner\.sise'.*Did you mean 'outer\.inner\.size'"):
         typed("outer", Outer, {"rate": 1, "inner": {"sise": 1}, "names": [], "anything": None})
+
+
+def test_the_demo_is_described():
+    text = describe(load(composed("experiment=ce_gppo_tiny")))
+
+    assert "tiny: 0.4 M parameters" in text
+    assert "64 prompts x 8 samples" in text
+    assert "2 learner ranks" in text

@@ -3,11 +3,12 @@
 import os
 
 from isentropic.config import Config
+from isentropic.methods.combinations import check_combinations
 
 
 def check_together(config: Config) -> None:
     """Raises ValueError for the first combination that cannot work."""
-    for check in (_lengths, _batch, _advantage, _placement, _devices, _truncation, _evaluation):
+    for check in (_lengths, _batch, _advantage, _placement, _devices, _truncation, _evaluation, check_combinations):
         check(config)
 
 
@@ -51,7 +52,7 @@ def _placement(config: Config) -> None:
 
 def _devices(config: Config) -> None:
     """A Ray of our own has this machine's devices alone; those of a cluster are known once it answers."""
-    if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+    if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
         return
     ranks = config.learner.num_ranks
     if config.cluster.gpus_per_rank == 0:

@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, make_dataclass
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,8 @@ from isentropic.experiments.config_slots import SLOTS
 from isentropic.experiments.presets import PRESET_SECTIONS
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
+from isentropic.objectives.offline import with_shaped_offline
+from isentropic.tasks.rewards import RewardsConfig
 
 SECTIONS: dict[str, type] = {
     "run": sections.RunConfig,
@@ -32,6 +35,7 @@ SECTIONS: dict[str, type] = {
     "tracking": sections.TrackingConfig,
     "accounting": AccountingConfig,
     "alarms": AlarmsConfig,
+    "rewards": RewardsConfig,
 }
 MISSING = "???"  # how a YAML says that the user must give a value
 SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
@@ -53,6 +57,8 @@ def load(cfg: DictConfig) -> Config:
         values[key] = typed(key, section, raw[key])
     for key, entries in SLOTS.items():
         values[key] = _slot(key, entries, raw[key])
+    teachers = getattr(values["shaping"], "offline_shape", None)
+    values["objective"] = with_shaped_offline(values["objective"], teachers)
     config = Config(**values)
     check_together(config)
     return config
@@ -90,15 +96,20 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
     for option in _options(hint):
         if is_dataclass(option) and raw is not None:
             return typed(key, option, raw)
-    field = OmegaConf.structured(make_dataclass("Field", [("value", hint)]))
     try:
-        value = OmegaConf.to_container(OmegaConf.merge(field, {"value": raw}))["value"]
+        value = OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__}).") from error
     for path, number in _numbers(key, value):
         if not math.isfinite(number):
             raise ValueError(f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed.")
     return tuple(value) if isinstance(value, list) else value
+
+
+@cache
+def _field(hint: Any) -> DictConfig:
+    """OmegaConf's node for one annotation."""
+    return OmegaConf.structured(make_dataclass("Field", [("value", hint)]))
 
 
 def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
