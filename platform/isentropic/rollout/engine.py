@@ -59,7 +59,7 @@ class Engine:
         self.policy_version = 0
         self.max_length = max_length
         self._sleeps = sleep_mode and device == "cuda"
-        self._llm = LLM(
+        self.llm = LLM(
             model=model_path,
             revision=revision,
             trust_remote_code=trust_remote_code,
@@ -69,7 +69,7 @@ class Engine:
             worker_extension_cls="isentropic.rollout.worker.WorkerExtension",
             **_engine_options(config, max_length, device),
         )
-        self._core = self._llm.llm_engine
+        self._core = self.llm.llm_engine
         self._dtype = getattr(torch, config.dtype)
         self._parameters = _parameter_shapes(model_path, revision, trust_remote_code)
         self._vocab_size = self._core.model_config.get_vocab_size()
@@ -122,23 +122,23 @@ class Engine:
             raise RuntimeError(f"{self.num_running} requests are running; weights are loaded between requests.")
         check_buckets(buckets, self._parameters, self._dtype)
         with self._stepping, self._admitting:
-            self._llm.collective_rpc("isentropic_begin_load")
+            self.llm.collective_rpc("isentropic_begin_load")
             for bucket in buckets:
-                self._llm.collective_rpc("isentropic_load", args=(bucket,))
-            self._llm.collective_rpc("isentropic_end_load")
+                self.llm.collective_rpc("isentropic_load", args=(bucket,))
+            self.llm.collective_rpc("isentropic_end_load")
             # With stale key-value blocks logprobs are wrong by several nats.
-            if not self._llm.reset_prefix_cache():
+            if not self.llm.reset_prefix_cache():
                 raise RuntimeError("vLLM did not reset its prefix cache: it still holds blocks of running requests.")
             self.policy_version = policy_version
 
     def sleep(self) -> None:
         """Gives back the GPU's memory, weights kept on the host; nothing where the engine has no sleep mode."""
         if self._sleeps:
-            self._llm.sleep(level=1)
+            self.llm.sleep(level=1)
 
     def wake(self) -> None:
         if self._sleeps:
-            self._llm.wake_up()
+            self.llm.wake_up()
 
     def close(self) -> None:
         """Ends the engine and the processes it started."""
@@ -148,7 +148,7 @@ class Engine:
         """Puts all requests into the engine's queue, or none."""
         for request in requests:
             check_request(request, max_length=self.max_length, vocab_size=self._vocab_size)
-        prepared = [_prepare(request) for request in requests]
+        prepared = [prepare(request) for request in requests]
         call = _Call({})
         with self._admitting:
             try:
@@ -233,7 +233,7 @@ def _engine_options(config: RolloutConfig, max_length: int, device: str) -> dict
     return {**common, "tensor_parallel_size": config.tensor_parallel}
 
 
-def _prepare(request: Request) -> tuple:
+def prepare(request: Request) -> tuple:
     """vLLM's prompt and sampling parameters; ValueError naming the request where vLLM refuses a value."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.exceptions import VLLMValidationError

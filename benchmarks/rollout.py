@@ -1,0 +1,117 @@
+"""Rollout throughput through the loop's actor path, against the bare engine given the same seeded requests.
+
+    python benchmarks/rollout.py [model folder]
+
+Both engines live at once and take turns, best of `ROUNDS`; prints tokens a second of each and their ratio.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import ray
+
+from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.actors.rollout_actor import RolloutActor
+from isentropic.actors.rollout_pool import RayRolloutPool
+from isentropic.actors.slot import Slot
+from isentropic.config import ClusterConfig, RolloutConfig
+from isentropic.records import Request, RolloutKey
+from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine, prepare
+from isentropic.seeds import rollout_seed
+
+PROMPTS, SAMPLES, TOKENS, ROUNDS, MAX_LENGTH = 64, 8, 32, 5, 128
+CONFIG = RolloutConfig(
+    num_actors=1, tensor_parallel=1, prompts_per_step=PROMPTS, group_size=SAMPLES, temperature=1.0, top_p=1.0,
+    top_k=-1, max_prompt_tokens=64, max_response_tokens=TOKENS, max_staleness=0, max_num_seqs=512,
+    kv_cache_gib=0.5, dtype="float32", probe_tolerance=1e-4, timeout_s=600.0,
+)  # fmt: skip
+CLUSTER = ClusterConfig(
+    address="local", placement="apart", gpus_per_engine=0.0, gpus_per_rank=0.0, cpus_per_engine=1.0,
+    cpus_per_rank=1.0, strategy="PACK", startup_timeout_s=300.0, object_store_gib=0.5,
+)  # fmt: skip
+
+
+def random_model(folder: str) -> str:
+    """A random Qwen3 of 0.4 M parameters; without a tokenizer's help, so with ids alone."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    words = Tokenizer(models.WordLevel({str(i): i for i in range(128)}, unk_token="0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="2").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=128, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=32, intermediate_size=384, max_position_embeddings=512, tie_word_embeddings=True, eos_token_id=2,
+    )  # fmt: skip
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_requests() -> list[Request]:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(3, 100, size=rng.integers(10, 40)) for _ in range(PROMPTS)]
+    return [
+        Request(
+            key=RolloutKey("train", draw, 0, sample), turn=0, token_ids=prompt, temperature=1.0, max_tokens=TOKENS,
+            seed=rollout_seed(0, "train", draw, sample, 0, 0),
+        )
+        for draw, prompt in enumerate(prompts)
+        for sample in range(SAMPLES)
+    ]  # fmt: skip
+
+
+def through_bare_engine(engine: Engine, requests: list[Request]) -> int:
+    """vLLM's own batch call: what a script without this project would do."""
+    prompts, sampling = zip(*map(prepare, requests), strict=True)
+    outputs = engine.llm.generate(list(prompts), list(sampling), use_tqdm=False)
+    return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+
+async def through_pool(pool: RayRolloutPool, requests: list[Request]) -> int:
+    return sum([len(each.token_ids) async for batch in pool.generate(requests) for each in batch])
+
+
+def main() -> None:
+    model = sys.argv[1] if len(sys.argv) > 1 else random_model(tempfile.mkdtemp())
+    start_ray(CLUSTER, num_cpus=2)
+    make_engine = partial(Engine, model, CONFIG, max_length=MAX_LENGTH, device="cpu")
+    env = worker_env(1, **ENGINE_ENV, **CPU_ENV)
+    actor = RolloutActor.options(num_cpus=1, runtime_env={"env_vars": env}).remote(make_engine)
+    engine, requests = make_engine(), make_requests()
+    slot = Slot(actor, 0, startup_s=300.0, health_s=120.0)
+    best = {"bare engine": 0.0, "actor path": 0.0}
+    with asyncio.Runner() as runner:
+
+        async def pool() -> RayRolloutPool:
+            return RayRolloutPool([slot], max_num_seqs=512, timeout_s=600.0, max_restarts=0)
+
+        engines = runner.run(pool())
+        ways = {
+            "bare engine": lambda: through_bare_engine(engine, requests),
+            "actor path": lambda: runner.run(through_pool(engines, requests)),
+        }
+        for way in ways.values():
+            way()  # the first call of an engine is slower
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                tokens = way()
+                best[name] = max(best[name], tokens / (time.perf_counter() - start))
+    for name, speed in best.items():
+        print(f"{name}: {speed:,.0f} tokens/s, best of {ROUNDS}")
+    print(f"ratio: {best['actor path'] / best['bare engine']:.3f} (wanted: at least 0.9)")
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Two real ranks behind the group, and weights on their way to the engines."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import ray
+
+from isentropic.actors.learner_actor import LearnerActor
+from isentropic.actors.learner_group import RayLearnerGroup
+from isentropic.records import MicroBatch
+
+pytestmark = pytest.mark.engine
+
+
+def one_sequence(request, completion) -> MicroBatch:
+    """A completion with its prompt, as the learner packs it."""
+    ids = np.concatenate([request.token_ids, completion.token_ids])
+    start, tokens = len(request.token_ids), len(completion.token_ids)
+    return MicroBatch(
+        token_ids=ids,
+        position_ids=np.arange(len(ids)),
+        cu_seqlens=np.array([0, len(ids)]),
+        predict=np.arange(start - 1, len(ids) - 1),
+        target=completion.token_ids,
+        sequence_id=np.zeros(tokens, dtype=np.int64),
+        rows=np.array([0]),
+    )
+
+
+def test_engines_have_the_learners_weights(actors, loop, rollouts):
+    """What engines say of their own tokens is what the ranks that published to them say."""
+    requests = rollouts.requests(2, 1)
+
+    async def probe():
+        weights = await actors.learner.publish()
+        await actors.pool.load_weights(weights)
+        found = {each.key: each async for batch in actors.pool.generate(requests) for each in batch}
+        batches = [[one_sequence(request, found[request.key])] for request in requests]
+        return [found[request.key] for request in requests], await actors.learner.score(batches, reference=False)
+
+    completions, scores = loop.run_until_complete(probe())
+    for completion, [score] in zip(completions, scores, strict=True):
+        assert completion.policy_version == 0
+        np.testing.assert_allclose(score.logprob, completion.logprob, atol=1e-4)
+
+
+class Lonely:
+    """A rank that dies in the middle of an update, and one that then loses its peer."""
+
+    def __init__(self, *, rank, world_size, init_method):
+        self._rank = rank
+
+    def update(self, batch):
+        if self._rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")
+
+
+def test_a_dead_rank_is_named(ray_session, loop):
+    ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["Lonely"]))
+    group = RayLearnerGroup([LearnerActor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0)
+    loop.run_until_complete(group.setup(60.0))
+
+    class Batch:
+        step = 7
+
+    with pytest.raises(RuntimeError, match=r"^learner rank 1 died \(updates of step 7\)"):
+        loop.run_until_complete(group.update([Batch, Batch]))
+    group.close()

@@ -1,0 +1,54 @@
+"""What a plan reserves, and what is said when the cluster cannot give it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from isentropic.actors.placement import place, plan
+from isentropic.controller.protocols import WaitError
+
+
+def settings(**changes):
+    """Cluster, rollout and learner config, as far as a plan reads them."""
+    cluster = {
+        "placement": "apart", "gpus_per_engine": 1.0, "gpus_per_rank": 1.0, "cpus_per_engine": 2.0, "cpus_per_rank": 1.0
+    }  # fmt: skip
+    cluster.update({key: changes[key] for key in cluster if key in changes})
+    rollout = SimpleNamespace(num_actors=changes.get("engines", 1), tensor_parallel=changes.get("tensor_parallel", 1))
+    return SimpleNamespace(**cluster), rollout, SimpleNamespace(num_ranks=changes.get("ranks", 2))
+
+
+def test_apart_gives_each_process_a_bundle():
+    wanted = plan(*settings(engines=2, tensor_parallel=4))
+    assert wanted.bundles == ({"CPU": 2.0, "GPU": 4.0}, {"CPU": 2.0, "GPU": 4.0}, {"CPU": 1.0, "GPU": 1.0},
+                              {"CPU": 1.0, "GPU": 1.0})  # fmt: skip
+    assert (wanted.engines, wanted.ranks, wanted.num_cpus) == ((0, 1), (2, 3), 6.0)
+
+
+def test_shared_puts_an_engine_and_a_rank_on_one_gpu():
+    wanted = plan(*settings(placement="shared", gpus_per_engine=0.5, gpus_per_rank=0.5))
+    assert wanted.bundles == ({"CPU": 3.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.5})  # the second rank has no engine
+    assert (wanted.engines, wanted.ranks) == ((0,), (0, 1))
+
+
+def test_without_gpus_none_are_asked_for():
+    wanted = plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0, ranks=1))
+    assert wanted.bundles == ({"CPU": 2.0}, {"CPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"placement": "shared", "tensor_parallel": 2}, "cannot share them with ranks", id="shared engine"),
+        pytest.param({"gpus_per_engine": 0.5, "tensor_parallel": 3}, "whole numbers only", id="one GPU and a half"),
+    ],
+)
+def test_what_ray_cannot_place(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan(*settings(**changes))
+
+
+@pytest.mark.engine
+def test_missing_gpus_are_named(ray_session):
+    with pytest.raises(WaitError, match=r"Of GPU the cluster has 0, 0 free, .* 3 are wanted: 3 missing"):
+        place(plan(*settings(cpus_per_engine=0.5, cpus_per_rank=0.5)), "PACK", timeout_s=1.0)

@@ -1,0 +1,65 @@
+"""An address that is no Ray is told within seconds; workers get no secret."""
+
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from isentropic.actors import ray_runtime
+from isentropic.actors.ray_runtime import start_ray, worker_env
+
+
+def start(address):
+    return start_ray(SimpleNamespace(address=address, object_store_gib=None), num_cpus=1)
+
+
+@pytest.fixture
+def deaf():
+    """Listens, and never says a word."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_nobody_listens(deaf):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"no Ray cluster answers at {address} .*refused"):
+            start(address)
+
+
+def test_something_else_listens(deaf, monkeypatch):
+    monkeypatch.setattr(ray_runtime, "CONNECT_S", 0.5)
+    with pytest.raises(ValueError, match="but it is no Ray"):
+        start(deaf)
+
+
+def test_the_environments_address_counts(deaf, monkeypatch):
+    monkeypatch.setattr(ray_runtime, "CONNECT_S", 0.5)
+    monkeypatch.setenv("RAY_ADDRESS", deaf)
+    with pytest.raises(ValueError, match=deaf):
+        start(None)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        pytest.param("ray://head:10001", r"as a job \(jobs/submit.py\)", id="remote client"),
+        pytest.param("head", "must be host:port, auto, or null; got 'head'", id="no port"),
+    ],
+)
+def test_malformed(address, message):
+    with pytest.raises(ValueError, match=message):
+        start(address)
+
+
+def test_workers_get_the_code_and_no_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hidden")
+    monkeypatch.setenv("WANDB_API_KEY", "hidden")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    env = worker_env(2.5, VLLM_LOGGING_LEVEL="ERROR")
+    assert "hidden" not in env.values()
+    assert env["PYTHONPATH"].split(":")[0] == ray_runtime.SOURCE_ROOT
+    assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["VLLM_LOGGING_LEVEL"]) == ("2", "1", "ERROR")
