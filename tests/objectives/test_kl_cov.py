@@ -23,6 +23,8 @@ def test_ties_go_to_the_first_tokens_and_one_is_the_least(at):
     logprob = torch.zeros(3, dtype=torch.float64)
     *_, metrics = at(kl_cov, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], logprob=logprob, share=1e-4, kl_coef=1.0)
     assert metrics["kl_cov/frac"] == [1, 0, 0]
+    *_, metrics = at(kl_cov, [1.0] * 999, [1.0] * 999, logprob=torch.zeros(999).double(), share=0.1, kl_coef=1.0)
+    assert metrics["kl_cov/frac"] == [1] * 99 + [0] * 900
 
 
 def test_on_policy_the_penalty_has_no_gradient(at):

@@ -46,9 +46,8 @@ def ce_gppo(
     high = above(value, upper) & (advantage > 0)
     kept = low | high
     scale = torch.full_like(value, beta2 * (upper or 0.0)).masked_fill(low, beta1 * (lower or 0.0))
-    # Masked before exp: what the branch leaves out cannot reach the backward pass as inf * 0.
-    ratio = bounded_exp(log_ratio.masked_fill(kept, 0.0))
-    factor = torch.where(kept, scale * unit_slope(log_ratio), ratio)
+    # Both sides of `where` are finite, as the bounded exp is, so no inf * 0 reaches the backward pass.
+    factor = torch.where(kept, scale * unit_slope(log_ratio), bounded_exp(log_ratio))
     loss, dual = cap_dual(-(factor * advantage), advantage, dual_clip)
     return TokenLoss(loss, clip_metrics(value, low, high, dual))
 
