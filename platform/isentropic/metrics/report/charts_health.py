@@ -22,7 +22,8 @@ def mismatch(run: RunData) -> Figure | None:
         "sync/probe_logprob_abs_max": "probe after the sync, max",
     }
     note = "|engine - learner| on the tokens the engine drew."
-    return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=LOG)
+    axis = LOG if any(value > 0 for key in names for value in run.values(key)) else {}  # a log axis shows no 0
+    return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=axis)
 
 
 def ratios(run: RunData) -> Figure | None:
