@@ -23,6 +23,10 @@ def test_default_panel_is_whole():
     [
         ({"name": "clipp", **BOUNDS}, "name must be one of .* got 'clipp'. Did you mean 'clip'"),
         ({"name": "clip", **BOUNDS, "clip_hihg": 1}, "clip_hihg is no key of clip. Did you mean 'clip_high'"),
+        (
+            {"name": "clip", **BOUNDS, "clip_low": 3},
+            "counterfactuals.mine: objective.clip_low must be > 0 and < 1, got 3",
+        ),
         ({"name": "clip", "ratio": "token"}, "lacks clip_low, clip_high, dual_clip"),
     ],
 )

@@ -24,4 +24,7 @@ def _build(label: str, values: Mapping[str, Any]) -> ObjectiveConfig:
     missing = [name for name in known if name not in values]
     if missing:
         raise ValueError(f"{key} lacks {', '.join(missing)}: an objective of a panel is given in full, like a preset.")
-    return config(**values)
+    try:
+        return config(**values)
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
