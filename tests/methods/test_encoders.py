@@ -8,8 +8,8 @@ from isentropic.methods.encoders import CachedEncoder, build_encoder, unit
 CORPUS = ["12+30=42#42", "30+12=42;#42", "the sum of 12 and 30 is 42"]
 
 
-def tfidf(cache=None):
-    return build_encoder("tfidf", corpus=lambda: CORPUS, model_path="", cache=cache)
+def tfidf():
+    return build_encoder("tfidf", corpus=lambda: CORPUS, model_path="")
 
 
 class Counting:
@@ -57,7 +57,7 @@ def test_another_encoder_does_not_read_the_cache(tmp_path):
 
 
 def test_policy_encoder_is_centred_and_cuts_long_texts(tiny_model_path):
-    encoder = build_encoder("policy", corpus=lambda: CORPUS, model_path=tiny_model_path, cache=None)
+    encoder = build_encoder("policy", corpus=lambda: CORPUS, model_path=tiny_model_path)
     long = "12+30=42;" * 60  # 540 characters, a window of 256
     vectors = encoder.encode([*CORPUS, long])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
@@ -67,6 +67,6 @@ def test_policy_encoder_is_centred_and_cuts_long_texts(tiny_model_path):
 
 
 def test_sentence_encoder_names_the_missing_package():
-    encoder = build_encoder("st:some/model", corpus=lambda: CORPUS, model_path="", cache=None)
+    encoder = build_encoder("st:some/model", corpus=lambda: CORPUS, model_path="")
     with pytest.raises(ValueError, match=r"pip install sentence-transformers"):
         encoder.encode(["a"])

@@ -41,21 +41,18 @@ def check_encoder(name: str) -> None:
         check_choice("oger.encoder", name, ("tfidf", "policy", "st:<model>"))
 
 
-def build_encoder(name: str, *, corpus: Callable[[], Sequence[str]], model_path: str, cache: Path | None) -> Encoder:
+def build_encoder(name: str, *, corpus: Callable[[], Sequence[str]], model_path: str) -> Encoder:
     """The encoder that `oger.encoder` names; models are loaded at the first text.
 
     Args:
         corpus: gives the offline texts that `tfidf` and `policy` take their statistics from.
         model_path: folder or Hub name of the initial policy.
-        cache: folder for `CachedEncoder`; None keeps vectors in memory alone.
     """
     if name == "tfidf":
-        encoder: Encoder = TfidfEncoder(corpus())
-    elif name == "policy":
-        encoder = PolicyEncoder(model_path, corpus())
-    else:
-        encoder = SentenceEncoder(name.removeprefix("st:"))
-    return CachedEncoder(encoder, cache)
+        return TfidfEncoder(corpus())
+    if name == "policy":
+        return PolicyEncoder(model_path, corpus())
+    return SentenceEncoder(name.removeprefix("st:"))
 
 
 class TfidfEncoder:
@@ -71,7 +68,7 @@ class TfidfEncoder:
         self.identity = f"tfidf:{FEATURES}:{_digest(*corpus)}"
 
     def encode(self, texts: Sequence[str]) -> Floats:
-        return self._weigh.transform(self._hash.transform(texts)).toarray()
+        return self._weigh.transform(self._hash.transform(texts)).toarray().astype(np.float32)
 
 
 class PolicyEncoder:
@@ -150,7 +147,10 @@ class SentenceEncoder:
 
 
 class CachedEncoder:
-    """Keeps vectors by the hash of their text: in memory and, one file a call, in `folder`, for the next process."""
+    """Keeps vectors by the hash of their text: in memory and, one file a call, in `folder`, for the next process.
+
+    For the offline set: what the policy writes seldom comes twice, and is not kept.
+    """
 
     def __init__(self, encoder: Encoder, folder: Path | None) -> None:
         self._encoder = encoder

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.encoders import Encoder, build_encoder, check_encoder, unit
+from isentropic.methods.encoders import CachedEncoder, Encoder, build_encoder, check_encoder, unit
 from isentropic.methods.exploration_report import Report
 from isentropic.methods.offline_set import OfflineSet
 from isentropic.methods.teachers import load_source
@@ -101,9 +101,14 @@ class Exploration:
     """The shaping slot of OGER. `bind` gives it what it needs of the run."""
 
     def __init__(
-        self, config: ExplorationConfig, offline: OfflineSet | None = None, encoder: Encoder | None = None
+        self,
+        config: ExplorationConfig,
+        offline: OfflineSet | None = None,
+        encoder: Encoder | None = None,
+        cached: Encoder | None = None,
     ) -> None:
-        self._config, self._offline, self._encoder = config, offline, encoder
+        self._config, self._offline = config, offline
+        self._encoder, self._cached = encoder, cached or encoder  # of the policy's responses, of the teachers'
 
     def bind(self, *, chat: Chat, task: Task, model_path: str) -> None:
         """Reads the teachers and makes the encoder; without teachers there is nothing to do.
@@ -133,7 +138,8 @@ class Exploration:
             seed=config.seed,
         )
         cache = None if config.cache is None else Path(config.cache)
-        self._encoder = build_encoder(config.encoder, corpus=source.corpus, model_path=model_path, cache=cache)
+        self._encoder = build_encoder(config.encoder, corpus=source.corpus, model_path=model_path)
+        self._cached = CachedEncoder(self._encoder, cache)
 
     def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
         """The teacher response of each group, to be scored in the old-policy pass before `shape` puts it in.
@@ -150,7 +156,18 @@ class Exploration:
     ) -> tuple[list[Group], dict[str, float]]:
         """Groups with shaped rewards and, where a prompt has teachers, one of them; metrics under oger/."""
         report = Report()
-        return [self._shape(group, scores, report) for group in groups], report.metrics()
+        teachers = [self._offline.draw(group) if self._offline is not None else None for group in groups]
+        taught = [group for group, teacher in zip(groups, teachers, strict=True) if teacher is not None]
+        similarities = iter(self._similarities(taught))
+        shaped = []
+        for group, teacher in zip(groups, teachers, strict=True):
+            if teacher is None:
+                rollouts = tuple(replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts)
+                report.alone(rollouts)
+                shaped.append(replace(group, rollouts=rollouts))
+            else:
+                shaped.append(self._shape(group, teacher, next(similarities), scores, report))
+        return shaped, report.metrics()
 
     def adjust(
         self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
@@ -172,25 +189,36 @@ class Exploration:
             metrics["oger/offline_clamped_frac"] = float((given < self._config.offline_min_adv).mean())
         return out, metrics
 
-    def _shape(self, group: Group, scores: Mapping[RolloutKey, TokenScores], report: "Report") -> Group:
-        plain = tuple(replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts)
-        teacher = self._offline.draw(group) if self._offline is not None else None
-        if teacher is None:
-            report.alone(plain)
-            return replace(group, rollouts=plain)
-        responses = self._offline.responses(group.prompt)
-        texts = [*self._offline.texts(group.rollouts), *(response.text for response in responses)]
-        vectors = self._encoder.encode(texts)
-        similarity = cosines(vectors[: len(plain)], vectors[len(plain) :])
+    def _similarities(self, groups: Sequence[Group]) -> list[Floats]:
+        """For each group [N, M]; all texts of the step are encoded at once."""
+        if not groups:
+            return []
+        offline = [[row.text for row in self._offline.responses(group.prompt)] for group in groups]
+        online = [self._offline.texts(group.rollouts) for group in groups]
+        parts = []
+        for encoder, texts in ((self._encoder, online), (self._cached, offline)):
+            vectors = encoder.encode([text for own in texts for text in own])
+            parts.append(np.split(vectors, np.cumsum([len(own) for own in texts])[:-1]))
+        return [cosines(own, teachers) for own, teachers in zip(*parts, strict=True)]
+
+    def _shape(
+        self,
+        group: Group,
+        teacher: Rollout,
+        similarity: Floats,
+        scores: Mapping[RolloutKey, TokenScores],
+        report: Report,
+    ) -> Group:
+        """The bonus, and the teacher in the place of the most similar response of the first wave."""
+        rollouts = group.rollouts
         gap = divergence(similarity, clamp=self._config.clamp)
-        entropy = np.array([confidence_entropy(scores[r.key].entropy, self._config.entropy) for r in plain])
-        reward = np.array([rollout.reward for rollout in plain])
+        entropy = np.array([confidence_entropy(scores[r.key].entropy, self._config.entropy) for r in rollouts])
+        reward = np.array([rollout.reward for rollout in rollouts])
         bonus = exploration_reward(reward, gap, entropy, coef=self._config.coef)
-        shaped = [replace(r, shaped_reward=float(total)) for r, total in zip(plain, reward + bonus, strict=True)]
+        shaped = [replace(r, shaped_reward=float(total)) for r, total in zip(rollouts, reward + bonus, strict=True)]
         report.group(reward, gap, entropy, bonus, shaped, scores)
-        report.similarities([response.teacher for response in responses], similarity)
-        first = [index for index, rollout in enumerate(plain) if rollout.key.wave == 0]
-        out = first[most_teacher_like(gap[first])]
+        report.similarities([row.teacher for row in self._offline.responses(group.prompt)], similarity)
         report.exchange(teacher, scores)
-        shaped[out] = replace(teacher, shaped_reward=teacher.reward)
+        first = [index for index, rollout in enumerate(rollouts) if rollout.key.wave == 0]
+        shaped[first[most_teacher_like(gap[first])]] = replace(teacher, shaped_reward=teacher.reward)
         return replace(group, rollouts=tuple(shaped))
