@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from isentropic.experiments.config_load import load, typed
+from isentropic.experiments.config_load import load
 from isentropic.experiments.hydra_main import CONF, DONE, refuse
 from isentropic.methods.offline_set import CORRECT
 from isentropic.methods.teachers import ArithmeticTeachers, TeacherResponse, load_source, read_teachers, write_teachers
@@ -33,8 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = solve(task, options.prompts, options.samples)
         else:
             given = [row for path in options.grade for row in read_teachers(path)]
-            rewards = OmegaConf.to_container(OmegaConf.load(CONF / "rewards" / "default.yaml"))
-            rows = grade(given, task, typed("rewards", RewardsConfig, rewards))
+            rows = grade(given, task, config.rewards)
     except ValueError as error:
         return refuse(str(error))
     options.out.parent.mkdir(parents=True, exist_ok=True)
