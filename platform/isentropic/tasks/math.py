@@ -1,5 +1,6 @@
 """Mathematical problems with one right answer, from files or the Hub, checked by math-verify."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,6 +48,7 @@ class MathTask:
 
     isolated = True  # parsing what a model wrote can take for ever
     max_turns = 1
+    preload = ("math_verify", "latex2sympy2_extended")  # by the server that workers are forked from
 
     def __init__(self, config: MathConfig) -> None:
         self.config = config
@@ -55,14 +57,13 @@ class MathTask:
         if config.eval_path is not None:
             held_out = self._read(config.eval_path, config.eval_split)
         else:
-            held_out = [row for row in train if self._is_held_out(row)]
-            train = [row for row in train if not self._is_held_out(row)]
+            train, held_out = self._split(train)
         self._rows = {"train": train, "eval": held_out}
         for split, rows in self._rows.items():
             if not rows:
                 raise ValueError(
-                    f"the {split} split of task.path={config.path} is empty: with task.eval_share={config.eval_share} "
-                    "no row fell into it. Give more rows, another share, or task.eval_path."
+                    f"the {split} split of task.path={config.path} is empty with task.eval_share={config.eval_share}. "
+                    "Give more rows, another share, or task.eval_path."
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,9 +98,12 @@ class MathTask:
         self.num_skipped += skipped
         return rows
 
-    def _is_held_out(self, row: Row) -> bool:
-        problem = row[self.config.problem_column].strip()
-        return hash_seed("held out", problem) % 1_000_000 < self.config.eval_share * 1_000_000
+    def _split(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+        """Train rows and held-out rows, by the lowest hashes of the problems: copies of a problem stay together."""
+        hashes = [hash_seed("held out", row[self.config.problem_column].strip()) for row in rows]
+        bound = sorted(hashes)[max(1, round(self.config.eval_share * len(rows))) - 1]
+        held_out = [row for row, value in zip(rows, hashes, strict=True) if value <= bound]
+        return [row for row, value in zip(rows, hashes, strict=True) if value > bound], held_out
 
 
 def is_right(response: str, answer: str) -> bool:
@@ -109,6 +113,7 @@ def is_right(response: str, answer: str) -> bool:
     """
     from math_verify import parse, verify  # a worker's business: the driver need not load sympy
 
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its limits are off
     written = parse(response[-LAST_CHARACTERS:], parsing_timeout=None)
     if not written:
         return False

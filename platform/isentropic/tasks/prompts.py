@@ -42,6 +42,7 @@ class Kept:
     def __init__(self, task: Task, indices: Mapping[str, Sequence[int]]) -> None:
         self._task, self._indices = task, indices
         self.isolated, self.max_turns = task.isolated, task.max_turns
+        self.preload = getattr(task, "preload", ())
 
     def size(self, split: str) -> int:
         return len(self._indices[split])

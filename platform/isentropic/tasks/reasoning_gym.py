@@ -69,6 +69,7 @@ class ReasoningGymTask:
 
     isolated = True  # scores parse what a model wrote
     max_turns = 1
+    preload = ("reasoning_gym",)  # by the server that workers are forked from
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self.config = config

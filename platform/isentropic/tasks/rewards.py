@@ -130,7 +130,8 @@ class RewardWorkers:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             # Workers are forked from a small server that has the imports already: a killed one is back in 0.01 s.
-            context.set_forkserver_preload([type(self._task).__module__, sandbox.__name__])
+            modules = (type(self._task).__module__, sandbox.__name__, *getattr(self._task, "preload", ()))
+            context.set_forkserver_preload(list(modules))
             with _without_secrets():
                 multiprocessing.forkserver.ensure_running()
             self._pool = ProcessPool(
