@@ -65,7 +65,7 @@ def test_running_correlation_is_that_of_numpy(values):
     for predicted, measured in values:
         metrics = tracker.add(predicted / 10, measured / 10)
     x, y = np.array(values, dtype=float).T / 10
-    if x.std() == 0 or y.std() == 0:
+    if len(set(x)) == 1 or len(set(y)) == 1:
         assert math.isnan(metrics["entropy/prediction_correlation"])
     else:
         assert metrics["entropy/prediction_correlation"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)

@@ -94,13 +94,19 @@ class PredictionTracker:
     @property
     def correlation(self) -> float:
         """In [-1, 1]; NaN for fewer than three steps, or where either side never moved."""
-        spread = math.sqrt(self._moments[0]) * math.sqrt(self._moments[1])
-        return self._moments[2] / spread if self._count > 2 and spread > 0 else float("nan")
+        if not self._moved(0) or not self._moved(1):
+            return float("nan")
+        return self._moments[2] / (math.sqrt(self._moments[0]) * math.sqrt(self._moments[1]))
 
     @property
     def slope(self) -> float:
         """Least-squares factor from predicted to measured change."""
-        return self._moments[2] / self._moments[0] if self._count > 2 and self._moments[0] > 0 else float("nan")
+        return self._moments[2] / self._moments[0] if self._moved(0) else float("nan")
+
+    def _moved(self, side: int) -> bool:
+        """Whether the values differ by more than their rounding."""
+        rounding = (1e-12 * self._means[side]) ** 2 * self._count
+        return self._count > 2 and self._moments[side] > rounding
 
     def state_dict(self) -> dict[str, Any]:
         return {"count": self._count, "means": list(self._means), "moments": list(self._moments)}

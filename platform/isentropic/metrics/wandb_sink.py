@@ -23,6 +23,7 @@ from isentropic.metrics.entropy import ENTROPY_EDGES
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
+OFFLINE_INIT_S = 60.0  # no network in it: only a busy machine makes it slow
 FINISH_S = 10.0
 SECRET = re.compile(r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
@@ -101,15 +102,6 @@ class WandbSink:
             "job_type": "train",
             "name": run_name,
             "config": config,
-            "settings": wandb.Settings(
-                silent=True,
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_save_requirements=False,
-                init_timeout=INIT_S,
-                finish_timeout=FINISH_S,
-            ),
         }
         self._run = self._open(wandb, arguments)
         self._run.define_metric("policy_version")
@@ -126,12 +118,12 @@ class WandbSink:
                 self._warn(f"W&B works offline: {reason}.")
         if self.mode == "online":
             try:
-                return wandb.init(mode="online", **arguments)
+                return wandb.init(mode="online", settings=_settings(wandb, INIT_S), **arguments)
             except Exception as error:
                 self._warn(f"W&B works offline: {type(error).__name__}: {_short(error)}")
                 self.mode = "offline"
                 wandb.teardown()  # the failed run still holds its id
-        return wandb.init(mode="offline", **arguments)
+        return wandb.init(mode="offline", settings=_settings(wandb, OFFLINE_INIT_S), **arguments)
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
         import wandb  # loaded already
@@ -159,6 +151,19 @@ class WandbSink:
             self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
 
 
+def _settings(wandb: Any, init_timeout: float) -> Any:
+    """Nothing on the terminal, nothing of the machine beyond its load; the run folder has code and git state."""
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_save_requirements=False,
+        init_timeout=init_timeout,
+        finish_timeout=FINISH_S,
+    )
+
+
 def why_offline(wandb: Any, *, need_key: bool) -> str | None:
     """Why a run cannot be online: no key, or no answer of the server within PROBE_S. None where it can.
 
@@ -178,7 +183,7 @@ def why_offline(wandb: Any, *, need_key: bool) -> str | None:
 def _probe(url: str, answer: "queue.Queue[str | None]") -> None:
     """Puts None where the server answers, else what stood in the way. Goes through a proxy where one is set."""
     try:
-        urllib.request.urlopen(url, timeout=PROBE_S).close()
+        urllib.request.urlopen(url, timeout=2 * PROBE_S).close()  # the one who asks waits less
         answer.put(None)
     except urllib.error.HTTPError as error:  # it answers; that this page wants more than a key is no matter
         answer.put(None if error.code < 500 else f"{url} answers with error {error.code}")
