@@ -7,6 +7,7 @@ import torch
 
 from isentropic.objectives import ce_gppo, erc
 from isentropic.objectives.erc import ErcConfig
+from isentropic.objectives.leaves import leaf_gradients
 from isentropic.objectives.needs import needs_minibatch, required_fields
 
 CLIP = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
@@ -57,6 +58,23 @@ def test_config_resolves_its_base_and_asks_for_what_it_needs():
     assert config.at(3) == {"share": 0.1, "kl_coef": 0.3, "band_low": 0.95, "band_high": 1.05}
     assert config.options() == {"base": "kl_cov"} and needs_minibatch(config)
     assert required_fields(config) >= {"entropy", "old_entropy", "logprob"}
+
+
+def test_over_an_objective_that_has_a_base_itself():
+    """On the teacher token p / (p + 0.1) at p = 0.1, slope -0.25; the other's entropy left the band."""
+    inner = {"name": "shaped_offline", "ratio": "token", "offline_shape": 0.1, "base": CLIP}
+    config = ErcConfig(name="erc", ratio="token", band_low=0.95, band_high=1.05, base=inner)
+    given = {
+        "logprob": f64([0.1, 0.1]).log(),
+        "old_logprob": f64([0.1, 0.1]).log(),
+        "advantage": f64([1.0, 1.0]),
+        "loss_weight": f64([1.0, 1.0]),
+        "is_teacher": torch.tensor([True, False]),
+        "entropy": f64([1.0, 2.0]),
+        "old_entropy": f64([1.0, 1.0]),
+    }
+    assert set(given) == required_fields(config)
+    assert leaf_gradients(config, config.at(1), given).d_logprob.tolist() == pytest.approx([-0.25, 0.0])
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,12 @@ PRESETS = Path(__file__).parents[2] / "conf" / "objective"
 
 
 def preset(name):
-    """The typed config of conf/objective/<name>.yaml; `<other>@base` in its defaults is put under `base`."""
+    """The typed config of conf/objective/<name>.yaml; `/objective@base: <other>` in its defaults goes under `base`."""
     values = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{name}.yaml"))
     for entry in values.pop("defaults", []):
         if entry != "_self_":
-            other, _, key = entry.partition("@")
-            values[key] = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{other}.yaml")) | values.get(key, {})
+            ((where, other),) = entry.items()
+            values[where.partition("@")[2]] = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{other}.yaml"))
     return OBJECTIVES[values["name"]].config(**values)
 
 

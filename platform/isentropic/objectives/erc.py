@@ -98,7 +98,7 @@ class ErcConfig(ObjectiveConfig):
         return self.base_config.at(step) | own
 
     def options(self) -> dict[str, Any]:
-        return {"base": self.base_config.name}
+        return self.base_config.options() | {"base": self.base_config.name}
 
     def bases(self) -> tuple[ObjectiveConfig, ...]:
-        return (self.base_config,)
+        return (self.base_config, *self.base_config.bases())
