@@ -1,6 +1,7 @@
 """The loop on fakes: what it computes depends on the seed and the config, not on order, staleness or interruptions."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,3 +127,40 @@ def test_a_requested_stop_saves_and_resumes(fake_run):
     assert (run.folder / "checkpoints" / f"step_{last:06d}").is_dir()
     resumed = fake_run(folder="stopped").run(resume=True)
     assert sorted(resumed.lines.lines) == list(range(last + 1, 7))
+
+
+def test_engines_with_other_weights_stop_the_run(fake_run):
+    """The pool drops every load after the second: the probe sees it before anything is trained on."""
+    run = fake_run()
+    load = run.pool.load_weights
+
+    async def lossy(weights):
+        if len(run.pool.loads) < 2:
+            await load(weights)
+
+    run.pool.load_weights = lossy
+    with pytest.raises(RuntimeError, match="nats off the learner's"):
+        run.run()
+    assert max(run.lines.lines) <= 2
+
+
+def test_updates_that_cannot_be_made_stop_the_run(fake_run):
+    run = fake_run("learner.max_skipped_updates=1")
+    update = run.learner.update
+
+    async def poisoned(batches):
+        return [
+            replace(result, updates=tuple(replace(one, skipped=True) for one in result.updates), policy_version=0)
+            for result in await update(batches)
+        ]
+
+    run.learner.update = poisoned
+    with pytest.raises(RuntimeError, match="2 updates in a row"):
+        run.run()
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_every_sync_is_probed(fake_run, staleness):
+    lines = fake_run(f"rollout.max_staleness={staleness}").run().lines.lines
+    gaps = [lines[step]["sync/probe_logprob_abs_max"] for step in range(1, 7)]
+    assert max(gaps) < 1e-6  # NaN, where no probe was scored, fails too

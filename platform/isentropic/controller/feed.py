@@ -24,12 +24,11 @@ PROBE_PROMPTS = 2  # for each engine
 
 @dataclass(slots=True)
 class Delivery:
-    """A drawn batch with what it cost; `probe` are samples of the sync it was drawn after, for the learner to score."""
+    """A drawn batch with what it cost."""
 
     batch: Batch
     clock: Clock
     sync_s: float = 0.0
-    probe: list[Rollout] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -40,8 +39,6 @@ class Evaluation:
     groups: list[Group]
     seconds: float
     start: list[Group] = field(default_factory=list)  # at step 0: one sample a prompt at the training temperature
-    probe: list[Rollout] = field(default_factory=list)
-    sync_s: float = 0.0
 
 
 class Feed:
@@ -66,7 +63,7 @@ class Feed:
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
-        self._probe: list[Rollout] = []
+        self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
         self._sync_s = 0.0
         self._version = 0
 
@@ -81,10 +78,14 @@ class Feed:
     async def evaluation(self, step: int) -> Evaluation:
         return await self._future(self._evaluations, step)
 
+    def probe(self, source: int) -> asyncio.Future[list[Rollout]]:
+        """A few rollouts sampled right after the engines took the weights after step `source`; [] if they never do."""
+        return self._future(self._probes, source)
+
     def forget(self, step: int) -> None:
         """The step is trained and reported: its rollouts may go."""
-        self._deliveries.pop(step, None)
-        self._evaluations.pop(step, None)
+        for table in (self._deliveries, self._evaluations, self._probes):
+            table.pop(step - 1 if table is self._probes else step, None)
 
     def evaluates(self, step: int) -> bool:
         """Line 0 always has at least the entropy of the start."""
@@ -111,11 +112,13 @@ class Feed:
                         await self._load(source)
                         loaded = True
                     batch, clock = await self._draw(step, source, next_draw)
-                    self._deliver(step, Delivery(batch, clock, self._sync_s, self._probe))
-                    self._probe, self._sync_s = [], 0.0
+                    self._deliver(step, Delivery(batch, clock, self._sync_s))
+                    self._sync_s = 0.0
                 else:
                     self._deliver(step, Delivery(batch, Clock()))
                 next_draw = batch.next_draw
+            if not loaded:
+                self.probe(source).set_result([])
             self._weights.pop(source, None)
 
     async def _deliver_again(self, step: int) -> int:
@@ -144,7 +147,7 @@ class Feed:
         groups = await self._drawer.draw_evaluation(
             f"probe/{source}", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
         )
-        self._probe = [rollout for group in groups for rollout in group.rollouts]
+        self.probe(source).set_result([rollout for group in groups for rollout in group.rollouts])
 
     async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
         clock, errors = Clock(), sum(self._grader.counts().values())
@@ -174,10 +177,7 @@ class Feed:
         if source == 0:
             beginning = await self._drawer.draw_evaluation("start", self._eval_prompts, self._training_wave(1), origin)
         seconds = time.perf_counter() - start
-        evaluation = Evaluation(source, groups, seconds, beginning)
-        if source == self._last:
-            evaluation.probe, evaluation.sync_s = self._probe, self._sync_s
-        self._future(self._evaluations, source).set_result(evaluation)
+        self._future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, beginning))
 
     def _training_wave(self, group_size: int) -> Wave:
         rollout = self._config.rollout

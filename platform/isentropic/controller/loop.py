@@ -12,7 +12,7 @@ from isentropic.controller import checkpoints
 from isentropic.controller.feed import Delivery, Evaluation, Feed
 from isentropic.controller.learning import Learning, Stopwatch, Update
 from isentropic.controller.protocols import LearnerGroup
-from isentropic.controller.reporting import Reporter
+from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.teaching import Teaching
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
@@ -28,6 +28,7 @@ class Step:
     policy_version: int  # before its updates
     delivery: Delivery
     scores: dict[RolloutKey, TokenScores]  # old-policy pass over everything drawn
+    probe: list[Rollout] = field(default_factory=list)  # sampled right after the syncs that this step saw
     samples: list[Sample] = field(default_factory=list)  # trained on, replay not included
     updates: list[Update] = field(default_factory=list)
     replayed: list[Update] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Controller:
         self._checkpoints = folder / "checkpoints"
         self._step = 0
         self._version = 0
+        self._skipped = 0  # updates in a row
         self._stop: str | None = None
 
     def request_stop(self, reason: str) -> None:
@@ -97,7 +99,8 @@ class Controller:
         self._step, record.seconds = step, watch.seconds
         if self._feed.evaluates(step):
             record.evaluation = await self._fed(self._feed.evaluation(step))
-            record.scores |= await self._learning.score(record.evaluation.probe, reference=False)
+            if step == self._config.run.steps:
+                await self._check_probe(record, step)
         watch.seconds["step"] = time.perf_counter() - begin
         decision = await asyncio.to_thread(self._reporter.step, record)
         if decision.stop:
@@ -109,8 +112,12 @@ class Controller:
         groups = delivery.batch.groups
         with watch("old_logprob"):
             drawn = [*delivery.batch.rollouts, *self._teaching.candidates(groups)]
-            scores = await self._learning.score([*drawn, *delivery.probe])
+            probing = self._feed.probe(step - 1)
+            early = probing.result() if probing.done() else []
+            scores = await self._learning.score([*drawn, *early])
         record = Step(step=step, policy_version=self._version, delivery=delivery, scores=scores)
+        if early or self._config.rollout.max_staleness == 1:  # beyond 1 the engines are behind: their version has gone
+            await self._check_probe(record, step - 1)
         entropy = mean_entropy(delivery.batch.rollouts, scores)
         taught = self._teaching.select(groups, scores)
         with watch("old_logprob"):
@@ -124,9 +131,32 @@ class Controller:
         record.metrics |= self._teaching.metrics(step) | self._terms.observe(entropy)
         return record
 
+    async def _check_probe(self, record: Step, source: int) -> None:
+        """The engines have the learner's weights, or nothing more is trained on what they draw."""
+        probe = await self._fed(self._feed.probe(source))
+        missing = [rollout for rollout in probe if rollout.key not in record.scores]
+        record.scores |= await self._learning.score(missing, reference=False)
+        record.probe += probe
+        gap, limit = probe_gap(probe, record.scores), self._config.rollout.probe_tolerance
+        if gap > limit:
+            raise RuntimeError(
+                f"after the last sync the engines' logprobs are {gap:.3g} nats off the learner's on the same tokens; "
+                f"rollout.probe_tolerance={limit:g} is allowed. Either the weights did not arrive whole, or the two "
+                "compute in different precision: compare rollout.dtype with learner.dtype before raising the limit."
+            )
+
     async def _update(self, step: int, samples: list[Sample], first: int = 0) -> list[Update]:
         coefficients = self._terms.at(step)
         updates, self._version = await self._learning.update(step, samples, coefficients, self._version, first)
+        for update in updates:
+            self._skipped = self._skipped + 1 if update.skipped else 0
+            if self._skipped > self._config.learner.max_skipped_updates:
+                raise RuntimeError(
+                    f"{self._skipped} updates in a row (the last in step {step}) had a gradient or loss that is not "
+                    f"finite; learner.max_skipped_updates={self._config.learner.max_skipped_updates} are allowed. The "
+                    f"weights are still those of policy version {self._version}, and the step's rollouts are in the "
+                    "ledger. Lower learner.lr, look at the step's longest responses, or use learner.dtype=float32."
+                )
         return updates
 
     async def _recheck(self, record: Step, watch: Stopwatch) -> None:
@@ -138,7 +168,7 @@ class Controller:
         """Line 0: evaluation, and entropy of the start."""
         evaluation = await self._fed(self._feed.evaluation(0))
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
-        scores = await self._learning.score([*rollouts, *evaluation.probe], reference=False)
+        scores = await self._learning.score(rollouts, reference=False)
         await asyncio.to_thread(self._reporter.start, evaluation, scores)
 
     async def _checkpoint_if_due(self, wanted: bool) -> None:

@@ -27,7 +27,6 @@ from isentropic.metrics.tokens import token_table
 from isentropic.objectives.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
-
 FACTS = ("policy_version", "grad_norm", "skipped")  # of an update, in its line of updates.jsonl alone
 
 
@@ -188,7 +187,7 @@ class Reporter:
             "time/other_s": max(0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())),
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
-            "sync/probe_logprob_abs_max": probe_gap(step),
+            "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
         }
 
     def _hand_out(self, step: int, metrics: dict[str, Any]) -> Decision:
@@ -202,10 +201,9 @@ class Reporter:
         return Decision(stop=actions.get("stop"), checkpoint="checkpoint" in actions)
 
 
-def probe_gap(step: Any) -> float:
-    """Largest |engine - learner| in nats over the tokens sampled right after the syncs of this step."""
-    probes = [*step.delivery.probe, *(step.evaluation.probe if step.evaluation else [])]
-    gaps = [np.abs(rollout.rollout_logprob - step.scores[rollout.key].logprob).max() for rollout in probes]
+def probe_gap(probe: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
+    """Largest |engine - learner| in nats over tokens sampled right after a sync; NaN where none were."""
+    gaps = [np.abs(rollout.rollout_logprob - scores[rollout.key].logprob).max() for rollout in probe]
     return float(max(gaps)) if gaps else float("nan")
 
 
