@@ -5,11 +5,11 @@ import signal
 
 import numpy as np
 import pytest
-import ray
 
 from isentropic.actors.learner_actor import LearnerActor
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.records import MicroBatch
+from isentropic.actors.ray_runtime import worker_env
+from isentropic.records import MicroBatch, StepBatch
 
 pytestmark = pytest.mark.engine
 
@@ -46,26 +46,22 @@ def test_engines_have_the_learners_weights(actors, loop, rollouts):
         np.testing.assert_allclose(score.logprob, completion.logprob, atol=1e-4)
 
 
-class Lonely:
-    """A rank that dies in the middle of an update, and one that then loses its peer."""
-
-    def __init__(self, *, rank, world_size, init_method):
-        self._rank = rank
-
-    def update(self, batch):
-        if self._rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise RuntimeError("Connection closed by peer")
-
-
 def test_a_dead_rank_is_named(ray_session, loop):
-    ray.cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["Lonely"]))
-    group = RayLearnerGroup([LearnerActor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0)
+    class Lonely:  # inside the test, so that it travels to the workers by value
+        """A rank that dies in the middle of an update, and one that then loses its peer."""
+
+        def __init__(self, *, rank, world_size, init_method):
+            self._rank = rank
+
+        def update(self, batch):
+            if self._rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("Connection closed by peer")
+
+    rank_actor = LearnerActor.options(runtime_env={"env_vars": worker_env(1)})
+    group = RayLearnerGroup([rank_actor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0)
     loop.run_until_complete(group.setup(60.0))
-
-    class Batch:
-        step = 7
-
+    batch = StepBatch(step=7, updates=(), coefficients={})
     with pytest.raises(RuntimeError, match=r"^learner rank 1 died \(updates of step 7\)"):
-        loop.run_until_complete(group.update([Batch, Batch]))
+        loop.run_until_complete(group.update([batch, batch]))
     group.close()

@@ -61,7 +61,8 @@ def thread_stacks() -> str:
 
 def _told(error: BaseException, who: str, what: str) -> BaseException:
     if isinstance(error, RayActorError):
-        return RuntimeError(f"{who} died ({what}): {str(error).strip().splitlines()[0]}")
+        lines = str(error).strip().splitlines()  # what happened stands first, why last
+        return RuntimeError(f"{who} died ({what}): {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}")
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error.cause.add_note(f"raised in {who} ({what})")
         return error.cause
