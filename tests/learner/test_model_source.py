@@ -86,6 +86,12 @@ def test_a_file_is_not_a_model(folder):
         check_model(model(folder / "config.json"), TASK)
 
 
+def test_a_name_that_the_hub_does_not_know(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(ValueError, match=r"model\.path=my modle is neither a folder here nor.*Did you mean 'my-model'"):
+        check_model(model("my modle"), TASK)  # a blank is in no name of the Hub, so nothing is asked of it
+
+
 def test_trusted_code_of_the_hub_needs_a_revision():
     with pytest.raises(ValueError, match=r"model\.revision=<commit>"):
         check_model(model("owner/model", trust_remote_code=True), TASK)

@@ -27,6 +27,7 @@ from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 
 EMBEDDED = "embedded"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+HUB_TIMEOUT_S = 10.0
 
 
 def model_folder(model: ModelConfig, task_config: Any, report: Callable[[str], None] = print) -> str:
@@ -75,23 +76,29 @@ def _check_hub_name(model: ModelConfig) -> None:
             f"model.trust_remote_code=true runs code of {model.path} as of the day it is loaded. Pin what you have "
             "read: model.revision=<commit>."
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download
 
+    where = {"repo_id": model.path, "revision": model.revision}
     try:
-        config = hf_hub_download(model.path, "config.json", revision=model.revision)
+        try:
+            config = hf_hub_download(filename="config.json", local_files_only=True, **where)
+        except OSError:  # not downloaded before; the question below is not repeated where there is no network
+            HfApi().model_info(**where, timeout=HUB_TIMEOUT_S)
+            config = hf_hub_download(filename="config.json", **where)
     except Exception as error:  # bad names, no network, gated, not found: all end the same way
+        folders = [entry.name for entry in (*Path().iterdir(), *_entries(cache_folder())) if entry.is_dir()]
         raise ValueError(
             f"model.path={model.path} is neither a folder here nor a model of the Hub that can be reached "
-            f"({type(error).__name__}: {str(error).splitlines()[0]:.160}). Give the path of a folder, e.g. "
-            "model.path=./my-model; without a network, download the model first, or use model=tiny or "
-            "model=smollm2-135m (`make smollm2`)."
+            f"({type(error).__name__}: {str(error).splitlines()[0]:.160}).{nearest(model.path, folders)} Give the path "
+            "of a folder, e.g. model.path=./my-model; without a network, download the model first, or use model=tiny "
+            "or model=smollm2-135m (`make smollm2`)."
         ) from error
     _check_config(model, Path(config))
 
 
 def _check_folder(model: ModelConfig, folder: Path) -> None:
     if not folder.exists():
-        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        siblings = [entry.name for entry in _entries(folder.parent)]
         hint = " `make smollm2` makes it." if model.name == "smollm2-135m" else nearest(folder.name, siblings)
         raise ValueError(f"model.path: there is no folder {folder}.{hint} It must be a Hugging Face model folder.")
     if not folder.is_dir():
@@ -129,6 +136,10 @@ def _check_config(model: ModelConfig, file: Path) -> None:
     window = config.get("max_position_embeddings")
     if isinstance(window, int) and model.max_length > window:
         raise ValueError(f"model.max_length={model.max_length} is more than the window of {model.path}, {window}.")
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _warm_start_config(model: ModelConfig) -> WarmStartConfig:
