@@ -17,7 +17,9 @@ PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_O
 
 
 def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
-    """Connects to `cluster.address` or RAY_ADDRESS; where neither is set, starts a Ray here, on the loopback alone.
+    """Connects to `cluster.address` or RAY_ADDRESS; where neither is set, starts a Ray here, without dashboard.
+
+    Ray listens on all interfaces and lets in who has its token (it switches token authentication on by itself).
 
     A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one processes share cores.
     Returns True if the Ray is ours. Raises ValueError within seconds where the address does not answer.
@@ -31,8 +33,8 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
             include_dashboard=False,
             object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
             log_to_driver=False,
-            _node_ip_address="127.0.0.1",
         )
+        _close_token_file()
         return True
     _check_reachable(address)
     try:
@@ -40,6 +42,13 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ValueError(_unreachable(address, str(error).strip().splitlines()[0])) from error
     return False
+
+
+def _close_token_file() -> None:
+    """Ray writes its token readable by every user of the machine."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)
 
 
 def worker_env(cpus: float, **more: str) -> dict[str, str]:
