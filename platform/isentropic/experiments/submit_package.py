@@ -1,0 +1,140 @@
+"""What a job takes along: the working tree as one zip, without outputs, data, caches and secrets."""
+
+import os
+import re
+import subprocess
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+OUTPUTS = ("runs", "sweeps", "branches", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root alone
+KEY_FILES = (
+    ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials", "credentials.*", "*.tfvars",
+    ".pypirc", ".npmrc", ".git-credentials", "service_account*.json",
+)  # fmt: skip
+KEY_FOLDERS = (".git", ".ssh", ".aws", ".kube", ".gnupg", ".docker", ".venv", "venv", "__pycache__", ".cache")
+SECRET_TEXT = {
+    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}"),
+    "a W&B key": re.compile(rb"WANDB_API_KEY[\"']?\s*[=:]\s*[\"']?(?:wandb_v1_\w{20,}|local-)?[0-9a-f]{40}"),
+    "a Hugging Face token": re.compile(rb"\bhf_[A-Za-z]{34}\b"),
+    "a GitHub token": re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})\b"),
+    "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "an API key": re.compile(rb"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{40,}"),
+}
+MAX_MIB = 100  # Ray refuses 500; a tree of code has less than one
+SECRET_NAME = re.compile(r"(^|_)(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+NO_SECRETS = (
+    "Secrets stay where they are: a job's files and environment can be read by all who see the cluster. Give the "
+    "cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a Kubernetes Secret mounted as a file)."
+)
+
+
+@dataclass(frozen=True)
+class Package:
+    """Files to upload, relative to the root, and what stays behind with the reason."""
+
+    root: Path
+    files: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum((self.root / name).stat().st_size for name in self.files)
+
+
+def package(root: Path) -> Package:
+    """Lists the tree. What .gitignore names is not even listed as left out.
+
+    Raises:
+        ValueError: a file's text holds a secret, the tree is too large, or git is missing.
+    """
+    files, left_out = [], []
+    for name in _not_ignored(root):
+        reason = _why_not(root, name)
+        if reason:
+            left_out.append((name, reason))
+        else:
+            files.append(name)
+    found = Package(root, tuple(files), tuple(left_out))
+    if not files:
+        raise ValueError(f"{root} has no file to upload. Run this from a checkout of the project.")
+    _check_size(found)
+    _check_text(found)
+    return found
+
+
+def write_zip(found: Package, path: Path) -> None:
+    """The same tree gives the same bytes, so that Ray uploads it once."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in found.files:
+            file = found.root / name
+            entry = zipfile.ZipInfo(name)  # of 1980: no time stamp in it
+            entry.external_attr = (file.stat().st_mode & 0o777) << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, file.read_bytes())
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Raises ValueError where an argument carries a secret: the command of a job is shown in clear."""
+    hidden = {key: value for key, value in os.environ.items() if SECRET_NAME.search(key) and len(value) >= 8}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        known = next((name for name, secret in hidden.items() if secret in argument), None)
+        kind = next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(argument.encode())), None)
+        if known or kind or (value and SECRET_NAME.search(key.rpartition(".")[2])):
+            shown = f"holds the value of {known}" if known else f"looks like {kind or 'a secret'}"
+            raise ValueError(f"argument {key.lstrip('+') if value else '(not shown)'} {shown}. {NO_SECRETS}")
+
+
+def _not_ignored(root: Path) -> list[str]:
+    """Names of all files that .gitignore does not name, sorted. Works in an exported tree, too: git looks at it
+    through an empty repository of our own."""
+    with tempfile.TemporaryDirectory() as empty:
+        try:
+            subprocess.run(["git", "init", "--quiet", "--bare", empty], check=True, capture_output=True)
+            command = ["git", f"--git-dir={empty}", f"--work-tree={root}", "ls-files", "-z", "--others"]
+            done = subprocess.run([*command, "--exclude-standard"], cwd=root, check=True, capture_output=True)
+        except FileNotFoundError as error:
+            raise ValueError("git is not installed: it is needed to read .gitignore. Install it.") from error
+        except subprocess.CalledProcessError as error:
+            raise ValueError(f"git cannot list {root}: {error.stderr.decode(errors='replace').strip()}") from error
+    return sorted(name for name in done.stdout.decode().split("\0") if name)
+
+
+def _why_not(root: Path, name: str) -> str | None:
+    parts = PurePosixPath(name).parts
+    if parts[0] in OUTPUTS and len(parts) > 1:
+        return f"{parts[0]}/ holds outputs or data"
+    if any(part in KEY_FOLDERS for part in parts):
+        return "keys or caches"
+    if any(fnmatch(parts[-1].lower(), pattern) for pattern in KEY_FILES):
+        return "named like a file of keys"
+    file = root / name
+    if file.is_symlink():
+        return "a link"
+    return None if file.is_file() else "not a plain file"
+
+
+def _check_size(found: Package) -> None:
+    if found.num_bytes <= MAX_MIB * 2**20:
+        return
+    largest = sorted(found.files, key=lambda name: -(found.root / name).stat().st_size)[:3]
+    raise ValueError(
+        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. The largest files: "
+        f"{', '.join(largest)}. Put data on the cluster's own storage, and its folder into .gitignore."
+    )
+
+
+def _check_text(found: Package) -> None:
+    hidden = [value.encode() for key, value in os.environ.items() if SECRET_NAME.search(key) and len(value) >= 8]
+    for name in found.files:
+        text = (found.root / name).read_bytes()
+        kind = next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(text)), None)
+        if kind or any(secret in text for secret in hidden):
+            raise ValueError(
+                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. Remove it, or put the "
+                f"file's name into .gitignore. {NO_SECRETS}"
+            )

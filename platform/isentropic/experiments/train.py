@@ -1,0 +1,24 @@
+"""The train job: config in, exit code out. What takes seconds to import is imported once the config holds."""
+
+from omegaconf import DictConfig
+
+from isentropic.config import Config
+from isentropic.experiments.hydra_main import hydra_main
+
+
+def train(config: Config, cfg: DictConfig) -> int:
+    """Checks everything, then runs. Returns the exit code: 0 done, 3 stopped by an alarm, 75 stopped but resumable."""
+    if config.run.dry:
+        from isentropic.experiments.describe import describe
+
+        print(describe(config))
+        return 0
+    from isentropic.experiments.prepare import prepare
+    from isentropic.experiments.run import run
+    from isentropic.experiments.run_folder import check_run_folder
+
+    check_run_folder(config, cfg)
+    return run(config, cfg, prepare(config))
+
+
+main = hydra_main(train)
