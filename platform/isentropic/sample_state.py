@@ -71,7 +71,7 @@ def samples_from_state(state: dict[str, Any]) -> list[Sample]:
 
 def _about(sample: Sample) -> dict[str, Any]:
     rollout, prompt = sample.rollout, sample.rollout.prompt
-    names = ("temperature", "seed", "finish_reason", "step", "policy_version", "origin")
+    names = ("temperature", "seed", "finish_reason", "step", "policy_version", "source_step", "origin")
     return {
         "key": list(rollout.key),
         "prompt": {

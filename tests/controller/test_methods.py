@@ -9,6 +9,7 @@ from isentropic.methods.teachers import TeacherResponse, write_teachers
 
 UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
 PAPO, OGER, UEC = ["method=papo"], ["method=oger", "oger.cache=null"], ["method=uec_rl", "terms=none"]
+REPLAYING = ["uec.replay_every=2", "uec.replay_threshold=0", "uec.keep=released", "uec.explore_size=4"]
 UEC_OFF = ["uec.explore_size=0", "uec.queue=false", "uec.overlong_filter=false", "uec.replay_every=null"]
 
 
@@ -39,7 +40,7 @@ def test_switched_off_it_is_the_base_method(base, off, fake_run):
 
 @pytest.mark.parametrize(
     "method",
-    [[*PAPO, "papo.signal=trend"], [*UEC, "uec.replay_every=2", "uec.explore_size=4"]],
+    [[*PAPO, "papo.signal=trend"], [*UEC, *REPLAYING]],
     ids=["papo", "uec_rl"],
 )
 def test_resume_is_exact(method, fake_run):
@@ -49,19 +50,28 @@ def test_resume_is_exact(method, fake_run):
     expected = stable(whole.lines.lines)
     for step in (5, 6):
         got = stable(rest.lines.lines)[step]
-        assert {k: v for k, v in got.items()} == expected[step]
+        assert got == expected[step]
+    if method[0] == UEC[0]:
+        assert expected[6]["uec/replayed"] != "0.0"
     assert min(rest.lines.lines) == 5 and max(first.lines.lines) == 4
     np.testing.assert_array_equal(rest.learner.logits, whole.learner.logits)
 
 
 def test_uec_rl_explores_and_replays(fake_run):
-    lines = fake_run(*UEC, "uec.replay_every=2", "uec.explore_size=4", "run.steps=8").run().lines.lines
+    lines = fake_run(*UEC, *REPLAYING, "run.steps=8").run().lines.lines
     steps = [lines[step] for step in range(1, 9)]
     assert sum(line["uec/hard_prompts"] for line in steps) > 0
     assert all(line["uec/explored"] == 4 * line["uec/hard_prompts"] for line in steps)
     assert sum(line["uec/kept_explore_positive"] for line in steps) > 0
     assert [line["uec/queue_size"] < 16 for line in steps] == [True] * 8
     assert all(line["uec/replayed"] == 0 for line in steps[0::2])
+    replays = [line for line in steps if line["uec/replayed"]]
+    assert replays and {line["uec/replayed"] for line in replays} <= {16, 32}  # units of 4 prompts of 4
+    for line in replays:
+        trained = line["update/samples"] + line["uec/replayed"]
+        assert line["update/count"] <= trained // 16 * 2  # two a unit; fewer where there are fewer prompts
+        assert line["replay/entropy_before"] != line["replay/entropy_after"]
+    assert all("replay/entropy_before" not in line for line in steps if not line["uec/replayed"])
 
 
 def test_papo_signal_moves_though_nothing_is_trained(fake_run):

@@ -145,3 +145,19 @@ def test_ages_count_steps(batch):
     assert metrics["uec/queue_age_mean"] == 4.0
     assert metrics["uec/replay_age_max"] == metrics["uec/buffer_age_mean"] == 3.0
     assert metrics["uec/replayed"] == 8.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "count", "source", "updates"),
+    [
+        pytest.param({}, 4, "queue", 8, id="one unit of 4 samples: 8"),
+        pytest.param({}, 8, "new", 16, id="two units: minibatches keep their size"),
+        pytest.param({}, 8, "replay", 16, id="a replay of two units"),
+        pytest.param({"queue": False}, 3, "new", 8, id="no queue, so no units: the base method's 8"),
+        pytest.param({"queue": False}, 4, "replay", 8, id="replay is in units, queue or not"),
+    ],
+)
+def test_updates_in_proportion_to_units(changes, count, source, updates, batch):
+    samples = [replace(sample, source=source) for sample in batch(1, count)]
+    assert make(**changes).updates(samples, 8) == updates
+    assert NoReuse().updates(samples, 8) == 8

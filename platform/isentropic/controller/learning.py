@@ -58,16 +58,23 @@ class Learning:
         return [fresh.get(sample.rollout.key, sample) for sample in samples]
 
     async def update(
-        self, step: int, samples: Sequence[Sample], term_coefficients: dict[str, float], version: int, first: int = 0
+        self,
+        step: int,
+        samples: Sequence[Sample],
+        *,
+        count: int,
+        term_coefficients: dict[str, float],
+        version: int,
+        first: int = 0,
     ) -> tuple[list[Update], int]:
-        """K updates on minibatches of prompts, from policy version `version`; their records, and the version after.
+        """`count` updates on minibatches of prompts, fewer where there are fewer prompts; and the version after.
 
-        `first` counts the updates that the step has made already.
+        `version` is the one they start from, `first` counts the updates that the step has made already.
         """
         if not samples:
             return [], version
         config = self._config
-        plan = batching.plan_updates(samples, config.learner.updates_per_rollout)
+        plan = batching.plan_updates(samples, count)
         batches, weights = batching.step_batches(
             step=step,
             samples=samples,

@@ -15,6 +15,8 @@ from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.teaching import Teaching
 from isentropic.methods.entropy_coefficient import TermCoefficients
+from isentropic.metrics.entropy import first_wave
+from isentropic.metrics.prediction import recheck_subset
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
 T = TypeVar("T")
@@ -127,7 +129,7 @@ class Controller:
         with watch("update"):
             record.updates = await self._update(step, weighed.samples)
             self._teaching.trained(step, weighed.samples)
-            record.replayed = await self._update(step, self._teaching.replay(step), len(record.updates))
+            await self._replay(record)
         record.metrics |= self._teaching.metrics(step) | self._terms.observe(entropy)
         return record
 
@@ -146,8 +148,14 @@ class Controller:
             )
 
     async def _update(self, step: int, samples: list[Sample], first: int = 0) -> list[Update]:
-        coefficients = self._terms.at(step)
-        updates, self._version = await self._learning.update(step, samples, coefficients, self._version, first)
+        updates, self._version = await self._learning.update(
+            step,
+            samples,
+            count=self._teaching.updates(samples, self._config.learner.updates_per_rollout),
+            term_coefficients=self._terms.at(step),
+            version=self._version,
+            first=first,
+        )
         for update in updates:
             self._skipped = self._skipped + 1 if update.skipped else 0
             if self._skipped > self._config.learner.max_skipped_updates:
@@ -158,6 +166,20 @@ class Controller:
                     "ledger. Lower learner.lr, look at the step's longest responses, or use learner.dtype=float32."
                 )
         return updates
+
+    async def _replay(self, record: Step) -> None:
+        """Updates on stored samples, and what they do to the entropy of a hashed share of the step's own contexts."""
+        samples = self._teaching.replay(record.step)
+        if not samples:
+            return
+        drawn = first_wave(record.delivery.batch.rollouts)
+        contexts = recheck_subset(drawn, self._config.accounting.recheck_share, self._config.seed)
+        before = await self._learning.score(contexts, reference=False)
+        record.replayed = await self._update(record.step, samples, len(record.updates))
+        after = await self._learning.score(contexts, reference=False)
+        if contexts:
+            record.metrics["replay/entropy_before"] = mean_entropy(contexts, before)
+            record.metrics["replay/entropy_after"] = mean_entropy(contexts, after)
 
     async def _recheck(self, record: Step, watch: Stopwatch) -> None:
         """Entropy after the updates, on a hashed share of the contexts the step trained on."""

@@ -79,7 +79,7 @@ class Reporter:
         metrics |= self._drawn(step) | self._trained(step, rows) | step.metrics
         if replayed:
             metrics |= {f"replay/{name}": value for name, value in _means(replayed).items() if name.startswith("clip/")}
-        metrics |= self._change(step, rows)
+        metrics |= self._change(step, rows + replayed)
         if step.evaluation is not None:
             metrics |= self._evaluation(step.step, step.evaluation)
         metrics |= self._costs(step)
@@ -148,12 +148,12 @@ class Reporter:
         return row | counterfactual_metrics(table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split)
 
     def _change(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """The entropy change that was predicted, beside the measured one on a share of the contexts."""
+        """The entropy change that was predicted of all updates, beside the measured one on a share of the contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
         measured = measured_change([score.entropy for score in before], [step.rechecked[key].entropy for key in keys])
-        predicted = predicted_change(rows, [update.learning_rate for update in step.updates])
+        predicted = predicted_change(rows, [update.learning_rate for update in (*step.updates, *step.replayed)])
         return measured | self._prediction.add(predicted, measured["entropy/measured_change"])
 
     def _evaluation(self, step: int, evaluation: Evaluation) -> dict[str, Any]:

@@ -86,6 +86,10 @@ class Teaching:
     def replay(self, step: int) -> list[Sample]:
         return self._reuse.replay(step)
 
+    def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
+        """How many optimizer steps `samples` are worth."""
+        return self._reuse.updates(samples, per_batch)
+
     def metrics(self, step: int) -> dict[str, float]:
         """Of queue and buffer, after the step."""
         return self._reuse.metrics(step)

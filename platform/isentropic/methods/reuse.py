@@ -42,6 +42,9 @@ class NoReuse:
     def replay(self, step: int) -> list[Sample]:
         return []
 
+    def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
+        return per_batch
+
     def metrics(self, step: int) -> dict[str, float]:
         return {}
 
@@ -126,6 +129,15 @@ class QueueReplay:
         samples = [replace(self._buffer[index], source="replay") for index in chosen]
         self._replayed_age = [step - sample.rollout.step for sample in samples]
         return samples
+
+    def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
+        """`per_batch` for each unit: minibatches keep their size however many units were popped or are replayed.
+
+        [source: code] minibatches of B G / 4 responses, so 4 updates a unit. Without the queue a batch is no unit.
+        """
+        if not self.config.queue and any(sample.source != "replay" for sample in samples):
+            return per_batch
+        return len(samples) * per_batch // self._unit
 
     def metrics(self, step: int) -> dict[str, float]:
         """Sizes and ages in steps at the end of the step (spec C.8), under uec/."""

@@ -109,6 +109,10 @@ class Reuse(Protocol):
         """A further batch to train on with its stored fields, marked source='replay'; mostly empty."""
         ...
 
+    def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
+        """Optimizer steps to make on what `take` or `replay` gave; `per_batch` is learner.updates_per_rollout."""
+        ...
+
     def metrics(self, step: int) -> dict[str, float]:
         """Sizes and ages at the end of the step, after `replay`."""
         ...
