@@ -102,6 +102,8 @@ class FakePool:
     def _complete(self, request):
         self.drawn.append((request.key, self.weights.policy_version))
         logprob = log_softmax(self.weights.logits / request.temperature) if request.temperature else None
+        if request.top_p < 1:
+            logprob = truncated(logprob, request.top_p)
         rng, tokens = np.random.default_rng(request.seed), []
         while len(tokens) < request.max_tokens and (not tokens or tokens[-1] != END):
             tokens.append(int(rng.choice(VOCABULARY, p=np.exp(logprob) / np.exp(logprob).sum())))
@@ -182,6 +184,16 @@ class FakeLearner:
     async def load(self, folder: Path):
         with np.load(folder / "logits.npz") as saved:
             self.logits, self.version = saved["logits"], int(saved["version"])
+
+
+def truncated(logprob, top_p):
+    """The likeliest tokens up to probability top_p, renormalised, as an engine does it."""
+    order = np.argsort(-logprob, kind="stable")
+    p = np.exp(logprob[order])
+    kept = order[np.cumsum(p) - p < top_p]
+    out = np.full_like(logprob, -np.inf)
+    out[kept] = log_softmax(logprob[kept])
+    return out
 
 
 def log_softmax(logits):

@@ -114,3 +114,10 @@ def test_every_composition_runs_two_steps(papo, objective, uec, oger, fake_run, 
     assert ("papo/u" in lines[2], "oger/bonus_mean" in lines[2], "uec/queue_size" in lines[2]) == (papo, oger, uec)
     if oger:
         assert lines[2]["oger/teacher_groups_frac"] == 1.0
+
+
+def test_truncated_sampling_is_no_mismatch(fake_run):
+    """top-p changes what the engine's logprobs are of; the probe after a sync is drawn without it."""
+    lines = fake_run("rollout.top_p=0.5", "run.steps=2").run().lines.lines
+    assert all(np.isnan(lines[step]["mismatch/logprob_abs_max"]) for step in (0, 1, 2))
+    assert lines[2]["sync/probe_logprob_abs_max"] < 1e-6

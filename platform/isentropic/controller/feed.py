@@ -143,7 +143,9 @@ class Feed:
         await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
         self._version = weights.policy_version
-        wave, origin = self._training_wave(1), Origin(step=source, source_step=source, policy_version=self._version)
+        # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than the learner's.
+        wave = Wave(group_size=1, temperature=self._config.rollout.temperature)
+        origin = Origin(step=source, source_step=source, policy_version=self._version)
         groups = await self._drawer.draw_evaluation(
             f"probe/{source}", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
         )

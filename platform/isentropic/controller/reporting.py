@@ -68,7 +68,7 @@ class Reporter:
         """Line 0: what the policy is before its first update, on held-out prompts at the training temperature."""
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         metrics = {"policy_version": 0} | entropy_metrics(rollouts, scores)
-        metrics |= response_metrics(rollouts) | mismatch_metrics(rollouts, scores, self._config.rollout.temperature)
+        metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
         self._hand_out(0, metrics | self._evaluation(0, evaluation))
 
     def step(self, step: Any) -> Decision:
@@ -104,7 +104,13 @@ class Reporter:
         metrics = reward_metrics(batch.groups) | entropy_metrics(batch.rollouts, scores)
         metrics |= response_metrics(batch.rollouts) | {"reward/errors": batch.reward_errors}
         metrics |= initial_kl([scores[rollout.key] for rollout in batch.rollouts])
-        return metrics | mismatch_metrics(batch.rollouts, scores, self._config.rollout.temperature)
+        return metrics | self._mismatch(batch.rollouts, scores)
+
+    def _mismatch(self, rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> dict[str, float]:
+        """NaN with top-p or top-k: there the engine's logprob is of another distribution by intent."""
+        config = self._config.rollout
+        whole = config.top_p == 1 and config.top_k == -1
+        return mismatch_metrics(rollouts if whole else [], scores, config.temperature)
 
     def _trained(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
