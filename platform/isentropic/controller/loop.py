@@ -14,6 +14,7 @@ from isentropic.controller.learning import Learning, Stopwatch, Update
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.teaching import Teaching
+from isentropic.controller.trained import write_trained
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.prediction import recheck_subset
@@ -57,7 +58,7 @@ class Controller:
         self._learning = Learning(config, learner)
         self._teaching = teaching
         self._terms = TermCoefficients(config.terms)
-        self._checkpoints = folder / "checkpoints"
+        self._checkpoints, self._trained = folder / "checkpoints", folder / "trained"
         self._step = 0
         self._version = 0
         self._skipped = 0  # updates in a row
@@ -104,6 +105,7 @@ class Controller:
             if step == self._config.run.steps:
                 await self._check_probe(record, step)
         watch.seconds["step"] = time.perf_counter() - begin
+        await asyncio.to_thread(write_trained, self._trained, step, record.samples)
         decision = await asyncio.to_thread(self._reporter.step, record)
         if decision.stop:
             self.request_stop(decision.stop)

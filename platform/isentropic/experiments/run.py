@@ -22,6 +22,7 @@ from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY
 from isentropic.experiments.prepare import Prepared
 from isentropic.experiments.run_folder import write_run_folder
 from isentropic.learner.learner import Learner
+from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks import JsonlSink, read_lines
 from isentropic.metrics.terminal import Terminal
 from isentropic.metrics.wandb_sink import WandbSink
@@ -30,7 +31,7 @@ from isentropic.tasks.rewards import RewardWorkers
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 Start = tuple[Path, checkpoints.Manifest] | None
-FOLDERS = ("rollouts", "checkpoints", "logs")
+FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 
 
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
@@ -45,7 +46,10 @@ def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     record = JsonlSink(folder, resume_step=start[1].step if start else -1)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say)
-    reporter = Reporter(config, record, [wandb, terminal], about={"config": plain})
+    text = (folder / "logs" / "run.log").open("a", encoding="utf-8")
+    reporter = Reporter(
+        config, record, [wandb, terminal, Terminal(config.run.steps, stream=text)], about={"config": plain}
+    )
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
     stopped, code = None, FAULT
     try:
@@ -56,6 +60,7 @@ def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
         terminal.close()
         grader.close()
         record.close()
+        text.close()
         wandb.close(exit_code=code)
     _conclude(terminal, folder, stopped)
     return code
@@ -201,9 +206,13 @@ def _exit_code(stopped: str | None) -> int:
 
 
 def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
-    """Says what came of it."""
+    """Writes the report, and says what came of the run. A report that fails does not fail the run."""
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
+    try:
+        facts["report"] = str(write_report([folder], folder / "report.html", ended=True))
+    except Exception as error:
+        facts["report"] = f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
     if stopped:
         facts["stopped"] = f"{stopped}; go on with resume=auto"
     terminal.summary(rows, facts)

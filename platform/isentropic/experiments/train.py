@@ -8,6 +8,9 @@ from isentropic.experiments.hydra_main import hydra_main
 
 def train(config: Config, cfg: DictConfig) -> int:
     """Checks everything, then runs. Returns the exit code: 0 done, 3 stopped by an alarm, 75 stopped but resumable."""
+    from isentropic.experiments.run_folder import check_run_folder
+
+    check_run_folder(config, cfg)
     if config.run.dry:
         from isentropic.experiments.describe import describe
 
@@ -15,9 +18,7 @@ def train(config: Config, cfg: DictConfig) -> int:
         return 0
     from isentropic.experiments.prepare import prepare
     from isentropic.experiments.run import run
-    from isentropic.experiments.run_folder import check_run_folder
 
-    check_run_folder(config, cfg)
     return run(config, cfg, prepare(config))
 
 
