@@ -53,7 +53,7 @@ def _close_token_file() -> None:
 
 def worker_env(cpus: float, **more: str) -> dict[str, str]:
     """Environment of one of our actors. Named variables alone are passed on, so that no secret travels."""
-    paths = [SOURCE_ROOT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    paths = [_source_root(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "OMP_NUM_THREADS": str(max(1, int(cpus))),
@@ -61,6 +61,14 @@ def worker_env(cpus: float, **more: str) -> dict[str, str]:
         **{key: os.environ[key] for key in PASSED_ON if key in os.environ},
         **more,
     }
+
+
+def _source_root() -> str:
+    """Where an actor finds this code. In a job, every node unpacks the uploaded tree into a folder of its own and
+    starts its workers there: the path is relative to that folder."""
+    working_dir = ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
+    source = Path(SOURCE_ROOT)
+    return str(source.relative_to(Path.cwd())) if working_dir and source.is_relative_to(Path.cwd()) else SOURCE_ROOT
 
 
 def _check_reachable(address: str) -> None:

@@ -128,9 +128,10 @@ def default_name(script: str, overrides: list[str]) -> str:
 
 def check_paths(runs: str | None, overrides: list[str]) -> None:
     """Raises ValueError where the job would write into the copy of the tree that Ray deletes after it."""
-    given = {"--runs": runs} | {"run.dir": each[8:] for each in overrides if each.startswith("run.dir=")}
-    for key, path in given.items():
-        if path is not None and not PurePosixPath(path.strip("'\"")).is_absolute() and "${" not in path:
+    given = [("--runs", runs)] if runs is not None else []
+    given += [("run.dir", each.removeprefix("run.dir=")) for each in overrides if each.startswith("run.dir=")]
+    for key, path in given:
+        if not PurePosixPath(path.strip("'\"")).is_absolute() and "${" not in path:
             raise ValueError(
                 f"{key}={path} is relative: on the cluster it would lie in a copy of this tree that Ray deletes. Give "
                 "an absolute path on storage that the nodes share, or leave it out and set ISENTROPIC_RUNS there."

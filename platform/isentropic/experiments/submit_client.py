@@ -1,6 +1,7 @@
 """The job API of one cluster: reached within seconds or refused, its token, and the log of a job to its end."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -19,6 +20,10 @@ RETRY_S = 3.0  # between attempts to reach a cluster that had answered before
 GIVE_UP_S = 120.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+HINT = (
+    "--address is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
+    "kubectl port-forward service/<cluster>-head-svc 8265, then --address http://127.0.0.1:8265."
+)
 HOW_TO_TOKEN = (
     "Give the cluster's token as RAY_AUTH_TOKEN=<token>, as RAY_AUTH_TOKEN_PATH=<file>, or in ~/.ray/auth_token. "
     "KubeRay keeps it in a Secret named after the cluster: "
@@ -26,34 +31,30 @@ HOW_TO_TOKEN = (
 )
 
 
+logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)  # it tells of each upload
+
+
 def connect(address: str | None) -> JobSubmissionClient:
     """A client that was answered. `address` is the dashboard's: http(s)://host:8265.
 
-    A token is sent to a cluster that asks for one (401), or where RAY_AUTH_MODE=token.
+    A token is sent to a cluster that asks for one (401), unless RAY_AUTH_MODE=disabled.
     Raises ValueError where nobody answers, the answer is not Ray's, or the token is missing or wrong.
     """
     url = _url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
-    status = _probe(url, None)
+    status, headers = _probe(url, {}), {}
     if status == 401 and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        token = _token(url)
-        status = _probe(url, token)
-        os.environ["RAY_AUTH_MODE"] = "token"
+        headers = {"Authorization": f"Bearer {_token(url)}"}  # explicit: Ray read RAY_AUTH_MODE when it was imported
+        status = _probe(url, headers)
     if status == 401:
         off = " RAY_AUTH_MODE=disabled is set here: unset it." if os.environ.get("RAY_AUTH_MODE") == "disabled" else ""
         raise ValueError(f"the cluster at {url} wants a token (401).{off} {HOW_TO_TOKEN}")
     if status == 403:
         raise ValueError(f"the cluster at {url} refuses this token (403): it is another cluster's. {HOW_TO_TOKEN}")
     if status != 200:
-        raise ValueError(f"{url} answers {status} to /api/version, which is no Ray dashboard. {_HINT}")
+        raise ValueError(f"{url} answers {status} to /api/version, which is no Ray dashboard. {HINT}")
     for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray lets them win over the address it is given
         os.environ.pop(name, None)
-    return JobSubmissionClient(url)
-
-
-_HINT = (
-    "--address is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
-    "kubectl port-forward service/<cluster>-head-svc 8265, then --address http://127.0.0.1:8265."
-)
+    return JobSubmissionClient(url, headers=headers)
 
 
 def _url(address: str) -> str:
@@ -64,19 +65,18 @@ def _url(address: str) -> str:
     except ValueError:
         valid = False
     if not valid:
-        raise ValueError(f"--address {address} is not an address of a dashboard. {_HINT}")
+        raise ValueError(f"--address {address} is not an address of a dashboard. {HINT}")
     return url.rstrip("/")
 
 
-def _probe(url: str, token: str | None) -> int:
+def _probe(url: str, headers: dict[str, str]) -> int:
     """The status of /api/version."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         return requests.get(f"{url}/api/version", headers=headers, timeout=ANSWER_S).status_code
     except requests.Timeout as error:
-        raise ValueError(f"{url} gave no answer within {ANSWER_S:g} s. {_HINT}") from error
+        raise ValueError(f"{url} gave no answer within {ANSWER_S:g} s. {HINT}") from error
     except (requests.RequestException, UnicodeError) as error:
-        raise ValueError(f"no Ray dashboard answers at {url} ({_reason(error)}). {_HINT}") from error
+        raise ValueError(f"no Ray dashboard answers at {url} ({_reason(error)}). {HINT}") from error
 
 
 def _token(url: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import MutableMapping
 from pathlib import Path
 
 RUNS, CACHE, ORIGIN = "ISENTROPIC_RUNS", "ISENTROPIC_CACHE", "ISENTROPIC_SUBMITTED_FROM"
@@ -14,23 +15,19 @@ def origin(root: Path) -> str:
     return f"{socket.gethostname()}:{root}"
 
 
-def use_durable_folders(environ: "os._Environ[str] | dict[str, str]" = os.environ) -> str | None:
+def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> str | None:
     """Inside a Ray job, gives ISENTROPIC_RUNS and ISENTROPIC_CACHE a value where the node has none.
 
-    That is, in this order: what the node's own environment or `submit --runs` says; the folders of the tree that was
-    submitted, where it lies on this very machine; a folder in the home of the user that Ray runs as.
-    Returns what to tell the user; None outside a job, and where run.dir was set by the node already.
+    Both follow, in this order: the node's own environment (or `submit --runs`); the tree that was submitted, where it
+    lies on this very machine; the cache beside the runs; a folder in the home of the user that Ray runs as.
+    Returns where runs go, to tell the user; None outside a job, and where the environment had said it.
     """
     if "working_dir" not in json.loads(environ.get(JOB) or "{}").get("runtime_env", {}):
         return None
-    if RUNS in environ:
-        environ.setdefault(CACHE, str(Path(environ[RUNS]) / ".cache" / "models"))
-        return None
     host, _, tree = environ.get(ORIGIN, "").partition(":")
-    if tree and host == socket.gethostname() and os.access(tree, os.W_OK):
-        runs, cache = Path(tree) / "runs", Path(tree) / ".cache" / "models"
-    else:
-        runs, cache = Path.home() / "isentropic-runs", Path.home() / ".cache" / "isentropic"
+    here = Path(tree) if tree and host == socket.gethostname() and os.access(tree, os.W_OK) else None
+    runs = Path(environ.get(RUNS) or (here / "runs" if here else Path.home() / "isentropic-runs"))
+    told = None if RUNS in environ else f"runs are written to {runs} of {socket.gethostname()} ({RUNS} is not set)"
     environ[RUNS] = str(runs)
-    environ.setdefault(CACHE, str(cache))
-    return f"runs are written to {runs} on {socket.gethostname()} ({RUNS} is not set there)"
+    environ.setdefault(CACHE, str((here or runs) / ".cache" / "models"))
+    return told
