@@ -1,5 +1,6 @@
 """Starts a Ray of our own, or connects to one that runs; what its workers get in their environment."""
 
+import logging
 import os
 import socket
 from pathlib import Path
@@ -33,12 +34,13 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
             include_dashboard=False,
             object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
         _close_token_file()
         return True
     _check_reachable(address)
     try:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ValueError(_unreachable(address, str(error).strip().splitlines()[0])) from error
     return False
