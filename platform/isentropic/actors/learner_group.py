@@ -1,15 +1,20 @@
 """All learner ranks behind awaitables: `protocols.LearnerGroup` over Ray."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
+from torch.distributed import DistError
 
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_all, wait_one
+from isentropic.controller.protocols import LearnerLost, WaitError
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
+PEER_LOST = re.compile(r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer")  # how gloo and NCCL put it
 MEETINGS = 3  # a port that was free can be taken before rank 0 listens on it
 
 
@@ -57,6 +62,18 @@ class RayLearnerGroup:
     async def load(self, folder: Path) -> None:
         await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")
 
+    async def configure(self, **settings: Any) -> None:
+        """Another objective and other hyper-parameters: the arguments of `Learner.configure`."""
+        await self._all("configure", [(settings,)] * self.num_ranks, what="another configuration")
+
+    async def remember(self) -> None:
+        """Every rank keeps a copy of its state in memory."""
+        await self._all("remember", [()] * self.num_ranks, what="keeping a copy of the state")
+
+    async def recall(self) -> None:
+        """Back to the copy."""
+        await self._all("recall", [()] * self.num_ranks, what="going back to the copy of the state")
+
     async def export(self, folder: Path) -> None:
         """Writes a Hugging Face folder."""
         await self._all("export", [(folder,)] * self.num_ranks, what=f"exporting to {folder}")
@@ -73,4 +90,16 @@ class RayLearnerGroup:
         refs = [getattr(actor, method).remote(*own) for actor, own in zip(self._actors, arguments, strict=True)]
         who = [f"learner rank {rank}" for rank in range(self.num_ranks)]
         deadline = timeout_s or self._timeout_s
-        return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=self._actors)
+        try:
+            return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=self._actors)
+        except (RuntimeError, DistError) as error:
+            if is_loss(error):
+                raise LearnerLost(str(error)) from error
+            raise
+
+
+def is_loss(error: BaseException) -> bool:
+    """True where a rank died, did not answer, or says that it cannot reach its peers: the group is of no more use."""
+    if isinstance(error, WaitError | DistError) or isinstance(error.__cause__, RayActorError):
+        return True
+    return PEER_LOST.search(str(error)) is not None

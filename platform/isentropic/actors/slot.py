@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
 
 from isentropic.actors.rollout_actor import Health
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_one
-from isentropic.controller.protocols import WaitError
+from isentropic.controller.protocols import LearnerLost, WaitError
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +38,17 @@ class Slot:
         return f"rollout actor {self.index}"
 
     async def load(self, weights: PublishedWeights) -> None:
-        """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it."""
+        """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it.
+
+        LearnerLost where the weights have gone with the rank that published them.
+        """
         ref = self.actor.load_weights.remote(weights)
         try:
             version = await wait_one(
                 ref, who=self.name, what="loading weights", timeout_s=self._startup_s, actor=self.actor
             )
+        except ObjectLostError as error:
+            raise LearnerLost(f"{self.name} cannot load weights that died with their learner: {error}") from error
         except RuntimeError as error:
             if isinstance(error.__cause__, RayActorError):
                 raise error.__cause__ from None
@@ -51,8 +56,8 @@ class Slot:
         assert version == weights.policy_version, f"{self.name} holds {version}, not {weights.policy_version}"
 
     async def ready(self) -> None:
-        """Waits for a restart that is under way."""
-        if self._reviving is not None:
+        """Waits for a restart that is under way. One that failed earlier is for the next call to find out."""
+        if self._reviving is not None and not self._reviving.done():
             await asyncio.shield(self._reviving)
 
     async def revive(self, weights: PublishedWeights | None) -> None:

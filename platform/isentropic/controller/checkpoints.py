@@ -48,6 +48,17 @@ def begin(folder: Path, step: int) -> Path:
     return temporary
 
 
+def discard(folder: Path, step: int) -> None:
+    """Removes what a checkpoint that could not be written has left."""
+    shutil.rmtree(folder / f".tmp-step_{step:06d}", ignore_errors=True)
+
+
+def sizes(folder: Path) -> list[int]:
+    """Bytes of each checkpoint, whole or not."""
+    checkpoints = folder.glob("step_*")
+    return [sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in checkpoints]
+
+
 def commit(folder: Path, temporary: Path, manifest: Callable[[dict], Manifest], state: dict[str, Any]) -> Path:
     """Adds the controller's state and the manifest, makes all durable, and gives the checkpoint its name."""
     _write_state(temporary, state)

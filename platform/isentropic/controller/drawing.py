@@ -114,18 +114,22 @@ class Drawer:
         requests = [self._request(episode) for episode in episodes.values()]
         grading: list[asyncio.Task[list[Rollout]]] = []
         start = time.perf_counter()
-        while requests:
-            further: list[Request] = []
-            async for completions in self._pool.generate(requests):
-                clock.tokens += sum(len(completion.token_ids) for completion in completions)
-                done = [self._advance(episodes[completion.key], completion, further) for completion in completions]
-                finished = [self._finish(episode, origin) for episode in done if episode is not None]
-                if finished:
-                    grading.append(asyncio.create_task(self._grade(finished)))
-            requests = further
-        clock.rollout_s += time.perf_counter() - start
-        start = time.perf_counter()
-        graded = [rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts]
+        try:
+            while requests:
+                further: list[Request] = []
+                async for completions in self._pool.generate(requests):
+                    clock.tokens += sum(len(completion.token_ids) for completion in completions)
+                    done = [self._advance(episodes[completion.key], completion, further) for completion in completions]
+                    finished = [self._finish(episode, origin) for episode in done if episode is not None]
+                    if finished:
+                        grading.append(asyncio.create_task(self._grade(finished)))
+                requests = further
+            clock.rollout_s += time.perf_counter() - start
+            start = time.perf_counter()
+            graded = [rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts]
+        finally:
+            for task in grading:  # done already, unless the draw was broken off
+                task.cancel()
         clock.reward_s += time.perf_counter() - start
         _join(groups, graded)
 

@@ -64,6 +64,7 @@ class Feed:
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
         self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
+        self._idle = asyncio.Event()  # nothing is being drawn
         self._sync_s = 0.0
         self._version = 0
 
@@ -81,6 +82,10 @@ class Feed:
     def probe(self, source: int) -> asyncio.Future[list[Rollout]]:
         """A few rollouts sampled right after the engines took the weights after step `source`; [] if they never do."""
         return self._future(self._probes, source)
+
+    async def settled(self) -> None:
+        """Returns when what is being drawn is in the ledger, and nothing more can be drawn without new weights."""
+        await self._idle.wait()
 
     def forget(self, step: int) -> None:
         """The step is trained and reported: its rollouts may go."""
@@ -120,6 +125,7 @@ class Feed:
             if not loaded:
                 self.probe(source).set_result([])
             self._weights.pop(source, None)
+        self._idle.set()
 
     async def _deliver_again(self, step: int) -> int:
         batch = read_batch(self._ledger, step)
@@ -136,7 +142,9 @@ class Feed:
 
     async def _load(self, source: int) -> None:
         """The engines take the weights after step `source`, then sample the probe under them."""
+        self._idle.set()
         weights = await self._future(self._weights, source)
+        self._idle.clear()
         start = time.perf_counter()
         if self._config.cluster.placement == "shared":
             await self._pool.wake()

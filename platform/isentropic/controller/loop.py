@@ -1,8 +1,11 @@
 """The training loop: the way of the data, once a step. State lives here and in the learner; both are checkpointed."""
 
 import asyncio
+import logging
+import shutil
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +14,7 @@ from isentropic.config import Config
 from isentropic.controller import checkpoints
 from isentropic.controller.feed import Delivery, Evaluation, Feed
 from isentropic.controller.learning import Learning, Stopwatch, Update
-from isentropic.controller.protocols import LearnerGroup
+from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.teaching import Teaching
 from isentropic.controller.trained import write_trained
@@ -21,6 +24,8 @@ from isentropic.metrics.prediction import recheck_subset
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,12 +58,13 @@ class Controller:
         teaching: Teaching,
         reporter: Reporter,
         folder: Path,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
         self._config, self._learner, self._feed, self._reporter = config, learner, feed, reporter
         self._learning = Learning(config, learner)
         self._teaching = teaching
         self._terms = TermCoefficients(config.terms)
-        self._checkpoints, self._trained = folder / "checkpoints", folder / "trained"
+        self._checkpoints, self._trained, self._warn = folder / "checkpoints", folder / "trained", warn
         self._step = 0
         self._version = 0
         self._skipped = 0  # updates in a row
@@ -74,7 +80,7 @@ class Controller:
         return self._stop
 
     async def run(self, resume: tuple[Path, checkpoints.Manifest] | None = None) -> None:
-        """All steps, from the start or from a checkpoint."""
+        """All steps, from the start or from a checkpoint. On LearnerLost, what was being drawn is in the ledger."""
         next_draw = await self._restore(*resume) if resume else 0
         self._feeding = asyncio.create_task(self._feed.run(self._step, next_draw))
         try:
@@ -83,6 +89,10 @@ class Controller:
                 await self._report_start()
             while self._step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._step + 1)
+        except LearnerLost:
+            with suppress(Exception):  # the lost learner is the cause, whatever the engines say of it
+                await self._fed(self._feed.settled())
+            raise
         finally:
             self._feeding.cancel()
             await asyncio.gather(self._feeding, return_exceptions=True)
@@ -118,7 +128,8 @@ class Controller:
             drawn = [*delivery.batch.rollouts, *self._teaching.candidates(groups)]
             probing = self._feed.probe(step - 1)
             early = probing.result() if probing.done() else []
-            scores = await self._learning.score([*drawn, *early])
+            scores = await self._learning.score(drawn)
+            scores |= await self._learning.score(early, reference=False)  # packed apart: it depends on timing
         record = Step(step=step, policy_version=self._version, delivery=delivery, scores=scores)
         if early or self._config.rollout.max_staleness == 1:  # beyond 1 the engines are behind: their version has gone
             await self._check_probe(record, step - 1)
@@ -200,7 +211,14 @@ class Controller:
         if not (wanted or step == last or self._stop or (every > 0 and step % every == 0)):
             return
         drawn = min(step + self._config.rollout.max_staleness, last)
-        await self.save((await self._fed(self._feed.batch(drawn))).batch.next_draw)
+        next_draw = (await self._fed(self._feed.batch(drawn))).batch.next_draw
+        try:
+            await self.save(next_draw)
+        except OSError as error:
+            checkpoints.discard(self._checkpoints, step)
+            if step == last:
+                raise
+            self._warn(f"{self._unsaved(error)} The run goes on; the next try is at the next checkpoint.")
 
     async def save(self, next_draw: int) -> None:
         """A checkpoint of the state after the current step."""
@@ -216,6 +234,17 @@ class Controller:
         )
         keep = self._config.checkpoint
         checkpoints.prune(self._checkpoints, keep.keep_last, self._reporter.best_steps(keep.keep_best))
+
+    def _unsaved(self, error: OSError) -> str:
+        """Why there is no checkpoint of this step."""
+        sizes = checkpoints.sizes(self._checkpoints)
+        need = f"about {max(sizes) / 2**20:.0f} MiB" if sizes else "an unknown size"
+        free = shutil.disk_usage(self._checkpoints).free / 2**20
+        reason = " ".join(str(error).split())[:300]
+        return (
+            f"the checkpoint of step {self._step} could not be written to {self._checkpoints} ({reason}): it needs "
+            f"{need}, {free:.0f} MiB are free there. Make room, or set checkpoint.keep_last and keep_best lower."
+        )
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
         state = checkpoints.read_state(checkpoint)

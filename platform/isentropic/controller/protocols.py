@@ -15,6 +15,10 @@ class WaitError(RuntimeError):
     """A remote call did not answer in time."""
 
 
+class LearnerLost(RuntimeError):
+    """A rank died, hung or lost its peers. No rank can go on; new ones can, from the last checkpoint."""
+
+
 class Weights(Protocol):
     """Published weights, opaque to the controller: it only carries them from the learner to the pool."""
 
@@ -42,7 +46,10 @@ class RolloutPool(Protocol):
 
 
 class LearnerGroup(Protocol):
-    """All learner ranks together. Lists are by rank: entry r goes to, or comes from, rank r."""
+    """All learner ranks together. Lists are by rank: entry r goes to, or comes from, rank r.
+
+    Any call raises `LearnerLost` where a rank is gone.
+    """
 
     num_ranks: int
 
@@ -57,7 +64,7 @@ class LearnerGroup(Protocol):
         ...
 
     async def save(self, folder: Path) -> None:
-        """Writes model, optimizer, scheduler and RNG under `folder`; durable when it returns."""
+        """Writes model, optimizer, scheduler and RNG under `folder`; durable when it returns. OSError: no room."""
         ...
 
     async def load(self, folder: Path) -> None: ...

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
@@ -66,13 +67,17 @@ class _Unpickler(pickle.Unpickler):
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int, rank: int) -> None:
     """Writes weights, optimizer, policy version and this rank's random state; durable when it returns.
 
-    Collective: every rank calls it. AdamW's step count and the schedule's position are `policy_version`.
+    Raises OSError on every rank where one of them cannot write, such as on a full disk. Collective: every rank calls it. AdamW's step count and the schedule's position are `policy_version`.
     """
     os.makedirs(folder, exist_ok=True)
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
-    dcp.save(state, checkpoint_id=folder)
+    try:
+        dcp.save(state, checkpoint_id=folder)
+    except CheckpointException as error:  # a BaseException, which would take the whole process along
+        reasons = {f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()}
+        raise OSError(f"{folder}: {'; '.join(sorted(reasons))}") from None
     sync_folder(folder)
     sync_folder(Path(folder).parent)
 
@@ -95,6 +100,22 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
     policy_version = int(state["policy_version"])
     set_steps(optimizer, policy_version)
     _set_random_state({name.rpartition("/")[2]: state[name] for name in random if name in known})
+    return policy_version
+
+
+def copy_state(model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int) -> dict[str, Tensor]:
+    """Copies of this rank's weights and moments, and the policy version: what `put_back` needs."""
+    state = {name: tensor.detach().clone() for name, tensor in _weights(model, optimizer).items()}
+    return state | {"policy_version": torch.tensor(policy_version)}
+
+
+@torch.no_grad()
+def put_back(state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.AdamW) -> int:
+    """Fills weights and optimizer with copies that `copy_state` made; the policy version."""
+    for name, tensor in _weights(model, optimizer).items():
+        tensor.copy_(state[name])
+    policy_version = int(state["policy_version"])
+    set_steps(optimizer, policy_version)
     return policy_version
 
 
