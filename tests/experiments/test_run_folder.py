@@ -46,8 +46,20 @@ def test_no_secret_of_the_environment_is_kept(tmp_path, monkeypatch):
     assert not any("canary-5417" in path.read_text() for path in tmp_path.iterdir())
 
 
-def test_a_folder_with_a_run_is_refused_and_both_ways_out_are_named(tmp_path):
+def start(folder):
+    """A run that has reached its first line."""
+    write_run_folder(Run(folder), CFG)
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n')
+
+
+def test_a_start_that_failed_before_its_first_line_may_be_made_again(tmp_path):
     write_run_folder(Run(tmp_path), CFG)
+    (tmp_path / "metrics.jsonl").touch()
+    check_run_folder(Run(tmp_path), OTHER)
+
+
+def test_a_folder_with_a_run_is_refused_and_both_ways_out_are_named(tmp_path):
+    start(tmp_path)
 
     with pytest.raises(ValueError, match=r"resume=auto.*run\.name="):
         check_run_folder(Run(tmp_path), CFG)
@@ -55,7 +67,7 @@ def test_a_folder_with_a_run_is_refused_and_both_ways_out_are_named(tmp_path):
 
 
 def test_another_config_is_refused_until_the_change_is_allowed(tmp_path):
-    write_run_folder(Run(tmp_path), CFG)
+    start(tmp_path)
 
     with pytest.raises(ValueError, match=r"run\.steps: 9 -> 20; seed: 0 -> 1.*allow_changes=\[run\.steps,seed\]"):
         check_run_folder(Run(tmp_path, mode="auto"), OTHER)

@@ -26,7 +26,7 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     Returns True if the Ray is ours. Raises ValueError within seconds where the address does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    address = check_address(cluster)
     if address == "local":
         ray.init(
             address="local",
@@ -38,7 +38,6 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
         )
         _close_token_file()
         return True
-    _check_reachable(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -71,6 +70,14 @@ def _source_root() -> str:
     working_dir = ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
     source = Path(SOURCE_ROOT)
     return str(source.relative_to(Path.cwd())) if working_dir and source.is_relative_to(Path.cwd()) else SOURCE_ROOT
+
+
+def check_address(cluster: ClusterConfig) -> str:
+    """The address to use, which answers, or "local". Raises ValueError within seconds where it does not answer."""
+    address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        _check_reachable(address)
+    return address
 
 
 def _check_reachable(address: str) -> None:

@@ -24,8 +24,9 @@ MAY_CHANGE = ("resume", "run.dry", "run.dir", "tracking", "cluster")  # say noth
 
 
 def has_run(folder: Path) -> bool:
-    """True where a run has started to write; its config is the first thing that it writes."""
-    return (folder / CONFIG).exists()
+    """True where a run has left something to go on from; one that failed before its first line has not."""
+    lines = folder / "metrics.jsonl"
+    return (lines.exists() and lines.stat().st_size > 0) or any(folder.glob("rollouts/step_*.parquet"))
 
 
 def check_run_folder(config: Config, cfg: DictConfig) -> None:
@@ -39,7 +40,7 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     _check_writable(folder)
     if not has_run(folder):
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
-        if others:
+        if others and not (folder / CONFIG).exists():
             raise ValueError(
                 f"run.dir={folder} has files that are not a run's ({', '.join(sorted(others)[:3])}). "
                 "Choose an empty or a new folder: run.name=<another> or run.dir=<another>."

@@ -16,9 +16,11 @@ def train(config: Config, cfg: DictConfig) -> int:
 
         print(describe(config))
         return 0
+    from isentropic.actors.ray_runtime import check_address
     from isentropic.experiments.prepare import prepare
     from isentropic.experiments.run import run
 
+    check_address(config.cluster)
     return run(config, cfg, prepare(config))
 
 
