@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
@@ -62,6 +63,18 @@ class LearnerActor:
     @ray.method(concurrency_group="learner")
     def load(self, folder: Path) -> None:
         self._learner.load(folder)
+
+    @ray.method(concurrency_group="learner")
+    def configure(self, settings: dict[str, Any]) -> None:
+        self._learner.configure(**settings)
+
+    @ray.method(concurrency_group="learner")
+    def remember(self) -> None:
+        self._learner.remember()
+
+    @ray.method(concurrency_group="learner")
+    def recall(self) -> None:
+        self._learner.recall()
 
     @ray.method(concurrency_group="learner")
     def export(self, folder: Path) -> None:

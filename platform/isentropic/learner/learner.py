@@ -18,7 +18,7 @@ from isentropic.learner.export import write_folder
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
-from isentropic.learner.state import load_state, save_state
+from isentropic.learner.state import copy_state, load_state, put_back, save_state
 from isentropic.objectives.leaves import leaf_gradients, step_loss
 from isentropic.objectives.needs import needs_minibatch, required_fields
 from isentropic.objectives.objective import ObjectiveConfig
@@ -58,10 +58,8 @@ class Learner:
         seed: int = 0,
     ) -> None:
         self.policy_version = 0
-        self._config, self._model_config, self._objective, self._terms = config, model, objective, terms
-        self._total_updates, self._rank = total_updates, rank
-        self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
-        self._needs_minibatch = needs_minibatch(objective)
+        self._config, self._model_config, self._rank = config, model, rank
+        self._remembered: dict[str, Tensor] = {}
         self._mesh = sharding.join(
             rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
         )
@@ -70,7 +68,27 @@ class Learner:
         build = partial(self._build, model, temperature)
         self._model, self._keep_gathered = build(trained=True)
         self._reference = build(trained=False)[0] if reference else None
+        self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
+
+    def configure(
+        self, *, config: LearnerConfig, objective: ObjectiveConfig, terms: TermsConfig | None, total_updates: int
+    ) -> None:
+        """Another objective and other hyper-parameters on the weights that are there; AdamW starts afresh.
+
+        What the model was built with (dtype, compile, vocab_chunk, ...) stays: such keys of `config` may not differ.
+        """
+        self._config, self._objective, self._terms, self._total_updates = config, objective, terms, total_updates
+        self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
+        self._needs_minibatch = needs_minibatch(objective)
         self._optimizer = build_optimizer(self._model, config)
+
+    def remember(self) -> None:
+        """Keeps a copy of weights, optimizer and policy version in memory, in the place of an earlier one."""
+        self._remembered = copy_state(self._model.lm, self._optimizer, self.policy_version)
+
+    def recall(self) -> None:
+        """Back to what `remember` kept, bit for bit, also under another configuration."""
+        self.policy_version = put_back(self._remembered, self._model.lm, self._optimizer)
 
     def score(self, microbatches: Sequence[MicroBatch], reference: bool = False) -> list[TokenScores]:
         """Token statistics of each microbatch under the current weights; with `reference`, `ref_logprob` too."""

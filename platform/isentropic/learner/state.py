@@ -67,7 +67,8 @@ class _Unpickler(pickle.Unpickler):
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int, rank: int) -> None:
     """Writes weights, optimizer, policy version and this rank's random state; durable when it returns.
 
-    Raises OSError on every rank where one of them cannot write, such as on a full disk. Collective: every rank calls it. AdamW's step count and the schedule's position are `policy_version`.
+    Raises OSError on every rank where one of them cannot write, such as on a full disk. Collective: every
+    rank calls it. AdamW's step count and the schedule's position are `policy_version`.
     """
     os.makedirs(folder, exist_ok=True)
     state = _weights(model, optimizer)

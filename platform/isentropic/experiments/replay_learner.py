@@ -1,0 +1,120 @@
+"""The learner of a replay: one rank in this process, or as many ranks as the recorded run had. No engine."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+
+from isentropic.actors.learner_actor import LearnerActor
+from isentropic.actors.learner_group import RayLearnerGroup
+from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.config import Config, ModelConfig
+from isentropic.controller.protocols import LearnerGroup
+from isentropic.learner.learner import Learner
+from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
+
+
+class ReplayLearner(LearnerGroup, Protocol):
+    """A group of ranks that can go back to a state, and take another configuration."""
+
+    async def configure(self, **settings: Any) -> None: ...
+
+    async def remember(self) -> None: ...
+
+    async def recall(self) -> None: ...
+
+
+class LocalLearner:
+    """`ReplayLearner` in this process: one rank, no Ray."""
+
+    num_ranks = 1
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+
+    async def score(self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool) -> list[list[TokenScores]]:
+        return [self._learner.score(batches[0], reference=reference)]
+
+    async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
+        return [self._learner.update(batches[0])]
+
+    async def save(self, folder: Path) -> None:
+        self._learner.save(folder)
+
+    async def load(self, folder: Path) -> None:
+        self._learner.load(folder)
+
+    async def configure(self, **settings: Any) -> None:
+        self._learner.configure(**settings)
+
+    async def remember(self) -> None:
+        self._learner.remember()
+
+    async def recall(self) -> None:
+        self._learner.recall()
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """The arguments of `Learner.configure` for a run."""
+    total = config.run.steps * config.learner.updates_per_rollout
+    return {"config": config.learner, "objective": config.objective, "terms": config.terms, "total_updates": total}
+
+
+@asynccontextmanager
+async def replay_learner(
+    config: Config, model: ModelConfig, *, exact: bool, reference: bool
+) -> AsyncIterator[ReplayLearner]:
+    """A learner with the weights of the start.
+
+    exact: as many ranks as `config` says, so that sums have the recorded order and all bits are equal. Else one rank
+    in this process, which starts sooner and differs by rounding.
+    """
+    make = partial(
+        Learner,
+        **settings_of(config),
+        model=model,
+        temperature=config.rollout.temperature,
+        reference=reference,
+        seed=config.seed,
+    )
+    if not exact or (config.learner.num_ranks == 1 and not config.cluster.gpus_per_rank):
+        threads = torch.get_num_threads()
+        if exact:
+            torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))  # as a rank's process has it
+        learner = make()
+        try:
+            yield LocalLearner(learner)
+        finally:
+            learner.close()
+            torch.set_num_threads(threads)
+        return
+    async with _ranks(config, make) as group:
+        yield group
+
+
+@asynccontextmanager
+async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLearnerGroup]:
+    cluster, count = config.cluster, config.learner.num_ranks
+    own_ray = not ray.is_initialized() and start_ray(cluster, num_cpus=count * cluster.cpus_per_rank)
+    env = worker_env(cluster.cpus_per_rank, **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
+    actors = [
+        LearnerActor.options(
+            num_cpus=cluster.cpus_per_rank,
+            num_gpus=cluster.gpus_per_rank,
+            runtime_env={"env_vars": env},
+            max_restarts=0,
+        ).remote(make, rank, count)
+        for rank in range(count)
+    ]
+    group = RayLearnerGroup(actors, dtype=config.rollout.dtype, timeout_s=config.learner.timeout_s)
+    try:
+        await group.setup(config.cluster.startup_timeout_s)
+        yield group
+    finally:
+        group.close()
+        if own_ray:
+            ray.shutdown()

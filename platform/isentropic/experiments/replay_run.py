@@ -1,0 +1,82 @@
+"""A recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from isentropic.config import Config
+from isentropic.controller import checkpoints
+from isentropic.controller.ledger import Batch, read_batch
+from isentropic.experiments.config_load import load
+from isentropic.experiments.presets import PRESET_SECTIONS
+from isentropic.experiments.run_folder import CONFIG
+from isentropic.metrics.report.find import EXPECTED, resolve
+from isentropic.metrics.sinks import read_lines
+
+LEDGER = "rollouts"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run folder, read only."""
+
+    folder: Path
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config as plain values. A preset's own section is left out: what reads it has the values already."""
+        values = OmegaConf.to_container(OmegaConf.load(self.folder / CONFIG))
+        return {key: value for key, value in values.items() if key not in PRESET_SECTIONS}
+
+    @cached_property
+    def config(self) -> Config:
+        return load(OmegaConf.create(self.values))
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The steps that the ledger has."""
+        return sorted(int(path.stem.removeprefix("step_")) for path in (self.folder / LEDGER).glob("step_*.parquet"))
+
+    @cached_property
+    def lines(self) -> dict[int, dict[str, Any]]:
+        """metrics.jsonl by step; a torn last line is left out."""
+        return {row["step"]: row for row in read_lines(self.folder / "metrics.jsonl")[0]}
+
+    def batch(self, step: int) -> Batch:
+        """What was drawn for the step. Raises ValueError where the ledger has no such step."""
+        batch = read_batch(self.folder / LEDGER, step)
+        if batch is None:
+            has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
+            raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")
+        return batch
+
+    def checkpoint_before(self, step: int) -> tuple[Path, checkpoints.Manifest] | None:
+        """The last whole checkpoint of a step up to `step`; None where the state is rebuilt from the start."""
+        found = sorted((self.folder / CHECKPOINTS).glob("step_*"), reverse=True)
+        for checkpoint in found:
+            if int(checkpoint.name.removeprefix("step_")) > step:
+                continue
+            try:
+                return checkpoint, checkpoints.verify(checkpoint)
+            except checkpoints.CheckpointError:
+                continue  # an older one will do: the steps between are trained again
+        return None
+
+
+def recorded_run(name: str) -> RecordedRun:
+    """The run of that name under runs/, or at that path.
+
+    Raises:
+        ValueError: there is none, or it recorded nothing to train on again.
+    """
+    folder = resolve(name)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is no run: it has no {CONFIG}. {EXPECTED}")
+    run = RecordedRun(folder)
+    if not run.steps:
+        raise ValueError(f"{folder / LEDGER} holds no step: the run ended before its first batch was drawn.")
+    return run
