@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from isentropic.learner.model_source import cached_warm_start
 from isentropic.learner.tiny_model import TinySizes, build_tokenizer
-from isentropic.learner.warm_start import WarmStartConfig
-from isentropic.tasks.arithmetic import ArithmeticConfig
+from isentropic.learner.warm_start import IGNORED, WarmStartConfig, check_styles, episode
+from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
+from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.chat import Chat
 
 SIZES = TinySizes(
@@ -82,10 +83,33 @@ def test_tokenizer_round_trip_and_template():
     [
         ({"target_accuracy": 1.0}, "target_accuracy must be > 0 and < 1, got 1.0"),
         ({"style_weights": (0, 0, 0)}, "one of them above 0"),
-        ({"style_weights": (1,)}, "must be 3 numbers"),
+        ({"style_weights": (1, -1)}, "must be numbers >= 0"),
         ({"lr": 0.0}, "lr must be > 0"),
     ],
 )
 def test_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **change)
+
+
+def test_a_weight_for_each_style_of_the_task():
+    check_styles(CONFIG, ArithmeticTask)
+    with pytest.raises(ValueError, match=r"must be 2 numbers \(tool, direct\), got \(0, 0, 1\)"):
+        check_styles(CONFIG, CalculatorTask)
+
+
+def test_only_the_policy_s_turns_are_learned():
+    task = CalculatorTask(
+        CalculatorConfig(name="calculator", levels=("3x1",), train_size=9, eval_size=9, seed=0, max_turns=4)
+    )
+    chat, prompt = Chat(build_tokenizer()), task.prompt("train", 0)
+    first, second, third = (int(term) for term in prompt.messages[0]["content"][:-1].split("+"))
+    turns = [f"{first}+{second}=", f"{first + second}+{third}=", f"#{prompt.answer}"]
+    tokens, learned = episode(task, chat, prompt, turns)
+    assert chat.tokenizer.decode(tokens) == (
+        f"<|user|>{first}+{second}+{third}=<|end|><|assistant|>{turns[0]}<|end|>"
+        f"<|user|>{first + second}<|end|><|assistant|>{turns[1]}<|end|>"
+        f"<|user|>{prompt.answer}<|end|><|assistant|>{turns[2]}<|end|>"
+    )
+    assert chat.tokenizer.decode([token for token in learned if token != IGNORED]) == "<|end|>".join([*turns, ""])
+    assert all(label in (token, IGNORED) for token, label in zip(tokens, learned, strict=True))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -22,8 +23,8 @@ from isentropic.config import ModelConfig
 from isentropic.learner import tiny_model, warm_start
 from isentropic.learner.tiny_model import TinySizes
 from isentropic.learner.warm_start import CARD, WarmStartConfig
-from isentropic.tasks import arithmetic
-from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
+from isentropic.tasks import TASKS
+from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
@@ -47,9 +48,10 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
     if model.path == EMBEDDED:
         if not isinstance(task_config, ArithmeticConfig):
             raise ValueError(
-                f"model.path=embedded is warm-started on task=arithmetic and knows nothing else, got "
-                f"task={task_config.name}. Choose model=<a pretrained one>, or task=arithmetic."
+                f"model.path=embedded is warm-started on task=arithmetic or task=calculator and knows nothing else, "
+                f"got task={task_config.name}. Choose one of these, or model=<a pretrained one>."
             )
+        warm_start.check_styles(_warm_start_config(model), _task_class(task_config))
         window = _warm_start_config(model).sizes.window
         if model.max_length > window:
             raise ValueError(
@@ -184,7 +186,7 @@ def cached_warm_start(
             shutil.rmtree(folder, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(dir=cache, prefix=".tiny-"))
             try:
-                warm_start.train(config, ArithmeticTask(task_config), scratch, report)
+                warm_start.train(config, TASKS[task_config.name].make(task_config), scratch, report)
                 scratch.rename(folder)
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
@@ -198,13 +200,19 @@ def cached_warm_start(
 
 
 def _depends_on(config: WarmStartConfig, task_config: ArithmeticConfig) -> dict:
-    sources = [Path(module.__file__).read_text() for module in (tiny_model, warm_start, arithmetic)]
+    # The task's own files, its base class's too: what a demonstration is, and when an answer is right.
+    of_task = [sys.modules[base.__module__] for base in _task_class(task_config).__mro__ if base is not object]
+    sources = [Path(module.__file__).read_text() for module in (tiny_model, warm_start, *of_task)]
     return {
         "warm_start": asdict(config),
         "task": asdict(task_config),
         "sources": [hashlib.sha256(source.encode()).hexdigest() for source in sources],
         "versions": [torch.__version__, transformers_version],
     }
+
+
+def _task_class(task_config: ArithmeticConfig) -> type:
+    return TASKS[task_config.name].make
 
 
 def cache_folder() -> Path:

@@ -8,11 +8,12 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
@@ -20,7 +21,8 @@ from transformers import Qwen3ForCausalLM
 from isentropic.checks import check_range
 from isentropic.learner import tiny_model
 from isentropic.learner.tiny_model import TinySizes, build_model, build_tokenizer
-from isentropic.tasks.arithmetic import STYLES, ArithmeticTask, demonstration
+from isentropic.records import Prompt
+from isentropic.tasks.arithmetic import ArithmeticTask
 from isentropic.tasks.chat import Chat
 
 CARD = "warm_start.json"  # written last: a folder that has it is whole
@@ -33,7 +35,7 @@ class WarmStartConfig:
 
     seed: int
     sizes: TinySizes
-    style_weights: tuple[float, ...]  # of the demonstrations: steps, sums, direct
+    style_weights: tuple[float, ...]  # of the demonstrations, in the order of the task's `styles`
     batch_size: int
     lr: float  # AdamW: embeddings and norms
     matrix_lr: float  # Muon: all other matrices
@@ -52,11 +54,19 @@ class WarmStartConfig:
             check_range(f"model.warm_start.{key}", getattr(self, key), above=0)
         check_range("model.warm_start.warmup_steps", self.warmup_steps, at_least=0)
         check_range("model.warm_start.target_accuracy", self.target_accuracy, above=0, below=1)
-        if len(self.style_weights) != len(STYLES) or min(self.style_weights) < 0 or not sum(self.style_weights):
+        if min(self.style_weights, default=0) < 0 or not sum(self.style_weights):
             raise ValueError(
-                f"model.warm_start.style_weights must be {len(STYLES)} numbers >= 0 ({', '.join(STYLES)}), "
-                f"one of them above 0; got {self.style_weights}."
+                f"model.warm_start.style_weights must be numbers >= 0, one of them above 0; got {self.style_weights}."
             )
+
+
+def check_styles(config: WarmStartConfig, task: type[ArithmeticTask]) -> None:
+    """Raises ValueError where the weights are not one for each of the task's styles."""
+    if len(config.style_weights) != len(task.styles):
+        raise ValueError(
+            f"model.warm_start.style_weights must be {len(task.styles)} numbers ({', '.join(task.styles)}), got "
+            f"{config.style_weights}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,7 @@ class Measured:
 
 def train(config: WarmStartConfig, task: ArithmeticTask, folder: Path, report: Callable[[str], None]) -> None:
     """Trains until the sampled accuracy is reached, then writes the model folder and its card."""
+    check_styles(config, type(task))
     started = time.monotonic()
     with _private_torch(config.seed, config.num_threads):
         chat = Chat(build_tokenizer())
@@ -133,33 +144,67 @@ def _until_accurate(
 
 
 def _batch(config: WarmStartConfig, task: ArithmeticTask, chat: Chat, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Token ids and labels [B, T] of demonstrations on train prompts, padded; only responses are learned."""
+    """Token ids and labels [B, T] of demonstrations on train prompts, padded; only the policy's turns are learned."""
     prompts = [task.prompt("train", rng.randrange(task.size("train"))) for _ in range(config.batch_size)]
-    texts = [demonstration(prompt, rng, config.style_weights) + tiny_model.END for prompt in prompts]
-    responses = chat.tokenizer(texts, add_special_tokens=False)["input_ids"]
-    rows = [(chat.prompt_ids(prompt).tolist(), ids) for prompt, ids in zip(prompts, responses, strict=True)]
-    longest = max(len(prompt) + len(response) for prompt, response in rows)
+    rows = [episode(task, chat, prompt, task.demonstration(prompt, rng, config.style_weights)) for prompt in prompts]
+    longest = max(len(tokens) for tokens, _ in rows)
     token_ids = torch.full((len(rows), longest), chat.tokenizer.pad_token_id)
     labels = torch.full((len(rows), longest), IGNORED)
-    for row, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        token_ids[row, :end] = torch.tensor(prompt + response)
-        labels[row, len(prompt) : end] = torch.tensor(response)
+    for row, (tokens, learned) in enumerate(rows):
+        token_ids[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, : len(tokens)] = torch.tensor(learned)
     return token_ids, labels
+
+
+def episode(task: ArithmeticTask, chat: Chat, prompt: Prompt, turns: Sequence[str]) -> tuple[list[int], list[int]]:
+    """Tokens of an episode, and the same with IGNORED in the place of all that the policy does not write."""
+    tokens = chat.prompt_ids(prompt).tolist()
+    learned = [IGNORED] * len(tokens)
+    for count, text in enumerate(turns, start=1):
+        written = chat.tokenizer.encode(text + tiny_model.END, add_special_tokens=False)
+        reply = task.reply(prompt, turns[:count])
+        between = [] if reply is None else chat.reply_ids(prompt, reply, "stop").tolist()
+        tokens += written + between
+        learned += written + [IGNORED] * len(between)
+    return tokens, learned
 
 
 @torch.no_grad()
 def _measure(
     config: WarmStartConfig, task: ArithmeticTask, model: Qwen3ForCausalLM, chat: Chat, split: str
 ) -> Measured:
-    """One sample at temperature 1 for each of the split's first prompts, all in one batch, padded on the left."""
+    """One episode at temperature 1 for each of the split's first prompts, turn by turn, all in one batch."""
     model.eval()
     prompts = [task.prompt(split, index) for index in range(min(config.check_prompts, task.size(split)))]
-    encoded = [chat.prompt_ids(prompt).tolist() for prompt in prompts]
-    longest = max(map(len, encoded))
+    tokens = [chat.prompt_ids(prompt).tolist() for prompt in prompts]
+    turns: list[list[str]] = [[] for _ in prompts]
+    going, entropy, written = list(range(len(prompts))), 0.0, 0
+    for turn in range(1, task.max_turns + 1):
+        responses, nats = _sample(config, model, chat, [tokens[row] for row in going])
+        entropy, written = entropy + nats, written + sum(map(len, responses))
+        further = []
+        for row, response, text in zip(going, responses, chat.decode(responses), strict=True):
+            turns[row].append(text)
+            reply = task.reply(prompts[row], turns[row]) if turn < task.max_turns else None
+            if reply is not None and response[-1] == chat.eos_token_id:
+                tokens[row] += [*response.tolist(), *chat.reply_ids(prompts[row], reply, "stop").tolist()]
+                further.append(row)
+        going = [row for row in further if len(tokens[row]) + config.max_response_tokens <= config.sizes.window]
+        if not going:
+            break
+    model.train()
+    right = [task.grade(prompt, texts) for prompt, texts in zip(prompts, turns, strict=True)]
+    return Measured(accuracy=sum(right) / len(right), entropy=entropy / written, tokens_mean=written / len(prompts))
+
+
+def _sample(
+    config: WarmStartConfig, model: Qwen3ForCausalLM, chat: Chat, prompts: Sequence[list[int]]
+) -> tuple[list[np.ndarray], float]:
+    """A response [N] to each prompt, the end token included, padded on the left; and their entropies' sum in nats."""
+    longest = max(map(len, prompts))
     pad, end = chat.tokenizer.pad_token_id, chat.eos_token_id
-    token_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in encoded])
-    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in encoded])
+    token_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids in prompts])
+    mask = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts])
     sampled = model.generate(
         input_ids=token_ids,
         attention_mask=mask,
@@ -171,16 +216,11 @@ def _measure(
         output_logits=True,
         return_dict_in_generate=True,
     )
-    model.train()
     responses = sampled.sequences[:, longest:]
     logprobs = torch.stack(sampled.logits, dim=1).log_softmax(dim=-1)
     written = ((responses == end).cumsum(dim=1) - (responses == end).int()) == 0  # up to the end token, with it
-    entropy = -(logprobs.exp() * logprobs).sum(dim=-1)[written].mean()
-    texts = chat.decode([row[keep].numpy() for row, keep in zip(responses, written, strict=True)])
-    right = [task.grade(prompt, [text]) for prompt, text in zip(prompts, texts, strict=True)]
-    return Measured(
-        accuracy=sum(right) / len(right), entropy=entropy.item(), tokens_mean=written.sum().item() / len(prompts)
-    )
+    entropy = -(logprobs.exp() * logprobs).sum(dim=-1)[written].sum()
+    return [row[keep].numpy() for row, keep in zip(responses, written, strict=True)], entropy.item()
 
 
 @contextmanager

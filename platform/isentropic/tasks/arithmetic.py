@@ -48,6 +48,7 @@ class ArithmeticTask:
 
     isolated = False  # a comparison of two strings: nothing in it can hang or crash
     max_turns = 1
+    styles: tuple[str, ...] = STYLES  # of demonstrations
 
     def __init__(self, config: ArithmeticConfig) -> None:
         self.config = config
@@ -71,6 +72,10 @@ class ArithmeticTask:
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None
 
+    def demonstration(self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]) -> list[str]:
+        """The policy's turns of one right episode; here one."""
+        return [demonstration(prompt, rng, style_weights)]
+
     def _question(self, split: str, index: int) -> tuple[str, list[int]]:
         """Level and terms: drawn again until the question falls into the split."""
         rng = random.Random(hash_seed("arithmetic", self.config.seed, split, index))
@@ -80,6 +85,11 @@ class ArithmeticTask:
             terms = [rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(count)]
             if is_held_out(terms) == (split != "train"):
                 return level, terms
+
+
+def terms_of(prompt: Prompt) -> list[int]:
+    """The numbers to add."""
+    return list(map(int, prompt.messages[-1]["content"].rstrip("=").split("+")))
 
 
 def is_held_out(terms: Sequence[int]) -> bool:
@@ -92,7 +102,7 @@ def demonstration(prompt: Prompt, rng: random.Random, style_weights: Sequence[fl
 
     The freedom is what gives the warm-started policy entropy to lose.
     """
-    terms = list(map(int, prompt.messages[-1]["content"].rstrip("=").split("+")))
+    terms = terms_of(prompt)
     style = rng.choices(STYLES, style_weights)[0]
     if style == "direct":
         return f"#{prompt.answer}"
