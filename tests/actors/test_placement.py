@@ -3,8 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
+import ray
 
-from isentropic.actors.placement import place, plan
+from isentropic.actors.placement import place, plan, sharing_cpus
 from isentropic.controller.protocols import WaitError
 
 
@@ -52,3 +53,19 @@ def test_what_ray_cannot_place(changes, message):
 def test_missing_gpus_are_named(ray_session):
     with pytest.raises(WaitError, match=r"Of GPU the cluster has 0, 0 free, .* 3 are wanted: 3 missing"):
         place(plan(*settings(cpus_per_engine=0.5, cpus_per_rank=0.5)), "PACK", timeout_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus"),
+    [
+        pytest.param([{"CPU": 2.0}], [1.0, 0.5, 0.5], id="one small machine: shared"),
+        pytest.param([{"CPU": 4.0}], [2.0, 1.0, 1.0], id="enough"),
+        pytest.param([{"memory": 1.0}], [2.0, 1.0, 1.0], id="a head without CPUs: workers will join"),
+        pytest.param([{"CPU": 1.0}, {"CPU": 1.0}], [2.0, 1.0, 1.0], id="a cluster that is too small says so"),
+    ],
+)
+def test_processes_share_the_cpus_of_a_small_machine(nodes, cpus, monkeypatch):
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in nodes])
+    wanted = sharing_cpus(plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0)))
+    assert [bundle["CPU"] for bundle in wanted.bundles] == cpus
+    assert (wanted.engine["CPU"], wanted.rank["CPU"]) == (cpus[0], cpus[1])

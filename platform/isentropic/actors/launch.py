@@ -11,7 +11,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.placement import Plan, place, plan
+from isentropic.actors.placement import Plan, place, plan, sharing_cpus
 from isentropic.actors.ray_runtime import start_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
@@ -31,6 +31,14 @@ class Actors:
     learner: RayLearnerGroup
     group: PlacementGroup
     own_ray: bool
+    make_learner_group: Callable[[], RayLearnerGroup]
+    startup_timeout_s: float
+
+    async def restart_learner(self) -> None:
+        """New ranks in the places of the old ones, built as those were; the engines stay."""
+        self.learner.close()
+        self.learner = self.make_learner_group()
+        await self.learner.setup(self.startup_timeout_s)
 
     def close(self) -> None:
         self.pool.close()
@@ -54,16 +62,22 @@ async def start_actors(
     """
     wanted = plan(cluster, rollout, learner)
     own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=wanted.num_cpus)
+    if not own_ray:
+        wanted = sharing_cpus(wanted)
     group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
     slots = _engines(wanted, group, cluster, make_engine)
-    ranks = _ranks(wanted, group, make_learner, own_ray)
     pool = RayRolloutPool(
         slots,
         max_num_seqs=rollout.max_num_seqs,
         timeout_s=rollout.timeout_s,
         max_restarts=cluster.max_restarts,
     )
-    actors = Actors(pool, RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s), group, own_ray)
+
+    def learner_group() -> RayLearnerGroup:
+        ranks = _ranks(wanted, group, make_learner, own_ray)
+        return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
+
+    actors = Actors(pool, learner_group(), group, own_ray, learner_group, cluster.startup_timeout_s)
     try:
         await asyncio.gather(
             actors.learner.setup(cluster.startup_timeout_s),

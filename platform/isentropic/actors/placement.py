@@ -1,6 +1,7 @@
 """Where engines and learner ranks go: one placement group, waited for with a deadline."""
 
 import itertools
+import logging
 import time
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
 from isentropic.controller.protocols import WaitError
+
+log = logging.getLogger(__name__)
 
 Resources = dict[str, float]
 
@@ -51,6 +54,23 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
     pairs = itertools.zip_longest([engine] * len(engines), [rank] * len(ranks), fillvalue={})
     bundles = [{key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}} for a, b in pairs]
     return Plan(tuple(bundles), tuple(engines), tuple(ranks), engine, rank)
+
+
+def sharing_cpus(wanted: Plan) -> Plan:
+    """The same processes with fewer logical CPUs each, where the cluster is one small machine: they share its cores,
+    as on a Ray of our own. Elsewhere the plan as it is: nodes may join."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = nodes[0].get("CPU", 0) if len(nodes) == 1 else 0
+    if not 0 < cpus < wanted.num_cpus:
+        return wanted
+    share = cpus / wanted.num_cpus
+
+    def shrunk(resources: Resources) -> Resources:
+        return resources | {"CPU": int(resources["CPU"] * share * 1000) / 1000}  # down, and no finer than Ray counts
+
+    log.warning("%s wanted, this Ray has %g CPUs: processes share them", _told(wanted), cpus)
+    bundles = tuple(shrunk(bundle) for bundle in wanted.bundles)
+    return Plan(bundles, wanted.engines, wanted.ranks, shrunk(wanted.engine), shrunk(wanted.rank))
 
 
 def place(wanted: Plan, strategy: str, timeout_s: float) -> PlacementGroup:

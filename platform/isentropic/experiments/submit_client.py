@@ -30,8 +30,8 @@ HOW_TO_TOKEN = (
     "kubectl get secret <cluster> -o jsonpath={.data.auth_token} | base64 -d"
 )
 
-
-logging.getLogger("ray.dashboard.modules.dashboard_sdk").setLevel(logging.WARNING)  # it tells of each upload
+for each in ("dashboard_sdk", "job.sdk"):  # they tell of each upload and of each connection
+    logging.getLogger(f"ray.dashboard.modules.{each}").setLevel(logging.WARNING)
 
 
 def connect(address: str | None) -> JobSubmissionClient:

@@ -63,6 +63,7 @@ class WandbSink:
         if self._run is None:
             return "off"
         folder = os.path.relpath(self._run.settings.sync_dir)
+        folder = self._run.settings.sync_dir if folder.startswith("..") else folder
         return self._run.url if self.mode == "online" else f"offline; upload with: wandb sync {folder}"
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
