@@ -155,11 +155,13 @@ class CheckpointConfig:
     every: int  # steps; 0 is only at the end
     keep_last: int
     keep_best: int
+    stop_within_s: float = 90.0  # after SIGTERM or Ctrl-C; a step that takes longer is given up
 
     def __post_init__(self) -> None:
         check_range("checkpoint.every", self.every, at_least=0)
         check_range("checkpoint.keep_last", self.keep_last, at_least=1)
         check_range("checkpoint.keep_best", self.keep_best, at_least=0)
+        check_range("checkpoint.stop_within_s", self.stop_within_s, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,14 +179,17 @@ class ClusterConfig:
     object_store_gib: float | None
     health_timeout_s: float = 120.0  # an engine that makes no step with work to do for so long is restarted
     max_restarts: int = 20  # of engines, in a run; one more stops it
+    max_learner_restarts: int = 5  # of all ranks together, from the last checkpoint; one more stops the run
 
     def __post_init__(self) -> None:
         check_choice("cluster.placement", self.placement, ("apart", "shared"))
         check_choice("cluster.strategy", self.strategy, ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
         for key in ("gpus_per_engine", "gpus_per_rank"):
             check_range(f"cluster.{key}", getattr(self, key), at_least=0)
-        for key in ("cpus_per_engine", "cpus_per_rank", "startup_timeout_s"):
+        for key in ("cpus_per_engine", "cpus_per_rank", "startup_timeout_s", "health_timeout_s"):
             check_range(f"cluster.{key}", getattr(self, key), above=0)
+        for key in ("max_restarts", "max_learner_restarts"):
+            check_range(f"cluster.{key}", getattr(self, key), at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspelled key answer at once.
 """
 
+import asyncio
 import os
 import sys
 import traceback
@@ -25,7 +26,7 @@ from isentropic.experiments.sweep_names import name_sweep_job
 CONF = Path(__file__).resolve().parents[3] / "conf"
 PACKAGE = Path(__file__).resolve().parents[1]
 
-DONE, FAULT, BAD_INPUT, STOPPED_BY_ALARM, RESUMABLE = 0, 1, 2, 3, 75  # exit codes
+DONE, FAULT, BAD_INPUT, STOPPED_BY_ALARM, RESUMABLE, INTERRUPTED = 0, 1, 2, 3, 75, 130  # exit codes
 
 Job = Callable[[Config, DictConfig], int | None]
 
@@ -70,6 +71,9 @@ def run_job(job: Job, cfg: DictConfig) -> int:
         if is_ours(error):
             return refuse(str(error))
         traceback.print_exc()
+    except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C before the first step, or twice
+        print("interrupted; go on with resume=auto", file=sys.stderr)
+        return INTERRUPTED
     except Exception:
         traceback.print_exc()
     return FAULT

@@ -1,12 +1,11 @@
 """Puts a run together on Ray and drives it to its end."""
 
 import asyncio
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,6 +20,8 @@ from isentropic.controller.teaching import Teaching
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.prepare import Prepared
 from isentropic.experiments.run_folder import write_run_folder
+from isentropic.experiments.stopping import SIGNALS, Stopping
+from isentropic.experiments.supervise import Start, supervise
 from isentropic.learner.learner import Learner
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks import JsonlSink, read_lines
@@ -29,65 +30,129 @@ from isentropic.metrics.wandb_sink import WandbSink
 from isentropic.rollout.engine import Engine
 from isentropic.tasks.rewards import RewardWorkers
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-Start = tuple[Path, checkpoints.Manifest] | None
 FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 
 
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
-    teaching = Teaching(config)
-    teaching.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
+    teaching = _teaching(config, prepared)  # what it refuses leaves no folder behind
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     terminal = Terminal(config.run.steps)
     start = checkpoints.latest(folder / "checkpoints", terminal.say)
-    record = JsonlSink(folder, resume_step=start[1].step if start else -1)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say)
     text = (folder / "logs" / "run.log").open("a", encoding="utf-8")
-    reporter = Reporter(
-        config, record, [wandb, terminal, Terminal(config.run.steps, stream=text)], about={"config": plain}
-    )
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
+    logs = [wandb, terminal, Terminal(config.run.steps, stream=text)]
+    assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, teaching)
     stopped, code = None, FAULT
     try:
+        assembly.cut_back(start)
         terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
-        stopped = asyncio.run(_drive(config, folder, prepared, grader, teaching, reporter, start))
+        stopped = asyncio.run(_drive(assembly, start))
         code = _exit_code(stopped)
     finally:
         terminal.close()
         grader.close()
-        record.close()
+        assembly.close()
         text.close()
         wandb.close(exit_code=code)
     _conclude(terminal, folder, stopped)
     return code
 
 
-async def _drive(
-    config: Config,
-    folder: Path,
-    prepared: Prepared,
-    grader: RewardWorkers,
-    teaching: Teaching,
-    reporter: Reporter,
-    start: Start,
-) -> str | None:
-    """Starts the actors, runs the controller; why it stopped early, or None."""
+@dataclass
+class Assembly:
+    """What stays when the learner is restarted, and what is made anew from it."""
+
+    config: Config
+    folder: Path
+    prepared: Prepared
+    grader: RewardWorkers
+    logs: Sequence[Any]
+    about: dict[str, Any]
+    terminal: Terminal
+    teaching: Teaching | None  # of the first attempt
+    record: JsonlSink | None = None
+
+    def cut_back(self, start: Start) -> None:
+        """The JSONL files, open, without what lies behind the checkpoint."""
+        self.close()
+        self.record = JsonlSink(self.folder, resume_step=start[1].step if start else -1)
+
+    def close(self) -> None:
+        if self.record is not None:
+            self.record.close()
+
+    def controller(self, actors: Actors, start: Start) -> Controller:
+        """All state is new; `start` brings the rest."""
+        self.cut_back(start)
+        prepared, config = self.prepared, self.config
+        teaching, self.teaching = self.teaching or _teaching(config, prepared), None
+        drawer = Drawer(
+            task=prepared.task,
+            chat=prepared.chat,
+            pool=actors.pool,
+            grader=self.grader,
+            config=config.rollout,
+            seed=config.seed,
+            window=config.model.max_length,
+        )
+        feed = Feed(
+            config=config,
+            pool=actors.pool,
+            drawer=drawer,
+            chat=prepared.chat,
+            grader=self.grader,
+            make_sampling=lambda step: config.sampling.build(),
+            ledger=self.folder / "rollouts",
+            eval_size=prepared.task.size("eval"),
+        )
+        return Controller(
+            config=config,
+            learner=actors.learner,
+            feed=feed,
+            teaching=teaching,
+            reporter=Reporter(config, self.record, self.logs, self.about),
+            folder=self.folder,
+            warn=self.terminal.say,
+        )
+
+
+def _teaching(config: Config, prepared: Prepared) -> Teaching:
+    teaching = Teaching(config)
+    teaching.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
+    return teaching
+
+
+async def _drive(assembly: Assembly, start: Start) -> str | None:
+    """Starts the actors and runs to the end; why it stopped early, or None."""
+    config, terminal = assembly.config, assembly.terminal
     actors = await start_actors(
         config.cluster,
         config.rollout,
         config.learner,
-        make_engine=_make_engine(config, prepared),
-        make_learner=_make_learner(config, prepared),
+        make_engine=_make_engine(config, assembly.prepared),
+        make_learner=_make_learner(config, assembly.prepared),
     )
     try:
-        controller = _controller(config, folder, prepared, actors, grader, teaching, reporter)
-        with stop_on_signal(controller):
-            await controller.run(start)
-        return controller.stopped
+        with Stopping(config.checkpoint.stop_within_s) as stopping:
+            try:
+                return await supervise(
+                    actors,
+                    partial(assembly.controller, actors),
+                    start,
+                    lambda: checkpoints.latest(assembly.folder / "checkpoints", terminal.say),
+                    max_restarts=config.cluster.max_learner_restarts,
+                    stopping=stopping,
+                    say=terminal.say,
+                )
+            except asyncio.CancelledError:
+                if not stopping.overdue:
+                    raise
+                return stopping.reason
     finally:
         actors.close()
 
@@ -119,66 +184,6 @@ def _make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
         reference=config.terms.kl is not None,
         seed=config.seed,
     )
-
-
-def _controller(
-    config: Config,
-    folder: Path,
-    prepared: Prepared,
-    actors: Actors,
-    grader: RewardWorkers,
-    teaching: Teaching,
-    reporter: Reporter,
-) -> Controller:
-    drawer = Drawer(
-        task=prepared.task,
-        chat=prepared.chat,
-        pool=actors.pool,
-        grader=grader,
-        config=config.rollout,
-        seed=config.seed,
-        window=config.model.max_length,
-    )
-    feed = Feed(
-        config=config,
-        pool=actors.pool,
-        drawer=drawer,
-        chat=prepared.chat,
-        grader=grader,
-        make_sampling=lambda step: config.sampling.build(),
-        ledger=folder / "rollouts",
-        eval_size=prepared.task.size("eval"),
-    )
-    return Controller(
-        config=config, learner=actors.learner, feed=feed, teaching=teaching, reporter=reporter, folder=folder
-    )
-
-
-@contextmanager
-def stop_on_signal(controller: Controller) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C end the run after the step under way; the second Ctrl-C ends it now.
-
-    Installed after `ray.init`, which takes SIGTERM for itself.
-    """
-    loop, running = asyncio.get_running_loop(), asyncio.current_task()
-    pressed: set[signal.Signals] = set()
-
-    def stop(number: signal.Signals) -> None:
-        if number == signal.SIGINT and number in pressed:
-            running.cancel()
-            return
-        pressed.add(number)
-        controller.request_stop(number.name)
-        again = "; Ctrl-C again to quit now" if number == signal.SIGINT else ""
-        print(f"{number.name}: saving after this step{again}", file=sys.stderr, flush=True)
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        yield
-    finally:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
 
 
 def _banner(config: Config, folder: Path, prepared: Prepared, wandb: WandbSink, done: int) -> dict[str, str]:

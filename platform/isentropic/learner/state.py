@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.tensor import DTensor
 
 from isentropic.durable import sync_folder
 from isentropic.learner.optimizer import moments, set_steps
@@ -118,6 +119,15 @@ def put_back(state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.
     policy_version = int(state["policy_version"])
     set_steps(optimizer, policy_version)
     return policy_version
+
+
+def same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Equal bits in two copies."""
+    return all(torch.equal(_local(one[name]), _local(value)) for name, value in other.items())
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _weights(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
