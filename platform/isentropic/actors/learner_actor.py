@@ -77,6 +77,10 @@ class LearnerActor:
         self._learner.recall()
 
     @ray.method(concurrency_group="learner")
+    def is_remembered(self) -> bool:
+        return self._learner.is_remembered()
+
+    @ray.method(concurrency_group="learner")
     def export(self, folder: Path) -> None:
         self._learner.export(folder)
 

@@ -74,6 +74,10 @@ class RayLearnerGroup:
         """Back to the copy."""
         await self._all("recall", [()] * self.num_ranks, what="going back to the copy of the state")
 
+    async def is_remembered(self) -> bool:
+        """True where the state of every rank is its copy, to the bit."""
+        return all(await self._all("is_remembered", [()] * self.num_ranks, what="comparing the state with its copy"))
+
     async def export(self, folder: Path) -> None:
         """Writes a Hugging Face folder."""
         await self._all("export", [(folder,)] * self.num_ranks, what=f"exporting to {folder}")

@@ -27,6 +27,8 @@ class ReplayLearner(LearnerGroup, Protocol):
 
     async def recall(self) -> None: ...
 
+    async def is_remembered(self) -> bool: ...
+
 
 class LocalLearner:
     """`ReplayLearner` in this process: one rank, no Ray."""
@@ -56,6 +58,9 @@ class LocalLearner:
 
     async def recall(self) -> None:
         self._learner.recall()
+
+    async def is_remembered(self) -> bool:
+        return self._learner.is_remembered()
 
 
 def settings_of(config: Config) -> dict[str, Any]:

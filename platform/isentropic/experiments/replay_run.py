@@ -5,17 +5,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from isentropic.config import Config
 from isentropic.controller import checkpoints
 from isentropic.controller.ledger import Batch, read_batch
 from isentropic.experiments.config_load import load
+from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.presets import PRESET_SECTIONS
 from isentropic.experiments.run_folder import CONFIG
 from isentropic.metrics.report.find import EXPECTED, resolve
 from isentropic.metrics.sinks import read_lines
 
+AROUND = ("cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")  # of a step, not in it
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
 
@@ -28,9 +31,15 @@ class RecordedRun:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The config as plain values. A preset's own section is left out: what reads it has the values already."""
+        """The config as plain values. A preset's own section is left out: what reads it has the values already.
+
+        Keys that say nothing about what a step computes, and that the run's version did not have yet, get today's.
+        """
         values = OmegaConf.to_container(OmegaConf.load(self.folder / CONFIG))
-        return {key: value for key, value in values.items() if key not in PRESET_SECTIONS}
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            today = compose("config")
+        around = {key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {}) for key in AROUND}
+        return {key: value for key, value in values.items() if key not in PRESET_SECTIONS} | around
 
     @cached_property
     def config(self) -> Config:

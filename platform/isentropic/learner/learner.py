@@ -18,7 +18,7 @@ from isentropic.learner.export import write_folder
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
-from isentropic.learner.state import copy_state, load_state, put_back, save_state
+from isentropic.learner.state import copy_state, load_state, put_back, same_state, save_state
 from isentropic.objectives.leaves import leaf_gradients, step_loss
 from isentropic.objectives.needs import needs_minibatch, required_fields
 from isentropic.objectives.objective import ObjectiveConfig
@@ -89,6 +89,10 @@ class Learner:
     def recall(self) -> None:
         """Back to what `remember` kept, bit for bit, also under another configuration."""
         self.policy_version = put_back(self._remembered, self._model.lm, self._optimizer)
+
+    def is_remembered(self) -> bool:
+        """True where this rank's weights, optimizer and policy version are those that `remember` kept, to the bit."""
+        return same_state(self._remembered, copy_state(self._model.lm, self._optimizer, self.policy_version))
 
     def score(self, microbatches: Sequence[MicroBatch], reference: bool = False) -> list[TokenScores]:
         """Token statistics of each microbatch under the current weights; with `reference`, `ref_logprob` too."""
