@@ -1,6 +1,7 @@
 """W&B against no network, a dead server, and its own offline record read back."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from isentropic.config import TrackingConfig
+from isentropic.metrics import wandb_sink
 from isentropic.metrics.entropy import ENTROPY_EDGES
 from isentropic.metrics.wandb_sink import WandbSink, without_secrets
 
@@ -69,6 +71,31 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
     assert warnings == []
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in written and b"hf_canary" not in written
+
+
+def test_the_last_step_is_told_though_all_processes_were_asked_to_stop(tmp_path):
+    """As by Ray, which signals a stopped job's children too. In a process of its own: W&B starts its own but once."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+import psutil
+from isentropic.config import TrackingConfig
+from isentropic.metrics.wandb_sink import WandbSink
+signal.signal(signal.SIGTERM, lambda *_: None)
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
+sink.log(0, {"policy_version": 0, "entropy/mean": 1.0})
+for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    process.terminate()
+sink.log(1, {"policy_version": 8, "entropy/mean": 0.5})
+sink.close()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[2])}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]] == [0, 8]
 
 
 def test_auto_without_a_key_is_offline_with_one_warning(tmp_path):

@@ -10,11 +10,13 @@ import json
 import os
 import queue
 import re
+import signal
 import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +106,8 @@ class WandbSink:
             "name": run_name,
             "config": config,
         }
-        self._run = self._open(wandb, arguments)
+        with _signals_wait():
+            self._run = self._open(wandb, arguments)
         self._run.define_metric("policy_version")
         self._run.define_metric("*", step_metric="policy_version")
         self._run.define_metric("entropy/mean", step_metric="policy_version", summary="min,max,last")
@@ -150,6 +153,20 @@ class WandbSink:
         except Exception as error:
             self._run = None
             self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Holds SIGTERM and SIGINT back while W&B starts its process, which inherits that and is deaf to both.
+
+    Stopping a Ray job, or Ctrl-C, sends them to every process of the run; W&B's must live to hear of the last step.
+    It ends with the run: at `finish`, or when the run's own process is gone.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _settings(wandb: Any, init_timeout: float) -> Any:
