@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_TILE = 1 << 24  # elements of one tile of logits: 64 MiB in float32
+CPU_BLOCK = 1 << 18  # elements that a CPU's cache keeps from one pass over them to the next
 MAX_KEPT = 1 << 22  # a single tile up to this size is kept for the backward pass instead of being computed again
 
 
@@ -131,19 +132,25 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
     logprob, entropy, sensitivity, sum_p2 = (torch.empty_like(norm[0]) for _ in range(4))
-    sums: _Sums | None = None
+    sums: list[_Sums] = []
     for rows, columns in _tiles(hidden.shape[0], weight.shape[0], vocab_chunk):
         part = None if bias is None else bias[columns]
         logits = _logits(hidden[rows], weight[columns], part, scale)
         if columns.start == 0:
-            sums = _Sums(logits)
-        sums.add(logits, target[rows] - columns.start)
+            size = logits.shape[0] if logits.is_cuda else max(1, CPU_BLOCK // logits.shape[1])
+            sums = [_Sums(block) for block in logits.split(size)]
+        local_target = target[rows] - columns.start
+        for own, block, targets in zip(sums, logits.split(size), local_target.split(size), strict=True):
+            own.add(block, targets)
         if columns.stop < weight.shape[0]:
             continue
-        s0, s1, q0, q1, picked = sums.s0, sums.s1, sums.q0, sums.q1, sums.picked - sums.maximum
+        maximum, s0, s1, q0, q1, picked = (
+            torch.cat([getattr(own, name) for own in sums]) for name in ("maximum", "s0", "s1", "q0", "q1", "picked")
+        )
+        picked = picked - maximum
         mean = s1 / s0  # of z - m under p; log p_a + H = (z_a - m) - mean
         log_s0 = s0.log()
-        norm[0, rows], norm[1, rows] = sums.maximum, log_s0
+        norm[0, rows], norm[1, rows] = maximum, log_s0
         logprob[rows] = picked - log_s0
         entropy[rows] = log_s0 - mean
         sum_p2[rows] = q0 / s0.square()
