@@ -1,11 +1,12 @@
 """Puts a run together on Ray and drives it to its end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,13 +16,14 @@ from isentropic.controller import checkpoints
 from isentropic.controller.drawing import Drawer
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
+from isentropic.controller.protocols import LearnerGroup, RolloutPool
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.teaching import Teaching
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.prepare import Prepared
 from isentropic.experiments.run_folder import write_run_folder
 from isentropic.experiments.stopping import SIGNALS, Stopping
-from isentropic.experiments.supervise import Start, supervise
+from isentropic.experiments.supervise import Restartable, Start, supervise
 from isentropic.learner.learner import Learner
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks import JsonlSink, read_lines
@@ -35,23 +37,36 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
+    stopping = Stopping(config.checkpoint.stop_within_s)
+    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, Terminal(config.run.steps)))
+
+
+async def run_with(
+    config: Config,
+    cfg: DictConfig,
+    prepared: Prepared,
+    lend: "Lend",
+    stopping: Stopping,
+    terminal: Terminal,
+    panel: Sequence[Any] = (),
+) -> int:
+    """A run whose actors come from `lend`, and go back to it; `panel` is told every line, beside the usual logs."""
     teaching = _teaching(config, prepared)  # what it refuses leaves no folder behind
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
-    terminal = Terminal(config.run.steps)
     start = checkpoints.latest(folder / "checkpoints", terminal.say)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say)
     text = (folder / "logs" / "run.log").open("a", encoding="utf-8")
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
-    logs = [wandb, terminal, Terminal(config.run.steps, stream=text)]
+    logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, teaching)
     stopped, code = None, FAULT
     try:
         assembly.cut_back(start)
         terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
-        stopped = asyncio.run(_drive(assembly, start))
+        stopped = await _drive(assembly, start, lend, stopping)
         code = _exit_code(stopped)
     finally:
         terminal.close()
@@ -59,8 +74,34 @@ def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
         assembly.close()
         text.close()
         wandb.close(exit_code=code)
-    _conclude(terminal, folder, stopped)
+    await asyncio.to_thread(_conclude, terminal, folder, stopped)
     return code
+
+
+class Lendable(Restartable, Protocol):
+    """Engines and ranks, as a run uses them."""
+
+    pool: RolloutPool
+    learner: LearnerGroup
+
+
+Lend = Callable[[Config, Prepared], AbstractAsyncContextManager[Lendable]]
+
+
+@asynccontextmanager
+async def own_actors(config: Config, prepared: Prepared) -> AsyncIterator[Actors]:
+    """Actors for one run: started for it, ended with it."""
+    actors = await start_actors(
+        config.cluster,
+        config.rollout,
+        config.learner,
+        make_engine=make_engine(config, prepared),
+        make_learner=make_learner(config, prepared),
+    )
+    try:
+        yield actors
+    finally:
+        actors.close()
 
 
 @dataclass
@@ -86,7 +127,7 @@ class Assembly:
         if self.record is not None:
             self.record.close()
 
-    def controller(self, actors: Actors, start: Start) -> Controller:
+    def controller(self, actors: Lendable, start: Start) -> Controller:
         """All state is new; `start` brings the rest."""
         self.cut_back(start)
         prepared, config = self.prepared, self.config
@@ -127,18 +168,11 @@ def _teaching(config: Config, prepared: Prepared) -> Teaching:
     return teaching
 
 
-async def _drive(assembly: Assembly, start: Start) -> str | None:
-    """Starts the actors and runs to the end; why it stopped early, or None."""
+async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
+    """Runs to the end; why it stopped early, or None."""
     config, terminal = assembly.config, assembly.terminal
-    actors = await start_actors(
-        config.cluster,
-        config.rollout,
-        config.learner,
-        make_engine=_make_engine(config, assembly.prepared),
-        make_learner=_make_learner(config, assembly.prepared),
-    )
-    try:
-        with Stopping(config.checkpoint.stop_within_s) as stopping:
+    async with lend(config, assembly.prepared) as actors:
+        with stopping:
             try:
                 return await supervise(
                     actors,
@@ -153,11 +187,10 @@ async def _drive(assembly: Assembly, start: Start) -> str | None:
                 if not stopping.overdue:
                     raise
                 return stopping.reason
-    finally:
-        actors.close()
 
 
-def _make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
+def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
+    """What builds an engine, in its own process."""
     model = prepared.model
     return partial(
         Engine,
@@ -172,7 +205,8 @@ def _make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
     )
 
 
-def _make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
+def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
+    """What builds a rank, in its own process."""
     return partial(
         Learner,
         config=config.learner,
