@@ -204,7 +204,14 @@ def log_softmax(logits):
 @pytest.fixture
 def fakes():
     """The fakes' classes, for tests that put a run together."""
-    return {"pool": FakePool, "learner": FakeLearner, "task": FakeTask, "chat": FakeChat, "grader": FakeGrader}
+    return {
+        "pool": FakePool,
+        "learner": FakeLearner,
+        "task": FakeTask,
+        "chat": FakeChat,
+        "grader": FakeGrader,
+        "weights": FakeWeights,
+    }
 
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

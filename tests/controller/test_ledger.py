@@ -1,7 +1,7 @@
 """What is read back is what was written, bit for bit; what was damaged is refused by name."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -46,6 +46,17 @@ def test_round_trip(batch, tmp_path):
     for old, new in zip(batch.rollouts, again.rollouts, strict=True):
         for field in fields(Rollout):
             np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
+
+
+def test_teachers_are_kept_apart(batch, tmp_path):
+    teacher = replace(
+        rollout(9, 2), origin="teacher:solver", rollout_logprob=np.full(2, np.nan, np.float32), finish_reason="stop"
+    )
+    write_batch(tmp_path, replace(batch, teachers=(teacher,)), {})
+    again = read_batch(tmp_path, 3)
+    assert [row.key for row in again.rollouts] == [row.key for row in batch.rollouts]
+    for field in fields(Rollout):
+        np.testing.assert_array_equal(getattr(teacher, field.name), getattr(again.teachers[0], field.name))
 
 
 def test_a_step_never_drawn_is_none(tmp_path):

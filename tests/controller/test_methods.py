@@ -1,8 +1,10 @@
 """PAPO, OGER and UEC-RL in the loop, on fakes: off is the base method bit for bit, resume is exact, they compose."""
 
+import shutil
 from itertools import product
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from isentropic.methods.teachers import TeacherResponse, write_teachers
@@ -88,6 +90,21 @@ def teachers(tmp_path):
     rows = [TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="11", reward=1.0) for i in range(20)]
     write_teachers(path, rows)
     return f"oger.teachers={path}"
+
+
+def test_the_ledger_has_the_teachers_and_gives_them_back(fake_run, teachers, tmp_path):
+    """A run that finds its steps in the ledger trains on the recorded teachers, whatever the file says by now."""
+    choice = ["method=oger", "oger.cache=null", teachers, "run.steps=2"]
+    first, again = fake_run(*choice, folder="first"), fake_run(*choice, folder="again")
+    for run in (first, again):
+        run.learner.logits[1] = 1.0  # the mean probability of '11' and the end is not that of '1111' and the end
+    rows = pq.read_table(first.run().folder / "rollouts" / "step_000001.parquet").to_pylist()
+    assert [row["response"] for row in rows if row["origin"] == "teacher:ones"] == [["11"]] * 4
+    shutil.copytree(first.folder / "rollouts", again.folder / "rollouts")
+    others = [TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="1111", reward=1.0) for i in range(20)]
+    write_teachers(tmp_path / "teachers.jsonl", others)
+    old, new = first.lines.lines[1], again.run().lines.lines[1]
+    assert new["oger/offline_prob_mean"] == old["oger/offline_prob_mean"]
 
 
 FEW = [
