@@ -6,7 +6,7 @@ run can be replayed and resumed bit for bit, like a strictly on-policy one (n = 
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class Feed:
         self._idle = asyncio.Event()  # nothing is being drawn
         self._sync_s = 0.0
         self._version = 0
+        self.candidates: Callable[[Sequence[Group]], list[Rollout]] = lambda groups: []  # teachers, for the ledger
 
     def publish(self, step: int, weights: Weights) -> None:
         """The weights after `step` exist; the engines load them when the schedule says so."""
@@ -172,8 +173,10 @@ class Feed:
             source_step=source,
             policy_version=self._version,
             reward_errors=sum(self._grader.counts().values()) - errors,
+            teachers=tuple(self.candidates(groups)),
         )
-        await asyncio.to_thread(write_batch, self._ledger, batch, self._texts(batch.rollouts))
+        texts = self._texts([*batch.rollouts, *batch.teachers])
+        await asyncio.to_thread(write_batch, self._ledger, batch, texts)
         return batch, clock
 
     async def _evaluate(self, source: int) -> None:

@@ -54,6 +54,7 @@ class Batch:
     source_step: int  # its weights are those after this step
     policy_version: int
     reward_errors: int  # checks that hung, crashed or gave no finite number
+    teachers: tuple[Rollout, ...] = ()  # responses that may join a group; the method decides
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -66,7 +67,7 @@ def ledger_path(folder: Path, step: int) -> Path:
 
 def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str]]) -> Path:
     """Writes the step's file durably. `texts` are the decoded turns, for people to read."""
-    rows = [_row(rollout, texts.get(rollout.key, ())) for rollout in batch.rollouts]
+    rows = [_row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)]
     about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
     about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
     about["draws"] = [group.draw for group in batch.groups]
@@ -99,7 +100,8 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         raise LedgerError(f"{path} holds step {about['step']}, not step {step}: it was renamed or copied. Put it back.")
     by_draw: dict[int, list[Rollout]] = {draw: [] for draw in about["draws"]}
     for rollout in rollouts:
-        by_draw[rollout.key.draw].append(rollout)
+        if not rollout.is_teacher:
+            by_draw[rollout.key.draw].append(rollout)
     groups = tuple(Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows)) for draw, rows in by_draw.items())
     return Batch(
         step=step,
@@ -108,6 +110,7 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         source_step=about["source_step"],
         policy_version=about["policy_version"],
         reward_errors=about["reward_errors"],
+        teachers=tuple(rollout for rollout in rollouts if rollout.is_teacher),
     )
 
 

@@ -62,7 +62,7 @@ class Controller:
     ) -> None:
         self._config, self._learner, self._feed, self._reporter = config, learner, feed, reporter
         self._learning = Learning(config, learner)
-        self._teaching = teaching
+        self._teaching, feed.candidates = teaching, teaching.candidates
         self._terms = TermCoefficients(config.terms)
         self._checkpoints, self._trained, self._warn = folder / "checkpoints", folder / "trained", warn
         self._step = 0
@@ -125,7 +125,8 @@ class Controller:
     async def _train(self, step: int, delivery: Delivery, watch: Stopwatch) -> Step:
         groups = delivery.batch.groups
         with watch("old_logprob"):
-            drawn = [*delivery.batch.rollouts, *self._teaching.candidates(groups)]
+            teachers = self._teaching.candidates(groups, delivery.batch.teachers)
+            drawn = [*delivery.batch.rollouts, *teachers]
             probing = self._feed.probe(step - 1)
             early = probing.result() if probing.done() else []
             scores = await self._learning.score(drawn)
@@ -134,7 +135,7 @@ class Controller:
         if early or self._config.rollout.max_staleness == 1:  # beyond 1 the engines are behind: their version has gone
             await self._check_probe(record, step - 1)
         entropy = mean_entropy(delivery.batch.rollouts, scores)
-        taught = self._teaching.select(groups, scores)
+        taught = self._teaching.select(groups, scores, teachers)
         with watch("old_logprob"):
             queued = await self._learning.rescore(self._teaching.take(step, taught.samples))
         weighed = self._teaching.weigh(queued, entropy)

@@ -37,13 +37,22 @@ class Teaching:
         """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
         self._shaping.bind(chat=chat, task=task, model_path=model_path)
 
-    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
-        """Rollouts that shaping may put into a group (teachers'), to be scored with the rest."""
-        return self._shaping.candidates(groups)
+    def candidates(self, groups: Sequence[Group], recorded: Sequence[Rollout] = ()) -> list[Rollout]:
+        """Rollouts that shaping may put into a group (teachers'), to be scored with the rest.
 
-    def select(self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]) -> Taught:
+        `recorded` are those of the ledger: they are taken again where the method has teachers at all.
+        """
+        known = {rollout.key: rollout for rollout in recorded}
+        return [known.get(rollout.key, rollout) for rollout in self._shaping.candidates(groups)]
+
+    def select(
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[RolloutKey, TokenScores],
+        teachers: Sequence[Rollout] = (),
+    ) -> Taught:
         """Which rollouts teach, and with what advantage; groups beyond the sampling plan's `max_groups` are cut."""
-        shaped, metrics = self._shaping.shape(groups, scores)
+        shaped, metrics = self._shaping.shape(groups, scores, teachers)
         advantages: dict[RolloutKey, float] = {}
         for group in shaped:
             advantages |= self._advantages(group)

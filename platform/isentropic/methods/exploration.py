@@ -152,15 +152,16 @@ class Exploration:
         return [rollout for group in groups if (rollout := self._offline.draw(group)) is not None]
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
+        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
     ) -> tuple[list[Group], dict[str, float]]:
         """Groups with shaped rewards and, where a prompt has teachers, one of them; metrics under oger/."""
         report = Report()
-        teachers = [self._offline.draw(group) if self._offline is not None else None for group in groups]
-        taught = [group for group, teacher in zip(groups, teachers, strict=True) if teacher is not None]
+        of_draw = {teacher.key.draw: teacher for teacher in teachers or self.candidates(groups)}
+        joining = [of_draw.get(group.draw) for group in groups]
+        taught = [group for group, teacher in zip(groups, joining, strict=True) if teacher is not None]
         similarities = iter(self._similarities(taught))
         shaped = []
-        for group, teacher in zip(groups, teachers, strict=True):
+        for group, teacher in zip(groups, joining, strict=True):
             if teacher is None:
                 rollouts = tuple(replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts)
                 report.alone(rollouts)

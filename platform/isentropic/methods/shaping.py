@@ -38,7 +38,7 @@ class NoShaping(_NoTeachers):
     """The base method."""
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
+        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
     ) -> tuple[list[Group], dict[str, float]]:
         return [_shaped(group, [rollout.reward for rollout in group.rollouts]) for group in groups], {}
 
@@ -75,7 +75,7 @@ class Overlong(_NoTeachers):
         return -config.factor * min(max(over / buffer, 0.0), 1.0)
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
+        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
     ) -> tuple[list[Group], dict[str, float]]:
         penalties = [[self.penalty(rollout.num_response_tokens) for rollout in group.rollouts] for group in groups]
         shaped = [

@@ -56,9 +56,12 @@ class Shaping(Protocol):
         ...
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores]
+        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
     ) -> tuple[list[Group], dict[str, float]]:
-        """Shaped groups and the step's metrics of the shaping. `scores` are of the old-policy pass."""
+        """Shaped groups and the step's metrics of the shaping.
+
+        `scores` are of the old-policy pass; `teachers` what `candidates` gave, or gave when the step was drawn.
+        """
         ...
 
 
