@@ -125,11 +125,11 @@ def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
             sections |= {key.partition(".")[0] for key in preset_values(CONF / "method" / f"{name}.yaml")}
         if not names:
             sections.add(each.key_or_group)
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        try:
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             composed = OmegaConf.to_container(compose("config", overrides=list(arguments)), resolve=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(explain(error, CONF, list(arguments))) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error, CONF, list(arguments))) from error
     return {name: composed[name] for name in sorted(sections) if name in AFTER_ROLLOUTS}
 
 

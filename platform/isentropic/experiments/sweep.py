@@ -1,0 +1,193 @@
+"""Runs of a sweep on shared actors: as many at once as the resources hold, the rest wait their turn."""
+
+import asyncio
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from isentropic.actors.placement import plan
+from isentropic.actors.ray_runtime import start_ray
+from isentropic.experiments.hydra_main import DONE as CODE_DONE
+from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.lock import run_lock
+from isentropic.experiments.prepare import Prepared, prepare
+from isentropic.experiments.run import run_with
+from isentropic.experiments.run_folder import check_run_folder
+from isentropic.experiments.stopping import SIGNALS, Stopping
+from isentropic.experiments.sweep_lane import Lane, reuse_key
+from isentropic.experiments.sweep_ledger import DONE, FAILED, INTERRUPTED, OVER, RUNNING, STOPPED, SweepLedger
+from isentropic.experiments.sweep_plan import Trial
+from isentropic.experiments.sweep_table import SweepTable
+from isentropic.metrics.sinks import read_lines
+from isentropic.metrics.terminal import Terminal
+
+ATTEMPTS = 2
+STATES = {CODE_DONE: DONE, STOPPED_BY_ALARM: STOPPED, RESUMABLE: INTERRUPTED}
+
+
+class Sweep:
+    """The queue of a sweep and what becomes of its runs."""
+
+    def __init__(self, folder: Path, trials: Sequence[Trial], ledger: SweepLedger, table: SweepTable) -> None:
+        self._folder, self._ledger, self._table = folder, ledger, table
+        waiting = [trial for trial in trials if ledger.state(trial.digest) not in OVER]
+        for trial in trials:
+            if ledger.state(trial.digest) in OVER:
+                table.state(trial.name, ledger.state(trial.digest), "already; not run again")
+        self._queue = deque(waiting)
+        self._prepared: dict[str, Prepared] = {}
+        self._stopping: dict[str, LaneStopping] = {}  # of the runs under way
+        self._stop: signal.Signals | None = None
+
+    async def run(self, parallel: int | None) -> int:
+        """All runs that are not over; the exit code."""
+        if not self._queue:
+            return CODE_DONE
+        first = self._queue[0].config
+        wanted = plan(first.cluster, first.rollout, first.learner)
+        own_ray = not ray.is_initialized() and start_ray(first.cluster, num_cpus=wanted.num_cpus * (parallel or 1))
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            lanes = min(len(self._queue), parallel or room_for(wanted.num_cpus, wanted.bundles))
+            self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
+            states = await asyncio.gather(*(self._lane(index) for index in range(lanes)))
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+            if own_ray:
+                ray.shutdown()
+        if self._stop is not None:
+            return RESUMABLE
+        return FAULT if any(FAILED in each for each in states) else CODE_DONE
+
+    async def _lane(self, index: int) -> set[str]:
+        """Runs one after the other on one set of actors; the states they ended in."""
+        lane, states = Lane(self._folder / ".lanes" / str(index)), set()
+        try:
+            while self._queue and self._stop is None:
+                states.add(await self._run(lane, self._next(lane)))
+        finally:
+            lane.close()
+        return states
+
+    def _next(self, lane: Lane) -> Trial:
+        """The first run that the lane's actors fit, else the first of all."""
+        for trial in self._queue:
+            known = self._prepared.get(_prepared_key(trial))
+            if known is not None and lane.fits(trial.config, known):
+                self._queue.remove(trial)
+                return trial
+        return self._queue.popleft()
+
+    async def _run(self, lane: Lane, trial: Trial) -> str:
+        """One run to its end, a second time where it fails; its state."""
+        for attempt in range(1, ATTEMPTS + 1):
+            start, starts = time.monotonic(), lane.starts
+            self._note(trial, RUNNING, attempt)
+            try:
+                state, message = STATES[await self._attempt(lane, trial)], ""
+            except Exception as error:  # of any kind: the other runs go on
+                state, message = FAILED, f"{type(error).__name__}: {error}"
+                with self._log(trial).open("a", encoding="utf-8") as file:
+                    traceback.print_exception(error, file=file)
+            seconds = time.monotonic() - start
+            cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - steps_s(trial, seconds), 2)}
+            self._note(trial, state, attempt, message, **cost, started_actors=lane.starts > starts)
+            if state != FAILED or self._stop is not None:
+                break
+        return state
+
+    async def _attempt(self, lane: Lane, trial: Trial) -> int:
+        config = trial.config
+        with run_lock(Path(config.run.dir)), self._log(trial).open("a", encoding="utf-8") as text:
+            check_run_folder(config, trial.cfg)
+            key = _prepared_key(trial)
+            if key not in self._prepared:
+                self._prepared[key] = await asyncio.to_thread(prepare, config)
+            stopping = LaneStopping(config.checkpoint.stop_within_s)
+            self._stopping[trial.name] = stopping
+            if self._stop is not None:
+                return RESUMABLE
+            try:
+                row = self._table.rows[trial.name]
+                terminal = Terminal(config.run.steps, stream=text)
+                return await run_with(config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row])
+            except asyncio.CancelledError:
+                return RESUMABLE  # a second Ctrl-C
+            finally:
+                del self._stopping[trial.name]
+
+    def _note(self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float) -> None:
+        about = {"run": trial.name, "overrides": trial.overrides, "state": state, "attempts": attempt}
+        self._ledger.write(trial.digest, **about, **cost, **({"message": message} if message else {}))
+        again = "; it is tried once more" if state == FAILED and attempt < ATTEMPTS else ""
+        told = f"overhead {cost['overhead_s']:.1f} s" if cost else ""
+        self._table.state(trial.name, state, f"{message}{again}" if message else told)
+
+    def _log(self, trial: Trial) -> Path:
+        """What the run would have said on its own terminal."""
+        path = self._folder / "logs" / f"{trial.name}.log"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """No further run is started; those under way are stopped as a run by itself would be."""
+        self._stop = number
+        for stopping in list(self._stopping.values()):
+            stopping.signalled(number)
+
+
+class LaneStopping(Stopping):
+    """`Stopping` of one run among several: the sweep takes the signals and passes them on."""
+
+    def __enter__(self) -> "LaneStopping":
+        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def signalled(self, number: signal.Signals) -> None:
+        """As if the signal had come to the run alone; before its controller is there it is kept."""
+        if hasattr(self, "_running"):
+            self._stop(number)
+        else:
+            self.reason = number.name
+
+
+def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
+    """How many runs of this size the cluster holds at once, at least one."""
+    has = ray.cluster_resources()
+    gpus = sum(bundle.get("GPU", 0) for bundle in bundles)
+    rooms = [has.get("CPU", 0) / cpus, *([has.get("GPU", 0) / gpus] if gpus else [])]
+    return max(1, int(min(rooms)))
+
+
+def steps_s(trial: Trial, limit: float) -> float:
+    """Seconds that the run spent in its steps, as its lines say; of a resumed run those of this attempt at most."""
+    rows, _ = read_lines(Path(trial.config.run.dir) / "metrics.jsonl")
+    return min(limit, sum(row.get("time/step_s") or 0.0 for row in rows))
+
+
+def ordered(trials: Sequence[Trial]) -> list[Trial]:
+    """Runs that can share actors next to each other, else as they were."""
+    first: dict[str, int] = {}
+    for index, trial in enumerate(trials):
+        first.setdefault(_actors_key(trial), index)
+    return sorted(trials, key=lambda trial: first[_actors_key(trial)])
+
+
+def _actors_key(trial: Trial) -> str:
+    config = trial.config
+    return reuse_key(config, Prepared(model=config.model, task=None, chat=None, dropped={}))
+
+
+def _prepared_key(trial: Trial) -> str:
+    return repr((trial.config.model, trial.config.task, trial.config.rollout.max_prompt_tokens))

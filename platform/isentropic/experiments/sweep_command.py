@@ -1,0 +1,154 @@
+"""python jobs/sweep.py experiment=ce_gppo_tiny 'objective.beta1=0,0.25,0.5' 'objective.beta2=0.5,1' 'seed=0,1,2'
+
+sweep=       a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random
+name=        the sweep's folder, sweeps/<name> (default: the preset's name, or sweep-<hash>)
+parallel=    runs at once (default: what the resources hold)
+early_stop=  true: the alarms of collapse and explosion end a run (default false: they are reported alone)
+--resume     go on with the sweep of that name: finished runs are not repeated, unfinished ones continue
+--yes        for a sweep of more than 200 runs
+--dry        compose and check all runs, start none
+
+All else are Hydra overrides; several values span the grid.
+"""
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from isentropic.checks import check_choice, check_range
+from isentropic.config import RUN_NAME
+from isentropic.experiments.branch_settings import read_preset
+from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
+from isentropic.experiments.lock import run_lock
+from isentropic.experiments.sweep_ledger import SweepLedger, read_plan, write_plan
+from isentropic.experiments.sweep_plan import Trial, compose_trials, plan_of
+
+OPTIONS = ("sweep", "name", "parallel", "early_stop")
+FLAGS = ("--resume", "--yes", "--dry")
+MANY = 200
+ROOT = Path("sweeps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The command line, taken apart."""
+
+    options: dict[str, str] = field(default_factory=dict)
+    flags: frozenset[str] = frozenset()
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def lasting(self) -> list[str]:
+        """What says which runs the sweep has: kept in its folder."""
+        return [
+            *(f"{key}={self.options[key]}" for key in ("sweep", "early_stop") if key in self.options),
+            *self.overrides,
+        ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program; exits with 0 done, 1 a run failed, 2 bad input, 75 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or set(given) & {"-h", "--help"}:
+        print(__doc__)
+        sys.exit(0 if given else BAD_INPUT)
+    try:
+        sys.exit(sweep(take_apart(given)))
+    except ValueError as error:
+        if not is_ours(error):
+            raise
+        sys.exit(refuse(str(error)))
+
+
+def take_apart(arguments: Sequence[str]) -> Asked:
+    options, flags, overrides = {}, set(), []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if argument.startswith("--"):
+            check_choice("option", argument, FLAGS)
+            flags.add(argument)
+        elif separator and key in OPTIONS:
+            options[key] = value
+        else:
+            overrides.append(argument)
+    check_choice("early_stop", options.get("early_stop", "false"), ("true", "false"))
+    return Asked(options=options, flags=frozenset(flags), overrides=tuple(overrides))
+
+
+def sweep(asked: Asked, root: Path = ROOT) -> int:
+    """Checks everything, runs, reports; the exit code."""
+    folder = root / _name(asked)
+    asked, trials = _trials(asked, folder)
+    if "--dry" in asked.flags:
+        print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
+        print(f"{len(trials)} runs; nothing was started")
+        return 0
+    parallel = asked.options.get("parallel")
+    if parallel is not None:
+        check_range("parallel", int(parallel) if parallel.isdigit() else 0, at_least=1)
+
+    from isentropic.actors.ray_runtime import check_address  # Ray and torch: after everything was checked
+    from isentropic.experiments.sweep import Sweep, ordered
+    from isentropic.experiments.sweep_table import SweepTable
+
+    check_address(trials[0].config.cluster)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    with run_lock(folder):
+        write_plan(folder, asked.lasting)
+        with SweepTable(folder.name, [(trial.name, trial.config.run.steps) for trial in trials]) as table:
+            job = Sweep(folder, ordered(trials), SweepLedger(folder), table)
+            code = asyncio.run(job.run(int(parallel) if parallel else None))
+    _conclude(folder, trials)
+    return code
+
+
+def _name(asked: Asked) -> str:
+    preset = Path(asked.options.get("sweep", "")).stem
+    digest = hashlib.blake2b("\n".join(asked.lasting).encode(), digest_size=4).hexdigest()
+    name = asked.options.get("name") or preset or f"sweep-{digest}"
+    if not RUN_NAME.fullmatch(name):
+        raise ValueError(f"name must be letters, digits, '.', '_' or '-', 64 at most; got {name!r}: it names a folder.")
+    return name
+
+
+def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
+    """The runs asked for; with --resume alone, those that the folder was started with.
+
+    Raises:
+        ValueError: what could not be started; a folder that has a sweep already, or none to resume.
+    """
+    before = read_plan(folder)
+    if "--resume" in asked.flags:
+        if before is None:
+            raise ValueError(f"{folder} has no sweep to resume. Leave out --resume, or give its name: name=...")
+        if not asked.lasting or asked.lasting == [f"sweep={folder.name}"]:
+            own = take_apart(before)
+            asked = Asked(options=own.options | asked.options, flags=asked.flags, overrides=own.overrides)
+    elif before is not None and "--dry" not in asked.flags:
+        raise ValueError(f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>.")
+    preset = read_preset(asked.options["sweep"]) if "sweep" in asked.options else {}
+    plan = plan_of(preset, asked.overrides)
+    if plan.count > MANY and "--yes" not in asked.flags:
+        raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say --yes.")
+    return asked, compose_trials(plan, folder, early_stop=asked.options.get("early_stop") == "true")
+
+
+def _conclude(folder: Path, trials: Sequence[Trial]) -> None:
+    """Statements and report over the runs that have lines; a report that fails does not fail the sweep."""
+    from isentropic.experiments.statements import write_statements
+    from isentropic.experiments.statements_runs import run_statements
+    from isentropic.metrics.report import write_report
+
+    runs = [path for trial in trials if (path := Path(trial.config.run.dir) / "metrics.jsonl").exists()]
+    if not runs:
+        return
+    try:
+        for row in write_statements(folder, run_statements([path.parent for path in runs])):
+            print(f"{row['id']:<5} {row['verdict']:<10} {row['number']}")
+        print(write_report([path.parent for path in runs], folder / "report.html", ended=True))
+    except Exception as error:
+        print(f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}")

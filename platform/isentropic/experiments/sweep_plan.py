@@ -1,0 +1,195 @@
+"""The runs of a sweep: a grid, a list or random draws of overrides, each composed and checked before any starts."""
+
+import hashlib
+import itertools
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from isentropic.checks import check_choice, check_range
+from isentropic.config import Config
+from isentropic.experiments.branch_settings import grid, parse
+from isentropic.experiments.config_load import load
+from isentropic.experiments.hydra_errors import explain
+from isentropic.experiments.hydra_main import CONF
+from isentropic.experiments.presets import check_presets
+from isentropic.experiments.sweep_names import sweep_label
+
+OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")  # set by the sweep itself
+PARTS = ("overrides", "grid", "settings", "list", "random")
+EARLY_STOP = ("entropy_collapse", "entropy_explosion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep is made of, before it is composed."""
+
+    common: tuple[str, ...] = ()
+    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # key -> overrides, one a value
+    settings: tuple[tuple[str, ...], ...] = ((),)  # each with every point of the grid
+    random: dict[str, Any] | None = None
+
+    @property
+    def count(self) -> int:
+        """Runs, without making them."""
+        draws = 1 if self.random is None else self.random["count"]
+        return len(self.settings) * math.prod(len(values) for values in self.grid.values()) * draws
+
+    def points(self) -> list[tuple[str, ...]]:
+        """The overrides of each run, those in common left out."""
+        draws = [()] if self.random is None else draw(self.random)
+        combinations = itertools.product(self.settings, itertools.product(*self.grid.values()), draws)
+        return [(*setting, *values, *drawn) for setting, values, drawn in combinations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a sweep."""
+
+    name: str
+    overrides: tuple[str, ...]
+    digest: str  # of the overrides: what makes it this run, also after a restart
+    config: Config
+    cfg: DictConfig
+
+
+def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
+    """A preset with the command line over it: one value replaces, several span a further axis of the grid.
+
+    Raises:
+        ValueError: a part that is none, a grid or a key without values, keys that the sweep sets itself.
+    """
+    for part in preset:
+        check_choice("sweep part", part, PARTS)
+    common = [str(each) for each in preset.get("overrides") or ()]
+    axes = {key: tuple(f"{key}={_text(value)}" for value in values) for key, values in _grid_of(preset).items()}
+    for argument, override in zip(arguments, parse(arguments), strict=True):
+        key = override.get_key_element()
+        axes.pop(key, None)
+        if override.is_sweep_override():
+            axes[key] = tuple(point[0] for point in grid([argument]))
+        else:
+            common.append(argument)
+    settings = preset.get("settings") or preset.get("list") or [[]]
+    settings = list(settings.values()) if isinstance(settings, Mapping) else settings
+    plan = Plan(
+        common=tuple(common),
+        grid=axes,
+        settings=tuple(tuple(map(str, own)) for own in settings),
+        random=_random_of(preset.get("random")),
+    )
+    _check_plan(plan)
+    return plan
+
+
+def _grid_of(preset: Mapping[str, Any]) -> dict[str, list[Any]]:
+    given = preset.get("grid") or {}
+    for key, values in given.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty.")
+    return given
+
+
+def _random_of(given: Any) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or not {"count", "keys"} <= set(given) or not given["keys"]:
+        raise ValueError(f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}.")
+    check_range("random.count", given["count"], at_least=1)
+    for key, about in given["keys"].items():
+        bounds = about.get("log", []) if isinstance(about, Mapping) else about
+        if isinstance(about, Mapping) and about.get("choice"):
+            continue
+        if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ValueError(f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}.")
+        if isinstance(about, Mapping):
+            check_range(f"random.keys.{key}.log", bounds[0], above=0)
+    return dict(given)
+
+
+def _check_plan(plan: Plan) -> None:
+    every = [
+        *plan.common,
+        *(own for values in plan.grid.values() for own in values[:1]),
+        *itertools.chain(*plan.settings),
+    ]
+    for override in parse(every):
+        if override.key_or_group in OWN_KEYS:
+            raise ValueError(
+                f"{override.key_or_group} is set by the sweep for each of its runs; name the sweep: name=..."
+            )
+    if plan.count == 0 or (plan.count == 1 and not (plan.grid or plan.random or plan.settings != ((),))):
+        raise ValueError(
+            "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
+            "sweep=ce_gppo_fig3."
+        )
+
+
+def draw(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Random points: uniform in [low, high], in its logarithm, or one of some choices; equal seed, equal points."""
+    rng = random.Random(about.get("seed", 0))
+
+    def one(key: str, bounds: Any) -> str:
+        if isinstance(bounds, Mapping) and "choice" in bounds:
+            return f"{key}={_text(rng.choice(bounds['choice']))}"
+        low, high = map(float, bounds["log"] if isinstance(bounds, Mapping) else bounds)
+        value = (
+            math.exp(rng.uniform(math.log(low), math.log(high)))
+            if isinstance(bounds, Mapping)
+            else rng.uniform(low, high)
+        )
+        return f"{key}={value:.4g}"
+
+    return [tuple(one(key, bounds) for key, bounds in about["keys"].items()) for _ in range(about["count"])]
+
+
+def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]:
+    """Every run's config, checked. Nothing is written.
+
+    Raises:
+        ValueError: the first run that could not start, with its overrides.
+    """
+    stops = [f"alarms.rules.{rule}.action=stop" for rule in EARLY_STOP] if early_stop else []
+    trials: dict[str, Trial] = {}
+    common = (*plan.common, *stops)
+    for own in plan.points():
+        try:
+            with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+                trial = _compose(common, own, folder)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ValueError(explain(error, CONF, [*common, *own])) from error
+        except ValueError as error:
+            raise ValueError(f"{' '.join(own)}: {error}") from error
+        trials.setdefault(trial.digest, trial)
+    return list(trials.values())
+
+
+def _compose(common: Sequence[str], own: Sequence[str], folder: Path) -> Trial:
+    overrides = (*common, *own)
+    digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
+    name = sweep_label(list(own or common), set())
+    ours = [f"run.name={name}", f"run.dir={folder / name}", f"tracking.group={folder.name}", "resume=auto"]
+    cfg = compose("config", overrides=[*overrides, *ours], return_hydra_config=True)
+    check_presets(cfg.hydra)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return Trial(name=name, overrides=overrides, digest=digest, config=load(cfg), cfg=cfg)
+
+
+def _text(value: Any) -> str:
+    """A YAML value as Hydra's command line has it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_text, value)) + "]"
+    return str(value)
