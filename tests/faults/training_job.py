@@ -131,9 +131,7 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
 
 def stable(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     """The lines without what may differ."""
-    return [
-        {key: value for key, value in line.items() if not key.startswith(UNSTABLE)} for line in lines(folder, name)
-    ]
+    return [{key: value for key, value in line.items() if not key.startswith(UNSTABLE)} for line in lines(folder, name)]
 
 
 def rollouts(folder: Path) -> dict[str, list[dict]]:

@@ -1,0 +1,79 @@
+"""A full disk, a lost learner: what the loop does on fakes, to the last number."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from isentropic.controller import checkpoints
+from isentropic.controller.protocols import LearnerLost
+
+UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
+
+
+def stable(lines):
+    """Metrics that are promised bit for bit; NaN compares equal."""
+    return {
+        step: {key: repr(value) for key, value in metrics.items() if not key.startswith(UNSTABLE)}
+        for step, metrics in lines.items()
+    }
+
+
+def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
+    """No room at step 2: the run says so, goes on, and saves at step 4."""
+    run, said = fake_run(), []
+    save = run.learner.save
+
+    async def full(folder):
+        if folder.parent.name == ".tmp-step_000002":
+            (folder / "half").write_bytes(b"x" * 100)
+            raise OSError(28, "No space left on device")
+        await save(folder)
+
+    run.learner.save = full
+    controller = run.controller()
+    controller._warn = said.append
+    asyncio.run(controller.run())
+
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step_000004", "step_000006"]
+    assert len(said) == 1
+    for part in ("step 2", str(run.folder / "checkpoints"), "No space left", "MiB are free", "The run goes on"):
+        assert part in said[0]
+
+
+def test_a_full_disk_at_the_end_is_a_fault(fake_run):
+    run = fake_run("checkpoint.every=0")
+
+    async def full(folder):
+        raise OSError(28, "No space left on device")
+
+    run.learner.save = full
+    with pytest.raises(OSError, match="No space left"):
+        run.run()
+    assert max(run.lines.lines) == 6  # its result is in the logs, its rollouts in the ledger: resume=auto saves it
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("method", ["score", "update", "publish", "save"])
+def test_a_lost_learner_draws_nothing_twice(fake_run, staleness, method):
+    """The learner is lost in step 4; a new one goes on from step 2, on the engines that were there."""
+    overrides = (f"rollout.max_staleness={staleness}",)
+    whole = fake_run(*overrides, folder="whole").run()
+    lost = fake_run(*overrides, folder="lost")
+    fine = getattr(lost.learner, method)
+
+    async def dies(*arguments, **named):
+        if 3 in lost.lines.lines:
+            raise LearnerLost("learner rank 1 died")
+        return await fine(*arguments, **named)
+
+    setattr(lost.learner, method, dies)
+    with pytest.raises(LearnerLost):
+        lost.run()
+    lost.learner = type(lost.learner)()
+    asyncio.run(lost.controller().run(checkpoints.latest(lost.folder / "checkpoints", print)))
+
+    assert stable(lost.lines.lines) == stable(whole.lines.lines)
+    np.testing.assert_array_equal(lost.learner.logits, whole.learner.logits)
+    trained = [key for key, _ in lost.pool.drawn if key.split == "train"]
+    assert len(trained) == len(set(trained))
