@@ -76,7 +76,7 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
 def test_the_last_step_is_told_though_all_processes_were_asked_to_stop(tmp_path):
     """As by Ray, which signals a stopped job's children too. In a process of its own: W&B starts its own but once."""
     program = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 import psutil
 from isentropic.config import TrackingConfig
@@ -87,10 +87,11 @@ sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, 
 sink.log(0, {"policy_version": 0, "entropy/mean": 1.0})
 for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
     process.terminate()
+time.sleep(2)  # for those that end by it
 sink.log(1, {"policy_version": 8, "entropy/mean": 0.5})
 sink.close()
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[2]), wandb_sink.RAY_JOB: "{}"}
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 

@@ -10,13 +10,13 @@ import json
 import os
 import queue
 import re
-import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ INIT_S = 5.0
 OFFLINE_INIT_S = 60.0  # no network in it: only a busy machine makes it slow
 FINISH_S = 10.0
 SECRET = re.compile(r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the entrypoint of a job
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
 
 
@@ -106,8 +107,9 @@ class WandbSink:
             "name": run_name,
             "config": config,
         }
-        with _signals_wait():
-            self._run = self._open(wandb, arguments)
+        if RAY_JOB in os.environ and "WANDB_SERVICE" not in os.environ:
+            _service_apart()
+        self._run = self._open(wandb, arguments)
         self._run.define_metric("policy_version")
         self._run.define_metric("*", step_metric="policy_version")
         self._run.define_metric("entropy/mean", step_metric="policy_version", summary="min,max,last")
@@ -155,18 +157,19 @@ class WandbSink:
             self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
 
 
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Holds SIGTERM and SIGINT back while W&B starts its process, which inherits that and is deaf to both.
+def _service_apart() -> None:
+    """Starts W&B's process so that it is no descendant of ours.
 
-    Stopping a Ray job, or Ctrl-C, sends them to every process of the run; W&B's must live to hear of the last step.
-    It ends with the run: at `finish`, or when the run's own process is gone.
+    A stopped Ray job has SIGTERM sent to every descendant, and W&B's process would end before the run's last step. It
+    ends by itself when no run has spoken to it for a minute. Where it does not start, W&B starts one of its own.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    command = [sys.executable, "-m", "wandb", "beta", "core", "start", "--idle-timeout", "60s"]
     try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=OFFLINE_INIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if done.returncode == 0:
+        os.environ["WANDB_SERVICE"] = done.stdout.strip()
 
 
 def _settings(wandb: Any, init_timeout: float) -> Any:
