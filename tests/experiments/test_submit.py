@@ -11,7 +11,7 @@ import pytest
 
 from isentropic.experiments import submit, submit_client
 from isentropic.experiments.submit_client import connect, exit_code
-from isentropic.experiments.submit_folders import use_durable_folders
+from isentropic.experiments.submit_folders import link_folders, use_durable_folders
 from isentropic.experiments.submit_package import check_arguments, package, write_zip
 
 
@@ -201,6 +201,20 @@ def test_where_a_job_writes(tmp_path):
         assert environ.get("ISENTROPIC_RUNS") == (runs and str(runs))
         assert environ.get("ISENTROPIC_CACHE") == (cache and str(cache))
         assert (told is not None) == (runs is not None and str(runs) != "/big")
+
+
+def test_runs_and_sweeps_of_the_uploaded_copy_are_durable(tmp_path):
+    copy, shared = tmp_path / "copy", tmp_path / "shared"
+    copy.mkdir()
+    for _ in range(2):  # two jobs of one tree share the copy
+        link_folders(copy, {"ISENTROPIC_RUNS": str(shared)})
+    (copy / "sweeps" / "s").mkdir()
+    (copy / "runs" / "r").mkdir()
+    assert (shared / "sweeps" / "s").is_dir() and (shared / "r").is_dir()
+    with pytest.raises(ValueError, match="a job of this same tree writes runs/ to"):
+        link_folders(copy, {"ISENTROPIC_RUNS": str(tmp_path / "other")})
+    assert submit.entrypoint("train", ["run.name=a b"]) == "python jobs/train.py 'run.name=a b'"
+    assert submit.entrypoint("sweep", []) == "python -m isentropic.experiments.submit_folders python jobs/sweep.py"
 
 
 @pytest.mark.parametrize(

@@ -99,13 +99,19 @@ def _submit(options: argparse.Namespace, overrides: list[str]) -> int:
         submit_package.write_zip(found, archive)
         client.submit_job(
             submission_id=name,
-            entrypoint=shlex.join(["python", f"jobs/{options.command}.py", *overrides]),
+            entrypoint=entrypoint(options.command, overrides),
             runtime_env={"working_dir": str(archive), "env_vars": job_env(options.runs)},
             metadata=_about(),
         )
     _say(f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret is forwarded")
     _say(f"  python jobs/submit.py logs {name} --follow | status {name} | stop {name}")
     return DONE if options.no_follow else _follow(client, name)
+
+
+def entrypoint(script: str, overrides: list[str]) -> str:
+    """The job's command. train takes its folder from the config; the others look into runs/ and sweeps/."""
+    settle = [] if script == "train" else ["python", "-m", "isentropic.experiments.submit_folders"]
+    return shlex.join([*settle, "python", f"jobs/{script}.py", *overrides])
 
 
 def job_env(runs: str | None) -> dict[str, str]:

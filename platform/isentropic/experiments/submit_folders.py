@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
@@ -31,3 +32,40 @@ def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> str |
     environ[RUNS] = str(runs)
     environ.setdefault(CACHE, str((here or runs) / ".cache" / "models"))
     return told
+
+
+def link_folders(working_dir: Path, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Lets runs/ and sweeps/ of the uploaded copy be the durable ones, for the scripts that look there.
+
+    Raises ValueError where a job of the same tree, in the same copy, has linked another place.
+    """
+    runs = Path(environ[RUNS])
+    _, _, tree = environ.get(ORIGIN, "").partition(":")
+    sweeps = Path(tree) / "sweeps" if tree and runs == Path(tree) / "runs" else runs / "sweeps"
+    for name, target in (("runs", runs), ("sweeps", sweeps)):
+        target.mkdir(parents=True, exist_ok=True)
+        link = working_dir / name
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to(target)
+        if link.resolve() != target.resolve():
+            raise ValueError(
+                f"a job of this same tree writes {name}/ to {link.resolve()}, this one is to write to {target}. "
+                "Give both the same --runs, or submit this one after a change of the tree."
+            )
+
+
+def main(command: list[str]) -> None:
+    """Entrypoint of the jobs whose script looks into runs/ or sweeps/: settles the folders, becomes the command."""
+    if told := use_durable_folders():
+        print(told, file=sys.stderr, flush=True)
+    if JOB in os.environ:
+        try:
+            link_folders(Path.cwd())
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)  # bad input
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
