@@ -55,3 +55,17 @@ def test_tiny_experiments_are_the_demo_with_a_method():
         assert run.run.name == f"{name}_tiny" and run.run.steps == 20
         assert getattr(run, slot).name != "none"
         assert run.learner.updates_per_rollout == 8
+
+
+def test_geometry3k_has_the_published_settings():
+    run = config("experiment=uec_rl_geometry3k", "task.path=geometry3k.jsonl")
+    assert (run.task.image_column, run.model.path) == ("image", "Qwen/Qwen2.5-VL-7B-Instruct")
+    assert (run.rollout.prompts_per_step, run.rollout.group_size, run.sampling.explore_size) == (512, 5, 20)
+    assert (run.sampling.explore_temperature, run.reuse.replay_every, run.terms.kl.coef) == (1.2, 5, 0.01)
+    assert (run.objective.clip_low, run.objective.clip_high, run.objective.dual_clip) == (0.2, 0.2, 3.0)
+    assert (run.learner.updates_per_rollout, run.learner.lr, run.learner.weight_decay) == (4, 1e-6, 0.01)
+
+
+def test_the_multi_turn_experiment_has_papo_and_a_calculator():
+    run = config("experiment=papo_multi_turn_tiny")
+    assert (run.task.name, run.task.max_turns, run.reweight.name) == ("calculator", 6, "polarity")

@@ -18,6 +18,7 @@ CONFIG = MathConfig(
     eval_split="test",
     problem_column="problem",
     answer_column="answer",
+    image_column=None,
     limit=None,
     eval_share=0.25,
     system_prompt=None,
@@ -139,3 +140,12 @@ def test_rewards_are_the_config_s_and_workers_get_no_rows(data):
     assert copy.grade(prompt, [f"\\boxed{{{prompt.answer}}}"]) == 1.0
     assert copy.grade(prompt, ["\\boxed{-5}"]) == -1.0
     assert len(pickle.dumps(task)) < 2000
+
+
+def test_an_image_travels_as_a_reference(data, tmp_path):
+    file = tmp_path / "figures.jsonl"
+    file.write_text("\n".join(json.dumps(row | {"image": f"{row['answer']}.png"}) for row in ROWS))
+    task = MathTask(replace(data, path=str(file), image_column="image"))
+    prompts = [task.prompt("train", index) for index in range(task.size("train"))]
+    assert all(prompt.media == (f"{prompt.answer}.png",) for prompt in prompts)
+    assert MathTask(data).prompt("train", 0).media == ()

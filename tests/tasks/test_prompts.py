@@ -1,5 +1,7 @@
 """Prompts that do not fit are found before anything starts."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,3 +46,12 @@ def test_a_task_that_fits_is_itself_and_one_with_nothing_left_is_refused():
     assert fitting(task, LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="refuse") == (task, {"train": 0})
     with pytest.raises(ValueError, match="no train prompt"):
         fitting(Texts([9]), LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="drop")
+
+
+def test_images_are_refused_while_models_are_given_text_alone():
+    class Figures(Texts):
+        def prompt(self, split, index):
+            return replace(super().prompt(split, index), media=("figure.png",))
+
+    with pytest.raises(ValueError, match=r"train/0 carries an image \(figure\.png\).*task\.image_column=null"):
+        fitting(Figures([1]), LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="refuse")

@@ -25,6 +25,7 @@ class MathConfig:
     eval_split: str
     problem_column: str
     answer_column: str
+    image_column: str | None  # path of an image that goes with the problem; null: text alone
     limit: int | None  # of each file; null: all rows
     eval_share: float  # held out by a hash of the problem's text, where there is no eval_path
     system_prompt: str | None
@@ -82,6 +83,7 @@ class MathTask:
             prompt_id=f"math/{split}/{index}",
             messages=(*messages, problem),
             answer=row[self.config.answer_column].strip(),
+            media=(row[self.config.image_column],) if self.config.image_column else (),
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
@@ -93,7 +95,8 @@ class MathTask:
 
     def _read(self, path: str, split: str) -> list[Row]:
         config = self.config
-        columns = (config.problem_column, config.answer_column)
+        columns = [config.problem_column, config.answer_column]
+        columns += [config.image_column] if config.image_column else []
         rows, skipped = read_rows(path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row)
         self.num_skipped += skipped
         return rows

@@ -18,6 +18,7 @@ def fitting(
     `on_long_prompt`: 'refuse' raises ValueError with the first of them, 'drop' leaves them out.
     """
     check_choice("task.on_long_prompt", on_long_prompt, ("refuse", "drop"))
+    _refuse_images(task)
     kept, dropped = {}, {}
     for split in splits:
         lengths = [len(chat.prompt_ids(task.prompt(split, index))) for index in range(task.size(split))]
@@ -34,6 +35,17 @@ def fitting(
         if not kept[split]:
             raise ValueError(f"no {split} prompt has at most rollout.max_prompt_tokens={max_tokens} tokens.")
     return (Kept(task, kept) if any(dropped.values()) else task), dropped
+
+
+def _refuse_images(task: Task) -> None:
+    """References travel with prompts, rollouts and queues, but neither engine nor learner reads images yet."""
+    prompt = task.prompt("train", 0)
+    if prompt.media:
+        raise ValueError(
+            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and models are given text alone so far: "
+            "a policy would be trained on problems that it cannot see. For the text without its images: "
+            "task.image_column=null."
+        )
 
 
 class Kept:
