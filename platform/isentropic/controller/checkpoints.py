@@ -85,8 +85,8 @@ def verify(checkpoint: Path) -> Manifest:
         CheckpointError: a file is missing, cut short or changed.
     """
     try:
-        manifest = Manifest(**json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        manifest = _manifest(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint} has no readable manifest ({error}): it was torn while written.") from error
     for name, wanted in manifest.files.items():
         path = checkpoint / name
@@ -94,6 +94,20 @@ def verify(checkpoint: Path) -> Manifest:
             raise CheckpointError(f"{checkpoint}: the manifest names {name!r}, outside the checkpoint.")
         if not path.is_file() or path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
             raise CheckpointError(f"{path} is missing, cut short or changed: the checkpoint is not whole.")
+    return manifest
+
+
+def _manifest(values: Any) -> Manifest:
+    """A manifest of the right types; ValueError or TypeError where they are not."""
+    manifest = Manifest(**values)
+    for name in ("step", "policy_version", "next_draw"):
+        if type(getattr(manifest, name)) is not int:
+            raise ValueError(f"its {name} is no whole number")
+    if not isinstance(manifest.about, dict) or not isinstance(manifest.files, dict):
+        raise ValueError("its files or what it says of the run is no table")
+    for name, wanted in manifest.files.items():
+        if "\x00" in name or not isinstance(wanted, dict) or not {"bytes", "sha256"} <= wanted.keys():
+            raise ValueError(f"it does not say what file {name!r} is")
     return manifest
 
 

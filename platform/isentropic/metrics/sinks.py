@@ -60,6 +60,12 @@ class JsonlFile:
             self._file = path.open("x", encoding="utf-8")
             return
         rows, _ = read_lines(path)
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise ValueError(
+                    f"{path}, line {number} is not a line of a run (an object with a whole number `step`): "
+                    f"{json.dumps(row)[:80]}. Restore the file or remove the line."
+                )
         with replace_durably(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(_line(row) for row in rows if row["step"] <= resume_step)
         self._file = path.open("a", encoding="utf-8")

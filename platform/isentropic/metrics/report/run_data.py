@@ -108,7 +108,7 @@ def read_run(folder: Path, *, ended: bool = False) -> RunData:
         config=_config(folder / "config.yaml", notes),
         environment=_environment(folder / "environment.json", notes),
         lines=[kept[step] for step in sorted(kept)],
-        alarms=alarms,
+        alarms=[alarm for alarm in alarms if isinstance(alarm, dict)],
         notes=notes,
         age_s=time.time() - metrics.stat().st_mtime if metrics.exists() and not ended else math.inf,
     )

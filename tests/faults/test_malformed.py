@@ -1,0 +1,172 @@
+"""Inputs that are broken in every way: a clear error or a counted skip, never another exception, never a hang."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from isentropic.controller import checkpoints
+from isentropic.controller.checkpoints import Manifest
+from isentropic.controller.ledger import LedgerError, ledger_path, read_batch
+from isentropic.metrics.report.run_data import read_run
+from isentropic.metrics.sinks import JsonlFile, read_lines
+from isentropic.tasks.rows import read_rows
+
+many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=10,
+)
+rows = st.dictionaries(st.sampled_from(["problem", "answer", "x"]), json_values, max_size=3)
+lines = (
+    st.binary(max_size=60)
+    | rows.map(lambda row: json.dumps(row).encode())
+    | st.just(b'{"problem": "1+1", "answer": "2"}')
+)
+
+
+@many
+@given(st.lists(lines, max_size=12), st.sampled_from(["refuse", "skip"]))
+def test_data_rows(tmp_path, written, on_bad_row):
+    """Good rows and counted bad ones, or a ValueError with file and line."""
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b"\n".join(written))
+    try:
+        good, skipped = read_rows(
+            str(path), split="train", columns=("problem", "answer"), limit=None, on_bad_row=on_bad_row
+        )
+    except ValueError as error:
+        assert str(path) in str(error)
+        return
+    assert all(isinstance(value, str) and value.strip() for row in good for value in row.values())
+    assert len(good) + skipped == sum(1 for line in path.read_bytes().split(b"\n") if line.strip())
+
+
+@many
+@given(st.binary(max_size=300))
+def test_parquet_that_is_none(tmp_path, written):
+    path = tmp_path / "data.parquet"
+    path.write_bytes(b"PAR1" + written + b"PAR1")
+    with pytest.raises(ValueError, match=r"data\.parquet"):
+        read_rows(str(path), split="train", columns=("problem",), limit=None, on_bad_row="skip")
+
+
+@many
+@given(st.lists(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()), max_size=6))
+def test_metrics_files(tmp_path, written):
+    """Resume repairs a torn last line and refuses other damage by its line; the report shows what it can read."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join(written))
+    (tmp_path / "alarms.jsonl").write_bytes(path.read_bytes())
+    for read in (
+        lambda: read_lines(path),
+        lambda: JsonlFile(path, resume_step=3).close(),
+        lambda: read_run(tmp_path).raised,
+    ):
+        try:
+            read()
+        except ValueError as error:
+            assert str(tmp_path) in str(error)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints")
+    temporary = checkpoints.begin(folder, 2)
+    (temporary / "learner" / "weights.bin").write_bytes(bytes(range(200)))
+    state = {"buffer": np.arange(5), "on": True}
+    about = {"config": {"seed": 0}}
+    return checkpoints.commit(
+        folder,
+        temporary,
+        lambda files: Manifest(step=2, policy_version=4, next_draw=8, about=about, files=files),
+        state,
+    )
+
+
+@many
+@given(st.data())
+def test_any_damage_to_a_checkpoint_is_seen(checkpoint, data):
+    """Some bytes of some file are others: it is passed over, with a message that names it."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "manifest.json")
+    path = data.draw(st.sampled_from(files))
+    whole = path.read_bytes()
+    start = data.draw(st.integers(0, len(whole) - 1))
+    cut = data.draw(st.integers(0, 20))
+    damaged = whole[:start] + data.draw(st.binary(max_size=20)) + whole[start + cut :]
+    said = []
+    path.write_bytes(damaged)
+    try:
+        found = checkpoints.latest(checkpoint.parent, said.append)
+    finally:
+        path.write_bytes(whole)
+    if damaged == whole:
+        assert found is not None and not said
+    else:
+        assert found is None and len(said) == 1 and str(checkpoint) in said[0]
+
+
+@many
+@given(st.binary(max_size=200) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_manifest_is_a_checkpoint_or_an_error(checkpoint, written):
+    path = checkpoint / "manifest.json"
+    whole = path.read_bytes()
+    said = []
+    path.write_bytes(written)
+    try:
+        found = checkpoints.latest(checkpoint.parent, said.append)
+    finally:
+        path.write_bytes(whole)
+    assert found is None and len(said) == 1
+
+
+@many
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "step": json_values,
+            "policy_version": json_values,
+            "next_draw": json_values,
+            "about": json_values,
+            "files": json_values | st.dictionaries(st.text(max_size=10), json_values, max_size=3),
+        },
+    )
+)
+def test_a_manifest_of_wrong_types(checkpoint, values):
+    path = checkpoint / "manifest.json"
+    whole = path.read_bytes()
+    said = []
+    path.write_text(json.dumps(json.loads(whole) | values))
+    try:
+        found = checkpoints.latest(checkpoint.parent, said.append)
+    finally:
+        path.write_bytes(whole)
+    if found is None:
+        assert len(said) == 1
+    else:
+        manifest = found[1]
+        assert all(type(value) is int for value in (manifest.step, manifest.policy_version, manifest.next_draw))
+
+
+@many
+@given(st.binary(max_size=300))
+def test_a_ledger_that_is_none(tmp_path, written):
+    ledger_path(tmp_path, 3).write_bytes(b"PAR1" + written)
+    with pytest.raises(LedgerError, match="step_000003"):
+        read_batch(tmp_path, 3)
+
+
+@many
+@given(st.dictionaries(st.sampled_from(["step", "draws", "next_draw", "x"]), json_values, max_size=4))
+def test_a_ledger_of_someone_else(tmp_path, about):
+    table = pa.table({"draw": [1, 2]}).replace_schema_metadata({"isentropic": json.dumps(about)})
+    pq.write_table(table, ledger_path(tmp_path, 3))
+    with pytest.raises(LedgerError, match="step_000003"):
+        read_batch(tmp_path, 3)
