@@ -178,3 +178,4 @@ class StepResult:
 
     updates: tuple[UpdateResult, ...]
     policy_version: int  # after the updates
+    mfu: float | None = None  # this rank's share of its device's bfloat16 peak during the updates; GPUs alone

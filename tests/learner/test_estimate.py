@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import Qwen3Config
 
-from isentropic.learner.estimate import estimate_rank_bytes, flops_per_token
+from isentropic.learner.estimate import estimate_rank_bytes, flops_per_token, peak_flops
 
 # Layer: q, o 8*8 each, k, v 8*4 each, norms of q, k 4 each; mlp 3*8*10; two norms of 8. Ends: embedding 16*8, norm 8.
 LAYER = 2 * 64 + 2 * 32 + 8 + 240 + 16
@@ -46,3 +46,9 @@ def test_bytes_of_a_rank():
     assert rank.reference == 0
     assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)
     assert estimate_rank_bytes(qwen(True), learner, reference=True).reference == rank.weights
+
+
+def test_peak_of_known_devices():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("Quadro") is None

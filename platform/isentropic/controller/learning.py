@@ -30,6 +30,7 @@ class Update:
     skipped: bool
     learning_rate: float
     seconds: float
+    mfu: float | None  # mean over the ranks; GPUs alone
 
 
 class Learning:
@@ -107,6 +108,7 @@ class Learning:
                     skipped=ranks[0].skipped,
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
+                    mfu=None if results[0].mfu is None else float(np.mean([result.mfu for result in results])),
                 )
             )
         return updates, results[0].policy_version

@@ -180,6 +180,7 @@ class Reporter:
         busy = clock.rollout_s + clock.reward_s + step.delivery.sync_s if shared else 0.0
         trained = sum(sample.rollout.num_response_tokens for sample in step.samples)
         scored = sum(len(score.logprob) for score in step.scores.values())
+        mfu = step.updates[0].mfu if step.updates else None
         worked = seconds.get("update", 0.0) + seconds.get("old_logprob", 0.0)
         return {
             "time/step_s": seconds["step"],
@@ -193,6 +194,7 @@ class Reporter:
             "time/other_s": max(0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())),
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
+            **({"throughput/mfu": mfu} if mfu is not None else {}),
             "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
         }
 

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner import sharding
+from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
@@ -107,7 +108,7 @@ class Learner:
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
         updates = tuple(self._update(batch, index) for index in range(len(batch.updates)))
-        return StepResult(updates=updates, policy_version=self.policy_version)
+        return StepResult(updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates))
 
     def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor on the device) of every weight, a tied output layer once.
@@ -192,6 +193,16 @@ class Learner:
             learning_rate=rate,
             seconds=time.perf_counter() - start,
         )
+
+    def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
+        """Model operations a second over the device's peak; None on a CPU, an unknown device or without updates."""
+        peak = peak_flops(torch.cuda.get_device_name(self._device)) if self._device.type == "cuda" else None
+        packed = [microbatch for part in batch.updates for microbatch in part]
+        if peak is None or not packed:
+            return None
+        tokens, sequences = sum(len(each.token_ids) for each in packed), sum(len(each.rows) for each in packed)
+        work = flops_per_token(self._model.lm.config, tokens / sequences) * tokens
+        return work / sum(update.seconds for update in updates) / peak
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
         """What turns the statistics of the n-th microbatch into its share of the loss."""
