@@ -1,6 +1,7 @@
 """Runs of a sweep on shared actors: as many at once as the resources hold, the rest wait their turn."""
 
 import asyncio
+import shutil
 import signal
 import time
 import traceback
@@ -23,10 +24,10 @@ from isentropic.experiments.sweep_lane import Lane, reuse_key
 from isentropic.experiments.sweep_ledger import DONE, FAILED, INTERRUPTED, OVER, RUNNING, STOPPED, SweepLedger
 from isentropic.experiments.sweep_plan import Trial
 from isentropic.experiments.sweep_table import SweepTable
-from isentropic.metrics.sinks import read_lines
 from isentropic.metrics.terminal import Terminal
 
 ATTEMPTS = 2
+LANES = ".lanes"  # in the sweep's folder, while it runs
 STATES = {CODE_DONE: DONE, STOPPED_BY_ALARM: STOPPED, RESUMABLE: INTERRUPTED}
 
 
@@ -55,9 +56,7 @@ class Sweep:
         for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
             loop.add_signal_handler(number, self._signalled, number)
         try:
-            lanes = min(len(self._queue), parallel or room_for(wanted.num_cpus, wanted.bundles))
-            self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
-            states = await asyncio.gather(*(self._lane(index) for index in range(lanes)))
+            states = await self.go(parallel or room_for(wanted.num_cpus, wanted.bundles))
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
@@ -65,11 +64,21 @@ class Sweep:
                 ray.shutdown()
         if self._stop is not None:
             return RESUMABLE
-        return FAULT if any(FAILED in each for each in states) else CODE_DONE
+        return FAULT if FAILED in states else CODE_DONE
+
+    async def go(self, parallel: int) -> set[str]:
+        """The queue, worked off by that many lanes at most; the states that runs ended in."""
+        lanes = min(len(self._queue), parallel)
+        self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
+        try:
+            states = await asyncio.gather(*(self._lane(index) for index in range(lanes)))
+        finally:
+            shutil.rmtree(self._folder / LANES, ignore_errors=True)
+        return set().union(*states)
 
     async def _lane(self, index: int) -> set[str]:
         """Runs one after the other on one set of actors; the states they ended in."""
-        lane, states = Lane(self._folder / ".lanes" / str(index)), set()
+        lane, states = Lane(self._folder / LANES / str(index)), set()
         try:
             while self._queue and self._stop is None:
                 states.add(await self._run(lane, self._next(lane)))
@@ -89,7 +98,8 @@ class Sweep:
     async def _run(self, lane: Lane, trial: Trial) -> str:
         """One run to its end, a second time where it fails; its state."""
         for attempt in range(1, ATTEMPTS + 1):
-            start, starts = time.monotonic(), lane.starts
+            start, starts, row = time.monotonic(), lane.starts, self._table.rows[trial.name]
+            row.steps_s = 0.0
             self._note(trial, RUNNING, attempt)
             try:
                 state, message = STATES[await self._attempt(lane, trial)], ""
@@ -98,7 +108,7 @@ class Sweep:
                 with self._log(trial).open("a", encoding="utf-8") as file:
                     traceback.print_exception(error, file=file)
             seconds = time.monotonic() - start
-            cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - steps_s(trial, seconds), 2)}
+            cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - row.steps_s, 2)}
             self._note(trial, state, attempt, message, **cost, started_actors=lane.starts > starts)
             if state != FAILED or self._stop is not None:
                 break
@@ -168,12 +178,6 @@ def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
     gpus = sum(bundle.get("GPU", 0) for bundle in bundles)
     rooms = [has.get("CPU", 0) / cpus, *([has.get("GPU", 0) / gpus] if gpus else [])]
     return max(1, int(min(rooms)))
-
-
-def steps_s(trial: Trial, limit: float) -> float:
-    """Seconds that the run spent in its steps, as its lines say; of a resumed run those of this attempt at most."""
-    rows, _ = read_lines(Path(trial.config.run.dir) / "metrics.jsonl")
-    return min(limit, sum(row.get("time/step_s") or 0.0 for row in rows))
 
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:

@@ -22,10 +22,12 @@ class Row:
     step: int = 0
     seen: dict[str, float] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
+    steps_s: float = 0.0  # spent in steps by this process
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """A line of the run: this is one of its logs."""
         self.step = step
+        self.steps_s += metrics.get("time/step_s") or 0.0
         self.seen |= {label: metrics[key] for label, key in NUMBERS.items() if isinstance(metrics.get(key), float)}
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
