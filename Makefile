@@ -30,6 +30,9 @@ test: $(STAMP) ## all tests but the slow ones
 test-all: $(STAMP) ## all tests
 	@$(PYTEST) $(ARGS)
 
+soak: $(STAMP) ## train under random faults for 20 minutes, then check that nothing was lost
+	@$(PY) benchmarks/soak.py $(ARGS)
+
 smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
 	@$(PY) jobs/fetch_smollm2.py
 
