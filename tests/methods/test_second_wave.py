@@ -37,13 +37,15 @@ def test_c7_nothing_hard_and_size_zero_are_one_wave(new):
 
 def test_c7_the_second_wave_does_not_change_who_was_hard(new):
     solved = new.merged(new.group([0, 0]), new.group([1, 0, 0, 0], wave=1))
-    failed = new.merged(new.group([0, 0], draw=1), new.group([0, 0, 0, 0], draw=1, wave=1))
+    failed = new.merged(new.group([0, 0], draw=1), new.group([0, 0, 0, 0], draw=1, wave=1, finish_reason="length"))
     assert wave_metrics([solved, failed, new.group([1, 0], draw=2)]) == {
         "uec/hard_prompts": 2.0,
         "uec/hard_frac": 2 / 3,
         "uec/explored": 8.0,
         "uec/explore_solved_frac": 0.5,
         "uec/explore_reward_mean": 0.125,
+        "uec/explore_tokens_mean": 2.0,
+        "uec/explore_truncated_frac": 0.5,
     }
 
 
