@@ -172,7 +172,7 @@ def test_the_table_shows_each_run():
     table.rows["a"].log_alarm({"state": "raised", "rule": "entropy_collapse"})
     shown = io.StringIO()
     Console(file=shown, width=120).print(table.render())
-    row = next(line.split() for line in shown.getvalue().splitlines() if line.startswith("a "))
+    row = next(cells for line in shown.getvalue().splitlines() if (cells := line.split())[:1] == ["a"])
     assert row == ["a", "waiting", "3/4", "0.250", "entropy_collapse"]
     assert table.rows["a"].steps_s == 2.0
 
