@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from isentropic.config import ResumeConfig
-from isentropic.experiments.run_folder import changed_keys, check_run_folder, write_run_folder
+from isentropic.experiments.run_folder import changed_keys, check_run_folder, remove_torn, write_run_folder
 
 
 class Run:
@@ -100,3 +100,12 @@ def test_checking_writes_nothing(tmp_path):
     check_run_folder(Run(tmp_path / "run"), CFG)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / "checkpoints" / ".tmp-step_000004" / "learner").mkdir(parents=True)
+    (tmp_path / ".tmp-metrics.jsonl-1").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    remove_torn(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "metrics.jsonl"]

@@ -30,6 +30,7 @@ def test_two_kills_and_other_actors_change_nothing(job, golden):
     assert (run.folder / "rollouts" / "step_000001.parquet").stat().st_mtime_ns == drawn, "nothing is drawn twice"
     assert_same_run(run.folder, golden)
     assert [line["step"] for line in lines(run.folder)] == list(range(6))
+    assert not list(run.folder.rglob(".tmp-*")), "what the killed ones were writing is gone"
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from isentropic.controller.reporting import Reporter
 from isentropic.controller.teaching import Teaching
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.prepare import Prepared
-from isentropic.experiments.run_folder import write_run_folder
+from isentropic.experiments.run_folder import remove_torn, write_run_folder
 from isentropic.experiments.stopping import SIGNALS, Stopping
 from isentropic.experiments.supervise import Restartable, Start, supervise
 from isentropic.learner.learner import Learner
@@ -55,6 +55,7 @@ async def run_with(
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
+    remove_torn(folder)
     start = checkpoints.latest(folder / "checkpoints", terminal.say)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say)

@@ -7,6 +7,7 @@ runs/<name>/
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,15 @@ def write_run_folder(config: Config, cfg: DictConfig) -> Path:
     write_text_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
     write_text_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
     return folder
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what a killed run was writing: files and checkpoints that never got their names."""
+    for path in (*folder.glob(".tmp-*"), *folder.glob("*/.tmp-*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
