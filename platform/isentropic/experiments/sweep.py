@@ -14,7 +14,7 @@ import ray
 from isentropic.actors.placement import plan
 from isentropic.actors.ray_runtime import start_ray
 from isentropic.experiments.hydra_main import DONE as CODE_DONE
-from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
 from isentropic.experiments.lock import run_lock
 from isentropic.experiments.prepare import Prepared, prepare
 from isentropic.experiments.run import run_with
@@ -99,18 +99,19 @@ class Sweep:
         """One run to its end, a second time where it fails; its state."""
         for attempt in range(1, ATTEMPTS + 1):
             start, starts, row = time.monotonic(), lane.starts, self._table.rows[trial.name]
-            row.steps_s = 0.0
+            row.steps_s, again = 0.0, False  # bad input stays bad: it is not tried again
             self._note(trial, RUNNING, attempt)
             try:
                 state, message = STATES[await self._attempt(lane, trial)], ""
             except Exception as error:  # of any kind: the other runs go on
                 state, message = FAILED, f"{type(error).__name__}: {error}"
+                again = attempt < ATTEMPTS and not (isinstance(error, ValueError) and is_ours(error))
                 with self._log(trial).open("a", encoding="utf-8") as file:
                     traceback.print_exception(error, file=file)
             seconds = time.monotonic() - start
             cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - row.steps_s, 2)}
             self._note(trial, state, attempt, message, **cost, started_actors=lane.starts > starts)
-            if state != FAILED or self._stop is not None:
+            if not again or self._stop is not None:
                 break
         return state
 
@@ -137,9 +138,8 @@ class Sweep:
     def _note(self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float) -> None:
         about = {"run": trial.name, "overrides": trial.overrides, "state": state, "attempts": attempt}
         self._ledger.write(trial.digest, **about, **cost, **({"message": message} if message else {}))
-        again = "; it is tried once more" if state == FAILED and attempt < ATTEMPTS else ""
         told = f"overhead {cost['overhead_s']:.1f} s" if cost else ""
-        self._table.state(trial.name, state, f"{message}{again}" if message else told)
+        self._table.state(trial.name, state, message or told)
 
     def _log(self, trial: Trial) -> Path:
         """What the run would have said on its own terminal."""
