@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -129,7 +130,11 @@ def write_ledger(folder, step=1):
     for draw, own in rewards.items():
         rows = tuple(rollout(draw, i, reward, 4 + 10 * draw + i) for i, reward in enumerate(own))
         groups.append(Group(draw=draw, prompt=rows[0].prompt, rollouts=rows))
-    batch = Batch(step=step, groups=tuple(groups), next_draw=3, source_step=0, policy_version=0, reward_errors=0)
+    teacher = replace(rollout(1, 3, 1.0, 5), origin="teacher:solver")  # right, where nobody else was
+    batch = Batch(
+        step=step, groups=tuple(groups), next_draw=3, source_step=0, policy_version=0, reward_errors=0,
+        teachers=(teacher,),
+    )  # fmt: skip
     texts = {row.key: [f"{NASTY} from {row.key.draw}-{row.key.sample}"] for row in batch.rollouts}
     write_batch(folder, batch, texts)
 

@@ -67,7 +67,7 @@ def _pick(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     graded = [row for row in rows if row["reward"] is not None and row["reward"] == row["reward"]]
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in graded:
-        if row["wave"] == 0:
+        if row["wave"] == 0 and row["origin"] == "policy":  # a teacher who is right makes no group less flat
             groups.setdefault(row["draw"], []).append(row)
     flat = [group for group in groups.values() if len(group) > 1 and len({row["reward"] for row in group}) == 1]
     flat.sort(key=lambda group: group[0]["reward"])
