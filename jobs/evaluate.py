@@ -1,0 +1,11 @@
+"""Scores a run's checkpoint on held-out prompts: python jobs/evaluate.py run=ce_gppo_tiny samples=16"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")  # in the place of jobs/: this tree's own code
+
+from isentropic.experiments.evaluate import main
+
+if __name__ == "__main__":
+    main()
