@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from numbers import Real
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -29,6 +30,8 @@ def check_range(
     hint: str = "",
 ) -> None:
     """`value` must be a finite number inside the named bounds."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{key} must be a number, got {value!r}.{' ' + hint if hint else ''}")
     bounds = [
         (above is None or value > above, f"> {above}"),
         (at_least is None or value >= at_least, f">= {at_least}"),
@@ -38,6 +41,6 @@ def check_range(
     named = [
         text for (_, text), bound in zip(bounds, (above, at_least, below, at_most), strict=True) if bound is not None
     ]
-    if not math.isfinite(value) or not all(holds for holds, _ in bounds):
+    if value != value or abs(value) == math.inf or not all(holds for holds, _ in bounds):
         wanted = " and ".join(named) or "finite"
         raise ValueError(f"{key} must be {wanted}, got {value}.{' ' + hint if hint else ''}")

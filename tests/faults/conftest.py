@@ -31,3 +31,11 @@ def golden(tmp_path_factory, tiny_model_path) -> Path:
     run = Job(tmp_path_factory.mktemp("golden") / "run", tiny_model_path)
     assert run.wait() == 0, run.text()[-3000:]
     return run.folder
+
+
+@pytest.fixture(scope="session")
+def golden_overlapped(tmp_path_factory, tiny_model_path) -> Path:
+    """The same with rollouts one step ahead."""
+    run = Job(tmp_path_factory.mktemp("overlapped") / "run", tiny_model_path, "rollout.max_staleness=1")
+    assert run.wait() == 0, run.text()[-3000:]
+    return run.folder

@@ -1,22 +1,29 @@
 """Inputs that are broken in every way: a clear error or a counted skip, never another exception, never a hang."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from isentropic.controller import checkpoints
 from isentropic.controller.checkpoints import Manifest
 from isentropic.controller.ledger import LedgerError, ledger_path, read_batch
+from isentropic.experiments.config_load import load
+from isentropic.experiments.flat import flat
 from isentropic.metrics.report.run_data import read_run
 from isentropic.metrics.sinks import JsonlFile, read_lines
 from isentropic.tasks.rows import read_rows
 
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ROOT = Path(__file__).resolve().parents[2]
+
+many = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -73,6 +80,31 @@ def test_metrics_files(tmp_path, written):
             read()
         except ValueError as error:
             assert str(tmp_path) in str(error)
+
+
+@pytest.fixture(scope="module")
+def composed():
+    """The demo's config as Hydra hands it over, and its dotted keys."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
+        cfg = OmegaConf.to_container(compose("config", overrides=["experiment=ce_gppo_tiny"]), resolve=True)
+    return cfg, sorted(flat(cfg))
+
+
+@settings(many, max_examples=60)
+@given(st.data())
+def test_configs(composed, data):
+    """Any value at any key, or a key that nobody knows: a config that holds, or a ValueError that names a key."""
+    cfg, keys = composed
+    wrong = OmegaConf.create(cfg)
+    changed = data.draw(st.lists(st.sampled_from(keys), min_size=1, max_size=2))
+    for key in changed:
+        suffix = data.draw(st.sampled_from(["", "", "", "x"]))
+        value = data.draw(json_values)
+        OmegaConf.update(wrong, key + suffix, value, force_add=True, merge=False)
+    try:
+        load(wrong)
+    except ValueError as error:
+        assert str(error).strip()
 
 
 @pytest.fixture(scope="module")

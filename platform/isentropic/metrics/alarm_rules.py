@@ -43,8 +43,10 @@ class AlarmRule:
         check_choice(f"{key}.baseline", self.baseline, BASELINES)
         check_choice(f"{key}.level", self.level, ("warning", "error"))
         check_choice(f"{key}.action", self.action, ("none", "checkpoint", "stop"))
-        check_range(f"{key}.window", self.window, at_least=1)
-        check_range(f"{key}.patience", self.patience, at_least=1)
+        for field in ("window", "patience"):
+            check_range(f"{key}.{field}", getattr(self, field), at_least=1)
+            if type(getattr(self, field)) is not int:
+                raise ValueError(f"{key}.{field} counts steps, got {getattr(self, field)!r}. Give a whole number.")
         if self.kind != "non_finite":
             if self.value is None:
                 raise ValueError(f"{key}.value must be a number for kind {self.kind!r}, got null. Give the threshold.")
