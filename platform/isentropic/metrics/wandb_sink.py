@@ -175,6 +175,7 @@ def _service_apart() -> None:
 def _settings(wandb: Any, init_timeout: float) -> Any:
     """Nothing on the terminal, nothing of the machine beyond its load; the run folder has code and git state."""
     return wandb.Settings(
+        reinit="create_new",  # a sweep has several runs in one process at once
         silent=True,
         console="off",
         disable_git=True,
