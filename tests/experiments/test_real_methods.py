@@ -53,6 +53,7 @@ def train(tmp_path, tiny_model_path):
     return run
 
 
+@pytest.mark.slow  # the fakes show the same in seconds
 def test_switched_off_they_are_the_base_method(train):
     """PAPO with alpha 0 and UEC-RL with all of its parts off, at once."""
     off = ["method=[papo,uec_rl]", "papo.alpha=0", *UEC_OFF, "objective=ce_gppo", "terms=none"]

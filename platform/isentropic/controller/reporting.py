@@ -1,5 +1,6 @@
 """What a step leaves in numbers: the line of metrics.jsonl, a line of updates.jsonl an update, alarms."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -73,6 +74,7 @@ class Reporter:
 
     def step(self, step: Any) -> Decision:
         """The line of a step (a `loop.Step`); what its alarms ask for."""
+        start = time.perf_counter()
         rows = [self._update_row(step, update) for update in step.updates]
         replayed = [self._update_row(step, update) for update in step.replayed]
         metrics: dict[str, Any] = {"policy_version": step.policy_version}
@@ -82,7 +84,7 @@ class Reporter:
         metrics |= self._change(step, rows + replayed)
         if step.evaluation is not None:
             metrics |= self._evaluation(step.step, step.evaluation)
-        metrics |= self._costs(step)
+        metrics |= self._costs(step) | {"time/accounting_s": time.perf_counter() - start}
         self._record.log_updates(step.step, rows + replayed)
         return self._hand_out(step.step, metrics)
 
