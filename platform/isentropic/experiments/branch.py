@@ -42,7 +42,7 @@ class Contexts:
     """Where a point's branches are measured: rollouts of the run, the same for every setting."""
 
     trained: tuple[Rollout, ...]  # of the step that the branches make
-    held_out: tuple[Rollout, ...] = field(default=())  # of a neighbouring step, whose prompts they do not train on
+    held_out: tuple[Rollout, ...] = field(default=())  # of neighbouring steps: other prompts
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -65,7 +65,7 @@ async def branch(
     Args:
         points: steps; the branches start from the state after each.
         exact: as many ranks as the run had; else one, which differs from the run by rounding.
-        contexts: rollouts to measure on, of those trained on and of others each, at most.
+        contexts: rollouts to measure on, at most: of the step trained on, and of each of two others.
     """
     done = begin(out, settings)
     reference = any(setting.config.terms.kl is not None for setting in settings) or run.config.terms.kl is not None
@@ -121,10 +121,13 @@ def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]
 
 
 def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:
-    """Rollouts of the step after the point, and of the one after that (at the ledger's end: of the one before)."""
-    neighbours = [step for step in (point + 2, point) if step in run.steps]
-    held_out = _spread(first_wave(run.batch(neighbours[0]).rollouts), limit) if neighbours else ()
-    return Contexts(trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=held_out)
+    """Rollouts of the step after the point; and of the next two (at the ledger's end: of those before).
+
+    Effects of one step are small: the more contexts that no branch trained on, the less they drown in chance.
+    """
+    neighbours = [step for step in (point + 2, point + 3, point, point - 1) if step in run.steps][:2]
+    held_out = [each for step in neighbours for each in _spread(first_wave(run.batch(step).rollouts), limit)]
+    return Contexts(trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=tuple(held_out))
 
 
 def begin(out: Path, settings: Sequence[Setting]) -> set[int]:

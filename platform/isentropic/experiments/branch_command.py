@@ -5,7 +5,7 @@ steps=     branch points, the state after each: a,b,c | first:last:step | every:
 out=       the folder to write (default: <run>/branches/<settings>)
 sweep=     settings by name from conf/sweep, such as ce_gppo_t3
 exact=     true: as many learner ranks as the run had, over Ray; false (default): one rank in this process
-contexts=  rollouts to measure on, of those trained on and of others each (default 256)
+contexts=  rollouts to measure on, of the step trained on and of each of two others (default 512)
 
 All else are Hydra overrides of what comes after the rollouts; several values span a grid, its first setting is the
 base of the differences. `replay run=... step=17 [overrides]` trains one recorded step again and compares.
@@ -104,7 +104,7 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
             "a comparison needs two settings: give a key several values, 'objective.beta1=0,0.5,1', or settings "
             "by name, sweep=ce_gppo_t3."
         )
-    contexts = int(options.get("contexts", "256")) if options.get("contexts", "256").isdigit() else 0
+    contexts = int(options.get("contexts", "512")) if options.get("contexts", "512").isdigit() else 0
     check_range("contexts", contexts, at_least=1)
     check_choice("exact", options.get("exact", "false"), ("true", "false"))
     run = recorded_run(options["run"])
