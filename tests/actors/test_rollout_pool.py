@@ -85,6 +85,21 @@ def test_both_frozen_in_mid_generation(actors, loop, loaded, wanted, rollouts, m
     assert actors.pool.restarts == restarts + 2
 
 
+def test_frozen_while_idle(actors, loop, loaded, wanted, rollouts, monkeypatch):
+    """Nobody generates, so nobody watches: the next load of weights finds it."""
+    slot = actors.pool.slots[0]
+    restarts = slot.restarts
+
+    async def load():
+        monkeypatch.setattr(slot, "_health_s", 2.0)
+        os.kill((await slot.actor.health.remote()).pid, signal.SIGSTOP)
+        await actors.pool.load_weights(loaded)
+
+    loop.run_until_complete(load())
+    assert slot.restarts == restarts + 1
+    assert_same(loop.run_until_complete(collect(actors.pool, rollouts.requests(16, 16, max_tokens=64))), wanted)
+
+
 def test_a_caller_that_leaves_stops_the_engines(actors, loop, loaded, rollouts):
     async def leave():
         stream = actors.pool.generate(rollouts.requests(64, 16, max_tokens=64))

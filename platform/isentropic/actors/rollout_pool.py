@@ -94,8 +94,12 @@ class RayRolloutPool:
     async def _load(self, slot: Slot) -> None:
         await slot.ready()
         try:
+            await slot.answers()
             await slot.load(self._weights)
         except RayActorError:
+            await self.revive(slot)
+        except WaitError as error:
+            slot.kill(f"hangs ({str(error).splitlines()[0]})")
             await self.revive(slot)
 
     async def _all(self, method: str) -> None:

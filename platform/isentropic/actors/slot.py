@@ -37,22 +37,19 @@ class Slot:
     def name(self) -> str:
         return f"rollout actor {self.index}"
 
+    async def answers(self) -> None:
+        """Raises WaitError where the process hangs, RayActorError where it is gone."""
+        await self._asked(self.actor.health.remote(), "health", self._health_s)
+
     async def load(self, weights: PublishedWeights) -> None:
         """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it.
 
         LearnerLost where the weights have gone with the rank that published them.
         """
-        ref = self.actor.load_weights.remote(weights)
         try:
-            version = await wait_one(
-                ref, who=self.name, what="loading weights", timeout_s=self._startup_s, actor=self.actor
-            )
+            version = await self._asked(self.actor.load_weights.remote(weights), "loading weights", self._startup_s)
         except ObjectLostError as error:
             raise LearnerLost(f"{self.name} cannot load weights that died with their learner: {error}") from error
-        except RuntimeError as error:
-            if isinstance(error.__cause__, RayActorError):
-                raise error.__cause__ from None
-            raise
         assert version == weights.policy_version, f"{self.name} holds {version}, not {weights.policy_version}"
 
     async def ready(self) -> None:
@@ -77,14 +74,14 @@ class Slot:
                     self.actor.health.remote(), who=self.name, what="health", timeout_s=self._health_s
                 )
             except WaitError:
-                self._kill(f"answers no health call for {self._health_s:.0f} s")
+                self.kill(f"answers no health call for {self._health_s:.0f} s")
                 return
             except RuntimeError:  # died: its calls say so by themselves
                 return
             if health.steps != steps or self.outstanding == 0:
                 steps, progress = health.steps, time.monotonic()
             elif time.monotonic() - progress > self._health_s:
-                self._kill(f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer")
+                self.kill(f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer")
                 return
 
     async def _revive(self, weights: PublishedWeights | None) -> None:
@@ -104,6 +101,14 @@ class Slot:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    def _kill(self, why: str) -> None:
+    async def _asked(self, ref: Any, what: str, timeout_s: float) -> Any:
+        try:
+            return await wait_one(ref, who=self.name, what=what, timeout_s=timeout_s, actor=self.actor)
+        except RuntimeError as error:
+            if isinstance(error.__cause__, RayActorError):
+                raise error.__cause__ from None
+            raise
+
+    def kill(self, why: str) -> None:
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
