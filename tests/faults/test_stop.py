@@ -58,6 +58,17 @@ def test_sigterm(job, ray_folder):
 
 
 @pytest.mark.slow
+def test_sigterm_while_the_actors_start(job):
+    """Nothing to save yet: it ends at once, without Ray's stack dump."""
+    run = job()
+    run.until(lambda: run.actors("LearnerActor"))
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait(90) == 75, run.text()[-3000:]
+    assert "epoll_wait" not in run.text() and "Traceback" not in run.text()
+    assert_nothing_left(run)
+
+
+@pytest.mark.slow
 def test_ctrl_c_twice(job):
     run = job("run.steps=500", "rollout.prompts_per_step=64", "rollout.group_size=16")
     run.until(lambda: run.steps() >= 1)

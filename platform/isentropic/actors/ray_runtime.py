@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -28,21 +32,34 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        ray.init(
-            address="local",
-            num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
-            include_dashboard=False,
-            object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with _sigterm_kept():
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
+                include_dashboard=False,
+                object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         _close_token_file()
         return True
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise ValueError(_unreachable(address, str(error).strip().splitlines()[0])) from error
     return False
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """SIGTERM stays with whom it was: the handlers that `ray.init` puts in print a stack and abort, or exit with 15."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _close_token_file() -> None:

@@ -172,9 +172,9 @@ def _teaching(config: Config, prepared: Prepared) -> Teaching:
 async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
     """Runs to the end; why it stopped early, or None."""
     config, terminal = assembly.config, assembly.terminal
-    async with lend(config, assembly.prepared) as actors:
-        with stopping:
-            try:
+    with stopping:
+        try:
+            async with lend(config, assembly.prepared) as actors:
                 return await supervise(
                     actors,
                     partial(assembly.controller, actors),
@@ -184,10 +184,10 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
                     stopping=stopping,
                     say=terminal.say,
                 )
-            except asyncio.CancelledError:
-                if not stopping.overdue:
-                    raise
-                return stopping.reason
+        except asyncio.CancelledError:
+            if not stopping.overdue:
+                raise
+            return stopping.reason
 
 
 def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:

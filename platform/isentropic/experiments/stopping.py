@@ -13,8 +13,8 @@ class Stopping:
     """SIGTERM and the first Ctrl-C end the run after the step under way; the second Ctrl-C ends it now.
 
     A step that takes longer than `within_s` after the signal is given up: the run ends without a checkpoint of it,
-    and goes on later from the one before, with what the ledger has. To be entered after `ray.init`, which takes
-    SIGTERM for itself.
+    and goes on later from the one before, with what the ledger has. Before the first step there is nothing to finish:
+    the run ends at once.
     """
 
     def __init__(self, within_s: float) -> None:
@@ -46,8 +46,11 @@ class Stopping:
         if self.reason is None:
             self.reason = number.name
             self._loop.call_later(self._within_s, self._give_up)
-        if self._controller is not None:
-            self._controller.request_stop(number.name)
+        if self._controller is None:
+            self.overdue = True
+            self._running.cancel()
+            return
+        self._controller.request_stop(number.name)
         again = "; Ctrl-C again to quit now" if number == signal.SIGINT else ""
         told = f"{number.name}: saving after this step, within {self._within_s:g} s{again}"
         print(told, file=sys.stderr, flush=True)
