@@ -61,6 +61,7 @@ class Learner:
         self.policy_version = 0
         self._config, self._model_config, self._rank = config, model, rank
         self._remembered: dict[str, Tensor] = {}
+        self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
             rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
         )
@@ -136,8 +137,9 @@ class Learner:
         dist.barrier()
 
     def close(self) -> None:
-        """Leaves the process group."""
-        dist.destroy_process_group()
+        """Leaves the process group, where it is this learner's."""
+        if self._own_group:
+            dist.destroy_process_group()
 
     def _build(self, model: ModelConfig, temperature: float, *, trained: bool) -> tuple[PackedModel, bool]:
         """A sharded model on this rank's device, and whether its layers stay gathered."""

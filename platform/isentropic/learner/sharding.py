@@ -18,7 +18,8 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
     """The ranks' mesh, one device each: NCCL on GPUs (and gloo for what lies on the host), gloo on CPUs.
 
     Args:
-        init_method: tcp://host:port of rank 0; None for a single rank, which needs no port.
+        init_method: tcp://host:port of rank 0; None for a single rank, which needs no port, and shares the group
+            that its process belongs to already.
         timeout_s: for any collective; then the process group aborts.
     """
     if init_method is None and world_size > 1:
@@ -30,6 +31,8 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         # Free on a CPU. Filling new memory, which it would do too, is not.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
+    if init_method is None and dist.is_initialized():  # a single rank beside an engine or another learner
+        return _mesh(cuda, world_size)
     meeting = {"store": dist.HashStore()} if init_method is None else {"init_method": init_method}
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -38,6 +41,11 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         timeout=timedelta(seconds=timeout_s),
         **meeting,
     )
+    return _mesh(cuda, world_size)
+
+
+def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
+    assert dist.get_world_size() == world_size, f"the process belongs to a group of {dist.get_world_size()} ranks"
     return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
 
 
