@@ -37,6 +37,7 @@ class Health:
     """What an engine has done since it started."""
 
     pid: int
+    node_id: str
     policy_version: int
     steps: int
     tokens: int
@@ -114,7 +115,14 @@ class RolloutActor:
     @ray.method(concurrency_group="health")
     def health(self) -> Health:
         engine = self._engine
-        return Health(os.getpid(), engine.policy_version, engine.steps, engine.tokens, engine.num_running)
+        return Health(
+            os.getpid(),
+            ray.get_runtime_context().get_node_id(),
+            engine.policy_version,
+            engine.steps,
+            engine.tokens,
+            engine.num_running,
+        )
 
     @ray.method(concurrency_group="health")
     def stacks(self) -> str:

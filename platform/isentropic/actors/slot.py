@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+import os
+import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from isentropic.actors.rollout_actor import Health
 from isentropic.actors.transport import PublishedWeights
@@ -32,6 +36,7 @@ class Slot:
         self.restarts = 0
         self._startup_s, self._health_s = startup_s, health_s
         self._reviving: asyncio.Task | None = None
+        self._process: Health | None = None  # as it was last seen
 
     @property
     def name(self) -> str:
@@ -39,7 +44,7 @@ class Slot:
 
     async def answers(self) -> None:
         """Raises WaitError where the process hangs, RayActorError where it is gone."""
-        await self._asked(self.actor.health.remote(), "health", self._health_s)
+        self._process = await self._asked(self.actor.health.remote(), "health", self._health_s)
 
     async def load(self, weights: PublishedWeights) -> None:
         """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it.
@@ -73,6 +78,7 @@ class Slot:
                 health: Health = await wait_one(
                     self.actor.health.remote(), who=self.name, what="health", timeout_s=self._health_s
                 )
+                self._process = health
             except WaitError:
                 self.kill(f"answers no health call for {self._health_s:.0f} s")
                 return
@@ -91,7 +97,9 @@ class Slot:
             if left <= 0:
                 raise WaitError(f"{self.name} did not come back within {self._startup_s:.0f} s after its process died.")
             try:
-                await wait_one(self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left)
+                self._process = await wait_one(
+                    self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left
+                )
                 if weights is not None:
                     await self.load(weights)
                 return
@@ -112,3 +120,13 @@ class Slot:
     def kill(self, why: str) -> None:
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
+        if self._process is not None:  # Ray asks the process to end itself; one that is frozen never does
+            here = NodeAffinitySchedulingStrategy(self._process.node_id, soft=False)
+            end_process.options(scheduling_strategy=here).remote(self._process.pid)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def end_process(pid: int) -> None:
+    """On the process's own node."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
