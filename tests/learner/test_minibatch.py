@@ -11,9 +11,13 @@ from isentropic.records import MicroBatch
 
 @pytest.fixture(autouse=True)
 def alone():
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    """A group of one rank; where an engine of this session has made one already, that."""
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
-    dist.destroy_process_group()
+    if own:
+        dist.destroy_process_group()
 
 
 def microbatch(rows, counts):
