@@ -217,6 +217,7 @@ def _pack(rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, di
     counts = [len(response) for response in responses]
     token_ids = np.concatenate([rollout.token_ids for rollout in chosen]).astype(np.int64, copy=False)
     at = np.concatenate(responses) + np.repeat(starts[:-1], counts)
+    media = tuple(rollout.prompt.media for rollout in chosen)
     return MicroBatch(
         token_ids=token_ids,
         position_ids=np.arange(starts[-1]) - np.repeat(starts[:-1], lengths),
@@ -228,6 +229,7 @@ def _pack(rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, di
         fields={name: np.concatenate([fields[row][name] for row in rows]) for name in fields[rows[0]]}
         if fields
         else {},
+        media=media if any(media) else (),
     )
 
 

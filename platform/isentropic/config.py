@@ -52,9 +52,17 @@ class ModelConfig:
     max_length: int  # tokens, prompt and response together: the window that is used of the model
     trust_remote_code: bool
     warm_start: dict[str, Any] | None  # of the embedded model: sizes and stopping rule
+    image_pixels: tuple[int, int] | None = None  # an image is scaled to lie between; None: as the model's own files say
 
     def __post_init__(self) -> None:
         check_range("model.max_length", self.max_length, at_least=2)
+        if self.image_pixels is not None and not (
+            len(self.image_pixels) == 2 and 0 < self.image_pixels[0] <= self.image_pixels[1]
+        ):
+            raise ValueError(
+                f"model.image_pixels must be [least, most] pixels of an image, got {list(self.image_pixels)}. "
+                "Write null for the limits of the model's own preprocessor_config.json."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ class Request:
 
     key: RolloutKey
     turn: int
-    token_ids: Ints  # [T] all tokens before this turn
+    token_ids: Ints  # [T] all tokens before this turn; one for each token of an image
     seed: int  # 62 bits, from `seeds.rollout_seed`
     temperature: float
     top_p: float = 1.0
@@ -147,6 +147,7 @@ class MicroBatch:
     sequence_id: Ints  # [N] which of the S sequences a response token belongs to
     rows: Ints  # [S] index of each sequence in the batch that was packed; -1 for a filler
     fields: dict[str, NDArray] = field(default_factory=dict)  # [N] each: advantage, old_logprob, loss_weight, ...
+    media: tuple[tuple[str, ...], ...] = ()  # [S] references of each sequence's images; empty: no image in any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

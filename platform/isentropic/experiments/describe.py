@@ -1,6 +1,7 @@
 """What a run is going to do and to need, worked out without starting anything: `run.dry=true`."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -9,12 +10,13 @@ from transformers import AutoTokenizer, PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
+from isentropic.images import load_images
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes
 from isentropic.learner.model import count_parameters, read_config
-from isentropic.learner.model_source import EMBEDDED, check_model
+from isentropic.learner.model_source import EMBEDDED, EMBEDDED_VISION, check_model, model_folder
 from isentropic.learner.tiny_model import TinySizes, build_model, build_tokenizer
 from isentropic.tasks import TASKS
-from isentropic.tasks.chat import Chat
+from isentropic.tasks.chat import Chat, load_chat
 from isentropic.tasks.prompts import fitting
 
 GIB = 2**30
@@ -43,6 +45,7 @@ def engine_bytes(model: PretrainedConfig, config: Config) -> int:
 
 def cache_tokens(model: PretrainedConfig, config: Config) -> int:
     """Tokens that an engine's key-value cache holds."""
+    model = model.get_text_config(decoder=True)
     heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
     head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     width = getattr(torch, config.rollout.dtype).itemsize
@@ -54,10 +57,14 @@ def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
     if config.model.path == EMBEDDED:  # not made yet, perhaps: its sizes say it all
         tokenizer = build_tokenizer()
         return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(tokenizer)
+    if config.model.path == EMBEDDED_VISION:
+        path = model_folder(config.model, config.task)  # random weights: made in a moment
+        return read_config(replace(config.model, path=path)), load_chat(path)
     path = str(Path(config.model.path).expanduser()) if Path(config.model.path).exists() else config.model.path
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.model.revision)
-        return read_config(config.model), Chat(tokenizer)
+        model = read_config(config.model)
+        return model, Chat(tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision))
     except OSError as error:  # a Hub model, and no Hub
         raise ValueError(
             f"model.path={config.model.path} cannot be read: {str(error).splitlines()[0]} Give a folder that has the "
@@ -66,9 +73,10 @@ def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
 
 
 def _model_line(config: Config, model: PretrainedConfig) -> str:
+    text = model.get_text_config(decoder=True)
     return (
         f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, {model.model_type}, "
-        f"{model.num_hidden_layers} layers, vocabulary {model.vocab_size}, window used {config.model.max_length} tokens"
+        f"{text.num_hidden_layers} layers, vocabulary {text.vocab_size}, window used {config.model.max_length} tokens"
     )
 
 

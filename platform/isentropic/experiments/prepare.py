@@ -29,7 +29,7 @@ def prepare(config: Config) -> Prepared:
     check_model(config.model, config.task)
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
-    chat = load_chat(model.path, model.trust_remote_code)
+    chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
     task, dropped = fitting(
         task,
         chat,

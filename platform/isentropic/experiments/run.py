@@ -203,6 +203,7 @@ def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         sleep_mode=config.cluster.placement == "shared",
+        image_pixels=model.image_pixels,
     )
 
 

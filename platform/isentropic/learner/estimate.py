@@ -6,7 +6,7 @@ import torch
 from transformers import PretrainedConfig
 
 from isentropic.config import LearnerConfig
-from isentropic.learner.model import count_parameters
+from isentropic.learner.model import count_parameters, count_vision_parameters
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES
 from isentropic.objectives.token_statistics import MAX_TILE
 
@@ -48,6 +48,7 @@ def estimate_rank_bytes(model: PretrainedConfig, learner: LearnerConfig, *, refe
     """The memory of one of `learner.num_ranks` ranks that train `model` (its Hugging Face config)."""
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
+    model = model.get_text_config(decoder=True)
     share = 4 * -(-parameters // learner.num_ranks)
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
@@ -79,11 +80,13 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
 
     Two for each weight that multiplies (the embedding's does not), and the two products of causal attention, which
     see half the sequence on average; times three with the backward pass. Work that is done twice (gradient
-    checkpointing, tiles computed again) does not count.
+    checkpointing, tiles computed again) does not count, nor does that of a vision tower.
     """
+    tower = count_vision_parameters(model)
+    whole, model = model, model.get_text_config(decoder=True)
     heads = model.num_attention_heads
     head_dim = getattr(model, "head_dim", None) or model.hidden_size // heads
-    weights = count_parameters(model)
+    weights = count_parameters(whole) - tower
     if not model.tie_word_embeddings:
         weights -= model.vocab_size * model.hidden_size
     forward = 2 * weights + model.num_hidden_layers * 2 * length * heads * head_dim

@@ -8,8 +8,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from isentropic.config import ModelConfig
+from isentropic.images import reads_images
 
-TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template*", "spiece.model")
+TOKENIZER_FILES = (
+    *("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template*", "spiece.model"),
+    "*processor_config.json",  # of images
+)
 
 
 def write_folder(folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], model: ModelConfig) -> None:
@@ -28,10 +32,10 @@ def write_folder(folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], 
     config.save_pretrained(folder)
     if lm.can_generate():
         lm.generation_config.save_pretrained(folder)
-    _write_tokenizer(folder, model)
+    _write_tokenizer(folder, model, reads_images(config))
 
 
-def _write_tokenizer(folder: Path, model: ModelConfig) -> None:
+def _write_tokenizer(folder: Path, model: ModelConfig, with_images: bool) -> None:
     """Copies a folder's tokenizer files as they are; a Hub model's tokenizer goes through transformers."""
     source = Path(model.path)
     if not source.is_dir():
@@ -39,6 +43,10 @@ def _write_tokenizer(folder: Path, model: ModelConfig) -> None:
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
         tokenizer.save_pretrained(folder)
+        if with_images:
+            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+            Qwen2VLImageProcessorPil.from_pretrained(model.path, revision=model.revision).save_pretrained(folder)
         return
     for path in (path for pattern in TOKENIZER_FILES for path in source.glob(pattern)):
         shutil.copyfile(path, folder / path.name)

@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.images import load_images
 from isentropic.learner import sharding
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
+from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -70,6 +72,7 @@ class Learner:
         build = partial(self._build, model, temperature)
         self._model, self._keep_gathered = build(trained=True)
         self._reference = build(trained=False)[0] if reference else None
+        self._images = _image_reader(self._model, model)
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
 
     def configure(
@@ -162,6 +165,7 @@ class Learner:
             to(batch.predict),
             to(batch.target),
             max_length=int(np.diff(batch.cu_seqlens).max()),
+            images=self._images.inputs(batch).to(self._device) if self._images else None,
         )
 
     @torch.no_grad()
@@ -253,6 +257,14 @@ class Learner:
     @staticmethod
     def _host(statistics: TokenStatistics) -> dict[str, Floats]:
         return {name: column.float().cpu().numpy() for name, column in statistics._asdict().items()}
+
+
+def _image_reader(packed: PackedModel, model: ModelConfig) -> ImageReader | None:
+    """What reads the images of microbatches; None where the model reads text alone."""
+    config = packed.lm.config
+    images = load_images(model.path, config, model.image_pixels, model.revision)
+    merge = config.vision_config.spatial_merge_size if images else 1
+    return ImageReader(images, packed.lm.model.get_rope_index, merge) if images else None
 
 
 class _StepLoss:

@@ -5,11 +5,19 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import logging
 
 from isentropic.config import ModelConfig
+from isentropic.images import BANNED, banned_tokens, reads_images
 from isentropic.learner import attention
+from isentropic.learner.images import ImageInputs
 from isentropic.objectives.token_statistics import TokenStatistics, token_statistics
 
 # What some architectures do to their logits, and the value that means: nothing.
@@ -33,11 +41,18 @@ class PackedModel(nn.Module):
         super().__init__()
         self.lm = lm
         self.temperature, self.vocab_chunk = temperature, vocab_chunk
+        self.reads_images = reads_images(lm.config)
+        self._banned = banned_tokens(lm.config)
 
     @property
     def layers(self) -> nn.ModuleList:
         """The decoder's layers, the units of sharding."""
         return self.lm.get_decoder().layers
+
+    @property
+    def vision_layers(self) -> list[nn.Module]:
+        """The vision tower's layers, further units of sharding; none where the model reads text alone."""
+        return list(self.lm.model.visual.blocks) if self.reads_images else []
 
     def forward(
         self,
@@ -48,6 +63,7 @@ class PackedModel(nn.Module):
         target: Tensor,
         *,
         max_length: int,
+        images: ImageInputs | None = None,
     ) -> TokenStatistics:
         """Statistics [N] of the response tokens, at the training temperature.
 
@@ -56,10 +72,10 @@ class PackedModel(nn.Module):
             cu_seqlens: [S + 1] int32.
             predict: [N] positions in T of the states that predict the targets; target: [N] token ids.
             max_length: of the longest sequence.
+            images: for a model that reads images, always, whether or not this microbatch has any.
         """
         hidden = self.lm.get_decoder()(
-            input_ids=token_ids[None],
-            position_ids=position_ids[None],
+            **self._inputs(token_ids, position_ids, images),
             use_cache=False,
             cu_seq_lens_q=cu_seqlens,
             cu_seq_lens_k=cu_seqlens,
@@ -73,17 +89,36 @@ class PackedModel(nn.Module):
             target,
             temperature=self.temperature,
             vocab_chunk=self.vocab_chunk,
-            bias=head.bias,
+            bias=self._bias(head),
         )
+
+    def _inputs(self, token_ids: Tensor, position_ids: Tensor, images: ImageInputs | None) -> dict[str, Tensor]:
+        """Of the decoder. The vision tower runs in every microbatch of its model: FSDP's collectives are in it."""
+        if images is None:
+            assert not self.reads_images, "a model that reads images was given none of their inputs"
+            return {"input_ids": token_ids[None], "position_ids": position_ids[None]}
+        embeddings = self.lm.get_input_embeddings()(token_ids)
+        features = self.lm.model.get_image_features(images.pixels, images.grid, return_dict=True).pooler_output
+        features = torch.cat(features).to(embeddings.dtype)
+        # Where no token is an image this changes nothing, and the tower's gradient is zero rather than absent.
+        embeddings = embeddings.index_copy(0, images.place, features.index_select(0, images.feature))
+        return {"inputs_embeds": embeddings[None], "position_ids": images.position_ids[:, None]}
+
+    def _bias(self, head: nn.Linear) -> Tensor | None:
+        """[V] of the output layer; tokens that the engine may not sample have no probability here either."""
+        if not self._banned:
+            return head.bias
+        banned = torch.zeros(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+        banned[list(self._banned)] = BANNED
+        return banned if head.bias is None else banned + head.bias
 
 
 def read_config(model: ModelConfig) -> PretrainedConfig:
     """The model's own config, checked: no dropout, no change to its logits, a window that is long enough."""
     if Path(model.path).is_absolute() and not Path(model.path).is_dir():
         raise ValueError(f"model.path {model.path} is not a folder. Give a Hugging Face model's folder or Hub name.")
-    config = AutoConfig.from_pretrained(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-    ).get_text_config(decoder=True)
+    whole = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    config = whole.get_text_config(decoder=True)  # a part of `whole`, not a copy
     changed = {
         name: getattr(config, name)
         for name, nothing in LOGIT_CHANGES.items()
@@ -102,7 +137,7 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
         # The old-policy pass and the update must see the same network.
         if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
-    return config
+    return whole if reads_images(whole) else config
 
 
 def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -113,13 +148,16 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Pre
     attention.register()
     logging.disable_progress_bar()
     config = read_config(model)
-    lm, loading = AutoModelForCausalLM.from_pretrained(
+    lm, loading = model_class(config).from_pretrained(
         model.path,
         config=config,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype=dtype,
-        attn_implementation=attention.NAME,
+        # The vision tower cuts its own sequences, windows of an image, and attends to both sides.
+        attn_implementation={"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
+        if reads_images(config)
+        else attention.NAME,
         output_loading_info=True,
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
@@ -146,8 +184,22 @@ def check_decoder(lm: PreTrainedModel) -> None:
         raise ValueError(f"{type(lm).__name__} has no linear output layer, got {type(head).__name__}.")
 
 
+def model_class(config: PretrainedConfig) -> type:
+    """transformers' class that makes the model of this config, with its vision tower where it reads images."""
+    return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
+
+
 def count_parameters(config: PretrainedConfig) -> int:
-    """Parameters of the model that `config` describes, without making it; tied weights once."""
+    """Parameters of the model that `config` describes, without making it; tied weights once, a vision tower too."""
     with torch.device("meta"):
-        lm = AutoModelForCausalLM.from_config(config)
+        lm = model_class(config).from_config(config)
     return sum(math.prod(parameter.shape) for parameter in lm.parameters())
+
+
+def count_vision_parameters(config: PretrainedConfig) -> int:
+    """Of them those of the vision tower; 0 where the model reads text alone."""
+    if not reads_images(config):
+        return 0
+    with torch.device("meta"):
+        tower = model_class(config).from_config(config).model.visual
+    return sum(math.prod(parameter.shape) for parameter in tower.parameters())

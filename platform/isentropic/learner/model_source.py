@@ -20,13 +20,14 @@ from transformers import __version__ as transformers_version
 
 from isentropic.checks import nearest
 from isentropic.config import ModelConfig
-from isentropic.learner import tiny_model, warm_start
+from isentropic.learner import tiny_model, tiny_vision, warm_start
 from isentropic.learner.tiny_model import TinySizes
 from isentropic.learner.warm_start import CARD, WarmStartConfig
 from isentropic.tasks import TASKS
 from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
+EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 HUB_TIMEOUT_S = 10.0
 
@@ -38,6 +39,8 @@ def model_folder(model: ModelConfig, task_config: Any, report: Callable[[str], N
         ValueError: as `check_model`.
     """
     check_model(model, task_config)
+    if model.path == EMBEDDED_VISION:
+        return str(cached_vision(cache_folder()))
     if model.path != EMBEDDED:
         return str(_folder(model.path) or model.path)
     return str(cached_warm_start(_warm_start_config(model), task_config, cache_folder(), report))
@@ -56,6 +59,12 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
         if model.max_length > window:
             raise ValueError(
                 f"model.max_length={model.max_length} is more than model.warm_start.sizes.window={window}."
+            )
+        return
+    if model.path == EMBEDDED_VISION:
+        if model.max_length > tiny_vision.WINDOW:
+            raise ValueError(
+                f"model.max_length={model.max_length} is more than {tiny_vision.WINDOW}, the model's window."
             )
         return
     folder = _folder(model.path)
@@ -179,17 +188,8 @@ def cached_warm_start(
     """Folder of the warm-started model: from the cache, or trained now. Two processes at once are safe."""
     digest = hashlib.sha256(json.dumps(_depends_on(config, task_config), sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / f"tiny-{digest}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / f".tiny-{digest}.lock", "w") as lock:
-        flock(lock, LOCK_EX)  # a second process waits, and then finds the folder
-        if not (folder / CARD).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            scratch = Path(tempfile.mkdtemp(dir=cache, prefix=".tiny-"))
-            try:
-                warm_start.train(config, TASKS[task_config.name].make(task_config), scratch, report)
-                scratch.rename(folder)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    task = TASKS[task_config.name].make
+    _made_once(folder, CARD, lambda scratch: warm_start.train(config, task(task_config), scratch, report))
     card = json.loads((folder / CARD).read_text())
     train, held_out = card["train"], card["eval"]
     report(
@@ -197,6 +197,31 @@ def cached_warm_start(
         f"entropy {train['entropy']:.3f} nats, {folder}"
     )
     return folder
+
+
+def cached_vision(cache: Path) -> Path:
+    """Folder of the embedded model that reads images: from the cache, or made now."""
+    sources = [Path(module.__file__).read_text() for module in (tiny_model, tiny_vision)]
+    about = json.dumps([*sources, torch.__version__, transformers_version])
+    folder = cache / f"tiny-vision-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+    _made_once(folder, "config.json", tiny_vision.write_vision_model)
+    return folder
+
+
+def _made_once(folder: Path, last: str, make: Callable[[Path], None]) -> None:
+    """Makes `folder` unless it has the file `last`; whole or not at all, by one process at a time."""
+    cache = folder.parent
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / f".{folder.name}.lock", "w") as lock:
+        flock(lock, LOCK_EX)  # a second process waits, and then finds the folder
+        if not (folder / last).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            scratch = Path(tempfile.mkdtemp(dir=cache, prefix=f".{folder.name.split('-')[0]}-"))
+            try:
+                make(scratch)
+                scratch.rename(folder)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _depends_on(config: WarmStartConfig, task_config: ArithmeticConfig) -> dict:

@@ -50,7 +50,7 @@ def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
 
 
 def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool) -> bool:
-    """Shards the model in place: each decoder layer, then the rest. Gradients are summed over ranks, not averaged.
+    """Shards the model in place: each layer, then the rest. Gradients are summed over ranks, not averaged.
 
     The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that the device never
     holds it whole. Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32.
@@ -63,6 +63,7 @@ def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_l
     for layer in model.layers:
         if compile_layers:
             layer.compile(dynamic=True)
+    for layer in (*model.layers, *model.vision_layers):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in fsdp_modules(model):

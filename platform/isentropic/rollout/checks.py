@@ -9,7 +9,7 @@ def describe(request: Request) -> str:
     return f"request {tuple(request.key)}, turn {request.turn}"
 
 
-def check_request(request: Request, *, max_length: int, vocab_size: int) -> None:
+def check_request(request: Request, *, max_length: int, vocab_size: int, reads_images: bool = False) -> None:
     """Raises ValueError naming the request where vLLM would refuse it, cut it short, or keep it for ever."""
     name = describe(request)
     length = len(request.token_ids)
@@ -32,5 +32,5 @@ def check_request(request: Request, *, max_length: int, vocab_size: int) -> None
         raise ValueError(f"{name}: the seed must be in [0, 2^{SEED_BITS}), got {request.seed}.")
     if not request.temperature >= 0:
         raise ValueError(f"{name}: temperature must be >= 0, got {request.temperature}.")
-    if request.media:
-        raise ValueError(f"{name}: has media, but this engine was started for text alone.")
+    if request.media and not reads_images:
+        raise ValueError(f"{name}: has media, but this engine's model reads text alone.")

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 
 from isentropic.config import RolloutConfig
+from isentropic.images import BANNED, Images, banned_tokens, load_images, same_tokens
 from isentropic.records import Completion, Request
+from isentropic.rollout import torchvision_cpu
 from isentropic.rollout.checks import check_request, describe
+from isentropic.rollout.options import engine_options, image_options, parameter_shapes
 from isentropic.weights.buckets import Bucket, check_buckets
 
 YIELD_EVERY_S = 0.2  # while requests run, finished ones are handed over in batches
@@ -50,10 +53,21 @@ class Engine:
         revision: str | None = None,
         trust_remote_code: bool = False,
         sleep_mode: bool = False,
+        image_pixels: tuple[int, int] | None = None,
     ) -> None:
-        """Loads the model of `model_path` as policy version 0. `device` is "cpu" or "cuda"."""
+        """Loads the model of `model_path` as policy version 0. `device` is "cpu" or "cuda".
+
+        `image_pixels` as in `ModelConfig`. Raises ValueError where a model reads images and vLLM cannot.
+        """
         for key, value in {**ENGINE_ENV, **(CPU_ENV if device == "cpu" else {})}.items():
             os.environ.setdefault(key, value)
+        from transformers import AutoConfig
+
+        config_of_model = AutoConfig.from_pretrained(model_path, revision=revision, trust_remote_code=trust_remote_code)
+        self._images = load_images(model_path, config_of_model, image_pixels, revision)
+        self._banned = dict.fromkeys(banned_tokens(config_of_model), BANNED) or None
+        if self._images:
+            torchvision_cpu.add()
         from vllm import LLM  # seconds, and only after the environment is set
 
         self.policy_version = 0
@@ -67,11 +81,12 @@ class Engine:
             disable_log_stats=True,
             enable_sleep_mode=self._sleeps,
             worker_extension_cls="isentropic.rollout.worker.WorkerExtension",
-            **_engine_options(config, max_length, device),
+            **engine_options(config, max_length, device),
+            **image_options(self._images),
         )
         self._core = self.llm.llm_engine
         self._dtype = getattr(torch, config.dtype)
-        self._parameters = _parameter_shapes(model_path, revision, trust_remote_code)
+        self._parameters = parameter_shapes(config_of_model, trust_remote_code)
         self._vocab_size = self._core.model_config.get_vocab_size()
         self._calls: dict[str, _Call] = {}  # by request id
         self._admitting = threading.Lock()  # guards the engine's queue and _calls
@@ -129,6 +144,8 @@ class Engine:
             # With stale key-value blocks logprobs are wrong by several nats.
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError("vLLM did not reset its prefix cache: it still holds blocks of running requests.")
+            if self._images:
+                self._core.reset_encoder_cache()  # what the old vision tower saw
             self.policy_version = policy_version
 
     def sleep(self) -> None:
@@ -147,8 +164,13 @@ class Engine:
     def _admit(self, requests: list[Request]) -> _Call:
         """Puts all requests into the engine's queue, or none."""
         for request in requests:
-            check_request(request, max_length=self.max_length, vocab_size=self._vocab_size)
-        prepared = [prepare(request) for request in requests]
+            check_request(
+                request,
+                max_length=self.max_length,
+                vocab_size=self._vocab_size,
+                reads_images=self._images is not None,
+            )
+        prepared = [prepare(request, self._images, self._banned) for request in requests]
         call = _Call({})
         with self._admitting:
             try:
@@ -186,6 +208,11 @@ class Engine:
         """Hands a finished vLLM output to the call that asked for it."""
         call = self._calls.pop(output.request_id)
         request = call.waiting.pop(output.request_id)
+        if request.media and not same_tokens(output.prompt_token_ids, request.token_ids):
+            raise RuntimeError(
+                f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt with images, the "
+                f"learner would read {len(request.token_ids)}. Its image processor does not follow model.image_pixels."
+            )
         sampled = output.outputs[0]
         token_ids = np.asarray(sampled.token_ids, dtype=np.int64)
         assert sampled.finish_reason in ("stop", "length"), f"vLLM finished by {sampled.finish_reason!r}"
@@ -216,24 +243,7 @@ class Engine:
         self._core.abort_request(names)
 
 
-def _engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
-    """What vLLM is started with; every line that is not obvious was once silently wrong, or fatal."""
-    common = {
-        "dtype": config.dtype,
-        "max_model_len": max_length,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": max(max_length, config.max_num_seqs, 8192),
-        "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),  # else vLLM asks for most of the machine
-        "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
-        "enable_prefix_caching": True,  # reset at every load
-    }
-    if device == "cpu":
-        # A seeded request that is prefilled in chunks kills the CPU engine.
-        return {**common, "enforce_eager": True, "enable_chunked_prefill": False}
-    return {**common, "tensor_parallel_size": config.tensor_parallel}
-
-
-def prepare(request: Request) -> tuple:
+def prepare(request: Request, images: Images | None = None, banned: dict[int, float] | None = None) -> tuple:
     """vLLM's prompt and sampling parameters; ValueError naming the request where vLLM refuses a value."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.exceptions import VLLMValidationError
@@ -251,18 +261,12 @@ def prepare(request: Request) -> tuple:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
             skip_clone=True,
+            logit_bias=banned,
         )
     except VLLMValidationError as error:
         raise ValueError(f"{describe(request)}: {error}") from error
-    # Images and the like would go beside the tokens, as multi_modal_data.
-    return TokensPrompt(prompt_token_ids=request.token_ids.tolist()), sampling
-
-
-def _parameter_shapes(model_path: str, revision: str | None, trust_remote_code: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that published weights must have: those of the Hugging Face model, built without memory."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(model_path, revision=revision, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    if not request.media:
+        return TokensPrompt(prompt_token_ids=request.token_ids.tolist()), sampling
+    pixels = {"image": [images.read(reference) for reference in request.media]}
+    token_ids = images.collapse(request.token_ids).tolist()  # vLLM puts in as many image tokens as it makes
+    return TokensPrompt(prompt_token_ids=token_ids, multi_modal_data=pixels), sampling

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
+from isentropic.tasks.figures import FiguresConfig, FiguresTask
 from isentropic.tasks.math import MathConfig, MathTask
 from isentropic.tasks.reasoning_gym import ReasoningGymConfig, ReasoningGymTask
 
@@ -18,6 +19,7 @@ class TaskEntry(NamedTuple):
 TASKS = {
     "arithmetic": TaskEntry(ArithmeticConfig, ArithmeticTask),
     "calculator": TaskEntry(CalculatorConfig, CalculatorTask),
+    "figures": TaskEntry(FiguresConfig, FiguresTask),
     "math": TaskEntry(MathConfig, MathTask),
     "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
 }

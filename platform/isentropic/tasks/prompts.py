@@ -18,7 +18,7 @@ def fitting(
     `on_long_prompt`: 'refuse' raises ValueError with the first of them, 'drop' leaves them out.
     """
     check_choice("task.on_long_prompt", on_long_prompt, ("refuse", "drop"))
-    _refuse_images(task)
+    _refuse_images(task, chat)
     kept, dropped = {}, {}
     for split in splits:
         lengths = [len(chat.prompt_ids(task.prompt(split, index))) for index in range(task.size(split))]
@@ -37,14 +37,14 @@ def fitting(
     return (Kept(task, kept) if any(dropped.values()) else task), dropped
 
 
-def _refuse_images(task: Task) -> None:
-    """References travel with prompts, rollouts and queues, but neither engine nor learner reads images yet."""
+def _refuse_images(task: Task, chat: Chat) -> None:
+    """Said once, before every prompt is written out."""
     prompt = task.prompt("train", 0)
-    if prompt.media:
+    if prompt.media and getattr(chat, "images", None) is None:
         raise ValueError(
-            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and models are given text alone so far: "
-            "a policy would be trained on problems that it cannot see. For the text without its images: "
-            "task.image_column=null."
+            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and the model reads text alone: a policy "
+            "would be trained on problems that it cannot see. Choose a Qwen2-VL or Qwen2.5-VL model (model.path), or "
+            "for the text without its images: task.image_column=null."
         )
 
 

@@ -1,0 +1,54 @@
+"""torchvision for vLLM's image models on a CPU, where the package index has its CUDA build alone.
+
+That build's Python part works with torch's CPU build once two of its operators are declared; its own library does not
+load, and nothing that runs here calls it. It lies beside the environment, never in it, where it would break the import
+of every transformers model: `docker/install.sh` puts it there when it is asked for (`make vlm`).
+"""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+DECLARED = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_library: list[torch.library.Library] = []  # a declaration lasts as long as its library
+
+
+def folder() -> Path:
+    """`ISENTROPIC_TORCHVISION`, or `torchvision` in the environment's folder."""
+    return Path(os.environ.get("ISENTROPIC_TORCHVISION") or Path(sys.prefix) / "torchvision").absolute()
+
+
+def missing() -> str | None:
+    """Why an engine cannot read images here, and what to do; None where it can."""
+    if find_spec("torchvision") or (folder() / "torchvision").is_dir():
+        return None
+    return (
+        f"vLLM reads images through torchvision, which is neither installed nor in {folder()}. On a CPU `make vlm` "
+        "fetches it there; on a GPU `make venv DEVICE=cuda` installs it."
+    )
+
+
+def add() -> None:
+    """Makes `import torchvision` work in this process. To be called before vLLM is imported.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if why := missing():
+        raise ValueError(why)
+    if find_spec("torchvision"):  # installed, as on GPUs, or added before
+        return
+    for schema in DECLARED:
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define(schema)
+        _library.append(library)
+    sys.path.append(str(folder()))
+    from transformers.utils import import_utils
+
+    import_utils.is_torchvision_available.cache_clear()
