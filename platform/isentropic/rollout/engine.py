@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from isentropic.config import RolloutConfig
-from isentropic.images import BANNED, Images, banned_tokens, load_images, same_tokens
+from isentropic.images import BANNED, KINDS, Images, banned_tokens, load_images, same_tokens
 from isentropic.records import Completion, Request
 from isentropic.rollout import torchvision_cpu
 from isentropic.rollout.checks import check_request, describe
@@ -61,13 +61,15 @@ class Engine:
         """
         for key, value in {**ENGINE_ENV, **(CPU_ENV if device == "cpu" else {})}.items():
             os.environ.setdefault(key, value)
-        from transformers import AutoConfig
+        from transformers import AutoConfig, PretrainedConfig
 
-        config_of_model = AutoConfig.from_pretrained(model_path, revision=revision, trust_remote_code=trust_remote_code)
-        self._images = load_images(model_path, config_of_model, image_pixels, revision)
-        self._banned = dict.fromkeys(banned_tokens(config_of_model), BANNED) or None
-        if self._images:
+        source = {"revision": revision, "trust_remote_code": trust_remote_code}
+        # Before the model's own modules are imported: they ask once whether there is a torchvision.
+        if PretrainedConfig.get_config_dict(model_path, **source)[0].get("model_type") in KINDS:
             torchvision_cpu.add()
+        about = AutoConfig.from_pretrained(model_path, **source)
+        self._images = load_images(model_path, about, image_pixels, revision)
+        self._banned = dict.fromkeys(banned_tokens(about), BANNED) or None
         from vllm import LLM  # seconds, and only after the environment is set
 
         self.policy_version = 0
@@ -75,8 +77,7 @@ class Engine:
         self._sleeps = sleep_mode and device == "cuda"
         self.llm = LLM(
             model=model_path,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
+            **source,
             seed=seed,
             disable_log_stats=True,
             enable_sleep_mode=self._sleeps,
@@ -86,7 +87,7 @@ class Engine:
         )
         self._core = self.llm.llm_engine
         self._dtype = getattr(torch, config.dtype)
-        self._parameters = parameter_shapes(config_of_model, trust_remote_code)
+        self._parameters = parameter_shapes(about, trust_remote_code)
         self._vocab_size = self._core.model_config.get_vocab_size()
         self._calls: dict[str, _Call] = {}  # by request id
         self._admitting = threading.Lock()  # guards the engine's queue and _calls

@@ -52,3 +52,4 @@ def add() -> None:
     from transformers.utils import import_utils
 
     import_utils.is_torchvision_available.cache_clear()
+    import_utils.is_torchvision_v2_available.cache_clear()

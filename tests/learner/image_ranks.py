@@ -1,0 +1,144 @@
+"""A tiny learner that reads images, and its samples; run as a script it is one of two ranks of `test_images.py`.
+
+python image_ranks.py RANK FOLDER
+"""
+
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from isentropic import batching
+from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner.learner import Learner
+from isentropic.learner.tiny_vision import write_vision_model
+from isentropic.objectives.ce_gppo import CeGppoConfig
+from isentropic.objectives.reductions import TokenMean
+from isentropic.records import Prompt, Rollout, RolloutKey, Sample
+from isentropic.tasks.chat import load_chat
+from isentropic.tasks.figures import draw
+
+TEMPERATURE = 0.8
+OBJECTIVE = CeGppoConfig(
+    name="ce_gppo", ratio="token", clip_low=0.1, clip_high=0.1, beta1=0.5, beta2=1.0, dual_clip=None
+)
+CONFIG = LearnerConfig(
+    num_ranks=1,
+    updates_per_rollout=1,
+    microbatch_tokens=10_000,
+    dtype="float32",
+    lr=1.0,
+    lr_schedule="constant",
+    warmup_updates=0,
+    weight_decay=0.0,
+    beta1=0.9,
+    beta2=0.999,
+    eps=1.0,  # so large that a step follows the gradient and not only its sign
+    max_grad_norm=1e9,
+    max_skipped_updates=3,
+    gradient_checkpointing=False,
+    compile=False,
+    vocab_chunk=48,
+    timeout_s=60.0,
+)
+
+
+def make_model(folder):
+    folder.mkdir()
+    write_vision_model(folder)
+
+
+def picture(folder, name, *, seed, size=56):
+    path = Path(folder) / f"{name}.png"
+    if not path.exists():  # ranks read what the test has written
+        draw(["circle", "square", "triangle"], size, random.Random(seed)).save(path)
+    return str(path)
+
+
+def make_samples(folder):
+    """Prompts with one image, none, and two of different sizes; two responses each."""
+    chat = load_chat(str(folder / "model"))
+    one, two, wide = (picture(folder, name, seed=seed, size=size) for name, seed, size in
+                      (("one", 1, 56), ("two", 2, 70), ("wide", 3, 100)))  # fmt: skip
+    rng = np.random.default_rng(0)
+    samples = []
+    for draw_index, (text, media) in enumerate(
+        [("how many?", (one,)), ("1+1=", ()), ("<image> or <image>?", (two, wide)), ("and here?", (one,))]
+    ):
+        prompt = Prompt(prompt_id=text, messages=({"role": "user", "content": text},), answer="", media=media)
+        begin = chat.prompt_ids(prompt)
+        for index in range(2):
+            length = int(rng.integers(2, 7))
+            rollout = Rollout(
+                key=RolloutKey("train", draw_index, 0, index),
+                prompt=prompt,
+                token_ids=np.concatenate([begin, rng.integers(6, 102, length)]),
+                turns=((len(begin), len(begin) + length),),
+                rollout_logprob=np.zeros(length, np.float32),
+                temperature=TEMPERATURE,
+                seed=0,
+                finish_reason="stop",
+                step=1,
+                policy_version=0,
+                reward=float(index),
+            )
+            samples.append((rollout, np.full(length, rng.normal(), np.float32)))
+    return with_scores(folder, samples)
+
+
+def with_scores(folder, drawn):
+    """Under the weights that an update will begin with."""
+    learner = make_learner(folder)
+    batches = batching.score_batches([rollout for rollout, _ in drawn], 1, 10_000)
+    scores = batching.unpack_scores(batches, [learner.score(batches[0])], len(drawn))
+    learner.close()
+    return [
+        Sample(rollout=rollout, old=score, advantage=advantage, token_weight=np.ones_like(advantage))
+        for (rollout, advantage), score in zip(drawn, scores, strict=True)
+    ]
+
+
+def step_batches(samples, world):
+    return batching.step_batches(
+        step=1,
+        samples=samples,
+        plan=batching.plan_updates(samples, 1),
+        num_ranks=world,
+        microbatch_tokens=10_000,
+        reduction=TokenMean,
+        max_response_tokens=16,
+        coefficients=OBJECTIVE.at(1),
+    )[0]
+
+
+def make_learner(folder, rank=0, world=1, meeting=None):
+    settings = {"revision": None, "max_length": 64, "trust_remote_code": False, "warm_start": None}
+    return Learner(
+        config=CONFIG,
+        model=ModelConfig(name="tiny", path=str(folder / "model"), **settings),
+        objective=OBJECTIVE,
+        temperature=TEMPERATURE,
+        total_updates=10,
+        rank=rank,
+        world_size=world,
+        init_method=None if meeting is None else f"file://{meeting}",
+    )
+
+
+def main(rank, folder):
+    """One update of two ranks, one of which has no image; rank 0 writes its weights down."""
+    samples = make_samples(folder)
+    text = [sample for sample in samples if not sample.rollout.prompt.media]
+    seen = [sample for sample in samples if sample.rollout.prompt.media]
+    learner = make_learner(folder, rank, 2, folder / "meet")
+    learner.update(step_batches([text[0], seen[0]], 2)[rank])
+    weights = {name: weight.clone() for name, weight in learner.named_weights()}
+    learner.close()
+    if rank == 0:
+        (folder / "found.pickle").write_bytes(pickle.dumps(weights))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
