@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all soak smollm2 lint clean
+.PHONY: help venv demo test test-all soak smollm2 vlm lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ soak: $(STAMP) ## train under random faults for 20 minutes, then check that noth
 
 smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
 	@$(PY) jobs/fetch_smollm2.py
+
+vlm: $(STAMP) ## on CPUs: let engines read images, for experiment=uec_rl_figures_tiny
+	@PYTHON="$(PYTHON)" VENV=$(VENV) docker/install.sh vlm
 
 lint: $(STAMP) ## style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -2,6 +2,7 @@
 # Installs isentropic; make, both container images and CI share this script.
 #
 #   docker/install.sh cpu|cuda [dev]
+#   docker/install.sh vlm    afterwards, on CPUs: what vLLM needs to read images
 #
 # PYTHON=python3.12   the interpreter (default: the first of python3.11, python3.12, python3 that fits)
 # VENV=.venv          where to make the virtual environment; VENV=none installs into PYTHON itself (images)
@@ -10,6 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 device=${1:-cpu}
+torchvision=0.28.0 # the release that goes with torch 2.13
 extras=$device${2:+,$2}
 venv=${VENV:-.venv}
 
@@ -74,6 +76,16 @@ if [ "$venv" != none ]; then
 fi
 
 log=$(mktemp)
+if [ "$device" = vlm ]; then
+    # vLLM's image models import torchvision, which the index has as a CUDA build only. Its Python part is all they
+    # need; it lies beside the environment's packages, where no other import meets it (rollout/torchvision_cpu.py).
+    folder=$("$python" -c 'import sys; print(sys.prefix)')/torchvision
+    echo "fetching torchvision $torchvision into $folder"
+    rm -rf "$folder"
+    install "$log" --no-deps --target "$folder" "torchvision==$torchvision"
+    rm -f "$log"
+    exit
+fi
 echo "installing isentropic[$extras]: 2 to 5 minutes the first time"
 install "$log" -e ".[$extras]"
 if [ "$device" = cpu ]; then

@@ -1,5 +1,7 @@
 """Every token is packed once, ranks keep in step, and results find their way back."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -142,6 +144,17 @@ def test_too_few_sequences_are_filled_up():
     assert filler.rows.tolist() == [-1]
     assert filler.token_ids.tolist() == [0]
     assert {name: len(value) for name, value in filler.fields.items()} == dict.fromkeys(full.fields, 0)
+
+
+def test_references_of_images_follow_their_sequences():
+    seen = replace(PROMPT, media=("a.png", "b.png"))
+    rollouts = [replace(rollout(0, ((1, 3),), 6), prompt=seen), rollout(1, ((1, 3),), 4)]
+
+    [[batch]] = batching.score_batches(rollouts, 1, 100)
+
+    assert batch.rows.tolist() == [1, 0]  # by length
+    assert batch.media == ((), ("a.png", "b.png"))
+    assert batching.score_batches(rollouts[1:], 1, 100)[0][0].media == ()
 
 
 def test_the_reduction_sees_the_packing():

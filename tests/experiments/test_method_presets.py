@@ -60,6 +60,7 @@ def test_tiny_experiments_are_the_demo_with_a_method():
 def test_geometry3k_has_the_published_settings():
     run = config("experiment=uec_rl_geometry3k", "task.path=geometry3k.jsonl")
     assert (run.task.image_column, run.model.path) == ("image", "Qwen/Qwen2.5-VL-7B-Instruct")
+    assert run.model.image_pixels == (262_144, 4_194_304)
     assert (run.rollout.prompts_per_step, run.rollout.group_size, run.sampling.explore_size) == (512, 5, 20)
     assert (run.sampling.explore_temperature, run.reuse.replay_every, run.terms.kl.coef) == (1.2, 5, 0.01)
     assert (run.objective.clip_low, run.objective.clip_high, run.objective.dual_clip) == (0.2, 0.2, 3.0)

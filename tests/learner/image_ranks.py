@@ -65,7 +65,7 @@ def make_samples(folder):
     rng = np.random.default_rng(0)
     samples = []
     for draw_index, (text, media) in enumerate(
-        [("how many?", (one,)), ("1+1=", ()), ("<image> or <image>?", (two, wide)), ("and here?", (one,))]
+        [("how many?", (one,)), ("no image", ()), ("<image> or <image>?", (two, wide)), ("and here?", (one,))]
     ):
         prompt = Prompt(prompt_id=text, messages=({"role": "user", "content": text},), answer="", media=media)
         begin = chat.prompt_ids(prompt)
@@ -74,7 +74,7 @@ def make_samples(folder):
             rollout = Rollout(
                 key=RolloutKey("train", draw_index, 0, index),
                 prompt=prompt,
-                token_ids=np.concatenate([begin, rng.integers(6, 102, length)]),
+                token_ids=np.concatenate([begin, rng.integers(10, 50, length)]),
                 turns=((len(begin), len(begin) + length),),
                 rollout_logprob=np.zeros(length, np.float32),
                 temperature=TEMPERATURE,

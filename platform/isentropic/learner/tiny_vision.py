@@ -3,16 +3,18 @@
 It has learned nothing. It shows that images reach engine and learner alike, and costs seconds on a CPU.
 """
 
+import string
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from isentropic.learner.tiny_model import build_tokenizer
+from isentropic.learner.tiny_model import END, PAD, ROLES, UNKNOWN
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+CHARACTERS = [*string.digits, *string.ascii_lowercase, *" ?.,"]  # few, so that a random model writes numbers at times
 PATCH, MERGE = 14, 2  # an image token shows 28 x 28 pixels
 WINDOW = 256
 SEED = 0
@@ -27,11 +29,22 @@ CHAT_TEMPLATE = (
 
 
 def build_vision_tokenizer() -> PreTrainedTokenizerFast:
-    """The embedded model's tokenizer with the marks of images."""
-    tokenizer = build_tokenizer()
-    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in VISION], special_tokens=True)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    """A token a character, three roles, and the marks of images."""
+    marks = [f"<|{role}|>" for role in ROLES] + list(VISION)
+    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *marks, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        unk_token=UNKNOWN,
+        bos_token=None,
+        additional_special_tokens=marks,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def build_vision_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
