@@ -64,14 +64,14 @@ def test_what_is_transparent_is_white(images, picture):
 def test_tokens_are_expanded_and_collapsed(images, picture):
     media = (picture(28, 28), picture(56, 28))
     short = np.array([1, PAD, 2, PAD, 3])
-    long = images.expand(short, media)
+    long = images.expand(short, media, "p")
     assert long.tolist() == [1, PAD, 2, PAD, PAD, 3]
     assert images.collapse(long).tolist() == short.tolist()
 
 
 def test_as_many_places_as_images(images, picture):
-    with pytest.raises(ValueError, match=r"a prompt with 1 image\(s\) has 2 place\(s\)"):
-        images.expand(np.array([PAD, 1, PAD]), (picture(28, 28),))
+    with pytest.raises(ValueError, match=r"prompt p with 1 image\(s\) has 2 place\(s\)"):
+        images.expand(np.array([PAD, 1, PAD]), (picture(28, 28),), "p")
 
 
 def test_a_file_that_is_no_image_is_named(images, tmp_path):

@@ -53,13 +53,13 @@ class Images:
         self.num_tokens = lru_cache(maxsize=65536)(self._num_tokens)
         self.read = lru_cache(maxsize=READ_IMAGES)(self._read)
 
-    def expand(self, token_ids: Ints, media: tuple[str, ...]) -> Ints:
+    def expand(self, token_ids: Ints, media: tuple[str, ...], prompt_id: str) -> Ints:
         """The prompt with one token in the place of each image -> one for each token of the image."""
         found = int((token_ids == self.token_id).sum())
         if found != len(media):
             raise ValueError(
-                f"a prompt with {len(media)} image(s) has {found} place(s) for them after the chat template. Give each "
-                "image one place, '<image>' in the text of its prompt, or none to have them all in front of it."
+                f"prompt {prompt_id} with {len(media)} image(s) has {found} place(s) for them after the chat template. "
+                "Give each image one place, '<image>' in the text of its prompt, or none to have them all in front of it."
             )
         counts = np.ones(len(token_ids), dtype=np.int64)
         counts[token_ids == self.token_id] = [self.num_tokens(reference) for reference in media]

@@ -6,6 +6,7 @@ python image_ranks.py RANK FOLDER
 import pickle
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,23 +101,23 @@ def with_scores(folder, drawn):
     ]
 
 
-def step_batches(samples, world):
+def step_batches(samples, world, budget=10_000):
     return batching.step_batches(
         step=1,
         samples=samples,
         plan=batching.plan_updates(samples, 1),
         num_ranks=world,
-        microbatch_tokens=10_000,
+        microbatch_tokens=budget,
         reduction=TokenMean,
         max_response_tokens=16,
         coefficients=OBJECTIVE.at(1),
     )[0]
 
 
-def make_learner(folder, rank=0, world=1, meeting=None):
+def make_learner(folder, rank=0, world=1, meeting=None, **changes):
     settings = {"revision": None, "max_length": 64, "trust_remote_code": False, "warm_start": None}
     return Learner(
-        config=CONFIG,
+        config=replace(CONFIG, **changes),
         model=ModelConfig(name="tiny", path=str(folder / "model"), **settings),
         objective=OBJECTIVE,
         temperature=TEMPERATURE,

@@ -89,6 +89,19 @@ def test_the_vision_tower_learns(samples, learner):
     assert tower <= changed
 
 
+@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"microbatch_tokens": 1}])
+def test_checkpointing_and_packing_change_nothing(folder, samples, changes):
+    after = []
+    for settings in ({}, changes):
+        learner = image_ranks.make_learner(folder, **settings)
+        budget = settings.get("microbatch_tokens", 10_000)
+        learner.update(image_ranks.step_batches(samples, 1, budget)[0])
+        after.append({name: weight.clone() for name, weight in learner.named_weights()})
+        learner.close()
+    for name, weight in after[0].items():
+        torch.testing.assert_close(after[1][name], weight, rtol=2e-4, atol=2e-6)
+
+
 def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(folder, samples, learner):
     text = [sample for sample in samples if not sample.rollout.prompt.media]
     seen = [sample for sample in samples if sample.rollout.prompt.media]

@@ -42,12 +42,17 @@ def prompt(*texts, media=()):
         pytest.param(
             ("s", "ab"), 1, f"<|system|>s<|end|><|user|>{IMAGE}ab<|end|><|assistant|>", id="the user's first message"
         ),
-        pytest.param(("a<image>",), 0, "<|user|>a<image><|end|><|assistant|>", id="no image: text is text"),
+        pytest.param(("a image",), 0, "<|user|>a image<|end|><|assistant|>", id="no image"),
     ],
 )
 def test_places(chat, media, texts, count, written):
     ids = chat.prompt_ids(prompt(*texts, media=media * count))
     assert chat.tokenizer.decode(ids) == written
+
+
+def test_a_text_that_holds_an_image_token_is_refused(chat):
+    with pytest.raises(ValueError, match=r"prompt p with 0 image\(s\) has 1 place\(s\)"):
+        chat.prompt_ids(prompt("a<|image_pad|>b"))
 
 
 def test_a_reply_does_not_repeat_the_image(chat, media):

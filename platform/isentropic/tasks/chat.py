@@ -31,7 +31,7 @@ class Chat:
     def prompt_ids(self, prompt: Prompt) -> Ints:
         """[T] tokens of the prompt, ready for the model to answer; one for each token of an image."""
         tokens = self._encode(self._render(self._messages(prompt), answer_next=True))
-        return self.images.expand(tokens, prompt.media) if prompt.media else tokens
+        return self.images.expand(tokens, prompt.media, prompt.prompt_id) if self.images else tokens
 
     def reply_ids(self, prompt: Prompt, reply: str, finish_reason: FinishReason) -> Ints:
         """[T] tokens between two turns: the first one's end where the policy did not write it, the reply, the cue."""
