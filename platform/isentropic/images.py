@@ -59,7 +59,7 @@ class Images:
         if found != len(media):
             raise ValueError(
                 f"prompt {prompt_id} with {len(media)} image(s) has {found} place(s) for them after the chat template. "
-                "Give each image one place, '<image>' in the text of its prompt, or none to have them all in front of it."
+                "Give each image one place, '<image>' in its prompt's text, or none to have them all in front of it."
             )
         counts = np.ones(len(token_ids), dtype=np.int64)
         counts[token_ids == self.token_id] = [self.num_tokens(reference) for reference in media]
