@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from isentropic.config import Config, ModelConfig
 from isentropic.learner.model_source import check_model, model_folder
+from isentropic.rollout import torchvision_cpu
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat, load_chat
@@ -30,6 +31,8 @@ def prepare(config: Config) -> Prepared:
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
+    if chat.images and not config.cluster.gpus_per_engine and (why := torchvision_cpu.missing()):
+        raise ValueError(f"model {model.name} reads images, and its engines could not start here. {why}")
     task, dropped = fitting(
         task,
         chat,
