@@ -44,9 +44,10 @@ def test_remote_calls_are_awaited_through_waiting_alone():
     found = []
     for path in sorted((PACKAGE / "actors").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Await) and ".remote(" in name_of(node.value):
-                if not any(bounded in name_of(node.value) for bounded in BOUNDED):
-                    found.append(f"{path.name}:{node.lineno} {name_of(node.value)}")
+            if not isinstance(node, ast.Await) or ".remote(" not in name_of(node.value):
+                continue
+            if not any(bounded in name_of(node.value) for bounded in BOUNDED):
+                found.append(f"{path.name}:{node.lineno} {name_of(node.value)}")
     assert not found
 
 

@@ -191,7 +191,7 @@ def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, mo
         "filter=keep_all", "evaluation.prompts=2", "evaluation.samples=1",
         "rollout.max_prompt_tokens=64", "terms=entropy_bonus", "terms.entropy_bonus.coef=1.0", "learner.lr=1e-2",
     ]  # fmt: skip
-    assert sweep(take_apart(["name=s", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
+    assert sweep(take_apart(["name=s", "parallel=1", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
 
     rows = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").read_text().splitlines()]
     over = [row for row in rows if row["state"] == DONE]
