@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from isentropic.checks import check_choice
@@ -56,13 +57,13 @@ class Objective:
     needs_minibatch: bool = False  # uses statistics over the tokens it is given: it must be given a whole minibatch
     own_ratio: bool = False  # forms the sequence ratio itself, from the token one
 
-    @property
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """Token fields that the function names among its arguments."""
         names = inspect.signature(self.function).parameters
         return tuple(name for name in TOKEN_FIELDS if name in names)
 
-    @property
+    @cached_property
     def takes_seed(self) -> bool:
         return "seed" in inspect.signature(self.function).parameters
 
