@@ -11,11 +11,15 @@ from isentropic.metrics.panel import build_counterfactuals
 BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 
 
+BOUNDS_OF_GPPO = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+
+
 def test_default_panel_is_whole():
     values = yaml.safe_load((Path(__file__).parents[2] / "conf/accounting/default.yaml").read_text())
     panel = build_counterfactuals(AccountingConfig(**values).counterfactuals)
     assert panel["dapo"].at(1) == {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
-    assert panel["gspo"].ratio == "sequence"
+    assert panel["gppo"].at(1) == {**BOUNDS_OF_GPPO, "beta1": 1.0, "beta2": 1.0}
+    assert set(panel) == {"dapo", "gppo", "cispo"}
 
 
 @pytest.mark.parametrize(
