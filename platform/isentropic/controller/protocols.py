@@ -6,7 +6,7 @@ waited for, for what, and how long.
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from isentropic.records import Completion, MicroBatch, Request, Rollout, StepBatch, StepResult, TokenScores
 
@@ -80,9 +80,3 @@ class Grader(Protocol):
     def counts(self) -> dict[str, int]:
         """Checks that timed out, crashed or gave no finite number, since the start."""
         ...
-
-
-class Sink(Protocol):
-    """Takes metrics. A sink never blocks the loop and never raises into it."""
-
-    def log(self, step: int, metrics: dict[str, Any]) -> None: ...

@@ -1,5 +1,6 @@
 """The embedded model: a Qwen3 of less than a million parameters that reads and writes single characters."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,15 @@ class TinySizes:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A token a character, three roles, and a chat template of two tokens a message."""
-    roles = [f"<|{role}|>" for role in ROLES]
-    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *roles, *CHARACTERS])}
+    return character_tokenizer(CHARACTERS, marks=[], chat_template=CHAT_TEMPLATE)
+
+
+def character_tokenizer(
+    characters: Sequence[str], *, marks: Sequence[str], chat_template: str
+) -> PreTrainedTokenizerFast:
+    """A token a character, behind the special ones: pad, end, unknown, the roles of a chat and `marks`."""
+    special = [*(f"<|{role}|>" for role in ROLES), *marks]
+    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *special, *characters])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -53,8 +61,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         unk_token=UNKNOWN,
         bos_token=None,
-        additional_special_tokens=roles,
-        chat_template=CHAT_TEMPLATE,
+        additional_special_tokens=special,
+        chat_template=chat_template,
         clean_up_tokenization_spaces=False,
     )
 

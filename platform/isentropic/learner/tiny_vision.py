@@ -7,11 +7,10 @@ import string
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from isentropic.learner.tiny_model import END, PAD, ROLES, UNKNOWN
+from isentropic.learner.tiny_model import character_tokenizer
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 CHARACTERS = [*string.digits, *string.ascii_lowercase, *" ?.,"]  # few, so that a random model writes numbers at times
@@ -30,21 +29,7 @@ CHAT_TEMPLATE = (
 
 def build_vision_tokenizer() -> PreTrainedTokenizerFast:
     """A token a character, three roles, and the marks of images."""
-    marks = [f"<|{role}|>" for role in ROLES] + list(VISION)
-    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *marks, *CHARACTERS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        unk_token=UNKNOWN,
-        bos_token=None,
-        additional_special_tokens=marks,
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-    )
+    return character_tokenizer(CHARACTERS, marks=VISION, chat_template=CHAT_TEMPLATE)
 
 
 def build_vision_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
