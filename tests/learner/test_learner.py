@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
 
 from isentropic.objectives.leaves import step_loss
@@ -254,6 +255,54 @@ def test_an_index_with_foreign_objects_is_refused(make_learner, tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Path.touch))
     with pytest.raises(ValueError, match=r"names (builtins\.getattr|pathlib\.Path)"):
         learner.load(tmp_path)
+
+
+class Payload:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def call_it_bytes(index, state):
+    index.state_dict_metadata["policy_version"] = BytesStorageMetadata()
+    payload = next(info for place, info in index.storage_data.items() if place.fqn == "policy_version")
+    index.storage_data[MetadataIndex("policy_version")] = payload
+
+
+def call_it_a_tensor(index, state):
+    """The index stays as it was."""
+
+
+def name_a_file_outside(index, state):
+    (state.parent / "payload.bin").write_bytes((state / "payload.bin").read_bytes())
+    for info in index.storage_data.values():
+        info.relative_path = "../payload.bin"
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        (call_it_bytes, "BytesStorageMetadata, which no checkpoint of ours holds"),
+        (call_it_a_tensor, "Weights only load failed"),
+        (name_a_file_outside, "outside the checkpoint"),
+    ],
+)
+def test_a_payload_among_the_tensors_is_not_unpickled(make_learner, tmp_path, lie, message):
+    """An index that points at a pickle of somebody's: torch alone would run it where it is said to be bytes."""
+    learner, state, called = make_learner(), tmp_path / "state", tmp_path / "called"
+    learner.save(state)
+    (state / "payload.bin").write_bytes(pickle.dumps(Payload(called)))
+    index = pickle.loads((state / ".metadata").read_bytes())
+    for place, info in index.storage_data.items():
+        if place.fqn == "policy_version":
+            info.relative_path, info.offset, info.length = "payload.bin", 0, (state / "payload.bin").stat().st_size
+    lie(index, state)
+    (state / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(ValueError, match=message):
+        learner.load(state)
+    assert not called.exists()
 
 
 def test_more_ranks_need_a_meeting_point(folder):

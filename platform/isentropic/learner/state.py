@@ -16,14 +16,14 @@ from torch.distributed.tensor import DTensor
 from isentropic.durable import sync_folder
 from isentropic.learner.optimizer import moments, set_steps
 
-# The whole of what a checkpoint's index is made of. Anything else in it is not ours.
+# The whole of what a checkpoint's index is made of. Anything else in it is not ours. BytesStorageMetadata is left out
+# on purpose: what an index calls bytes, torch unpickles without limits.
 ALLOWED = {
     ("torch", "Size"),
     ("torch", "device"),
     ("torch._utils", "_rebuild_device"),
     ("torch.serialization", "_get_layout"),
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-    ("torch.distributed.checkpoint.metadata", "BytesStorageMetadata"),
     ("torch.distributed.checkpoint.metadata", "ChunkStorageMetadata"),
     ("torch.distributed.checkpoint.metadata", "Metadata"),
     ("torch.distributed.checkpoint.metadata", "MetadataIndex"),
@@ -50,6 +50,9 @@ class SafeReader(FileSystemReader):
             raise ValueError(f"{path} is damaged ({error}): load an older checkpoint.") from error
         if not isinstance(metadata, Metadata):
             raise ValueError(f"{path} holds a {type(metadata).__name__}, not a checkpoint's index.")
+        for info in metadata.storage_data.values():
+            if info.relative_path != os.path.basename(info.relative_path):
+                raise ValueError(f"{path} names {info.relative_path!r}, outside the checkpoint. It was not loaded.")
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
@@ -78,8 +81,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, pol
     try:
         dcp.save(state, checkpoint_id=folder)
     except CheckpointException as error:  # a BaseException, which would take the whole process along
-        reasons = {f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()}
-        raise OSError(f"{folder}: {'; '.join(sorted(reasons))}") from None
+        raise OSError(f"{folder}: {_reasons(error)}") from None
     sync_folder(folder)
     sync_folder(Path(folder).parent)
 
@@ -98,11 +100,18 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
     state["policy_version"] = torch.tensor(0)
     random = {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
     state |= {name: value for name, value in random.items() if name in known}
-    dcp.load(state, storage_reader=reader)
+    try:
+        dcp.load(state, storage_reader=reader)
+    except CheckpointException as error:
+        raise ValueError(f"{folder} cannot be read ({_reasons(error)}): load an older checkpoint.") from None
     policy_version = int(state["policy_version"])
     set_steps(optimizer, policy_version)
     _set_random_state({name.rpartition("/")[2]: state[name] for name in random if name in known})
     return policy_version
+
+
+def _reasons(error: CheckpointException) -> str:
+    return "; ".join(sorted({f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()}))
 
 
 def copy_state(model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int) -> dict[str, Tensor]:
