@@ -99,6 +99,39 @@ sink.close()
     assert [record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]] == [0, 8]
 
 
+def test_a_killed_run_lacks_no_step_after_its_resume(tmp_path):
+    """W&B's process dies with steps that it has been told and has not written."""
+    program = """
+import sys
+from pathlib import Path
+import psutil
+from isentropic.config import TrackingConfig
+from isentropic.metrics.wandb_sink import WandbSink
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
+for step in range(3):
+    sink.log(step, {"policy_version": 8 * step, "entropy/mean": 1.0})
+for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
+    process.kill()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[2])}
+    environment.pop("WANDB_SERVICE", None)  # that of this process would outlive the killed one
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, env=environment)
+    assert done.returncode == -9
+    lost = offline_records(tmp_path).get("history", [])
+    assert len(lost) < 3, "else this test shows nothing"
+
+    with (tmp_path / "metrics.jsonl").open("w") as metrics:
+        metrics.writelines(json.dumps({"step": step} | line(step)) + "\n" for step in range(3))
+    again, warnings = open_sink(tmp_path)
+    again.log(2, line(2))  # trained again
+    again.log(3, line(3))
+    again.close()
+    records = offline_records(tmp_path)
+    assert [record["item"]["policy_version"] for record in records["history"]] == [0, 8, 16, 24]
+    assert len({run["run_id"] for run in records["run"]}) == 1 and not warnings
+
+
 def test_auto_without_a_key_is_offline_with_one_warning(tmp_path):
     sink, warnings = open_sink(tmp_path, mode="auto")
     sink.close()

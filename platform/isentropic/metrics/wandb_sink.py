@@ -1,8 +1,11 @@
 """Weights & Biases on top of the JSONL record, and never in its way.
 
 One process logs: the controller. Every call is guarded: the first one that fails is told once, and W&B is left
-alone for the rest of the run. Limits were chosen from measurements with wandb 0.31: a server that hangs costs
-`PROBE_S` at the start; one that dies in mid-run costs nothing until the end, and there `FINISH_S`.
+alone for the rest of the run. W&B's own process writes its record every 15 s only, so a killed run has lost some steps
+there: a resumed one reads that record, and tells what it lacks from metrics.jsonl.
+
+Limits were chosen from measurements with wandb 0.31: a server that hangs costs `PROBE_S` at the start; one that dies
+in mid-run costs nothing until the end, and there `FINISH_S`.
 """
 
 import http.client
@@ -22,6 +25,7 @@ from typing import Any
 
 from isentropic.config import TrackingConfig
 from isentropic.metrics.entropy import ENTROPY_EDGES
+from isentropic.metrics.sinks import read_lines
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
@@ -92,8 +96,10 @@ class WandbSink:
         import wandb  # costs most of a second: only where it is used
 
         state_path = self._folder / STATE_FILE
-        if state_path.exists():
+        resumed = state_path.exists()
+        if resumed:
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
+            self._state["last_step"] = last_recorded(self._folder, otherwise=self._state["last_step"])
         self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
@@ -113,6 +119,9 @@ class WandbSink:
         self._run.define_metric("policy_version")
         self._run.define_metric("*", step_metric="policy_version")
         self._run.define_metric("entropy/mean", step_metric="policy_version", summary="min,max,last")
+        for line in read_lines(self._folder / "metrics.jsonl")[0] if resumed else ():
+            if line["step"] > self._state["last_step"]:
+                self._log(line["step"], line)
         self._save_state()
 
     def _open(self, wandb: Any, arguments: dict[str, Any]) -> Any:
@@ -138,7 +147,7 @@ class WandbSink:
         histogram = values.pop("entropy/histogram", None)
         if histogram is not None and sum(histogram):
             values["entropy/histogram"] = wandb.Histogram(np_histogram=(histogram, list(ENTROPY_EDGES)))
-        self._run.log(values | {"step": step}, step=step)
+        self._run.log(values | {"step": step}, step=step, commit=True)
         self._state["last_step"] = step
         self._save_state()
 
@@ -170,6 +179,20 @@ def _service_apart() -> None:
         return
     if done.returncode == 0:
         os.environ["WANDB_SERVICE"] = done.stdout.strip()
+
+
+def last_recorded(folder: Path, otherwise: int) -> int:
+    """The last step in W&B's local records of the run folder, -1 for none; `otherwise` where they cannot be read."""
+    records, steps = list(folder.glob("wandb/*run-*/*.wandb")), [-1]
+    for record in records:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
+        try:
+            text = subprocess.run(command, capture_output=True, text=True, timeout=OFFLINE_INIT_S, check=True).stdout
+            rows = [json.loads(line) for line in text.splitlines()]
+            steps += [row["history"]["item"]["step"] for row in rows if row["type"] == "history"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return otherwise
+    return max(steps) if records else otherwise
 
 
 def _settings(wandb: Any, init_timeout: float) -> Any:
