@@ -44,6 +44,15 @@ SETTINGS = [
     "resume=auto",
     f"task.train_size={TRAIN_SIZE}",
 ]
+ROLES = {  # by what the command line says
+    "jobs/train.py": "driver",
+    "ray::RolloutActor": "engine",
+    "EngineCore": "engine core",
+    "ray::LearnerActor": "rank",
+    "multiprocessing.forkserver": "reward worker",
+    "/raylet/raylet": "raylet",
+}
+OWN = ("driver", "engine", "engine core", "rank", "reward worker")
 GROWTH = 0.02  # of memory over the second half of an undisturbed stretch
 SETTLE_S = 60.0  # a process is still filling its caches
 DEADLINE_S = 600.0  # without a new line: the run hangs
@@ -110,16 +119,23 @@ class Soak:
         self.faults[kind] += 1
 
     def _measure(self) -> None:
-        """Memory of its own that each process holds, and the object store's."""
-        roles = {"driver": [psutil.Process(self.job.process.pid)]} if self.job.process.poll() is None else {}
-        roles |= {"engine": self.job.actors("RolloutActor"), "rank": self.job.actors("LearnerActor")}
-        for role, processes in roles.items():
-            for process in processes:
-                try:
-                    row = (time.monotonic(), process.memory_full_info().uss)
-                except psutil.Error:
-                    continue
-                self.memory.setdefault(f"{role} {process.pid}", []).append(row)
+        """Memory of its own that each process holds; the object store's pages are those of all, and counted apart."""
+        for process in self.job.tree():
+            try:
+                role = role_of(" ".join(process.cmdline()))
+                held = {role: process.memory_full_info().uss} if role in OWN else {}
+                if role == "raylet":
+                    pages = [each.rss for each in process.memory_maps(grouped=False) if "/plasma" in each.path]
+                    held = {"object store": max(pages, default=0)}
+            except psutil.Error:
+                continue
+            for name, size in held.items():
+                self.memory.setdefault(f"{name} {process.pid}", []).append((time.monotonic(), size))
+
+
+def role_of(command: str) -> str:
+    """What a process of the job is, by its command line; empty: one of Ray's own."""
+    return next((role for mark, role in ROLES.items() if mark in command), "")
 
 
 def tear(folder: Path) -> None:
@@ -130,17 +146,34 @@ def tear(folder: Path) -> None:
         os.truncate(victim, victim.stat().st_size // 2)
 
 
-def growth(series: list[tuple[float, int]]) -> float | None:
-    """How much more a process holds at the end of its second half than at its beginning, as a share; None: too short.
+def second_half(series: list[tuple[float, int]]) -> tuple[float, float] | None:
+    """Bytes that a process holds where the second half of its time begins, and at its end; None: too short to say.
 
-    Ends are means over a tenth of the samples: single ones are noise.
+    Both are means over a tenth of the samples: single ones are noise.
     """
     settled = [size for at, size in series if at - series[0][0] > SETTLE_S]
     if len(settled) < 60:
         return None
     second = settled[len(settled) // 2 :]
-    tenth = max(1, len(second) // 10)
-    return sum(second[-tenth:]) / sum(second[:tenth]) - 1
+    tenth = len(second) // 10
+    return sum(second[:tenth]) / tenth, sum(second[-tenth:]) / tenth
+
+
+def grown(memory: dict[str, list[tuple[float, int]]], undisturbed: bool) -> tuple[list[str], dict[str, str]]:
+    """Who grew, and a line on each process that lived long enough; without faults that must be one of each kind."""
+    wrong, said = [], {}
+    for name, series in memory.items():
+        if (ends := second_half(series)) is not None:
+            share = ends[1] / max(ends[0], 1.0) - 1
+            said[name] = f"{ends[0] / 2**20:.1f} -> {ends[1] / 2**20:.1f} MiB ({share:+.2%})"
+            if share > GROWTH:
+                wrong.append(f"{name} grew: {said[name]}")
+    if undisturbed:
+        seen = {name.rpartition(" ")[0] for name in said}
+        wrong += [
+            f"too short to measure: {role}" for role in ("driver", "engine", "rank", "object store") if role not in seen
+        ]
+    return wrong, said
 
 
 def check(folder: Path, seed: int) -> list[str]:
@@ -194,13 +227,12 @@ def main() -> int:
     soak.go_on(time.monotonic() + 60 * given.minutes, given.every)
     code = soak.stop()
     wrong = check(soak.folder, given.seed) + ([] if code in (0, 75) else [f"the run ended with exit code {code}"])
-    grown = {name: value for name, series in soak.memory.items() if (value := growth(series)) is not None}
-    wrong += [f"{name} grew by {value:.1%}" for name, value in grown.items() if value > GROWTH]
+    too_large, memory = grown(soak.memory, undisturbed=not given.every)
+    wrong += too_large
     steps = len(lines(soak.folder)) - 1
     if given.compare:
         wrong += compare(soak, steps)
-    summary = {"steps": steps, "faults": dict(soak.faults), "exit_code": code, "wrong": wrong}
-    summary["memory_growth"] = {name: round(value, 4) for name, value in grown.items()}
+    summary = {"steps": steps, "faults": dict(soak.faults), "exit_code": code, "wrong": wrong, "memory": memory}
     print(json.dumps(summary, indent=1))
     return 1 if wrong else 0
 
