@@ -1,18 +1,24 @@
 """What is uploaded and what never is; names, folders and addresses that are refused before anything is sent."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from isentropic.experiments import submit, submit_client
 from isentropic.experiments.submit_client import connect, exit_code
-from isentropic.experiments.submit_folders import link_folders, use_durable_folders
 from isentropic.experiments.submit_package import check_arguments, package, write_zip
+from isentropic.folders import use_durable_folders
+
+PLATFORM = Path(__file__).resolve().parents[2] / "platform"
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,6 @@ def tree(tmp_path):
         "platform/isentropic/data/table.py": "TABLE = 1",  # only data/ of the root is left out
         "ignored/large.bin": "x",
         "runs/a/metrics.jsonl": "{}",
-        "sweeps/s/ledger.jsonl": "{}",
         "data/train.jsonl": "{}",
         ".git/config": "[remote]",
         ".env": "WANDB_API_KEY=x",
@@ -118,6 +123,8 @@ def test_a_job_gets_no_variable_of_this_machine(monkeypatch):
         pytest.param(["train", "--name", "../evil"], "a job's name has", id="name with a path"),
         pytest.param(["train", "run.dir=runs/x"], "run.dir=runs/x is relative", id="relative run.dir"),
         pytest.param(["train", "--runs", "runs"], "--runs=runs is relative", id="relative --runs"),
+        pytest.param(["branch", "run=a", "out=b"], "out=b is relative", id="relative out"),
+        pytest.param(["export", "a", "--to", "model"], "--to=model is relative", id="relative --to"),
         pytest.param(["train", "objective.betta1=0"], "Did you mean 'objective.beta1'", id="misspelled key"),
         pytest.param(["status", "a", "b"], "status takes no 'b'", id="too many words"),
         pytest.param(["list", "--address", "ray://head:10001"], "the dashboard's, http://<head>:8265", id="ray client"),
@@ -186,7 +193,7 @@ def job_environment(origin=None, **more):
     return env | ({"ISENTROPIC_SUBMITTED_FROM": origin} if origin else {}) | more
 
 
-def test_where_a_job_writes(tmp_path):
+def test_where_a_job_writes(tmp_path, capsys):
     here, home = f"{socket.gethostname()}:{tmp_path}", submit_client.Path.home()
     cases = [
         ({}, None, None),  # not a job: runs/ of the folder one is in
@@ -197,24 +204,39 @@ def test_where_a_job_writes(tmp_path):
         (job_environment(), home / "isentropic-runs", home / "isentropic-runs/.cache/models"),  # plain ray job submit
     ]
     for environ, runs, cache in cases:
-        told = use_durable_folders(environ)
+        use_durable_folders(environ)
         assert environ.get("ISENTROPIC_RUNS") == (runs and str(runs))
         assert environ.get("ISENTROPIC_CACHE") == (cache and str(cache))
-        assert (told is not None) == (runs is not None and str(runs) != "/big")
+        assert ("runs are written to" in capsys.readouterr().err) == (runs is not None and str(runs) != "/big")
 
 
-def test_runs_and_sweeps_of_the_uploaded_copy_are_durable(tmp_path):
-    copy, shared = tmp_path / "copy", tmp_path / "shared"
-    copy.mkdir()
-    for _ in range(2):  # two jobs of one tree share the copy
-        link_folders(copy, {"ISENTROPIC_RUNS": str(shared)})
-    (copy / "sweeps" / "s").mkdir()
-    (copy / "runs" / "r").mkdir()
-    assert (shared / "sweeps" / "s").is_dir() and (shared / "r").is_dir()
-    with pytest.raises(ValueError, match="a job of this same tree writes runs/ to"):
-        link_folders(copy, {"ISENTROPIC_RUNS": str(tmp_path / "other")})
+SCRIPTS = {
+    "sweep": ["experiment=ce_gppo_tiny", "name=taken", "seed=0,1"],
+    "branch": ["run=taken", "steps=1", "objective.beta1=0,1"],
+    "evaluate": ["run=taken"],
+    "export": ["runs/taken"],
+    "report": ["taken", "--out", os.devnull],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_of_a_job_looks_into_the_durable_folder(tmp_path, script):
+    """Also where the job was made by Ray's own `ray job submit`, in a copy of the tree that has no runs/."""
+    folder = tmp_path / "home" / "isentropic-runs" / "taken"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    environ = os.environ | job_environment() | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(PLATFORM)}
+    command = [sys.executable, str(PLATFORM.parent / "jobs" / f"{script}.py"), *SCRIPTS[script]]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    told, error = done.stderr.splitlines()[:2]
+    assert f"runs are written to {folder.parent}" in told
+    assert str(folder) in error and "no such folder" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+def test_the_jobs_command_is_quoted():
     assert submit.entrypoint("train", ["run.name=a b"]) == "python jobs/train.py 'run.name=a b'"
-    assert submit.entrypoint("sweep", []) == "python -m isentropic.experiments.submit_folders python jobs/sweep.py"
 
 
 @pytest.mark.parametrize(

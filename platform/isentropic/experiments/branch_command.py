@@ -24,6 +24,7 @@ from isentropic.checks import check_choice, check_range
 from isentropic.experiments.branch_settings import named_settings, read_preset, settings_of_run
 from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
+from isentropic.folders import use_durable_folders
 
 OPTIONS = ("run", "steps", "step", "out", "sweep", "exact", "contexts")
 POINTS = 40
@@ -35,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if given else BAD_INPUT)
+    use_durable_folders()
     try:
         if given[0] == "replay":
             from isentropic.experiments.replay_command import replay

@@ -25,6 +25,7 @@ from isentropic.config import Config
 from isentropic.experiments.config_load import load
 from isentropic.experiments.hydra_main import BAD_INPUT, CONF, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
+from isentropic.folders import use_durable_folders
 
 NUMBERS = {"samples": int, "prompts": int, "temperature": float, "top_p": float}
 OPTIONS = ("run", "step", "task", *NUMBERS)
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or set(given) & {"-h", "--help"}:
         print(__doc__)
         sys.exit(0 if given else BAD_INPUT)
+    use_durable_folders()
     try:
         options = options_of(given)
         run = recorded_run(options["run"])

@@ -6,18 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from isentropic.experiments.hydra_main import DONE, is_ours, refuse
+from isentropic.folders import use_durable_folders
+from isentropic.metrics.report.find import resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("run", help="a run folder, or a run's name")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the last whole one)")
     parser.add_argument("--to", type=Path, help="a new folder (default: RUN/model_STEP)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     given = parser.parse_args(arguments)
+    use_durable_folders()
     try:
-        folder = export(given.run, step=given.step, to=given.to, dtype=given.dtype)
+        folder = export(resolve(given.run), step=given.step, to=given.to, dtype=given.dtype)
     except ValueError as error:
         if not is_ours(error):
             raise

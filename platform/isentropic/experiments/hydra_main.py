@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.config import Config
 from isentropic.experiments.hydra_errors import explain
 from isentropic.experiments.presets import check_presets
-from isentropic.experiments.submit_folders import use_durable_folders
 from isentropic.experiments.sweep_names import name_sweep_job
+from isentropic.folders import use_durable_folders
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -45,8 +45,7 @@ def hydra_main(job: Job) -> Callable[[], None]:
         def task(cfg: DictConfig) -> None:  # raises nothing: Hydra would print its own story and exit with 1
             codes.append(run_job(job, cfg))
 
-        if told := use_durable_folders():
-            print(told, file=sys.stderr)
+        use_durable_folders()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # what fails before the task comes to us as it is
         try:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()

@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster: submit, follow, list and stop them through Ray's job API."""
 
 import argparse
+import itertools
 import re
 import shlex
 import subprocess
@@ -12,11 +13,12 @@ from pathlib import Path, PurePosixPath
 
 from isentropic.experiments import submit_package
 from isentropic.experiments.hydra_main import DONE, FAULT, refuse
-from isentropic.experiments.submit_folders import ORIGIN, RUNS, origin
+from isentropic.folders import ORIGIN, RUNS, origin
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPTS = ("train", "sweep", "branch", "evaluate", "report")
+SCRIPTS = ("train", "sweep", "branch", "evaluate", "report", "export")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+WRITES = ("run.dir", "out", "--out", "--to")  # arguments that name a place to write
 STOP_WAIT_S = 600  # for the step under way and its checkpoint; then Ray kills the job
 INTERRUPTED = 130
 
@@ -109,9 +111,8 @@ def _submit(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def entrypoint(script: str, overrides: list[str]) -> str:
-    """The job's command. train takes its folder from the config; the others look into runs/ and sweeps/."""
-    settle = [] if script == "train" else ["python", "-m", "isentropic.experiments.submit_folders"]
-    return shlex.join([*settle, "python", f"jobs/{script}.py", *overrides])
+    """The job's command."""
+    return shlex.join(["python", f"jobs/{script}.py", *overrides])
 
 
 def job_env(runs: str | None) -> dict[str, str]:
@@ -127,7 +128,7 @@ def job_env(runs: str | None) -> dict[str, str]:
 def default_name(script: str, overrides: list[str]) -> str:
     """train-<run.name>-<time>: a job's name is taken for as long as the cluster lives."""
     values = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-    label = values.get("run.name") or values.get("experiment") or "job"
+    label = values.get("run.name") or values.get("name") or values.get("run") or values.get("experiment") or "job"
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", label)[:32]
     return f"{script}-{label}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -135,7 +136,8 @@ def default_name(script: str, overrides: list[str]) -> str:
 def check_paths(runs: str | None, overrides: list[str]) -> None:
     """Raises ValueError where the job would write into the copy of the tree that Ray deletes after it."""
     given = [("--runs", runs)] if runs is not None else []
-    given += [("run.dir", each.removeprefix("run.dir=")) for each in overrides if each.startswith("run.dir=")]
+    given += [each.partition("=")[::2] for each in overrides if each.startswith(tuple(f"{key}=" for key in WRITES))]
+    given += [pair for pair in itertools.pairwise(overrides) if pair[0] in WRITES]
     for key, path in given:
         if not PurePosixPath(path.strip("'\"")).is_absolute() and "${" not in path:
             raise ValueError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-OUTPUTS = ("runs", "sweeps", "branches", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root alone
+OUTPUTS = ("runs", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root alone
 KEY_FILES = (
     ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials", "credentials.*", "*.tfvars",

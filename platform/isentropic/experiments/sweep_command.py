@@ -1,7 +1,7 @@
 """python jobs/sweep.py experiment=ce_gppo_tiny 'objective.beta1=0,0.25,0.5' 'objective.beta2=0.5,1' 'seed=0,1,2'
 
 sweep=       a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random
-name=        the sweep's folder, sweeps/<name> (default: the preset's name, or sweep-<hash>)
+name=        the sweep's folder, runs/<name> (default: the preset's name, or sweep-<hash>)
 parallel=    runs at once (default: what the resources hold)
 early_stop=  true: the alarms of collapse and explosion end a run (default false: they are reported alone)
 --resume     go on with the sweep of that name: finished runs are not repeated, unfinished ones continue
@@ -26,11 +26,11 @@ from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
 from isentropic.experiments.lock import run_lock
 from isentropic.experiments.sweep_ledger import SweepLedger, read_plan, write_plan
 from isentropic.experiments.sweep_plan import Trial, compose_trials, plan_of
+from isentropic.folders import runs_folder, use_durable_folders
 
 OPTIONS = ("sweep", "name", "parallel", "early_stop")
 FLAGS = ("--resume", "--yes", "--dry")
 MANY = 200
-ROOT = Path("sweeps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or set(given) & {"-h", "--help"}:
         print(__doc__)
         sys.exit(0 if given else BAD_INPUT)
+    use_durable_folders()
     try:
         sys.exit(sweep(take_apart(given)))
     except ValueError as error:
@@ -79,9 +80,9 @@ def take_apart(arguments: Sequence[str]) -> Asked:
     return Asked(options=options, flags=frozenset(flags), overrides=tuple(overrides))
 
 
-def sweep(asked: Asked, root: Path = ROOT) -> int:
+def sweep(asked: Asked, root: Path | None = None) -> int:
     """Checks everything, runs, reports; the exit code."""
-    folder = root / _name(asked)
+    folder = (root or runs_folder()) / _name(asked)
     asked, trials = _trials(asked, folder)
     if "--dry" in asked.flags:
         print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
@@ -130,6 +131,8 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
             asked = Asked(options=own.options | asked.options, flags=asked.flags, overrides=own.overrides)
     elif before is not None and "--dry" not in asked.flags:
         raise ValueError(f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>.")
+    elif before is None and folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"{folder} has files that are not a sweep's. Choose another name: name=<another>.")
     preset = read_preset(asked.options["sweep"]) if "sweep" in asked.options else {}
     plan = plan_of(preset, asked.overrides)
     if plan.count > MANY and "--yes" not in asked.flags:

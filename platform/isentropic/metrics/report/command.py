@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from isentropic.folders import use_durable_folders
 from isentropic.metrics.report.find import EXPECTED, resolve
 from isentropic.metrics.report.write import default_out, write_report
 
@@ -17,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a run's name, or a folder of runs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the HTML file (default: report.html in the folder)")
     given = parser.parse_args(arguments)
+    use_durable_folders()
     try:
         paths = [resolve(name.removeprefix("run=")) for name in given.runs]
         out = write_report(paths, given.out or default_out(paths))

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from isentropic.folders import runs_folder
+
 RUN_FILES = ("metrics.jsonl", "config.yaml")
 DEPTH = 3  # folders that a sweep may put between itself and its runs
 EXPECTED = (
@@ -16,12 +18,13 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def resolve(name: str, root: Path = Path("runs")) -> Path:
-    """A path as given, else the run of that name under `root`.
+def resolve(name: str) -> Path:
+    """A path as given, else the run or sweep of that name in the folder of runs.
 
     Raises ValueError where there is neither.
     """
-    for path in (Path(name), root / name):
+    root = runs_folder()
+    for path in (Path(name), root / name, root / name.removeprefix("runs/")):  # runs/ as it is called at home
         if path.is_dir():
             return path
     known = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
