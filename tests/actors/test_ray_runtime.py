@@ -1,8 +1,10 @@
 """An address that is no Ray is told within seconds; workers get no secret."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from isentropic.actors import ray_runtime
@@ -32,8 +34,36 @@ def test_nobody_listens(deaf):
 
 def test_something_else_listens(deaf, monkeypatch):
     monkeypatch.setattr(ray_runtime, "CONNECT_S", 0.5)
-    with pytest.raises(ValueError, match="but it is no Ray"):
+    with pytest.raises(ValueError, match=r"no answer in 0\.5 s"):
         start(deaf)
+
+
+class Refusing(grpc.GenericRpcHandler):
+    """A head that wants a token; with `code`, any other gRPC server."""
+
+    def __init__(self, code):
+        self._code = code
+
+    def service(self, call):
+        return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(self._code, "no"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, "wants its token, got none or another one"),
+        (grpc.StatusCode.UNIMPLEMENTED, "what listens there is no Ray"),
+    ],
+)
+def test_what_a_server_refuses(code, message):
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refusing(code)])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            start(f"127.0.0.1:{port}")
+    finally:
+        server.stop(None)
 
 
 def test_the_environments_address_counts(deaf, monkeypatch):

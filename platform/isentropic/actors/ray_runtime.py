@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,10 @@ from pathlib import Path
 
 import grpc
 import ray
+from ray._private.grpc_utils import init_grpc_channel
 from ray._private.services import canonicalize_bootstrap_address
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 import isentropic
 from isentropic.config import ClusterConfig
@@ -98,7 +100,7 @@ def check_address(cluster: ClusterConfig) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for minutes. A gRPC handshake tells a live head from a closed port, and from a deaf one."""
+    """Ray itself waits for half a minute, and does not say that it is its token which is refused."""
     if address == "auto":
         try:
             address = canonicalize_bootstrap_address("auto")
@@ -112,15 +114,24 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"cluster.address must be host:port, auto, or null; got {address!r}.")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-        if os.environ.get("RAY_USE_TLS", "0") == "0":
-            with grpc.insecure_channel(address) as channel:
-                grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
-    except grpc.FutureTimeoutError as error:
-        raise ValueError(_unreachable(address, "something listens there, but it is no Ray")) from error
-    except OSError as error:
-        raise ValueError(_unreachable(address, str(error))) from error
+    with init_grpc_channel(address) as channel:
+        try:
+            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=CONNECT_S)
+        except grpc.RpcError as error:
+            raise ValueError(_refused(address, error)) from error
+
+
+def _refused(address: str, error: grpc.RpcError) -> str:
+    if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+        return (
+            f"the Ray cluster at {address} wants its token, got none or another one. Set RAY_AUTH_MODE=token and "
+            "RAY_AUTH_TOKEN=<token> or RAY_AUTH_TOKEN_PATH=<file>, or correct cluster.address or RAY_ADDRESS."
+        )
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return _unreachable(address, f"no answer in {CONNECT_S:g} s")
+    told = error.details().lower()
+    reasons = (sign for sign in ("connection refused", "domain name not found", "unreachable") if sign in told)
+    return _unreachable(address, next(reasons, "what listens there is no Ray"))
 
 
 def _unreachable(address: str, reason: str) -> str:
