@@ -12,7 +12,7 @@ from isentropic.experiments.hydra_main import DONE as CODE_DONE
 from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.sweep import Sweep, ordered
 from isentropic.experiments.sweep_command import sweep, take_apart
-from isentropic.experiments.sweep_ledger import DONE, FAILED, INTERRUPTED, STOPPED, SweepLedger
+from isentropic.experiments.sweep_ledger import DONE, FAILED, INTERRUPTED, STOPPED, SweepLedger, write_plan
 from isentropic.experiments.sweep_plan import compose_trials, draw, plan_of
 from isentropic.experiments.sweep_table import SweepTable
 
@@ -79,7 +79,25 @@ def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
         sweep(take_apart(["name=s", "objective.beta1=range(0,100)", "seed=range(0,20)"]), tmp_path)
     with pytest.raises(ValueError, match="no sweep to resume"):
         sweep(take_apart(["name=s", "seed=0,1", "--resume"]), tmp_path)
+    with pytest.raises(ValueError, match="Did you mean 'parallel'"):
+        take_apart(["name=s", "seed=0,1", "parrallel=2"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_one_sweeps(tmp_path):
+    write_plan(tmp_path / "s", ["experiment=ce_gppo_tiny", "seed=0,1"])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."):
+        sweep(take_apart(["name=s", "seed=0,1,2", "--resume"]), tmp_path)
+    with pytest.raises(ValueError, match=r"no sweep to resume.* one of s: name"):
+        sweep(take_apart(["name=t", "--resume"]), tmp_path)
+    with pytest.raises(ValueError, match="already has a sweep"):
+        sweep(take_apart(["name=s", "seed=0,1"]), tmp_path)
+    with pytest.raises(ValueError, match="has files that are not a sweep's"):
+        sweep(take_apart(["name=other", "seed=0,1"]), tmp_path)
+    for again in ([], ["experiment=ce_gppo_tiny", "seed=0,1"]):
+        assert sweep(take_apart(["name=s", *again, "--resume", "--dry"]), tmp_path) == 0
 
 
 @pytest.mark.parametrize("preset", ["ce_gppo_fig3", "ce_gppo_fig5", "ce_gppo_fig6", "baselines"])
@@ -181,7 +199,7 @@ NOT_EQUAL = ("time/", "throughput/", "mismatch/", "sync/")
 
 
 @pytest.mark.engine
-def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, monkeypatch):
+def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, monkeypatch, capsys):
     """Two runs that differ in a tag alone: the second gets the actors that the first has trained with."""
     monkeypatch.chdir(tmp_path)
     small = [
@@ -205,4 +223,5 @@ def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, mo
         changed = [key for key in one if one[key] != two[key] and not key.startswith(NOT_EQUAL)]
         assert changed == []
     assert first[2]["grad_norm/max"] > 0  # a random model earns nothing; the entropy bonus trains it
-    assert (tmp_path / "s" / "report.html").is_file()
+    assert "<title>s: report</title>" in (tmp_path / "s" / "report.html").read_text()
+    assert "cost of a run on actors that were there" in capsys.readouterr().out

@@ -12,8 +12,10 @@ All else are Hydra overrides; several values span the grid.
 """
 
 import asyncio
+import difflib
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,9 +24,9 @@ from pathlib import Path
 from isentropic.checks import check_choice, check_range
 from isentropic.config import RUN_NAME
 from isentropic.experiments.branch_settings import read_preset
-from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
+from isentropic.experiments.hydra_main import BAD_INPUT, RESUMABLE, is_ours, refuse
 from isentropic.experiments.lock import run_lock
-from isentropic.experiments.sweep_ledger import SweepLedger, read_plan, write_plan
+from isentropic.experiments.sweep_ledger import PLAN, SweepLedger, read_plan, write_plan
 from isentropic.experiments.sweep_plan import Trial, compose_trials, plan_of
 from isentropic.folders import runs_folder, use_durable_folders
 
@@ -72,7 +74,8 @@ def take_apart(arguments: Sequence[str]) -> Asked:
         if argument.startswith("--"):
             check_choice("option", argument, FLAGS)
             flags.add(argument)
-        elif separator and key in OPTIONS:
+        elif separator and (key in OPTIONS or difflib.get_close_matches(key, OPTIONS, cutoff=0.8)):
+            check_choice("option", key, OPTIONS)
             options[key] = value
         else:
             overrides.append(argument)
@@ -101,9 +104,12 @@ def sweep(asked: Asked, root: Path | None = None) -> int:
     with run_lock(folder):
         write_plan(folder, asked.lasting)
         with SweepTable(folder.name, [(trial.name, trial.config.run.steps) for trial in trials]) as table:
-            job = Sweep(folder, ordered(trials), SweepLedger(folder), table)
+            ledger = SweepLedger(folder)
+            job = Sweep(folder, ordered(trials), ledger, table)
             code = asyncio.run(job.run(int(parallel) if parallel else None))
-    _conclude(folder, trials)
+    _conclude(folder, ledger)
+    if code == RESUMABLE:
+        print(f"stopped; go on with: python jobs/sweep.py name={folder.name} --resume")
     return code
 
 
@@ -125,10 +131,15 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
     before = read_plan(folder)
     if "--resume" in asked.flags:
         if before is None:
-            raise ValueError(f"{folder} has no sweep to resume. Leave out --resume, or give its name: name=...")
-        if not asked.lasting or asked.lasting == [f"sweep={folder.name}"]:
-            own = take_apart(before)
-            asked = Asked(options=own.options | asked.options, flags=asked.flags, overrides=own.overrides)
+            known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}"))) or "none"
+            raise ValueError(f"{folder} has no sweep to resume. Leave out --resume, or name one (here: {known}).")
+        own = take_apart(before)
+        if asked.lasting not in ([], [f"sweep={folder.name}"], before):
+            raise ValueError(
+                f"{folder} was started with other arguments: {shlex.join(before)}. To go on with it: "
+                f"name={folder.name} --resume, and none of them. To start another: name=<another>."
+            )
+        asked = Asked(options=own.options | asked.options, flags=asked.flags, overrides=own.overrides)
     elif before is not None and "--dry" not in asked.flags:
         raise ValueError(f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>.")
     elif before is None and folder.is_dir() and any(folder.iterdir()):
@@ -140,18 +151,21 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
     return asked, compose_trials(plan, folder, early_stop=asked.options.get("early_stop") == "true")
 
 
-def _conclude(folder: Path, trials: Sequence[Trial]) -> None:
-    """Statements and report over the runs that have lines; a report that fails does not fail the sweep."""
+def _conclude(folder: Path, ledger: SweepLedger) -> None:
+    """Statements, report and cost over the runs that have lines; a report that fails does not fail the sweep."""
     from isentropic.experiments.statements import write_statements
     from isentropic.experiments.statements_runs import run_statements
     from isentropic.metrics.report import write_report
 
-    runs = [path for trial in trials if (path := Path(trial.config.run.dir) / "metrics.jsonl").exists()]
-    if not runs:
+    if not (runs := [path.parent for path in sorted(folder.glob("*/metrics.jsonl"))]):
         return
     try:
-        for row in write_statements(folder, run_statements([path.parent for path in runs])):
+        for row in write_statements(folder, run_statements(runs)):
             print(f"{row['id']:<5} {row['verdict']:<10} {row['number']}")
-        print(write_report([path.parent for path in runs], folder / "report.html", ended=True))
+        print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
         print(f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}")
+    costs = [row["overhead_s"] for row in ledger.rows.values() if row.get("started_actors") is False]
+    if costs:
+        mean, most = sum(costs) / len(costs), max(costs)
+        print(f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s")
