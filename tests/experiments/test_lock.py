@@ -48,9 +48,9 @@ def test_the_second_is_told_who_has_it_and_a_dead_holder_has_nothing(tmp_path, h
 
 
 def test_a_start_that_is_refused_leaves_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="bad data"), run_lock(tmp_path / "run"):
+    with pytest.raises(ValueError, match="bad data"), run_lock(tmp_path / "runs" / "run"):
         raise ValueError("bad data")
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_damaged_owner_file_is_no_owner(tmp_path):

@@ -90,7 +90,7 @@ def test_a_folder_is_one_sweeps(tmp_path):
     (tmp_path / "other" / "metrics.jsonl").touch()
     with pytest.raises(ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."):
         sweep(take_apart(["name=s", "seed=0,1,2", "--resume"]), tmp_path)
-    with pytest.raises(ValueError, match=r"no sweep to resume.* one of s: name"):
+    with pytest.raises(ValueError, match=r"no sweep to resume.*Sweeps here: s\.$"):
         sweep(take_apart(["name=t", "--resume"]), tmp_path)
     with pytest.raises(ValueError, match="already has a sweep"):
         sweep(take_apart(["name=s", "seed=0,1"]), tmp_path)

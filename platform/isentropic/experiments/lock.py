@@ -5,7 +5,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ LOCK = ".run.lock"  # in the run folder; holds who has it
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; makes it where it is not there, and takes it away again if it stays empty.
+    """Holds the folder for this process; makes it where it is not there, and takes away what it made if it stays empty.
 
     Raises:
         ValueError: another process holds it (who, since when), or the folder cannot be made.
     """
-    made = not folder.exists()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -36,7 +36,9 @@ def run_lock(folder: Path) -> Iterator[None]:
     finally:
         if made and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()
-            folder.rmdir()
+            for path in made:
+                with suppress(OSError):  # another run has come into it
+                    path.rmdir()
         os.close(descriptor)
 
 

@@ -132,7 +132,9 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
     if "--resume" in asked.flags:
         if before is None:
             known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}"))) or "none"
-            raise ValueError(f"{folder} has no sweep to resume. Leave out --resume, or name one (here: {known}).")
+            raise ValueError(
+                f"{folder} has no sweep to resume. Leave out --resume, or give its name: name=... Sweeps here: {known}."
+            )
         own = take_apart(before)
         if asked.lasting not in ([], [f"sweep={folder.name}"], before):
             raise ValueError(
