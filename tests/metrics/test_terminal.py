@@ -78,7 +78,7 @@ def test_summary_tells_before_and_after():
     ]
     assert summary_lines(history) == [
         "held-out avg@k  0.250 -> 0.750",
-        "reward   0.200 -> 0.200  ▁",
+        "reward   0.200  ▁",  # one value is no change
         "entropy  1.000 -> 0.000  █▅▁",
     ]
 

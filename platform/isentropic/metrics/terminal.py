@@ -174,11 +174,11 @@ def summary_lines(history: Sequence[Mapping[str, Any]], bars: str = BARS) -> lis
     for label, name in (("held-out avg@k", "eval/avg_at_k"), ("held-out pass@k", "eval/pass_at_k")):
         values = _curve(history, name)
         if values:
-            lines.append(f"{label}  {values[0]:.3f} -> {values[-1]:.3f}")
+            lines.append(f"{label}  {_first_and_last(values)}")
     for label, name in (("reward", "reward/mean"), ("entropy", "entropy/mean")):
         values = _curve(history, name)
         if values:
-            lines.append(f"{label:<7}  {values[0]:.3f} -> {values[-1]:.3f}  {sparkline(values, bars=bars)}")
+            lines.append(f"{label:<7}  {_first_and_last(values)}  {sparkline(values, bars=bars)}")
     return lines
 
 
@@ -194,6 +194,10 @@ def duration(seconds: float) -> str:
 
 def _curve(history: Sequence[Mapping[str, Any]], name: str) -> list[float]:
     return [float(row[name]) for row in history if _is_number(row.get(name))]
+
+
+def _first_and_last(values: Sequence[float]) -> str:
+    return f"{values[0]:.3f} -> {values[-1]:.3f}" if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def _is_number(value: Any) -> bool:
