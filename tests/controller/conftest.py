@@ -178,8 +178,12 @@ class FakeLearner:
     async def publish(self):
         return FakeWeights(self.version, self.logits.copy())
 
-    async def save(self, folder: Path):
-        np.savez(folder / "logits.npz", logits=self.logits, version=self.version)
+    async def begin_save(self, folder: Path):
+        self._saving = (folder, {"logits": self.logits, "version": self.version})
+
+    async def end_save(self):
+        folder, state = self._saving
+        np.savez(folder / "logits.npz", **state)
 
     async def load(self, folder: Path):
         with np.load(folder / "logits.npz") as saved:

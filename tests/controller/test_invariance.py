@@ -27,8 +27,11 @@ class OneRank:
     async def publish(self):
         return self._weights(self._learner.policy_version, np.zeros(8))
 
-    async def save(self, folder):
-        self._learner.save(folder)
+    async def begin_save(self, folder):
+        self._learner.begin_save(folder)
+
+    async def end_save(self):
+        self._learner.end_save()
 
 
 @pytest.fixture

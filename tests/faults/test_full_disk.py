@@ -10,7 +10,7 @@ SAVE = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from isentropic.learner.state import load_state, save_state
+from isentropic.learner.state import begin_save, end_save, load_state
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 model = torch.nn.Linear(200, 200)
@@ -18,10 +18,16 @@ optimizer = torch.optim.AdamW(model.parameters())
 model(torch.ones(1, 200)).sum().backward()
 optimizer.step()
 folder = Path(sys.argv[1])
-save_state(folder / "whole", model, optimizer, 1, 0)
+
+
+def save(folder):
+    end_save(folder, begin_save(folder, model, optimizer, 1, 0))
+
+
+save(folder / "whole")
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # files may not grow beyond: as on a disk that is full
 try:
-    save_state(folder / "torn", model, optimizer, 1, 0)
+    save(folder / "torn")
 except OSError as error:
     print("OSError", str(error)[:300])
 print("version", load_state(folder / "whole", model, optimizer, 0))

@@ -17,7 +17,7 @@ from isentropic.weights.buckets import fill_buckets
 MakeLearner = Callable[..., Learner]  # (rank=, world_size=, init_method=)
 
 
-@ray.remote(concurrency_groups={"learner": 1, "health": 2})
+@ray.remote(concurrency_groups={"learner": 1, "saving": 1, "health": 2})
 class LearnerActor:
     """One rank, on its own GPU. Built by `setup`, because the ranks must first know where rank 0 is."""
 
@@ -59,6 +59,14 @@ class LearnerActor:
     @ray.method(concurrency_group="learner")
     def save(self, folder: Path) -> None:
         self._learner.save(folder)
+
+    @ray.method(concurrency_group="learner")
+    def begin_save(self, folder: Path) -> None:
+        self._learner.begin_save(folder)
+
+    @ray.method(concurrency_group="saving")
+    def end_save(self) -> None:
+        self._learner.end_save()
 
     @ray.method(concurrency_group="learner")
     def load(self, folder: Path) -> None:

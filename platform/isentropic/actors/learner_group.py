@@ -59,6 +59,12 @@ class RayLearnerGroup:
     async def save(self, folder: Path) -> None:
         await self._all("save", [(folder,)] * self.num_ranks, what=f"saving to {folder}")
 
+    async def begin_save(self, folder: Path) -> None:
+        await self._all("begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved")
+
+    async def end_save(self) -> None:
+        await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
+
     async def load(self, folder: Path) -> None:
         await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")
 

@@ -224,7 +224,8 @@ class Controller:
     async def save(self, next_draw: int) -> None:
         """A checkpoint of the state after the current step."""
         temporary = checkpoints.begin(self._checkpoints, self._step)
-        await self._learner.save(temporary / "learner")
+        await self._learner.begin_save(temporary / "learner")
+        await self._learner.end_save()
         state = {
             "teaching": self._teaching.state_dict(),
             "terms": self._terms.state_dict(),

@@ -63,8 +63,12 @@ class LearnerGroup(Protocol):
         """The current weights, ready to be loaded by the engines."""
         ...
 
-    async def save(self, folder: Path) -> None:
-        """Writes model, optimizer, scheduler and RNG under `folder`; durable when it returns. OSError: no room."""
+    async def begin_save(self, folder: Path) -> None:
+        """Copies model, optimizer, scheduler and RNG, and writes the copy under `folder` while other calls come."""
+        ...
+
+    async def end_save(self) -> None:
+        """Returns when what `begin_save` copied is durable. OSError: no room."""
         ...
 
     async def load(self, folder: Path) -> None: ...

@@ -2,10 +2,12 @@
 
 import os
 import pickle
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -68,18 +70,36 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int, rank: int) -> None:
-    """Writes weights, optimizer, policy version and this rank's random state; durable when it returns.
+def begin_save(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.AdamW,
+    policy_version: int,
+    rank: int,
+    group: dist.ProcessGroup | None = None,
+) -> Future:
+    """Copies weights, optimizer, policy version and this rank's random state, and writes the copies in a thread.
 
-    Raises OSError on every rank where one of them cannot write, such as on a full disk. Collective: every
-    rank calls it. AdamW's step count and the schedule's position are `policy_version`.
+    The state may change as soon as this returns. Collective: every rank calls it, and hands what it returns to
+    `end_save`. AdamW's step count and the schedule's position are `policy_version`.
+
+    Args:
+        group: for the thread's collectives alone, with a CPU backend; None: no collectives run beside it.
     """
     os.makedirs(folder, exist_ok=True)
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
+    return dcp.async_save(state, checkpoint_id=folder, process_group=group)
+
+
+def end_save(folder: Path, writing: Future) -> None:
+    """Returns when all is durable.
+
+    Raises OSError on every rank where one of them cannot write, such as on a full disk.
+    """
     try:
-        dcp.save(state, checkpoint_id=folder)
+        writing.result()
     except CheckpointException as error:  # a BaseException, which would take the whole process along
         raise OSError(f"{folder}: {_reasons(error)}") from None
     sync_folder(folder)
@@ -87,7 +107,7 @@ def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, pol
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, rank: int) -> int:
-    """Restores what `save_state` wrote and returns the policy version. Collective.
+    """Restores what `begin_save` and `end_save` wrote and returns the policy version. Collective.
 
     A rank that the saving run did not have keeps its own random state.
     """
