@@ -275,7 +275,7 @@ class FakeRun:
     learner: FakeLearner = field(default_factory=FakeLearner)
     lines: Lines = field(default_factory=Lines)
 
-    def controller(self):
+    def controller(self, **arguments):
         from isentropic.controller.drawing import Drawer
         from isentropic.controller.feed import Feed
         from isentropic.controller.loop import Controller
@@ -308,6 +308,7 @@ class FakeRun:
             reporter=reporter,
             teaching=teaching,
             folder=self.folder,
+            **arguments,
         )
 
     def run(self, resume=False):

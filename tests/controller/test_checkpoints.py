@@ -14,12 +14,8 @@ STATE = {"buffer": {"tokens": np.arange(3), "kept": [1, 2.5, None, "x"]}, "on": 
 def make(folder, step):
     temporary = checkpoints.begin(folder, step)
     (temporary / "learner" / "weights.bin").write_bytes(bytes(range(100)))
-    return checkpoints.commit(
-        folder,
-        temporary,
-        lambda files: Manifest(step=step, policy_version=8 * step, next_draw=64 * step, about={}, files=files),
-        STATE,
-    )
+    manifest = Manifest(step=step, policy_version=8 * step, next_draw=64 * step, about={}, files={})
+    return checkpoints.commit(folder, temporary, manifest, STATE)
 
 
 def test_round_trip(tmp_path):

@@ -1,6 +1,7 @@
 """A full disk, a lost learner: what the loop does on fakes, to the last number."""
 
 import asyncio
+import shutil
 
 import numpy as np
 import pytest
@@ -22,39 +23,62 @@ def stable(lines):
 def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
     """No room at step 2: the run says so, goes on, and saves at step 4."""
     run, said = fake_run(), []
-    save = run.learner.save
+    save = run.learner.end_save
 
-    async def full(folder):
+    async def full():
+        folder, _ = run.learner._saving
         if folder.parent.name == ".tmp-step_000002":
             (folder / "half").write_bytes(b"x" * 100)
             raise OSError(28, "No space left on device")
-        await save(folder)
+        await save()
 
-    run.learner.save = full
-    controller = run.controller()
-    controller._warn = said.append
-    asyncio.run(controller.run())
+    run.learner.end_save = full
+    asyncio.run(run.controller(warn=said.append).run())
 
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step_000004", "step_000006"]
     assert len(said) == 1
-    for part in ("step 2", str(run.folder / "checkpoints"), "No space left", "MiB are free", "The run goes on"):
+    for part in ("step 2", str(run.folder / "checkpoints"), "No space left", "MiB are free", "a resume goes back"):
         assert part in said[0]
+
+
+def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
+    """And holds the state of its own step all the same: who goes on from it does what the others did."""
+    whole, overlapped, seen = fake_run(folder="whole").run(), fake_run("checkpoint.keep_last=5"), []
+    end_save = overlapped.learner.end_save
+
+    async def slow():
+        step = max(overlapped.lines.lines)
+        while step < 6 and step + 1 not in overlapped.lines.lines:
+            await asyncio.sleep(0.001)
+        seen.append(max(overlapped.lines.lines))
+        await end_save()
+
+    overlapped.learner.end_save = slow
+    overlapped.run()
+    assert seen == [3, 5, 6]
+    assert stable(overlapped.lines.lines) == stable(whole.lines.lines)
+
+    for step in (4, 6):
+        shutil.rmtree(overlapped.folder / "checkpoints" / f"step_{step:06d}")
+    again = fake_run(folder=overlapped.folder.name)
+    asyncio.run(again.controller().run(checkpoints.latest(again.folder / "checkpoints", pytest.fail)))
+    assert stable(again.lines.lines) == {step: line for step, line in stable(whole.lines.lines).items() if step > 2}
 
 
 def test_a_full_disk_at_the_end_is_a_fault(fake_run):
     run = fake_run("checkpoint.every=0")
 
-    async def full(folder):
+    async def full():
         raise OSError(28, "No space left on device")
 
-    run.learner.save = full
+    run.learner.end_save = full
     with pytest.raises(OSError, match="No space left"):
         run.run()
     assert max(run.lines.lines) == 6  # its result is in the logs, its rollouts in the ledger: resume=auto saves it
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
-@pytest.mark.parametrize("method", ["score", "update", "publish", "save"])
+@pytest.mark.parametrize("method", ["score", "update", "publish", "begin_save", "end_save"])
 def test_a_lost_learner_draws_nothing_twice(fake_run, staleness, method):
     """The learner is lost in step 4; a new one goes on from step 2, on the engines that were there."""
     overrides = (f"rollout.max_staleness={staleness}",)

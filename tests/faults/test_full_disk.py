@@ -10,7 +10,7 @@ SAVE = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from isentropic.learner.state import begin_save, end_save, load_state
+from isentropic.learner.state import begin_save, load_state
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 model = torch.nn.Linear(200, 200)
@@ -21,7 +21,7 @@ folder = Path(sys.argv[1])
 
 
 def save(folder):
-    end_save(folder, begin_save(folder, model, optimizer, 1, 0))
+    begin_save(folder, model, optimizer, 1, 0)()
 
 
 save(folder / "whole")

@@ -114,12 +114,8 @@ def checkpoint(tmp_path_factory):
     (temporary / "learner" / "weights.bin").write_bytes(bytes(range(200)))
     state = {"buffer": np.arange(5), "on": True}
     about = {"config": {"seed": 0}}
-    return checkpoints.commit(
-        folder,
-        temporary,
-        lambda files: Manifest(step=2, policy_version=4, next_draw=8, about=about, files=files),
-        state,
-    )
+    manifest = Manifest(step=2, policy_version=4, next_draw=8, about=about, files={})
+    return checkpoints.commit(folder, temporary, manifest, state)
 
 
 @many

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,18 @@ def sizes(folder: Path) -> list[int]:
     return [sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in checkpoints]
 
 
-def commit(folder: Path, temporary: Path, manifest: Callable[[dict], Manifest], state: dict[str, Any]) -> Path:
-    """Adds the controller's state and the manifest, makes all durable, and gives the checkpoint its name."""
+def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, Any]) -> Path:
+    """Adds the controller's state and the manifest with its files, makes all durable, names the checkpoint."""
     _write_state(temporary, state)
     files = {}
     for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
         sync_file(path)
         files[str(path.relative_to(temporary))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-    made = manifest(files)
-    text = json.dumps({name: getattr(made, name) for name in Manifest.__slots__}, indent=1, sort_keys=True)
+    text = json.dumps(asdict(manifest) | {"files": files}, indent=1, sort_keys=True)
     write_text_durably(temporary / MANIFEST, text)
     for path in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
         sync_folder(path)
-    final = checkpoint_path(folder, made.step)
+    final = checkpoint_path(folder, manifest.step)
     shutil.rmtree(final, ignore_errors=True)
     temporary.rename(final)
     sync_folder(folder)

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from isentropic.config import Config
 from isentropic.controller import checkpoints
@@ -16,6 +15,7 @@ from isentropic.controller.feed import Delivery, Evaluation, Feed
 from isentropic.controller.learning import Learning, Stopwatch, Update
 from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter, probe_gap
+from isentropic.controller.saving import Saver
 from isentropic.controller.teaching import Teaching
 from isentropic.controller.trained import write_trained
 from isentropic.methods.entropy_coefficient import TermCoefficients
@@ -64,7 +64,8 @@ class Controller:
         self._learning = Learning(config, learner)
         self._teaching, feed.candidates = teaching, teaching.candidates
         self._terms = TermCoefficients(config.terms)
-        self._checkpoints, self._trained, self._warn = folder / "checkpoints", folder / "trained", warn
+        self._saver = Saver(config, learner, folder / "checkpoints", warn)
+        self._trained = folder / "trained"
         self._step = 0
         self._version = 0
         self._skipped = 0  # updates in a row
@@ -89,15 +90,20 @@ class Controller:
                 await self._report_start()
             while self._step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._step + 1)
+            await self._saver.finish()
         except LearnerLost:
             with suppress(Exception):  # the lost learner is the cause, whatever the engines say of it
                 await self._fed(self._feed.settled())
             raise
+        except asyncio.CancelledError:
+            self._saver.cancel()
+            raise
         finally:
             self._feeding.cancel()
-            await asyncio.gather(self._feeding, return_exceptions=True)
+            await asyncio.gather(self._feeding, self._saver.settle(), return_exceptions=True)
 
     async def _run_step(self, step: int) -> None:
+        await self._saver.look()
         begin, watch = time.perf_counter(), Stopwatch()
         with watch("waited"):
             delivery = await self._fed(self._feed.batch(step))
@@ -213,40 +219,15 @@ class Controller:
             return
         drawn = min(step + self._config.rollout.max_staleness, last)
         next_draw = (await self._fed(self._feed.batch(drawn))).batch.next_draw
-        try:
-            await self.save(next_draw)
-        except OSError as error:
-            checkpoints.discard(self._checkpoints, step)
-            if step == last:
-                raise
-            self._warn(f"{self._unsaved(error)} The run goes on; the next try is at the next checkpoint.")
-
-    async def save(self, next_draw: int) -> None:
-        """A checkpoint of the state after the current step."""
-        temporary = checkpoints.begin(self._checkpoints, self._step)
-        await self._learner.begin_save(temporary / "learner")
-        await self._learner.end_save()
+        manifest = checkpoints.Manifest(
+            step=step, policy_version=self._version, next_draw=next_draw, about=self._reporter.about, files={}
+        )
         state = {
             "teaching": self._teaching.state_dict(),
             "terms": self._terms.state_dict(),
             "reporter": self._reporter.state_dict(),
         }
-        await asyncio.to_thread(
-            checkpoints.commit, self._checkpoints, temporary, lambda files: self._manifest(files, next_draw), state
-        )
-        keep = self._config.checkpoint
-        checkpoints.prune(self._checkpoints, keep.keep_last, self._reporter.best_steps(keep.keep_best))
-
-    def _unsaved(self, error: OSError) -> str:
-        """Why there is no checkpoint of this step."""
-        sizes = checkpoints.sizes(self._checkpoints)
-        need = f"about {max(sizes) / 2**20:.0f} MiB" if sizes else "an unknown size"
-        free = shutil.disk_usage(self._checkpoints).free / 2**20
-        reason = " ".join(str(error).split())[:300]
-        return (
-            f"the checkpoint of step {self._step} could not be written to {self._checkpoints} ({reason}): it needs "
-            f"{need}, {free:.0f} MiB are free there. Make room, or set checkpoint.keep_last and keep_best lower."
-        )
+        await self._saver.begin(manifest, state, self._reporter.best_steps(self._config.checkpoint.keep_best))
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
         state = checkpoints.read_state(checkpoint)
@@ -256,15 +237,6 @@ class Controller:
         self._reporter.load_state_dict(state["reporter"])
         self._step, self._version = manifest.step, manifest.policy_version
         return manifest.next_draw
-
-    def _manifest(self, files: dict[str, Any], next_draw: int) -> checkpoints.Manifest:
-        return checkpoints.Manifest(
-            step=self._step,
-            policy_version=self._version,
-            next_draw=next_draw,
-            about=self._reporter.about,
-            files=files,
-        )
 
     async def _fed(self, awaitable: Awaitable[T]) -> T:
         """`awaitable` of the feed, or the error that stopped the feed."""

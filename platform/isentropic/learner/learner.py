@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
-from isentropic.learner.state import begin_save, copy_state, end_save, load_state, put_back, same_state
+from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.objectives.leaves import leaf_gradients, step_loss
 from isentropic.objectives.needs import needs_minibatch, required_fields
 from isentropic.objectives.objective import ObjectiveConfig
@@ -68,7 +67,7 @@ class Learner:
         self._mesh = sharding.join(
             rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
         )
-        self._saving_group = dist.new_group(backend="gloo", timeout=timedelta(seconds=config.timeout_s))
+        self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
         build = partial(self._build, model, temperature)
@@ -133,14 +132,11 @@ class Learner:
 
     def begin_save(self, folder: Path) -> None:
         """Copies the state, and writes the copy in the background: other calls may come before `end_save`."""
-        writing = begin_save(
-            folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._saving_group
-        )
-        self._end_save = partial(end_save, folder, writing)
+        self._saved = begin_save(folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo)
 
     def end_save(self) -> None:
         """Returns when what `begin_save` copied is durable. OSError where there is no room."""
-        self._end_save()
+        self._saved()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
@@ -155,9 +151,7 @@ class Learner:
 
     def close(self) -> None:
         """Leaves the process group, where it is this learner's."""
-        dist.destroy_process_group(self._saving_group)
-        if self._own_group:
-            dist.destroy_process_group()
+        dist.destroy_process_group(None if self._own_group else self._gloo)
 
     def _build(self, model: ModelConfig, temperature: float, *, trained: bool) -> tuple[PackedModel, bool]:
         """A sharded model on this rank's device, and whether its layers stay gathered."""

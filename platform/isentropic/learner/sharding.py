@@ -44,6 +44,11 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
     return _mesh(cuda, world_size)
 
 
+def host_group(timeout_s: float) -> dist.ProcessGroup:
+    """The same ranks once more, over gloo: for a thread whose collectives run beside the others."""
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+
+
 def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
     assert dist.get_world_size() == world_size, f"the process belongs to a group of {dist.get_world_size()} ranks"
     return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))

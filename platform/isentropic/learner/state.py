@@ -2,7 +2,9 @@
 
 import os
 import pickle
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +79,12 @@ def begin_save(
     policy_version: int,
     rank: int,
     group: dist.ProcessGroup | None = None,
-) -> Future:
+) -> Callable[[], None]:
     """Copies weights, optimizer, policy version and this rank's random state, and writes the copies in a thread.
 
-    The state may change as soon as this returns. Collective: every rank calls it, and hands what it returns to
-    `end_save`. AdamW's step count and the schedule's position are `policy_version`.
+    The state may change as soon as this returns. Collective: every rank calls it, and then what it returns: that
+    waits until all is durable, or raises OSError on every rank where one of them cannot write, such as on a full disk.
+    AdamW's step count and the schedule's position are `policy_version`.
 
     Args:
         group: for the thread's collectives alone, with a CPU backend; None: no collectives run beside it.
@@ -90,14 +93,10 @@ def begin_save(
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
-    return dcp.async_save(state, checkpoint_id=folder, process_group=group)
+    return partial(_end_save, folder, dcp.async_save(state, checkpoint_id=folder, process_group=group))
 
 
-def end_save(folder: Path, writing: Future) -> None:
-    """Returns when all is durable.
-
-    Raises OSError on every rank where one of them cannot write, such as on a full disk.
-    """
+def _end_save(folder: Path, writing: Future) -> None:
     try:
         writing.result()
     except CheckpointException as error:  # a BaseException, which would take the whole process along
@@ -107,7 +106,7 @@ def end_save(folder: Path, writing: Future) -> None:
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, rank: int) -> int:
-    """Restores what `begin_save` and `end_save` wrote and returns the policy version. Collective.
+    """Restores what `begin_save` wrote and returns the policy version. Collective.
 
     A rank that the saving run did not have keeps its own random state.
     """
