@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
@@ -100,6 +100,7 @@ def test_every_choice_of_a_slot_names_an_entry(slot):
         pytest.param("papo.alpha", 0.1, r"unknown config key 'papo'", id="a preset's key that nothing reads"),
         pytest.param("seed", -1, r"seed must be >= 0, got -1", id="seed"),
         pytest.param("run.name", "../x", r"run\.name must be", id="a name that leaves the folder"),
+        pytest.param("task.levels", [[]], r"task\.levels must be a list of single values, got \[\]", id="nested list"),
         pytest.param("objective.clip_low", 1.2, r"objective\.clip_low must be > 0 and < 1, got 1\.2", id="clip_low"),
     ],
 )
@@ -129,6 +130,7 @@ class Outer:
     anything: Any
 
 
+@settings(deadline=None)  # the machine may be shared
 @given(
     rate=st.floats(allow_nan=False, allow_infinity=False),
     inner=st.none() | st.builds(dict, size=st.integers(-(2**31), 2**31)),

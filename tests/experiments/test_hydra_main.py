@@ -60,6 +60,11 @@ def test_exit_codes(run, job, code, message):
         pytest.param(["objective.beta3=1"], "Did you mean 'objective.beta", id="key of a slot"),
         pytest.param(["learner.lrr=1"], "Did you mean 'learner.lr'?", id="key of a section"),
         pytest.param(["lr=1"], "Did you mean 'learner.lr'", id="key without its section"),
+        pytest.param(
+            ["shaping=overlong", "shaping.factor=1.0", "shaping=none"],
+            "shaping.factor is no key of what the other arguments choose",
+            id="key of a choice that another replaced",
+        ),
         pytest.param(["objectve=clip"], "Did you mean 'objective'?", id="group"),
         pytest.param(["objective=ce_gpo"], "Did you mean 'ce_gppo'?", id="choice"),
         pytest.param(["method=[nope]"], "method=nope is not a choice. method may be", id="choice in a list"),

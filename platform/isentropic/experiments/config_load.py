@@ -100,6 +100,9 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
         value = OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
     except (OmegaConfBaseException, ValueError) as error:
         raise ValueError(f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__}).") from error
+    for entry in value if isinstance(value, list) else ():  # of which OmegaConf lets a list or a section pass
+        if not isinstance(entry, _entries(hint)):
+            raise ValueError(f"{key} must be a list of single values, got {entry!r} in it ({type(entry).__name__}).")
     for path, number in _numbers(key, value):
         if not math.isfinite(number):
             raise ValueError(f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed.")
@@ -152,6 +155,13 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
 def _options(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the annotation itself."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def _entries(hint: Any) -> tuple[type, ...]:
+    """What a list that is annotated so may hold."""
+    inner = {typing.get_args(option)[0] for option in _options(hint) if typing.get_args(option)}
+    plain = inner & {str, int, float, bool}
+    return tuple(plain) if inner and plain == inner else (object,)
 
 
 def _in_words(hint: Any) -> str:

@@ -43,6 +43,9 @@ def _no_key(key: str, conf: Path, arguments: list[str]) -> str:
     key = key.partition("@")[0].strip("+~")
     groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
     composed = _composed(conf, arguments)
+    if key in flat(composed):  # with some of the arguments; not with all of them
+        advice = f"Leave it out, or choose the {key.partition('.')[0]} that has it."
+        return f"{key} is no key of what the other arguments choose. {advice}"
     valid = list(dict.fromkeys([*groups, *composed, *flat(composed)]))
     same_name = [name for name in valid if name.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f" Did you mean {' or '.join(map(repr, same_name[:3]))}?" if same_name else nearest(key, valid)
