@@ -1,10 +1,12 @@
 """A model that cannot be used is refused before anything starts, with its path and what to do."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from isentropic.config import ModelConfig
+from isentropic.learner import warm_start
 from isentropic.learner.model_source import EMBEDDED, check_model, model_folder
 from isentropic.tasks.arithmetic import ArithmeticConfig
 
@@ -54,6 +56,16 @@ def test_a_whole_folder_passes_by_any_spelling(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     for path in (folder, "./my-model", "my-model"):
         assert model_folder(model(path), TASK) == str(folder)
+
+
+def test_the_embedded_model_is_made_in_another_process(tmp_path, monkeypatch):
+    """Here nothing is trained, and the folder is there all the same; the second time it is found."""
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path))
+    monkeypatch.setattr(warm_start, "train", None)
+    wanted = model(EMBEDDED, warm_start=WARM_START | {"target_accuracy": 0.001, "max_steps": 200, "lr": 0.01})
+    found = model_folder(wanted, TASK)
+    assert Path(found).parent == tmp_path and (Path(found) / warm_start.CARD).is_file()
+    assert model_folder(wanted, TASK) == found
 
 
 def test_missing_folder_names_its_neighbour(folder):

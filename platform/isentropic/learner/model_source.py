@@ -10,8 +10,11 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields
 from fcntl import LOCK_EX, flock
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,10 @@ EMBEDDED = "embedded"
 EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 HUB_TIMEOUT_S = 10.0
+say = partial(print, flush=True)
 
 
-def model_folder(model: ModelConfig, task_config: Any, report: Callable[[str], None] = print) -> str:
+def model_folder(model: ModelConfig, task_config: Any) -> str:
     """What to hand to learner and engines as the model's path; makes the embedded model where it is asked for.
 
     Raises:
@@ -43,7 +47,12 @@ def model_folder(model: ModelConfig, task_config: Any, report: Callable[[str], N
         return str(cached_vision(cache_folder()))
     if model.path != EMBEDDED:
         return str(_folder(model.path) or model.path)
-    return str(cached_warm_start(_warm_start_config(model), task_config, cache_folder(), report))
+    wanted = (_warm_start_config(model), task_config, cache_folder())
+    if (_warm_start_folder(*wanted) / CARD).is_file():
+        return str(cached_warm_start(*wanted, say))
+    # In a process of its own: the memory that training has churned up would stay with the run.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        return str(apart.submit(cached_warm_start, *wanted, say).result())
 
 
 def check_model(model: ModelConfig, task_config: Any) -> None:
@@ -186,8 +195,7 @@ def cached_warm_start(
     config: WarmStartConfig, task_config: ArithmeticConfig, cache: Path, report: Callable[[str], None]
 ) -> Path:
     """Folder of the warm-started model: from the cache, or trained now. Two processes at once are safe."""
-    digest = hashlib.sha256(json.dumps(_depends_on(config, task_config), sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache / f"tiny-{digest}"
+    folder = _warm_start_folder(config, task_config, cache)
     task = TASKS[task_config.name].make
     _made_once(folder, CARD, lambda scratch: warm_start.train(config, task(task_config), scratch, report))
     card = json.loads((folder / CARD).read_text())
@@ -197,6 +205,11 @@ def cached_warm_start(
         f"entropy {train['entropy']:.3f} nats, {folder}"
     )
     return folder
+
+
+def _warm_start_folder(config: WarmStartConfig, task_config: ArithmeticConfig, cache: Path) -> Path:
+    digest = hashlib.sha256(json.dumps(_depends_on(config, task_config), sort_keys=True).encode()).hexdigest()[:16]
+    return cache / f"tiny-{digest}"
 
 
 def cached_vision(cache: Path) -> Path:
