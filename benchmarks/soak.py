@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,7 @@ SETTINGS = [
     "rollout.prompts_per_step=32",
     "rollout.group_size=8",
     "rollout.num_actors=2",
-    "learner.timeout_s=60",
+    "learner.timeout_s=30",
     "cluster.health_timeout_s=30",
     "cluster.max_restarts=100000",
     "cluster.max_learner_restarts=100000",
@@ -44,15 +45,16 @@ SETTINGS = [
     "resume=auto",
     f"task.train_size={TRAIN_SIZE}",
 ]
+FAULTS = ("kill engine", "freeze engine", "kill rank", "freeze rank", "kill all", "torn", "terminate", "no room")
+NO_ROOM = 50_000  # bytes that a learner's file may have, until its process is started again
 ROLES = {  # by what the command line says
     "jobs/train.py": "driver",
     "ray::RolloutActor": "engine",
     "EngineCore": "engine core",
     "ray::LearnerActor": "rank",
     "multiprocessing.forkserver": "reward worker",
-    "/raylet/raylet": "raylet",
+    "/raylet/raylet": "object store",
 }
-OWN = ("driver", "engine", "engine core", "rank", "reward worker")
 GROWTH = 0.02  # of memory over the second half of an undisturbed stretch
 SETTLE_S = 60.0  # a process is still filling its caches
 DEADLINE_S = 600.0  # without a new line: the run hangs
@@ -67,6 +69,7 @@ class Soak:
     steps: int
     overrides: list[str]
     faults: Counter = field(default_factory=Counter)
+    kinds: list[str] = field(default_factory=list)  # those to come
     memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # role and pid -> (time, bytes)
 
     def start(self) -> None:
@@ -93,7 +96,8 @@ class Soak:
                     f"no line for {DEADLINE_S:.0f} s after {dict(self.faults)}:\n{self.job.text()[-3000:]}"
                 )
             if time.monotonic() > next_fault and seen > 0:
-                self._hurt(rng)
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):  # who was to be hurt has just ended
+                    self._hurt(rng)
                 next_fault = time.monotonic() + rng.expovariate(1 / every_s)
 
     def stop(self) -> int:
@@ -103,8 +107,10 @@ class Soak:
         return self.job.wait()
 
     def _hurt(self, rng: random.Random) -> None:
-        kind = rng.choice(["kill engine", "freeze engine", "kill rank", "freeze rank", "kill all", "torn", "terminate"])
-        actors = self.job.actors("LearnerActor" if "rank" in kind else "RolloutActor")
+        """The next kind of fault: each comes once, in random order, before any comes again."""
+        self.kinds = self.kinds or rng.sample(FAULTS, len(FAULTS))
+        kind = self.kinds[-1]
+        actors = self.job.actors("RolloutActor" if "engine" in kind else "LearnerActor")
         if kind in ("kill all", "torn"):
             self.job.kill()
             if kind == "torn":
@@ -112,30 +118,40 @@ class Soak:
             self.start()
         elif kind == "terminate":
             self.job.process.send_signal(signal.SIGTERM)  # ends with 75 and is started again
+        elif kind == "no room" and actors:
+            for rank in actors:
+                rank.rlimit(psutil.RLIMIT_FSIZE, (NO_ROOM, rank.rlimit(psutil.RLIMIT_FSIZE)[1]))
         elif actors:
             os.kill(rng.choice(actors).pid, signal.SIGKILL if "kill" in kind else signal.SIGSTOP)
         else:
-            return
-        self.faults[kind] += 1
+            return  # they are just being started: it comes later
+        self.faults[self.kinds.pop()] += 1
 
     def _measure(self) -> None:
         """Memory of its own that each process holds; the object store's pages are those of all, and counted apart."""
         for process in self.job.tree():
             try:
                 role = role_of(" ".join(process.cmdline()))
-                held = {role: process.memory_full_info().uss} if role in OWN else {}
-                if role == "raylet":
-                    pages = [each.rss for each in process.memory_maps(grouped=False) if "/plasma" in each.path]
-                    held = {"object store": max(pages, default=0)}
-            except psutil.Error:
+                if role:
+                    size = object_store(process.pid) if role == "object store" else process.memory_full_info().uss
+                    self.memory.setdefault(f"{role} {process.pid}", []).append((time.monotonic(), size))
+            except (psutil.Error, OSError):  # it has just ended
                 continue
-            for name, size in held.items():
-                self.memory.setdefault(f"{name} {process.pid}", []).append((time.monotonic(), size))
 
 
 def role_of(command: str) -> str:
     """What a process of the job is, by its command line; empty: one of Ray's own."""
     return next((role for mark, role in ROLES.items() if mark in command), "")
+
+
+def object_store(raylet: int) -> int:
+    """Bytes of the pages that the node's object store has touched: a file of Ray's in memory that has no name."""
+    files = {
+        os.stat(each).st_ino: os.stat(each).st_blocks * 512
+        for each in Path(f"/proc/{raylet}/fd").iterdir()
+        if "/plasma" in os.readlink(each)
+    }
+    return sum(files.values())
 
 
 def tear(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ def job(tmp_path, tiny_model_path):
     """Starts jobs; ends what is left of them."""
     started: list[Job] = []
 
-    def start(*overrides: str, folder: str = "run", env: dict[str, str] | None = None) -> Job:
-        started.append(Job(tmp_path / folder, tiny_model_path, *overrides, env=env))
+    def start(*overrides: str, folder: str = "run", **arguments: Any) -> Job:
+        started.append(Job(tmp_path / folder, tiny_model_path, *overrides, **arguments))
         return started[-1]
 
     yield start

@@ -25,6 +25,7 @@ def strike(job, number: signal.Signals, rank: int, lines: int, *overrides: str):
     return run
 
 
+@pytest.mark.slow  # make test has it as a part of test_exact_resume
 def test_killed(job, golden):
     """Rank 1 dies after the checkpoint of step 2, rank 0 then fails in a collective: rank 1 is named."""
     run = strike(job, signal.SIGKILL, rank=1, lines=4)

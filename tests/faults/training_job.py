@@ -50,10 +50,11 @@ class Job:
         *overrides: str,
         settings: Sequence[str] = SMALL,
         env: dict[str, str] | None = None,
+        script: Path = ROOT / "jobs" / "train.py",
     ) -> None:
         self.folder = folder
         self.output = folder.with_suffix(".out")
-        command = [sys.executable, str(ROOT / "jobs" / "train.py"), *settings, f"model.path={model}"]
+        command = [sys.executable, str(script), *settings, f"model.path={model}"]
         command += ["run.name=fault", f"run.dir={folder}", *overrides]
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
@@ -134,6 +135,20 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
         except ValueError:  # being written, or torn
             break
     return rows
+
+
+def wandb_points(folder: Path) -> tuple[set[str], list[tuple[int, float]]]:
+    """The run ids, and (step, entropy/mean) of every point, in the offline records of W&B."""
+    ids, points = set(), []
+    for run in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
+        for line in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines():
+            record = json.loads(line)
+            if record["type"] == "run":
+                ids.add(record["run"]["run_id"])
+            elif record["type"] == "history":
+                points.append((record["history"]["item"]["step"], record["history"]["item"]["entropy/mean"]))
+    return ids, points
 
 
 def stable(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
