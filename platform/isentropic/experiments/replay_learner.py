@@ -44,8 +44,11 @@ class LocalLearner:
     async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
         return [self._learner.update(batches[0])]
 
-    async def save(self, folder: Path) -> None:
-        self._learner.save(folder)
+    async def begin_save(self, folder: Path) -> None:
+        self._learner.begin_save(folder)
+
+    async def end_save(self) -> None:
+        self._learner.end_save()
 
     async def load(self, folder: Path) -> None:
         self._learner.load(folder)
