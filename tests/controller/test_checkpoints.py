@@ -70,6 +70,18 @@ def test_the_manifest_cannot_name_files_outside(tmp_path):
         checkpoints.verify(path)
 
 
+def test_other_folders_stay_and_order_is_by_number(tmp_path):
+    """A copy that somebody made is neither loaded nor removed; a million steps come after 999,999."""
+    for step in (999_998, 999_999, 1_000_000):
+        make(tmp_path, step)
+    (tmp_path / "step_999999_before_the_change").mkdir()
+    checkpoints.prune(tmp_path, keep_last=2, keep=set())
+
+    assert list(checkpoints.listed(tmp_path)) == [999_999, 1_000_000]
+    assert (tmp_path / "step_999999_before_the_change").is_dir()
+    assert checkpoints.latest(tmp_path, pytest.fail)[1].step == 1_000_000
+
+
 def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in (10, 20, 30, 40):
         make(tmp_path, step)

@@ -8,6 +8,7 @@ checkpoints/step_000020/
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from isentropic.durable import sync_file, sync_folder, write_text_durably
 
 MANIFEST = "manifest.json"
+NAME = re.compile(r"step_(\d{6,})")
 
 
 class CheckpointError(ValueError):
@@ -40,6 +42,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}"
 
 
+def listed(folder: Path) -> dict[int, Path]:
+    """Step -> checkpoint, whole or not, oldest first. Copies under names of their own are nobody's business here."""
+    found = {name[1]: path for path in folder.glob("step_*") if (name := NAME.fullmatch(path.name))}
+    return {int(step): found[step] for step in sorted(found, key=int)}
+
+
 def begin(folder: Path, step: int) -> Path:
     """A fresh temporary folder for the step; a torn one from before is removed."""
     temporary = folder / f".tmp-step_{step:06d}"
@@ -55,8 +63,8 @@ def discard(folder: Path, step: int) -> None:
 
 def sizes(folder: Path) -> list[int]:
     """Bytes of each checkpoint, whole or not."""
-    checkpoints = folder.glob("step_*")
-    return [sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in checkpoints]
+    found = listed(folder).values()
+    return [sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in found]
 
 
 def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, Any]) -> Path:
@@ -112,7 +120,7 @@ def _manifest(values: Any) -> Manifest:
 
 def latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] | None:
     """The newest whole checkpoint; damaged ones are named through `warn` and passed over."""
-    for checkpoint in sorted(folder.glob("step_*"), reverse=True):
+    for checkpoint in reversed(listed(folder).values()):
         try:
             return checkpoint, verify(checkpoint)
         except CheckpointError as error:
@@ -122,9 +130,8 @@ def latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] |
 
 def prune(folder: Path, keep_last: int, keep: set[int]) -> None:
     """Removes all but the newest `keep_last` checkpoints and the steps of `keep`."""
-    checkpoints = sorted(folder.glob("step_*"))
-    for checkpoint in checkpoints[:-keep_last]:
-        if int(checkpoint.name.removeprefix("step_")) not in keep:
+    for step, checkpoint in list(listed(folder).items())[:-keep_last]:
+        if step not in keep:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
 

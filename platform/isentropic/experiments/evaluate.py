@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 
 from isentropic.checks import check_choice, check_range
 from isentropic.config import Config
+from isentropic.controller.checkpoints import listed
 from isentropic.experiments.config_load import load
 from isentropic.experiments.hydra_main import BAD_INPUT, CONF, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
@@ -89,7 +90,7 @@ def checkpoint_of(run: RecordedRun, step: str) -> Path | None:
         check_range("step", int(step) if step.isdigit() else -1, at_least=0, hint="Or: last, start.")
     found = run.checkpoint_before(sys.maxsize if step == "last" else int(step))
     if found is None or (step != "last" and found[1].step != int(step)):
-        has = ", ".join(str(step_of(path)) for path in sorted((run.folder / "checkpoints").glob("step_*"))) or "none"
+        has = ", ".join(map(str, listed(run.folder / "checkpoints"))) or "none"
         raise ValueError(f"{run.folder} has no whole checkpoint of step {step}; it has: {has}. step=start needs none.")
     return found[0]
 
