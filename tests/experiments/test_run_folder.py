@@ -109,3 +109,25 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     remove_torn(tmp_path)
 
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        b"",
+        b"seed: [",
+        b"\x00\x01",
+        b"\xff\xfe\xfa",
+        b"- 1",
+        b"seed: ${who",
+        b"seed: !!python/object/apply:os.getcwd []",
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, written):
+    """Torn, of something else, or with a tag that would call something: never a traceback, never a guess."""
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    if written is not None:
+        (tmp_path / "config.yaml").write_bytes(written)
+    with pytest.raises(ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"):
+        check_run_folder(Run(tmp_path, "auto"), CFG)

@@ -46,10 +46,11 @@ def export(run: Path, *, step: int | None = None, to: Path | None = None, dtype:
     from omegaconf import OmegaConf
 
     from isentropic.experiments.config_load import load
+    from isentropic.experiments.run_folder import read_config
     from isentropic.learner.learner import Learner
     from isentropic.learner.model_source import model_folder
 
-    config = load(OmegaConf.load(run / "config.yaml"))
+    config = load(OmegaConf.create(read_config(run)))
     model = replace(config.model, path=model_folder(config.model, config.task))
     learner = Learner(
         config=replace(config.learner, num_ranks=1, compile=False),
@@ -69,7 +70,7 @@ def export(run: Path, *, step: int | None = None, to: Path | None = None, dtype:
 
 def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
     """A whole checkpoint and its step."""
-    from isentropic.controller.checkpoints import checkpoint_path, latest, verify
+    from isentropic.controller.checkpoints import checkpoint_path, latest, listed, verify
 
     folder = run / "checkpoints"
     if step is None:
@@ -79,6 +80,6 @@ def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
         return found[0], found[1].step
     path = checkpoint_path(folder, step)
     if not path.is_dir():
-        steps = ", ".join(str(int(each.name.removeprefix("step_"))) for each in sorted(folder.glob("step_*")))
+        steps = ", ".join(map(str, listed(folder)))
         raise ValueError(f"{run} has no checkpoint of step {step}; there are those of {steps or 'none'}.")
     return path, verify(path).step

@@ -14,7 +14,7 @@ from isentropic.controller.ledger import Batch, read_batch
 from isentropic.experiments.config_load import load
 from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.presets import PRESET_SECTIONS
-from isentropic.experiments.run_folder import CONFIG
+from isentropic.experiments.run_folder import CONFIG, read_config
 from isentropic.metrics.report.find import EXPECTED, resolve
 from isentropic.metrics.sinks import read_lines
 
@@ -35,7 +35,7 @@ class RecordedRun:
 
         Keys that say nothing about what a step computes, and that the run's version did not have yet, get today's.
         """
-        values = OmegaConf.to_container(OmegaConf.load(self.folder / CONFIG))
+        values = read_config(self.folder)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             today = compose("config")
         around = {key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {}) for key in AROUND}
@@ -65,9 +65,8 @@ class RecordedRun:
 
     def checkpoint_before(self, step: int) -> tuple[Path, checkpoints.Manifest] | None:
         """The last whole checkpoint of a step up to `step`; None where the state is rebuilt from the start."""
-        found = sorted((self.folder / CHECKPOINTS).glob("step_*"), reverse=True)
-        for checkpoint in found:
-            if int(checkpoint.name.removeprefix("step_")) > step:
+        for found, checkpoint in reversed(checkpoints.listed(self.folder / CHECKPOINTS).items()):
+            if found > step:
                 continue
             try:
                 return checkpoint, checkpoints.verify(checkpoint)

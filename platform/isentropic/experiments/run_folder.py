@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from isentropic.config import Config
 from isentropic.durable import write_text_durably
@@ -51,15 +53,29 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
         raise ValueError(
             f"{folder} already has a run. To go on with it: resume=auto. To start another: run.name=<another name>."
         )
-    changed = changed_keys(
-        OmegaConf.to_container(OmegaConf.load(folder / CONFIG)), OmegaConf.to_container(cfg, resolve=True)
-    )
+    changed = changed_keys(read_config(folder), OmegaConf.to_container(cfg, resolve=True))
     refused = [change for change in changed if not is_under(change, config.resume.allow_changes)]
     if refused:
         raise ValueError(
             f"{folder} was run with another config: {'; '.join(changed[key] for key in refused)}. Give the values of "
             f"{folder / CONFIG}, or allow the change: 'resume.allow_changes=[{','.join(refused)}]'."
         )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that the folder's run was given. ValueError where it is missing or damaged."""
+    path = folder / CONFIG
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+        if isinstance(values, dict) and values:
+            return values
+        reason = "it holds no keys"
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise ValueError(
+        f"{path} cannot be read ({reason}). It is what the run is compared with: restore it, or start another run with "
+        "run.name=<another>."
+    )
 
 
 def write_run_folder(config: Config, cfg: DictConfig) -> Path:
