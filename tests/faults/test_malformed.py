@@ -1,6 +1,7 @@
 """Inputs that are broken in every way: a clear error or a counted skip, never another exception, never a hang."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -194,7 +195,9 @@ def test_a_ledger_that_is_none(tmp_path, written):
 @many
 @given(st.dictionaries(st.sampled_from(["step", "draws", "next_draw", "x"]), json_values, max_size=4))
 def test_a_ledger_of_someone_else(tmp_path, about):
-    table = pa.table({"draw": [1, 2]}).replace_schema_metadata({"isentropic": json.dumps(about)})
+    text = json.dumps(about).encode()
+    metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text))}
+    table = pa.table({"draw": [1, 2]}).replace_schema_metadata(metadata)
     pq.write_table(table, ledger_path(tmp_path, 3))
     with pytest.raises(LedgerError, match="step_000003"):
         read_batch(tmp_path, 3)

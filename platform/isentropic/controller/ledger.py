@@ -5,6 +5,7 @@ not at all (temporary name, fsync, rename). Resume, replay and branches read it 
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,12 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
     about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
     about["draws"] = [group.draw for group in batch.groups]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata({"isentropic": json.dumps(about)}))
+    text = json.dumps(about)
+    metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}  # pages have sums of their own
+    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     return path
 
 
@@ -88,24 +91,30 @@ def read_batch(folder: Path, step: int) -> Batch | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[b"isentropic"])
-        rollouts = [_rollout(row) for row in table.to_pylist()]
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        table = pq.read_table(path, page_checksum_verification=True)
+        metadata = table.schema.metadata or {}
+        if zlib.crc32(metadata[b"isentropic"]) != int(metadata[b"isentropic_crc32"]):
+            raise ValueError("a bit of its metadata has changed")
+        about = json.loads(metadata[b"isentropic"])
+        batch = _batch(about, [_rollout(row) for row in table.to_pylist()])
+    except (OSError, LookupError, ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
         raise LedgerError(
             f"{path} cannot be read as a ledger file ({error}). Files appear whole or not at all, so it was damaged "
             "later: restore it, or move it away to have the step drawn again from the same seeds."
         ) from error
-    if about["step"] != step:
-        raise LedgerError(f"{path} holds step {about['step']}, not step {step}: it was renamed or copied. Put it back.")
+    if batch.step != step:
+        raise LedgerError(f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it back.")
+    return batch
+
+
+def _batch(about: dict, rollouts: Sequence[Rollout]) -> Batch:
     by_draw: dict[int, list[Rollout]] = {draw: [] for draw in about["draws"]}
     for rollout in rollouts:
         if not rollout.is_teacher:
             by_draw[rollout.key.draw].append(rollout)
-    groups = tuple(Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows)) for draw, rows in by_draw.items())
     return Batch(
-        step=step,
-        groups=groups,
+        step=about["step"],
+        groups=tuple(Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows)) for draw, rows in by_draw.items()),
         next_draw=about["next_draw"],
         source_step=about["source_step"],
         policy_version=about["policy_version"],
