@@ -1,6 +1,7 @@
 """The live engine: tokens depend on the request and the weights alone, and both are what they are said to be."""
 
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from isentropic.records import Completion
 from isentropic.weights.buckets import checksum, fill_buckets
 
 pytestmark = pytest.mark.engine
@@ -64,6 +66,17 @@ def test_two_calls_share_the_engine(engine, rollouts):
     assert found.keys() == together.keys()
     for key, each in found.items():
         np.testing.assert_array_equal(each.token_ids, together[key].token_ids)
+
+
+def test_nothing_is_lost_between_two_calls(engine, rollouts, monkeypatch):
+    """A call whose answers another thread is still writing down waits for the last of them."""
+
+    def slow(**fields):
+        time.sleep(0.03)
+        return Completion(**fields)
+
+    monkeypatch.setattr("isentropic.rollout.engine.Completion", slow)
+    test_two_calls_share_the_engine(engine, rollouts)
 
 
 def test_stops_at_end_of_sequence_and_at_max_tokens(engine, rollouts):

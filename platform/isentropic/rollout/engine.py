@@ -6,6 +6,7 @@ Nothing but this folder imports vllm. On a CPU the engine runs in this process a
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -34,9 +35,12 @@ CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # the sampler would compile for up to 15
 class _Call:
     """One `generate` in flight: what it still waits for, and what finished since its last yield."""
 
-    waiting: dict[str, Request]
-    done: list[Completion] = field(default_factory=list)
+    waiting: dict[str, Request] = field(default_factory=dict)
+    done: deque[Completion] = field(default_factory=deque)  # another thread may be adding to it
     error: BaseException | None = None
+
+    def take(self) -> list[Completion]:
+        return [self.done.popleft() for _ in range(len(self.done))]
 
 
 class Engine:
@@ -119,11 +123,10 @@ class Engine:
                 if call.error is not None:
                     raise RuntimeError("the engine failed while another call was stepping it") from call.error
                 if call.done and time.monotonic() - yielded >= YIELD_EVERY_S:
-                    done, call.done = call.done, []
-                    yield done
+                    yield call.take()
                     yielded = time.monotonic()
             if call.done:
-                yield call.done
+                yield call.take()
         finally:
             self._abandon(call)
 
@@ -172,7 +175,7 @@ class Engine:
                 reads_images=self._images is not None,
             )
         prepared = [prepare(request, self._images, self._banned) for request in requests]
-        call = _Call({})
+        call = _Call()
         with self._admitting:
             try:
                 for request, (prompt, sampling) in zip(requests, prepared, strict=True):
@@ -206,9 +209,9 @@ class Engine:
             self._stepping.release()
 
     def _deliver(self, output) -> None:
-        """Hands a finished vLLM output to the call that asked for it."""
-        call = self._calls.pop(output.request_id)
-        request = call.waiting.pop(output.request_id)
+        """Hands a finished vLLM output to the call that asked for it: there before it is no longer waited for."""
+        call = self._calls[output.request_id]
+        request = call.waiting[output.request_id]
         if request.media and not same_tokens(output.prompt_token_ids, request.token_ids):
             raise RuntimeError(
                 f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt with images, the "
@@ -229,6 +232,7 @@ class Engine:
                 policy_version=self.policy_version,
             )
         )
+        del self._calls[output.request_id], call.waiting[output.request_id]
 
     def _abandon(self, call: _Call) -> None:
         if call.waiting:
