@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from isentropic.controller.protocols import LearnerLost
+from isentropic.experiments.run import _drive
 from isentropic.experiments.stopping import Stopping
 from isentropic.experiments.supervise import supervise
 
@@ -99,3 +102,21 @@ def test_signals(signals, within_s, outcome):
 def test_ctrl_c_twice_quits():
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(stopped_by(signal.SIGINT, signal.SIGINT))
+
+
+@pytest.mark.parametrize(("code", "answer"), [(15, "SIGTERM"), (1, SystemExit)])
+def test_sigterm_in_the_middle_of_ray_init(code, answer):
+    """Ray's own handler takes it and exits with 15: for us it is a stop that one can go on from."""
+
+    @asynccontextmanager
+    async def lend(config, prepared):
+        raise SystemExit(code)
+        yield
+
+    assembly = SimpleNamespace(config=None, prepared=None, terminal=None)
+    drive = _drive(assembly, None, lend, Stopping(1.0))
+    if answer is SystemExit:
+        with pytest.raises(SystemExit):
+            asyncio.run(drive)
+    else:
+        assert asyncio.run(drive) == answer

@@ -96,10 +96,14 @@ class Job:
 
     def actors(self, name: str) -> list[psutil.Process]:
         """The processes of a kind of Ray actor, such as LearnerActor."""
+        return self.processes(f"ray::{name}")
+
+    def processes(self, part: str) -> list[psutil.Process]:
+        """Those of the job whose command line has `part`."""
         found = []
         for process in self.tree():
             try:
-                if f"ray::{name}" in " ".join(process.cmdline()):
+                if part in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.NoSuchProcess:
                 continue

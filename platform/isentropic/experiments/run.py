@@ -1,6 +1,7 @@
 """Puts a run together on Ray and drives it to its end."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -188,6 +189,10 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
             if not stopping.overdue:
                 raise
             return stopping.reason
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:
+                raise
+            return signal.SIGTERM.name  # it came in the middle of `ray.init`, whose own handler took it
 
 
 def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
