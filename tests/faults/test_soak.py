@@ -65,8 +65,8 @@ def test_each_harm_is_named(run, harm, message):
 
 
 def test_memory_that_grows():
-    flat = [(float(second), 1000 + second % 3) for second in range(300)]
-    growing = [(float(second), 1000 + second) for second in range(300)]
+    flat = [(float(second), (100 + second % 2) * 2**20) for second in range(300)]
+    growing = [(float(second), (100 + second) * 2**20) for second in range(300)]
     wrong, said = soak.grown({"driver 1": flat, "rank 2": growing, "engine 3": flat[:70]}, undisturbed=True)
     assert said.keys() == {"driver 1", "rank 2"}
     assert [each.partition(":")[0] for each in wrong] == ["rank 2 grew", "too short to measure", "too short to measure"]
