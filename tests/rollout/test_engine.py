@@ -1,7 +1,6 @@
 """The live engine: tokens depend on the request and the weights alone, and both are what they are said to be."""
 
 import threading
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -68,15 +67,18 @@ def test_two_calls_share_the_engine(engine, rollouts):
         np.testing.assert_array_equal(each.token_ids, together[key].token_ids)
 
 
-def test_nothing_is_lost_between_two_calls(engine, rollouts, monkeypatch):
-    """A call whose answers another thread is still writing down waits for the last of them."""
+def test_an_answer_is_waited_for_until_it_is_there(engine, rollouts, monkeypatch):
+    """Another call's thread may be writing it down: a call that saw itself done before that would lose it."""
+    still_waited_for = []
 
-    def slow(**fields):
-        time.sleep(0.03)
+    def watched(**fields):
+        waited = {each.key for call in list(engine._calls.values()) for each in list(call.waiting.values())}
+        still_waited_for.append(fields["key"] in waited)
         return Completion(**fields)
 
-    monkeypatch.setattr("isentropic.rollout.engine.Completion", slow)
-    test_two_calls_share_the_engine(engine, rollouts)
+    monkeypatch.setattr("isentropic.rollout.engine.Completion", watched)
+    assert len(answers(engine, rollouts.requests(4, 4))) == 16
+    assert still_waited_for == [True] * 16
 
 
 def test_stops_at_end_of_sequence_and_at_max_tokens(engine, rollouts):
