@@ -1,8 +1,10 @@
 """Two presets that set one slot differently are refused, unless something that wins anyway settles it."""
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from isentropic.experiments.presets import as_names, conflicts, preset_values
+from isentropic.experiments.hydra_main import CONF
+from isentropic.experiments.presets import as_names, check_presets, conflicts, preset_values
 
 CLIP = {"objective": "clip", "objective.clip_high": 0.28}
 GPPO = {"objective": "ce_gppo", "filter": "drop_flat"}
@@ -52,3 +54,43 @@ def test_another_key_settles_nothing():
 )
 def test_as_names(choice, names):
     assert as_names(choice) == names
+
+
+def composed(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    check_presets(cfg.hydra)
+    return cfg
+
+
+EXPERIMENTS = ("ce_gppo_tiny", "papo_tiny", "oger_tiny", "uec_rl_tiny")
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (CONF / "method").glob("*.yaml")))
+def test_a_method_of_the_command_line_is_the_method(method):
+    """Beside an experiment, too: what an experiment sets itself would win over it in silence."""
+    wanted = preset_values(CONF / "method" / f"{method}.yaml")
+    for experiment in EXPERIMENTS:
+        choices = composed(f"experiment={experiment}", f"method={method}").hydra.runtime.choices
+        assert {key: choices[key] for key in wanted if key in choices} == {
+            key: value for key, value in wanted.items() if key in choices
+        }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(["method=dapo"], "experiment=ce_gppo_7b sets objective: 'ce_gppo', and would win", id="slot"),
+        pytest.param(["objective=dapo"], r"sets objective\.clip_low=0\.2 for its own objective=ce_gppo", id="value"),
+    ],
+)
+def test_an_experiment_that_would_overrule_the_command_line_is_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        composed("experiment=ce_gppo_7b", *overrides)
+
+
+def test_what_the_command_line_says_itself_is_settled():
+    with pytest.raises(ValueError, match="both"):
+        composed("experiment=ce_gppo_tiny", "method=[dapo,gspo]")
+    assert composed("experiment=uec_rl_tiny", "method=[uec_rl,papo]").uec.explore_size == 8
+    assert composed("experiment=ce_gppo_tiny", "method=dapo", "objective=gspo").objective.ratio == "sequence"

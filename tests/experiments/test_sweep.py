@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from isentropic.experiments.branch_settings import read_preset
 from isentropic.experiments.hydra_main import DONE as CODE_DONE
 from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.sweep import Sweep, ordered
@@ -104,6 +105,18 @@ def test_a_folder_is_one_sweeps(tmp_path):
 def test_presets_compose(preset, tmp_path, capsys):
     assert sweep(take_apart([f"sweep={preset}", "seed=0", "--dry"]), tmp_path) == 0
     assert "nothing was started" in capsys.readouterr().out
+
+
+def test_the_baselines_are_what_they_are_called(tmp_path):
+    """An experiment that set the objective itself would win over every method, in silence."""
+    trials = compose_trials(plan_of(read_preset("baselines"), ["seed=0"]), tmp_path, early_stop=False)
+    objectives = [trial.config.objective for trial in trials]
+    assert [(each.name, each.ratio) for each in objectives] == [
+        ("clip", "token"), ("clip", "token"), ("cispo", "token"), ("gspo", "sequence"),
+        ("ce_gppo", "token"), ("ce_gppo", "token"),
+    ]  # fmt: skip
+    assert [each.clip_high for each in objectives[:2]] == [0.2, 0.28]
+    assert [each.beta1 for each in objectives[4:]] == [0.5, 0.75]
 
 
 def test_each_run_has_a_folder_and_the_group_of_the_sweep(tmp_path):

@@ -13,10 +13,11 @@ PRESET_SECTIONS = ("papo", "oger", "uec")  # values that a method's preset bring
 
 
 def check_presets(settings: DictConfig) -> None:
-    """Raises ValueError where two chosen methods set one slot or key differently and nothing else settles it.
+    """Raises ValueError where two chosen methods, or a chosen method and the experiment, set one slot or key
+    differently and nothing on the command line settles it.
 
     Args:
-        settings: `HydraConfig.get()`. The command line and the experiment settle a conflict: they win anyway.
+        settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins anyway.
     """
     conf = next(Path(source.path) for source in settings.runtime.config_sources if source.provider == "main")
     experiment = settings.runtime.choices.get("experiment")
@@ -25,8 +26,12 @@ def check_presets(settings: DictConfig) -> None:
     chosen = [override.value() for override in given if override.key_or_group == "method"]
     methods = as_names(chosen[-1] if chosen else wins.get("method"))
     _check_known([override.key_or_group for override in given], conf / "method")
-    settled = set(wins) | {override.key_or_group for override in given}
-    conflicts({name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}, settled)
+    keys = {override.key_or_group for override in given}
+    presets = {name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}
+    for name in set(methods) - set(as_names(wins.get("method"))):
+        _beside_experiment(name, presets[name], str(experiment), wins, keys)
+    _values_of_another_choice(str(experiment), wins, dict(settings.runtime.choices), keys)
+    conflicts(presets, set(wins) | keys)
 
 
 def _check_known(keys: list[str], folder: Path) -> None:
@@ -35,6 +40,30 @@ def _check_known(keys: list[str], folder: Path) -> None:
         if key.partition(".")[0] in PRESET_SECTIONS:
             known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
             check_choice("config key", key, sorted(name for name in known if is_under(name, PRESET_SECTIONS)))
+
+
+def _beside_experiment(
+    method: str, values: dict[str, Any], experiment: str, wins: dict[str, Any], given: set[str]
+) -> None:
+    """Refuses a method of the command line that the experiment would overrule in silence."""
+    for key, value in values.items():
+        if key in wins and wins[key] != value and not is_under(key, tuple(given)):
+            raise ValueError(
+                f"experiment={experiment} sets {key}: {wins[key]!r}, and would win over method={method}, which sets "
+                f"{value!r}. Say which on the command line: {key}={value}, or {key}={wins[key]}."
+            )
+
+
+def _values_of_another_choice(experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]) -> None:
+    """Refuses a choice for a slot whose values the experiment sets for a choice of its own."""
+    for key, value in wins.items():
+        slot = key.partition(".")[0]
+        if key != slot and slot in wins and choices.get(slot) != wins[slot] and key not in given:
+            raise ValueError(
+                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it would hold for "
+                f"{slot}={choices.get(slot)} too. Say on the command line which {key} is meant, or choose another "
+                "experiment."
+            )
 
 
 def as_names(choice: Any) -> list[str]:

@@ -56,7 +56,10 @@ class Sweep:
         for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
             loop.add_signal_handler(number, self._signalled, number)
         try:
-            states = await self.go(parallel or room_for(wanted.num_cpus, wanted.bundles))
+            room = room_for(wanted.num_cpus, wanted.bundles)
+            if (parallel or 0) > room:
+                self._table.say(f"parallel={parallel}: this Ray holds {room} at once; the others wait their turn")
+            states = await self.go(min(parallel or room, room))
         finally:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)

@@ -26,7 +26,7 @@ from isentropic.config import RUN_NAME
 from isentropic.experiments.branch_settings import read_preset
 from isentropic.experiments.hydra_main import BAD_INPUT, RESUMABLE, is_ours, refuse
 from isentropic.experiments.lock import run_lock
-from isentropic.experiments.sweep_ledger import PLAN, SweepLedger, read_plan, write_plan
+from isentropic.experiments.sweep_ledger import OVER, PLAN, SweepLedger, read_plan, write_plan
 from isentropic.experiments.sweep_plan import Trial, compose_trials, plan_of
 from isentropic.folders import runs_folder, use_durable_folders
 
@@ -167,7 +167,8 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
         print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
         print(f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}")
-    costs = [row["overhead_s"] for row in ledger.rows.values() if row.get("started_actors") is False]
+    used = [row for row in ledger.rows.values() if row["state"] in OVER and row.get("started_actors") is False]
+    costs = [row["overhead_s"] for row in used]
     if costs:
         mean, most = sum(costs) / len(costs), max(costs)
         print(f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s")

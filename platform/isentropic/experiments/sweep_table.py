@@ -61,7 +61,7 @@ class SweepTable:
         self.rows[name].state = state
         if self._live is None:
             numbers = "".join(f"  {label} {value:.3f}" for label, value in self.rows[name].seen.items())
-            left = sum(row.state in ("waiting", "running") for row in self.rows.values())
+            left = sum(row.state in ("waiting", "running", "interrupted") for row in self.rows.values())
             self.say(f"{name}: {state}{numbers}{'  ' + more if more else ''}  ({left} of {len(self.rows)} to go)")
 
     def say(self, text: str) -> None:
