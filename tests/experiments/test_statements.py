@@ -175,15 +175,23 @@ def test_sides_of_the_clip(tmp_path):
     run = run_folder(tmp_path / "run", objective(0.5, 1.0), 0, fall(0.01, 0))
     row = {"clip/frac": 0.02, "clip/low_frac": 0.01, "clip/high_frac": 0.01, "lp_given_low": 0.8, "lp_given_high": 0.6}
     row |= {"frac/pa_lp": 0.1, "frac/na_lp": 0.1, "frac/pa_hp": 0.4, "frac/na_hp": 0.4}
-    rows = [
-        row | {"step": 1, "drift/low": -0.01 - 1e-4 * (n % 2), "drift/high": 0.02 + 1e-4 * (n % 2)} for n in range(60)
-    ]
-    (run / "updates.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
-    found = {each.id: each for each in run_statements([run])}
+
+    def found_with(spread, count=60):
+        rows = [
+            row | {"step": 1, "drift/low": -0.01 - 1e-4 * sign, "drift/high": 0.02 + 1e-4 * sign}
+            | {"lp_given_low": 0.8 + spread * sign, "lp_given_high": 0.6 - spread * sign}
+            for sign in [0.5, -0.5] * (count // 2)
+        ]  # fmt: skip
+        (run / "updates.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+        return {each.id: each for each in run_statements([run])}
+
+    found = found_with(0.02)
 
     assert {name: each.verdict for name, each in found.items()} == {"T2": "held", "T4": "held"}
-    assert "left -0.0201" in found["T2"].number  # -0.01005 over beta1 = 0.5
+    assert "left -0.02 " in found["T2"].number  # -0.01 over beta1 = 0.5
     assert "clip rate 7.00% of p < 0.5, 0.75% of p >= 0.5" in found["T4"].number  # 0.014 of 0.2, 0.006 of 0.8
+    assert "left 80% ± 0.1%, right 60% ± 0.1%" in found["T4"].number  # 0.01 / sqrt(59)
+    assert found_with(0.6, count=10)["T4"].verdict == "undecided"  # 0.6 ± 0.1
 
 
 def test_written_for_the_report(tmp_path):

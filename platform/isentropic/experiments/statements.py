@@ -125,4 +125,6 @@ def errors_of(mean: Mean) -> float:
 
 
 def in_errors(mean: Mean) -> str:
+    if not math.isfinite(mean.error):
+        return f"{mean.value:+.3g}" if mean.count else "nothing to judge by"
     return f"{mean.value:+.3g} ± {mean.error:.2g} ({errors_of(mean):+.1f} s.e.)"

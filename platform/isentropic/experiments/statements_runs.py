@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
     if not rows:
         return []
     low, high = (_weighted(rows, f"lp_given_{side}", f"clip/{side}_frac") for side in ("low", "high"))
+    verdicts = {sign_verdict(replace(share, value=share.value - 0.5)) for share in (low, high)}
     of_low = sum(
         row["clip/low_frac"] * row["lp_given_low"] + row["clip/high_frac"] * row["lp_given_high"] for row in rows
     )
@@ -101,15 +103,15 @@ def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
     share_low = sum(row["frac/pa_lp"] + row["frac/na_lp"] for row in rows)
     share_high = sum(row["frac/pa_hp"] + row["frac/na_hp"] for row in rows)
     rates = of_low / max(share_low, 1e-12), (everything - of_low) / max(share_high, 1e-12)
-    held = low > 0.5 and high > 0.5 and rates[1] < rates[0]
+    lost = NOT_HELD in verdicts or rates[1] >= rates[0]
     return [
         Statement(
             id="T4",
             statement="tokens outside the interval are mostly low-probability ones",
-            verdict=HELD if held else NOT_HELD,
-            number=f"low-probability share left {low:.2f}, right {high:.2f}; clip rate {rates[0]:.2%} of p < 0.5, "
-            f"{rates[1]:.2%} of p >= 0.5 ({len(rows)} updates)",
-            rule="both shares above 0.5, and the clip rate lower from p = 0.5 on",
+            verdict=NOT_HELD if lost else HELD if verdicts == {HELD} else UNDECIDED,
+            number=f"low-probability share left {_in_percent(low)}, right {_in_percent(high)}; "
+            f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 ({len(rows)} updates)",
+            rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on",
         )
     ]
 
@@ -271,9 +273,20 @@ def _switch_step(run: RunData) -> int | None:
     return beta1.get("step") if beta1.get("after") == 0.5 else None
 
 
-def _weighted(rows: Rows, key: str, weight: str) -> float:
-    total = sum(row[weight] for row in rows)
-    return sum(row[key] * row[weight] for row in rows) / total if total else 0.0
+def _weighted(rows: Rows, key: str, weight: str) -> Mean:
+    """Weighted mean over the rows, with the standard error of a ratio of sums."""
+    weights = np.array([row[weight] for row in rows])
+    values = np.array([row[key] for row in rows])
+    total, count = weights.sum(), int((weights > 0).sum())
+    if not count:
+        return Mean(value=math.nan, error=math.nan, count=0)
+    mean = float((weights * values).sum() / total)
+    squares = (weights**2 * (values - mean) ** 2).sum() * count / max(count - 1, 1)
+    return Mean(value=mean, error=float(np.sqrt(squares) / total) if count > 1 else math.nan, count=count)
+
+
+def _in_percent(share: Mean) -> str:
+    return f"{share.value:.0%} ± {share.error:.1%}" if share.count > 1 else "not known"
 
 
 def _worst(runs: Sequence[RunData], key: str) -> float:
