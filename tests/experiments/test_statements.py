@@ -52,7 +52,7 @@ def branch_folder(folder, points, clip_frac=0.01):
     told = {label: {"overrides": [], "objective": own} for label, (own, _) in SETTINGS.items()}
     (folder / "settings.json").write_text(json.dumps(told))
     rows = [
-        {"step": p, "setting": label, "entropy_held_out": value + 0.1 * p + 0.001 * (p % 2) * k, "clip_frac": clip_frac}
+        {"step": p, "setting": label, "entropy": value + 0.1 * p + 0.001 * (p % 2) * k, "clip_frac": clip_frac}
         for p in range(points)
         for k, (label, (_, value)) in enumerate(SETTINGS.items())
     ]

@@ -108,7 +108,7 @@ async def _one(
 
 
 def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]:
-    """Entropy after the updates, and KL(branch point || after) by k1 and k3, in nats a token over the contexts."""
+    """Entropy after the updates, KL(branch point || after) by k1 and k3, in nats a token over the contexts; reward."""
     old, new = (_tokens(scores, where.rollouts, "logprob") for scores in (before, after))
     log_ratio = np.clip(new - old, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     row = {
@@ -117,7 +117,21 @@ def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]
     }
     if where.held_out:
         row["entropy_held_out"] = float(_tokens(after, where.held_out, "entropy").mean())
+        row["reward"], row["reward_effective"] = expected_reward(after, where.held_out)
     return row | {"kl_k1": float((old - new).mean()), "kl_k3": float((np.expm1(log_ratio) - log_ratio).mean())}
+
+
+def expected_reward(scores: Scores, rollouts: Sequence[Rollout]) -> tuple[float, float]:
+    """Mean task reward of the policy on the prompts of recorded rollouts, and the share of them that still counts.
+
+    No engine draws anew: each rollout weighs pi(response) / mu(response), mu being the policy that wrote it
+    (self-normalised importance sampling), so the reward is meaningful while the policies are close: while the effective
+    share, (sum w)^2 / (n sum w^2), is not small. The rollouts must be ones that no branch was trained on.
+    """
+    log_ratio = [np.sum(scores[each.key].logprob - each.rollout_logprob, dtype=np.float64) for each in rollouts]
+    weight = np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+    reward = np.array([each.reward for each in rollouts], dtype=np.float64)
+    return float(weight @ reward / weight.sum()), float(weight.sum() ** 2 / (len(weight) * (weight @ weight)))
 
 
 def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:

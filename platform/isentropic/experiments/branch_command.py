@@ -1,11 +1,12 @@
 """python jobs/branch.py run=<folder|name> steps=10,20,30 'objective.beta1=0,0.5,1'
 
 run=       a run folder, or a name under runs/
-steps=     branch points, the state after each: a,b,c | first:last:step | every:n   (default: 40, evenly spread)
+steps=     branch points, the state after each: a,b,c | first:last:step | every:n   (default: 40, evenly spread; not the
+           start, where AdamW knows nothing yet and its first update is far too large to compare by)
 out=       the folder to write (default: <run>/branches/<settings>)
 sweep=     settings by name from conf/sweep, such as ce_gppo_t3
 exact=     true: as many learner ranks as the run had, over Ray; false (default): one rank in this process
-contexts=  rollouts to measure on, of the step trained on and of each of two others (default 512)
+contexts=  rollouts to measure on, of the step trained on and of each of two others (default 256)
 
 All else are Hydra overrides of what comes after the rollouts; several values span a grid, its first setting is the
 base of the differences. `replay run=... step=17 [overrides]` trains one recorded step again and compares.
@@ -76,7 +77,8 @@ def branch_points(text: str | None, run: RecordedRun) -> list[int]:
     """
     possible = [step - 1 for step in run.steps]
     if text is None:
-        return sorted({possible[int(i)] for i in np.linspace(0, len(possible) - 1, min(POINTS, len(possible))).round()})
+        warm = [step for step in possible if step > 0] or possible
+        return sorted({warm[int(i)] for i in np.linspace(0, len(warm) - 1, min(POINTS, len(warm))).round()})
     if match := re.fullmatch(r"every:(\d+)", text):
         check_range("steps=every", int(match[1]), at_least=1)
         return [step for step in possible if step % int(match[1]) == 0]
@@ -106,7 +108,7 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
             "a comparison needs two settings: give a key several values, 'objective.beta1=0,0.5,1', or settings "
             "by name, sweep=ce_gppo_t3."
         )
-    contexts = int(options.get("contexts", "512")) if options.get("contexts", "512").isdigit() else 0
+    contexts = int(options.get("contexts", "256")) if options.get("contexts", "256").isdigit() else 0
     check_range("contexts", contexts, at_least=1)
     check_choice("exact", options.get("exact", "false"), ("true", "false"))
     run = recorded_run(options["run"])

@@ -21,9 +21,10 @@ from isentropic.metrics.report.statements import STATEMENTS
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
 LIMIT = 3.0  # standard errors
 POINTS = 40  # branch points that the order of T3 asks for
-# On contexts that no branch trained on. On the others the very tokens that were pushed up have become the likely ones
-# after eight updates, and their rise lowers the entropy there; that number is told too, and not judged.
-HELD_OUT = "entropy_held_out"
+# Over all contexts of a point: those that the branches trained on and those of other steps, alike. The parts are told
+# beside it, and not judged: a token that was pushed up may have become the likely one on the contexts trained on.
+ENTROPY = "entropy"
+PARTS = {"entropy_trained": "trained on", "entropy_held_out": "held out"}
 Objective = Mapping[str, Any]
 
 
@@ -92,19 +93,23 @@ def _is_clip(own: Objective, high: float) -> bool:
 
 def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) -> Statement:
     """labels: the settings by falling entropy, as stated."""
-    ends = mean_of(list(branches.differences(labels[0], HELD_OUT, labels[-1]).values()))
-    steps = [mean_of(list(branches.differences(a, HELD_OUT, b).values())) for a, b in pairwise(labels)]
-    trained = mean_of(list(branches.differences(labels[0], "entropy_trained", labels[-1]).values()))
+    ends = _difference(branches, ENTROPY, labels[0], labels[-1])
+    steps = [_difference(branches, ENTROPY, a, b) for a, b in pairwise(labels)]
+    parts = {told: _difference(branches, key, labels[0], labels[-1]) for key, told in PARTS.items()}
     clipped = max((branches.mean(label, "clip_frac").value for label in labels), default=0.0)
-    by_mean = sorted(labels, key=lambda label: -branches.mean(label, HELD_OUT).value)
+    by_mean = sorted(labels, key=lambda label: -branches.mean(label, ENTROPY).value)
     number = f"{labels[0]} minus {labels[-1]}: {in_errors(ends)}, {ends.count} points; order {' > '.join(by_mean)}"
-    number += f"; on the contexts trained on {in_errors(trained)}"
-    rule = f"held-out means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e.; clip_frac above 0"
+    number += "".join(f"; {told} {in_errors(each)}" for told, each in parts.items() if each.count)
+    rule = f"means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e.; clip_frac above 0"
     verdict = order_verdict(ends, steps)
     if ends.count < POINTS or not clipped > 0:
         verdict = UNDECIDED
         number += "; nothing was clipped" if not clipped > 0 else f"; {POINTS} points are asked for"
     return Statement(id=name, statement=text, verdict=verdict, number=number, rule=rule)
+
+
+def _difference(branches: Branches, key: str, one: str, other: str) -> Mean:
+    return mean_of(list(branches.differences(one, key, other).values()))
 
 
 def order_verdict(ends: Mean, steps: Sequence[Mean]) -> str:
