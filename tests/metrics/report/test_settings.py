@@ -46,6 +46,16 @@ def test_the_fewest_keys_name_a_setting():
     assert {setting.label for setting in settings} == {"clip", "ce_gppo"}
 
 
+def test_a_key_that_a_method_does_not_have_is_not_in_its_name():
+    runs = [run(0, [1.0], beta1=0.5), run(0, [1.0], beta1=None), run(0, [1.0], clip_high=0.28), run(0, [1.0])]
+    for own in runs[2:]:
+        own.config["objective"]["name"] = "clip"
+
+    labels = [setting.label for setting in group_settings(runs)]
+
+    assert sorted(labels) == ["ce_gppo, beta1=0.5", "ce_gppo, beta1=none", "clip", "clip, clip_high=0.28"]
+
+
 def test_paired_differences_cancel_what_the_seed_brings():
     """Seeds are 1 and 5 apart in entropy; the setting lowers each by 0.5 and 0.7: mean -0.6, s.e. 0.1."""
     base = group_settings([run(0, [1.0], beta1=0.0), run(1, [5.0], beta1=0.0), run(2, [9.0], beta1=0.0)])[0]

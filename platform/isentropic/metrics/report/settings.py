@@ -63,7 +63,8 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     for indices in members.values():
         values = {key: configs[indices[0]].get(key) for key in keys}
         own = sorted((runs[index] for index in indices), key=lambda run: (run.setting("seed") or 0, run.name))
-        label = ", ".join(_term(key, values[key], telling) for key in telling) or own[0].name
+        terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]  # null is a value
+        label = ", ".join(terms) or own[0].name
         settings.append(Setting(label=label, values=values, runs=tuple(own)))
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 
