@@ -85,6 +85,18 @@ def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "there is no such file"), ("a: [b", "cannot be read as YAML: .*line 1"), ("- a", "must hold keys")],
+)
+def test_a_file_that_is_no_sweep(tmp_path, text, message):
+    path = tmp_path / "own.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        sweep(take_apart([f"sweep={path}"]), tmp_path)
+
+
 def test_a_folder_is_one_sweeps(tmp_path):
     write_plan(tmp_path / "s", ["experiment=ce_gppo_tiny", "seed=0,1"])
     (tmp_path / "other").mkdir()

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
@@ -160,10 +161,15 @@ def named_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
 def read_preset(name: str) -> dict[str, Any]:
     """conf/sweep/<name>.yaml, or a file at that path, as plain values. Raises ValueError where there is none."""
     path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
+    if path == Path(name) and not path.is_file():
+        raise ValueError(f"sweep={name}: there is no such file. Give a YAML file, or a name from conf/sweep.")
     if not path.is_file():
         known = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
         check_choice("sweep", name, known)
-    values = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys (grid, list or random), got {values!r}.")
     return {str(key): value for key, value in values.items()}
