@@ -46,6 +46,11 @@ def test_the_fewest_keys_name_a_setting():
     assert {setting.label for setting in settings} == {"clip", "ce_gppo"}
 
 
+def test_runs_of_one_setting_are_named_by_their_number():
+    assert [setting.label for setting in group_settings([run(seed, [1.0]) for seed in (0, 1)])] == ["2 seeds"]
+    assert [setting.label for setting in group_settings([run(0, [1.0])])] == ["r0"]
+
+
 def test_a_key_that_a_method_does_not_have_is_not_in_its_name():
     runs = [run(0, [1.0], beta1=0.5), run(0, [1.0], beta1=None), run(0, [1.0], clip_high=0.28), run(0, [1.0])]
     for own in runs[2:]:

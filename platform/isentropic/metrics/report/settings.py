@@ -64,7 +64,7 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
         values = {key: configs[indices[0]].get(key) for key in keys}
         own = sorted((runs[index] for index in indices), key=lambda run: (run.setting("seed") or 0, run.name))
         terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]  # null is a value
-        label = ", ".join(terms) or own[0].name
+        label = ", ".join(terms) or (own[0].name if len(own) == 1 else f"{len(own)} seeds")
         settings.append(Setting(label=label, values=values, runs=tuple(own)))
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 

@@ -80,7 +80,7 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     head = (
         f"<h1>{html.escape(title)}</h1>"
-        f"<p class='facts'>{len(runs)} runs of {len(settings)} settings: {html.escape(counts)}</p>{warnings(notes)}"
+        f"<p class='facts'>{len(runs)} runs of {len(settings)} setting{'s' * (len(settings) != 1)}: {html.escape(counts)}</p>{warnings(notes)}"
     )
     page = Page(title=f"{title}: report", head=head)
     page.section("Statements", statements_table(out.parent))
