@@ -78,9 +78,10 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
     states = [run.status.split(":")[0] for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    of = "1 setting" if len(settings) == 1 else f"{len(settings)} settings"
     head = (
         f"<h1>{html.escape(title)}</h1>"
-        f"<p class='facts'>{len(runs)} runs of {len(settings)} setting{'s' * (len(settings) != 1)}: {html.escape(counts)}</p>{warnings(notes)}"
+        f"<p class='facts'>{len(runs)} runs of {of}: {html.escape(counts)}</p>{warnings(notes)}"
     )
     page = Page(title=f"{title}: report", head=head)
     page.section("Statements", statements_table(out.parent))
