@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,17 +65,14 @@ async def run_with(
     logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, teaching)
     stopped, code = None, FAULT
-    try:
+    with ExitStack() as closing:  # each of them, also where another one cannot write its last line to a full disk
+        closing.callback(lambda: wandb.close(exit_code=code))
+        for each in (text, assembly, grader, terminal):
+            closing.callback(each.close)
         assembly.cut_back(start)
         terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
         stopped = await _drive(assembly, start, lend, stopping)
         code = _exit_code(stopped)
-    finally:
-        terminal.close()
-        grader.close()
-        assembly.close()
-        text.close()
-        wandb.close(exit_code=code)
     await asyncio.to_thread(_conclude, terminal, folder, stopped)
     return code
 
