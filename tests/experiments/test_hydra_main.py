@@ -1,6 +1,7 @@
 """Hydra in front of a job: exit codes, short messages with the nearest name, nothing on disk for what is refused."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    before = signal.getsignal(signal.SIGTERM)
 
     def run(*arguments, job=lambda config, cfg: None):
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
@@ -27,7 +29,8 @@ def run(monkeypatch, capsys, tmp_path):
         captured = capsys.readouterr()
         return exit_.value.code, captured.out, captured.err
 
-    return run
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 def fault(config, cfg):
@@ -44,6 +47,7 @@ def bad_data(config, cfg):
         pytest.param(lambda config, cfg: None, 0, "", id="done"),
         pytest.param(lambda config, cfg: 75, 75, "", id="stopped, resumable"),
         pytest.param(bad_data, 2, "error: task.limit must be >= 1, got 0.", id="bad input that the job found"),
+        pytest.param(lambda config, cfg: signal.raise_signal(signal.SIGTERM), 75, "", id="stopped before it began"),
         pytest.param(fault, 1, "Traceback", id="a fault keeps its traceback"),
     ],
 )

@@ -5,6 +5,7 @@ This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspell
 
 import asyncio
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -40,6 +41,7 @@ def hydra_main(job: Job) -> Callable[[], None]:
     """
 
     def program() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))  # the run has its own answer, while it lasts
         codes: list[int] = []
 
         def task(cfg: DictConfig) -> None:  # raises nothing: Hydra would print its own story and exit with 1

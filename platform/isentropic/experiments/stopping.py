@@ -31,6 +31,7 @@ class Stopping:
 
     def __enter__(self) -> "Stopping":
         self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
             self._loop.add_signal_handler(number, self._stop, number)
         return self
@@ -38,6 +39,7 @@ class Stopping:
     def __exit__(self, *_: object) -> None:
         for number in SIGNALS:
             self._loop.remove_signal_handler(number)
+            signal.signal(number, self._before[number])
 
     def _stop(self, number: signal.Signals) -> None:
         if number == signal.SIGINT and self.reason == number.name:
