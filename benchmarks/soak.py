@@ -135,7 +135,7 @@ class Soak:
             try:
                 role = role_of(" ".join(process.cmdline()))
                 if role:
-                    size = object_store(process.pid) if role == "object store" else process.memory_full_info().uss
+                    size = object_store(process.pid) if role == "object store" else anonymous(process)
                     self.memory.setdefault(f"{role} {process.pid}", []).append((time.monotonic(), size))
             except (psutil.Error, OSError):  # it has just ended
                 continue
@@ -144,6 +144,12 @@ class Soak:
 def role_of(command: str) -> str:
     """What a process of the job is, by its command line; empty: one of Ray's own."""
     return next((role for mark, role in ROLES.items() if mark in command), "")
+
+
+def anonymous(process: psutil.Process) -> int:
+    """Bytes that the process alone holds. Pages of libraries are left out: whose they are depends on who else runs."""
+    held = process.memory_info()
+    return held.rss - held.shared
 
 
 def object_store(raylet: int) -> int:
