@@ -85,7 +85,9 @@ class Soak:
         seen, changed = -1, time.monotonic()
         while time.monotonic() < end:
             time.sleep(1.0)
-            if self.moves > 1:  # the first may be a cut back to the checkpoint: what is being started grows
+            # The first move may be a cut back to the checkpoint, and what is being started grows; after the last line
+            # the driver writes the report.
+            if self.moves > 1 and seen <= self.steps:
                 self._measure()
             if (code := self.job.process.poll()) is not None:
                 if code != 75:
