@@ -107,6 +107,11 @@ def test_minibatches_are_of_prompts():
     assert drawn == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4]]
     assert len(batching.plan_updates(samples, 7)) == 5
     assert batching.plan_updates([], 2) == []
+    other = [[samples[index].rollout.key.draw for index in part] for part in batching.plan_updates(samples, 2, order=2)]
+    assert sorted(draw for part in other for draw in part) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert other != drawn
+    assert all(part == sorted(part) for part in other)
+    assert other == [[samples[i].rollout.key.draw for i in part] for part in batching.plan_updates(samples, 2, order=2)]
 
 
 def test_loss_weights_are_of_the_whole_minibatch():

@@ -62,8 +62,10 @@ def unpack_columns(
     return rows
 
 
-def plan_updates(samples: Sequence[Sample], updates: int) -> list[list[int]]:
+def plan_updates(samples: Sequence[Sample], updates: int, order: int = 0) -> list[list[int]]:
     """Minibatches of prompts: the step's groups in canonical order, cut into `updates` consecutive parts.
+
+    Another `order` deals the groups out by chance, always the same way.
 
     A group is never cut. Parts differ by one group at most; fewer groups than parts make fewer updates. Returns the
     indices of the samples of each part, in canonical order.
@@ -72,9 +74,10 @@ def plan_updates(samples: Sequence[Sample], updates: int) -> list[list[int]]:
     for index in sorted(range(len(samples)), key=lambda index: samples[index].rollout.key):
         key = samples[index].rollout.key
         groups.setdefault((key.split, key.draw), []).append(index)
-    parts = np.array_split(np.arange(len(groups)), min(updates, len(groups))) if groups else []
+    places = np.random.default_rng(order).permutation(len(groups)) if order else np.arange(len(groups))
+    parts = np.array_split(places, min(updates, len(groups))) if groups else []
     members = list(groups.values())
-    return [[index for group in part for index in members[group]] for part in parts]
+    return [[index for group in sorted(part) for index in members[group]] for part in parts]
 
 
 def step_batches(

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,28 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
     assert len(said) == 1
     for part in ("step 2", str(run.folder / "checkpoints"), "No space left", "MiB are free", "a resume goes back"):
         assert part in said[0]
+
+
+def test_a_checkpoint_that_cannot_fit_is_not_begun(fake_run, monkeypatch):
+    """It would fill the disk, and the next rollouts had no room."""
+    run, said, begun = fake_run(), [], []
+    begin_save = run.learner.begin_save
+
+    async def begin(folder):
+        begun.append(folder.parent.name)
+        await begin_save(folder)
+
+    def almost_full(folder):
+        return SimpleNamespace(free=1 if (folder / ".tmp-step_000004").exists() else 2**40)
+
+    run.learner.begin_save = begin
+    monkeypatch.setattr("isentropic.controller.saving.shutil.disk_usage", almost_full)
+    asyncio.run(run.controller(warn=said.append).run())
+
+    assert begun == [".tmp-step_000002", ".tmp-step_000006"]
+    assert len(said) == 1
+    assert "step 4" in said[0]
+    assert "more bytes than are free" in said[0]
 
 
 def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):

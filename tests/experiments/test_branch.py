@@ -21,7 +21,7 @@ def made(recorded, out, named, points, **options):
     folder, prepared = recorded
     run = RecordedRun(folder)
     settings = settings_of_run(run.values, named)
-    options = {"exact": False, "contexts": 9, "say": lambda text: None} | options
+    options = {"exact": False, "contexts": 9, "orders": 1, "say": lambda text: None} | options
     asyncio.run(branch(run, prepared, settings, points, out, **options))
     return read_lines(out / BRANCHES)[0]
 
@@ -58,6 +58,19 @@ def test_branches_do_not_lead_the_walk_astray(rows, recorded, tmp_path):
     assert {row["setting"]: row for row in alone} == {label: rows[3, label] for label in NAMED}
 
 
+def test_a_point_is_the_mean_over_orders(rows, recorded, tmp_path):
+    """Several orders give other branches than one, the same ones every time, and settings share them."""
+    for folder in ("a", "b"):
+        found = made(recorded, tmp_path / folder, NAMED, [0], orders=4)
+        twice = {row["setting"]: row for row in found}
+        assert {**twice["as it was"], "setting": ""} == {**twice["copy"], "setting": ""}
+        assert twice["still"]["entropy"] == pytest.approx(rows[0, "still"]["entropy"], rel=1e-12)
+        assert twice["as it was"]["entropy"] != rows[0, "as it was"]["entropy"]
+    assert (tmp_path / "a" / BRANCHES).read_text() == (tmp_path / "b" / BRANCHES).read_text()
+    with pytest.raises(ValueError, match="branches of other settings"):
+        made(recorded, tmp_path / "a", NAMED, [0], orders=1)
+
+
 def test_expected_reward(recorded):
     """Two responses, of which the policy has come to write the second three times as often: (1*0 + 3*1) / 4."""
     rollouts = first_wave(RecordedRun(recorded[0]).batch(1).rollouts)[:2]
@@ -87,7 +100,7 @@ def test_what_is_there_is_not_made_again(recorded, tmp_path):
     assert [(row["step"], row["setting"]) for row in again[2:]] == [(1, "a"), (1, "b")]
     assert again[2]["entropy"] > 0
     with pytest.raises(ValueError, match="branches of other settings"):
-        begin(tmp_path, settings_of_run(RecordedRun(recorded[0]).values, {"c": ()}))
+        begin(tmp_path, settings_of_run(RecordedRun(recorded[0]).values, {"c": ()}), 1)
 
 
 @pytest.mark.parametrize(

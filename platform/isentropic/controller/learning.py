@@ -39,6 +39,7 @@ class Learning:
     def __init__(self, config: Config, learner: LearnerGroup) -> None:
         self._config, self._learner = config, learner
         self._reference = config.terms.kl is not None
+        self.order = 0  # of the prompts over a step's updates; a branch tries others
 
     async def score(self, rollouts: Sequence[Rollout], *, reference: bool = True) -> dict[RolloutKey, TokenScores]:
         """Token statistics of each rollout under the current weights."""
@@ -75,7 +76,7 @@ class Learning:
         if not samples:
             return [], version
         config = self._config
-        plan = batching.plan_updates(samples, count)
+        plan = batching.plan_updates(samples, count, self.order)
         batches, weights = batching.step_batches(
             step=step,
             samples=samples,

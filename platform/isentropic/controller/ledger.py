@@ -93,6 +93,8 @@ def read_batch(folder: Path, step: int) -> Batch | None:
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         metadata = table.schema.metadata or {}
+        if b"isentropic_crc32" not in metadata:
+            raise ValueError("it has no checksum: another version of this package may have written it")
         if zlib.crc32(metadata[b"isentropic"]) != int(metadata[b"isentropic_crc32"]):
             raise ValueError("a bit of its metadata has changed")
         about = json.loads(metadata[b"isentropic"])

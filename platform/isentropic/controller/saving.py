@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,7 @@ class Saver:
         self._step = manifest.step
         try:
             temporary = checkpoints.begin(self._folder, manifest.step)
+            self._check_room()
             await self._learner.begin_save(temporary / "learner")
         except OSError as error:
             self._give_up(error)
@@ -72,6 +74,12 @@ class Saver:
         await self._learner.end_save()
         await asyncio.to_thread(checkpoints.commit, self._folder, temporary, manifest, state)
         await asyncio.to_thread(checkpoints.prune, self._folder, self._keep_last, keep)
+
+    def _check_room(self) -> None:
+        """Half a checkpoint on a disk that it fills would leave the next rollouts no room."""
+        need, free = max(checkpoints.sizes(self._folder), default=0), shutil.disk_usage(self._folder).free
+        if free < need:
+            raise OSError(errno.ENOSPC, "the checkpoint before it has more bytes than are free")
 
     def _give_up(self, error: OSError) -> None:
         checkpoints.discard(self._folder, self._step)

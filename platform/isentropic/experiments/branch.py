@@ -58,6 +58,7 @@ async def branch(
     *,
     exact: bool,
     contexts: int,
+    orders: int,
     say: Callable[[str], None],
 ) -> None:
     """Appends a row for each point and setting to out/branches.jsonl; points that are there are not made again.
@@ -66,8 +67,10 @@ async def branch(
         points: steps; the branches start from the state after each.
         exact: as many ranks as the run had; else one, which differs from the run by rounding.
         contexts: rollouts to measure on, at most: of the step trained on, and of each of two others.
+        orders: ways to put the step's prompts into updates, each the same for all settings; a row is their mean. A
+            small change of an update moves the branch by chance too, and that chance averages out.
     """
-    done = begin(out, settings)
+    done = begin(out, settings, orders)
     reference = any(setting.config.terms.kl is not None for setting in settings) or run.config.terms.kl is not None
     async with replay_learner(run.config, prepared.model, exact=exact, reference=reference) as ranks:
         learner = OncePerState(ranks)
@@ -80,7 +83,11 @@ async def branch(
             await learner.remember()
             where = contexts_of(run, point, contexts)
             before = await base.score(where.rollouts)
-            rows = [await _one(run, prepared, learner, base, setting, where, before) for setting in settings]
+            rows = []
+            for setting in settings:
+                made = [await _one(run, prepared, learner, base, setting, where, before, n) for n in range(orders)]
+                named = {"step": point, "setting": setting.label, "run": run.folder.resolve().name}
+                rows.append(named | {key: float(np.mean([each[key] for each in made])) for key in made[0]})
             append(out, rows)
             told = ", ".join(f"{row['setting']}: {row['entropy']:.4f}" for row in rows)
             say(f"after step {point} ({number}/{len(set(points) - done)})  entropy  {told}")
@@ -94,17 +101,16 @@ async def _one(
     setting: Setting,
     where: Contexts,
     before: Scores,
-) -> dict[str, Any]:
+    order: int,
+) -> dict[str, float]:
     """One setting from the state that the learner remembers."""
-    own = Replayer(without_panel(setting.config), learner, prepared)
+    own = Replayer(without_panel(setting.config), learner, prepared, order=order)
     own.follow(base)
     await own.configure()
     await learner.recall()
     line = await own.report(await own.train(run.batch(base.step + 1)))
     after = await own.score(where.rollouts)
-    row = {"step": base.step, "setting": setting.label, "run": run.folder.resolve().name}
-    row |= measured(where, before, after)
-    return row | {name: line[key] for name, key in UPDATES.items() if key in line}
+    return measured(where, before, after) | {name: line[key] for name, key in UPDATES.items() if key in line}
 
 
 def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]:
@@ -144,13 +150,15 @@ def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:
     return Contexts(trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=tuple(held_out))
 
 
-def begin(out: Path, settings: Sequence[Setting]) -> set[int]:
+def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
     """Writes the settings, or checks those that are there; the points that have a row of every setting.
 
     Raises:
         ValueError: the folder has branches of other settings.
     """
-    told = {each.label: {"overrides": each.overrides, "objective": _objective(each)} for each in settings}
+    told = {
+        each.label: {"overrides": each.overrides, "objective": _objective(each), "orders": orders} for each in settings
+    }
     text = json.dumps(plain(told), indent=1, default=str) + "\n"
     path = out / SETTINGS
     if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -7,6 +7,7 @@ out=       the folder to write (default: <run>/branches/<settings>)
 sweep=     settings by name from conf/sweep, such as ce_gppo_t3
 exact=     true: as many learner ranks as the run had, over Ray; false (default): one rank in this process
 contexts=  rollouts to measure on, of the step trained on and of each of two others (default 256)
+orders=    ways to put a step's prompts into its updates, whose mean a point is (default: about 12 branches a point)
 
 All else are Hydra overrides of what comes after the rollouts; several values span a grid, its first setting is the
 base of the differences. `replay run=... step=17 [overrides]` trains one recorded step again and compares.
@@ -27,8 +28,9 @@ from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
 from isentropic.folders import use_durable_folders
 
-OPTIONS = ("run", "steps", "step", "out", "sweep", "exact", "contexts")
+OPTIONS = ("run", "steps", "step", "out", "sweep", "exact", "contexts", "orders")
 POINTS = 40
+BRANCHES = 12  # a point, unless told otherwise
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,8 +110,8 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
             "a comparison needs two settings: give a key several values, 'objective.beta1=0,0.5,1', or settings "
             "by name, sweep=ce_gppo_t3."
         )
-    contexts = int(options.get("contexts", "256")) if options.get("contexts", "256").isdigit() else 0
-    check_range("contexts", contexts, at_least=1)
+    contexts = _count(options, "contexts", 256)
+    orders = _count(options, "orders", max(1, BRANCHES // len(named)))
     check_choice("exact", options.get("exact", "false"), ("true", "false"))
     run = recorded_run(options["run"])
     settings = settings_of_run(run.values, named)
@@ -122,10 +124,9 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
     from isentropic.experiments.statements import branch_statements, write_statements
     from isentropic.metrics.report import write_report
 
-    print(f"{len(points)} branch points, {len(settings)} settings; base: {settings[0].label}\n{out}", flush=True)
-    exact = options.get("exact") == "true"
-    say = _say
-    asyncio.run(branch(run, prepare(run.config), settings, points, out, exact=exact, contexts=contexts, say=say))
+    print(f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}")
+    how = {"exact": options.get("exact") == "true", "contexts": contexts, "orders": orders, "say": _say}
+    asyncio.run(branch(run, prepare(run.config), settings, points, out, **how))
     for row in write_statements(out, branch_statements(out)):
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")
     print(write_report([out], out / "report.html"))
@@ -139,6 +140,13 @@ def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(settings, dict) or not settings:
         raise ValueError(f"sweep={name} has no settings by name; a grid is given on the command line.")
     return {str(label): tuple(map(str, own)) for label, own in settings.items()}
+
+
+def _count(options: dict[str, str], name: str, default: int) -> int:
+    text = options.get(name, str(default))
+    count = int(text) if text.isdigit() else text
+    check_range(name, count, at_least=1)
+    return count
 
 
 def _is_config_key(key: str) -> bool:

@@ -58,7 +58,8 @@ class Replayer(Controller):
     state is the caller's business.
     """
 
-    def __init__(self, config: Config, learner: ReplayLearner, prepared: Prepared) -> None:
+    def __init__(self, config: Config, learner: ReplayLearner, prepared: Prepared, *, order: int = 0) -> None:
+        """order: 0 puts prompts into updates as the run did, any other number in another way."""
         teaching = Teaching(config)
         teaching.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
         self.lines = Lines()
@@ -70,6 +71,7 @@ class Replayer(Controller):
             reporter=Reporter(config, self.lines, [], about={}),
             folder=Path(),
         )
+        self._learning.order = order
         self._feeding = asyncio.get_running_loop().create_future()  # never fails: there is no feed
 
     @property

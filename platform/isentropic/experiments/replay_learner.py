@@ -91,8 +91,7 @@ async def replay_learner(
     )
     if not exact or (config.learner.num_ranks == 1 and not config.cluster.gpus_per_rank):
         threads = torch.get_num_threads()
-        if exact:
-            torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))  # as a rank's process has it
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))  # as a rank's process has it
         learner = make()
         try:
             yield LocalLearner(learner)
