@@ -62,6 +62,7 @@ def test_the_embedded_model_is_made_in_another_process(tmp_path, monkeypatch):
     """Here nothing is trained, and the folder is there all the same; the second time it is found."""
     monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path))
     monkeypatch.setattr(warm_start, "train", None)
+    monkeypatch.setattr("builtins.print", lambda *texts, **options: None)  # as Ray does
     wanted = model(EMBEDDED, warm_start=WARM_START | {"target_accuracy": 0.001, "max_steps": 200, "lr": 0.01})
     found = model_folder(wanted, TASK)
     assert Path(found).parent == tmp_path and (Path(found) / warm_start.CARD).is_file()
