@@ -124,7 +124,7 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
     from isentropic.experiments.statements import branch_statements, write_statements
     from isentropic.metrics.report import write_report
 
-    print(f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}")
+    _say(f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}")
     how = {"exact": options.get("exact") == "true", "contexts": contexts, "orders": orders, "say": _say}
     asyncio.run(branch(run, prepare(run.config), settings, points, out, **how))
     for row in write_statements(out, branch_statements(out)):
