@@ -8,21 +8,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isentropic.experiments.branch import BRANCHES, append, begin, branch, expected_reward
+from isentropic.experiments.branch import BRANCHES, append, begin, branch
 from isentropic.experiments.branch_command import branch_points, split
+from isentropic.experiments.branch_point import Comparison, expected_reward
 from isentropic.experiments.branch_settings import changed, grid, labels, named_settings, settings_of_run
+from isentropic.experiments.branch_workers import stretches
 from isentropic.experiments.replay_run import RecordedRun
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.sinks import read_lines
 from isentropic.records import TokenScores
 
 
-def made(recorded, out, named, points, **options):
+def made(recorded, out, named, points, *, processes=1, orders=1):
     folder, prepared = recorded
     run = RecordedRun(folder)
-    settings = settings_of_run(run.values, named)
-    options = {"exact": False, "contexts": 9, "orders": 1, "say": lambda text: None} | options
-    asyncio.run(branch(run, prepared, settings, points, out, **options))
+    settings = tuple(settings_of_run(run.values, named))
+    about = Comparison(run=run, settings=settings, exact=False, contexts=9, orders=orders)
+    asyncio.run(branch(about, prepared, points, out, processes=processes, say=lambda text: None))
     return read_lines(out / BRANCHES)[0]
 
 
@@ -56,6 +58,25 @@ def test_branches_do_not_lead_the_walk_astray(rows, recorded, tmp_path):
     """A point reached through other points, and their branches, is the point reached alone."""
     alone = made(recorded, tmp_path, NAMED, [3])
     assert {row["setting"]: row for row in alone} == {label: rows[3, label] for label in NAMED}
+
+
+def test_processes_give_the_same_rows(rows, recorded, tmp_path):
+    """In their order, whichever process was first."""
+    folder, prepared = recorded
+    travels = folder, replace(prepared, task=None, chat=None)  # no branch asks for them; fakes are of this process
+    assert made(travels, tmp_path, NAMED, [0, 3], processes=2) == list(rows.values())
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        pytest.param(1, [[1, 2, 3, 5, 8]], id="one"),
+        pytest.param(2, [[1, 2], [3, 5, 8]], id="two"),
+        pytest.param(9, [[1], [2], [3], [5], [8]], id="more than points"),
+    ],
+)
+def test_stretches(count, expected):
+    assert stretches([1, 2, 3, 5, 8], count) == expected
 
 
 def test_a_point_is_the_mean_over_orders(rows, recorded, tmp_path):

@@ -7,7 +7,8 @@ out=       the folder to write (default: <run>/branches/<settings>)
 sweep=     settings by name from conf/sweep, such as ce_gppo_t3
 exact=     true: as many learner ranks as the run had, over Ray; false (default): one rank in this process
 contexts=  rollouts to measure on, of the step trained on and of each of two others (default 256)
-orders=    ways to put a step's prompts into its updates, whose mean a point is (default: about 12 branches a point)
+processes= points made at once, each in a process of its own (default: what the CPUs hold; one with exact or a GPU)
+orders=    ways to put a step's prompts into its updates, whose mean a point is (default: about 18 branches a point)
 
 All else are Hydra overrides of what comes after the rollouts; several values span a grid, its first setting is the
 base of the differences. `replay run=... step=17 [overrides]` trains one recorded step again and compares.
@@ -15,6 +16,7 @@ base of the differences. `replay run=... step=17 [overrides]` trains one recorde
 
 import asyncio
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -23,14 +25,16 @@ from pathlib import Path
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
+from isentropic.config import Config
 from isentropic.experiments.branch_settings import named_settings, read_preset, settings_of_run
 from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
 from isentropic.folders import use_durable_folders
 
-OPTIONS = ("run", "steps", "step", "out", "sweep", "exact", "contexts", "orders")
+OPTIONS = ("run", "steps", "step", "out", "sweep", "exact", "contexts", "orders", "processes")
 POINTS = 40
-BRANCHES = 12  # a point, unless told otherwise
+BRANCHES = 18  # a point, unless told otherwise
+PROCESSES = 8  # unless told otherwise: each has the model and what a step needs of it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -120,17 +124,29 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
     out = Path(options["out"]) if "out" in options else run.folder / "branches" / digest
 
     from isentropic.experiments.branch import branch  # torch: after everything was checked
+    from isentropic.experiments.branch_point import Comparison
     from isentropic.experiments.prepare import prepare
     from isentropic.experiments.statements import branch_statements, write_statements
     from isentropic.metrics.report import write_report
 
+    exact = options.get("exact") == "true"
+    processes = _count(options, "processes", 1 if exact else room_for_processes(run.config))
+    if exact and processes > 1:
+        raise ValueError(f"processes={processes} with exact=true: the ranks are shared by all points. Leave one out.")
     _say(f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}")
-    how = {"exact": options.get("exact") == "true", "contexts": contexts, "orders": orders, "say": _say}
-    asyncio.run(branch(run, prepare(run.config), settings, points, out, **how))
+    about = Comparison(run=run, settings=tuple(settings), exact=exact, contexts=contexts, orders=orders)
+    asyncio.run(branch(about, prepare(run.config), points, out, processes=processes, say=_say))
     for row in write_statements(out, branch_statements(out)):
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")
     print(write_report([out], out / "report.html"))
     return 0
+
+
+def room_for_processes(config: Config) -> int:
+    """Learners of one rank that the CPUs hold at once; one where the learner is on a GPU."""
+    if config.cluster.gpus_per_rank:
+        return 1
+    return max(1, min(PROCESSES, int(len(os.sched_getaffinity(0)) // max(1.0, config.cluster.cpus_per_rank))))
 
 
 def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
