@@ -1,9 +1,15 @@
 """Files that are there whole or not at all, also after a crash or a loss of power."""
 
+import errno
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+WAITS_S = (0.1, 0.3, 1.0, 3.0)  # for room
 
 
 @contextmanager
@@ -23,6 +29,21 @@ def write_text_durably(path: Path, text: str) -> None:
     """Writes a small text file whole or not at all."""
     with replace_durably(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def when_there_is_room(write: Callable[[], T]) -> T:
+    """write(), again after a while where the disk is full: a checkpoint that filled it is being removed.
+
+    To be called in a thread. Raises the last OSError.
+    """
+    for seconds in WAITS_S:
+        try:
+            return write()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            time.sleep(seconds)
+    return write()
 
 
 def sync_file(path: Path) -> None:

@@ -8,12 +8,14 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from isentropic.config import Config
 from isentropic.controller.drawing import Clock, Drawer, Origin
 from isentropic.controller.ledger import Batch, read_batch, write_batch
 from isentropic.controller.protocols import Grader, RolloutPool, Weights
+from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Rollout
 from isentropic.tasks.chat import Chat
@@ -176,7 +178,7 @@ class Feed:
             teachers=tuple(self.candidates(groups)),
         )
         texts = self._texts([*batch.rollouts, *batch.teachers])
-        await asyncio.to_thread(write_batch, self._ledger, batch, texts)
+        await asyncio.to_thread(when_there_is_room, partial(write_batch, self._ledger, batch, texts))
         return batch, clock
 
     async def _evaluate(self, source: int) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.saving import Saver
 from isentropic.controller.teaching import Teaching
 from isentropic.controller.trained import write_trained
+from isentropic.durable import when_there_is_room
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.prediction import recheck_subset
@@ -121,7 +123,7 @@ class Controller:
             if step == self._config.run.steps:
                 await self._check_probe(record, step)
         watch.seconds["step"] = time.perf_counter() - begin
-        await asyncio.to_thread(write_trained, self._trained, step, record.samples)
+        await asyncio.to_thread(when_there_is_room, partial(write_trained, self._trained, step, record.samples))
         decision = await asyncio.to_thread(self._reporter.step, record)
         if decision.stop:
             self.request_stop(decision.stop)

@@ -71,9 +71,13 @@ class Saver:
             self._writing.cancel()
 
     async def _write(self, temporary: Path, manifest: Manifest, state: dict[str, Any], keep: set[int]) -> None:
-        await self._learner.end_save()
-        await asyncio.to_thread(checkpoints.commit, self._folder, temporary, manifest, state)
-        await asyncio.to_thread(checkpoints.prune, self._folder, self._keep_last, keep)
+        try:
+            await self._learner.end_save()
+            await asyncio.to_thread(checkpoints.commit, self._folder, temporary, manifest, state)
+            await asyncio.to_thread(checkpoints.prune, self._folder, self._keep_last, keep)
+        except OSError:
+            checkpoints.discard(self._folder, manifest.step)  # now: the ledger may be waiting for the room
+            raise
 
     def _check_room(self) -> None:
         """Half a checkpoint on a disk that it fills would leave the next rollouts no room."""

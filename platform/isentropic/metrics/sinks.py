@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isentropic.durable import replace_durably
+from isentropic.durable import replace_durably, when_there_is_room
 
 LOGS = ("metrics.jsonl", "updates.jsonl", "alarms.jsonl")
 
@@ -48,16 +49,16 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
 
 
 class JsonlFile:
-    """Appends one object a line, flushed to the system, so that a killed process loses nothing it has logged.
+    """Appends one object a line, handed to the system at once, so that a killed process loses nothing it has logged.
 
     Opened for resume it first drops what lies behind the resumed step, and a torn last line, in one atomic
-    replacement. A full disk raises OSError: this is the record of the run, and losing it must be seen.
+    replacement. A disk that stays full raises OSError: this is the record of the run, and losing it must be seen.
     """
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
         """resume_step: the last step to keep; None starts a new file and refuses to overwrite an old one."""
         if resume_step is None:
-            self._file = path.open("x", encoding="utf-8")
+            self._file = path.open("xb", buffering=0)
             return
         rows, _ = read_lines(path)
         for number, row in enumerate(rows, start=1):
@@ -68,11 +69,12 @@ class JsonlFile:
                 )
         with replace_durably(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(_line(row) for row in rows if row["step"] <= resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        self._file.write(_line(row))
-        self._file.flush()
+        rest = memoryview(_line(row).encode())
+        while rest:  # a disk that fills takes a part
+            rest = rest[when_there_is_room(partial(self._file.write, rest)) :]
 
     def close(self) -> None:
         self._file.close()
