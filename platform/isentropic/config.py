@@ -11,6 +11,7 @@ from typing import Any
 from isentropic.checks import check_choice, check_range
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LABEL_LENGTH = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class RunConfig:
     steps: int
     dir: str  # default runs/<name>
     dry: bool  # check everything, start nothing
+    label: str | None  # what reports call its setting; null: the keys that tell it from the others
 
     def __post_init__(self) -> None:
         if not RUN_NAME.fullmatch(self.name):
@@ -29,6 +31,8 @@ class RunConfig:
                 f"got {self.name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
             )
         check_range("run.steps", self.steps, at_least=1)
+        if self.label is not None and not (self.label.strip() and len(self.label) <= LABEL_LENGTH):
+            raise ValueError(f"run.label must be 1 to {LABEL_LENGTH} characters, or null; got {self.label!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,10 @@ def test_points_of_a_grid():
     plan = plan_of({}, ["experiment=x", "objective.beta1=0,0.5,1", "seed=0,1"])
     assert plan.common == ("experiment=x",)
     assert plan.count == 6
-    assert plan.points()[:3] == [("objective.beta1=0", s) for s in ("seed=0", "seed=1")] + [
-        ("objective.beta1=0.5", "seed=0")
+    assert plan.points()[:3] == [
+        (None, ("objective.beta1=0", "seed=0")),
+        (None, ("objective.beta1=0", "seed=1")),
+        (None, ("objective.beta1=0.5", "seed=0")),
     ]
 
 
@@ -39,8 +41,8 @@ def test_the_command_line_wins_over_a_preset():
     plan = plan_of(preset, ["seed=7", "run.steps=9", "learner.lr=1e-3,1e-4"])
     assert plan.common == ("run.steps=60", "seed=7", "run.steps=9")  # Hydra takes the last
     assert plan.points() == [
-        ("method=grpo", "learner.lr=0.001"), ("method=grpo", "learner.lr=0.0001"),
-        ("learner.lr=0.001",), ("learner.lr=0.0001",),
+        ("a, lr=0.001", ("method=grpo", "learner.lr=0.001")), ("a, lr=0.0001", ("method=grpo", "learner.lr=0.0001")),
+        ("b, lr=0.001", ("learner.lr=0.001",)), ("b, lr=0.0001", ("learner.lr=0.0001",)),
     ]  # fmt: skip
 
 
@@ -129,6 +131,9 @@ def test_the_baselines_are_what_they_are_called(tmp_path):
     ]  # fmt: skip
     assert [each.clip_high for each in objectives[:2]] == [0.2, 0.28]
     assert [each.beta1 for each in objectives[4:]] == [0.5, 0.75]
+    names = ["GRPO", "DAPO", "CISPO", "GSPO", "(0.5, 1)", "(0.75, 1)"]
+    assert [trial.config.run.label for trial in trials] == [trial.cfg.run.label for trial in trials] == names
+    assert trials[4].name.startswith("0.5_1-")
 
 
 def test_each_run_has_a_folder_and_the_group_of_the_sweep(tmp_path):

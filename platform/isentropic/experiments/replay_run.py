@@ -18,7 +18,7 @@ from isentropic.experiments.run_folder import CONFIG, read_config
 from isentropic.metrics.report.find import EXPECTED, resolve
 from isentropic.metrics.sinks import read_lines
 
-AROUND = ("cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")  # of a step, not in it
+AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")  # of a step, not in it
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
 

@@ -23,7 +23,7 @@ from isentropic.experiments.flat import flat, is_under
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
-MAY_CHANGE = ("resume", "run.dry", "run.dir", "tracking", "cluster")  # say nothing about what is computed
+MAY_CHANGE = ("resume", "run.dry", "run.dir", "run.label", "tracking", "cluster")  # say nothing about what is computed
 
 
 def has_run(folder: Path) -> bool:

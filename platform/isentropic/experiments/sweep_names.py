@@ -26,13 +26,22 @@ def name_sweep_job(cfg: DictConfig, settings: DictConfig, arguments: list[str]) 
         cfg.run.dir = f"{cfg.run.dir}/{label}"
 
 
-def sweep_label(overrides: list[str], swept: set[str]) -> str:
-    """A short name for a job: its swept keys and values in letters that a folder may have, and a hash of them all."""
+def sweep_label(overrides: list[str], swept: set[str], label: str | None = None) -> str:
+    """A short name for a job: its swept keys and values in letters that a folder may have, and a hash of them all.
+
+    label: of its setting, in the place of all keys but the seed.
+    """
     own = [override for override in overrides if override.lstrip("+").split("=")[0] in swept] or overrides
-    words = []
+    words = [] if label is None else [_plain(label)]
     for override in own:
         key, _, value = override.lstrip("+").partition("=")
-        words.append(f"{key.rpartition('.')[2]}_{value}")
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(words))[:LABEL_LENGTH].strip("_-.")
+        if label is None or key == "seed":
+            words.append(f"{key.rpartition('.')[2]}_{value}")
+    readable = _plain("-".join(words))[:LABEL_LENGTH].strip("_-.")
     digest = hashlib.blake2b("\n".join(sorted(own)).encode(), digest_size=3).hexdigest()
     return f"{readable}-{digest}" if readable else digest
+
+
+def _plain(text: str) -> str:
+    """Letters that a folder may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("_-.")

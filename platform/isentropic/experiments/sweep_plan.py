@@ -30,13 +30,16 @@ PARTS = ("overrides", "grid", "settings", "list", "random")
 EARLY_STOP = ("entropy_collapse", "entropy_explosion")
 
 
+Named = tuple[str | None, tuple[str, ...]]  # a setting's name in the preset, where it has one; overrides
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a sweep is made of, before it is composed."""
 
     common: tuple[str, ...] = ()
     grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # key -> overrides, one a value
-    settings: tuple[tuple[str, ...], ...] = ((),)  # each with every point of the grid
+    settings: tuple[Named, ...] = ((None, ()),)  # each with every point of the grid
     random: dict[str, Any] | None = None
 
     @property
@@ -45,11 +48,14 @@ class Plan:
         draws = 1 if self.random is None else self.random["count"]
         return len(self.settings) * math.prod(len(values) for values in self.grid.values()) * draws
 
-    def points(self) -> list[tuple[str, ...]]:
-        """The overrides of each run, those in common left out."""
+    def points(self) -> list[Named]:
+        """Name of the setting and overrides of each run, those in common left out."""
         draws = [()] if self.random is None else draw(self.random)
         combinations = itertools.product(self.settings, itertools.product(*self.grid.values()), draws)
-        return [(*setting, *values, *drawn) for setting, values, drawn in combinations]
+        return [
+            (name and ", ".join([name, *_terms(values), *_terms(drawn)]), (*setting, *values, *drawn))
+            for (name, setting), values, drawn in combinations
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +87,11 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
         else:
             common.append(argument)
     settings = preset.get("settings") or preset.get("list") or [[]]
-    settings = list(settings.values()) if isinstance(settings, Mapping) else settings
+    named = settings.items() if isinstance(settings, Mapping) else ((None, own) for own in settings)
     plan = Plan(
         common=tuple(common),
         grid=axes,
-        settings=tuple(tuple(map(str, own)) for own in settings),
+        settings=tuple((name and str(name), tuple(map(str, own))) for name, own in named),
         random=_random_of(preset.get("random")),
     )
     _check_plan(plan)
@@ -121,14 +127,14 @@ def _check_plan(plan: Plan) -> None:
     every = [
         *plan.common,
         *(own for values in plan.grid.values() for own in values[:1]),
-        *itertools.chain(*plan.settings),
+        *itertools.chain(*(own for _, own in plan.settings)),
     ]
     for override in parse(every):
         if override.key_or_group in OWN_KEYS:
             raise ValueError(
                 f"{override.key_or_group} is set by the sweep for each of its runs; name the sweep: name=..."
             )
-    if plan.count == 0 or (plan.count == 1 and not (plan.grid or plan.random or plan.settings != ((),))):
+    if plan.count == 0 or (plan.count == 1 and not (plan.grid or plan.random or plan.settings != Plan.settings)):
         raise ValueError(
             "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
             "sweep=ce_gppo_fig3."
@@ -162,9 +168,9 @@ def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]
     stops = [f"alarms.rules.{rule}.action=stop" for rule in EARLY_STOP] if early_stop else []
     trials: dict[str, Trial] = {}
     common, known = (*plan.common, *stops), {}
-    for own in plan.points():
+    for label, own in plan.points():
         try:
-            trial = _compose((*common, *own), own or common, folder, known)
+            trial = _compose((*common, *own), label, own or common, folder, known)
         except (HydraException, OmegaConfBaseException) as error:
             raise ValueError(explain(error, CONF, [*common, *own])) from error
         except ValueError as error:
@@ -174,11 +180,15 @@ def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]
 
 
 def _compose(
-    overrides: Sequence[str], own: Sequence[str], folder: Path, known: dict[tuple[str, ...], DictConfig]
+    overrides: Sequence[str],
+    label: str | None,
+    own: Sequence[str],
+    folder: Path,
+    known: dict[tuple[str, ...], DictConfig],
 ) -> Trial:
     """known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a second for each."""
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
-    name = sweep_label(list(own), set())
+    name = sweep_label(list(own), set(), label)
     ours = (f"run.name={name}", f"run.dir={folder / name}", f"tracking.group={folder.name}", "resume=auto")
     parsed = parse([*overrides, *ours])
     kind = tuple(str(each.input_line) if _is_choice(each) else each.get_key_element() for each in parsed)
@@ -193,7 +203,15 @@ def _compose(
     for each in parsed:
         if not _is_choice(each):
             OmegaConf.update(cfg, each.key_or_group, each.value(), merge=True)  # as Hydra does it
+    if label is not None:
+        cfg.run.label = label
     return Trial(name=name, overrides=tuple(overrides), digest=digest, config=load(cfg), cfg=cfg)
+
+
+def _terms(overrides: Sequence[str]) -> list[str]:
+    """beta1=0.5 of objective.beta1=0.5. A seed is no part of a setting."""
+    parts = (override.lstrip("+").partition("=") for override in overrides)
+    return [f"{key.rpartition('.')[2]}={value}" for key, _, value in parts if key != "seed"]
 
 
 def _is_choice(override: Override) -> bool:

@@ -34,6 +34,16 @@ def test_settings_are_ordered_by_value_and_named_by_what_differs():
     assert [own.setting("seed") for own in settings[0].runs] == [0, 1]
 
 
+def test_a_label_that_was_given_names_a_setting():
+    runs = [run(seed, [1.0], beta1=beta1) for beta1 in (0.5, 1.0) for seed in (0, 1)]
+    for each in runs:
+        each.config["run"]["label"] = "low" if each.config["objective"]["beta1"] == 0.5 else "(1, 1)"
+    assert [setting.label for setting in group_settings(runs)] == ["low", "(1, 1)"]
+
+    runs[0].config["run"]["label"] = "(1, 1)"  # which no longer tells them apart
+    assert [setting.label for setting in group_settings(runs)] == ["beta1=0.5", "beta1=1"]
+
+
 def test_the_fewest_keys_name_a_setting():
     """The two baselines differ in three keys; the objective's name tells them apart alone."""
     first = run(0, [1.0], beta1=0.5, clip_high=0.2)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -52,7 +52,10 @@ def summary(run: RunData, key: str, kind: str) -> float | None:
 
 
 def group_settings(runs: Sequence[RunData]) -> list[Setting]:
-    """Settings in a natural order (numbers by size); a label names the fewest keys that tell them apart."""
+    """Settings in a natural order (numbers by size); labels are those given (`run.label`) where that tells all apart.
+
+    Else a label names the fewest keys that do.
+    """
     configs = [_computed(run) for run in runs]
     keys = differing_keys(runs)
     telling = _telling_keys(configs, keys)
@@ -66,6 +69,9 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
         terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]  # null is a value
         label = ", ".join(terms) or (own[0].name if len(own) == 1 else f"{len(own)} seeds")
         settings.append(Setting(label=label, values=values, runs=tuple(own)))
+    given = [{run.setting("run.label") for run in setting.runs} for setting in settings]
+    if all(len(own) == 1 for own in given) and len(set.union(*given) - {None}) == len(settings) > 0:
+        settings = [replace(each, label=own.pop()) for each, own in zip(settings, given, strict=True)]
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 
 
