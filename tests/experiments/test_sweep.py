@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from isentropic.experiments import sweep_table
 from isentropic.experiments.branch_settings import read_preset
 from isentropic.experiments.hydra_main import DONE as CODE_DONE
 from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
@@ -222,7 +223,18 @@ def test_the_table_shows_each_run():
     Console(file=shown, width=120).print(table.render())
     row = next(cells for line in shown.getvalue().splitlines() if (cells := line.split())[:1] == ["a"])
     assert row == ["a", "waiting", "3/4", "0.250", "entropy_collapse"]
-    assert table.rows["a"].steps_s == 2.0
+
+
+def test_steps_last_from_line_to_line(monkeypatch):
+    """The first line of a resumed run brings its own time; behind it all that passes is the steps'."""
+    clock = iter([100.0, 103.5, 107.0])
+    monkeypatch.setattr(sweep_table.time, "monotonic", lambda: next(clock))
+    row = sweep_table.Row("a", 4)
+    for step in (2, 3, 4):
+        row.log(step, {"time/step_s": 2.0})
+    assert row.steps_s == 2.0 + 3.5 + 3.5
+    row.begin()
+    assert row.steps_s == 0.0
 
 
 NOT_EQUAL = ("time/", "throughput/", "mismatch/", "sync/")

@@ -102,7 +102,8 @@ class Sweep:
         """One run to its end, a second time where it fails; its state."""
         for attempt in range(1, ATTEMPTS + 1):
             start, starts, row = time.monotonic(), lane.starts, self._table.rows[trial.name]
-            row.steps_s, again = 0.0, False  # bad input stays bad: it is not tried again
+            row.begin()
+            again = False  # bad input stays bad: it is not tried again
             self._note(trial, RUNNING, attempt)
             try:
                 state, message = STATES[await self._attempt(lane, trial)], ""

@@ -1,6 +1,7 @@
 """A live table of a sweep's runs; plain lines where stdout is no terminal."""
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
@@ -22,13 +23,20 @@ class Row:
     step: int = 0
     seen: dict[str, float] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
-    steps_s: float = 0.0  # spent in steps by this process
+    steps_s: float = 0.0  # spent in steps by this attempt: from line to line
+    last_line: float | None = None
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """A line of the run: this is one of its logs."""
-        self.step = step
-        self.steps_s += metrics.get("time/step_s") or 0.0
+        now = time.monotonic()
+        # Of the first line only its own figure is known; what else happened before it is no step's.
+        self.steps_s += metrics.get("time/step_s") or 0.0 if self.last_line is None else now - self.last_line
+        self.step, self.last_line = step, now
         self.seen |= {label: metrics[key] for label, key in NUMBERS.items() if isinstance(metrics.get(key), float)}
+
+    def begin(self) -> None:
+        """An attempt begins: nothing of the one before counts."""
+        self.steps_s, self.last_line = 0.0, None
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
         if record.get("state") == "raised" and record["rule"] not in self.alarms:
