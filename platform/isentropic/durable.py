@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 WAITS_S = (0.1, 0.3, 1.0, 3.0)  # for room
 
 
@@ -40,7 +41,7 @@ def when_there_is_room(write: Callable[[], T]) -> T:
         try:
             return write()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             time.sleep(seconds)
     return write()

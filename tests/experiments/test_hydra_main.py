@@ -1,5 +1,6 @@
 """Hydra in front of a job: exit codes, short messages with the nearest name, nothing on disk for what is refused."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -37,6 +38,11 @@ def fault(config, cfg):
     json.loads("{")  # raises a ValueError, but not one of ours
 
 
+def no_room(config, cfg):
+    Path(config.run.dir).mkdir(parents=True)
+    raise OSError(errno.ENOSPC, "Error writing bytes to file")
+
+
 def bad_data(config, cfg):
     check_range("task.limit", 0, at_least=1)
 
@@ -49,6 +55,7 @@ def bad_data(config, cfg):
         pytest.param(bad_data, 2, "error: task.limit must be >= 1, got 0.", id="bad input that the job found"),
         pytest.param(lambda config, cfg: signal.raise_signal(signal.SIGTERM), 75, "", id="stopped before it began"),
         pytest.param(fault, 1, "Traceback", id="a fault keeps its traceback"),
+        pytest.param(no_room, 1, "MiB are free in runs/train, ", id="a full disk says what to do"),
     ],
 )
 def test_exit_codes(run, job, code, message):

@@ -5,8 +5,10 @@ This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspell
 
 import asyncio
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.config import Config
+from isentropic.durable import NO_ROOM
 from isentropic.experiments.hydra_errors import explain
 from isentropic.experiments.presets import check_presets
 from isentropic.experiments.sweep_names import name_sweep_job
@@ -75,9 +78,18 @@ def run_job(job: Job, cfg: DictConfig) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):  # Ctrl-C before the first step, or twice
         print("interrupted; go on with resume=auto", file=sys.stderr)
         return INTERRUPTED
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            print(_full(Path(cfg.run.dir)), file=sys.stderr)
     return FAULT
+
+
+def _full(folder: Path) -> str:
+    """What to do where the disk is full."""
+    places = {str(place): shutil.disk_usage(place).free / 2**20 for place in (folder, tempfile.gettempdir())}
+    told = ", ".join(f"{free:.0f} MiB are free in {place}" for place, free in places.items())
+    return f"a disk is full: {told}. Make room; what the run has written is whole, and resume=auto goes on with it."
 
 
 def refuse(message: str) -> int:
