@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 from isentropic.checks import check_choice, check_range
 from isentropic.config import Config
 from isentropic.experiments.branch_settings import named_settings, read_preset, settings_of_run
-from isentropic.experiments.hydra_main import BAD_INPUT, is_ours, refuse
+from isentropic.experiments.hydra_main import BAD_INPUT, INTERRUPTED, RESUMABLE, is_ours, refuse
 from isentropic.experiments.replay_run import RecordedRun, recorded_run
 from isentropic.folders import use_durable_folders
 
@@ -38,11 +39,12 @@ PROCESSES = 8  # unless told otherwise: each has the model and what a step needs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; exits with 2 on bad input."""
+    """The program; exits with 2 on bad input, 75 or 130 where it was stopped: the same command goes on."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] in ("-h", "--help"):
         print(__doc__)
         sys.exit(0 if given else BAD_INPUT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))  # and not without its processes
     use_durable_folders()
     try:
         if given[0] == "replay":
@@ -50,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             sys.exit(replay(*split(given[1:])))
         sys.exit(_branch(*split(given)))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except ValueError as error:
         if not is_ours(error):
             raise
