@@ -194,6 +194,18 @@ def test_sides_of_the_clip(tmp_path):
     assert found_with(0.6, count=10)["T4"].verdict == "undecided"  # 0.6 ± 0.1
 
 
+@pytest.mark.parametrize("text", ["", "[]", '{"GRPO": 1}', '{"GRPO": {"objective": 3}}', None], ids=repr)
+def test_settings_that_cannot_be_read(tmp_path, text):
+    branch_folder(tmp_path, 2)
+    (tmp_path / "settings.json").unlink()
+    if text is None:
+        (tmp_path / "settings.json").mkdir()
+    else:
+        (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match=r"settings\.json does not say"):
+        branch_statements(tmp_path)
+
+
 def test_written_for_the_report(tmp_path):
     from isentropic.metrics.report.statements import statements_table
 

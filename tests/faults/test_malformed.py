@@ -18,6 +18,7 @@ from isentropic.controller.checkpoints import Manifest
 from isentropic.controller.ledger import LedgerError, ledger_path, read_batch
 from isentropic.experiments.config_load import load
 from isentropic.experiments.flat import flat
+from isentropic.experiments.statements_runs import run_statements
 from isentropic.metrics.report.run_data import read_run
 from isentropic.metrics.sinks import JsonlFile, read_lines
 from isentropic.tasks.rows import read_rows
@@ -81,6 +82,34 @@ def test_metrics_files(tmp_path, written):
             read()
         except ValueError as error:
             assert str(tmp_path) in str(error)
+
+
+@many
+@given(st.lists(json_values, max_size=4), st.sampled_from(["metrics", "updates", "alarms", "environment"]))
+def test_statements_on_any_lines(tmp_path, written, name):
+    """Whatever lines say, they are judged or left out, or refused with their file; a folder in a file's place, too."""
+    good = [{"step": 1, "policy_version": 0, "entropy/mean": 1.0}]
+    for each in ("metrics", "updates", "alarms"):
+        lines = [*good, *(written if each == name else [])]
+        (tmp_path / f"{each}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "config.yaml").write_text("objective: {name: ce_gppo, ratio: token, beta1: 0.5, beta2: 1.0}")
+    (tmp_path / "environment.json").unlink(missing_ok=True)
+    if name == "environment":
+        (tmp_path / "environment.json").write_text(json.dumps(written))
+    try:
+        assert all(row.verdict == "undecided" for row in run_statements([tmp_path]))
+    except ValueError as error:
+        assert str(tmp_path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "updates.jsonl", "alarms.jsonl", "environment.json", "config.yaml"])
+def test_a_folder_in_a_files_place(tmp_path, name):
+    (tmp_path / name).mkdir()
+    try:
+        assert read_run(tmp_path).notes  # told, and left out
+        assert read_lines(tmp_path / "updates.jsonl") == ([], False)
+    except ValueError as error:
+        assert str(tmp_path / name) in str(error)
 
 
 @pytest.fixture(scope="module")

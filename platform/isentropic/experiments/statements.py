@@ -49,8 +49,7 @@ def write_statements(folder: Path, found: Sequence[Statement]) -> list[dict[str,
 def branch_statements(folder: Path) -> list[Statement]:
     """T3, as far as the settings of a branch folder allow it."""
     branches = Branches(folder)
-    told = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-    objectives = {label: told[label]["objective"] for label in branches.settings}
+    objectives = _objectives(folder / SETTINGS, branches.settings)
     found = []
     for key, other, rising in (("beta1", "beta2", False), ("beta2", "beta1", True)):
         chain = coefficient_chain(objectives, key, other)
@@ -67,6 +66,18 @@ def branch_statements(folder: Path) -> list[Statement]:
     if grpo and free:
         found.append(_ordered("T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", branches, [free[0], grpo[0]]))
     return found
+
+
+def _objectives(path: Path, labels: Sequence[str]) -> dict[str, Objective]:
+    """Objective of each setting. Raises ValueError where the file does not say it."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {label: dict(told[label]["objective"]) for label in labels}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not say what the branches' settings are ({type(error).__name__}: {error}). Restore it, or "
+            "branch again into another folder: out=<folder>."
+        ) from error
 
 
 def coefficient_chain(objectives: Mapping[str, Objective], key: str, other: str) -> list[str]:

@@ -18,12 +18,16 @@ from isentropic.experiments.statements import (
     sign_verdict,
 )
 from isentropic.experiments.statements_numbers import Test, area, last_entropy, paired, slope
-from isentropic.metrics.report.run_data import RunData, read_run
+from isentropic.metrics.report.run_data import RunData, is_number, read_run
 from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.sinks import read_lines
 
 UPDATES = 50  # of T2
 SEEDS = 3  # of T5, T7 and T9
+OF_UPDATES = (  # what T2 and T4 read of an update
+    *("drift/low", "drift/high", "clip/frac", "clip/low_frac", "clip/high_frac", "lp_given_low", "lp_given_high"),
+    *("frac/pa_hp", "frac/pa_lp", "frac/na_hp", "frac/na_lp"),
+)
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -230,7 +234,9 @@ def _gspo(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def updates_of(run: RunData) -> Rows:
-    return read_lines(run.folder / "updates.jsonl")[0]
+    """Lines of updates.jsonl that have all numbers a statement may ask for."""
+    rows = read_lines(run.folder / "updates.jsonl")[0]
+    return [row for row in rows if isinstance(row, dict) and all(is_number(row.get(key)) for key in OF_UPDATES)]
 
 
 def _all_positive(name: str, text: str, pairs: Mapping[str, Mean], rule: str) -> Statement:

@@ -30,9 +30,12 @@ def plain(value: Any) -> Any:
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The objects of a JSONL file, and whether its last line was torn by a crash (it is left out then).
 
-    Raises ValueError where any other line is damaged: that is no crash of ours.
+    Raises ValueError where any other line is damaged: that is no crash of ours; and where the file cannot be read.
     """
-    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}. It should be a file that you may read.") from error
     rest = lines.pop() if lines else b""  # what stands behind the last newline
     rows = []
     for number, line in enumerate(lines, start=1):

@@ -144,6 +144,6 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
 def _environment(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
+    except (ValueError, OSError):
         notes.append("environment.json cannot be read: date and git state are left out.")
         return {}
