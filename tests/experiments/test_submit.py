@@ -108,12 +108,19 @@ def test_a_secret_among_the_arguments_is_refused_and_not_repeated(monkeypatch):
 
 def test_a_job_gets_no_variable_of_this_machine(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary-canary")
+    monkeypatch.setattr(submit.sys, "prefix", submit.sys.base_prefix)  # in no environment of its own
     env = submit.job_env("/shared/runs")
 
     assert set(env) == {
         "PYTHONPATH", "RAY_JOB_STOP_WAIT_TIME_S", "ISENTROPIC_SUBMITTED_FROM", "ISENTROPIC_RUNS"
     }  # fmt: skip
     assert env["PYTHONPATH"] == "platform" and "canary" not in json.dumps(env)
+
+
+def test_a_node_that_has_the_environment_uses_it(monkeypatch):
+    """Else `python` is the first of the node's PATH: the system's, where Ray was not started in the environment."""
+    monkeypatch.setattr(submit.sys, "prefix", "/work/.venv")
+    assert submit.job_env(None)["PATH"] == "/work/.venv/bin:${PATH}"
 
 
 @pytest.mark.parametrize(

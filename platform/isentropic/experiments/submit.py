@@ -121,8 +121,14 @@ def job_env(runs: str | None) -> dict[str, str]:
         "PYTHONPATH": "platform",  # relative to the uploaded tree, which has another path on every node
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         ORIGIN: origin(ROOT),
+        **own_python(),
         **({RUNS: runs} if runs else {}),
     }
+
+
+def own_python() -> dict[str, str]:
+    """Lets a node that has this environment, such as this machine, run the job in it; Ray fills in the node's PATH."""
+    return {"PATH": f"{sys.prefix}/bin:${{PATH}}"} if sys.prefix != sys.base_prefix else {}
 
 
 def default_name(script: str, overrides: list[str]) -> str:
