@@ -15,7 +15,8 @@ from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.sweep import Sweep, ordered
 from isentropic.experiments.sweep_command import sweep, take_apart
 from isentropic.experiments.sweep_ledger import DONE, FAILED, INTERRUPTED, STOPPED, SweepLedger, write_plan
-from isentropic.experiments.sweep_plan import compose_trials, draw, plan_of
+from isentropic.experiments.sweep_plan import compose_trials, plan_of
+from isentropic.experiments.sweep_random import draw
 from isentropic.experiments.sweep_table import SweepTable
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

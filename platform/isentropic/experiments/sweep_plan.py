@@ -4,7 +4,6 @@ import copy
 import hashlib
 import itertools
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from isentropic.checks import check_choice, check_range
+from isentropic.checks import check_choice
 from isentropic.config import Config
 from isentropic.experiments.branch_settings import grid, parse
 from isentropic.experiments.config_load import load
@@ -24,6 +23,7 @@ from isentropic.experiments.hydra_errors import explain
 from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.presets import check_presets
 from isentropic.experiments.sweep_names import sweep_label
+from isentropic.experiments.sweep_random import as_text, draw, random_of
 
 OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")  # set by the sweep itself
 PARTS = ("overrides", "grid", "settings", "list", "random")
@@ -78,7 +78,7 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
     for part in preset:
         check_choice("sweep part", part, PARTS)
     common = [str(each) for each in preset.get("overrides") or ()]
-    axes = {key: tuple(f"{key}={_text(value)}" for value in values) for key, values in _grid_of(preset).items()}
+    axes = {key: tuple(f"{key}={as_text(value)}" for value in values) for key, values in _grid_of(preset).items()}
     for argument, override in zip(arguments, parse(arguments), strict=True):
         key = override.get_key_element()
         axes.pop(key, None)
@@ -92,7 +92,7 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
         common=tuple(common),
         grid=axes,
         settings=tuple((name and str(name), tuple(map(str, own))) for name, own in named),
-        random=_random_of(preset.get("random")),
+        random=random_of(preset.get("random")),
     )
     _check_plan(plan)
     return plan
@@ -104,23 +104,6 @@ def _grid_of(preset: Mapping[str, Any]) -> dict[str, list[Any]]:
         if not isinstance(values, list) or not values:
             raise ValueError(f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty.")
     return given
-
-
-def _random_of(given: Any) -> dict[str, Any] | None:
-    if given is None:
-        return None
-    if not isinstance(given, Mapping) or not {"count", "keys"} <= set(given) or not given["keys"]:
-        raise ValueError(f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}.")
-    check_range("random.count", given["count"], at_least=1)
-    for key, about in given["keys"].items():
-        bounds = about.get("log", []) if isinstance(about, Mapping) else about
-        if isinstance(about, Mapping) and about.get("choice"):
-            continue
-        if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}.")
-        if isinstance(about, Mapping):
-            check_range(f"random.keys.{key}.log", bounds[0], above=0)
-    return dict(given)
 
 
 def _check_plan(plan: Plan) -> None:
@@ -139,24 +122,6 @@ def _check_plan(plan: Plan) -> None:
             "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
             "sweep=ce_gppo_fig3."
         )
-
-
-def draw(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Random points: uniform in [low, high], in its logarithm, or one of some choices; equal seed, equal points."""
-    rng = random.Random(about.get("seed", 0))
-
-    def one(key: str, bounds: Any) -> str:
-        if isinstance(bounds, Mapping) and "choice" in bounds:
-            return f"{key}={_text(rng.choice(bounds['choice']))}"
-        low, high = map(float, bounds["log"] if isinstance(bounds, Mapping) else bounds)
-        value = (
-            math.exp(rng.uniform(math.log(low), math.log(high)))
-            if isinstance(bounds, Mapping)
-            else rng.uniform(low, high)
-        )
-        return f"{key}={value:.4g}"
-
-    return [tuple(one(key, bounds) for key, bounds in about["keys"].items()) for _ in range(about["count"])]
 
 
 def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]:
@@ -218,14 +183,3 @@ def _is_choice(override: Override) -> bool:
     """True for what Hydra settles while it composes: choices of groups, and keys that are added or taken away."""
     plain = override.type == OverrideType.CHANGE and override.package is None
     return not plain or (CONF / override.key_or_group).is_dir()
-
-
-def _text(value: Any) -> str:
-    """A YAML value as Hydra's command line has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_text(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(_text, value)) + "]"
-    return str(value)
