@@ -119,8 +119,8 @@ def test_a_job_gets_no_variable_of_this_machine(monkeypatch):
 
 def test_a_node_that_has_the_environment_uses_it(monkeypatch):
     """Else `python` is the first of the node's PATH: the system's, where Ray was not started in the environment."""
-    monkeypatch.setattr(submit.sys, "prefix", "/work/.venv")
-    assert submit.job_env(None)["PATH"] == "/work/.venv/bin:${PATH}"
+    monkeypatch.setattr(submit.sys, "prefix", "/opt/own/.venv")
+    assert submit.job_env(None)["PATH"] == "/opt/own/.venv/bin:${PATH}"
 
 
 @pytest.mark.parametrize(

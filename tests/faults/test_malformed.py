@@ -87,7 +87,7 @@ def test_metrics_files(tmp_path, written):
 @many
 @given(st.lists(json_values, max_size=4), st.sampled_from(["metrics", "updates", "alarms", "environment"]))
 def test_statements_on_any_lines(tmp_path, written, name):
-    """Whatever lines say, they are judged or left out, or refused with their file; a folder in a file's place, too."""
+    """Whatever lines say, they are judged or left out, or refused with their file."""
     good = [{"step": 1, "policy_version": 0, "entropy/mean": 1.0}]
     for each in ("metrics", "updates", "alarms"):
         lines = [*good, *(written if each == name else [])]

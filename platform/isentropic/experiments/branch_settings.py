@@ -80,9 +80,14 @@ def labels(settings: Sequence[Sequence[str]]) -> list[str]:
     names = []
     for setting in settings:
         own = [override for override in setting if override not in common] or list(setting)
-        parts = [override.partition("=") for override in own]
-        names.append(", ".join(f"{key.rpartition('.')[2]}={value}" for key, _, value in parts))
+        names.append(", ".join(map(short_override, own)))
     return names if len(set(names)) == len(names) else [", ".join(setting) for setting in settings]
+
+
+def short_override(override: str) -> str:
+    """beta1=0.5 of objective.beta1=0.5."""
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
 
 
 def settings_of_run(values: Mapping[str, Any], named: Mapping[str, Sequence[str]]) -> list[Setting]:

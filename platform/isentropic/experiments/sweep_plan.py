@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
-from isentropic.experiments.branch_settings import grid, parse
+from isentropic.experiments.branch_settings import grid, parse, short_override
 from isentropic.experiments.config_load import load
 from isentropic.experiments.hydra_errors import explain
 from isentropic.experiments.hydra_main import CONF
@@ -174,9 +174,8 @@ def _compose(
 
 
 def _terms(overrides: Sequence[str]) -> list[str]:
-    """beta1=0.5 of objective.beta1=0.5. A seed is no part of a setting."""
-    parts = (override.lstrip("+").partition("=") for override in overrides)
-    return [f"{key.rpartition('.')[2]}={value}" for key, _, value in parts if key != "seed"]
+    """A seed is no part of a setting."""
+    return [short_override(override) for override in overrides if not override.startswith("seed=")]
 
 
 def _is_choice(override: Override) -> bool:
