@@ -25,7 +25,6 @@ import yaml  # noqa: E402
 from isentropic import batching  # noqa: E402
 from isentropic.config import LearnerConfig, ModelConfig  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402
-from isentropic.learner.tiny_model import TinySizes, build_model, build_tokenizer, save  # noqa: E402
 from isentropic.metrics.accounting import mean_over_updates, update_metrics  # noqa: E402
 from isentropic.metrics.counterfactual import (  # noqa: E402
     build_counterfactuals,
@@ -36,9 +35,10 @@ from isentropic.metrics.entropy import entropy_metrics, entropy_trained  # noqa:
 from isentropic.metrics.prediction import measured_change, recheck_subset  # noqa: E402
 from isentropic.metrics.step_metrics import mismatch_metrics, staleness_metrics  # noqa: E402
 from isentropic.metrics.tokens import token_table  # noqa: E402
+from isentropic.models.tiny import TinySizes, build_model, build_tokenizer, save  # noqa: E402
 from isentropic.objectives.ce_gppo import CeGppoConfig  # noqa: E402
-from isentropic.objectives.leaves import leaf_gradients  # noqa: E402
-from isentropic.objectives.reductions import TokenMean  # noqa: E402
+from isentropic.objectives.loss.leaves import leaf_gradients  # noqa: E402
+from isentropic.objectives.tokens.reductions import TokenMean  # noqa: E402
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample  # noqa: E402
 
 SEEDS = np.random.default_rng(0)

@@ -21,13 +21,13 @@ from torch import Tensor  # noqa: E402
 
 from isentropic import batching  # noqa: E402
 from isentropic.config import LearnerConfig, ModelConfig  # noqa: E402
-from isentropic.learner import tiny_model  # noqa: E402
 from isentropic.learner.estimate import flops_per_token  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402
 from isentropic.learner.model import load_model, read_config  # noqa: E402
+from isentropic.models import tiny as tiny_model  # noqa: E402
 from isentropic.objectives.ce_gppo import CeGppoConfig  # noqa: E402
-from isentropic.objectives.leaves import step_loss  # noqa: E402
-from isentropic.objectives.reductions import TokenMean  # noqa: E402
+from isentropic.objectives.loss.leaves import step_loss  # noqa: E402
+from isentropic.objectives.tokens.reductions import TokenMean  # noqa: E402
 from isentropic.records import (  # noqa: E402
     MicroBatch,
     Prompt,

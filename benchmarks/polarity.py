@@ -25,8 +25,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from isentropic import batching  # noqa: E402
 from isentropic.config import LearnerConfig, ModelConfig  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402
-from isentropic.objectives import token_statistics  # noqa: E402
 from isentropic.objectives.ce_gppo import CeGppoConfig  # noqa: E402
+from isentropic.objectives.tokens import statistics as token_statistics  # noqa: E402
 from isentropic.records import Prompt, Rollout, RolloutKey  # noqa: E402
 
 OBJECTIVE = CeGppoConfig(

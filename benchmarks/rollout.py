@@ -19,10 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import ray
 
+from isentropic.actors.engine_handle import Slot
 from isentropic.actors.ray_runtime import start_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
-from isentropic.actors.slot import Slot
 from isentropic.config import ClusterConfig, RolloutConfig
 from isentropic.records import Request, RolloutKey
 from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine, prepare

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")  # in the place of jobs/: this tree's own code
 
-from isentropic.experiments.branch_command import main
+from isentropic.experiments.commands.branch import main
 
 if __name__ == "__main__":
     main()

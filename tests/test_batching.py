@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentropic import batching
-from isentropic.objectives.reductions import MicrobatchMean, TokenMean
+from isentropic.objectives.tokens.reductions import MicrobatchMean, TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="")

@@ -9,7 +9,7 @@ import pytest
 
 from isentropic import durable
 from isentropic.durable import when_there_is_room
-from isentropic.metrics.sinks import JsonlFile, read_lines
+from isentropic.metrics.sinks.jsonl import JsonlFile, read_lines
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ PACKAGE = ROOT / "platform" / "isentropic"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 LAYER = {  # a module may import its own level and those below
-    "experiments": 6,
-    "actors": 5,
-    "controller": 4,
-    "rollout": 3,
-    "learner": 3,
-    "weights": 3,
+    "doctor": 8,
+    "experiments": 7,
+    "actors": 6,
+    "controller": 5,
+    "rollout": 4,
+    "learner": 4,
+    "weights": 4,
+    "models": 3,
     "methods": 2,
     "tasks": 2,
     "batching": 2,

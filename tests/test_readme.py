@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from isentropic.objectives import OBJECTIVES, Objective
-from isentropic.objectives.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from isentropic.objectives.reductions import Reduction
+from isentropic.objectives.tokens.reductions import Reduction
 from isentropic.records import Ints, MicroBatch, Rollout, Sample, StepBatch, TokenScores
 
 FILLER = -1  # the row of a sequence that stands for nothing

@@ -240,7 +240,7 @@ def make_config():
     """The typed config of the demo cut small, with overrides."""
     from hydra import compose, initialize_config_dir
 
-    from isentropic.experiments.config_load import load
+    from isentropic.experiments.settings.load import load
 
     def make(*overrides):
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -276,11 +276,11 @@ class FakeRun:
     lines: Lines = field(default_factory=Lines)
 
     def controller(self, **arguments):
-        from isentropic.controller.drawing import Drawer
         from isentropic.controller.feed import Feed
         from isentropic.controller.loop import Controller
+        from isentropic.controller.method import Teaching
         from isentropic.controller.reporting import Reporter
-        from isentropic.controller.teaching import Teaching
+        from isentropic.controller.sampler import Drawer
 
         for name in ("rollouts", "checkpoints"):
             (self.folder / name).mkdir(exist_ok=True)
@@ -312,7 +312,7 @@ class FakeRun:
         )
 
     def run(self, resume=False):
-        from isentropic.controller.checkpoints import latest
+        from isentropic.controller.storage.checkpoints import latest
 
         start = latest(self.folder / "checkpoints", print) if resume else None
         asyncio.run(self.controller().run(start))

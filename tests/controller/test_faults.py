@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from isentropic.controller import checkpoints
 from isentropic.controller.protocols import LearnerLost
+from isentropic.controller.storage import checkpoints
 
 UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_that_cannot_fit_is_not_begun(fake_run, monkeypatch):
         return SimpleNamespace(free=1 if (folder / ".tmp-step_000004").exists() else 2**40)
 
     run.learner.begin_save = begin
-    monkeypatch.setattr("isentropic.controller.saving.shutil.disk_usage", almost_full)
+    monkeypatch.setattr("isentropic.controller.storage.saving.shutil.disk_usage", almost_full)
     asyncio.run(run.controller(warn=said.append).run())
 
     assert begun == [".tmp-step_000002", ".tmp-step_000006"]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from isentropic.methods.teachers import TeacherResponse, write_teachers
+from isentropic.methods.oger.teachers import TeacherResponse, write_teachers
 
 UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
 PAPO, OGER, UEC = ["method=papo"], ["method=oger", "oger.cache=null"], ["method=uec_rl", "terms=none"]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from isentropic import batching
-from isentropic.controller.drawing import Clock, Drawer, Origin
-from isentropic.learner.tiny_model import build_tokenizer
-from isentropic.methods.polarity import Polarity, PolarityConfig
+from isentropic.controller.sampler import Clock, Drawer, Origin
+from isentropic.methods.papo.polarity import Polarity, PolarityConfig
 from isentropic.methods.slots import Wave
+from isentropic.models.tiny import build_tokenizer
 from isentropic.records import Completion, Group, Sample, TokenScores
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.chat import Chat

@@ -27,7 +27,7 @@ def compose_small(fakes, model_path, *overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from isentropic.experiments.config_load import load
+    from isentropic.experiments.settings.load import load
 
     own = [f"model.path={model_path}", "model.warm_start=null", "rollout.probe_tolerance=100", "learner.lr=1e-2"]
     own += [f"run.steps={STEPS}", "evaluation.every=0", "checkpoint.keep_last=9", "rollout.max_prompt_tokens=8"]
@@ -39,9 +39,9 @@ def compose_small(fakes, model_path, *overrides):
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory, tiny_model_path):
     """(folder of a run of five steps with checkpoints after 2, 4 and 5, what it was prepared with)."""
-    from isentropic.experiments.prepare import Prepared
-    from isentropic.experiments.replay_learner import LocalLearner, replay_learner
-    from isentropic.metrics.sinks import plain
+    from isentropic.experiments.branch.learner import LocalLearner, replay_learner
+    from isentropic.experiments.run.prepare import Prepared
+    from isentropic.metrics.sinks.jsonl import plain
 
     fakes = load_fakes()
     folder = tmp_path_factory.mktemp("recorded") / "run"

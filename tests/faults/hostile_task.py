@@ -37,7 +37,7 @@ class HostileTask(ArithmeticTask):
 if __name__ == "__main__":
     import hostile_task  # as the reward workers will find it
 
-    from isentropic.experiments.train import main
+    from isentropic.experiments.commands.train import main
 
     tasks.TASKS["arithmetic"] = tasks.TaskEntry(ArithmeticConfig, hostile_task.HostileTask)
     main()

@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from isentropic.controller import checkpoints
-from isentropic.controller.checkpoints import Manifest
-from isentropic.controller.ledger import LedgerError, ledger_path, read_batch
-from isentropic.experiments.config_load import load
-from isentropic.experiments.flat import flat
-from isentropic.experiments.statements_runs import run_statements
+from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.controller.storage.ledger import LedgerError, ledger_path, read_batch
+from isentropic.experiments.settings.keys import flat
+from isentropic.experiments.settings.load import load
+from isentropic.experiments.statements.runs import run_statements
 from isentropic.metrics.report.run_data import read_run
-from isentropic.metrics.sinks import JsonlFile, read_lines
+from isentropic.metrics.sinks.jsonl import JsonlFile, read_lines
 from isentropic.tasks.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,9 +14,9 @@ import numpy as np
 from isentropic import batching
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.learner import Learner
-from isentropic.learner.tiny_vision import write_vision_model
+from isentropic.models.tiny_vision import write_vision_model
 from isentropic.objectives.ce_gppo import CeGppoConfig
-from isentropic.objectives.reductions import TokenMean
+from isentropic.objectives.tokens.reductions import TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample
 from isentropic.tasks.chat import load_chat
 from isentropic.tasks.figures import draw

@@ -17,7 +17,7 @@ from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.learner import Learner
 from isentropic.objectives.bapo import BapoConfig
 from isentropic.objectives.ce_gppo import CeGppoConfig
-from isentropic.objectives.reductions import TokenMean
+from isentropic.objectives.tokens.reductions import TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
 
 VOCABULARY = 64

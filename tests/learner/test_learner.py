@@ -14,7 +14,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
 
-from isentropic.objectives.leaves import step_loss
+from isentropic.objectives.loss.leaves import step_loss
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 spec = importlib.util.spec_from_file_location("ranks", SCRIPT)

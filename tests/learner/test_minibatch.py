@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from isentropic.learner.minibatch import minibatch_gradients
-from isentropic.objectives.leaves import LeafResult
+from isentropic.objectives.loss.leaves import LeafResult
 from isentropic.records import MicroBatch
 
 

@@ -11,7 +11,7 @@ from isentropic.metrics.accounting import AccountingConfig, mean_over_updates, u
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.counterfactual import loss_fields
 from isentropic.metrics.tokens import TokenTable
-from isentropic.objectives.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients
 
 CE_GPPO = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0}
 

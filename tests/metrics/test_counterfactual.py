@@ -8,7 +8,7 @@ import pytest
 from isentropic.metrics.accounting import update_metrics
 from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
 from isentropic.metrics.tokens import TokenTable
-from isentropic.objectives.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients
 
 BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 PANEL = build_counterfactuals(

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 
 from isentropic import objectives
 from isentropic.objectives import OBJECTIVES
-from isentropic.objectives.leaves import leaf_gradients
-from isentropic.objectives.needs import needs_minibatch, required_fields
+from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.loss.needs import needs_minibatch, required_fields
 
 PRESETS = Path(__file__).parents[2] / "conf" / "objective"
 

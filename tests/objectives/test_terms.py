@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from isentropic.objectives.needs import required_fields
+from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.terms import (
     TERMS,
     AdaptiveEntropyConfig,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.learner.tiny_vision import write_vision_model
+from isentropic.models.tiny_vision import write_vision_model
 from isentropic.rollout.torchvision_cpu import missing
 
 SCRIPT = Path(__file__).with_name("image_engine.py")

@@ -6,8 +6,8 @@ from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from isentropic.images import Images
-from isentropic.learner.tiny_model import build_tokenizer
-from isentropic.learner.tiny_vision import build_vision_tokenizer
+from isentropic.models.tiny import build_tokenizer
+from isentropic.models.tiny_vision import build_vision_tokenizer
 from isentropic.records import Prompt
 from isentropic.tasks.chat import Chat
 

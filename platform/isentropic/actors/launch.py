@@ -9,13 +9,13 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from isentropic.actors.engine_handle import Slot
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.placement import Plan, place, plan, sharing_cpus
 from isentropic.actors.ray_runtime import start_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
-from isentropic.actors.slot import Slot
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
 from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import ray
 from ray.exceptions import RayActorError
 
-from isentropic.actors.draw import Draw
-from isentropic.actors.slot import Slot
+from isentropic.actors.dispatch import Draw
+from isentropic.actors.engine_handle import Slot
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_all
 from isentropic.controller.protocols import WaitError

@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from isentropic.config import Config
-from isentropic.controller.drawing import Clock, Drawer, Origin
-from isentropic.controller.ledger import Batch, read_batch, write_batch
 from isentropic.controller.protocols import Grader, RolloutPool, Weights
+from isentropic.controller.sampler import Clock, Drawer, Origin
+from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Rollout

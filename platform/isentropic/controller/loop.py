@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from isentropic.config import Config
-from isentropic.controller import checkpoints
 from isentropic.controller.feed import Delivery, Evaluation, Feed
-from isentropic.controller.learning import Learning, Stopwatch, Update
+from isentropic.controller.learner_client import Learning, Stopwatch, Update
+from isentropic.controller.method import Teaching
 from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter, probe_gap
-from isentropic.controller.saving import Saver
-from isentropic.controller.teaching import Teaching
-from isentropic.controller.trained import write_trained
+from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.saving import Saver
+from isentropic.controller.storage.trained import write_trained
 from isentropic.durable import when_there_is_room
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave

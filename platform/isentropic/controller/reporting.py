@@ -10,7 +10,7 @@ import torch
 
 from isentropic.config import Config
 from isentropic.controller.feed import Evaluation
-from isentropic.controller.learning import Update
+from isentropic.controller.learner_client import Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms import Alarms
 from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
@@ -25,7 +25,7 @@ from isentropic.metrics.step_metrics import (
     staleness_metrics,
 )
 from isentropic.metrics.tokens import token_table
-from isentropic.objectives.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
 FACTS = ("policy_version", "grad_norm", "skipped")  # of an update, in its line of updates.jsonl alone

@@ -22,9 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.config import Config
 from isentropic.durable import NO_ROOM
-from isentropic.experiments.hydra_errors import explain
-from isentropic.experiments.presets import check_presets
-from isentropic.experiments.sweep_names import name_sweep_job
+from isentropic.experiments.settings.errors import explain
+from isentropic.experiments.settings.presets import check_presets
+from isentropic.experiments.sweep.names import name_sweep_job
 from isentropic.folders import use_durable_folders
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -63,7 +63,7 @@ def hydra_main(job: Job) -> Callable[[], None]:
 
 def run_job(job: Job, cfg: DictConfig) -> int:
     """Loads the config and runs the job on it; the exit code."""
-    from isentropic.experiments.config_load import load  # with torch: after Hydra's own checks
+    from isentropic.experiments.settings.load import load  # with torch: after Hydra's own checks
 
     try:
         settings = HydraConfig.get()

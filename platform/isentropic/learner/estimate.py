@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 from isentropic.config import LearnerConfig
 from isentropic.learner.model import count_parameters, count_vision_parameters
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES
-from isentropic.objectives.token_statistics import MAX_TILE
+from isentropic.objectives.tokens.statistics import MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's width. What
 # autograd saves was counted: 14 on Qwen3, 11 on Llama, at any width.

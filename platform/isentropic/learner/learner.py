@@ -22,11 +22,11 @@ from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
-from isentropic.objectives.leaves import leaf_gradients, step_loss
-from isentropic.objectives.needs import needs_minibatch, required_fields
-from isentropic.objectives.objective import ObjectiveConfig
+from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
+from isentropic.objectives.loss.needs import needs_minibatch, required_fields
+from isentropic.objectives.loss.objective import ObjectiveConfig
 from isentropic.objectives.terms import TermsConfig
-from isentropic.objectives.token_statistics import TokenStatistics
+from isentropic.objectives.tokens.statistics import TokenStatistics
 from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
 from isentropic.seeds import hash_seed
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from isentropic.objectives.leaves import LeafResult
+from isentropic.objectives.loss.leaves import LeafResult
 from isentropic.records import MicroBatch
 
 

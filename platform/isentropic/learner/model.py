@@ -18,7 +18,7 @@ from isentropic.config import ModelConfig
 from isentropic.images import BANNED, banned_tokens, reads_images
 from isentropic.learner import attention
 from isentropic.learner.images import ImageInputs
-from isentropic.objectives.token_statistics import TokenStatistics, token_statistics
+from isentropic.objectives.tokens.statistics import TokenStatistics, token_statistics
 
 # What some architectures do to their logits, and the value that means: nothing.
 LOGIT_CHANGES = {

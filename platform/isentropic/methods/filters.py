@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_choice
-from isentropic.methods.keep_rules import KeepRulesConfig
+from isentropic.methods.uec_rl.keep_rules import KeepRulesConfig
 from isentropic.records import Group, Rollout, RolloutKey
 
 

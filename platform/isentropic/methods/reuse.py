@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.keep_rules import KEEP
+from isentropic.methods.uec_rl.keep_rules import KEEP
 from isentropic.records import RolloutKey, Sample
 from isentropic.sample_state import samples_from_state, samples_to_state
 from isentropic.seeds import hash_seed

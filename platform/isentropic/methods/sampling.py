@@ -6,8 +6,8 @@ from typing import Any
 
 from isentropic.checks import check_range
 from isentropic.methods.filters import is_flat
-from isentropic.methods.second_wave import SecondWaveConfig
 from isentropic.methods.slots import Wave
+from isentropic.methods.uec_rl.second_wave import SecondWaveConfig
 from isentropic.records import Group
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from isentropic.checks import check_range
-from isentropic.methods.exploration import ExplorationConfig
+from isentropic.methods.oger.exploration import ExplorationConfig
 from isentropic.records import Group, Rollout, RolloutKey, TokenScores
 
 

@@ -11,7 +11,7 @@ from isentropic.metrics.classes import bounded_ratio, class_index, clip_sides, h
 from isentropic.metrics.panel import build_counterfactuals as build_counterfactuals
 from isentropic.metrics.tokens import Array, TokenTable
 from isentropic.objectives import ObjectiveConfig
-from isentropic.objectives.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients
 
 
 def loss_fields(table: TokenTable) -> dict[str, Tensor]:

@@ -4,17 +4,17 @@ from isentropic.objectives.bapo import BapoConfig, bapo
 from isentropic.objectives.ce_gppo import CeGppoConfig, ce_gppo
 from isentropic.objectives.cispo import CispoConfig, cispo
 from isentropic.objectives.clip import ClipConfig, clip
-from isentropic.objectives.clip_cov import ClipCovConfig, clip_cov
+from isentropic.objectives.covariance.clip_cov import ClipCovConfig, clip_cov
+from isentropic.objectives.covariance.kl_cov import KlCovConfig, kl_cov
 from isentropic.objectives.dppo_tv import DppoTvConfig, dppo_tv
-from isentropic.objectives.erc import ErcConfig, erc
 from isentropic.objectives.gppo import GppoConfig, gppo
 from isentropic.objectives.gspo import GspoConfig, gspo
-from isentropic.objectives.kl_cov import KlCovConfig, kl_cov
-from isentropic.objectives.objective import Objective, ObjectiveConfig
-from isentropic.objectives.offline import ShapedOfflineConfig, shaped_offline
+from isentropic.objectives.loss.objective import Objective, ObjectiveConfig
+from isentropic.objectives.loss.token_loss import TokenLoss
+from isentropic.objectives.over.erc import ErcConfig, erc
+from isentropic.objectives.over.shaped_offline import ShapedOfflineConfig, shaped_offline
 from isentropic.objectives.reinforce import ReinforceConfig, reinforce
 from isentropic.objectives.sapo import SapoConfig, sapo
-from isentropic.objectives.token_loss import TokenLoss
 
 OBJECTIVES: dict[str, Objective] = {
     "reinforce": Objective(function=reinforce, config=ReinforceConfig),

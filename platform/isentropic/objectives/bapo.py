@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import clip_between
-from isentropic.objectives.objective import ObjectiveConfig, check_dual_clip
-from isentropic.objectives.schedule import check_coefficient, resolve
-from isentropic.objectives.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss.objective import ObjectiveConfig, check_dual_clip
+from isentropic.objectives.loss.schedule import check_coefficient, resolve
+from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
 
 
 def bapo(

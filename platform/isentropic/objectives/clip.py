@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.objective import ObjectiveConfig, check_clip, check_dual_clip, lower_bound, upper_bound
-from isentropic.objectives.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
+from isentropic.objectives.loss.objective import ObjectiveConfig, check_clip, check_dual_clip, lower_bound, upper_bound
+from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def clip(

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from isentropic.objectives.ce_gppo import ce_gppo
 from isentropic.objectives.clip import ClipConfig
-from isentropic.objectives.token_loss import TokenLoss
+from isentropic.objectives.loss.token_loss import TokenLoss
 
 
 def gppo(

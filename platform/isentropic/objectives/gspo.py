@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from isentropic.objectives.clip import ClipConfig, clip
-from isentropic.objectives.ratio import sequence_log_ratio
-from isentropic.objectives.token_loss import TokenLoss
+from isentropic.objectives.loss.ratio import sequence_log_ratio
+from isentropic.objectives.loss.token_loss import TokenLoss
 
 
 def gspo(

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from isentropic.objectives.objective import ObjectiveConfig
-from isentropic.objectives.token_loss import TokenLoss, bounded_exp, unit_slope
+from isentropic.objectives.loss.objective import ObjectiveConfig
+from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp, unit_slope
 
 
 def reinforce(log_ratio: Tensor, advantage: Tensor) -> TokenLoss:

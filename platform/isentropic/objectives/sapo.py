@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.objective import ObjectiveConfig
-from isentropic.objectives.schedule import check_coefficient
-from isentropic.objectives.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss.objective import ObjectiveConfig
+from isentropic.objectives.loss.schedule import check_coefficient
+from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
 
 
 def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float) -> TokenLoss:

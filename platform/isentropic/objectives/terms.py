@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from isentropic.checks import check_choice, check_range
-from isentropic.objectives.schedule import check_coefficient, resolve
-from isentropic.objectives.token_loss import MAX_LOG_RATIO
+from isentropic.objectives.loss.schedule import check_coefficient, resolve
+from isentropic.objectives.loss.token_loss import MAX_LOG_RATIO
 
 MAX_K3 = 10.0  # nats
 

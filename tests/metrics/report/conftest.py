@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from isentropic.controller.ledger import Batch, write_batch
+from isentropic.controller.storage.ledger import Batch, write_batch
 from isentropic.metrics.accounting import mean_over_updates
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.entropy import entropy_histogram, entropy_metrics
-from isentropic.metrics.sinks import JsonlSink
+from isentropic.metrics.sinks.jsonl import JsonlSink
 from isentropic.metrics.step_metrics import mismatch_metrics, response_metrics, reward_metrics, staleness_metrics
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 

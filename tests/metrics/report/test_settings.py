@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.metrics.report.compare_charts import maps, over_seeds
+from isentropic.metrics.report.charts.compare import maps, over_seeds
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import differing_keys, group_settings, mean_of, paired, swept_axes
 

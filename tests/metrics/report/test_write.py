@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from isentropic.experiments.commands.report import main
 from isentropic.metrics.report import write_report
-from isentropic.metrics.report.command import main
 
 JOB = Path(__file__).resolve().parents[3] / "jobs" / "report.py"
 LARGEST = 6_000_000

@@ -8,11 +8,11 @@ contexts, by their names. All differences are paired by branch point, so what th
 from pathlib import Path
 from typing import Any
 
-from isentropic.metrics.report.figures import Figure, colour, layout, line, number, text
+from isentropic.metrics.report.charts.figures import Figure, colour, layout, line, number, text
 from isentropic.metrics.report.run_data import is_number
 from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.report.tables import difference, mean_and_error, table
-from isentropic.metrics.sinks import read_lines
+from isentropic.metrics.sinks.jsonl import read_lines
 
 BRANCHES = "branches.jsonl"
 NOT_MEASURED = ("step", "policy_version", "seed")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from isentropic.metrics.report.figures import Figure
+from isentropic.metrics.report.charts.figures import Figure
 
 # What the page may load: nothing but itself. A script that slipped out of a sample could not talk to anybody.
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

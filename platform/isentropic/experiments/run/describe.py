@@ -1,0 +1,158 @@
+"""What a run is going to do and to need, worked out without starting anything: `run.dry=true`."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import torch
+from transformers import AutoTokenizer, PretrainedConfig
+
+from isentropic.actors.placement import plan
+from isentropic.config import Config
+from isentropic.images import load_images
+from isentropic.learner.estimate import RankBytes, estimate_rank_bytes
+from isentropic.learner.model import count_parameters, read_config
+from isentropic.models.source import EMBEDDED, EMBEDDED_VISION, check_model, model_folder
+from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
+from isentropic.tasks import TASKS
+from isentropic.tasks.chat import Chat, load_chat
+from isentropic.tasks.prompts import fitting
+
+GIB = 2**30
+ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured
+RANK_OVERHEAD = GIB  # same of a learner rank
+
+
+def describe(config: Config) -> str:
+    """Model, data, placement and memory, as lines of text; reads the data and the model's config, loads no weights.
+
+    Raises:
+        ValueError: what the run would be refused for: no model, unreadable data, prompts longer than the window,
+            resources that Ray cannot place.
+    """
+    check_model(config.model, config.task)
+    model, chat = _model_and_chat(config)
+    lines = [_model_line(config, model), *_data_lines(config, chat), *_step_lines(config)]
+    return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
+
+
+def engine_bytes(model: PretrainedConfig, config: Config) -> int:
+    """Weights and key-value cache of one engine, on each of its devices."""
+    width = getattr(torch, config.rollout.dtype).itemsize
+    return count_parameters(model) * width // config.rollout.tensor_parallel + int(config.rollout.kv_cache_gib * GIB)
+
+
+def cache_tokens(model: PretrainedConfig, config: Config) -> int:
+    """Tokens that an engine's key-value cache holds."""
+    model = model.get_text_config(decoder=True)
+    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+    width = getattr(torch, config.rollout.dtype).itemsize
+    per_token = 2 * model.num_hidden_layers * max(1, heads // config.rollout.tensor_parallel) * head_dim * width
+    return int(config.rollout.kv_cache_gib * GIB) // per_token
+
+
+def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
+    if config.model.path == EMBEDDED:  # not made yet, perhaps: its sizes say it all
+        tokenizer = build_tokenizer()
+        return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(tokenizer)
+    if config.model.path == EMBEDDED_VISION:
+        path = model_folder(config.model, config.task)  # random weights: made in a moment
+        return read_config(replace(config.model, path=path)), load_chat(path)
+    path = str(Path(config.model.path).expanduser()) if Path(config.model.path).exists() else config.model.path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.model.revision)
+        model = read_config(config.model)
+        return model, Chat(tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision))
+    except OSError as error:  # a Hub model, and no Hub
+        raise ValueError(
+            f"model.path={config.model.path} cannot be read: {str(error).splitlines()[0]} Give a folder that has the "
+            "model, or a network to fetch it with."
+        ) from error
+
+
+def _model_line(config: Config, model: PretrainedConfig) -> str:
+    text = model.get_text_config(decoder=True)
+    return (
+        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, {model.model_type}, "
+        f"{text.num_hidden_layers} layers, vocabulary {text.vocab_size}, window used {config.model.max_length} tokens"
+    )
+
+
+def _data_lines(config: Config, chat: Chat) -> list[str]:
+    task, dropped = fitting(
+        TASKS[config.task.name].make(config.task),
+        chat,
+        splits=("train", "eval"),
+        max_tokens=config.rollout.max_prompt_tokens,
+        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
+    )
+    prompt = task.prompt("train", 0)
+    left_out = sum(dropped.values())
+    return [
+        f"data       {config.task.name}: {task.size('train')} train, {task.size('eval')} held out"
+        + (f"; {left_out} prompts too long, left out" if left_out else ""),
+        f"           first prompt ({len(chat.prompt_ids(prompt))} tokens): {prompt.messages[-1]['content'][:80]!r}",
+    ]
+
+
+def _step_lines(config: Config) -> list[str]:
+    rollout, learner = config.rollout, config.learner
+    slots = {name: getattr(config, name).name for name in ("objective", "filter", "advantage", "sampling", "reduction")}
+    return [
+        f"method     {', '.join(f'{slot} {choice}' for slot, choice in slots.items())}",
+        f"step       {rollout.prompts_per_step} prompts x {rollout.group_size} samples, at most "
+        f"{rollout.max_response_tokens} tokens each; {learner.updates_per_rollout} updates",
+        f"run        {config.run.steps} steps, seed {config.seed}, in {config.run.dir}",
+    ]
+
+
+def _placement_lines(config: Config) -> list[str]:
+    wanted = plan(config.cluster, config.rollout, config.learner)
+    gpus = sum(bundle.get("GPU", 0) for bundle in wanted.bundles)
+    where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a Ray of this machine"
+    return [
+        f"placement  {config.rollout.num_actors} engines (tensor parallel {config.rollout.tensor_parallel}), "
+        f"{config.learner.num_ranks} learner ranks, {config.cluster.placement}, on {where}",
+        f"           needs {wanted.num_cpus:g} logical CPUs and {gpus:g} GPUs; this machine has {os.cpu_count()} CPUs "
+        f"and {torch.cuda.device_count()} GPUs",
+    ]
+
+
+def _memory_lines(config: Config, model: PretrainedConfig) -> list[str]:
+    rank = estimate_rank_bytes(model, config.learner, reference=config.terms.kl is not None)
+    engine = engine_bytes(model, config)
+    length = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
+    at_once = cache_tokens(model, config) // length
+    lines = [
+        f"memory     a rank {_gib(rank.total)} ({_parts(rank)})",
+        f"           an engine {_gib(engine)} a device, of it {config.rollout.kv_cache_gib:g} GiB cache: "
+        f"{at_once} full-length responses at once",
+    ]
+    return [*lines, _verdict(config, rank.total, engine)]
+
+
+def _verdict(config: Config, rank: int, engine: int) -> str:
+    """Whether it fits this machine: host memory on CPUs, one device's memory on GPUs."""
+    if config.cluster.gpus_per_rank:
+        if not torch.cuda.is_available():
+            return "           this machine has no GPU to compare with"
+        capacity = torch.cuda.get_device_properties(0).total_memory
+        needed = max(rank, engine)  # sharing processes take turns: the engine sleeps while the learner works
+    else:
+        capacity = psutil.virtual_memory().total
+        needed = config.learner.num_ranks * (rank + RANK_OVERHEAD)
+        needed += config.rollout.num_actors * (engine + ENGINE_OVERHEAD)
+    told = f"           about {_gib(needed)} of {_gib(capacity)}: "
+    if needed <= capacity:
+        return told + "fits"
+    return told + "DOES NOT FIT. Lower learner.microbatch_tokens or rollout.kv_cache_gib, or use more ranks"
+
+
+def _parts(rank: RankBytes) -> str:
+    return f"weights {_gib(rank.weights)}, optimizer {_gib(rank.optimizer)}, activations {_gib(rank.activations)}"
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.2f} GiB"

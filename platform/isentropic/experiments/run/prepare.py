@@ -1,0 +1,43 @@
+"""What a run needs before anything starts: task, model folder, chat. Bad data and bad models end here."""
+
+from dataclasses import dataclass, replace
+
+from isentropic.config import Config, ModelConfig
+from isentropic.models.source import check_model, model_folder
+from isentropic.rollout import torchvision_cpu
+from isentropic.tasks import TASKS
+from isentropic.tasks.base import Task
+from isentropic.tasks.chat import Chat, load_chat
+from isentropic.tasks.prompts import fitting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The model's path is a real one here, the task's prompts all fit."""
+
+    model: ModelConfig
+    task: Task
+    chat: Chat
+    dropped: dict[str, int]  # prompts too long, by split
+
+
+def prepare(config: Config) -> Prepared:
+    """Loads and checks; warm-starts the embedded model where it is not in the cache.
+
+    Raises:
+        ValueError: data or model that cannot be used, with what to do.
+    """
+    check_model(config.model, config.task)
+    task = TASKS[config.task.name].make(config.task)
+    model = replace(config.model, path=model_folder(config.model, config.task))
+    chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
+    if chat.images and not config.cluster.gpus_per_engine and (why := torchvision_cpu.missing()):
+        raise ValueError(f"model {model.name} reads images, and its engines could not start here. {why}")
+    task, dropped = fitting(
+        task,
+        chat,
+        splits=("train", "eval"),
+        max_tokens=config.rollout.max_prompt_tokens,
+        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
+    )
+    return Prepared(model=model, task=task, chat=chat, dropped=dropped)

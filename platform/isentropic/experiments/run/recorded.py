@@ -1,0 +1,90 @@
+"""A recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from isentropic.config import Config
+from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.ledger import Batch, read_batch
+from isentropic.experiments.hydra_main import CONF
+from isentropic.experiments.run.folder import CONFIG, read_config
+from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.presets import PRESET_SECTIONS
+from isentropic.metrics.report.find import EXPECTED, resolve
+from isentropic.metrics.sinks.jsonl import read_lines
+
+AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")  # of a step, not in it
+LEDGER = "rollouts"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run folder, read only."""
+
+    folder: Path
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config as plain values. A preset's own section is left out: what reads it has the values already.
+
+        Keys that say nothing about what a step computes, and that the run's version did not have yet, get today's.
+        """
+        values = read_config(self.folder)
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            today = compose("config")
+        around = {key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {}) for key in AROUND}
+        return {key: value for key, value in values.items() if key not in PRESET_SECTIONS} | around
+
+    @cached_property
+    def config(self) -> Config:
+        return load(OmegaConf.create(self.values))
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The steps that the ledger has."""
+        return sorted(int(path.stem.removeprefix("step_")) for path in (self.folder / LEDGER).glob("step_*.parquet"))
+
+    @cached_property
+    def lines(self) -> dict[int, dict[str, Any]]:
+        """metrics.jsonl by step; a torn last line is left out."""
+        return {row["step"]: row for row in read_lines(self.folder / "metrics.jsonl")[0]}
+
+    def batch(self, step: int) -> Batch:
+        """What was drawn for the step. Raises ValueError where the ledger has no such step."""
+        batch = read_batch(self.folder / LEDGER, step)
+        if batch is None:
+            has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
+            raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")
+        return batch
+
+    def checkpoint_before(self, step: int) -> tuple[Path, checkpoints.Manifest] | None:
+        """The last whole checkpoint of a step up to `step`; None where the state is rebuilt from the start."""
+        for found, checkpoint in reversed(checkpoints.listed(self.folder / CHECKPOINTS).items()):
+            if found > step:
+                continue
+            try:
+                return checkpoint, checkpoints.verify(checkpoint)
+            except checkpoints.CheckpointError:
+                continue  # an older one will do: the steps between are trained again
+        return None
+
+
+def recorded_run(name: str) -> RecordedRun:
+    """The run of that name under runs/, or at that path.
+
+    Raises:
+        ValueError: there is none, or it recorded nothing to train on again.
+    """
+    folder = resolve(name)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is no run: it has no {CONFIG}. {EXPECTED}")
+    run = RecordedRun(folder)
+    if not run.steps:
+        raise ValueError(f"{folder / LEDGER} holds no step: the run ended before its first batch was drawn.")
+    return run

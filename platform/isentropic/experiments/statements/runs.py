@@ -1,0 +1,300 @@
+"""T2 and T4 to T10 of specs/ce_gppo.md 4.4, on finished runs: judged where the runs that they compare are there."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isentropic.experiments.statements.branches import (
+    HELD,
+    NOT_HELD,
+    UNDECIDED,
+    Statement,
+    in_errors,
+    is_ce_gppo,
+    sign_verdict,
+)
+from isentropic.experiments.statements.numbers import Test, area, last_entropy, paired, slope
+from isentropic.metrics.report.run_data import RunData, is_number, read_run
+from isentropic.metrics.report.settings import Mean, mean_of
+from isentropic.metrics.sinks.jsonl import read_lines
+
+UPDATES = 50  # of T2
+SEEDS = 3  # of T5, T7 and T9
+OF_UPDATES = (  # what T2 and T4 read of an update
+    *("drift/low", "drift/high", "clip/frac", "clip/low_frac", "clip/high_frac", "lp_given_low", "lp_given_high"),
+    *("frac/pa_hp", "frac/pa_lp", "frac/na_hp", "frac/na_lp"),
+)
+Rows = Sequence[Mapping[str, Any]]
+
+
+def run_statements(folders: Sequence[Path]) -> list[Statement]:
+    """All statements that the runs allow, in the order of the spec."""
+    runs = [read_run(folder, ended=True) for folder in folders]
+    found = [
+        *_sensitivity(runs),
+        *_clipped_tokens(runs),
+        *_fall(runs),
+        *_stability(runs),
+        *_switch(runs),
+        *_bonus(runs),
+        *_cispo(runs),
+        *_gspo(runs),
+    ]
+    return [_if_clipped(statement, runs) for statement in found]
+
+
+def ce_gppo(beta1: float, beta2: float) -> Test:
+    return lambda run: is_ce_gppo(run.config.get("objective", {}), beta1, beta2) and not _terms(run)
+
+
+def clipped(high: float) -> Test:
+    """GRPO (0.2) and the paper's DAPO (0.28)."""
+
+    def test(run: RunData) -> bool:
+        own = run.config.get("objective", {})
+        bounds = own.get("clip_low") == 0.2 and own.get("clip_high") == high and own.get("dual_clip") is None
+        return own.get("name") == "clip" and own.get("ratio") == "token" and bounds and not _terms(run)
+
+    return test
+
+
+GRPO, DAPO = clipped(0.2), clipped(0.28)
+
+
+def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
+    """T2, to first order in the logits: drift/low and drift/high over the beta that scales them."""
+    sides: dict[str, list[float]] = {"low": [], "high": []}
+    for run in runs:
+        own = run.config.get("objective", {})
+        for side, beta in (("low", own.get("beta1")), ("high", own.get("beta2"))):
+            if own.get("name") == "ce_gppo" and isinstance(beta, int | float) and beta > 0:
+                rows = [row for row in updates_of(run) if row.get(f"clip/{side}_frac")]
+                sides[side] += [row[f"drift/{side}"] / beta for row in rows]
+    if not any(sides.values()):
+        return []
+    low, high = mean_of([-value for value in sides["low"]]), mean_of(sides["high"])
+    verdicts = {sign_verdict(low), sign_verdict(high)}
+    verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+    if min(low.count, high.count) < UPDATES:
+        verdict = UNDECIDED
+    left = f"left {in_errors(Mean(value=-low.value, error=low.error, count=low.count))}, {low.count} updates"
+    return [
+        Statement(
+            id="T2",
+            statement="left-clipped tokens push the entropy down, right-clipped ones up",
+            verdict=verdict,
+            number=f"{left}; right {in_errors(high)}, {high.count} updates",
+            rule=f"mean drift below and above 0, beyond 3 s.e. over {UPDATES} updates (first order in the logits)",
+        )
+    ]
+
+
+def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
+    """T4, over the updates that clip something."""
+    rows = [row for run in runs if _token_clip(run) for row in updates_of(run) if row.get("clip/frac")]
+    if not rows:
+        return []
+    low, high = (_weighted(rows, f"lp_given_{side}", f"clip/{side}_frac") for side in ("low", "high"))
+    verdicts = {sign_verdict(replace(share, value=share.value - 0.5)) for share in (low, high)}
+    of_low = sum(
+        row["clip/low_frac"] * row["lp_given_low"] + row["clip/high_frac"] * row["lp_given_high"] for row in rows
+    )
+    everything = sum(row["clip/frac"] for row in rows)
+    share_low = sum(row["frac/pa_lp"] + row["frac/na_lp"] for row in rows)
+    share_high = sum(row["frac/pa_hp"] + row["frac/na_hp"] for row in rows)
+    rates = of_low / max(share_low, 1e-12), (everything - of_low) / max(share_high, 1e-12)
+    lost = NOT_HELD in verdicts or rates[1] >= rates[0]
+    return [
+        Statement(
+            id="T4",
+            statement="tokens outside the interval are mostly low-probability ones",
+            verdict=NOT_HELD if lost else HELD if verdicts == {HELD} else UNDECIDED,
+            number=f"low-probability share left {_in_percent(low)}, right {_in_percent(high)}; "
+            f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 ({len(rows)} updates)",
+            rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on",
+        )
+    ]
+
+
+def _fall(runs: Sequence[RunData]) -> list[Statement]:
+    """T5: area under the entropy curve, paired by seed."""
+    sets = {"GRPO": GRPO, "(0.75, 1)": ce_gppo(0.75, 1.0), "DAPO": DAPO}
+    if not all(any(test(run) for run in runs) for test in sets.values()):
+        return []
+    pairs = {f"{a} - {b}": paired(runs, sets[a], sets[b], area) for a, b in (("(0.75, 1)", "GRPO"), ("DAPO", "GRPO"))}
+    pairs["DAPO - (0.75, 1), at the end"] = paired(runs, DAPO, sets["(0.75, 1)"], last_entropy)
+    return [
+        _all_positive(
+            "T5",
+            "GRPO's entropy falls fastest of GRPO, (0.75, 1) and DAPO; DAPO ends highest",
+            pairs,
+            "mean entropy over the run, at the end for DAPO; paired differences above 0, beyond 3 s.e.",
+        )
+    ]
+
+
+def _stability(runs: Sequence[RunData]) -> list[Statement]:
+    """T6: the worst step of any seed."""
+    base = [run for run in runs if GRPO(run)]
+    found = []
+    for label, test in (("(0.5, 1)", ce_gppo(0.5, 1.0)), ("(0.75, 1)", ce_gppo(0.75, 1.0))):
+        own = [run for run in runs if test(run)]
+        if own and base:
+            ratios = {key: _worst(own, key) / max(_worst(base, key), 1e-12) for key in ("kl/k1", "grad_norm/max")}
+            skipped = sum(sum(run.values("update/skipped")) for run in own)
+            known = all(math.isfinite(ratio) for ratio in ratios.values())
+            held = known and max(ratios.values()) <= 2 and not skipped
+            told = ", ".join(f"{key} {ratio:.2f} of GRPO's" for key, ratio in ratios.items())
+            found.append(
+                Statement(
+                    id=f"T6 {label}",
+                    statement=f"CE-GPPO {label} is as stable as GRPO",
+                    verdict=(HELD if held else NOT_HELD) if known else UNDECIDED,
+                    number=f"{told}; {skipped:g} updates skipped",
+                    rule="largest |KL k1| and gradient norm of the runs within 2 of GRPO's, no update skipped",
+                )
+            )
+    return found
+
+
+def _switch(runs: Sequence[RunData]) -> list[Statement]:
+    """T7: slope of the entropy behind the switch, against the twin that did not switch."""
+
+    def switched(run: RunData) -> bool:
+        return _switch_step(run) is not None
+
+    steps = {_switch_step(run) for run in runs if switched(run)}
+    if len(steps) != 1 or not any(ce_gppo(0.0, 1.0)(run) for run in runs):
+        return []
+    step = steps.pop()
+    pairs = {"slope twin - switched": paired(runs, ce_gppo(0.0, 1.0), switched, lambda run: slope(run, step))}
+    rule = f"least-squares slope from step {step} on; paired differences above 0, beyond 3 s.e."
+    return [_all_positive("T7", f"switching (0, 1) to (0.5, 1) at step {step} lowers the entropy's slope", pairs, rule)]
+
+
+def _bonus(runs: Sequence[RunData]) -> list[Statement]:
+    """T8: what a fixed entropy bonus ends in."""
+    ends: dict[float, list[float]] = {}
+    for run in runs:
+        coefficient = _bonus_of(run)
+        values = run.values("entropy/mean")
+        if isinstance(coefficient, int | float) and coefficient > 0 and len(values) > 1:
+            ends.setdefault(float(coefficient), []).append(values[-1] / max(values[0], 1e-12))
+    if len(ends) < 2:
+        return []
+    small, large = (float(np.mean(ends[key])) for key in (min(ends), max(ends)))
+    verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
+    told = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
+    return [
+        Statement(
+            id="T8",
+            statement="a fixed entropy bonus collapses or explodes, by its coefficient",
+            verdict=verdict,
+            number=f"last entropy over the first, by coefficient: {told}",
+            rule="below 0.5 for the smallest, above 1.5 for the largest; not held where they rank the other way",
+        )
+    ]
+
+
+def _cispo(runs: Sequence[RunData]) -> list[Statement]:
+    """T9."""
+
+    def cispo(run: RunData) -> bool:
+        own = run.config.get("objective", {})
+        return own.get("name") == "cispo" and (own.get("clip_low"), own.get("clip_high")) == (0.2, 0.2)
+
+    if not any(map(cispo, runs)) or not any(map(ce_gppo(0.5, 1.0), runs)):
+        return []
+    pairs = {"(0.5, 1) - CISPO": paired(runs, ce_gppo(0.5, 1.0), cispo, area)}
+    text = "CISPO (0.2, 0.2) loses entropy faster than CE-GPPO (0.5, 1)"
+    return [_all_positive("T9", text, pairs, "mean entropy over the run; paired differences above 0, beyond 3 s.e.")]
+
+
+def _gspo(runs: Sequence[RunData]) -> list[Statement]:
+    """T10."""
+    own = [run for run in runs if run.setting("objective.name") == "gspo"]
+    base = [run for run in runs if GRPO(run)]
+    if not own or not base:
+        return []
+    share = [float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (own, base)]
+    ratio = share[0] / share[1] if share[1] else math.nan
+    return [
+        Statement(
+            id="T10",
+            statement="GSPO clips an order of magnitude more tokens than GRPO",
+            verdict=UNDECIDED if math.isnan(ratio) else HELD if ratio > 5 else NOT_HELD,
+            number=f"clip/frac {share[0]:.2%} against {share[1]:.2%}: {ratio:.1f} times",
+            rule="more than 5 times",
+        )
+    ]
+
+
+def updates_of(run: RunData) -> Rows:
+    """Lines of updates.jsonl that have all numbers a statement may ask for."""
+    rows = read_lines(run.folder / "updates.jsonl")[0]
+    return [row for row in rows if isinstance(row, dict) and all(is_number(row.get(key)) for key in OF_UPDATES)]
+
+
+def _all_positive(name: str, text: str, pairs: Mapping[str, Mean], rule: str) -> Statement:
+    verdicts = {sign_verdict(mean) for mean in pairs.values()}
+    verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+    seeds = min(mean.count for mean in pairs.values())
+    number = "; ".join(f"{label}: {in_errors(mean)}" for label, mean in pairs.items()) + f"; {seeds} seeds"
+    if seeds < SEEDS:
+        verdict, number = UNDECIDED, f"{number}, {SEEDS} are asked for"
+    return Statement(id=name, statement=text, verdict=verdict, number=number, rule=rule)
+
+
+def _if_clipped(statement: Statement, runs: Sequence[RunData]) -> Statement:
+    """T0: where no token left the interval, clipping had no effect that could be judged."""
+    if any(sum(run.values("clip/frac")) > 0 for run in runs):
+        return statement
+    about = {key: getattr(statement, key) for key in ("id", "statement", "rule")}
+    return Statement(**about, verdict=UNDECIDED, number=f"{statement.number}; nothing was clipped in any run")
+
+
+def _terms(run: RunData) -> bool:
+    return any(value is not None for value in (run.config.get("terms") or {}).values() if not isinstance(value, str))
+
+
+def _bonus_of(run: RunData) -> Any:
+    bonus = (run.config.get("terms") or {}).get("entropy_bonus")
+    return bonus.get("coef") if isinstance(bonus, Mapping) else bonus
+
+
+def _token_clip(run: RunData) -> bool:
+    own = run.config.get("objective", {})
+    return own.get("name") in ("clip", "ce_gppo", "gppo") and own.get("ratio") == "token"
+
+
+def _switch_step(run: RunData) -> int | None:
+    """Of a beta1 that goes from 0 to a half."""
+    beta1 = run.config.get("objective", {}).get("beta1")
+    if not isinstance(beta1, Mapping) or beta1.get("kind") != "switch" or beta1.get("before") != 0:
+        return None
+    return beta1.get("step") if beta1.get("after") == 0.5 else None
+
+
+def _weighted(rows: Rows, key: str, weight: str) -> Mean:
+    """Weighted mean over the rows, with the standard error of a ratio of sums."""
+    weights = np.array([row[weight] for row in rows])
+    values = np.array([row[key] for row in rows])
+    total, count = weights.sum(), int((weights > 0).sum())
+    if not count:
+        return Mean(value=math.nan, error=math.nan, count=0)
+    mean = float((weights * values).sum() / total)
+    squares = (weights**2 * (values - mean) ** 2).sum() * count / max(count - 1, 1)
+    return Mean(value=mean, error=float(np.sqrt(squares) / total) if count > 1 else math.nan, count=count)
+
+
+def _in_percent(share: Mean) -> str:
+    return f"{share.value:.0%} ± {share.error:.1%}" if share.count > 1 else "not known"
+
+
+def _worst(runs: Sequence[RunData], key: str) -> float:
+    values = [abs(value) for run in runs for value in run.values(key)]
+    return max(values) if values else math.nan

@@ -1,0 +1,201 @@
+"""Runs of a sweep on shared actors: as many at once as the resources hold, the rest wait their turn."""
+
+import asyncio
+import shutil
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from isentropic.actors.placement import plan
+from isentropic.actors.ray_runtime import start_ray
+from isentropic.experiments.hydra_main import DONE as CODE_DONE
+from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
+from isentropic.experiments.run.assemble import run_with
+from isentropic.experiments.run.folder import check_run_folder
+from isentropic.experiments.run.lock import run_lock
+from isentropic.experiments.run.prepare import Prepared, prepare
+from isentropic.experiments.run.stopping import SIGNALS, Stopping
+from isentropic.experiments.sweep.lane import Lane, reuse_key
+from isentropic.experiments.sweep.ledger import DONE, FAILED, INTERRUPTED, OVER, RUNNING, STOPPED, SweepLedger
+from isentropic.experiments.sweep.plan import Trial
+from isentropic.experiments.sweep.table import SweepTable
+from isentropic.metrics.sinks.terminal import Terminal
+
+ATTEMPTS = 2
+LANES = ".lanes"  # in the sweep's folder, while it runs
+STATES = {CODE_DONE: DONE, STOPPED_BY_ALARM: STOPPED, RESUMABLE: INTERRUPTED}
+
+
+class Sweep:
+    """The queue of a sweep and what becomes of its runs."""
+
+    def __init__(self, folder: Path, trials: Sequence[Trial], ledger: SweepLedger, table: SweepTable) -> None:
+        self._folder, self._ledger, self._table = folder, ledger, table
+        waiting = [trial for trial in trials if ledger.state(trial.digest) not in OVER]
+        for trial in trials:
+            if ledger.state(trial.digest) in OVER:
+                table.state(trial.name, ledger.state(trial.digest), "already; not run again")
+        self._queue = deque(waiting)
+        self._prepared: dict[str, Prepared] = {}
+        self._stopping: dict[str, LaneStopping] = {}  # of the runs under way
+        self._stop: signal.Signals | None = None
+
+    async def run(self, parallel: int | None) -> int:
+        """All runs that are not over; the exit code."""
+        if not self._queue:
+            return CODE_DONE
+        first = self._queue[0].config
+        wanted = plan(first.cluster, first.rollout, first.learner)
+        own_ray = not ray.is_initialized() and start_ray(first.cluster, num_cpus=wanted.num_cpus * (parallel or 1))
+        loop = asyncio.get_running_loop()
+        for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            room = room_for(wanted.num_cpus, wanted.bundles)
+            if (parallel or 0) > room:
+                self._table.say(f"parallel={parallel}: this Ray holds {room} at once; the others wait their turn")
+            states = await self.go(min(parallel or room, room))
+        finally:
+            for number in SIGNALS:
+                loop.remove_signal_handler(number)
+            if own_ray:
+                ray.shutdown()
+        if self._stop is not None:
+            return RESUMABLE
+        return FAULT if FAILED in states else CODE_DONE
+
+    async def go(self, parallel: int) -> set[str]:
+        """The queue, worked off by that many lanes at most; the states that runs ended in."""
+        lanes = min(len(self._queue), parallel)
+        self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
+        try:
+            states = await asyncio.gather(*(self._lane(index) for index in range(lanes)))
+        finally:
+            shutil.rmtree(self._folder / LANES, ignore_errors=True)
+        return set().union(*states)
+
+    async def _lane(self, index: int) -> set[str]:
+        """Runs one after the other on one set of actors; the states they ended in."""
+        lane, states = Lane(self._folder / LANES / str(index)), set()
+        try:
+            while self._queue and self._stop is None:
+                states.add(await self._run(lane, self._next(lane)))
+        finally:
+            lane.close()
+        return states
+
+    def _next(self, lane: Lane) -> Trial:
+        """The first run that the lane's actors fit, else the first of all."""
+        for trial in self._queue:
+            known = self._prepared.get(_prepared_key(trial))
+            if known is not None and lane.fits(trial.config, known):
+                self._queue.remove(trial)
+                return trial
+        return self._queue.popleft()
+
+    async def _run(self, lane: Lane, trial: Trial) -> str:
+        """One run to its end, a second time where it fails; its state."""
+        for attempt in range(1, ATTEMPTS + 1):
+            start, starts, row = time.monotonic(), lane.starts, self._table.rows[trial.name]
+            row.begin()
+            again = False  # bad input stays bad: it is not tried again
+            self._note(trial, RUNNING, attempt)
+            try:
+                state, message = STATES[await self._attempt(lane, trial)], ""
+            except Exception as error:  # of any kind: the other runs go on
+                state, message = FAILED, f"{type(error).__name__}: {error}"
+                again = attempt < ATTEMPTS and not (isinstance(error, ValueError) and is_ours(error))
+                with self._log(trial).open("a", encoding="utf-8") as file:
+                    traceback.print_exception(error, file=file)
+            seconds = time.monotonic() - start
+            cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - row.steps_s, 2)}
+            self._note(trial, state, attempt, message, **cost, started_actors=lane.starts > starts)
+            if not again or self._stop is not None:
+                break
+        return state
+
+    async def _attempt(self, lane: Lane, trial: Trial) -> int:
+        config = trial.config
+        with run_lock(Path(config.run.dir)), self._log(trial).open("a", encoding="utf-8") as text:
+            check_run_folder(config, trial.cfg)
+            key = _prepared_key(trial)
+            if key not in self._prepared:
+                self._prepared[key] = await asyncio.to_thread(prepare, config)
+            stopping = LaneStopping(config.checkpoint.stop_within_s)
+            self._stopping[trial.name] = stopping
+            if self._stop is not None:
+                return RESUMABLE
+            try:
+                row = self._table.rows[trial.name]
+                terminal = Terminal(config.run.steps, stream=text)
+                return await run_with(config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row])
+            except asyncio.CancelledError:
+                return RESUMABLE  # a second Ctrl-C
+            finally:
+                del self._stopping[trial.name]
+
+    def _note(self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float) -> None:
+        about = {"run": trial.name, "overrides": trial.overrides, "state": state, "attempts": attempt}
+        self._ledger.write(trial.digest, **about, **cost, **({"message": message} if message else {}))
+        told = f"overhead {cost['overhead_s']:.1f} s" if cost else ""
+        self._table.state(trial.name, state, message or told)
+
+    def _log(self, trial: Trial) -> Path:
+        """What the run would have said on its own terminal."""
+        path = self._folder / "logs" / f"{trial.name}.log"
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+    def _signalled(self, number: signal.Signals) -> None:
+        """No further run is started; those under way are stopped as a run by itself would be."""
+        self._stop = number
+        for stopping in list(self._stopping.values()):
+            stopping.signalled(number)
+
+
+class LaneStopping(Stopping):
+    """`Stopping` of one run among several: the sweep takes the signals and passes them on."""
+
+    def __enter__(self) -> "LaneStopping":
+        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def signalled(self, number: signal.Signals) -> None:
+        """As if the signal had come to the run alone; before its controller is there it is kept."""
+        if hasattr(self, "_running"):
+            self._stop(number)
+        else:
+            self.reason = number.name
+
+
+def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
+    """How many runs of this size the cluster holds at once, at least one."""
+    has = ray.cluster_resources()
+    gpus = sum(bundle.get("GPU", 0) for bundle in bundles)
+    rooms = [has.get("CPU", 0) / cpus, *([has.get("GPU", 0) / gpus] if gpus else [])]
+    return max(1, int(min(rooms)))
+
+
+def ordered(trials: Sequence[Trial]) -> list[Trial]:
+    """Runs that can share actors next to each other, else as they were."""
+    first: dict[str, int] = {}
+    for index, trial in enumerate(trials):
+        first.setdefault(_actors_key(trial), index)
+    return sorted(trials, key=lambda trial: first[_actors_key(trial)])
+
+
+def _actors_key(trial: Trial) -> str:
+    config = trial.config
+    return reuse_key(config, Prepared(model=config.model, task=None, chat=None, dropped={}))
+
+
+def _prepared_key(trial: Trial) -> str:
+    return repr((trial.config.model, trial.config.task, trial.config.rollout.max_prompt_tokens))

@@ -1,0 +1,147 @@
+"""The charts of several runs: mean and band over seeds, a setting a line; maps over the two swept coefficients."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from isentropic.metrics.report.charts.figures import Figure, Point, colour, heat, layout, line, number, text
+from isentropic.metrics.report.run_data import RunData
+from isentropic.metrics.report.settings import Setting, order_of, short, swept_axes
+
+# metric, title, unit, options of the y axis
+CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
+    ("entropy/mean", "Entropy of the policy", "nats a token", {"rangemode": "tozero"}),
+    ("reward/mean", "Reward", "task reward", {}),
+    ("eval/avg_at_k", "Held-out prompts, avg@k", "share", {"tickformat": ".2~%"}),
+    ("eval/pass_at_k", "Held-out prompts, pass@k", "share", {"tickformat": ".2~%"}),
+    ("clip/low_frac", "Clipped tokens, low side", "share of tokens", {"tickformat": ".2~%", "rangemode": "tozero"}),
+    ("clip/high_frac", "Clipped tokens, high side", "share of tokens", {"tickformat": ".2~%", "rangemode": "tozero"}),
+    ("grad_share/low", "Gradient mass, low side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
+    ("grad_share/high", "Gradient mass, high side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
+    ("kl/k1", "KL to the old policy, k1", "nats a token", {"zeroline": True}),
+    ("grad_norm/max", "Largest gradient norm of a step", "L2 norm", {}),
+    ("entropy/prediction_correlation", "Predicted against measured entropy change", "correlation", {"range": [-1, 1]}),
+    ("response/tokens_mean", "Response length", "tokens", {}),
+)
+MAPS = (("entropy/mean", "Final entropy", "nats"), ("reward/mean", "Final reward", "reward"))
+MAPS_HELD_OUT = (("eval/avg_at_k", "Final avg@k, held out", "share"),)
+NAMED, HOVERED = 3, 12  # settings that a small chart names, and that one hover lists
+NUMBERS = 150_000  # of all curves together: what keeps a page of many runs small
+
+
+def compare_charts(settings: Sequence[Setting]) -> list[Figure]:
+    """One chart a metric; what no run has is left out."""
+    limit = max(40, NUMBERS // (len(CURVES) * 3 * max(1, len(settings))))
+    figures = [_curve(settings, *spec, limit=limit) for spec in CURVES]
+    return [figure for figure in figures if figure]
+
+
+def _curve(
+    settings: Sequence[Setting], key: str, title: str, unit: str, axis: dict[str, Any], *, limit: int
+) -> Figure | None:
+    traces: list[dict[str, Any]] = []
+    banded = False
+    for index, setting in enumerate(settings):
+        points, spread, counts = over_seeds(setting.runs, key)
+        if not points:
+            continue
+        mean = line(points, setting.label, index, limit=limit, legendgroup=str(index))
+        mean["customdata"] = [[step, counts[step]] for step in mean["customdata"]]
+        mean["hovertemplate"] = "%{y:.4~g} (step %{customdata[0]}, %{customdata[1]} runs)"
+        if any(spread.values()):
+            banded = True
+            traces.append(_band(mean, spread, index))
+        traces += [mean, *_marks(setting, key, index)]
+    if not traces:
+        return None
+    note = "Line: mean over seeds; band: one standard deviation. " if banded else ""
+    wide = key == CURVES[0][0]
+    axes = layout(y=unit, yaxis=axis, hovermode="x unified" if len(settings) <= HOVERED else "closest")
+    if not wide and len(settings) > NAMED:
+        axes["showlegend"] = False
+        note += "Colours as in the first chart."
+    return Figure(title=title, traces=traces, layout=axes, note=note, wide=wide, keys=(key,))
+
+
+def over_seeds(runs: Sequence[RunData], key: str) -> tuple[list[Point], dict[int, float], dict[int, int]]:
+    """Mean over the runs, by step; their standard deviation (n - 1; 0 for one run) and count at each step.
+
+    A run that ended early counts as far as it came.
+    """
+    values: dict[int, list[float]] = {}
+    versions: dict[int, int] = {}
+    for run in runs:
+        for version, step, value in run.curve(key, start=key.startswith("eval/")):
+            values.setdefault(step, []).append(value)
+            versions.setdefault(step, version)
+    points = [(versions[step], step, fmean(values[step])) for step in sorted(values)]
+    spread = {step: stdev(own) if len(own) > 1 else 0.0 for step, own in values.items()}
+    return points, spread, {step: len(own) for step, own in values.items()}
+
+
+def _band(mean: dict[str, Any], spread: dict[int, float], index: int) -> dict[str, Any]:
+    steps = [step for step, _ in mean["customdata"]]
+    upper = [number(value + spread[step]) for value, step in zip(mean["y"], steps, strict=True)]
+    lower = [number(value - spread[step]) for value, step in zip(mean["y"], steps, strict=True)]
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*mean["x"], *reversed(mean["x"])],
+        "y": [*upper, *reversed(lower)],
+        "fill": "toself",
+        "fillcolor": colour(index, 0.16),
+        "line": {"width": 0, "color": colour(index, 0)},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "legendgroup": str(index),
+    }
+
+
+def _marks(setting: Setting, key: str, index: int) -> list[dict[str, Any]]:
+    """Alarms of the metric, at the value of the run that raised them."""
+    marks = []
+    for run in setting.runs:
+        at = {step: (version, value) for version, step, value in run.curve(key)}
+        for alarm in run.raised:
+            if alarm.get("metric") == key and alarm.get("step") in at:
+                marks.append((*at[alarm["step"]], text(f"{run.name}: {alarm.get('message')}")))
+    if not marks:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "alarm",
+            "x": [mark[0] for mark in marks],
+            "y": [number(mark[1]) for mark in marks],
+            "text": [mark[2] for mark in marks],
+            "hovertemplate": "%{text}<extra></extra>",
+            "legendgroup": str(index),
+            "showlegend": False,
+            "marker": {"symbol": "x", "size": 9, "color": "@warn"},
+        }
+    ]
+
+
+def maps(settings: Sequence[Setting]) -> list[Figure]:
+    """Last entropy and reward over the two swept coefficients; none where fewer than two numbers were swept."""
+    axes = swept_axes(settings)
+    if axes is None:
+        return []
+    first, second = axes
+    columns, rows = ([*sorted({s.values[key] for s in settings}, key=order_of)] for key in (first, second))
+    figures = []
+    for key, title, unit in (*MAPS, *MAPS_HELD_OUT):
+        cells: dict[tuple[Any, Any], list[float]] = {}
+        for setting in settings:
+            mean = setting.mean(key, "last")
+            if mean.count:
+                cells.setdefault((setting.values[first], setting.values[second]), []).append(mean.value)
+        if cells:
+            z = [[fmean(cells[c, r]) if (c, r) in cells else None for c in columns] for r in rows]
+            x, y = [short(c) for c in columns], [short(r) for r in rows]
+            note = "Last value, mean over seeds" + (
+                " and over the other swept keys." if len(settings) > len(cells) else "."
+            )
+            figures.append(heat(title, x, y, z, unit=unit, x_title=first, y_title=second, show=True, note=note))
+    return figures

@@ -1,0 +1,97 @@
+"""Charts of one run: its entropy, and what was learned. Each function answers None where the run lacks the metrics."""
+
+from itertools import pairwise
+
+from isentropic.metrics.entropy import DECILES, ENTROPY_EDGES
+from isentropic.metrics.report.charts.figures import (
+    PERCENT,
+    POINTS,
+    Figure,
+    alarm_marks,
+    colour,
+    curves,
+    heat,
+    layout,
+    line,
+    thin,
+    versions,
+)
+from isentropic.metrics.report.run_data import RunData, is_number
+
+
+def entropy(run: RunData) -> Figure | None:
+    names = {"entropy/mean": "mean, all response tokens", "entropy/trained": "trained on"}
+    figure = curves(run, "Entropy of the policy", names, y="nats a token", wide=True)
+    start = [(version, step, value) for version, step, value in run.curve("entropy/mean", start=True) if step == 0]
+    if figure is None and not start:
+        return None
+    traces = [trace for trace in figure.traces if trace["name"] != "alarm"] if figure else []
+    mark = {"symbol": "diamond-open", "size": 10, "color": colour(0)}
+    traces += [line(start, "start, held-out prompts", 0, mode="markers", marker=mark)] if start else []
+    traces += alarm_marks(run, (), on="entropy/mean")
+    note = "Exact, over the full vocabulary, at the training temperature, under the policy that drew the tokens."
+    return Figure(
+        title="Entropy of the policy",
+        traces=traces,
+        layout=layout(y="nats a token", yaxis={"rangemode": "tozero"}),
+        note=note,
+        wide=True,
+        keys=tuple(names),
+    )
+
+
+def deciles(run: RunData) -> Figure | None:
+    keys = [f"entropy/decile_{index}" for index in range(DECILES)]
+    rows = thin([row for row in run.steps if any(is_number(row.get(key)) for key in keys)], POINTS // 4)
+    if not rows:
+        return None
+    bands = [f"{10 * index}-{10 * index + 10} %" for index in range(DECILES)]
+    z = [[row.get(key) for row in rows] for key in keys]
+    return heat(
+        "Entropy by position in the response", versions(rows), bands, z, unit="nats", y_title="part of the response",
+        keys=keys,
+    )  # fmt: skip
+
+
+def histogram(run: RunData) -> Figure | None:
+    rows = thin([row for row in run.steps if sum(row.get("entropy/histogram") or [])], POINTS // 4)
+    if not rows:
+        return None
+    shares = [[count / sum(row["entropy/histogram"]) for count in row["entropy/histogram"]] for row in rows]
+    used = max(index for share in shares for index, part in enumerate(share) if part) + 1
+    bins = [f"{low:g} to {high:g}" for low, high in pairwise(ENTROPY_EDGES)][:used]
+    z = [[share[index] for share in shares] for index in range(used)]
+    return heat("Tokens by their entropy", versions(rows), bins, z, unit="share", y_title="nats")
+
+
+def reward(run: RunData) -> Figure | None:
+    return curves(run, "Reward", {"reward/mean": "mean", "reward/std": "std over rollouts"}, y="task reward")
+
+
+def evaluation(run: RunData) -> Figure | None:
+    k = run.setting("evaluation.samples") or "k"
+    names = {"eval/avg_at_k": f"avg@{k}", "eval/pass_at_k": f"pass@{k}"}
+    sets = [key for key in run.metrics if key.startswith("eval/") and key.count("/") == 2 and key.endswith("_at_k")]
+    if len(sets) > len(names):
+        names |= {key: key.removeprefix("eval/").replace("_at_k", f"@{k}").replace("/", " ") for key in sets}
+    figure = curves(run, "Held-out prompts", names, y="share", start=True, yaxis=PERCENT)
+    if figure:
+        for trace in figure.traces:
+            trace["mode"] = "lines+markers"
+    return figure
+
+
+def groups(run: RunData) -> Figure | None:
+    names = {"group/all_right_frac": "all right", "group/all_wrong_frac": "none right"}
+    note = "These groups have no spread in reward: under group normalisation they teach nothing."
+    return curves(run, "Flat groups", names, y="share of groups", yaxis=PERCENT | {"rangemode": "tozero"}, note=note)
+
+
+def response(run: RunData) -> Figure | None:
+    figure = curves(run, "Response length", {"response/tokens_mean": "tokens, mean"}, y="tokens")
+    cut = run.curve("response/truncated_frac")
+    if figure and any(value for _, _, value in cut):
+        figure.traces.append(line(cut, "cut off", 1, yaxis="y2"))
+        second = {"overlaying": "y", "side": "right", "showgrid": False, "title": {"text": "share cut off"}}
+        figure.layout["yaxis2"] = second | PERCENT | {"rangemode": "tozero", "zeroline": False}
+    return figure

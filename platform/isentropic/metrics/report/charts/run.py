@@ -1,0 +1,47 @@
+"""The charts of one run, in the order in which a reader asks: entropy, what it bought, what moved it, is it sound."""
+
+from collections.abc import Callable
+
+from isentropic.metrics.report.charts import cause, health, outcome
+from isentropic.metrics.report.charts.figures import Figure, curves
+from isentropic.metrics.report.run_data import RunData
+
+SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
+    "Entropy": (outcome.entropy, outcome.deciles, outcome.histogram),
+    "Reward": (outcome.reward, outcome.evaluation, outcome.groups, outcome.response),
+    "What moved the entropy": (
+        cause.clip,
+        cause.classes,
+        cause.given_back,
+        cause.clipped_probability,
+        cause.prediction,
+        cause.changes,
+        cause.drift,
+        cause.panel,
+    ),
+    "Is it sound": (health.kl, health.grad_norm, health.mismatch, health.ratios, health.staleness, health.throughput),
+    "Time": (health.phases,),
+}
+
+
+def run_charts(run: RunData) -> dict[str, list[Figure]]:
+    """Section -> figures; a chart whose metrics the run has not is left out."""
+    drawn = {name: [figure for make in makers if (figure := make(run))] for name, makers in SECTIONS.items()}
+    return {name: figures for name, figures in drawn.items() if figures}
+
+
+def other_charts(run: RunData, shown: dict[str, list[Figure]], limit: int = 300) -> list[Figure]:
+    """One chart for each group of metrics that no chart above has: what a method's own slots measure, mostly.
+
+    limit: points a line.
+    """
+    seen = {key for figures in shown.values() for figure in figures for key in figure.keys}
+    groups: dict[str, list[str]] = {}
+    for key in run.metrics:
+        if key not in seen and "/" in key and not key.endswith("policy_version"):
+            groups.setdefault(key.rpartition("/")[0], []).append(key)
+    figures = [
+        curves(run, f"{name}/*", {key: key.rpartition("/")[2] for key in keys}, y="", limit=limit)
+        for name, keys in groups.items()
+    ]
+    return [figure for figure in figures if figure]

@@ -1,0 +1,262 @@
+"""Weights & Biases on top of the JSONL record, and never in its way.
+
+One process logs: the controller. Every call is guarded: the first one that fails is told once, and W&B is left
+alone for the rest of the run. W&B's own process writes its record every 15 s only, so a killed run has lost some steps
+there: a resumed one reads that record, and tells what it lacks from metrics.jsonl.
+
+Limits were chosen from measurements with wandb 0.31: a server that hangs costs `PROBE_S` at the start; one that dies
+in mid-run costs nothing until the end, and there `FINISH_S`.
+"""
+
+import http.client
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from isentropic.config import TrackingConfig
+from isentropic.metrics.entropy import ENTROPY_EDGES
+from isentropic.metrics.sinks.jsonl import read_lines
+
+PROBE_S = 3.0  # for any answer of the server
+INIT_S = 5.0
+OFFLINE_INIT_S = 60.0  # no network in it: only a busy machine makes it slow
+FINISH_S = 10.0
+SECRET = re.compile(r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the entrypoint of a job
+STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
+
+
+class WandbSink:
+    """A run in W&B that continues across resumes under one id, each step told once."""
+
+    def __init__(
+        self,
+        tracking: TrackingConfig,
+        *,
+        folder: Path,
+        run_name: str,
+        config: Mapping[str, Any],
+        warn: Callable[[str], None],
+    ) -> None:
+        """Starts, or continues, the W&B run of the run folder.
+
+        Args:
+            tracking: mode, project, entity, group, tags.
+            folder: the run folder; W&B's own files go under folder/wandb.
+            config: the resolved config; what looks like a secret is masked.
+            warn: told, once, what failed.
+        """
+        self._warn = warn
+        self._run: Any = None
+        self._folder = folder
+        self._state: dict[str, Any] = {"id": None, "last_step": -1}
+        self.mode = tracking.wandb
+        if self.mode != "disabled":
+            self._guarded("start", lambda: self._start(tracking, run_name, without_secrets(config)))
+
+    @property
+    def where(self) -> str:
+        """Where the curves are, for the banner."""
+        if self._run is None:
+            return "off"
+        folder = os.path.relpath(self._run.settings.sync_dir)
+        folder = self._run.settings.sync_dir if folder.startswith("..") else folder
+        return self._run.url if self.mode == "online" else f"offline; upload with: wandb sync {folder}"
+
+    def log(self, step: int, metrics: dict[str, Any]) -> None:
+        """Mirrors a line of metrics.jsonl. A step told before the crash that a resume repeats is not told twice."""
+        if self._run is not None and step > self._state["last_step"]:
+            self._guarded("log", lambda: self._log(step, metrics))
+
+    def log_alarm(self, record: dict[str, Any]) -> None:
+        if self._run is not None and record["state"] == "raised" and record["step"] >= self._state["last_step"]:
+            level = {"error": "ERROR", "warning": "WARN"}.get(record["level"], "INFO")
+            title = record["rule"].replace("_", " ")
+            self._guarded("alert", lambda: self._run.alert(title, record["message"], level=level))
+
+    def close(self, exit_code: int = 0) -> None:
+        """Uploads what is left, for at most FINISH_S seconds; the local record is complete either way."""
+        if self._run is not None:
+            self._guarded("finish", lambda: self._run.finish(exit_code=exit_code))
+            self._run = None
+
+    def _start(self, tracking: TrackingConfig, run_name: str, config: dict[str, Any]) -> None:
+        # Its reports about itself, to its makers: where the server hangs they hold up the end of the process by 10 s.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb  # costs most of a second: only where it is used
+
+        state_path = self._folder / STATE_FILE
+        resumed = state_path.exists()
+        if resumed:
+            self._state |= json.loads(state_path.read_text(encoding="utf-8"))
+            self._state["last_step"] = last_recorded(self._folder, otherwise=self._state["last_step"])
+        self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
+        arguments = {
+            "id": self._state["id"],
+            "resume": "allow",
+            "dir": str(self._folder),
+            "project": tracking.project,
+            "entity": tracking.entity,
+            "group": tracking.group,
+            "tags": list(tracking.tags),
+            "job_type": "train",
+            "name": run_name,
+            "config": config,
+        }
+        if RAY_JOB in os.environ and "WANDB_SERVICE" not in os.environ:
+            _service_apart()
+        self._run = self._open(wandb, arguments)
+        self._run.define_metric("policy_version")
+        self._run.define_metric("*", step_metric="policy_version")
+        self._run.define_metric("entropy/mean", step_metric="policy_version", summary="min,max,last")
+        for line in read_lines(self._folder / "metrics.jsonl")[0] if resumed else ():
+            if line["step"] > self._state["last_step"]:
+                self._log(line["step"], line)
+        self._save_state()
+
+    def _open(self, wandb: Any, arguments: dict[str, Any]) -> Any:
+        """Online where asked or possible, else offline."""
+        if self.mode != "offline":
+            reason = why_offline(wandb, need_key=self.mode == "auto")
+            self.mode = "offline" if reason else "online"
+            if reason:
+                self._warn(f"W&B works offline: {reason}.")
+        if self.mode == "online":
+            try:
+                return wandb.init(mode="online", settings=_settings(wandb, INIT_S), **arguments)
+            except Exception as error:
+                self._warn(f"W&B works offline: {type(error).__name__}: {_short(error)}")
+                self.mode = "offline"
+                wandb.teardown()  # the failed run still holds its id
+        return wandb.init(mode="offline", settings=_settings(wandb, OFFLINE_INIT_S), **arguments)
+
+    def _log(self, step: int, metrics: dict[str, Any]) -> None:
+        import wandb  # loaded already
+
+        values = {name: value for name, value in metrics.items() if value is not None}
+        histogram = values.pop("entropy/histogram", None)
+        if histogram is not None and sum(histogram):
+            values["entropy/histogram"] = wandb.Histogram(np_histogram=(histogram, list(ENTROPY_EDGES)))
+        self._run.log(values | {"step": step}, step=step, commit=True)
+        self._state["last_step"] = step
+        self._save_state()
+
+    def _save_state(self) -> None:
+        path = self._folder / STATE_FILE
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self._state), encoding="utf-8")
+        os.replace(temporary, path)
+
+    def _guarded(self, what: str, call: Callable[[], None]) -> None:
+        """Nothing that W&B raises reaches the loop; the first failure ends its part in the run."""
+        try:
+            call()
+        except Exception as error:
+            self._run = None
+            self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
+
+
+def _service_apart() -> None:
+    """Starts W&B's process so that it is no descendant of ours.
+
+    A stopped Ray job has SIGTERM sent to every descendant, and W&B's process would end before the run's last step. It
+    ends by itself when no run has spoken to it for a minute. Where it does not start, W&B starts one of its own.
+    """
+    command = [sys.executable, "-m", "wandb", "beta", "core", "start", "--idle-timeout", "60s"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=OFFLINE_INIT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return
+    if done.returncode == 0:
+        os.environ["WANDB_SERVICE"] = done.stdout.strip()
+
+
+def last_recorded(folder: Path, otherwise: int) -> int:
+    """The last step in W&B's local records of the run folder, -1 for none; `otherwise` where they cannot be read."""
+    records, steps = list(folder.glob("wandb/*run-*/*.wandb")), [-1]
+    for record in records:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
+        try:
+            text = subprocess.run(command, capture_output=True, text=True, timeout=OFFLINE_INIT_S, check=True).stdout
+            rows = [json.loads(line) for line in text.splitlines()]
+            steps += [row["history"]["item"]["step"] for row in rows if row["type"] == "history"]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+            return otherwise
+    return max(steps) if records else otherwise
+
+
+def _settings(wandb: Any, init_timeout: float) -> Any:
+    """Nothing on the terminal, nothing of the machine beyond its load; the run folder has code and git state."""
+    return wandb.Settings(
+        reinit="create_new",  # a sweep has several runs in one process at once
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_save_requirements=False,
+        init_timeout=init_timeout,
+        finish_timeout=FINISH_S,
+    )
+
+
+def why_offline(wandb: Any, *, need_key: bool) -> str | None:
+    """Why a run cannot be online: no key, or no answer of the server within PROBE_S. None where it can.
+
+    W&B itself waits much longer for a server that hangs, and again when the process ends: so it is asked first.
+    """
+    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
+    if need_key and not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
+        return "there is no API key (set WANDB_API_KEY, or run `wandb login`)"
+    answer: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_probe, args=(url, answer), daemon=True).start()  # a thread: DNS has no timeout
+    try:
+        return answer.get(timeout=PROBE_S)
+    except queue.Empty:
+        return f"{url} gave no answer within {PROBE_S:g} s"
+
+
+def _probe(url: str, answer: "queue.Queue[str | None]") -> None:
+    """Puts None where the server answers, else what stood in the way. Goes through a proxy where one is set."""
+    try:
+        urllib.request.urlopen(url, timeout=2 * PROBE_S).close()  # the one who asks waits less
+        answer.put(None)
+    except urllib.error.HTTPError as error:  # it answers; that this page wants more than a key is no matter
+        answer.put(None if error.code < 500 else f"{url} answers with error {error.code}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        answer.put(f"{url} cannot be reached ({_short(error)})")
+
+
+def _netrc_has(url: str) -> bool:
+    from requests.utils import get_netrc_auth  # wandb's own dependency; honours NETRC
+
+    return get_netrc_auth(url) is not None
+
+
+def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` with the values of keys that name a secret masked, and of any secret of this process's environment."""
+    hidden = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+    return {key: _masked(key, value, hidden) for key, value in config.items()}
+
+
+def _masked(key: str, value: Any, hidden: set[str]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _masked(str(name), part, hidden) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(key, part, hidden) for part in value]
+    if isinstance(value, str) and (SECRET.search(key) or any(secret in value for secret in hidden)):
+        return "<hidden>"
+    return value
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

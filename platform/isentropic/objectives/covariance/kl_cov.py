@@ -1,0 +1,50 @@
+"""KL-Cov: the tokens of highest covariance are held back by a penalty on their log ratio."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isentropic.objectives.covariance.covariance import picked, token_covariance
+from isentropic.objectives.loss.objective import ObjectiveConfig
+from isentropic.objectives.loss.schedule import check_coefficient
+from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+
+
+def kl_cov(log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float) -> TokenLoss:
+    """Unclipped surrogate with a penalty on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
+
+        cov_t  = (A_t - mean A)(logprob_t - mean logprob)
+        loss_t = -r_t * A_t + kl_coef * |log_ratio_t|     for the max(1, int(share * N)) tokens of largest cov_t
+                 -r_t * A_t                               elsewhere
+
+    Equal covariances are taken in token order. N and the means are those of the tokens given: a whole minibatch.
+
+    Args:
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 inside r_t.
+        advantage: [N] in reward units, no gradient.
+        logprob: [N] nats.
+        share: fraction of all N tokens (not percent).
+        kl_coef: >= 0; at log_ratio 0 the penalty has no gradient.
+    """
+    ratio = bounded_exp(log_ratio)
+    covariance = token_covariance(logprob, advantage)
+    held = torch.zeros_like(covariance, dtype=torch.bool)
+    held[covariance.argsort(descending=True, stable=True)[: picked(share, covariance.numel())]] = True
+    penalty = torch.where(held, kl_coef * log_ratio.abs(), 0.0)
+    metrics = {"ratio": ratio.detach(), "cov": covariance, "kl_cov/frac": held.to(covariance.dtype)}
+    return TokenLoss(-(ratio * advantage) + penalty, metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KlCovConfig(ObjectiveConfig):
+    """Coefficients of `objectives.kl_cov`."""
+
+    share: Any  # fraction of the minibatch's tokens
+    kl_coef: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_coefficient("objective.share", self.share, above=0, at_most=1, hint="A fraction, not percent.")
+        check_coefficient("objective.kl_coef", self.kl_coef, at_least=0)

@@ -1,0 +1,89 @@
+"""A checkpoint is loaded whole or not at all; damage sends the run one checkpoint back, by name."""
+
+import json
+
+import numpy as np
+import pytest
+
+from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.checkpoints import CheckpointError, Manifest
+
+STATE = {"buffer": {"tokens": np.arange(3), "kept": [1, 2.5, None, "x"]}, "on": True}
+
+
+def make(folder, step):
+    temporary = checkpoints.begin(folder, step)
+    (temporary / "learner" / "weights.bin").write_bytes(bytes(range(100)))
+    manifest = Manifest(step=step, policy_version=8 * step, next_draw=64 * step, about={}, files={})
+    return checkpoints.commit(folder, temporary, manifest, STATE)
+
+
+def test_round_trip(tmp_path):
+    made = make(tmp_path, 20)
+    path, manifest = checkpoints.latest(tmp_path, pytest.fail)
+    state = checkpoints.read_state(path)
+
+    assert path == made == tmp_path / "step_000020"
+    assert (manifest.step, manifest.policy_version, manifest.next_draw) == (20, 160, 1280)
+    np.testing.assert_array_equal(state["buffer"]["tokens"], np.arange(3))
+    assert state["buffer"]["kept"] == [1, 2.5, None, "x"] and state["on"] is True
+
+
+def flip_a_bit(path):
+    data = bytearray((path / "learner" / "weights.bin").read_bytes())
+    data[50] ^= 1
+    (path / "learner" / "weights.bin").write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(flip_a_bit, id="one bit"),
+        pytest.param(lambda path: (path / "learner" / "weights.bin").unlink(), id="a file gone"),
+        pytest.param(lambda path: (path / "controller.npz").write_bytes(b"short"), id="cut short"),
+        pytest.param(lambda path: (path / "manifest.json").unlink(), id="no manifest"),
+        pytest.param(lambda path: (path / "manifest.json").write_text("{"), id="torn manifest"),
+    ],
+)
+def test_damage_falls_back_one(tmp_path, damage):
+    make(tmp_path, 20)
+    damage(make(tmp_path, 40))
+    warnings = []
+    path, _ = checkpoints.latest(tmp_path, warnings.append)
+
+    assert path.name == "step_000020"
+    assert len(warnings) == 1 and "step_000040" in warnings[0] and "Going back" in warnings[0]
+
+
+def test_a_torn_write_is_never_seen(tmp_path):
+    (checkpoints.begin(tmp_path, 20) / "learner" / "weights.bin").write_bytes(b"half")
+    assert checkpoints.latest(tmp_path, pytest.fail) is None
+
+
+def test_the_manifest_cannot_name_files_outside(tmp_path):
+    path = make(tmp_path, 20)
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="outside the checkpoint"):
+        checkpoints.verify(path)
+
+
+def test_other_folders_stay_and_order_is_by_number(tmp_path):
+    """A copy that somebody made is neither loaded nor removed; a million steps come after 999,999."""
+    for step in (999_998, 999_999, 1_000_000):
+        make(tmp_path, step)
+    (tmp_path / "step_999999_before_the_change").mkdir()
+    checkpoints.prune(tmp_path, keep_last=2, keep=set())
+
+    assert list(checkpoints.listed(tmp_path)) == [999_999, 1_000_000]
+    assert (tmp_path / "step_999999_before_the_change").is_dir()
+    assert checkpoints.latest(tmp_path, pytest.fail)[1].step == 1_000_000
+
+
+def test_prune_keeps_the_newest_and_the_best(tmp_path):
+    for step in (10, 20, 30, 40):
+        make(tmp_path, step)
+    checkpoints.prune(tmp_path, keep_last=2, keep={10})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000010", "step_000030", "step_000040"]

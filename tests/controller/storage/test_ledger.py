@@ -1,0 +1,104 @@
+"""What is read back is what was written, bit for bit; what was damaged is refused by name."""
+
+import math
+import random
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from isentropic.controller.storage.ledger import Batch, LedgerError, ledger_path, read_batch, write_batch
+from isentropic.records import Group, Prompt, Rollout, RolloutKey
+
+PROMPT = Prompt(prompt_id="p<1>", messages=({"role": "user", "content": 'say "hé"\n'},), answer="hé", media=("a.png",))
+
+
+def rollout(draw, sample, wave=0, reward=1.0):
+    return Rollout(
+        key=RolloutKey("train", draw, wave, sample),
+        prompt=PROMPT,
+        token_ids=np.array([5, 6, 7, 8, 9]),
+        turns=((2, 3), (4, 5)),
+        rollout_logprob=np.array([-0.1, np.float32(1 / 3)], dtype=np.float32),
+        temperature=0.7,
+        seed=2**62 - 1,
+        finish_reason="turns",
+        step=3,
+        policy_version=16,
+        reward=reward,
+    )
+
+
+@pytest.fixture
+def batch():
+    groups = (
+        Group(draw=9, prompt=PROMPT, rollouts=(rollout(9, 0), rollout(9, 1), rollout(9, 0, wave=1))),
+        Group(draw=4, prompt=PROMPT, rollouts=(rollout(4, 0, reward=math.nan),)),
+    )
+    return Batch(step=3, groups=groups, next_draw=10, source_step=2, policy_version=16, reward_errors=1)
+
+
+def test_round_trip(batch, tmp_path):
+    write_batch(tmp_path, batch, {batch.rollouts[0].key: ["one", "two"]})
+    again = read_batch(tmp_path, 3)
+
+    assert (again.step, again.next_draw, again.source_step, again.reward_errors) == (3, 10, 2, 1)
+    assert [group.draw for group in again.groups] == [9, 4]
+    for old, new in zip(batch.rollouts, again.rollouts, strict=True):
+        for field in fields(Rollout):
+            np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
+
+
+def test_teachers_are_kept_apart(batch, tmp_path):
+    teacher = replace(
+        rollout(9, 2), origin="teacher:solver", rollout_logprob=np.full(2, np.nan, np.float32), finish_reason="stop"
+    )
+    write_batch(tmp_path, replace(batch, teachers=(teacher,)), {})
+    again = read_batch(tmp_path, 3)
+    assert [row.key for row in again.rollouts] == [row.key for row in batch.rollouts]
+    for field in fields(Rollout):
+        np.testing.assert_array_equal(getattr(teacher, field.name), getattr(again.teachers[0], field.name))
+
+
+def test_a_step_never_drawn_is_none(tmp_path):
+    assert read_batch(tmp_path, 1) is None
+
+
+def test_damage_is_refused(batch, tmp_path):
+    path = write_batch(tmp_path, batch, {})
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LedgerError, match=r"step_000003\.parquet cannot be read"):
+        read_batch(tmp_path, 3)
+
+
+def test_a_bit_that_changed_is_refused_or_changes_nothing(batch, tmp_path):
+    """Without sums of the pages, a third of such files was read as other tokens or rewards."""
+    path, rng, refused = write_batch(tmp_path, batch, {}), random.Random(0), 0
+    whole = path.read_bytes()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            again = read_batch(tmp_path, 3)
+        except LedgerError:
+            refused += 1
+            continue
+        for field in fields(Batch):
+            if field.name not in ("groups", "teachers"):
+                assert getattr(again, field.name) == getattr(batch, field.name)
+        for one, other in zip(again.rollouts, batch.rollouts, strict=True):
+            for field in fields(Rollout):
+                np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
+    assert refused > 200
+
+
+def test_another_steps_file_is_refused(batch, tmp_path):
+    write_batch(tmp_path, batch, {}).rename(ledger_path(tmp_path, 4))
+    with pytest.raises(LedgerError, match="holds step 3, not step 4"):
+        read_batch(tmp_path, 4)
+
+
+def test_nothing_is_left_beside_it(batch, tmp_path):
+    write_batch(tmp_path, batch, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000003.parquet"]

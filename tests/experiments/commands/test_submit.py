@@ -1,0 +1,283 @@
+"""What is uploaded and what never is; names, folders and addresses that are refused before anything is sent."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from isentropic.experiments.commands import submit
+from isentropic.experiments.submit import client as submit_client
+from isentropic.experiments.submit.client import connect, exit_code
+from isentropic.experiments.submit.package import check_arguments, package, write_zip
+from isentropic.folders import use_durable_folders
+
+PLATFORM = Path(__file__).resolve().parents[3] / "platform"
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch, tmp_path_factory):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ISENTROPIC_RUNS", "ISENTROPIC_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A working tree with everything that must stay behind."""
+    for name, text in {
+        ".gitignore": "ignored/\n",
+        "jobs/train.py": "print('hello')",
+        "platform/isentropic/data/table.py": "TABLE = 1",  # only data/ of the root is left out
+        "ignored/large.bin": "x",
+        "runs/a/metrics.jsonl": "{}",
+        "data/train.jsonl": "{}",
+        ".git/config": "[remote]",
+        ".env": "WANDB_API_KEY=x",
+        "conf/prod.env": "x",
+        "deploy/id_ed25519": "x",
+        "deploy/server.pem": "x",
+        ".cache/models/model.safetensors": "x",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_code_goes_up_and_nothing_else(tree):
+    found = package(tree)
+
+    assert found.files == (".gitignore", "jobs/train.py", "platform/isentropic/data/table.py")
+    assert {".env", "deploy/id_ed25519", "deploy/server.pem", "runs/a/metrics.jsonl"} <= dict(found.left_out).keys()
+
+
+def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zips")
+    write_zip(package(tree), folder / "a.zip")
+    (tree / "jobs" / "train.py").touch()
+    write_zip(package(tree), folder / "b.zip")
+
+    assert (folder / "a.zip").read_bytes() == (folder / "b.zip").read_bytes()
+    assert zipfile.ZipFile(folder / "a.zip").read("jobs/train.py") == b"print('hello')"
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        pytest.param("-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXk" * 3, "a private key", id="ssh"),
+        pytest.param("WANDB_API_KEY = '" + "0123456789" * 4 + "'", "a W&B key", id="wandb"),
+        pytest.param("token: hf_" + "aBcDeFgHiJkLmNoPqR" * 2, None, id="too long for a Hub token"),
+        pytest.param("token: hf_" + "aBcDeFgHiJkLmNoPq" * 2, "a Hugging Face token", id="hub"),
+        pytest.param("AKIA" + "ABCDEFGHIJKLMNOP", "an AWS key", id="aws"),
+        pytest.param("my value is canary-canary", "a secret of this environment", id="known by its value"),
+    ],
+)
+def test_a_secret_in_a_file_stops_the_upload(tree, monkeypatch, text, what):
+    monkeypatch.setenv("SOME_SERVICE_TOKEN", "canary-canary")
+    (tree / "conf" / "notes.yaml").write_text(text)
+    if what is None:
+        assert "conf/notes.yaml" in package(tree).files
+        return
+    with pytest.raises(ValueError, match=f"conf/notes.yaml holds {what}: nothing was uploaded"):
+        package(tree)
+
+
+def test_a_tree_with_data_in_it_is_refused(tree):
+    with (tree / "jobs" / "big.bin").open("wb") as big:
+        big.truncate(101 * 2**20)
+    with pytest.raises(ValueError, match=r"101 MiB to upload, at most 100 .* jobs/big.bin"):
+        package(tree)
+
+
+def test_a_secret_among_the_arguments_is_refused_and_not_repeated(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "c0ffee" * 6 + "abcd")
+    check_arguments(["rollout.max_response_tokens=64", "run.name=token"])
+    for argument in (f"+wandb_api_key={'c0ffee' * 6}abcd", "tracking.token=abc", f"run.name=x{'c0ffee' * 6}abcd"):
+        with pytest.raises(ValueError) as refused:
+            check_arguments([argument])
+        assert "c0ffee" not in str(refused.value) and "=abc" not in str(refused.value)
+
+
+def test_a_job_gets_no_variable_of_this_machine(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary-canary")
+    monkeypatch.setattr(submit.sys, "prefix", submit.sys.base_prefix)  # in no environment of its own
+    env = submit.job_env("/shared/runs")
+
+    assert set(env) == {
+        "PYTHONPATH", "RAY_JOB_STOP_WAIT_TIME_S", "ISENTROPIC_SUBMITTED_FROM", "ISENTROPIC_RUNS"
+    }  # fmt: skip
+    assert env["PYTHONPATH"] == "platform" and "canary" not in json.dumps(env)
+
+
+def test_a_node_that_has_the_environment_uses_it(monkeypatch):
+    """Else `python` is the first of the node's PATH: the system's, where Ray was not started in the environment."""
+    monkeypatch.setattr(submit.sys, "prefix", "/opt/own/.venv")
+    assert submit.job_env(None)["PATH"] == "/opt/own/.venv/bin:${PATH}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(["train", "--name", "a b;c"], "--name 'a b;c': a job's name has", id="name"),
+        pytest.param(["train", "--name", "../evil"], "a job's name has", id="name with a path"),
+        pytest.param(["train", "run.dir=runs/x"], "run.dir=runs/x is relative", id="relative run.dir"),
+        pytest.param(["train", "--runs", "runs"], "--runs=runs is relative", id="relative --runs"),
+        pytest.param(["branch", "run=a", "out=b"], "out=b is relative", id="relative out"),
+        pytest.param(["export", "a", "--to", "model"], "--to=model is relative", id="relative --to"),
+        pytest.param(["train", "objective.betta1=0"], "Did you mean 'objective.beta1'", id="misspelled key"),
+        pytest.param(["status", "a", "b"], "status takes no 'b'", id="too many words"),
+        pytest.param(["list", "--address", "ray://head:10001"], "the dashboard's, http://<head>:8265", id="ray client"),
+        pytest.param(["list", "--address", "http://head:port"], "is not an address", id="no port"),
+    ],
+)
+def test_refused_before_anything_is_sent(arguments, message, capsys):
+    assert submit.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nobody_answers(capsys):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+        assert submit.main(["list", "--address", address]) == 2
+    assert f"no Ray dashboard answers at {address} (connection refused)" in capsys.readouterr().err
+
+
+def test_somebody_listens_and_says_nothing(monkeypatch):
+    monkeypatch.setattr(submit_client, "ANSWER_S", 0.3)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        with pytest.raises(ValueError, match=r"gave no answer within 0\.3 s"):
+            connect(f"127.0.0.1:{deaf.getsockname()[1]}")
+
+
+@pytest.fixture
+def dashboard():
+    """Answers like Ray's with a token: 401 without, 403 with another, 200 with the right one."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            given = self.headers.get("Authorization")
+            self.send_response(200 if given == "Bearer right" else 403 if given else 401)
+            self.end_headers()
+            self.wfile.write(b'{"ray_version": "2.60.0"}')
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_token_by_variable_by_file_and_from_home(dashboard, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=r"wants a token \(401\), and .*auth_token has none"):
+        connect(dashboard)
+    (tmp_path / "token").write_text("right\n")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    assert connect(dashboard).get_address() == dashboard
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong")
+    with pytest.raises(ValueError, match=r"refuses this token \(403\)"):
+        connect(dashboard)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ValueError, match=r"\(401\). RAY_AUTH_MODE=disabled is set here: unset it"):
+        connect(dashboard)
+
+
+def job_environment(origin=None, **more):
+    env = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})}
+    return env | ({"ISENTROPIC_SUBMITTED_FROM": origin} if origin else {}) | more
+
+
+def test_where_a_job_writes(tmp_path, capsys):
+    here, home = f"{socket.gethostname()}:{tmp_path}", submit_client.Path.home()
+    cases = [
+        ({}, None, None),  # not a job: runs/ of the folder one is in
+        (job_environment(here), tmp_path / "runs", tmp_path / ".cache" / "models"),
+        (job_environment(here, ISENTROPIC_RUNS="/big"), "/big", tmp_path / ".cache" / "models"),
+        (job_environment(f"laptop:{tmp_path}", ISENTROPIC_RUNS="/big"), "/big", "/big/.cache/models"),
+        (job_environment(f"laptop:{tmp_path}"), home / "isentropic-runs", home / "isentropic-runs/.cache/models"),
+        (job_environment(), home / "isentropic-runs", home / "isentropic-runs/.cache/models"),  # plain ray job submit
+    ]
+    for environ, runs, cache in cases:
+        use_durable_folders(environ)
+        assert environ.get("ISENTROPIC_RUNS") == (runs and str(runs))
+        assert environ.get("ISENTROPIC_CACHE") == (cache and str(cache))
+        assert ("runs are written to" in capsys.readouterr().err) == (runs is not None and str(runs) != "/big")
+
+
+SCRIPTS = {
+    "sweep": ["experiment=ce_gppo_tiny", "name=taken", "seed=0,1"],
+    "branch": ["run=taken", "steps=1", "objective.beta1=0,1"],
+    "evaluate": ["run=taken"],
+    "export": ["runs/taken"],
+    "report": ["taken", "--out", os.devnull],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_of_a_job_looks_into_the_durable_folder(tmp_path, script):
+    """Also where the job was made by Ray's own `ray job submit`, in a copy of the tree that has no runs/."""
+    folder = tmp_path / "home" / "isentropic-runs" / "taken"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    environ = os.environ | job_environment() | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(PLATFORM)}
+    command = [sys.executable, str(PLATFORM.parent / "jobs" / f"{script}.py"), *SCRIPTS[script]]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    told, error = done.stderr.splitlines()[:2]
+    assert f"runs are written to {folder.parent}" in told
+    assert str(folder) in error and "no such folder" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+
+
+def test_the_jobs_command_is_quoted():
+    assert submit.entrypoint("train", ["run.name=a b"]) == "python jobs/train.py 'run.name=a b'"
+
+
+@pytest.mark.parametrize(
+    ("status", "driver", "code"),
+    [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", 75, 75), ("FAILED", None, 1), ("STOPPED", None, 75)],
+)
+def test_the_jobs_exit_code_is_passed_on(status, driver, code):
+    assert exit_code(SimpleNamespace(status=status, driver_exit_code=driver)) == code
+
+
+class Log:
+    """A job whose log comes in two parts, with a connection that breaks in the middle of the first."""
+
+    def __init__(self):
+        self.calls = 0
+
+    async def tail_job_logs(self, name):
+        self.calls += 1
+        yield "step 1\n"
+        if self.calls == 1:
+            yield "st"
+            raise RuntimeError("connection closed")
+        yield "step 2\n"
+
+    def get_job_info(self, name):
+        return SimpleNamespace(status="SUCCEEDED", driver_exit_code=0)
+
+    def get_job_logs(self, name):
+        return "step 1\nstep 2\nlast words\n"
+
+
+def test_a_broken_connection_repeats_no_line(monkeypatch):
+    monkeypatch.setattr(submit_client, "POLL_S", 0)
+    written = []
+    submit_client.follow(Log(), "j", written.append)
+    assert "".join(written) == "step 1\nstep 2\nlast words\n"

@@ -1,0 +1,68 @@
+"""The dry run's estimates, by hand."""
+
+import dataclasses
+
+import pytest
+from transformers import Qwen3Config
+
+from isentropic.config import RolloutConfig
+from isentropic.experiments.run import describe as described
+
+GIB = 2**30
+MODEL = Qwen3Config(
+    vocab_size=128,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=16,
+    tie_word_embeddings=True,
+)
+ROLLOUT = RolloutConfig(
+    num_actors=1,
+    tensor_parallel=1,
+    prompts_per_step=4,
+    group_size=2,
+    temperature=1.0,
+    top_p=1.0,
+    top_k=-1,
+    max_prompt_tokens=8,
+    max_response_tokens=8,
+    max_staleness=0,
+    max_num_seqs=8,
+    kv_cache_gib=1.0,
+    dtype="bfloat16",
+    probe_tolerance=0.1,
+    timeout_s=1.0,
+)
+
+
+@dataclasses.dataclass
+class Run:
+    rollout: RolloutConfig
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tensor_parallel", "bytes_per_token"),
+    [
+        pytest.param("bfloat16", 1, 2 * 2 * 2 * 16 * 2, id="key and value, 2 layers, 2 heads of 16, 2 bytes"),
+        pytest.param("float32", 1, 2 * 2 * 2 * 16 * 4, id="4 bytes"),
+        pytest.param("bfloat16", 2, 2 * 2 * 1 * 16 * 2, id="a head on each of two devices"),
+        pytest.param("bfloat16", 4, 2 * 2 * 1 * 16 * 2, id="heads are copied where there are fewer than devices"),
+    ],
+)
+def test_cache_tokens(dtype, tensor_parallel, bytes_per_token):
+    rollout = dataclasses.replace(ROLLOUT, dtype=dtype, tensor_parallel=tensor_parallel)
+
+    assert described.cache_tokens(MODEL, Run(rollout)) == GIB // bytes_per_token
+
+
+def test_engine_bytes():
+    attention = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 2 * 16  # q, k and v, output, norms of q and k
+    layer = attention + 3 * 64 * 128 + 2 * 64  # and the MLP's three matrices, and two norms
+    parameters = 128 * 64 + 2 * layer + 64  # embedding (tied), layers, last norm
+
+    assert described.engine_bytes(MODEL, Run(ROLLOUT)) == 2 * parameters + GIB
+    halved = dataclasses.replace(ROLLOUT, tensor_parallel=2)
+    assert described.engine_bytes(MODEL, Run(halved)) == parameters + GIB

@@ -1,0 +1,133 @@
+"""Who may use a run's folder, and what the run keeps in it."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from isentropic.config import ResumeConfig
+from isentropic.experiments.run.folder import changed_keys, check_run_folder, remove_torn, write_run_folder
+
+
+class Run:
+    """What the run folder asks of a config."""
+
+    def __init__(self, folder, mode="never", allow_changes=()):
+        self.run = OmegaConf.create({"dir": str(folder)})
+        self.resume = ResumeConfig(mode=mode, allow_changes=allow_changes)
+
+
+CFG = OmegaConf.create({"seed": 0, "run": {"steps": 9, "name": "${who}"}, "who": "a", "tracking": {"wandb": "auto"}})
+OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
+
+
+def test_what_a_run_keeps(tmp_path):
+    folder = write_run_folder(Run(tmp_path / "deep" / "run"), CFG)
+
+    assert OmegaConf.load(folder / "config.yaml").run.name == "a"  # resolved
+    kept = json.loads((folder / "environment.json").read_text())
+    assert kept["packages"]["torch"].startswith("2.")
+    assert kept["isentropic"].endswith("isentropic")
+    assert set(kept) >= {"git", "python", "platform", "command", "started"}
+
+
+def test_a_second_start_keeps_the_first_environment(tmp_path):
+    write_run_folder(Run(tmp_path), CFG)
+    first = (tmp_path / "environment.json").read_text()
+    write_run_folder(Run(tmp_path), CFG)
+
+    assert (tmp_path / "environment.1.json").read_text() == first
+
+
+def test_no_secret_of_the_environment_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary-5417")
+    write_run_folder(Run(tmp_path), CFG)
+
+    assert not any("canary-5417" in path.read_text() for path in tmp_path.iterdir())
+
+
+def start(folder):
+    """A run that has reached its first line."""
+    write_run_folder(Run(folder), CFG)
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n')
+
+
+def test_a_start_that_failed_before_its_first_line_may_be_made_again(tmp_path):
+    write_run_folder(Run(tmp_path), CFG)
+    (tmp_path / "metrics.jsonl").touch()
+    check_run_folder(Run(tmp_path), OTHER)
+
+
+def test_a_folder_with_a_run_is_refused_and_both_ways_out_are_named(tmp_path):
+    start(tmp_path)
+
+    with pytest.raises(ValueError, match=r"resume=auto.*run\.name="):
+        check_run_folder(Run(tmp_path), CFG)
+    check_run_folder(Run(tmp_path, mode="auto"), CFG)
+
+
+def test_another_config_is_refused_until_the_change_is_allowed(tmp_path):
+    start(tmp_path)
+
+    with pytest.raises(ValueError, match=r"run\.steps: 9 -> 20; seed: 0 -> 1.*allow_changes=\[run\.steps,seed\]"):
+        check_run_folder(Run(tmp_path, mode="auto"), OTHER)
+    with pytest.raises(ValueError, match=r"allow_changes=\[seed\]"):
+        check_run_folder(Run(tmp_path, mode="auto", allow_changes=("run.steps",)), OTHER)
+    check_run_folder(Run(tmp_path, mode="auto", allow_changes=("run", "seed")), OTHER)
+
+
+def test_changed_keys_leaves_out_what_computes_nothing():
+    assert changed_keys(
+        {"seed": 0, "tracking": {"wandb": "auto"}, "gone": 1}, {"seed": 0, "tracking": {"wandb": "online"}, "new": None}
+    ) == {"gone": "gone: 1 -> not set", "new": "new: not set -> None"}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+
+    with pytest.raises(ValueError, match=r"thesis\.tex"):
+        check_run_folder(Run(tmp_path), CFG)
+
+
+def test_a_path_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ValueError, match="is a file"):
+        check_run_folder(Run(tmp_path / "file" / "run"), CFG)
+
+
+def test_checking_writes_nothing(tmp_path):
+    check_run_folder(Run(tmp_path / "run"), CFG)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    (tmp_path / "checkpoints" / ".tmp-step_000004" / "learner").mkdir(parents=True)
+    (tmp_path / ".tmp-metrics.jsonl-1").touch()
+    (tmp_path / "metrics.jsonl").touch()
+    remove_torn(tmp_path)
+
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["checkpoints", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        b"",
+        b"seed: [",
+        b"\x00\x01",
+        b"\xff\xfe\xfa",
+        b"- 1",
+        b"seed: ${who",
+        b"seed: !!python/object/apply:os.getcwd []",
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, written):
+    """Torn, of something else, or with a tag that would call something: never a traceback, never a guess."""
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    if written is not None:
+        (tmp_path / "config.yaml").write_bytes(written)
+    with pytest.raises(ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"):
+        check_run_folder(Run(tmp_path, "auto"), CFG)

@@ -1,0 +1,52 @@
+"""What cannot work is refused before anything starts."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from isentropic.experiments.run.prepare import prepare
+from isentropic.experiments.settings.load import load
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+@pytest.fixture
+def figures(tmp_path, monkeypatch):
+    """The config of a run with images, its model and drawings in a folder of their own; no torchvision anywhere."""
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path))
+    monkeypatch.setenv("ISENTROPIC_TORCHVISION", str(tmp_path))
+    monkeypatch.setattr("isentropic.rollout.torchvision_cpu.find_spec", lambda name: None)
+
+    def make(*overrides):
+        small = ["task.train_size=3", "task.eval_size=2", "cluster.address=auto"]
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            return load(compose("config", ["experiment=uec_rl_figures_tiny", *small, *overrides]))
+
+    return make
+
+
+def test_images_on_a_cpu_without_torchvision(figures):
+    with pytest.raises(ValueError, match=r"tiny_vision reads images.*could not start here.*`make vlm`"):
+        prepare(figures())
+
+
+def test_the_drawings_are_made_and_measured(figures, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    ready = prepare(figures())
+    assert ready.dropped == {"train": 0, "eval": 0}
+    assert len(list((tmp_path / "figures").rglob("*.png"))) == 5
+    with pytest.raises(ValueError, match=r"3 of 3 train prompts.*max_prompt_tokens=12"):
+        prepare(figures("rollout.max_prompt_tokens=12"))  # the text alone has about that many; an image adds 4
+
+
+def test_images_for_a_model_of_text_alone(figures, tmp_path):
+    from isentropic.models import tiny as tiny_model
+
+    tokenizer = tiny_model.build_tokenizer()
+    sizes = tiny_model.TinySizes(
+        hidden_size=32, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, window=1024
+    )
+    tiny_model.save(tmp_path / "text", tiny_model.build_model(sizes, tokenizer), tokenizer)
+    with pytest.raises(ValueError, match=r"carries an image .* the model reads text alone"):
+        prepare(figures("model=path", f"model.path={tmp_path}/text"))

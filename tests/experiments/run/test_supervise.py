@@ -1,0 +1,122 @@
+"""New ranks for lost ones, within a budget; a stop that comes meanwhile is still a stop."""
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from isentropic.controller.protocols import LearnerLost
+from isentropic.experiments.run.assemble import _drive
+from isentropic.experiments.run.stopping import Stopping
+from isentropic.experiments.run.supervise import supervise
+
+
+class Actors:
+    restarts = 0
+
+    async def restart_learner(self):
+        self.restarts += 1
+
+
+class Attempt:
+    """A controller that loses its learner, or runs to its end."""
+
+    stopped = None
+
+    def __init__(self, lost):
+        self._lost = lost
+
+    def request_stop(self, reason):
+        self.stopped = reason
+
+    async def run(self, start):
+        self.start = start
+        if self._lost:
+            raise LearnerLost("learner rank 1 died (updates of step 3)")
+
+
+def run(lost_attempts, max_restarts, reason=None):
+    actors, said, attempts = Actors(), [], []
+    stopping = Stopping(60.0)
+    stopping.reason = reason
+
+    def make(start):
+        attempts.append(Attempt(len(attempts) < lost_attempts))
+        return attempts[-1]
+
+    going = supervise(
+        actors, make, "start", lambda: "newest", max_restarts=max_restarts, stopping=stopping, say=said.append
+    )
+    return asyncio.run(going), actors, said, attempts
+
+
+def test_goes_on_from_the_newest_checkpoint():
+    stopped, actors, said, attempts = run(lost_attempts=2, max_restarts=2)
+    assert stopped is None and actors.restarts == 2
+    assert [attempt.start for attempt in attempts] == ["start", "newest", "newest"]
+    assert "rank 1 died" in said[0] and "(2 of 2)" in said[1]
+
+
+def test_the_budget_ends_the_run():
+    with pytest.raises(RuntimeError, match=r"cluster\.max_learner_restarts=1.*resume=auto"):
+        run(lost_attempts=2, max_restarts=1)
+
+
+def test_a_stop_asked_for_before_is_kept():
+    assert run(lost_attempts=1, max_restarts=3, reason="SIGTERM")[0] == "SIGTERM"
+    assert run(lost_attempts=0, max_restarts=3, reason="SIGTERM")[0] == "SIGTERM"
+
+
+async def stopped_by(*signals, within_s=60.0):
+    """What becomes of a controller in the middle of a long step."""
+    with Stopping(within_s) as stopping:
+        attempt = Attempt(lost=False)
+        stopping.watch(attempt)
+        for number in signals:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(0.05)
+        try:
+            await asyncio.sleep(1.0 if within_s < 1 else 0)
+        except asyncio.CancelledError:
+            asyncio.current_task().uncancel()
+            return "given up" if stopping.overdue else "quit"
+        return attempt.stopped
+
+
+@pytest.mark.parametrize(
+    ("signals", "within_s", "outcome"),
+    [
+        ((signal.SIGTERM,), 60.0, "SIGTERM"),
+        ((signal.SIGINT,), 60.0, "SIGINT"),
+        ((signal.SIGTERM, signal.SIGTERM), 60.0, "SIGTERM"),
+        ((signal.SIGTERM,), 0.2, "given up"),
+    ],
+)
+def test_signals(signals, within_s, outcome):
+    assert asyncio.run(stopped_by(*signals, within_s=within_s)) == outcome
+
+
+def test_ctrl_c_twice_quits():
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(stopped_by(signal.SIGINT, signal.SIGINT))
+
+
+@pytest.mark.parametrize(("code", "answer"), [(15, "SIGTERM"), (1, SystemExit)])
+def test_sigterm_in_the_middle_of_ray_init(code, answer):
+    """Ray's own handler takes it and exits with 15: for us it is a stop that one can go on from."""
+
+    @asynccontextmanager
+    async def lend(config, prepared):
+        raise SystemExit(code)
+        yield
+
+    assembly = SimpleNamespace(config=None, prepared=None, terminal=None)
+    drive = _drive(assembly, None, lend, Stopping(1.0))
+    if answer is SystemExit:
+        with pytest.raises(SystemExit):
+            asyncio.run(drive)
+    else:
+        assert asyncio.run(drive) == answer

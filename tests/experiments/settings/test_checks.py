@@ -1,0 +1,84 @@
+"""Values that are each allowed but do not go together are refused, with the values and a way out."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from isentropic.experiments.settings.checks import check_together, gpus_needed
+from isentropic.experiments.settings.load import load
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+@dataclass
+class Named:
+    name: str
+
+
+@pytest.fixture(scope="module")
+def default():
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return load(
+            compose("config", ["cluster.address=local", "rollout.max_prompt_tokens=64", "model.max_length=128"])
+        )
+
+
+def changed(config, **changes):
+    """The config with values changed: section__key=value, or slot=Named(...)."""
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        new = replace(getattr(config, section), **{name: value}) if name else value
+        config = replace(config, **{section: new})
+    return config
+
+
+@pytest.fixture(autouse=True)
+def _own_ray(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+def test_what_fits_passes(default):
+    check_together(default)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param(
+            {"rollout__max_response_tokens": 65}, r"64 \+ 65 = 129, more than model\.max_length=128", id="window"
+        ),
+        pytest.param({"learner__updates_per_rollout": 7}, r"may be 1, 2, 4, 8, 16, 32, 64", id="not divisible"),
+        pytest.param({"learner__updates_per_rollout": 128}, r"updates_per_rollout=128", id="more updates than prompts"),
+        pytest.param({"rollout__group_size": 1}, r"group_size=1 with advantage=normalised", id="no baseline"),
+        pytest.param(
+            {"cluster__placement": "shared", "rollout__max_staleness": 1}, "engines sleep", id="stale and shared"
+        ),
+        pytest.param({"learner__num_ranks": 100_000}, r"num_ranks=100000 is more than", id="more ranks than cores"),
+        pytest.param({"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"),
+        pytest.param({"token_weight": Named("tis"), "rollout__top_p": 0.9}, "renormalises", id="truncated sampling"),
+        pytest.param({"evaluation__temperature": 0}, r"evaluation\.samples=4", id="greedy samples are all the same"),
+    ],
+)
+def test_refused(default, changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_together(changed(default, **changes))
+
+
+def test_devices_of_a_cluster_are_not_judged_here(default, monkeypatch):
+    check_together(changed(default, learner__num_ranks=100_000, cluster__address="auto"))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    check_together(changed(default, learner__num_ranks=100_000, cluster__address=None))
+
+
+def test_gpus_needed_counts_ranks_and_devices_of_engines(default):
+    wanted = changed(
+        default,
+        cluster__gpus_per_rank=1.0,
+        cluster__gpus_per_engine=1.0,
+        rollout__num_actors=3,
+        rollout__tensor_parallel=2,
+    )
+
+    assert gpus_needed(wanted) == 2 * 1 + 3 * 2

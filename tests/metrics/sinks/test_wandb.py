@@ -1,0 +1,204 @@
+"""W&B against no network, a dead server, and its own offline record read back."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isentropic.config import TrackingConfig
+from isentropic.metrics.entropy import ENTROPY_EDGES
+from isentropic.metrics.sinks import wandb as wandb_sink
+from isentropic.metrics.sinks.wandb import WandbSink, without_secrets
+
+KEY = "c0ffee" * 6 + "abcd"  # of the right form, and nobody's
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+def open_sink(folder, mode="offline", **changes):
+    warnings = []
+    tracking = TrackingConfig(wandb=mode, project="p", entity=None, group="sweep", tags=("ce_gppo",))
+    config = {"objective": {"beta1": 0.5}, **changes}
+    return WandbSink(tracking, folder=folder, run_name="run", config=config, warn=warnings.append), warnings
+
+
+def offline_records(folder):
+    """All records of the folder's offline runs, by type."""
+    records = {}
+    for run in sorted(folder.glob("wandb/offline-run-*")):
+        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        for line in lines:
+            record = json.loads(line)
+            records.setdefault(record["type"], []).append(record.get(record["type"]))
+    return records
+
+
+def line(step):
+    return {"policy_version": 8 * step, "entropy/mean": 1 / (step + 1), "clip/frac": None}
+
+
+def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    sink, _ = open_sink(tmp_path, note=f"key {KEY}", hf_token="hf_canary")
+    for step in range(3):
+        sink.log(step, line(step) | {"entropy/histogram": [1] * (len(ENTROPY_EDGES) - 1)})
+    record = {"state": "raised", "level": "error", "rule": "kl_drift", "message": "kl drift: seen", "step": 2}
+    sink.log_alarm(record)
+    sink.close()
+    again, warnings = open_sink(tmp_path)
+    for step in (1, 2, 3):  # 1 and 2 are repeated by the resumed run
+        again.log(step, line(step))
+    again.close()
+
+    records = offline_records(tmp_path)
+    points = [(item["policy_version"], item["entropy/mean"]) for item in (r["item"] for r in records["history"])]
+    assert points == [(0, 1.0), (8, 0.5), (16, 1 / 3), (24, 0.25)]
+    assert len({run["run_id"] for run in records["run"]}) == 1
+    assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == ["ce_gppo"]
+    assert records["run"][0]["config"]["update"]["objective"] == {"beta1": 0.5}
+    assert {"glob_name": "*", "step_metric": "policy_version"}.items() <= records["metric"][1].items()
+    assert [alert["text"] for alert in records["alert"]] == ["kl drift: seen"]
+    assert warnings == []
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY.encode() not in written and b"hf_canary" not in written
+
+
+def test_the_last_step_is_told_though_all_processes_were_asked_to_stop(tmp_path):
+    """As by Ray, which signals a stopped job's children too. In a process of its own: W&B starts its own but once."""
+    program = """
+import os, signal, sys, time
+from pathlib import Path
+import psutil
+from isentropic.config import TrackingConfig
+from isentropic.metrics.sinks.wandb import WandbSink
+signal.signal(signal.SIGTERM, lambda *_: None)
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
+sink.log(0, {"policy_version": 0, "entropy/mean": 1.0})
+for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+    process.terminate()
+time.sleep(2)  # for those that end by it
+sink.log(1, {"policy_version": 8, "entropy/mean": 0.5})
+sink.close()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[3]), wandb_sink.RAY_JOB: "{}"}
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]] == [0, 8]
+
+
+def test_a_killed_run_lacks_no_step_after_its_resume(tmp_path):
+    """W&B's process dies with steps that it has been told and has not written."""
+    program = """
+import sys
+from pathlib import Path
+import psutil
+from isentropic.config import TrackingConfig
+from isentropic.metrics.sinks.wandb import WandbSink
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
+for step in range(3):
+    sink.log(step, {"policy_version": 8 * step, "entropy/mean": 1.0})
+for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
+    process.kill()
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[3])}
+    environment.pop("WANDB_SERVICE", None)  # that of this process would outlive the killed one
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, env=environment)
+    assert done.returncode == -9
+    lost = offline_records(tmp_path).get("history", [])
+    assert len(lost) < 3, "else this test shows nothing"
+
+    with (tmp_path / "metrics.jsonl").open("w") as metrics:
+        metrics.writelines(json.dumps({"step": step} | line(step)) + "\n" for step in range(3))
+    again, warnings = open_sink(tmp_path)
+    again.log(2, line(2))  # trained again
+    again.log(3, line(3))
+    again.close()
+    records = offline_records(tmp_path)
+    assert [record["item"]["policy_version"] for record in records["history"]] == [0, 8, 16, 24]
+    assert len({run["run_id"] for run in records["run"]}) == 1 and not warnings
+
+
+def test_auto_without_a_key_is_offline_with_one_warning(tmp_path):
+    sink, warnings = open_sink(tmp_path, mode="auto")
+    sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "no API key" in warnings[0]
+
+
+def test_auto_with_a_key_and_no_server_is_offline_soon(tmp_path, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        sink, warnings = open_sink(tmp_path, mode="auto")
+        sink.log(0, line(0))
+        sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "cannot be reached" in warnings[0]
+    assert len(offline_records(tmp_path)["history"]) == 1
+
+
+def test_a_server_that_hangs_costs_seconds_once(tmp_path, monkeypatch):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)  # takes connections, answers none
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        sink, warnings = open_sink(tmp_path, mode="auto")
+        sink.close()
+    assert sink.mode == "offline"
+    assert len(warnings) == 1 and "no answer within 3 s" in warnings[0]
+
+
+class Failing:
+    """A W&B run whose every call fails."""
+
+    def __getattr__(self, name):
+        raise ConnectionResetError("wandb-core is gone")
+
+
+def test_a_failure_in_mid_run_is_told_once_and_never_raised(tmp_path):
+    sink, warnings = open_sink(tmp_path, mode="disabled")
+    sink._run = Failing()
+    for step in range(3):
+        sink.log(step, line(step))
+    sink.log_alarm({"state": "raised", "level": "error", "rule": "r", "message": "m", "step": 9})
+    sink.close()
+    assert len(warnings) == 1 and "wandb-core is gone" in warnings[0]
+
+
+def test_disabled_leaves_nothing(tmp_path):
+    sink, _ = open_sink(tmp_path, mode="disabled")
+    sink.log(0, line(0))
+    sink.close()
+    assert sink.where == "off" and list(tmp_path.iterdir()) == []
+
+
+def test_secrets_are_masked_by_name_and_by_value(monkeypatch):
+    monkeypatch.setenv("MY_SERVICE_TOKEN", "canary-canary")
+    config = {
+        "rollout": {"max_response_tokens": 64, "api_key": "x"},
+        "token": "y",
+        "tags": ["a", "canary-canary"],
+        "model": {"path": "https://user:canary-canary@host/model"},
+    }
+    assert without_secrets(config) == {
+        "rollout": {"max_response_tokens": 64, "api_key": "<hidden>"},
+        "token": "<hidden>",
+        "tags": ["a", "<hidden>"],
+        "model": {"path": "<hidden>"},
+    }

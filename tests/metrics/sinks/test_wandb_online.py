@@ -1,0 +1,124 @@
+"""W&B online, against a loopback server with as much of its API as wandb 0.31 needs to log a run."""
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import wandb
+
+from isentropic.config import TrackingConfig
+from isentropic.metrics.sinks import wandb as wandb_sink
+
+KEY = "c0ffee" * 6 + "abcd"  # of the right form, and nobody's
+
+
+class WandbStub:
+    """Collects the points of all runs in `history`."""
+
+    def __init__(self):
+        self.history = []
+        stub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                self.answer({})
+
+            def do_PUT(self):
+                self.body()
+                self.answer({})
+
+            def do_POST(self):
+                body = json.loads(self.body() or b"{}")
+                if "file_stream" in self.path:
+                    lines = (body.get("files") or {}).get("wandb-history.jsonl", {}).get("content", [])
+                    stub.history += [json.loads(line) for line in lines]
+                    self.answer({})
+                else:
+                    self.answer({"data": graphql(body.get("query", ""), body.get("variables", {}), stub.url)})
+
+            def body(self):
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+            def answer(self, content):
+                data = json.dumps(content).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *args):
+                pass
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, request, client_address):
+                pass  # a client that closes its connection
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def die(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def graphql(query, variables, url):
+    if "upsertBucket" in query:
+        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
+        bucket = {"id": "x", "name": variables.get("name"), "displayName": "r", "config": "{}", "project": project}
+        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+    if "createRunFiles" in query:
+        files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in variables.get("files", [])]
+        return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
+    return {"serverInfo": {"features": []}} if "serverInfo" in query else {}
+
+
+def open_sink(folder):
+    warnings = []
+    tracking = TrackingConfig(wandb="auto", project="p", entity=None, group=None, tags=())
+    return wandb_sink.WandbSink(tracking, folder=folder, run_name="r", config={}, warn=warnings.append), warnings
+
+
+def line(step):
+    return {"policy_version": 8 * step, "entropy/mean": 1 / (step + 1)}
+
+
+@pytest.fixture
+def server(monkeypatch):
+    stub = WandbStub()
+    monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb.teardown()  # it reads the address once a process
+    yield stub
+    wandb.teardown()
+    stub.die()
+
+
+def test_an_online_run_goes_on_after_a_resume_without_double_points(tmp_path, server):
+    for steps in (range(4), range(2, 6)):
+        sink, warnings = open_sink(tmp_path)
+        for step in steps:
+            sink.log(step, line(step))
+        sink.close()
+        assert sink.mode == "online" and warnings == []
+    assert [point["policy_version"] for point in server.history] == [0, 8, 16, 24, 32, 40]
+
+
+def test_a_server_that_dies_in_mid_run_holds_nothing_up(tmp_path, server, monkeypatch):
+    monkeypatch.setattr(wandb_sink, "FINISH_S", 1.0)
+    sink, _ = open_sink(tmp_path)
+    sink.log(0, line(0))
+    server.die()
+    for step in range(1, 20):
+        sink.log(step, line(step))
+    sink.close()  # without a limit this waits for minutes
+    (record,) = tmp_path.glob("wandb/run-*/*.wandb")
+    command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(record)]
+    written = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert written.count('"type":"history"') == 20

@@ -1,0 +1,102 @@
+"""The base's gradient inside the band, none outside; the value is the base's everywhere."""
+
+import math
+
+import pytest
+import torch
+
+from isentropic.objectives import ce_gppo, erc
+from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.loss.needs import needs_minibatch, required_fields
+from isentropic.objectives.over.erc import ErcConfig
+
+CLIP = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
+
+
+def f64(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_band_over_ce_gppo(at, close):
+    entropy = {"entropy": f64([0.94, 1.0, 1.06, 1.04]), "old_entropy": f64([1.0] * 4)}
+    band = {"band_low": 0.95, "band_high": 1.05}
+    base = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0}
+    ratios, advantages = [0.5, 0.5, 1.0, 1.0], [-1.0, -1.0, 1.0, 1.0]
+    loss, slope, metrics = at(erc, ratios, advantages, **entropy, **band, base="ce_gppo", **base)
+    assert loss == close([0.4, 0.4, -1.0, -1.0]) and slope == close([0.0, 0.4, 0.0, -1.0])
+    assert metrics["erc/low_frac"] == [1, 0, 0, 0] and metrics["erc/high_frac"] == [0, 0, 1, 0]
+    assert loss == at(ce_gppo, ratios, advantages, **base)[0]
+
+
+def test_no_gradient_through_the_entropy_and_none_lost_at_entropy_zero(at):
+    entropy = f64([1e-12, 1.0]).requires_grad_()
+    log_ratio = f64([0.0, 0.0]).requires_grad_()
+    result = erc(
+        log_ratio,
+        f64([1.0, 1.0]),
+        entropy=entropy,
+        old_entropy=f64([0.0, 1.0]),
+        band_low=0.95,
+        band_high=1.05,
+        clip_low=0.2,
+        clip_high=0.2,
+    )
+    result.loss.sum().backward()
+    assert entropy.grad is None and log_ratio.grad.tolist() == [-1.0, -1.0]
+
+
+def test_exactly_on_the_band_is_inside(at):
+    entropy = {"entropy": f64([1.0 - 1e-8]), "old_entropy": f64([2.0 - 1e-8])}
+    ratio = float((entropy["entropy"] + 1e-8) / (entropy["old_entropy"] + 1e-8))
+    _, slope, _ = at(erc, [1.0], [1.0], **entropy, band_low=ratio, band_high=1.05, clip_low=0.2, clip_high=0.2)
+    assert slope == [-1.0]
+
+
+def test_config_resolves_its_base_and_asks_for_what_it_needs():
+    base = {"name": "kl_cov", "ratio": "token", "share": 0.1, "kl_coef": {"kind": "constant", "value": 0.3}}
+    config = ErcConfig(name="erc", ratio="token", band_low=0.95, band_high=1.05, base=base)
+    assert config.at(3) == {"share": 0.1, "kl_coef": 0.3, "band_low": 0.95, "band_high": 1.05}
+    assert config.options() == {"base": "kl_cov"} and needs_minibatch(config)
+    assert required_fields(config) >= {"entropy", "old_entropy", "logprob"}
+
+
+def test_over_an_objective_that_has_a_base_itself():
+    """On the teacher token p / (p + 0.1) at p = 0.1, slope -0.25; the other's entropy left the band."""
+    inner = {"name": "shaped_offline", "ratio": "token", "offline_shape": 0.1, "base": CLIP}
+    config = ErcConfig(name="erc", ratio="token", band_low=0.95, band_high=1.05, base=inner)
+    given = {
+        "logprob": f64([0.1, 0.1]).log(),
+        "old_logprob": f64([0.1, 0.1]).log(),
+        "advantage": f64([1.0, 1.0]),
+        "loss_weight": f64([1.0, 1.0]),
+        "is_teacher": torch.tensor([True, False]),
+        "entropy": f64([1.0, 2.0]),
+        "old_entropy": f64([1.0, 1.0]),
+    }
+    assert set(given) == required_fields(config)
+    assert leaf_gradients(config, config.at(1), given).d_logprob.tolist() == pytest.approx([-0.25, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        (CLIP | {"name": "klip"}, "objective.base.name must be one of .*; got 'klip'. Did you mean 'clip'"),
+        (CLIP | {"name": "erc"}, "got 'erc'"),
+        (CLIP | {"clip_hihg": 1}, "unknown config key 'objective.base.clip_hihg'.*Did you mean 'clip_high'"),
+        ({"name": "clip", "ratio": "token"}, "objective.base.clip_low has no value"),
+        (CLIP | {"ratio": "sequence"}, "objective.ratio=token with objective.base.ratio=sequence"),
+        (CLIP | {"clip_low": 2}, "objective.clip_low must be > 0 and < 1, got 2"),
+    ],
+)
+def test_config_refuses(base, message):
+    with pytest.raises(ValueError, match=message):
+        ErcConfig(name="erc", ratio="token", band_low=0.95, band_high=1.05, base=base)
+
+
+def test_extremes_are_finite(at):
+    log_ratio = f64([200.0, -200.0])
+    entropy = {"entropy": f64([0.0, 11.0]), "old_entropy": f64([11.0, 0.0])}
+    loss, slope, _ = at(
+        erc, log_ratio, [1.0, -1.0], **entropy, band_low=0.95, band_high=1.05, clip_low=0.2, clip_high=0.2
+    )
+    assert all(math.isfinite(value) for value in loss + slope)

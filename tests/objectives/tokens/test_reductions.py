@@ -1,0 +1,77 @@
+"""Weights of tokens, by hand; and that they add up."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isentropic.objectives.tokens.reductions import REDUCTIONS
+
+LENGTHS = np.array([2, 6, 12, 4])
+PACKED = np.array([0, 1, 1, 2])
+
+
+def weights(name, lengths=LENGTHS, **others):
+    return REDUCTIONS[name].weights(np.asarray(lengths), max_response_tokens=16, **others)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("token_mean", [1 / 24] * 4),
+        ("sequence_mean", [1 / 8, 1 / 24, 1 / 48, 1 / 16]),
+        ("fixed_length", [1 / 64] * 4),
+        ("microbatch_mean", [1 / 8, 1 / 36, 1 / 36, 1 / 16]),
+    ],
+)
+def test_weights(name, wanted):
+    got = weights(name, microbatch_of=PACKED)
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, wanted, rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("token_mean", [1 / 8, 1 / 8, 0, 0]),
+        ("sequence_mean", [1 / 4, 1 / 12, 0, 0]),
+        ("fixed_length", [1 / 32, 1 / 32, 0, 0]),
+        # The mean over the chosen tokens of a microbatch, times its share of all responses: 1/2 * 1/4, 1/6 * 2/4.
+        ("microbatch_mean", [1 / 8, 1 / 12, 0, 0]),
+    ],
+)
+def test_mean_over_the_chosen_alone(name, wanted):
+    chosen = np.array([True, True, False, False])
+    np.testing.assert_allclose(weights(name, microbatch_of=PACKED, chosen=chosen), wanted, rtol=1e-15)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_nothing_chosen_and_nothing_there(name):
+    assert weights(name, microbatch_of=PACKED, chosen=np.zeros(4, dtype=bool)).tolist() == [0.0] * 4
+    assert weights(name, [], microbatch_of=np.zeros(0, dtype=np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_a_response_without_tokens_counts_nowhere(name):
+    full = weights(name, [3, 5], microbatch_of=np.array([0, 1]))
+    assert weights(name, [3, 0, 5], microbatch_of=np.array([0, 0, 1])).tolist() == [full[0], 0.0, full[1]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4))
+def test_means_weigh_1_in_all(lengths, microbatches):
+    packed = np.arange(len(lengths)) % microbatches
+    for name in ("token_mean", "sequence_mean", "microbatch_mean"):
+        assert np.dot(weights(name, lengths, microbatch_of=packed), lengths) == pytest.approx(1.0)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.data())
+def test_packing_changes_nothing_but_the_microbatch_mean(lengths, data):
+    packings = [np.array(data.draw(st.permutations(range(len(lengths))))) for _ in range(2)]
+    for name in ("token_mean", "sequence_mean", "fixed_length"):
+        first, second = (weights(name, lengths, microbatch_of=packing) for packing in packings)
+        assert np.array_equal(first, second)
+
+
+def test_microbatch_mean_needs_the_packing():
+    with pytest.raises(ValueError, match="give microbatch_of"):
+        weights("microbatch_mean")

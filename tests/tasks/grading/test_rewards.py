@@ -1,0 +1,144 @@
+"""Checks that hang, die, raise, or give no number cost one answer each, are counted, and stall nothing."""
+
+import asyncio
+import ctypes
+import os
+import socket
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from isentropic.records import Prompt, Rollout, RolloutKey
+from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
+
+PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "?"},), answer="1")
+
+
+class LetterChat:
+    """A token is the code of a character."""
+
+    def turn_texts(self, rollout):
+        return ["".join(map(chr, rollout.token_ids[start:end])) for start, end in rollout.turns]
+
+
+class HostileTask:
+    """The answer says what the check does."""
+
+    max_turns = 1
+
+    def __init__(self, isolated=True):
+        self.isolated = isolated
+
+    def grade(self, prompt, turns):
+        (answer,) = turns
+        match answer:
+            case "hang":
+                time.sleep(3600)
+            case "spin":
+                sum(1 for _ in iter(int, 1))
+            case "exit":
+                os._exit(3)
+            case "segfault":
+                ctypes.string_at(0)
+            case "memory":
+                return float(len(bytearray(64 * 2**30)))
+            case "network":
+                socket.create_connection(("127.0.0.1", 9), timeout=1)
+            case "process":
+                subprocess.run(["true"])
+            case "write":
+                open("pwned", "w").close()
+            case "secret":
+                with open("/proc/self/environ", "rb") as environ:
+                    leaked = b"canary" in environ.read() or "canary" in "".join(os.environ.values())
+                return float(leaked)
+        return float(answer)
+
+
+def rollout(answer):
+    return Rollout(
+        key=RolloutKey("train", 0, 0, 0),
+        prompt=PROMPT,
+        token_ids=np.array([0, *map(ord, answer)]),
+        turns=((1, 1 + len(answer)),),
+        rollout_logprob=np.zeros(len(answer), np.float32),
+        temperature=1.0,
+        seed=0,
+        finish_reason="stop",
+        step=1,
+        policy_version=0,
+    )
+
+
+def config(**changes):
+    values = {
+        "workers": 2,
+        "timeout_s": 0.5,
+        "deadline_s": 20.0,
+        "memory_gib": 2.0,
+        "batch_size": 8,
+        "reward_on_error": -7.0,
+        "max_errors_in_a_row": None,
+    }
+    return RewardsConfig(**{**values, **changes})
+
+
+def grade(workers, answers):
+    return asyncio.run(workers.grade([rollout(answer) for answer in answers]))
+
+
+@pytest.fixture
+def make_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+
+    def make(task, **changes):
+        made.append(RewardWorkers(task, LetterChat(), config(**changes)))
+        return made[-1]
+
+    yield make
+    for workers in made:
+        workers.close()
+    assert not list(tmp_path.iterdir())  # no check wrote a file
+
+
+def test_each_fault_costs_its_own_answer_alone_and_is_counted_by_kind(make_workers, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary")
+    workers = make_workers(HostileTask())
+    answers = ["1", "hang", "0.5", "exit", "nan", "2", "segfault", "memory", "word", "spin", "inf", "3"]
+    bad = -7.0
+    expected = [1, bad, 0.5, bad, bad, 2, bad, bad, bad, bad, bad, 3]
+    started = time.monotonic()
+    assert grade(workers, answers) == expected
+    assert time.monotonic() - started < 20  # of two hours that the hangs asked for
+    assert workers.counts() == {"timed_out": 2, "crashed": 2, "raised": 2, "not_finite": 2}
+    assert grade(workers, ["secret", "4"]) == [0.0, 4.0]  # the workers are back, and know no secret
+    assert grade(workers, ["network", "process", "write", "5"]) == [bad, bad, bad, 5.0]
+
+
+def test_a_deadline_bounds_a_step_in_which_everything_hangs(make_workers):
+    workers = make_workers(HostileTask(), deadline_s=1.2, batch_size=1)
+    assert grade(workers, ["hang"] * 40) == [-7.0] * 40
+    assert workers.counts()["timed_out"] == 40
+    assert grade(workers, ["1"]) == [1.0]
+
+
+def test_trusted_tasks_are_graded_here_with_the_same_care(make_workers):
+    workers = make_workers(HostileTask(isolated=False))
+    assert grade(workers, ["1", "word", "nan"]) == [1.0, -7.0, -7.0]
+    assert workers.counts() == {"timed_out": 0, "crashed": 0, "raised": 1, "not_finite": 1}
+
+
+def test_a_task_that_fails_for_every_answer_stops_the_run(make_workers):
+    workers = make_workers(HostileTask(isolated=False), max_errors_in_a_row=3)
+    assert grade(workers, ["word", "word", "word", "1", "word", "word"])[3] == 1.0
+    with pytest.raises(RewardError, match=r"4 answers in a row failed \(last: raised, prompt p"):
+        grade(workers, ["word", "word"])
+
+
+@pytest.mark.parametrize("change", [{"workers": 0}, {"timeout_s": 0}, {"deadline_s": 0.1}, {"reward_on_error": np.nan}])
+def test_refuses(change):
+    with pytest.raises(ValueError, match=f"rewards.{next(iter(change))}"):
+        config(**change)
