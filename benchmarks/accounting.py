@@ -92,9 +92,16 @@ def make_learner(folder: Path, hidden: int, updates: int) -> Learner:
     values = yaml.safe_load((ROOT / "conf/learner/default.yaml").read_text())
     config = replace(LearnerConfig(**values), num_ranks=1, updates_per_rollout=updates)
     model = ModelConfig(
-        name="tiny", path=str(folder), revision=None, max_length=256, trust_remote_code=False, warm_start=None
+        name="tiny",
+        path=str(folder),
+        revision=None,
+        max_length=256,
+        trust_remote_code=False,
+        warm_start=None,
     )
-    return Learner(config=config, model=model, objective=OBJECTIVE, temperature=1.0, total_updates=1000)
+    return Learner(
+        config=config, model=model, objective=OBJECTIVE, temperature=1.0, total_updates=1000
+    )
 
 
 def score(learner: Learner, rollouts: list[Rollout]) -> dict:
@@ -137,15 +144,24 @@ def one_step(learner: Learner, rollouts: list[Rollout], updates: int, clock: Sto
         plan, weights, batches[0].updates, result.updates, strict=True
     ):
         trained = [samples[index] for index in part]
-        columns = batching.unpack_columns([microbatches], [[answer.logprob, answer.entropy]], len(samples))
+        columns = batching.unpack_columns(
+            [microbatches], [[answer.logprob, answer.entropy]], len(samples)
+        )
         with clock("accounting"):
-            logprob, entropy = (np.concatenate([columns[index][which] for index in part]) for which in (0, 1))
+            logprob, entropy = (
+                np.concatenate([columns[index][which] for index in part]) for which in (0, 1)
+            )
             lengths = [len(sample.advantage) for sample in trained]
             weight = np.repeat(loss_weight, lengths)
             table = token_table(trained, loss_weight=weight, logprob=logprob, entropy=entropy)
             leaves = leaf_gradients(OBJECTIVE, coefficients, loss_fields(table))
-            push, own = -leaves.d_logprob.numpy(), {name: value.numpy() for name, value in leaves.metrics.items()}
-            rows.append(update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own))
+            push, own = (
+                -leaves.d_logprob.numpy(),
+                {name: value.numpy() for name, value in leaves.metrics.items()},
+            )
+            rows.append(
+                update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+            )
         with clock("panel"):
             counterfactual_metrics(table, push, panel, step=1, seed=0, p_split=p_split)
     with clock("entropy and step"):
@@ -157,12 +173,23 @@ def one_step(learner: Learner, rollouts: list[Rollout], updates: int, clock: Sto
     with clock("recheck"):
         chosen = recheck_subset(rollouts, config["recheck_share"], 0)
         after = score(learner, chosen)
-        measured_change([old[r.key].entropy for r in chosen], [after[r.key].entropy for r in chosen])
+        measured_change(
+            [old[r.key].entropy for r in chosen], [after[r.key].entropy for r in chosen]
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {"prompts": 64, "group": 8, "tokens": 24, "updates": 8, "hidden": 128, "steps": 5}.items():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, value in {
+        "prompts": 64,
+        "group": 8,
+        "tokens": 24,
+        "updates": 8,
+        "hidden": 128,
+        "steps": 5,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -186,7 +213,9 @@ def main() -> None:
         print(f"  {name:<18} {1e3 * value:9.2f} ms  {value / learning:7.2%} of the learner's time")
     print(f"  panel / updates    {seconds['panel'] / seconds['updates']:.2%}")
     diagnostics = sum(seconds[name] for name in ("accounting", "panel", "entropy and step"))
-    print(f"  all but recheck    {diagnostics / learning:.2%} of the learner's time (rollouts come on top of it)")
+    print(
+        f"  all but recheck    {diagnostics / learning:.2%} of the learner's time (rollouts come on top of it)"
+    )
 
 
 if __name__ == "__main__":

@@ -88,7 +88,12 @@ def make_batch(options: argparse.Namespace, vocabulary: int) -> StepBatch:
         scores = TokenScores(logprob=old, entropy=old, sensitivity=old, sum_p2=old)
         advantage = np.full(tokens, rng.normal(), dtype=np.float32)
         samples.append(
-            Sample(rollout=rollout, old=scores, advantage=advantage, token_weight=np.ones(tokens, dtype=np.float32))
+            Sample(
+                rollout=rollout,
+                old=scores,
+                advantage=advantage,
+                token_weight=np.ones(tokens, dtype=np.float32),
+            )
         )
     return batching.step_batches(
         step=1,
@@ -107,7 +112,9 @@ class BareLoop:
 
     def __init__(self, model: ModelConfig, dtype: torch.dtype, device: str) -> None:
         self.lm = load_model(model).to(device)
-        self.optimizer = torch.optim.AdamW(self.lm.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.lm.parameters(), lr=1e-4, weight_decay=0.0, fused=True
+        )
         self.device = device
         self.cast = torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext()
 
@@ -140,8 +147,12 @@ class BareLoop:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a Hugging Face folder; default: the embedded sizes, random weights")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", help="a Hugging Face folder; default: the embedded sizes, random weights"
+    )
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--response", type=int, default=32)
@@ -168,14 +179,23 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, path: str) -> None:
     model = ModelConfig(
-        name="benchmark", path=path, revision=None, max_length=64, trust_remote_code=False, warm_start=None
+        name="benchmark",
+        path=path,
+        revision=None,
+        max_length=64,
+        trust_remote_code=False,
+        warm_start=None,
     )
     config = read_config(model)
     batch = make_batch(options, config.vocab_size)
     (microbatches,) = batch.updates
     tokens = sum(len(packed.token_ids) for packed in microbatches)
     learner = Learner(
-        config=learner_config(options), model=model, objective=OBJECTIVE, temperature=1.0, total_updates=10**6
+        config=learner_config(options),
+        model=model,
+        objective=OBJECTIVE,
+        temperature=1.0,
+        total_updates=10**6,
     )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bare = BareLoop(model, getattr(torch, options.dtype), device)
@@ -191,7 +211,9 @@ def compare(options: argparse.Namespace, path: str) -> None:
             if device == "cuda":
                 torch.cuda.synchronize()
             best[name] = min(best[name], time.perf_counter() - start)
-    print(f"{tokens} tokens in {len(microbatches)} microbatches, {torch.get_num_threads()} threads, {device}")
+    print(
+        f"{tokens} tokens in {len(microbatches)} microbatches, {torch.get_num_threads()} threads, {device}"
+    )
     for name, seconds in best.items():
         print(f"{name:8} {tokens / seconds:12,.0f} tokens/s   {1e3 * seconds:9.1f} ms")
     flops = flops_per_token(config, tokens / options.sequences)

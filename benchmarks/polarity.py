@@ -77,10 +77,21 @@ def make_learner(folder: Path, given: argparse.Namespace) -> Learner:
     (folder / "tokenizer_config.json").write_text(json.dumps({}))
     values = yaml.safe_load((ROOT / "conf/learner/default.yaml").read_text())
     model = ModelConfig(
-        name="random", path=str(folder), revision=None, max_length=4096, trust_remote_code=False, warm_start=None
+        name="random",
+        path=str(folder),
+        revision=None,
+        max_length=4096,
+        trust_remote_code=False,
+        warm_start=None,
     )
     values |= {"num_ranks": 1, "microbatch_tokens": given.budget}
-    return Learner(config=LearnerConfig(**values), model=model, objective=OBJECTIVE, temperature=1.0, total_updates=1)
+    return Learner(
+        config=LearnerConfig(**values),
+        model=model,
+        objective=OBJECTIVE,
+        temperature=1.0,
+        total_updates=1,
+    )
 
 
 def make_rollout(draw: int, given: argparse.Namespace, rng: np.random.Generator) -> Rollout:
@@ -102,14 +113,18 @@ def make_rollout(draw: int, given: argparse.Namespace, rng: np.random.Generator)
 def seconds(learner: Learner, batches, functions: dict) -> float:
     for name, function in functions.items():
         setattr(token_statistics, name, function)
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time  # other programs take no CPU time
+    clock = (
+        time.perf_counter if torch.cuda.is_available() else time.process_time
+    )  # other programs take no CPU time
     start = clock()
     learner.score(batches)  # its results are on the host when it returns
     return clock() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     defaults = {"vocabulary": 32768, "hidden": 512, "layers": 8, "sequences": 64, "response": 64}
     for name, value in (defaults | {"budget": 4096, "rounds": 5}).items():
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -128,7 +143,9 @@ def main() -> None:
         learner.close()
     best = {name: min(values) for name, values in times.items()}
     tokens = sum(rollout.num_response_tokens for rollout in rollouts)
-    print(f"old-policy pass, {tokens} response tokens, hidden {given.hidden}, vocabulary {given.vocabulary}:")
+    print(
+        f"old-policy pass, {tokens} response tokens, hidden {given.hidden}, vocabulary {given.vocabulary}:"
+    )
     print(f"  with polarity     {1e3 * best['with']:9.1f} ms")
     print(f"  without           {1e3 * best['without']:9.1f} ms")
     print(f"  ratio             {best['with'] / best['without']:9.3f}")

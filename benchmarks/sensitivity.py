@@ -41,7 +41,9 @@ class MeasuringLearner(Learner):
 
     def _update(self, batch: StepBatch, index: int) -> UpdateResult:
         low, high = 1 - batch.coefficients["clip_low"], 1 + batch.coefficients["clip_high"]
-        of_entropy = self._gradient(batch, index, lambda advantage, ratio, logprob, entropy: entropy)
+        of_entropy = self._gradient(
+            batch, index, lambda advantage, ratio, logprob, entropy: entropy
+        )
         sides = (
             (self.left, low, lambda advantage, ratio: (ratio < low) & (advantage < 0)),
             (self.right, high, lambda advantage, ratio: (ratio > high) & (advantage > 0)),
@@ -53,7 +55,9 @@ class MeasuringLearner(Learner):
 
             gradient = self._gradient(batch, index, push)
             if any(part.any() for part in gradient):
-                found.append(float(sum((a * b).sum() for a, b in zip(of_entropy, gradient, strict=True))))
+                found.append(
+                    float(sum((a * b).sum() for a, b in zip(of_entropy, gradient, strict=True)))
+                )
         return super()._update(batch, index)
 
     def _gradient(self, batch: StepBatch, index: int, value) -> list[torch.Tensor]:
@@ -67,12 +71,19 @@ class MeasuringLearner(Learner):
             ratio = (found.logprob.detach() - old).exp()
             advantage = torch.from_numpy(microbatch.fields["advantage"])
             (value(advantage, ratio, found.logprob, found.entropy).sum() / count).backward()
-        return [parameter.grad.full_tensor().double().clone() for parameter in self._model.parameters()]
+        return [
+            parameter.grad.full_tensor().double().clone() for parameter in self._model.parameters()
+        ]
 
 
 def make(kind: type[Learner], run: RecordedRun, prepared: Prepared) -> Learner:
     config = run.config
-    return kind(**settings_of(config), model=prepared.model, temperature=config.rollout.temperature, seed=config.seed)
+    return kind(
+        **settings_of(config),
+        model=prepared.model,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+    )
 
 
 async def measure(run: RecordedRun, prepared: Prepared, steps: int) -> bool:
@@ -113,7 +124,9 @@ async def betas_without_clipping(run: RecordedRun, prepared: Prepared) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", help="folder of a run of ce_gppo")
     parser.add_argument("--steps", type=int, default=20)
     arguments = parser.parse_args()
@@ -121,9 +134,13 @@ def main() -> None:
     run = recorded_run(str(Path(arguments.run)))
     prepared = prepare(run.config)
     signs = asyncio.run(measure(run, prepared, arguments.steps))
-    print(f"T2, <grad H, g_left> < 0 < <grad H, g_right> beyond {LIMIT:g} s.e.: {'held' if signs else 'not held'}")
+    print(
+        f"T2, <grad H, g_left> < 0 < <grad H, g_right> beyond {LIMIT:g} s.e.: {'held' if signs else 'not held'}"
+    )
     equal = asyncio.run(betas_without_clipping(run, prepared))
-    print(f"clip/frac = 0: weights under three settings of the betas are {'bit-identical' if equal else 'NOT equal'}")
+    print(
+        f"clip/frac = 0: weights under three settings of the betas are {'bit-identical' if equal else 'NOT equal'}"
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,16 @@ SETTINGS = [
     "resume=auto",
     f"task.train_size={TRAIN_SIZE}",
 ]
-FAULTS = ("kill engine", "freeze engine", "kill rank", "freeze rank", "kill all", "torn", "terminate", "no room")
+FAULTS = (
+    "kill engine",
+    "freeze engine",
+    "kill rank",
+    "freeze rank",
+    "kill all",
+    "torn",
+    "terminate",
+    "no room",
+)
 NO_ROOM = 50_000  # bytes that a learner's file may have, until its process is started again
 ROLES = {  # by what the command line says
     "jobs/train.py": "driver",
@@ -55,7 +64,9 @@ ROLES = {  # by what the command line says
     "multiprocessing.forkserver": "reward worker",
     "/raylet/raylet": "object store",
 }
-NOISE = 2**20  # bytes: less than one set of this model's weights, which come and go in the object store
+NOISE = (
+    2**20
+)  # bytes: less than one set of this model's weights, which come and go in the object store
 GROWTH = 0.02  # of memory over the second half of an undisturbed stretch
 SETTLE_S = 60.0  # a process is still filling its caches
 DEADLINE_S = 600.0  # without a new line: the run hangs
@@ -71,7 +82,9 @@ class Soak:
     overrides: list[str]
     faults: Counter = field(default_factory=Counter)
     kinds: list[str] = field(default_factory=list)  # those to come
-    memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # role and pid -> (time, bytes)
+    memory: dict[str, list[tuple[float, int]]] = field(
+        default_factory=dict
+    )  # role and pid -> (time, bytes)
 
     def start(self) -> None:
         overrides = [f"run.steps={self.steps}", *self.overrides]
@@ -100,7 +113,9 @@ class Soak:
                     f"no line for {DEADLINE_S:.0f} s after {dict(self.faults)}:\n{self.job.text()[-3000:]}"
                 )
             if time.monotonic() > next_fault and seen > 0:
-                with suppress(psutil.NoSuchProcess, ProcessLookupError):  # who was to be hurt has just ended
+                with suppress(
+                    psutil.NoSuchProcess, ProcessLookupError
+                ):  # who was to be hurt has just ended
                     self._hurt(rng)
                 next_fault = time.monotonic() + rng.expovariate(1 / every_s)
 
@@ -137,8 +152,12 @@ class Soak:
             try:
                 role = role_of(" ".join(process.cmdline()))
                 if role:
-                    size = object_store(process.pid) if role == "object store" else anonymous(process)
-                    self.memory.setdefault(f"{role} {process.pid}", []).append((time.monotonic(), size))
+                    size = (
+                        object_store(process.pid) if role == "object store" else anonymous(process)
+                    )
+                    self.memory.setdefault(f"{role} {process.pid}", []).append(
+                        (time.monotonic(), size)
+                    )
             except (psutil.Error, OSError):  # it has just ended
                 continue
 
@@ -185,7 +204,9 @@ def second_half(series: list[tuple[float, int]]) -> tuple[float, float] | None:
     return sum(second[:tenth]) / tenth, sum(second[-tenth:]) / tenth
 
 
-def grown(memory: dict[str, list[tuple[float, int]]], undisturbed: bool) -> tuple[list[str], dict[str, str]]:
+def grown(
+    memory: dict[str, list[tuple[float, int]]], undisturbed: bool
+) -> tuple[list[str], dict[str, str]]:
     """Who grew, and a line on each process that lived long enough; without faults that must be one of each kind."""
     wrong, said = [], {}
     for name, series in memory.items():
@@ -197,7 +218,9 @@ def grown(memory: dict[str, list[tuple[float, int]]], undisturbed: bool) -> tupl
     if undisturbed:
         seen = {name.rpartition(" ")[0] for name in said}
         wrong += [
-            f"too short to measure: {role}" for role in ("driver", "engine", "rank", "object store") if role not in seen
+            f"too short to measure: {role}"
+            for role in ("driver", "engine", "rank", "object store")
+            if role not in seen
         ]
     return wrong, said
 
@@ -213,7 +236,9 @@ def check(folder: Path, seed: int) -> list[str]:
             wrong.append(f"ledger file {number} has steps {sorted({row['step'] for row in rows})}")
         versions = {row["policy_version"] for row in rows}
         if len(versions) != 1 or min(versions) < version:
-            wrong.append(f"step {number} was drawn under versions {sorted(versions)}, after version {version}")
+            wrong.append(
+                f"step {number} was drawn under versions {sorted(versions)}, after version {version}"
+            )
         version = max(versions)
         keys.update((row["draw"], row["wave"], row["sample"]) for row in rows)
         draws += sorted({row["draw"] for row in rows})
@@ -230,42 +255,76 @@ def check(folder: Path, seed: int) -> list[str]:
     trained = Counter()
     for line in written[1:]:
         table = pq.read_table(folder / "trained" / f"step_{line['step']:06d}.parquet").to_pylist()
-        trained.update((row["draw"], row["wave"], row["sample"]) for row in table if row["source"] == "new")
+        trained.update(
+            (row["draw"], row["wave"], row["sample"]) for row in table if row["source"] == "new"
+        )
         if len(table) != line["update/samples"]:
-            wrong.append(f"step {line['step']} says {line['update/samples']} samples and has {len(table)}")
-    wrong += [f"{key} was trained on {count} times as new" for key, count in trained.items() if count > 1][:5]
-    wrong += [f"{key} was trained on and is not in the ledger" for key in trained.keys() - keys.keys()][:5]
+            wrong.append(
+                f"step {line['step']} says {line['update/samples']} samples and has {len(table)}"
+            )
+    wrong += [
+        f"{key} was trained on {count} times as new" for key, count in trained.items() if count > 1
+    ][:5]
+    wrong += [
+        f"{key} was trained on and is not in the ledger" for key in trained.keys() - keys.keys()
+    ][:5]
     return wrong
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--steps", type=int, default=100_000, help="ends earlier after so many steps")
-    parser.add_argument("--every", type=float, default=60.0, help="mean seconds between faults; 0: none")
+    parser.add_argument(
+        "--steps", type=int, default=100_000, help="ends earlier after so many steps"
+    )
+    parser.add_argument(
+        "--every", type=float, default=60.0, help="mean seconds between faults; 0: none"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the faults and of the run")
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / time.strftime("soak-%Y%m%d-%H%M%S"))
-    parser.add_argument("--compare", action="store_true", help="make the same steps again without faults, and compare")
-    parser.add_argument("overrides", nargs="*", help="of the config, such as rollout.max_staleness=1")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / "runs" / time.strftime("soak-%Y%m%d-%H%M%S")
+    )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="make the same steps again without faults, and compare",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", help="of the config, such as rollout.max_staleness=1"
+    )
     given = parser.parse_args()
     given.folder.parent.mkdir(parents=True, exist_ok=True)
-    soak = Soak(given.folder.absolute(), given.seed, given.steps, [*given.overrides, f"seed={given.seed}"])
+    soak = Soak(
+        given.folder.absolute(), given.seed, given.steps, [*given.overrides, f"seed={given.seed}"]
+    )
     soak.go_on(time.monotonic() + 60 * given.minutes, given.every)
     code = soak.stop()
-    wrong = check(soak.folder, given.seed) + ([] if code in (0, 75) else [f"the run ended with exit code {code}"])
+    wrong = check(soak.folder, given.seed) + (
+        [] if code in (0, 75) else [f"the run ended with exit code {code}"]
+    )
     too_large, memory = grown(soak.memory, undisturbed=not given.every)
     wrong += too_large
     steps = len(lines(soak.folder)) - 1
     if given.compare:
         wrong += compare(soak, steps)
-    summary = {"steps": steps, "faults": dict(soak.faults), "exit_code": code, "wrong": wrong, "memory": memory}
+    summary = {
+        "steps": steps,
+        "faults": dict(soak.faults),
+        "exit_code": code,
+        "wrong": wrong,
+        "memory": memory,
+    }
     print(json.dumps(summary, indent=1))
     return 1 if wrong else 0
 
 
 def compare(soak: Soak, steps: int) -> list[str]:
     """The undisturbed run of as many steps; a difference, or nothing."""
-    whole = Soak(soak.folder.with_name(soak.folder.name + "-whole"), soak.seed, steps, soak.overrides)
+    whole = Soak(
+        soak.folder.with_name(soak.folder.name + "-whole"), soak.seed, steps, soak.overrides
+    )
     whole.start()
     whole.job.wait(DEADLINE_S + 60.0 * steps)
     try:

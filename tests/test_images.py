@@ -83,4 +83,6 @@ def test_a_file_that_is_no_image_is_named(images, tmp_path):
 
 def test_only_models_with_images_have_tokens_that_are_never_written():
     assert banned_tokens(SimpleNamespace(model_type="qwen3")) == ()
-    assert banned_tokens(SimpleNamespace(model_type="qwen2_5_vl", image_token_id=5, video_token_id=6)) == (5, 6)
+    assert banned_tokens(
+        SimpleNamespace(model_type="qwen2_5_vl", image_token_id=5, video_token_id=6)
+    ) == (5, 6)

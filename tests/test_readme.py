@@ -17,7 +17,9 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 def blocks():
     """Code blocks of the section, by the path in their first line."""
     section = README.split("## Add an objective", 1)[1].split("\n## ", 1)[0]
-    found = re.findall(r"```(?:python|yaml)\n# (\S+?)(?:, in OBJECTIVES)?\n(.*?)```", section, flags=re.DOTALL)
+    found = re.findall(
+        r"```(?:python|yaml)\n# (\S+?)(?:, in OBJECTIVES)?\n(.*?)```", section, flags=re.DOTALL
+    )
     return dict(found)
 
 
@@ -34,7 +36,10 @@ def test_the_example_runs(monkeypatch):
     entry = eval(f"{{{line}}}", {"Objective": Objective, **module.__dict__})["tempered"]
     monkeypatch.setitem(OBJECTIVES, "tempered", entry)
 
-    exec(compile(f"{test}\ntest_gradient()", "README.md", "exec"), {"torch": torch, **module.__dict__})
+    exec(
+        compile(f"{test}\ntest_gradient()", "README.md", "exec"),
+        {"torch": torch, **module.__dict__},
+    )
     config = entry.config(**yaml.safe_load(preset))
     fields = {name: torch.zeros(2, dtype=torch.float64) for name in ("logprob", "old_logprob")}
     fields |= {"advantage": torch.tensor([2.0, -1.0], dtype=torch.float64)}

@@ -17,7 +17,12 @@ def sample(seed: int, tokens: int, *, ref: bool, source="new") -> Sample:
     def numbers():
         return rng.normal(size=tokens).astype(np.float32)
 
-    prompt = Prompt(prompt_id=f"p{seed}", messages=({"role": "user", "content": "é"},), answer="2", media=("a.png",))
+    prompt = Prompt(
+        prompt_id=f"p{seed}",
+        messages=({"role": "user", "content": "é"},),
+        answer="2",
+        media=("a.png",),
+    )
     rollout = Rollout(
         key=RolloutKey("train", seed, 1, 2), prompt=prompt, token_ids=rng.integers(9, size=tokens + 3),
         turns=((2, 2 + tokens - 1), (tokens + 2, tokens + 3)), rollout_logprob=np.full(tokens, np.nan, np.float32),
@@ -28,7 +33,9 @@ def sample(seed: int, tokens: int, *, ref: bool, source="new") -> Sample:
         logprob=numbers(), entropy=numbers(), sensitivity=numbers(), sum_p2=numbers(),
         ref_logprob=numbers() if ref else None,
     )  # fmt: skip
-    return Sample(rollout=rollout, old=old, advantage=numbers(), token_weight=numbers(), source=source)
+    return Sample(
+        rollout=rollout, old=old, advantage=numbers(), token_weight=numbers(), source=source
+    )
 
 
 def assert_equal(left, right):
@@ -51,12 +58,19 @@ def through_files(state):
     np.savez(buffer := io.BytesIO(), **arrays)
     buffer.seek(0)
     with np.load(buffer, allow_pickle=False) as loaded:
-        return {**{name: loaded[name] for name in loaded.files}, "about": json.loads(json.dumps(state["about"]))}
+        return {
+            **{name: loaded[name] for name in loaded.files},
+            "about": json.loads(json.dumps(state["about"])),
+        }
 
 
-@pytest.mark.parametrize("references", [(True, True, True), (False, False, False), (False, True, False)])
+@pytest.mark.parametrize(
+    "references", [(True, True, True), (False, False, False), (False, True, False)]
+)
 def test_the_way_there_and_back_is_exact(references):
-    before = [sample(seed, 2 + seed, ref=ref, source="queue") for seed, ref in enumerate(references)]
+    before = [
+        sample(seed, 2 + seed, ref=ref, source="queue") for seed, ref in enumerate(references)
+    ]
     after = samples_from_state(through_files(samples_to_state(before)))
     assert len(after) == 3
     for left, right in zip(before, after, strict=True):

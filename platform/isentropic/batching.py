@@ -17,7 +17,9 @@ from isentropic.records import Ints, MicroBatch, Rollout, Sample, StepBatch, Tok
 FILLER = -1  # the row of a sequence that stands for nothing
 
 
-def score_batches(rollouts: Sequence[Rollout], num_ranks: int, microbatch_tokens: int) -> list[list[MicroBatch]]:
+def score_batches(
+    rollouts: Sequence[Rollout], num_ranks: int, microbatch_tokens: int
+) -> list[list[MicroBatch]]:
     """By rank, the microbatches of an old-policy pass over `rollouts`; empty lists where there are none."""
     plan = assign([len(rollout.token_ids) for rollout in rollouts], num_ranks, microbatch_tokens)
     return [[_pack(rollouts, rows, None) for rows in rank] for rank in plan]
@@ -32,12 +34,17 @@ def unpack_scores(
         names.append("ref_logprob")
     columns = [
         [
-            np.concatenate([getattr(scores, name) for scores in rank]) if rank else np.zeros(0, np.float32)
+            np.concatenate([getattr(scores, name) for scores in rank])
+            if rank
+            else np.zeros(0, np.float32)
             for name in names
         ]
         for rank in results
     ]
-    return [TokenScores(**dict(zip(names, values, strict=True))) for values in unpack_columns(batches, columns, count)]
+    return [
+        TokenScores(**dict(zip(names, values, strict=True)))
+        for values in unpack_columns(batches, columns, count)
+    ]
 
 
 def unpack_columns(
@@ -53,8 +60,14 @@ def unpack_columns(
     rows: list[tuple[NDArray, ...]] = [()] * count
     for rank, values in zip(batches, columns, strict=True):
         order = [int(row) for batch in rank for row in batch.rows]
-        lengths = [length for batch in rank for length in np.bincount(batch.sequence_id, minlength=len(batch.rows))]
-        assert all(len(value) == sum(lengths) for value in values), "a rank answered for other tokens than it was given"
+        lengths = [
+            length
+            for batch in rank
+            for length in np.bincount(batch.sequence_id, minlength=len(batch.rows))
+        ]
+        assert all(len(value) == sum(lengths) for value in values), (
+            "a rank answered for other tokens than it was given"
+        )
         parts = [np.split(value, np.cumsum(lengths)[:-1]) for value in values]
         for index, row in enumerate(order):
             if row != FILLER:
@@ -74,7 +87,9 @@ def plan_updates(samples: Sequence[Sample], updates: int, order: int = 0) -> lis
     for index in sorted(range(len(samples)), key=lambda index: samples[index].rollout.key):
         key = samples[index].rollout.key
         groups.setdefault((key.split, key.draw), []).append(index)
-    places = np.random.default_rng(order).permutation(len(groups)) if order else np.arange(len(groups))
+    places = (
+        np.random.default_rng(order).permutation(len(groups)) if order else np.arange(len(groups))
+    )
     parts = np.array_split(places, min(updates, len(groups))) if groups else []
     members = list(groups.values())
     return [[index for group in sorted(part) for index in members[group]] for part in parts]
@@ -100,20 +115,25 @@ def step_batches(
         reduction: turns response lengths into weights, before any forward pass.
     """
     fields = {index: _fields(samples[index]) for part in plan for index in part}
-    assert len({tuple(value) for value in fields.values()}) <= 1, "some samples have reference scores and some have not"
+    assert len({tuple(value) for value in fields.values()}) <= 1, (
+        "some samples have reference scores and some have not"
+    )
     updates: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(num_ranks)]
     weights = []
     rollouts = [sample.rollout for sample in samples]
     for part in plan:
         lengths = [len(samples[index].rollout.token_ids) for index in part]
         packed = [
-            [[part[place] for place in rows] for rows in rank] for rank in assign(lengths, num_ranks, microbatch_tokens)
+            [[part[place] for place in rows] for rows in rank]
+            for rank in assign(lengths, num_ranks, microbatch_tokens)
         ]
         loss, nll = _weights(part, packed, samples, reduction, max_response_tokens)
         weights.append((loss, nll))
         for index, *values in zip(part, loss, nll, strict=True):
             for name, value in zip(("loss_weight", "nll_weight"), values, strict=True):
-                fields[index][name] = np.full(len(samples[index].advantage), value, dtype=np.float32)
+                fields[index][name] = np.full(
+                    len(samples[index].advantage), value, dtype=np.float32
+                )
         for rank, microbatches in enumerate(packed):
             updates[rank].append(tuple(_pack(rollouts, rows, fields) for rows in microbatches))
     batches = [
@@ -138,10 +158,18 @@ def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> li
     if not lengths:
         return [[] for _ in range(num_ranks)]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    count = max(1, -(-sum(min(length, microbatch_tokens) for length in lengths) // (microbatch_tokens * num_ranks)))
+    count = max(
+        1,
+        -(
+            -sum(min(length, microbatch_tokens) for length in lengths)
+            // (microbatch_tokens * num_ranks)
+        ),
+    )
     while (bins := _fill(lengths, order, count * num_ranks, microbatch_tokens)) is None:
         count += 1
-    bins.sort(key=lambda rows: -sum(lengths[row] for row in rows))  # stable: equal loads stay in order
+    bins.sort(
+        key=lambda rows: -sum(lengths[row] for row in rows)
+    )  # stable: equal loads stay in order
     ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     for place in range(count):
         # Neighbours in size run at the same time; back and forth, so that no rank always gets the larger one.
@@ -151,7 +179,9 @@ def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> li
     return ranks
 
 
-def _fill(lengths: Sequence[int], order: Iterable[int], count: int, budget: int) -> list[list[int]] | None:
+def _fill(
+    lengths: Sequence[int], order: Iterable[int], count: int, budget: int
+) -> list[list[int]] | None:
     """`count` bins with at most `budget` tokens (or one sequence) each, or None where that is too few."""
     bins: list[list[int]] = [[] for _ in range(count)]
     heap = [(0, place) for place in range(count)]
@@ -175,12 +205,21 @@ def _weights(
 
     The NLL goes over the correct responses alone: those whose task reward is exactly 1.
     """
-    place = {index: number for number, rows in enumerate(rows for rank in packed for rows in rank) for index in rows}
+    place = {
+        index: number
+        for number, rows in enumerate(rows for rank in packed for rows in rank)
+        for index in rows
+    }
     lengths = np.array([len(samples[index].advantage) for index in part], dtype=np.int64)
     microbatch_of = np.array([place[index] for index in part], dtype=np.int64)
     correct = np.array([samples[index].rollout.reward == 1 for index in part])
     loss, nll = (
-        reduction.weights(lengths, max_response_tokens=max_response_tokens, microbatch_of=microbatch_of, chosen=chosen)
+        reduction.weights(
+            lengths,
+            max_response_tokens=max_response_tokens,
+            microbatch_of=microbatch_of,
+            chosen=chosen,
+        )
         for chosen in (None, correct)
     )
     return [float(value) for value in loss], [float(value) for value in nll]
@@ -198,7 +237,9 @@ def _fields(sample: Sample) -> dict[str, NDArray]:
         "sensitivity": sample.old.sensitivity,
         "reward": np.full(tokens, sample.rollout.reward, dtype=np.float32),
         "is_teacher": np.full(tokens, sample.rollout.is_teacher),
-        "loss_weight": np.zeros(tokens, dtype=np.float32),  # this and the next are set for each update
+        "loss_weight": np.zeros(
+            tokens, dtype=np.float32
+        ),  # this and the next are set for each update
         "nll_weight": np.zeros(tokens, dtype=np.float32),
     }
     if sample.old.ref_logprob is not None:
@@ -208,7 +249,9 @@ def _fields(sample: Sample) -> dict[str, NDArray]:
     return fields
 
 
-def _pack(rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, dict[str, NDArray]] | None) -> MicroBatch:
+def _pack(
+    rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, dict[str, NDArray]] | None
+) -> MicroBatch:
     """One microbatch. Sequences of one length lie side by side, so that attention can take them together."""
     if not rows:
         return _filler(next(iter(fields.values())) if fields else {})
@@ -218,7 +261,9 @@ def _pack(rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, di
     responses = [_response(rollout) for rollout in chosen]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     counts = [len(response) for response in responses]
-    token_ids = np.concatenate([rollout.token_ids for rollout in chosen]).astype(np.int64, copy=False)
+    token_ids = np.concatenate([rollout.token_ids for rollout in chosen]).astype(
+        np.int64, copy=False
+    )
     at = np.concatenate(responses) + np.repeat(starts[:-1], counts)
     media = tuple(rollout.prompt.media for rollout in chosen)
     return MicroBatch(
@@ -229,7 +274,9 @@ def _pack(rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, di
         target=token_ids[at],
         sequence_id=np.repeat(np.arange(len(rows)), counts),
         rows=np.array(rows, dtype=np.int64),
-        fields={name: np.concatenate([fields[row][name] for row in rows]) for name in fields[rows[0]]}
+        fields={
+            name: np.concatenate([fields[row][name] for row in rows]) for name in fields[rows[0]]
+        }
         if fields
         else {},
         media=media if any(media) else (),

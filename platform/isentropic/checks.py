@@ -16,7 +16,9 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """`value` must be one of `allowed`."""
     allowed = list(allowed)
     if value not in allowed:
-        raise ValueError(f"{key} must be one of {', '.join(allowed)}; got {value!r}.{nearest(str(value), allowed)}")
+        raise ValueError(
+            f"{key} must be one of {', '.join(allowed)}; got {value!r}.{nearest(str(value), allowed)}"
+        )
 
 
 def check_range(
@@ -39,7 +41,9 @@ def check_range(
         (at_most is None or value <= at_most, f"<= {at_most}"),
     ]
     named = [
-        text for (_, text), bound in zip(bounds, (above, at_least, below, at_most), strict=True) if bound is not None
+        text
+        for (_, text), bound in zip(bounds, (above, at_least, below, at_most), strict=True)
+        if bound is not None
     ]
     if value != value or abs(value) == math.inf or not all(holds for holds, _ in bounds):
         wanted = " and ".join(named) or "finite"

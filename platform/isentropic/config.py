@@ -32,7 +32,9 @@ class RunConfig:
             )
         check_range("run.steps", self.steps, at_least=1)
         if self.label is not None and not (self.label.strip() and len(self.label) <= LABEL_LENGTH):
-            raise ValueError(f"run.label must be 1 to {LABEL_LENGTH} characters, or null; got {self.label!r}.")
+            raise ValueError(
+                f"run.label must be 1 to {LABEL_LENGTH} characters, or null; got {self.label!r}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,9 @@ class ResumeConfig:
     """What to do with a folder that has a run already."""
 
     mode: str  # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
-    allow_changes: tuple[str, ...]  # keys that may differ from the run that is resumed, such as run.steps
+    allow_changes: tuple[
+        str, ...
+    ]  # keys that may differ from the run that is resumed, such as run.steps
 
     def __post_init__(self) -> None:
         check_choice("resume", self.mode, ("never", "auto"))
@@ -56,7 +60,9 @@ class ModelConfig:
     max_length: int  # tokens, prompt and response together: the window that is used of the model
     trust_remote_code: bool
     warm_start: dict[str, Any] | None  # of the embedded model: sizes and stopping rule
-    image_pixels: tuple[int, int] | None = None  # an image is scaled to lie between; None: as the model's own files say
+    image_pixels: tuple[int, int] | None = (
+        None  # an image is scaled to lie between; None: as the model's own files say
+    )
 
     def __post_init__(self) -> None:
         check_range("model.max_length", self.max_length, at_least=2)
@@ -86,7 +92,9 @@ class RolloutConfig:
     max_num_seqs: int  # requests an engine runs at once
     kv_cache_gib: float
     dtype: str
-    probe_tolerance: float  # nats: a larger gap between engine and learner after a sync stops the run
+    probe_tolerance: (
+        float  # nats: a larger gap between engine and learner after a sync stops the run
+    )
     timeout_s: float  # deadline for one step's rollouts
 
     def __post_init__(self) -> None:
@@ -100,7 +108,12 @@ class RolloutConfig:
         ):
             check_range(f"rollout.{key}", getattr(self, key), at_least=1)
         check_range("rollout.group_size", self.group_size, at_least=1)
-        check_range("rollout.temperature", self.temperature, above=0, hint="Greedy sampling has no policy gradient.")
+        check_range(
+            "rollout.temperature",
+            self.temperature,
+            above=0,
+            hint="Greedy sampling has no policy gradient.",
+        )
         check_range("rollout.top_p", self.top_p, above=0, at_most=1)
         check_range("rollout.max_staleness", self.max_staleness, at_least=0)
         check_range("rollout.kv_cache_gib", self.kv_cache_gib, above=0)
@@ -114,8 +127,12 @@ class LearnerConfig:
     """FSDP2 ranks and the optimizer."""
 
     num_ranks: int
-    updates_per_rollout: int  # K: the step's prompts are split into K minibatches, one optimizer step each
-    microbatch_tokens: int  # packed tokens of one forward pass, at most (a longer sequence goes alone)
+    updates_per_rollout: (
+        int  # K: the step's prompts are split into K minibatches, one optimizer step each
+    )
+    microbatch_tokens: (
+        int  # packed tokens of one forward pass, at most (a longer sequence goes alone)
+    )
     dtype: str  # of the forward and backward; weights and optimizer are float32
     lr: float
     lr_schedule: str
@@ -181,7 +198,9 @@ class ClusterConfig:
     """Where the actors go."""
 
     address: str | None  # null: RAY_ADDRESS where set, else a Ray of our own
-    placement: str  # apart | shared: learner and engines on the same GPUs, engines asleep while it works
+    placement: (
+        str  # apart | shared: learner and engines on the same GPUs, engines asleep while it works
+    )
     gpus_per_engine: float
     gpus_per_rank: float
     cpus_per_engine: float
@@ -189,13 +208,19 @@ class ClusterConfig:
     strategy: str  # of the placement group
     startup_timeout_s: float
     object_store_gib: float | None
-    health_timeout_s: float = 120.0  # an engine that makes no step with work to do for so long is restarted
+    health_timeout_s: float = (
+        120.0  # an engine that makes no step with work to do for so long is restarted
+    )
     max_restarts: int = 20  # of engines, in a run; one more stops it
-    max_learner_restarts: int = 5  # of all ranks together, from the last checkpoint; one more stops the run
+    max_learner_restarts: int = (
+        5  # of all ranks together, from the last checkpoint; one more stops the run
+    )
 
     def __post_init__(self) -> None:
         check_choice("cluster.placement", self.placement, ("apart", "shared"))
-        check_choice("cluster.strategy", self.strategy, ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"))
+        check_choice(
+            "cluster.strategy", self.strategy, ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+        )
         for key in ("gpus_per_engine", "gpus_per_rank"):
             check_range(f"cluster.{key}", getattr(self, key), at_least=0)
         for key in ("cpus_per_engine", "cpus_per_rank", "startup_timeout_s", "health_timeout_s"):

@@ -33,9 +33,15 @@ def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> None:
     if "working_dir" not in json.loads(environ.get(JOB) or "{}").get("runtime_env", {}):
         return
     host, _, tree = environ.get(ORIGIN, "").partition(":")
-    here = Path(tree) if tree and host == socket.gethostname() and os.access(tree, os.W_OK) else None
+    here = (
+        Path(tree) if tree and host == socket.gethostname() and os.access(tree, os.W_OK) else None
+    )
     runs = Path(environ.get(RUNS) or (here / "runs" if here else Path.home() / "isentropic-runs"))
     if not environ.get(RUNS):
-        print(f"runs are written to {runs} of {socket.gethostname()} ({RUNS} is not set)", file=sys.stderr, flush=True)
+        print(
+            f"runs are written to {runs} of {socket.gethostname()} ({RUNS} is not set)",
+            file=sys.stderr,
+            flush=True,
+        )
     environ[RUNS] = str(runs)
     environ.setdefault(CACHE, str((here or runs) / ".cache" / "models"))

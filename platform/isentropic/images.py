@@ -46,7 +46,11 @@ class Images:
     """
 
     def __init__(self, processor: Any, *, limits: tuple[int, int] | None, token_id: int) -> None:
-        self.limits = tuple(limits) if limits else (processor.size["shortest_edge"], processor.size["longest_edge"])
+        self.limits = (
+            tuple(limits)
+            if limits
+            else (processor.size["shortest_edge"], processor.size["longest_edge"])
+        )
         self.token_id = token_id
         self._processor = processor
         self._factor = processor.patch_size * processor.merge_size
@@ -75,7 +79,9 @@ class Images:
     def patches(self, reference: str) -> Patches:
         """The image of `reference` for the vision tower."""
         out = self._processor(images=[self.read(reference)], do_resize=False, return_tensors="np")
-        return Patches(np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0]))
+        return Patches(
+            np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0])
+        )
 
     def blank(self) -> Patches:
         """The smallest image there is, one token; for a microbatch without one, so that all ranks do the same."""
@@ -83,7 +89,9 @@ class Images:
 
         square = Image.new("RGB", (self._factor, self._factor))
         out = self._processor(images=[square], do_resize=False, return_tensors="np")
-        return Patches(np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0]))
+        return Patches(
+            np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0])
+        )
 
     def _num_tokens(self, reference: str) -> int:
         with _opened(reference) as image:
@@ -99,7 +107,9 @@ class Images:
             try:
                 whole = image.convert("RGBA")
             except OSError as error:
-                raise ValueError(f"image {reference} cannot be read: {error}. Repair or replace the file.") from error
+                raise ValueError(
+                    f"image {reference} cannot be read: {error}. Repair or replace the file."
+                ) from error
         flat = Image.new("RGBA", whole.size, "white")
         flat.alpha_composite(whole)
         return flat.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -111,10 +121,14 @@ class Images:
         try:
             return smart_resize(height, width, factor=self._factor, min_pixels=low, max_pixels=high)
         except ValueError as error:
-            raise ValueError(f"image {reference} of {width} x {height} pixels cannot be used: {error}.") from error
+            raise ValueError(
+                f"image {reference} of {width} x {height} pixels cannot be used: {error}."
+            ) from error
 
 
-def load_images(path: str, config: Any, limits: tuple[int, int] | None, revision: str | None = None) -> Images | None:
+def load_images(
+    path: str, config: Any, limits: tuple[int, int] | None, revision: str | None = None
+) -> Images | None:
     """The reader for the model of `path` with this Hugging Face config; None where it reads text alone."""
     if not reads_images(config):
         return None

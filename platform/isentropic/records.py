@@ -22,7 +22,9 @@ class RolloutKey(NamedTuple):
     """Names one rollout of a run. Sorting by it is the canonical order: it does not depend on who finished first."""
 
     split: str  # "train", or "eval/<set>"
-    draw: int  # index in the data order; the prompt of draw d is the same in every run with this seed
+    draw: (
+        int  # index in the data order; the prompt of draw d is the same in every run with this seed
+    )
     wave: int  # 0 is the first wave
     sample: int  # index inside (draw, wave)
 
@@ -146,8 +148,12 @@ class MicroBatch:
     target: Ints  # [N] the response token itself
     sequence_id: Ints  # [N] which of the S sequences a response token belongs to
     rows: Ints  # [S] index of each sequence in the batch that was packed; -1 for a filler
-    fields: dict[str, NDArray] = field(default_factory=dict)  # [N] each: advantage, old_logprob, loss_weight, ...
-    media: tuple[tuple[str, ...], ...] = ()  # [S] references of each sequence's images; empty: no image in any
+    fields: dict[str, NDArray] = field(
+        default_factory=dict
+    )  # [N] each: advantage, old_logprob, loss_weight, ...
+    media: tuple[
+        tuple[str, ...], ...
+    ] = ()  # [S] references of each sequence's images; empty: no image in any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +161,9 @@ class StepBatch:
     """The updates of one step, for one learner rank."""
 
     step: int
-    updates: tuple[tuple[MicroBatch, ...], ...]  # [K][microbatches]; every rank has equally many in each update
+    updates: tuple[
+        tuple[MicroBatch, ...], ...
+    ]  # [K][microbatches]; every rank has equally many in each update
     coefficients: dict[str, float | None]  # of the objective, schedules resolved for this step
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
     seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
@@ -165,7 +173,9 @@ class StepBatch:
 class UpdateResult:
     """One optimizer step, as one learner rank saw it."""
 
-    logprob: Floats  # [N] under the weights of this update, in the order of the rank's packed tokens
+    logprob: (
+        Floats  # [N] under the weights of this update, in the order of the rank's packed tokens
+    )
     entropy: Floats  # [N] same
     grad_norm: float  # before clipping, over all parameters and ranks
     skipped: bool  # the gradient was not finite: no step was made
@@ -179,4 +189,6 @@ class StepResult:
 
     updates: tuple[UpdateResult, ...]
     policy_version: int  # after the updates
-    mfu: float | None = None  # this rank's share of its device's bfloat16 peak during the updates; GPUs alone
+    mfu: float | None = (
+        None  # this rank's share of its device's bfloat16 peak during the updates; GPUs alone
+    )

@@ -17,9 +17,12 @@ def samples_to_state(samples: Sequence[Sample]) -> dict[str, Any]:
     """
     state: dict[str, Any] = {"about": [_about(sample) for sample in samples]}
     state["rewards"] = np.array(
-        [(sample.rollout.reward, sample.rollout.shaped_reward) for sample in samples], dtype=np.float64
+        [(sample.rollout.reward, sample.rollout.shaped_reward) for sample in samples],
+        dtype=np.float64,
     ).reshape(-1, 2)
-    state["num_tokens"] = np.array([len(sample.rollout.token_ids) for sample in samples], dtype=np.int64)
+    state["num_tokens"] = np.array(
+        [len(sample.rollout.token_ids) for sample in samples], dtype=np.int64
+    )
     state["num_response"] = np.array([len(sample.advantage) for sample in samples], dtype=np.int64)
     state["token_ids"] = _joined(samples, lambda sample: sample.rollout.token_ids, np.int64)
     state["rollout_logprob"] = _joined(samples, lambda sample: sample.rollout.rollout_logprob)
@@ -37,7 +40,12 @@ def samples_from_state(state: dict[str, Any]) -> list[Sample]:
     token_ids = _cut(state["token_ids"], state["num_tokens"])
     fields = {
         name: _cut(state[name], state["num_response"])
-        for name in ("rollout_logprob", "advantage", "token_weight", *(f"old/{score}" for score in SCORES))
+        for name in (
+            "rollout_logprob",
+            "advantage",
+            "token_weight",
+            *(f"old/{score}" for score in SCORES),
+        )
     }
     referenced = np.array([about["has_reference"] for about in state["about"]], dtype=bool)
     references = iter(_cut(state["old/ref_logprob"], np.asarray(state["num_response"])[referenced]))
@@ -56,7 +64,9 @@ def samples_from_state(state: dict[str, Any]) -> list[Sample]:
             **about["rollout"],
         )
         scores = {name: parts[f"old/{name}"] for name in SCORES}
-        old = TokenScores(**scores, ref_logprob=next(references) if about["has_reference"] else None)
+        old = TokenScores(
+            **scores, ref_logprob=next(references) if about["has_reference"] else None
+        )
         samples.append(
             Sample(
                 rollout=rollout,
@@ -71,7 +81,15 @@ def samples_from_state(state: dict[str, Any]) -> list[Sample]:
 
 def _about(sample: Sample) -> dict[str, Any]:
     rollout, prompt = sample.rollout, sample.rollout.prompt
-    names = ("temperature", "seed", "finish_reason", "step", "policy_version", "source_step", "origin")
+    names = (
+        "temperature",
+        "seed",
+        "finish_reason",
+        "step",
+        "policy_version",
+        "source_step",
+        "origin",
+    )
     return {
         "key": list(rollout.key),
         "prompt": {
@@ -96,8 +114,14 @@ def _prompt(about: dict[str, Any]) -> Prompt:
     )
 
 
-def _joined(samples: Sequence[Sample], pick: Callable[[Sample], np.ndarray], empty=np.float32) -> np.ndarray:
-    return np.concatenate([pick(sample) for sample in samples]) if samples else np.zeros(0, dtype=empty)
+def _joined(
+    samples: Sequence[Sample], pick: Callable[[Sample], np.ndarray], empty=np.float32
+) -> np.ndarray:
+    return (
+        np.concatenate([pick(sample) for sample in samples])
+        if samples
+        else np.zeros(0, dtype=empty)
+    )
 
 
 def _cut(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

@@ -59,12 +59,16 @@ def actors(ray_session, loop, tiny_model_path, rollouts):
             cluster_config(),
             config,
             LEARNER,
-            make_engine=partial(Engine, tiny_model_path, config, max_length=rollouts.max_length, device="cpu"),
+            make_engine=partial(
+                Engine, tiny_model_path, config, max_length=rollouts.max_length, device="cpu"
+            ),
             make_learner=partial(
                 Learner,
                 config=LEARNER,
                 model=model,
-                objective=ClipConfig(name="clip", ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=None),
+                objective=ClipConfig(
+                    name="clip", ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=None
+                ),
                 temperature=1.0,
                 total_updates=10,
             ),

@@ -38,7 +38,9 @@ def test_engines_have_the_learners_weights(actors, loop, rollouts):
         await actors.pool.load_weights(weights)
         found = {each.key: each async for batch in actors.pool.generate(requests) for each in batch}
         batches = [[one_sequence(request, found[request.key])] for request in requests]
-        return [found[request.key] for request in requests], await actors.learner.score(batches, reference=False)
+        return [found[request.key] for request in requests], await actors.learner.score(
+            batches, reference=False
+        )
 
     completions, scores = loop.run_until_complete(probe())
     for completion, [score] in zip(completions, scores, strict=True):
@@ -59,7 +61,9 @@ def test_a_dead_rank_is_named(ray_session, loop):
             raise RuntimeError("Connection closed by peer")
 
     rank_actor = LearnerActor.options(runtime_env={"env_vars": worker_env(1)})
-    group = RayLearnerGroup([rank_actor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0)
+    group = RayLearnerGroup(
+        [rank_actor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0
+    )
     loop.run_until_complete(group.setup(60.0))
     batch = StepBatch(step=7, updates=(), coefficients={})
     with pytest.raises(RuntimeError, match=r"^learner rank 1 died \(updates of step 7\)"):

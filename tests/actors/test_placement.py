@@ -15,7 +15,9 @@ def settings(**changes):
         "placement": "apart", "gpus_per_engine": 1.0, "gpus_per_rank": 1.0, "cpus_per_engine": 2.0, "cpus_per_rank": 1.0
     }  # fmt: skip
     cluster.update({key: changes[key] for key in cluster if key in changes})
-    rollout = SimpleNamespace(num_actors=changes.get("engines", 1), tensor_parallel=changes.get("tensor_parallel", 1))
+    rollout = SimpleNamespace(
+        num_actors=changes.get("engines", 1), tensor_parallel=changes.get("tensor_parallel", 1)
+    )
     return SimpleNamespace(**cluster), rollout, SimpleNamespace(num_ranks=changes.get("ranks", 2))
 
 
@@ -28,7 +30,10 @@ def test_apart_gives_each_process_a_bundle():
 
 def test_shared_puts_an_engine_and_a_rank_on_one_gpu():
     wanted = plan(*settings(placement="shared", gpus_per_engine=0.5, gpus_per_rank=0.5))
-    assert wanted.bundles == ({"CPU": 3.0, "GPU": 1.0}, {"CPU": 1.0, "GPU": 0.5})  # the second rank has no engine
+    assert wanted.bundles == (
+        {"CPU": 3.0, "GPU": 1.0},
+        {"CPU": 1.0, "GPU": 0.5},
+    )  # the second rank has no engine
     assert (wanted.engines, wanted.ranks) == ((0,), (0, 1))
 
 
@@ -40,8 +45,16 @@ def test_without_gpus_none_are_asked_for():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        pytest.param({"placement": "shared", "tensor_parallel": 2}, "cannot share them with ranks", id="shared engine"),
-        pytest.param({"gpus_per_engine": 0.5, "tensor_parallel": 3}, "whole numbers only", id="one GPU and a half"),
+        pytest.param(
+            {"placement": "shared", "tensor_parallel": 2},
+            "cannot share them with ranks",
+            id="shared engine",
+        ),
+        pytest.param(
+            {"gpus_per_engine": 0.5, "tensor_parallel": 3},
+            "whole numbers only",
+            id="one GPU and a half",
+        ),
     ],
 )
 def test_what_ray_cannot_place(changes, message):
@@ -51,7 +64,9 @@ def test_what_ray_cannot_place(changes, message):
 
 @pytest.mark.engine
 def test_missing_gpus_are_named(ray_session):
-    with pytest.raises(WaitError, match=r"Of GPU the cluster has 0, 0 free, .* 3 are wanted: 3 missing"):
+    with pytest.raises(
+        WaitError, match=r"Of GPU the cluster has 0, 0 free, .* 3 are wanted: 3 missing"
+    ):
         place(plan(*settings(cpus_per_engine=0.5, cpus_per_rank=0.5)), "PACK", timeout_s=1.0)
 
 
@@ -60,12 +75,18 @@ def test_missing_gpus_are_named(ray_session):
     [
         pytest.param([{"CPU": 2.0}], [1.0, 0.5, 0.5], id="one small machine: shared"),
         pytest.param([{"CPU": 4.0}], [2.0, 1.0, 1.0], id="enough"),
-        pytest.param([{"memory": 1.0}], [2.0, 1.0, 1.0], id="a head without CPUs: workers will join"),
-        pytest.param([{"CPU": 1.0}, {"CPU": 1.0}], [2.0, 1.0, 1.0], id="a cluster that is too small says so"),
+        pytest.param(
+            [{"memory": 1.0}], [2.0, 1.0, 1.0], id="a head without CPUs: workers will join"
+        ),
+        pytest.param(
+            [{"CPU": 1.0}, {"CPU": 1.0}], [2.0, 1.0, 1.0], id="a cluster that is too small says so"
+        ),
     ],
 )
 def test_processes_share_the_cpus_of_a_small_machine(nodes, cpus, monkeypatch):
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in nodes])
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"Alive": True, "Resources": resources} for resources in nodes]
+    )
     wanted = sharing_cpus(plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0)))
     assert [bundle["CPU"] for bundle in wanted.bundles] == cpus
     assert (wanted.engine["CPU"], wanted.rank["CPU"]) == (cpus[0], cpus[1])

@@ -45,7 +45,9 @@ class Refusing(grpc.GenericRpcHandler):
         self._code = code
 
     def service(self, call):
-        return grpc.unary_unary_rpc_method_handler(lambda request, context: context.abort(self._code, "no"))
+        return grpc.unary_unary_rpc_method_handler(
+            lambda request, context: context.abort(self._code, "no")
+        )
 
 
 @pytest.mark.parametrize(
@@ -92,4 +94,8 @@ def test_workers_get_the_code_and_no_secret(monkeypatch):
     env = worker_env(2.5, VLLM_LOGGING_LEVEL="ERROR")
     assert "hidden" not in env.values()
     assert env["PYTHONPATH"].split(":")[0] == ray_runtime.SOURCE_ROOT
-    assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["VLLM_LOGGING_LEVEL"]) == ("2", "1", "ERROR")
+    assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["VLLM_LOGGING_LEVEL"]) == (
+        "2",
+        "1",
+        "ERROR",
+    )

@@ -21,7 +21,9 @@ async def collect(pool, requests, *, while_running=None) -> list:
 
 
 def assert_same(found, wanted) -> None:
-    assert sorted(each.key for each in found) == sorted(wanted), "each request answered exactly once"
+    assert sorted(each.key for each in found) == sorted(wanted), (
+        "each request answered exactly once"
+    )
     for each in found:
         np.testing.assert_array_equal(each.token_ids, wanted[each.key].token_ids)
         np.testing.assert_allclose(each.logprob, wanted[each.key].logprob, atol=1e-4)
@@ -46,7 +48,9 @@ def test_two_engines_answer_as_one(actors, loop, loaded, wanted, rollouts):
     health = []
 
     async def ask():
-        health.append(await asyncio.gather(*(slot.actor.health.remote() for slot in actors.pool.slots)))
+        health.append(
+            await asyncio.gather(*(handle.actor.health.remote() for handle in actors.pool.handles))
+        )
 
     requests = rollouts.requests(16, 16, max_tokens=64)
     assert_same(loop.run_until_complete(collect(actors.pool, requests, while_running=ask)), wanted)
@@ -59,7 +63,7 @@ def test_two_engines_answer_as_one(actors, loop, loaded, wanted, rollouts):
 
 def test_killed_in_mid_generation(actors, loop, loaded, wanted, rollouts):
     """The other engine answers for it; it is back, with the current weights, when it is next asked."""
-    victim = actors.pool.slots[0]
+    victim = actors.pool.handles[0]
 
     async def kill():
         os.kill((await victim.actor.health.remote()).pid, signal.SIGKILL)
@@ -76,28 +80,33 @@ def test_both_frozen_in_mid_generation(actors, loop, loaded, wanted, rollouts, m
     restarts = actors.pool.restarts
 
     async def freeze():
-        for slot in actors.pool.slots:
-            monkeypatch.setattr(slot, "_health_s", 2.0)
-            os.kill((await slot.actor.health.remote()).pid, signal.SIGSTOP)
+        for handle in actors.pool.handles:
+            monkeypatch.setattr(handle, "_health_s", 2.0)
+            os.kill((await handle.actor.health.remote()).pid, signal.SIGSTOP)
 
     requests = rollouts.requests(16, 16, max_tokens=64)
-    assert_same(loop.run_until_complete(collect(actors.pool, requests, while_running=freeze)), wanted)
+    assert_same(
+        loop.run_until_complete(collect(actors.pool, requests, while_running=freeze)), wanted
+    )
     assert actors.pool.restarts == restarts + 2
 
 
 def test_frozen_while_idle(actors, loop, loaded, wanted, rollouts, monkeypatch):
     """Nobody generates, so nobody watches: the next load of weights finds it."""
-    slot = actors.pool.slots[0]
-    restarts = slot.restarts
+    handle = actors.pool.handles[0]
+    restarts = handle.restarts
 
     async def load():
-        monkeypatch.setattr(slot, "_health_s", 2.0)
-        os.kill((await slot.actor.health.remote()).pid, signal.SIGSTOP)
+        monkeypatch.setattr(handle, "_health_s", 2.0)
+        os.kill((await handle.actor.health.remote()).pid, signal.SIGSTOP)
         await actors.pool.load_weights(loaded)
 
     loop.run_until_complete(load())
-    assert slot.restarts == restarts + 1
-    assert_same(loop.run_until_complete(collect(actors.pool, rollouts.requests(16, 16, max_tokens=64))), wanted)
+    assert handle.restarts == restarts + 1
+    assert_same(
+        loop.run_until_complete(collect(actors.pool, rollouts.requests(16, 16, max_tokens=64))),
+        wanted,
+    )
 
 
 def test_a_caller_that_leaves_stops_the_engines(actors, loop, loaded, rollouts):
@@ -106,14 +115,18 @@ def test_a_caller_that_leaves_stops_the_engines(actors, loop, loaded, rollouts):
         await anext(stream)
         await stream.aclose()
         for _ in range(50):
-            health = await asyncio.gather(*(slot.actor.health.remote() for slot in actors.pool.slots))
+            health = await asyncio.gather(
+                *(handle.actor.health.remote() for handle in actors.pool.handles)
+            )
             if not any(each.num_running for each in health):
                 return True
             await asyncio.sleep(0.1)
         return False
 
     assert loop.run_until_complete(leave())
-    assert loop.run_until_complete(collect(actors.pool, rollouts.requests(1, 1))), "and are of use again"
+    assert loop.run_until_complete(collect(actors.pool, rollouts.requests(1, 1))), (
+        "and are of use again"
+    )
 
 
 def test_a_bad_request_says_so(actors, loop, loaded, rollouts):

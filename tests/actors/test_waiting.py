@@ -41,7 +41,9 @@ def workers(ray_session):
 def wait(loop, workers, *what, timeout_s=20.0):
     refs = [worker.run.remote(each) for worker, each in zip(workers, what, strict=True)]
     who = [f"rank {rank}" for rank in range(len(what))]
-    return loop.run_until_complete(wait_all(refs, who=who, what="a step", timeout_s=timeout_s, actors=workers))
+    return loop.run_until_complete(
+        wait_all(refs, who=who, what="a step", timeout_s=timeout_s, actors=workers)
+    )
 
 
 def test_values_in_order(loop, workers):
@@ -55,7 +57,9 @@ def test_the_calls_own_error(loop, workers):
 
 
 def test_the_late_one_is_named_with_its_stack(loop, workers):
-    with pytest.raises(WaitError, match=r"(?s)^rank 1 did not answer within 1 s \(a step\).*time.sleep"):
+    with pytest.raises(
+        WaitError, match=r"(?s)^rank 1 did not answer within 1 s \(a step\).*time.sleep"
+    ):
         wait(loop, workers, "a", "hang", timeout_s=1.0)
 
 

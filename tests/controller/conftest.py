@@ -30,7 +30,11 @@ class FakeTask:
         return {"train": 20, "eval": 4}[split]
 
     def prompt(self, split, index):
-        return Prompt(prompt_id=f"{split}-{index}", messages=({"role": "user", "content": str(index)},), answer="1")
+        return Prompt(
+            prompt_id=f"{split}-{index}",
+            messages=({"role": "user", "content": str(index)},),
+            answer="1",
+        )
 
     def grade(self, prompt, turns):
         return float(turns[0].count("1") >= 2)
@@ -66,7 +70,9 @@ class FakeGrader:
 
     async def grade(self, rollouts):
         await asyncio.sleep(0)
-        return [self.task.grade(rollout.prompt, self.chat.turn_texts(rollout)) for rollout in rollouts]
+        return [
+            self.task.grade(rollout.prompt, self.chat.turn_texts(rollout)) for rollout in rollouts
+        ]
 
     def counts(self):
         return {"timeout": 0}
@@ -101,7 +107,9 @@ class FakePool:
 
     def _complete(self, request):
         self.drawn.append((request.key, self.weights.policy_version))
-        logprob = log_softmax(self.weights.logits / request.temperature) if request.temperature else None
+        logprob = (
+            log_softmax(self.weights.logits / request.temperature) if request.temperature else None
+        )
         if request.top_p < 1:
             logprob = truncated(logprob, request.top_p)
         rng, tokens = np.random.default_rng(request.seed), []
@@ -278,20 +286,26 @@ class FakeRun:
     def controller(self, **arguments):
         from isentropic.controller.feed import Feed
         from isentropic.controller.loop import Controller
-        from isentropic.controller.method import Teaching
+        from isentropic.controller.method import Method
         from isentropic.controller.reporting import Reporter
-        from isentropic.controller.sampler import Drawer
+        from isentropic.controller.sampler import Sampler
 
         for name in ("rollouts", "checkpoints"):
             (self.folder / name).mkdir(exist_ok=True)
         config, task, chat, grader = self.config, FakeTask(), FakeChat(), FakeGrader()
-        drawer = Drawer(
-            task=task, chat=chat, pool=self.pool, grader=grader, config=config.rollout, seed=config.seed, window=20
+        sampler = Sampler(
+            task=task,
+            chat=chat,
+            pool=self.pool,
+            grader=grader,
+            config=config.rollout,
+            seed=config.seed,
+            window=20,
         )
         feed = Feed(
             config=config,
             pool=self.pool,
-            drawer=drawer,
+            sampler=sampler,
             chat=chat,
             grader=grader,
             make_sampling=lambda step: config.sampling.build(),
@@ -299,14 +313,14 @@ class FakeRun:
             eval_size=task.size("eval"),
         )
         reporter = Reporter(config, self.lines, [], about={})
-        teaching = Teaching(config)
-        teaching.bind(chat=chat, task=task, model_path="")
+        method = Method(config)
+        method.bind(chat=chat, task=task, model_path="")
         return Controller(
             config=config,
             learner=self.learner,
             feed=feed,
             reporter=reporter,
-            teaching=teaching,
+            method=method,
             folder=self.folder,
             **arguments,
         )

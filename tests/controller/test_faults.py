@@ -36,9 +36,18 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
     run.learner.end_save = full
     asyncio.run(run.controller(warn=said.append).run())
 
-    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step_000004", "step_000006"]
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == [
+        "step_000004",
+        "step_000006",
+    ]
     assert len(said) == 1
-    for part in ("step 2", str(run.folder / "checkpoints"), "No space left", "MiB are free", "a resume goes back"):
+    for part in (
+        "step 2",
+        str(run.folder / "checkpoints"),
+        "No space left",
+        "MiB are free",
+        "a resume goes back",
+    ):
         assert part in said[0]
 
 
@@ -84,8 +93,12 @@ def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
     for step in (4, 6):
         shutil.rmtree(overlapped.folder / "checkpoints" / f"step_{step:06d}")
     again = fake_run(folder=overlapped.folder.name)
-    asyncio.run(again.controller().run(checkpoints.latest(again.folder / "checkpoints", pytest.fail)))
-    assert stable(again.lines.lines) == {step: line for step, line in stable(whole.lines.lines).items() if step > 2}
+    asyncio.run(
+        again.controller().run(checkpoints.latest(again.folder / "checkpoints", pytest.fail))
+    )
+    assert stable(again.lines.lines) == {
+        step: line for step, line in stable(whole.lines.lines).items() if step > 2
+    }
 
 
 def test_a_full_disk_at_the_end_is_a_fault(fake_run):
@@ -97,7 +110,9 @@ def test_a_full_disk_at_the_end_is_a_fault(fake_run):
     run.learner.end_save = full
     with pytest.raises(OSError, match="No space left"):
         run.run()
-    assert max(run.lines.lines) == 6  # its result is in the logs, its rollouts in the ledger: resume=auto saves it
+    assert (
+        max(run.lines.lines) == 6
+    )  # its result is in the logs, its rollouts in the ledger: resume=auto saves it
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])

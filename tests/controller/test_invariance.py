@@ -45,7 +45,9 @@ def lines(fake_run, fakes, tiny_model_path):
             folder=name,
         )
         config = made.config
-        model = type(config.model)(**{**vars(config.model), "path": str(tiny_model_path), "max_length": 64})
+        model = type(config.model)(
+            **{**vars(config.model), "path": str(tiny_model_path), "max_length": 64}
+        )
         learner = Learner(
             config=config.learner,
             model=model,
@@ -64,7 +66,10 @@ def lines(fake_run, fakes, tiny_model_path):
 
 
 def test_packing_changes_no_metric(lines):
-    whole, cut = lines("whole", "learner.microbatch_tokens=4096"), lines("cut", "learner.microbatch_tokens=24")
+    whole, cut = (
+        lines("whole", "learner.microbatch_tokens=4096"),
+        lines("cut", "learner.microbatch_tokens=24"),
+    )
     for step in (1, 2):
         for key, value in whole[step].items():
             if not key.startswith(UNSTABLE) and isinstance(value, float) and not math.isnan(value):

@@ -48,7 +48,9 @@ def test_line_zero_and_evaluations(fake_run):
     assert sorted(lines) == list(range(7))
     assert [step for step in lines if "eval/avg_at_k" in lines[step]] == [0, 3, 6]
     assert lines[0]["policy_version"] == 0
-    assert lines[0]["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)  # the fake starts uniform over 8 tokens
+    assert lines[0]["entropy/mean"] == pytest.approx(
+        np.log(8), abs=1e-6
+    )  # the fake starts uniform over 8 tokens
     assert lines[1]["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)
 
 
@@ -97,10 +99,14 @@ def stop_after(run, step):
 
 
 def test_a_step_that_teaches_nothing_still_writes_its_line(fake_run):
-    run = fake_run("run.steps=2", "rollout.max_response_tokens=1").run()  # one token: never two ones, all wrong
+    run = fake_run(
+        "run.steps=2", "rollout.max_response_tokens=1"
+    ).run()  # one token: never two ones, all wrong
     line = run.lines.lines[2]
     assert line["group/all_wrong_frac"] == 1.0 and line["update/count"] == 0
-    assert line["policy_version"] == 0 and line["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)
+    assert line["policy_version"] == 0 and line["entropy/mean"] == pytest.approx(
+        np.log(8), abs=1e-6
+    )
 
 
 def test_a_broken_engine_ends_the_run_with_its_own_error(fake_run):
@@ -150,7 +156,11 @@ def test_updates_that_cannot_be_made_stop_the_run(fake_run):
 
     async def poisoned(batches):
         return [
-            replace(result, updates=tuple(replace(one, skipped=True) for one in result.updates), policy_version=0)
+            replace(
+                result,
+                updates=tuple(replace(one, skipped=True) for one in result.updates),
+                policy_version=0,
+            )
             for result in await update(batches)
         ]
 

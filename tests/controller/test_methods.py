@@ -10,9 +10,23 @@ import pytest
 from isentropic.methods.oger.teachers import TeacherResponse, write_teachers
 
 UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
-PAPO, OGER, UEC = ["method=papo"], ["method=oger", "oger.cache=null"], ["method=uec_rl", "terms=none"]
-REPLAYING = ["uec.replay_every=2", "uec.replay_threshold=0", "uec.keep=released", "uec.explore_size=4"]
-UEC_OFF = ["uec.explore_size=0", "uec.queue=false", "uec.overlong_filter=false", "uec.replay_every=null"]
+PAPO, OGER, UEC = (
+    ["method=papo"],
+    ["method=oger", "oger.cache=null"],
+    ["method=uec_rl", "terms=none"],
+)
+REPLAYING = [
+    "uec.replay_every=2",
+    "uec.replay_threshold=0",
+    "uec.keep=released",
+    "uec.explore_size=4",
+]
+UEC_OFF = [
+    "uec.explore_size=0",
+    "uec.queue=false",
+    "uec.overlong_filter=false",
+    "uec.replay_every=null",
+]
 
 
 def stable(lines):
@@ -68,10 +82,15 @@ def test_uec_rl_explores_and_replays(fake_run):
     assert [line["uec/queue_size"] < 16 for line in steps] == [True] * 8
     assert all(line["uec/replayed"] == 0 for line in steps[0::2])
     replays = [line for line in steps if line["uec/replayed"]]
-    assert replays and {line["uec/replayed"] for line in replays} <= {16, 32}  # units of 4 prompts of 4
+    assert replays and {line["uec/replayed"] for line in replays} <= {
+        16,
+        32,
+    }  # units of 4 prompts of 4
     for line in replays:
         trained = line["update/samples"] + line["uec/replayed"]
-        assert line["update/count"] <= trained // 16 * 2  # two a unit; fewer where there are fewer prompts
+        assert (
+            line["update/count"] <= trained // 16 * 2
+        )  # two a unit; fewer where there are fewer prompts
         assert line["replay/entropy_before"] != line["replay/entropy_after"]
     assert all("replay/entropy_before" not in line for line in steps if not line["uec/replayed"])
 
@@ -87,7 +106,10 @@ def test_papo_signal_moves_though_nothing_is_trained(fake_run):
 @pytest.fixture
 def teachers(tmp_path):
     path = tmp_path / "teachers.jsonl"
-    rows = [TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="11", reward=1.0) for i in range(20)]
+    rows = [
+        TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="11", reward=1.0)
+        for i in range(20)
+    ]
     write_teachers(path, rows)
     return f"oger.teachers={path}"
 
@@ -97,11 +119,16 @@ def test_the_ledger_has_the_teachers_and_gives_them_back(fake_run, teachers, tmp
     choice = ["method=oger", "oger.cache=null", teachers, "run.steps=2"]
     first, again = fake_run(*choice, folder="first"), fake_run(*choice, folder="again")
     for run in (first, again):
-        run.learner.logits[1] = 1.0  # the mean probability of '11' and the end is not that of '1111' and the end
+        run.learner.logits[1] = (
+            1.0  # the mean probability of '11' and the end is not that of '1111' and the end
+        )
     rows = pq.read_table(first.run().folder / "rollouts" / "step_000001.parquet").to_pylist()
     assert [row["response"] for row in rows if row["origin"] == "teacher:ones"] == [["11"]] * 4
     shutil.copytree(first.folder / "rollouts", again.folder / "rollouts")
-    others = [TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="1111", reward=1.0) for i in range(20)]
+    others = [
+        TeacherResponse(prompt_id=f"train-{i}", teacher="ones", text="1111", reward=1.0)
+        for i in range(20)
+    ]
     write_teachers(tmp_path / "teachers.jsonl", others)
     old, new = first.lines.lines[1], again.run().lines.lines[1]
     assert new["oger/offline_prob_mean"] == old["oger/offline_prob_mean"]
@@ -122,13 +149,22 @@ COMPOSITIONS = [
 @pytest.mark.parametrize(("papo", "objective", "uec", "oger"), COMPOSITIONS)
 def test_every_composition_runs_two_steps(papo, objective, uec, oger, fake_run, teachers):
     methods = [name for name, chosen in (("papo", papo), ("oger", oger), ("uec_rl", uec)) if chosen]
-    overrides = [f"method=[{','.join(methods)}]", f"objective={objective}", "terms=none", "run.steps=2"]
+    overrides = [
+        f"method=[{','.join(methods)}]",
+        f"objective={objective}",
+        "terms=none",
+        "run.steps=2",
+    ]
     overrides += [f"filter={'keep_rules' if uec else 'keep_all' if oger else 'drop_flat'}"]
     overrides += [teachers, "oger.cache=null"] if oger else []
     overrides += ["uec.explore_size=4"] if uec else []
     lines = fake_run(*overrides).run().lines.lines
     assert sorted(lines) == [0, 1, 2]
-    assert ("papo/u" in lines[2], "oger/bonus_mean" in lines[2], "uec/queue_size" in lines[2]) == (papo, oger, uec)
+    assert ("papo/u" in lines[2], "oger/bonus_mean" in lines[2], "uec/queue_size" in lines[2]) == (
+        papo,
+        oger,
+        uec,
+    )
     if oger:
         assert lines[2]["oger/teacher_groups_frac"] == 1.0
 

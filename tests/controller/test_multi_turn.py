@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from isentropic import batching
-from isentropic.controller.sampler import Clock, Drawer, Origin
+from isentropic.controller.sampler import Clock, DrawnFrom, Sampler
 from isentropic.methods.papo.polarity import Polarity, PolarityConfig
 from isentropic.methods.slots import Wave
 from isentropic.models.tiny import build_tokenizer
@@ -16,7 +16,9 @@ from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.chat import Chat
 
 TASK = CalculatorTask(
-    CalculatorConfig(name="calculator", levels=("3x1",), train_size=50, eval_size=10, seed=0, max_turns=3)
+    CalculatorConfig(
+        name="calculator", levels=("3x1",), train_size=50, eval_size=10, seed=0, max_turns=3
+    )
 )
 CHAT = Chat(build_tokenizer())
 
@@ -32,7 +34,9 @@ class ScriptedPool:
     async def generate(self, requests):
         for request in requests:
             self.requests.append(request)
-            ids = CHAT.tokenizer.encode(self.turns[request.turn] + "<|end|>", add_special_tokens=False)
+            ids = CHAT.tokenizer.encode(
+                self.turns[request.turn] + "<|end|>", add_special_tokens=False
+            )
             cut = ids[: request.max_tokens]
             yield [
                 Completion(
@@ -52,7 +56,7 @@ class Grader:
 
 
 def draw(pool, *, task=TASK, window=128, max_tokens=16, grader=None, samples=1):
-    drawer = Drawer(
+    sampler = Sampler(
         task=task,
         chat=getattr(pool, "chat", CHAT),
         pool=pool,
@@ -62,9 +66,9 @@ def draw(pool, *, task=TASK, window=128, max_tokens=16, grader=None, samples=1):
         window=window,
     )
     wave = Wave(group_size=samples, temperature=1.0)
-    origin = Origin(step=1, source_step=0, policy_version=0)
-    groups: dict[int, Group] = {0: Group(draw=0, prompt=drawer.prompt("train", 0), rollouts=())}
-    asyncio.run(drawer._draw_wave(groups, (0,), wave, origin, Clock()))
+    origin = DrawnFrom(step=1, source_step=0, policy_version=0)
+    groups: dict[int, Group] = {0: Group(draw=0, prompt=sampler.prompt("train", 0), rollouts=())}
+    asyncio.run(sampler._draw_wave(groups, (0,), wave, origin, Clock()))
     return groups[0]
 
 
@@ -86,7 +90,9 @@ def test_spans_hold_the_policy_s_tokens_alone():
     )
     assert written(rollout) == "1+2=<|end|>3+4=<|end|>#7<|end|>"
     assert [written_end - start for start, written_end in rollout.turns] == [5, 5, 3]
-    np.testing.assert_allclose(rollout.rollout_logprob[[0, 5, 10, 12]], [0, -1, -2, -2.02], atol=1e-6)
+    np.testing.assert_allclose(
+        rollout.rollout_logprob[[0, 5, 10, 12]], [0, -1, -2, -2.02], atol=1e-6
+    )
     assert (rollout.finish_reason, rollout.num_response_tokens) == ("stop", 13)
     assert rollout.reward == float(group.prompt.answer == "7")
     assert len({request.seed for request in pool.requests}) == 3  # a seed of its own for every turn
@@ -103,9 +109,13 @@ def test_the_limit_of_turns_ends_an_episode_without_an_answer():
 def test_the_window_ends_an_episode():
     pool = ScriptedPool("1+1=", "1+1=", "#2")
     prompt = len(CHAT.prompt_ids(TASK.prompt("train", 0)))
-    (rollout,) = draw(pool, window=prompt + 5 + 4).rollouts  # a turn of 5 and no room after the reply of 4
+    (rollout,) = draw(
+        pool, window=prompt + 5 + 4
+    ).rollouts  # a turn of 5 and no room after the reply of 4
     assert (rollout.finish_reason, len(rollout.turns)) == ("turns", 1)
-    (rollout,) = draw(pool, window=prompt + 5 + 4 + 2).rollouts  # room for 2 tokens of the second turn
+    (rollout,) = draw(
+        pool, window=prompt + 5 + 4 + 2
+    ).rollouts  # room for 2 tokens of the second turn
     assert (rollout.finish_reason, len(rollout.turns)) == ("length", 2)
     assert pool.requests[-1].max_tokens == 2 and len(rollout.token_ids) == prompt + 11
 
@@ -122,19 +132,29 @@ def test_only_the_policy_s_tokens_carry_loss_and_polarity():
     np.testing.assert_array_equal(batch.token_ids[batch.predict + 1], batch.target)
 
     tokens = rollout.num_response_tokens
-    sensitivity = np.where(np.arange(tokens) % 2, 0.1, -0.1).astype(np.float32)  # T = -S: expanding, contracting, ...
+    sensitivity = np.where(np.arange(tokens) % 2, 0.1, -0.1).astype(
+        np.float32
+    )  # T = -S: expanding, contracting, ...
     flat = np.full(tokens, 0.5, dtype=np.float32)
     scores = TokenScores(logprob=flat, entropy=flat, sensitivity=sensitivity, sum_p2=flat)
-    sample = Sample(rollout=rollout, old=scores, advantage=np.ones(tokens, np.float32), token_weight=flat)
+    sample = Sample(
+        rollout=rollout, old=scores, advantage=np.ones(tokens, np.float32), token_weight=flat
+    )
     papo = PolarityConfig(
         name="polarity", alpha=0.2, delta=0.0, weight="branch", renorm=False, signal="two_phase", h_ref=1.0,
         tau=0.25, beta=0.9,
     )  # fmt: skip
-    (weighed,), metrics = Polarity(papo).weigh([sample], entropy_mean=0.5)  # below the reference: u = 1
-    np.testing.assert_allclose(weighed.advantage, np.where(np.arange(tokens) % 2, 0.8, 1.2), rtol=1e-6)
+    (weighed,), metrics = Polarity(papo).weigh(
+        [sample], entropy_mean=0.5
+    )  # below the reference: u = 1
+    np.testing.assert_allclose(
+        weighed.advantage, np.where(np.arange(tokens) % 2, 0.8, 1.2), rtol=1e-6
+    )
     assert metrics["papo/expand_frac"] == pytest.approx(7 / 13)
     plan = batching.plan_updates([weighed], 1)
-    reduction = SimpleNamespace(weights=lambda lengths, **_: np.full(len(lengths), 1 / lengths.sum()))
+    reduction = SimpleNamespace(
+        weights=lambda lengths, **_: np.full(len(lengths), 1 / lengths.sum())
+    )
     (step,), _ = batching.step_batches(
         step=1, samples=[weighed], plan=plan, num_ranks=1, microbatch_tokens=4096, reduction=reduction,
         max_response_tokens=16, coefficients={},

@@ -16,13 +16,17 @@ COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
 
 def instructions(name):
     """(instruction, arguments) in order, comments gone and continued lines joined."""
-    text = re.sub(r"^\s*#.*\n", "", (DOCKER / name).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    text = re.sub(r"^\s*#.*\n", "", (DOCKER / name).read_text(), flags=re.MULTILINE).replace(
+        "\\\n", " "
+    )
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 
 def where(name, instruction, containing):
     return next(
-        i for i, (word, rest) in enumerate(instructions(name)) if word == instruction and re.search(containing, rest)
+        i
+        for i, (word, rest) in enumerate(instructions(name))
+        if word == instruction and re.search(containing, rest)
     )
 
 
@@ -30,7 +34,17 @@ def where(name, instruction, containing):
 def test_known_instructions_and_a_pinned_base(name):
     found = instructions(name)
 
-    assert {word for word, _ in found} <= {"ARG", "FROM", "RUN", "USER", "WORKDIR", "COPY", "ENV", "VOLUME", "CMD"}
+    assert {word for word, _ in found} <= {
+        "ARG",
+        "FROM",
+        "RUN",
+        "USER",
+        "WORKDIR",
+        "COPY",
+        "ENV",
+        "VOLUME",
+        "CMD",
+    }
     assert [rest for word, rest in found if word == "FROM"] == ["${BASE}"]
     base = next(rest for word, rest in found if rest.startswith("BASE="))
     assert re.fullmatch(r"BASE=[a-z/]+:\d+\.\d+\.\d+-[a-z0-9.-]+", base)
@@ -41,7 +55,10 @@ def test_downloads_come_before_the_code_and_after_the_user(name):
     install = where(name, "RUN", r"docker/install\.sh (cpu|cuda)")
 
     assert where(name, "USER", "^isentropic$") < where(name, "COPY", r"pyproject\.toml") < install
-    assert all(install < where(name, "COPY", rf" {folder} {folder}$") for folder in ("platform", "conf", "jobs"))
+    assert all(
+        install < where(name, "COPY", rf" {folder} {folder}$")
+        for folder in ("platform", "conf", "jobs")
+    )
     assert "useradd --uid 1000" in instructions(name)[where(name, "RUN", "useradd")][1]
     assert [rest for word, rest in instructions(name) if word == "USER"][-1] == "isentropic"
 
@@ -50,7 +67,12 @@ def test_downloads_come_before_the_code_and_after_the_user(name):
 def test_what_is_copied_exists_and_is_let_through(name):
     lines = (DOCKER / f"{name}.dockerignore").read_text().splitlines()
     allowed = [line[1:] for line in lines if line.startswith("!")]
-    copied = [part for word, rest in instructions(name) if word == "COPY" for part in shlex.split(rest)[1:-1]]
+    copied = [
+        part
+        for word, rest in instructions(name)
+        if word == "COPY"
+        for part in shlex.split(rest)[1:-1]
+    ]
 
     assert lines[1] == "*"
     for source in copied:
@@ -69,7 +91,9 @@ def test_a_python_that_the_package_supports(name):
 def test_no_secret_is_written_down(name):
     text = (DOCKER / name).read_text()
 
-    assert not re.search(r"(?i)(api_?key|password|secret|auth_token)\s*[=:]\s*[\"']?[0-9a-z]{8,}", text)
+    assert not re.search(
+        r"(?i)(api_?key|password|secret|auth_token)\s*[=:]\s*[\"']?[0-9a-z]{8,}", text
+    )
     assert "WANDB_API_KEY" not in text
 
 
@@ -96,4 +120,7 @@ def test_images_and_manifests_agree():
         assert "registry.example/isentropic:0.1.0-cuda" in text
     for name in IMAGES:
         env = " ".join(rest for word, rest in instructions(name) if word == "ENV")
-        assert "ISENTROPIC_RUNS=/runs" in env and "WORKDIR /opt/isentropic" in (DOCKER / name).read_text()
+        assert (
+            "ISENTROPIC_RUNS=/runs" in env
+            and "WORKDIR /opt/isentropic" in (DOCKER / name).read_text()
+        )

@@ -29,8 +29,18 @@ def compose_small(fakes, model_path, *overrides):
 
     from isentropic.experiments.settings.load import load
 
-    own = [f"model.path={model_path}", "model.warm_start=null", "rollout.probe_tolerance=100", "learner.lr=1e-2"]
-    own += [f"run.steps={STEPS}", "evaluation.every=0", "checkpoint.keep_last=9", "rollout.max_prompt_tokens=8"]
+    own = [
+        f"model.path={model_path}",
+        "model.warm_start=null",
+        "rollout.probe_tolerance=100",
+        "learner.lr=1e-2",
+    ]
+    own += [
+        f"run.steps={STEPS}",
+        "evaluation.every=0",
+        "checkpoint.keep_last=9",
+        "rollout.max_prompt_tokens=8",
+    ]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         cfg = compose("config", overrides=[*fakes.SMALL, *own, *overrides])
     return load(cfg), OmegaConf.to_yaml(cfg, resolve=True)
@@ -53,7 +63,9 @@ def recorded(tmp_path_factory, tiny_model_path):
         """The engine of these runs is fake: its weights never change, and eight tokens are equally likely."""
 
         async def publish(self):
-            return fakes.FakeWeights(self._learner.policy_version, torch.zeros(fakes.VOCABULARY).double().numpy())
+            return fakes.FakeWeights(
+                self._learner.policy_version, torch.zeros(fakes.VOCABULARY).double().numpy()
+            )
 
     async def record():
         async with replay_learner(config, config.model, exact=True, reference=False) as learner:
@@ -64,5 +76,7 @@ def recorded(tmp_path_factory, tiny_model_path):
     lines = asyncio.run(record())
     rows = (json.dumps(plain({"step": step} | line)) for step, line in lines.items())
     (folder / "metrics.jsonl").write_text("".join(f"{row}\n" for row in rows))
-    prepared = Prepared(model=replace(config.model), task=fakes.FakeTask(), chat=fakes.FakeChat(), dropped={})
+    prepared = Prepared(
+        model=replace(config.model), task=fakes.FakeTask(), chat=fakes.FakeChat(), dropped={}
+    )
     return folder, prepared

@@ -52,8 +52,15 @@ def bad_data(config, cfg):
     [
         pytest.param(lambda config, cfg: None, 0, "", id="done"),
         pytest.param(lambda config, cfg: 75, 75, "", id="stopped, resumable"),
-        pytest.param(bad_data, 2, "error: task.limit must be >= 1, got 0.", id="bad input that the job found"),
-        pytest.param(lambda config, cfg: signal.raise_signal(signal.SIGTERM), 75, "", id="stopped before it began"),
+        pytest.param(
+            bad_data, 2, "error: task.limit must be >= 1, got 0.", id="bad input that the job found"
+        ),
+        pytest.param(
+            lambda config, cfg: signal.raise_signal(signal.SIGTERM),
+            75,
+            "",
+            id="stopped before it began",
+        ),
         pytest.param(fault, 1, "Traceback", id="a fault keeps its traceback"),
         pytest.param(no_room, 1, "MiB are free in runs/train, ", id="a full disk says what to do"),
     ],
@@ -78,15 +85,25 @@ def test_exit_codes(run, job, code, message):
         ),
         pytest.param(["objectve=clip"], "Did you mean 'objective'?", id="group"),
         pytest.param(["objective=ce_gpo"], "Did you mean 'ce_gppo'?", id="choice"),
-        pytest.param(["method=[nope]"], "method=nope is not a choice. method may be", id="choice in a list"),
+        pytest.param(
+            ["method=[nope]"], "method=nope is not a choice. method may be", id="choice in a list"
+        ),
         pytest.param(["experiment=nope"], "experiment may be", id="experiment"),
         pytest.param(["+learner.foo=1"], "'learner.foo'", id="key that was forced in"),
-        pytest.param(["method=papo", "+papo.alpha2=1"], "Did you mean 'papo.alpha'?", id="key of a preset's section"),
+        pytest.param(
+            ["method=papo", "+papo.alpha2=1"],
+            "Did you mean 'papo.alpha'?",
+            id="key of a preset's section",
+        ),
         pytest.param(["+papo.alpha=0.1"], "no slot reads it", id="preset's key without the preset"),
         pytest.param(["learner.lr=fast"], "learner.lr must be a number", id="type"),
         pytest.param(["x y=["], "cannot read 'x y=['", id="grammar"),
         pytest.param(["seed=1,2"], "--multirun", id="a sweep without -m"),
-        pytest.param(["method=[dapo,uec_rl]"], "method=dapo and method=uec_rl both set", id="presets that clash"),
+        pytest.param(
+            ["method=[dapo,uec_rl]"],
+            "method=dapo and method=uec_rl both set",
+            id="presets that clash",
+        ),
     ],
 )
 def test_bad_input(run, tmp_path, arguments, message):
@@ -120,7 +137,9 @@ def test_multirun_gives_every_job_its_own_folder_and_goes_on_after_a_failure(run
 
     assert code == 2
     assert "seed must be >= 1, got 0" in err
-    assert [folder.rpartition("-")[0] for folder in folders] == [f"runs/train-seed_{seed}" for seed in (0, 1, 2)]
+    assert [folder.rpartition("-")[0] for folder in folders] == [
+        f"runs/train-seed_{seed}" for seed in (0, 1, 2)
+    ]
 
 
 def test_the_whole_config_is_shown(run):
@@ -132,7 +151,11 @@ def test_the_whole_config_is_shown(run):
 def test_no_heavy_import_before_the_config_is_composed():
     script = "import sys, isentropic.experiments.hydra_main; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
     answer = subprocess.run(
-        [sys.executable, "-c", script], env={"PYTHONPATH": str(PLATFORM)}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(PLATFORM)},
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert answer.stdout.strip() == "set()"

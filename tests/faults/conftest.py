@@ -37,6 +37,8 @@ def golden(tmp_path_factory, tiny_model_path) -> Path:
 @pytest.fixture(scope="session")
 def golden_overlapped(tmp_path_factory, tiny_model_path) -> Path:
     """The same with rollouts one step ahead."""
-    run = Job(tmp_path_factory.mktemp("overlapped") / "run", tiny_model_path, "rollout.max_staleness=1")
+    run = Job(
+        tmp_path_factory.mktemp("overlapped") / "run", tiny_model_path, "rollout.max_staleness=1"
+    )
     assert run.wait() == 0, run.text()[-3000:]
     return run.folder

@@ -36,7 +36,9 @@ def test_it_is_not_what_its_manifest_says(job, golden, prepared):
     """The hash gives it away: the run goes on from the checkpoint before it, or from the start."""
     run = job("resume=auto")
     assert run.wait() == 0, run.text()[-3000:]
-    assert f"{prepared}/learner/.metadata is missing, cut short or changed" in " ".join(run.text().split())
+    assert f"{prepared}/learner/.metadata is missing, cut short or changed" in " ".join(
+        run.text().split()
+    )
     assert_same_run(run.folder, golden)
 
 
@@ -44,7 +46,10 @@ def test_its_manifest_agrees(job, prepared):
     """The limits of the unpickler give it away: bad input, named."""
     manifest = json.loads((prepared / "manifest.json").read_text())
     index = (prepared / "learner" / ".metadata").read_bytes()
-    manifest["files"]["learner/.metadata"] = {"bytes": len(index), "sha256": hashlib.sha256(index).hexdigest()}
+    manifest["files"]["learner/.metadata"] = {
+        "bytes": len(index),
+        "sha256": hashlib.sha256(index).hexdigest(),
+    }
     (prepared / "manifest.json").write_text(json.dumps(manifest))
     run = job("resume=auto")
     assert run.wait() == 2, run.text()[-3000:]

@@ -30,14 +30,20 @@ def test_two_kills_a_lost_rank_and_another_actor_change_nothing(job, golden):
     assert [path.name for path in (run.folder / "checkpoints").glob("step_*")] == ["step_000002"]
 
     run = resume(job, run, 2, "learner.timeout_s=30")
-    run.until(lambda: "after step 2" in run.text() and run.steps() >= 4)  # of its own: the lines were cut back
+    run.until(
+        lambda: "after step 2" in run.text() and run.steps() >= 4
+    )  # of its own: the lines were cut back
     engines = {each.pid for each in run.actors("RolloutActor")}
     os.kill(run.actors("LearnerActor")[1].pid, signal.SIGKILL)
     run.until(lambda: "learner is started again (1 of 5), from the last checkpoint" in run.text())
-    assert "learner rank 1 died" in run.text(), "rank 0 then fails in a collective, and is not the one to name"
+    assert "learner rank 1 died" in run.text(), (
+        "rank 0 then fails in a collective, and is not the one to name"
+    )
     assert engines == {each.pid for each in run.actors("RolloutActor")}
     assert run.wait() == 0, run.text()[-3000:]
-    assert (run.folder / "rollouts" / "step_000001.parquet").stat().st_mtime_ns == drawn, "nothing is drawn twice"
+    assert (run.folder / "rollouts" / "step_000001.parquet").stat().st_mtime_ns == drawn, (
+        "nothing is drawn twice"
+    )
     assert_same_run(run.folder, golden)
     assert [line["step"] for line in lines(run.folder)] == list(range(6))
     assert not list(run.folder.rglob(".tmp-*")), "what the killed ones were writing is gone"

@@ -32,7 +32,9 @@ def test_transformers_loads_it(exported, tiny_model_path):
     model, about = AutoModelForCausalLM.from_pretrained(exported, output_loading_info=True)
     before = AutoModelForCausalLM.from_pretrained(tiny_model_path).state_dict()
     assert not any(about[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    moved = [name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])]
+    moved = [
+        name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])
+    ]
     assert set(moved) == set(before)
     assert AutoTokenizer.from_pretrained(exported).encode("1+1") == AutoTokenizer.from_pretrained(
         tiny_model_path
@@ -69,5 +71,7 @@ def test_vllm_loads_it(exported, rollouts):
         with torch.no_grad():
             logprob = model(tokens).logits[0].log_softmax(-1)
         start = len(request.token_ids) - 1
-        own = logprob[start : start + len(sampled.token_ids)].gather(1, torch.tensor(sampled.token_ids)[:, None])
+        own = logprob[start : start + len(sampled.token_ids)].gather(
+            1, torch.tensor(sampled.token_ids)[:, None]
+        )
         torch.testing.assert_close(torch.tensor(sampled.logprob), own[:, 0], atol=1e-4, rtol=0)

@@ -42,5 +42,7 @@ def test_no_room_for_the_learner(tmp_path):
         text=True,
         timeout=120,
     )
-    assert "OSError" in answer.stdout and str(tmp_path / "torn") in answer.stdout, answer.stderr[-2000:]
+    assert "OSError" in answer.stdout and str(tmp_path / "torn") in answer.stdout, answer.stderr[
+        -2000:
+    ]
     assert "version 1" in answer.stdout, "the checkpoint before it is whole"

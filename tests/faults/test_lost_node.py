@@ -11,7 +11,9 @@ def cluster():
     """A head with two CPUs; the third process of a run needs another node."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+    )
     yield cluster
     cluster.shutdown()
 

@@ -25,11 +25,15 @@ from isentropic.tasks.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
-many = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=10,
 )
 rows = st.dictionaries(st.sampled_from(["problem", "answer", "x"]), json_values, max_size=3)
@@ -48,7 +52,11 @@ def test_data_rows(tmp_path, written, on_bad_row):
     path.write_bytes(b"\n".join(written))
     try:
         good, skipped = read_rows(
-            str(path), split="train", columns=("problem", "answer"), limit=None, on_bad_row=on_bad_row
+            str(path),
+            split="train",
+            columns=("problem", "answer"),
+            limit=None,
+            on_bad_row=on_bad_row,
         )
     except ValueError as error:
         assert str(path) in str(error)
@@ -67,7 +75,12 @@ def test_parquet_that_is_none(tmp_path, written):
 
 
 @many
-@given(st.lists(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()), max_size=6))
+@given(
+    st.lists(
+        st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()),
+        max_size=6,
+    )
+)
 def test_metrics_files(tmp_path, written):
     """Resume repairs a torn last line and refuses other damage by its line; the report shows what it can read."""
     path = tmp_path / "metrics.jsonl"
@@ -85,14 +98,19 @@ def test_metrics_files(tmp_path, written):
 
 
 @many
-@given(st.lists(json_values, max_size=4), st.sampled_from(["metrics", "updates", "alarms", "environment"]))
+@given(
+    st.lists(json_values, max_size=4),
+    st.sampled_from(["metrics", "updates", "alarms", "environment"]),
+)
 def test_statements_on_any_lines(tmp_path, written, name):
     """Whatever lines say, they are judged or left out, or refused with their file."""
     good = [{"step": 1, "policy_version": 0, "entropy/mean": 1.0}]
     for each in ("metrics", "updates", "alarms"):
         lines = [*good, *(written if each == name else [])]
         (tmp_path / f"{each}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (tmp_path / "config.yaml").write_text("objective: {name: ce_gppo, ratio: token, beta1: 0.5, beta2: 1.0}")
+    (tmp_path / "config.yaml").write_text(
+        "objective: {name: ce_gppo, ratio: token, beta1: 0.5, beta2: 1.0}"
+    )
     (tmp_path / "environment.json").unlink(missing_ok=True)
     if name == "environment":
         (tmp_path / "environment.json").write_text(json.dumps(written))
@@ -102,7 +120,9 @@ def test_statements_on_any_lines(tmp_path, written, name):
         assert str(tmp_path) in str(error)
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "updates.jsonl", "alarms.jsonl", "environment.json", "config.yaml"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "updates.jsonl", "alarms.jsonl", "environment.json", "config.yaml"]
+)
 def test_a_folder_in_a_files_place(tmp_path, name):
     (tmp_path / name).mkdir()
     try:
@@ -116,7 +136,9 @@ def test_a_folder_in_a_files_place(tmp_path, name):
 def composed():
     """The demo's config as Hydra hands it over, and its dotted keys."""
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
-        cfg = OmegaConf.to_container(compose("config", overrides=["experiment=ce_gppo_tiny"]), resolve=True)
+        cfg = OmegaConf.to_container(
+            compose("config", overrides=["experiment=ce_gppo_tiny"]), resolve=True
+        )
     return cfg, sorted(flat(cfg))
 
 
@@ -152,7 +174,9 @@ def checkpoint(tmp_path_factory):
 @given(st.data())
 def test_any_damage_to_a_checkpoint_is_seen(checkpoint, data):
     """Some bytes of some file are others: it is passed over, with a message that names it."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != "manifest.json")
+    files = sorted(
+        path for path in checkpoint.rglob("*") if path.is_file() and path.name != "manifest.json"
+    )
     path = data.draw(st.sampled_from(files))
     whole = path.read_bytes()
     start = data.draw(st.integers(0, len(whole) - 1))
@@ -210,7 +234,10 @@ def test_a_manifest_of_wrong_types(checkpoint, values):
         assert len(said) == 1
     else:
         manifest = found[1]
-        assert all(type(value) is int for value in (manifest.step, manifest.policy_version, manifest.next_draw))
+        assert all(
+            type(value) is int
+            for value in (manifest.step, manifest.policy_version, manifest.next_draw)
+        )
 
 
 @many
@@ -222,7 +249,9 @@ def test_a_ledger_that_is_none(tmp_path, written):
 
 
 @many
-@given(st.dictionaries(st.sampled_from(["step", "draws", "next_draw", "x"]), json_values, max_size=4))
+@given(
+    st.dictionaries(st.sampled_from(["step", "draws", "next_draw", "x"]), json_values, max_size=4)
+)
 def test_a_ledger_of_someone_else(tmp_path, about):
     text = json.dumps(about).encode()
     metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text))}

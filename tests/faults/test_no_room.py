@@ -42,5 +42,7 @@ def test_at_the_last_step(job, golden):
     drawn = {path: path.stat().st_mtime_ns for path in run.folder.glob("rollouts/*")}
     run = job("checkpoint.every=0", "resume=auto")
     assert run.wait() == 0, run.text()[-3000:]
-    assert drawn == {path: path.stat().st_mtime_ns for path in run.folder.glob("rollouts/*")}, "nothing is drawn again"
+    assert drawn == {path: path.stat().st_mtime_ns for path in run.folder.glob("rollouts/*")}, (
+        "nothing is drawn again"
+    )
     assert_same_run(run.folder, golden)

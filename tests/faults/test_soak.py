@@ -11,7 +11,9 @@ import pytest
 
 pytestmark = pytest.mark.engine
 
-spec = importlib.util.spec_from_file_location("soak", Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py")
+spec = importlib.util.spec_from_file_location(
+    "soak", Path(__file__).resolve().parents[2] / "benchmarks" / "soak.py"
+)
 soak = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(soak)
 
@@ -67,6 +69,12 @@ def test_each_harm_is_named(run, harm, message):
 def test_memory_that_grows():
     flat = [(float(second), (100 + second % 2) * 2**20) for second in range(300)]
     growing = [(float(second), (100 + second) * 2**20) for second in range(300)]
-    wrong, said = soak.grown({"driver 1": flat, "rank 2": growing, "engine 3": flat[:70]}, undisturbed=True)
+    wrong, said = soak.grown(
+        {"driver 1": flat, "rank 2": growing, "engine 3": flat[:70]}, undisturbed=True
+    )
     assert said.keys() == {"driver 1", "rank 2"}
-    assert [each.partition(":")[0] for each in wrong] == ["rank 2 grew", "too short to measure", "too short to measure"]
+    assert [each.partition(":")[0] for each in wrong] == [
+        "rank 2 grew",
+        "too short to measure",
+        "too short to measure",
+    ]

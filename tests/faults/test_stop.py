@@ -31,7 +31,12 @@ def assert_nothing_left(run) -> None:
 
 
 def files_with(text: str, *folders: Path) -> list[Path]:
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    files = [
+        path
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
     return [path for path in files if text.encode() in path.read_bytes()]
 
 
@@ -43,7 +48,9 @@ def test_sigterm(job, ray_folder):
     run.until(lambda: run.steps() >= 2)
     second = job("resume=auto", env=env)
     assert second.wait() == 2
-    assert f"in use by another run (host {socket.gethostname()}, pid {run.process.pid}" in run.text()
+    assert (
+        f"in use by another run (host {socket.gethostname()}, pid {run.process.pid}" in run.text()
+    )
 
     run.tree()
     told = time.monotonic()

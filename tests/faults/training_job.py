@@ -12,7 +12,12 @@ import psutil
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
-UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")  # what DESIGN does not promise bit for bit
+UNSTABLE = (
+    "time/",
+    "throughput/",
+    "mismatch/",
+    "sync/",
+)  # what DESIGN does not promise bit for bit
 DEADLINE_S = 400.0  # for anything that is waited for: the machine may be shared
 SMALL = [
     "experiment=ce_gppo_tiny",
@@ -74,21 +79,30 @@ class Job:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"no end within {timeout_s:.0f} s:\n{self.text()[-3000:]}") from None
+            raise AssertionError(
+                f"no end within {timeout_s:.0f} s:\n{self.text()[-3000:]}"
+            ) from None
 
-    def until(self, true: Callable[[], object], timeout_s: float = DEADLINE_S, every_s: float = 0.02) -> None:
+    def until(
+        self, true: Callable[[], object], timeout_s: float = DEADLINE_S, every_s: float = 0.02
+    ) -> None:
         """Returns as soon as `true()` holds; fails where the job ends before."""
         deadline = time.monotonic() + timeout_s
         while not true():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise AssertionError(f"did not come (exit code {self.process.poll()}):\n{self.text()[-3000:]}")
+                raise AssertionError(
+                    f"did not come (exit code {self.process.poll()}):\n{self.text()[-3000:]}"
+                )
             time.sleep(every_s)
 
     def tree(self) -> list[psutil.Process]:
         """The job's processes, children of children too."""
         try:
-            processes = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+            processes = [
+                psutil.Process(self.process.pid),
+                *psutil.Process(self.process.pid).children(recursive=True),
+            ]
         except psutil.NoSuchProcess:
             processes = []
         self.seen |= {each.pid: each for each in processes}
@@ -146,18 +160,25 @@ def wandb_points(folder: Path) -> tuple[set[str], list[tuple[int, float]]]:
     ids, points = set(), []
     for run in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
-        for line in subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines():
+        for line in subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.splitlines():
             record = json.loads(line)
             if record["type"] == "run":
                 ids.add(record["run"]["run_id"])
             elif record["type"] == "history":
-                points.append((record["history"]["item"]["step"], record["history"]["item"]["entropy/mean"]))
+                points.append(
+                    (record["history"]["item"]["step"], record["history"]["item"]["entropy/mean"])
+                )
     return ids, points
 
 
 def stable(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
     """The lines without what may differ."""
-    return [{key: value for key, value in line.items() if not key.startswith(UNSTABLE)} for line in lines(folder, name)]
+    return [
+        {key: value for key, value in line.items() if not key.startswith(UNSTABLE)}
+        for line in lines(folder, name)
+    ]
 
 
 def rollouts(folder: Path) -> dict[str, list[dict]]:
@@ -179,7 +200,9 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Metrics, updates, weights and the rollouts of all steps of `other` are equal."""
     for name in ("metrics.jsonl", "updates.jsonl"):
         for line, wanted in zip(stable(one, name), stable(other, name), strict=True):
-            differing = {key: (line.get(key), wanted[key]) for key in wanted if line.get(key) != wanted[key]}
+            differing = {
+                key: (line.get(key), wanted[key]) for key in wanted if line.get(key) != wanted[key]
+            }
             assert not differing, f"{name}, step {wanted['step']}: {differing}"
             assert line.keys() == wanted.keys()
     drawn, wanted = rollouts(one), rollouts(other)  # a stopped run may have drawn for its next step

@@ -29,7 +29,10 @@ def cluster_spec(name):
 
 def templates(name):
     spec = cluster_spec(name)
-    return [spec["headGroupSpec"]["template"], *(group["template"] for group in spec["workerGroupSpecs"])]
+    return [
+        spec["headGroupSpec"]["template"],
+        *(group["template"] for group in spec["workerGroupSpecs"]),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +69,15 @@ WORKER = ("spec", "workerGroupSpecs", 0)
         pytest.param((*HEAD, "securityContext", "runAsNonRoot"), False, id="root"),
         pytest.param((*HEAD, "automountServiceAccountToken"), True, id="account token"),
         pytest.param((*HEAD, "containers", 0, "image"), "isentropic:latest", id="image not pinned"),
-        pytest.param((*HEAD, "containers", 0, "env", 0), {"name": "WANDB_API_KEY", "value": "k"}, id="key as variable"),
+        pytest.param(
+            (*HEAD, "containers", 0, "env", 0),
+            {"name": "WANDB_API_KEY", "value": "k"},
+            id="key as variable",
+        ),
         pytest.param(("spec", "authOptions", "mode"), "disabled", id="no token"),
-        pytest.param(("spec", "headGroupSpec", "serviceType"), "LoadBalancer", id="dashboard open to all"),
+        pytest.param(
+            ("spec", "headGroupSpec", "serviceType"), "LoadBalancer", id="dashboard open to all"
+        ),
     ],
 )
 def test_the_schema_refuses(path, value, schema):
@@ -77,7 +86,9 @@ def test_the_schema_refuses(path, value, schema):
 
 @pytest.mark.parametrize("name", RAY_FILES)
 def test_versions_are_those_of_the_project(name):
-    images = {container["image"] for each in templates(name) for container in each["spec"]["containers"]}
+    images = {
+        container["image"] for each in templates(name) for container in each["spec"]["containers"]
+    }
 
     own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert cluster_spec(name)["rayVersion"] == version("ray")
@@ -107,8 +118,14 @@ def test_each_group_has_what_a_run_needs(name):
 def test_volumes_and_policy_name_each_other():
     volumes = {volume["name"]: volume for volume in templates("job.yaml")[0]["spec"]["volumes"]}
 
-    assert volumes["runs"]["persistentVolumeClaim"]["claimName"] == manifest("storage.yaml")["metadata"]["name"]
-    assert f"create secret generic {volumes['wandb']['secret']['secretName']} " in (FOLDER / "storage.yaml").read_text()
+    assert (
+        volumes["runs"]["persistentVolumeClaim"]["claimName"]
+        == manifest("storage.yaml")["metadata"]["name"]
+    )
+    assert (
+        f"create secret generic {volumes['wandb']['secret']['secretName']} "
+        in (FOLDER / "storage.yaml").read_text()
+    )
     assert manifest("network.yaml")["spec"]["podSelector"]["matchLabels"] == LABEL
 
 
@@ -116,7 +133,9 @@ def test_the_job_waits_for_a_save_and_goes_on_after_a_fault():
     spec = manifest("job.yaml")["spec"]
     wait_s = int(yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"])
 
-    assert all(each["spec"]["terminationGracePeriodSeconds"] >= wait_s for each in templates("job.yaml"))
+    assert all(
+        each["spec"]["terminationGracePeriodSeconds"] >= wait_s for each in templates("job.yaml")
+    )
     assert spec["backoffLimit"] > 0 and "resume=auto" in spec["entrypoint"]
 
 
@@ -127,9 +146,12 @@ def test_the_jobs_command_is_one_of_ours(monkeypatch):
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         config = compose("config", overrides)
     gpus = config.learner.num_ranks * config.cluster.gpus_per_rank
-    gpus += config.rollout.num_actors * config.rollout.tensor_parallel * config.cluster.gpus_per_engine
+    gpus += (
+        config.rollout.num_actors * config.rollout.tensor_parallel * config.cluster.gpus_per_engine
+    )
     has = sum(
-        group["replicas"] * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+        group["replicas"]
+        * int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
         for group in cluster_spec("job.yaml")["workerGroupSpecs"]
     )
 

@@ -66,9 +66,16 @@ def make_samples(folder):
     rng = np.random.default_rng(0)
     samples = []
     for draw_index, (text, media) in enumerate(
-        [("how many?", (one,)), ("no image", ()), ("<image> or <image>?", (two, wide)), ("and here?", (one,))]
+        [
+            ("how many?", (one,)),
+            ("no image", ()),
+            ("<image> or <image>?", (two, wide)),
+            ("and here?", (one,)),
+        ]
     ):
-        prompt = Prompt(prompt_id=text, messages=({"role": "user", "content": text},), answer="", media=media)
+        prompt = Prompt(
+            prompt_id=text, messages=({"role": "user", "content": text},), answer="", media=media
+        )
         begin = chat.prompt_ids(prompt)
         for index in range(2):
             length = int(rng.integers(2, 7))
@@ -96,7 +103,9 @@ def with_scores(folder, drawn):
     scores = batching.unpack_scores(batches, [learner.score(batches[0])], len(drawn))
     learner.close()
     return [
-        Sample(rollout=rollout, old=score, advantage=advantage, token_weight=np.ones_like(advantage))
+        Sample(
+            rollout=rollout, old=score, advantage=advantage, token_weight=np.ones_like(advantage)
+        )
         for (rollout, advantage), score in zip(drawn, scores, strict=True)
     ]
 

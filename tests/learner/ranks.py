@@ -59,14 +59,23 @@ CONFIG = LearnerConfig(
 
 def model_config(folder):
     return ModelConfig(
-        name="tiny", path=str(folder), revision=None, max_length=64, trust_remote_code=False, warm_start=None
+        name="tiny",
+        path=str(folder),
+        revision=None,
+        max_length=64,
+        trust_remote_code=False,
+        warm_start=None,
     )
 
 
 def make_model(folder, **settings):
     """A random Qwen3 with attention heads that share keys, dropout in its config, tied embeddings."""
     torch.manual_seed(0)
-    settings = {"tie_word_embeddings": True, "attention_dropout": 0.5, "initializer_range": 0.3} | settings
+    settings = {
+        "tie_word_embeddings": True,
+        "attention_dropout": 0.5,
+        "initializer_range": 0.3,
+    } | settings
     config = Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=32,
@@ -87,8 +96,16 @@ def make_samples(prompts=4, group=3, seed=1):
     samples = []
     for draw in range(prompts):
         for index in range(group):
-            prompt, first, gap, second = rng.integers(1, 6), rng.integers(1, 7), rng.integers(1, 4), rng.integers(0, 7)
-            turns = ((prompt, prompt + first), (prompt + first + gap, prompt + first + gap + second))
+            prompt, first, gap, second = (
+                rng.integers(1, 6),
+                rng.integers(1, 7),
+                rng.integers(1, 4),
+                rng.integers(0, 7),
+            )
+            turns = (
+                (prompt, prompt + first),
+                (prompt + first + gap, prompt + first + gap + second),
+            )
             tokens = int(first + second)
             old = rng.normal(-4.0, 0.5, tokens).astype(np.float32)
             rollout = Rollout(
@@ -171,15 +188,22 @@ def main(rank, world, folder):
         ("checkpointed", 40, OBJECTIVE, {"gradient_checkpointing": True}),
         ("whole minibatch", 30, WHOLE, {}),
     ):
-        learner = make_learner(folder / "model", rank, world, folder / f"meet {name}", objective, **settings)
+        learner = make_learner(
+            folder / "model", rank, world, folder / f"meet {name}", objective, **settings
+        )
         scored = with_own_scores(learner, samples)
         batches = step_batches(scored, world, budget, objective=objective)
         result = learner.update(batches[rank])
-        found[name] = {"weights": weights_of(learner), "norms": [update.grad_norm for update in result.updates]}
+        found[name] = {
+            "weights": weights_of(learner),
+            "norms": [update.grad_norm for update in result.updates],
+        }
         learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet state")
     scored = with_own_scores(learner, samples)
-    first, second = (step_batches(part, world, 20, updates=1)[rank] for part in (scored[:6], scored[6:]))
+    first, second = (
+        step_batches(part, world, 20, updates=1)[rank] for part in (scored[:6], scored[6:])
+    )
     learner.update(first)
     before = weights_of(learner)
     broken = first.updates[0][0].fields["advantage"]
@@ -205,7 +229,9 @@ def main(rank, world, folder):
     }
     single = step_batches(scored[:1], world, 20, updates=1)[rank]
     found["filler"] = {"norm": learner.update(single).updates[0].grad_norm}
-    found["half"] = {name: (tensor.dtype, tensor.shape) for name, tensor in learner.named_weights(torch.bfloat16)}
+    found["half"] = {
+        name: (tensor.dtype, tensor.shape) for name, tensor in learner.named_weights(torch.bfloat16)
+    }
     learner.close()
     if rank == 0:
         (folder / "found.pickle").write_bytes(pickle.dumps(found))

@@ -37,7 +37,11 @@ def test_flops(tied, multiplied):
 def test_bytes_of_a_rank():
     """float32 weights, gradients and two moments: 16 bytes a parameter over two ranks."""
     learner = SimpleNamespace(
-        num_ranks=2, dtype="bfloat16", gradient_checkpointing=False, microbatch_tokens=100, vocab_chunk=5
+        num_ranks=2,
+        dtype="bfloat16",
+        gradient_checkpointing=False,
+        microbatch_tokens=100,
+        vocab_chunk=5,
     )
     rank = estimate_rank_bytes(qwen(True), learner)
     assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS

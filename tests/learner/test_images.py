@@ -46,7 +46,10 @@ def reference_logprobs(folder, rollout, *, media=None):
     """[N] of one rollout, by the model's own forward with one image-text pair; image tokens are never chosen."""
     lm = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32).eval()
     media = rollout.prompt.media if media is None else media
-    patches = [load_images(str(folder / "model"), lm.config, None).patches(reference) for reference in media]
+    patches = [
+        load_images(str(folder / "model"), lm.config, None).patches(reference)
+        for reference in media
+    ]
     tokens = torch.from_numpy(rollout.token_ids)[None]
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if patches:
@@ -56,7 +59,9 @@ def reference_logprobs(folder, rollout, *, media=None):
     with torch.no_grad():
         logits = lm(**inputs).logits[0]
     logits[:, [lm.config.image_token_id, lm.config.video_token_id]] = -torch.inf
-    logprob = (logits / image_ranks.TEMPERATURE).log_softmax(-1)[:-1].gather(1, tokens[0, 1:, None])[:, 0]
+    logprob = (
+        (logits / image_ranks.TEMPERATURE).log_softmax(-1)[:-1].gather(1, tokens[0, 1:, None])[:, 0]
+    )
     return logprob[torch.from_numpy(rollout.response_mask[1:])].numpy()
 
 
@@ -70,20 +75,27 @@ def test_a_pack_of_one_two_and_no_images_scores_as_the_model_does_alone(folder, 
     assert {len(sample.rollout.prompt.media) for sample in samples} == {0, 1, 2}
     for budget in (10_000, 30):  # all in one microbatch; microbatches with and without images
         for sample, score in zip(samples, scores(learner, samples, budget), strict=True):
-            np.testing.assert_allclose(score.logprob, reference_logprobs(folder, sample.rollout), rtol=0, atol=2e-5)
+            np.testing.assert_allclose(
+                score.logprob, reference_logprobs(folder, sample.rollout), rtol=0, atol=2e-5
+            )
 
 
 def test_another_image_gives_other_scores(folder, samples, learner):
     sample = next(sample for sample in samples if len(sample.rollout.prompt.media) == 1)
     other = image_ranks.picture(folder, "other", seed=99)  # of the same size
     [score] = scores(learner, [sample])
-    assert np.abs(score.logprob - reference_logprobs(folder, sample.rollout, media=(other,))).max() > 1e-2
+    assert (
+        np.abs(score.logprob - reference_logprobs(folder, sample.rollout, media=(other,))).max()
+        > 1e-2
+    )
 
 
 def test_the_vision_tower_learns(samples, learner):
     before = {name: weight.clone() for name, weight in learner.named_weights()}
     learner.update(image_ranks.step_batches(samples, 1)[0])
-    changed = {name for name, weight in learner.named_weights() if not torch.equal(weight, before[name])}
+    changed = {
+        name for name, weight in learner.named_weights() if not torch.equal(weight, before[name])
+    }
     tower = {name for name in before if "visual" in name}
     assert tower
     assert tower <= changed
@@ -107,7 +119,10 @@ def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(folder, 
     seen = [sample for sample in samples if sample.rollout.prompt.media]
     chosen = [text[0], seen[0]]  # by their lengths, each rank gets one
     by_rank = image_ranks.step_batches(chosen, 2)
-    assert sorted(bool(batch.media) for rank in by_rank for batch in rank.updates[0]) == [False, True]
+    assert sorted(bool(batch.media) for rank in by_rank for batch in rank.updates[0]) == [
+        False,
+        True,
+    ]
     learner.update(image_ranks.step_batches(chosen, 1)[0])
 
     found = two_ranks(folder)
@@ -125,7 +140,9 @@ def two_ranks(folder):
         "PYTHONWARNINGS": "ignore",
     }
     processes = [
-        subprocess.Popen([sys.executable, SCRIPT, str(rank), folder], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(rank), folder], env=environment, stderr=subprocess.PIPE
+        )
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=240)[1].decode() for process in processes]
@@ -138,9 +155,13 @@ def test_what_is_exported_is_read_back_with_its_images(folder, samples, learner,
     expected = reference_logprobs(folder, samples[0].rollout)
     lm = AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype=torch.float32)
     weights = dict(learner.named_weights())
-    assert {name: weight.shape for name, weight in lm.named_parameters()} == {n: w.shape for n, w in weights.items()}
+    assert {name: weight.shape for name, weight in lm.named_parameters()} == {
+        n: w.shape for n, w in weights.items()
+    }
     (tmp_path / "model").symlink_to(tmp_path / "export")
-    np.testing.assert_allclose(reference_logprobs(tmp_path, samples[0].rollout), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        reference_logprobs(tmp_path, samples[0].rollout), expected, rtol=0, atol=1e-6
+    )
 
 
 def test_an_image_that_was_changed_after_its_prompt_was_drawn_is_named(folder, samples):
@@ -149,7 +170,9 @@ def test_an_image_that_was_changed_after_its_prompt_was_drawn_is_named(folder, s
     changed = replace(rollout, prompt=replace(rollout.prompt, media=(larger,)))
     [[batch]] = batching.score_batches([changed], 1, 100)
     lm = AutoModelForImageTextToText.from_pretrained(folder / "model")
-    reader = ImageReader(load_images(str(folder / "model"), lm.config, None), lm.model.get_rope_index, 2)
+    reader = ImageReader(
+        load_images(str(folder / "model"), lm.config, None), lm.model.get_rope_index, 2
+    )
     with pytest.raises(ValueError, match=r"has 4 image tokens, its images make 16.*larger\.png"):
         reader.inputs(batch)
 

@@ -58,7 +58,11 @@ def two_ranks(folder):
         "PYTHONWARNINGS": "ignore",
     }
     processes = [
-        subprocess.Popen([sys.executable, SCRIPT, str(rank), "2", folder], env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(rank), "2", folder],
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=240)[1].decode() for process in processes]
@@ -72,7 +76,9 @@ def plain_update(folder, samples, objective=ranks.OBJECTIVE):
     With AdamW's eps = 1 and lr = 1 the n-th step is -m / (sqrt(v) + 1), m and v corrected for their bias.
     """
     model = AutoModelForCausalLM.from_pretrained(folder / "model", attention_dropout=0.0)
-    state = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()}
+    state = {
+        name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
+    }
     norms = []
     for step, part in enumerate((samples[:6], samples[6:]), start=1):
         columns = {}
@@ -82,7 +88,11 @@ def plain_update(folder, samples, objective=ranks.OBJECTIVE):
             mask = torch.tensor(rollout.response_mask[1:])
             logp = logits.log_softmax(-1)[mask]
             picked = logp.gather(1, torch.tensor(rollout.token_ids[1:])[mask][:, None])[:, 0]
-            own = {"logprob": picked, "old_logprob": sample.old.logprob, "advantage": sample.advantage}
+            own = {
+                "logprob": picked,
+                "old_logprob": sample.old.logprob,
+                "advantage": sample.advantage,
+            }
             own["token_weight"] = sample.token_weight
             for name, value in own.items():
                 columns.setdefault(name, []).append(torch.as_tensor(value))
@@ -116,7 +126,9 @@ def test_one_rank_is_the_plain_loop(folder, make_learner):
     expected, norms = plain_update(folder, samples)
     assert [update.grad_norm for update in result.updates] == pytest.approx(norms, rel=1e-4)
     assert_same(ranks.weights_of(learner), expected, **CLOSE)
-    assert (expected["model.norm.weight"] - before["model.norm.weight"]).abs().max() > 0.01  # it did move
+    assert (
+        expected["model.norm.weight"] - before["model.norm.weight"]
+    ).abs().max() > 0.01  # it did move
     assert result.policy_version == 2
 
 
@@ -171,7 +183,9 @@ def test_one_sample_on_two_ranks(two_ranks):
 def test_named_weights_are_those_of_hugging_face(folder, two_ranks):
     """Whole tensors in the dtype asked for; a tied lm_head is not among them."""
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    expected = {name: (torch.bfloat16, parameter.shape) for name, parameter in model.named_parameters()}
+    expected = {
+        name: (torch.bfloat16, parameter.shape) for name, parameter in model.named_parameters()
+    }
     assert two_ranks["half"] == expected
 
 
@@ -180,13 +194,20 @@ def test_scores_are_those_of_the_plain_model(folder, make_learner):
     learner = make_learner(reference=True)
     samples = ranks.make_samples(prompts=2)
     batches = ranks.batching.score_batches([sample.rollout for sample in samples], 1, 30)
-    scores = ranks.batching.unpack_scores(batches, [learner.score(batches[0], reference=True)], len(samples))
+    scores = ranks.batching.unpack_scores(
+        batches, [learner.score(batches[0], reference=True)], len(samples)
+    )
     model = AutoModelForCausalLM.from_pretrained(folder / "model").eval()
     for sample, score in zip(samples, scores, strict=True):
         with torch.no_grad():
-            logits = model(torch.tensor(sample.rollout.token_ids)[None]).logits[0, :-1] / ranks.TEMPERATURE
+            logits = (
+                model(torch.tensor(sample.rollout.token_ids)[None]).logits[0, :-1]
+                / ranks.TEMPERATURE
+            )
         logp = logits.log_softmax(-1)[torch.tensor(sample.rollout.response_mask[1:])]
-        np.testing.assert_allclose(score.entropy, -(logp.exp() * logp).sum(-1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            score.entropy, -(logp.exp() * logp).sum(-1), rtol=1e-4, atol=1e-5
+        )
         np.testing.assert_allclose(score.sum_p2, logp.exp().square().sum(-1), rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(score.ref_logprob, score.logprob)
 
@@ -213,7 +234,9 @@ def test_exported_folder_is_a_model(folder, make_learner, tmp_path):
     samples = ranks.make_samples()
     learner.update(ranks.step_batches(samples, 1, 10_000)[0])
     learner.export(tmp_path / "export")
-    exported, info = AutoModelForCausalLM.from_pretrained(tmp_path / "export", output_loading_info=True)
+    exported, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "export", output_loading_info=True
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert_same(dict(exported.named_parameters()), ranks.weights_of(learner), rtol=0, atol=0)
 
@@ -243,7 +266,10 @@ def test_a_torn_checkpoint_is_refused(make_learner, tmp_path):
         learner.load(tmp_path)
     learner.save(tmp_path / "state")
     index = (tmp_path / "state" / ".metadata").read_bytes()
-    for torn, message in ((index[: len(index) // 2], "is damaged"), (pickle.dumps({}), "holds a dict")):
+    for torn, message in (
+        (index[: len(index) // 2], "is damaged"),
+        (pickle.dumps({}), "holds a dict"),
+    ):
         (tmp_path / "state" / ".metadata").write_bytes(torn)
         with pytest.raises(ValueError, match=message):
             learner.load(tmp_path / "state")
@@ -267,7 +293,9 @@ class Payload:
 
 def call_it_bytes(index, state):
     index.state_dict_metadata["policy_version"] = BytesStorageMetadata()
-    payload = next(info for place, info in index.storage_data.items() if place.fqn == "policy_version")
+    payload = next(
+        info for place, info in index.storage_data.items() if place.fqn == "policy_version"
+    )
     index.storage_data[MetadataIndex("policy_version")] = payload
 
 
@@ -297,7 +325,11 @@ def test_a_payload_among_the_tensors_is_not_unpickled(make_learner, tmp_path, li
     index = pickle.loads((state / ".metadata").read_bytes())
     for place, info in index.storage_data.items():
         if place.fqn == "policy_version":
-            info.relative_path, info.offset, info.length = "payload.bin", 0, (state / "payload.bin").stat().st_size
+            info.relative_path, info.offset, info.length = (
+                "payload.bin",
+                0,
+                (state / "payload.bin").stat().st_size,
+            )
     lie(index, state)
     (state / ".metadata").write_bytes(pickle.dumps(index))
     with pytest.raises(ValueError, match=message):

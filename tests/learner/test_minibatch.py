@@ -39,7 +39,12 @@ def test_canonical_order():
     batches = [microbatch([4, 1], [1, 2]), microbatch([-1], [0]), microbatch([2], [1])]
     logprob = [torch.tensor([-4.0, -1.1, -1.2]), torch.zeros(0), torch.tensor([-2.0])]
     fields = [
-        {"logprob": value, "entropy": -value, "is_teacher": value < -3, "sequence_id": torch.zeros(0)}
+        {
+            "logprob": value,
+            "entropy": -value,
+            "is_teacher": value < -3,
+            "sequence_id": torch.zeros(0),
+        }
         for value in logprob
     ]
     seen = {}

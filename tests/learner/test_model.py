@@ -39,7 +39,12 @@ QWEN = Qwen3Config(head_dim=4, attention_dropout=0.3, tie_word_embeddings=False,
 @pytest.fixture
 def model(tmp_path):
     return ModelConfig(
-        name="some", path=str(tmp_path), revision=None, max_length=16, trust_remote_code=False, warm_start=None
+        name="some",
+        path=str(tmp_path),
+        revision=None,
+        max_length=16,
+        trust_remote_code=False,
+        warm_start=None,
     )
 
 
@@ -49,9 +54,9 @@ def test_dropout_is_off(model):
 
 
 def test_capped_logits_are_refused(model):
-    Gemma2Config(num_hidden_layers=1, final_logit_softcapping=30.0, attn_logit_softcapping=None).save_pretrained(
-        model.path
-    )
+    Gemma2Config(
+        num_hidden_layers=1, final_logit_softcapping=30.0, attn_logit_softcapping=None
+    ).save_pretrained(model.path)
     with pytest.raises(ValueError, match=r"changes its logits \(final_logit_softcapping=30.0\)"):
         read_config(model)
 
@@ -79,7 +84,9 @@ def test_missing_weights_are_refused(model):
 
 def test_another_architecture_is_refused(model):
     """GPT-2 keeps its layers elsewhere, and adds positions that start at the packed batch's beginning."""
-    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16)).save_pretrained(model.path)
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16)).save_pretrained(
+        model.path
+    )
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no decoder with layers"):
         load_model(model)
 
@@ -87,7 +94,11 @@ def test_another_architecture_is_refused(model):
 @pytest.mark.parametrize(
     ("kind", "config"),
     [
-        pytest.param(LlamaForCausalLM, LlamaConfig(tie_word_embeddings=True, **SIZES), id="Llama, tied: SmolLM2"),
+        pytest.param(
+            LlamaForCausalLM,
+            LlamaConfig(tie_word_embeddings=True, **SIZES),
+            id="Llama, tied: SmolLM2",
+        ),
         pytest.param(Qwen2ForCausalLM, Qwen2Config(**SIZES), id="Qwen2, biased projections"),
         pytest.param(Qwen3ForCausalLM, Qwen3Config(head_dim=4, **SIZES), id="Qwen3, head norms"),
     ],
@@ -114,4 +125,6 @@ def test_packed_equals_alone(kind, config, model):
 
 
 def test_parameters_are_counted_without_memory():
-    assert count_parameters(QWEN) == sum(parameter.numel() for parameter in Qwen3ForCausalLM(QWEN).parameters())
+    assert count_parameters(QWEN) == sum(
+        parameter.numel() for parameter in Qwen3ForCausalLM(QWEN).parameters()
+    )

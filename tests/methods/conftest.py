@@ -33,7 +33,9 @@ def rollout(draw=0, sample=0, wave=0, reward=0.0, tokens=(5, 6), step=1, **chang
 
 def group(rewards, draw=0, wave=0, **changes) -> Group:
     """One wave of one group."""
-    rollouts = tuple(rollout(draw, index, wave, reward, **changes) for index, reward in enumerate(rewards))
+    rollouts = tuple(
+        rollout(draw, index, wave, reward, **changes) for index, reward in enumerate(rewards)
+    )
     return Group(draw=draw, prompt=PROMPT, rollouts=rollouts)
 
 
@@ -41,7 +43,9 @@ def merged(first: Group, second: Group) -> Group:
     return replace(first, rollouts=(*first.rollouts, *second.rollouts))
 
 
-def scores(n: int, *, entropy=0.5, logprob=-0.5, sensitivity=0.1, ref=None, dtype=np.float32) -> TokenScores:
+def scores(
+    n: int, *, entropy=0.5, logprob=-0.5, sensitivity=0.1, ref=None, dtype=np.float32
+) -> TokenScores:
     def full(value):
         return np.broadcast_to(np.asarray(value, dtype=dtype), (n,)).copy()
 
@@ -54,7 +58,9 @@ def scores(n: int, *, entropy=0.5, logprob=-0.5, sensitivity=0.1, ref=None, dtyp
     )
 
 
-def sample(of: Rollout | None = None, advantage=1.0, sensitivity=0.1, ref=None, dtype=np.float32) -> Sample:
+def sample(
+    of: Rollout | None = None, advantage=1.0, sensitivity=0.1, ref=None, dtype=np.float32
+) -> Sample:
     """`advantage` and `sensitivity` are numbers or [N]."""
     of = of if of is not None else rollout(tokens=(5,) * np.size(advantage))
     n = of.num_response_tokens
@@ -68,4 +74,6 @@ def sample(of: Rollout | None = None, advantage=1.0, sensitivity=0.1, ref=None, 
 
 @pytest.fixture(scope="session")
 def new() -> SimpleNamespace:
-    return SimpleNamespace(rollout=rollout, group=group, merged=merged, scores=scores, sample=sample, prompt=PROMPT)
+    return SimpleNamespace(
+        rollout=rollout, group=group, merged=merged, scores=scores, sample=sample, prompt=PROMPT
+    )

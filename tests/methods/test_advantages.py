@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentropic.methods.advantages import ADVANTAGES, CentredConfig, LeaveOneOutConfig, NormalisedConfig
+from isentropic.methods.advantages import (
+    ADVANTAGES,
+    CentredConfig,
+    LeaveOneOutConfig,
+    NormalisedConfig,
+)
 
 NORMALISED = NormalisedConfig(name="normalised", std="unbiased").build()
 POPULATION = NormalisedConfig(name="normalised", std="population").build()
@@ -15,7 +20,12 @@ LEAVE_ONE_OUT = LeaveOneOutConfig(name="leave_one_out").build()
 
 @pytest.mark.parametrize(
     ("correct", "right", "wrong"),
-    [(1, 2.47487, -0.35355), (2, 1.62018, -0.54006), (3, 1.20761, -0.72457), (4, 0.93541, -0.93541)],
+    [
+        (1, 2.47487, -0.35355),
+        (2, 1.62018, -0.54006),
+        (3, 1.20761, -0.72457),
+        (4, 0.93541, -0.93541),
+    ],
 )
 def test_normalised_for_groups_of_eight(correct, right, wrong):
     """Rewards +-1, unbiased std + 1e-6; the population std gives sqrt(8 / 7) times as much."""
@@ -27,7 +37,9 @@ def test_normalised_for_groups_of_eight(correct, right, wrong):
 
 def test_epsilon_is_outside_the_root():
     """std of (0, 2e-6) is sqrt(2) 1e-6: A = -+1 / (sqrt 2 + 1)."""
-    np.testing.assert_allclose(NORMALISED(np.array([0.0, 2e-6])), np.array([-1, 1]) / (np.sqrt(2) + 1), rtol=1e-9)
+    np.testing.assert_allclose(
+        NORMALISED(np.array([0.0, 2e-6])), np.array([-1, 1]) / (np.sqrt(2) + 1), rtol=1e-9
+    )
 
 
 def test_centred_and_leave_one_out():
@@ -54,6 +66,8 @@ def test_advantages_sum_to_0_and_keep_the_order(rewards):
 
 
 def test_config_refuses():
-    with pytest.raises(ValueError, match=r"advantage.std must be one of unbiased, population; got 'biased'"):
+    with pytest.raises(
+        ValueError, match=r"advantage.std must be one of unbiased, population; got 'biased'"
+    ):
         NormalisedConfig(name="normalised", std="biased")
     assert set(ADVANTAGES) == {"normalised", "centred", "leave_one_out"}

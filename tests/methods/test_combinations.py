@@ -18,7 +18,9 @@ def run(**changes):
 def test_sensible_ones_pass():
     check_combinations(run())
     check_combinations(run(filter=Slot(name="keep_rules"), sampling=Slot(name="second_wave")))
-    check_combinations(run(filter=Slot(name="drop_flat", on="reward"), sampling=Slot(name="refilled")))
+    check_combinations(
+        run(filter=Slot(name="drop_flat", on="reward"), sampling=Slot(name="refilled"))
+    )
 
 
 @pytest.mark.parametrize("on", ["shaped_reward", None])

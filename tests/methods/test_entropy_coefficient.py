@@ -5,7 +5,12 @@ import math
 import pytest
 
 from isentropic.methods.entropy_coefficient import EntropyCoefficient, TermCoefficients
-from isentropic.objectives.terms import AdaptiveEntropyConfig, EntropyBonusConfig, KlConfig, TermsConfig
+from isentropic.objectives.terms import (
+    AdaptiveEntropyConfig,
+    EntropyBonusConfig,
+    KlConfig,
+    TermsConfig,
+)
 
 RULE = AdaptiveEntropyConfig(target=0.2, step_size=1e-3, max=2.5e-3, start=0.0)
 
@@ -47,11 +52,16 @@ def test_coefficients_of_all_terms_step_by_step():
     assert first.observe(0.1) == {"terms/entropy_coef": pytest.approx(1e-3)}
     second.load_state_dict(first.state_dict())
     for coefficients in (first, second):
-        assert coefficients.at(2) == {"kl": pytest.approx(0.1), "entropy_bonus": pytest.approx(1e-3)}
+        assert coefficients.at(2) == {
+            "kl": pytest.approx(0.1),
+            "entropy_bonus": pytest.approx(1e-3),
+        }
 
 
 def test_without_an_adaptive_term_nothing_is_observed():
-    fixed = TermsConfig(name="x", kl=None, entropy_bonus=EntropyBonusConfig(coef=0.003, adaptive=None), nll=None)
+    fixed = TermsConfig(
+        name="x", kl=None, entropy_bonus=EntropyBonusConfig(coef=0.003, adaptive=None), nll=None
+    )
     coefficients = TermCoefficients(fixed)
     assert coefficients.observe(0.1) == {} and coefficients.state_dict() == {}
     assert coefficients.at(7) == {"entropy_bonus": 0.003}

@@ -55,7 +55,10 @@ def test_on_which_reward():
 @pytest.mark.parametrize("config", [FLAT, ALL])
 def test_what_can_have_no_advantage(config):
     assert kept(config, rollout(0, 0, 1.0)) == []
-    assert kept(config, rollout(0, 0, 1.0), rollout(0, 1, 0.0, tokens=0), rollout(0, 2, 0.0)) == [(0, 0), (0, 2)]
+    assert kept(config, rollout(0, 0, 1.0), rollout(0, 1, 0.0, tokens=0), rollout(0, 2, 0.0)) == [
+        (0, 0),
+        (0, 2),
+    ]
 
 
 def test_canonical_order():
@@ -64,5 +67,7 @@ def test_canonical_order():
 
 
 def test_config_refuses():
-    with pytest.raises(ValueError, match=r"filter.on must be one of reward, shaped_reward; got 'rewards'"):
+    with pytest.raises(
+        ValueError, match=r"filter.on must be one of reward, shaped_reward; got 'rewards'"
+    ):
         DropFlatConfig(name="drop_flat", on="rewards")

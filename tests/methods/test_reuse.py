@@ -24,7 +24,11 @@ def batch(new):
 
     def of(step, count, wave=0, advantage=1.5):
         return [
-            new.sample(new.rollout(draw=100 * step + i, wave=wave, step=step), advantage=advantage, ref=-0.75)
+            new.sample(
+                new.rollout(draw=100 * step + i, wave=wave, step=step),
+                advantage=advantage,
+                ref=-0.75,
+            )
             for i in range(count)
         ]
 
@@ -39,7 +43,16 @@ def test_c7_no_update_below_one_unit_and_whole_units_in_order(batch):
     reuse = make()
     assert reuse.take(1, batch(1, 3)) == []
     second = reuse.take(2, batch(2, 6))
-    assert draws(second) == [101, 102, 200, 201, 202, 203, 204, 205]  # 9 > capacity 8: the oldest is gone
+    assert draws(second) == [
+        101,
+        102,
+        200,
+        201,
+        202,
+        203,
+        204,
+        205,
+    ]  # 9 > capacity 8: the oldest is gone
     assert [s.source for s in second] == ["queue"] * 2 + ["new"] * 6
     assert reuse.take(3, batch(3, 5)) and draws(reuse.take(4, batch(4, 3))) == [304, 400, 401, 402]
 
@@ -61,7 +74,18 @@ def test_c7_capacity_evicts_the_oldest(batch):
 def test_c7_replay_runs_at_multiples_of_f(batch):
     reuse = make()
     reuse.trained(1, batch(1, 8))
-    assert [len(reuse.replay(step)) for step in range(1, 11)] == [0, 0, 0, 0, 8, 0, 0, 0, 0, 8]  # nothing is removed
+    assert [len(reuse.replay(step)) for step in range(1, 11)] == [
+        0,
+        0,
+        0,
+        0,
+        8,
+        0,
+        0,
+        0,
+        0,
+        8,
+    ]  # nothing is removed
 
 
 def test_c7_replay_below_full_draws_whole_units_without_replacement(batch):
@@ -131,7 +155,9 @@ def test_c7_resume_reproduces_both_queues(batch):
     first, second = make(replay_every=2), make(replay_every=2)
     scripted(first, batch, range(1, 7))
     state = first.state_dict()
-    json.dumps({name: {k: v for k, v in part.items() if k == "about"} for name, part in state.items()})
+    json.dumps(
+        {name: {k: v for k, v in part.items() if k == "about"} for name, part in state.items()}
+    )
     second.load_state_dict(state)
     assert scripted(second, batch, range(7, 13)) == expected[6:]
 
@@ -153,7 +179,9 @@ def test_ages_count_steps(batch):
         pytest.param({}, 4, "queue", 8, id="one unit of 4 samples: 8"),
         pytest.param({}, 8, "new", 16, id="two units: minibatches keep their size"),
         pytest.param({}, 8, "replay", 16, id="a replay of two units"),
-        pytest.param({"queue": False}, 3, "new", 8, id="no queue, so no units: the base method's 8"),
+        pytest.param(
+            {"queue": False}, 3, "new", 8, id="no queue, so no units: the base method's 8"
+        ),
         pytest.param({"queue": False}, 4, "replay", 8, id="replay is in units, queue or not"),
     ],
 )

@@ -16,7 +16,11 @@ DRAW = {"prompts_per_step": 4, "group_size": 2, "temperature": 0.8, "top_p": 0.9
 def groups(*rewards):
     """One group a pair of rewards."""
     return [
-        Group(draw=draw, prompt=PROMPT, rollouts=tuple(rollout(draw, sample, r) for sample, r in enumerate(pair)))
+        Group(
+            draw=draw,
+            prompt=PROMPT,
+            rollouts=tuple(rollout(draw, sample, r) for sample, r in enumerate(pair)),
+        )
         for draw, pair in enumerate(rewards)
     ]
 
@@ -40,7 +44,14 @@ def rollout(draw, sample, reward):
 def test_one_wave_has_the_values_of_rollout():
     sampling = OneWaveConfig(name="one_wave", **DRAW).build()
     wave = dataclasses.asdict(sampling.next_wave([]))
-    assert wave == {"new_prompts": 4, "draws": (), "group_size": 2, "temperature": 0.8, "top_p": 0.9, "top_k": 7}
+    assert wave == {
+        "new_prompts": 4,
+        "draws": (),
+        "group_size": 2,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "top_k": 7,
+    }
     assert sampling.next_wave(groups((0, 0))) is None and sampling.max_groups is None
 
 
@@ -63,13 +74,19 @@ def test_refilled_stops_at_its_bound():
 
 
 def test_refilled_that_can_never_fill_is_refused():
-    with pytest.raises(ValueError, match=r"draw_prompts=3 times sampling.max_draws=1 is less than .*=4"):
+    with pytest.raises(
+        ValueError, match=r"draw_prompts=3 times sampling.max_draws=1 is less than .*=4"
+    ):
         refilled(max_draws=1)
 
 
 @pytest.mark.parametrize(
     ("name", "on", "allowed"),
-    [("drop_flat", "reward", True), ("drop_flat", "shaped_reward", False), ("keep_all", None, False)],
+    [
+        ("drop_flat", "reward", True),
+        ("drop_flat", "shaped_reward", False),
+        ("keep_all", None, False),
+    ],
 )
 def test_refilled_goes_with_drop_flat_on_the_task_reward(name, on, allowed):
     chosen = SimpleNamespace(name=name, on=on)
@@ -77,5 +94,7 @@ def test_refilled_goes_with_drop_flat_on_the_task_reward(name, on, allowed):
     if allowed:
         check_refilled(refilled(), chosen)
     else:
-        with pytest.raises(ValueError, match=r"sampling=refilled with filter=.* Set filter=drop_flat"):
+        with pytest.raises(
+            ValueError, match=r"sampling=refilled with filter=.* Set filter=drop_flat"
+        ):
             check_refilled(refilled(), chosen)

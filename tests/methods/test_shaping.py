@@ -35,16 +35,23 @@ def group(*lengths):
 
 def test_none_copies_the_task_reward():
     shaped, metrics = NoShapingConfig(name="none").build().shape([group(3, 4)], {})
-    assert [(r.reward, r.shaped_reward) for r in shaped[0].rollouts] == [(1.0, 1.0)] * 2 and metrics == {}
+    assert [(r.reward, r.shaped_reward) for r in shaped[0].rollouts] == [
+        (1.0, 1.0)
+    ] * 2 and metrics == {}
 
 
 def test_overlong_penalty_grows_over_the_buffer_and_stays_there():
     """Limit 100, buffer 20, factor 0.5: 0 up to 80 tokens, -0.25 at 90, -0.5 from 100 on."""
-    shaped, metrics = OverlongConfig(**OVERLONG).build().shape([group(10, 80, 90), group(100, 140)], {})
+    shaped, metrics = (
+        OverlongConfig(**OVERLONG).build().shape([group(10, 80, 90), group(100, 140)], {})
+    )
     rewards = [r.shaped_reward for g in shaped for r in g.rollouts]
     assert rewards == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.5])
     assert {r.reward for g in shaped for r in g.rollouts} == {1.0}
-    assert metrics == {"overlong/penalty_mean": pytest.approx(-0.25), "overlong/penalised_frac": 0.6}
+    assert metrics == {
+        "overlong/penalty_mean": pytest.approx(-0.25),
+        "overlong/penalised_frac": 0.6,
+    }
 
 
 def test_no_groups():

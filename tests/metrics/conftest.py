@@ -10,7 +10,9 @@ def make_rollout(draw=0, sample=0, *, reward=1.0, tokens=4, wave=0, logprob=-0.5
     """A prompt of two tokens, then `tokens` response tokens."""
     values = {
         "key": RolloutKey("train", draw, wave, sample),
-        "prompt": Prompt(prompt_id=f"p{draw}", messages=({"role": "user", "content": "1+1="},), answer="2"),
+        "prompt": Prompt(
+            prompt_id=f"p{draw}", messages=({"role": "user", "content": "1+1="},), answer="2"
+        ),
         "token_ids": np.arange(2 + tokens),
         "turns": ((2, 2 + tokens),),
         "rollout_logprob": np.full(tokens, logprob, dtype=np.float32),

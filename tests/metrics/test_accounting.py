@@ -25,7 +25,9 @@ def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None
         "advantage": np.array(advantage, dtype=float),
         "sensitivity": np.array(sensitivity, dtype=float),
         "sum_p2": np.full(count, 0.25) if sum_p2 is None else np.array(sum_p2, dtype=float),
-        "loss_weight": np.full(count, 1 / max(count, 1)) if weight is None else np.array(weight, dtype=float),
+        "loss_weight": np.full(count, 1 / max(count, 1))
+        if weight is None
+        else np.array(weight, dtype=float),
         "entropy": np.zeros(count) if entropy is None else np.array(entropy, dtype=float),
         "token_weight": np.ones(count),
         "sequence_id": np.zeros(count, dtype=np.int64),
@@ -40,7 +42,9 @@ def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None
 def account(table, objective="ce_gppo", coefficients=CE_GPPO, p_split=0.5):
     leaves = leaf_gradients(objective, coefficients, loss_fields(table))
     own = {name: value.numpy() for name, value in leaves.metrics.items()}
-    return update_metrics(table, push=-leaves.d_logprob.numpy(), bounds=coefficients, p_split=p_split, own=own)
+    return update_metrics(
+        table, push=-leaves.d_logprob.numpy(), bounds=coefficients, p_split=p_split, own=own
+    )
 
 
 # token:            left       right      inside     pess. below  pess. above  no advantage
@@ -102,7 +106,9 @@ def test_gradient_share_on_logits():
     """|d log pi / d logits| = sqrt(1 - 2 p + sum p^2): at sum p^2 = 1/4, sqrt(0.75) for p = 1/4, 0.5 for p = 1/2."""
     table = make_table([1, 1], [1, 1], [0.25, 0.5], [0, 0])
     metrics = account(table)
-    assert metrics["grad_share_logit/pa_lp"] == pytest.approx(math.sqrt(0.75) / (math.sqrt(0.75) + 0.5))
+    assert metrics["grad_share_logit/pa_lp"] == pytest.approx(
+        math.sqrt(0.75) / (math.sqrt(0.75) + 0.5)
+    )
 
 
 def test_shares_carry_the_aggregation_weight():
@@ -114,7 +120,9 @@ def test_shares_carry_the_aggregation_weight():
 
 
 def test_k3_of_a_doubled_probability():
-    assert account(make_table([2.0], [1], [0.25], [0]))["kl/k3"] == pytest.approx(2 - 1 - math.log(2))
+    assert account(make_table([2.0], [1], [0.25], [0]))["kl/k3"] == pytest.approx(
+        2 - 1 - math.log(2)
+    )
 
 
 def test_objective_without_bounds_clips_nothing():
@@ -132,31 +140,42 @@ def test_sequence_ratio_is_the_one_that_counts():
 
 
 tokens = st.tuples(
-    st.floats(0.01, 50), st.sampled_from([-1.5, -1.0, 0.0, 0.5, 2.0]), st.floats(0.001, 0.999), st.floats(-1, 1)
+    st.floats(0.01, 50),
+    st.sampled_from([-1.5, -1.0, 0.0, 0.5, 2.0]),
+    st.floats(0.001, 0.999),
+    st.floats(-1, 1),
 )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(tokens, max_size=20))
 def test_shares_sum_to_one_and_drift_to_its_total(rows):
-    ratio, advantage, p_old, sensitivity = (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 4
+    ratio, advantage, p_old, sensitivity = (
+        (list(column) for column in zip(*rows, strict=True)) if rows else [[]] * 4
+    )
     metrics = account(make_table(ratio, advantage, p_old, sensitivity))
     whole = 1.0 if rows else 0.0
     for prefix in ("frac", "frac_s"):
         assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(whole)
     for prefix in ("drift", "drift_s"):
-        assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(metrics["drift/total"], abs=1e-9)
+        assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(
+            metrics["drift/total"], abs=1e-9
+        )
     mass = 1.0 if any(advantage) else 0.0
     for prefix in ("grad_share", "grad_share_s"):
         assert sum(metrics[f"{prefix}/{name}"] for name in CLASSES) == pytest.approx(mass)
-    assert metrics["clip/frac"] == pytest.approx(metrics["clip/low_frac"] + metrics["clip/high_frac"])
+    assert metrics["clip/frac"] == pytest.approx(
+        metrics["clip/low_frac"] + metrics["clip/high_frac"]
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(tokens, min_size=2, max_size=20), st.randoms(use_true_random=False))
 def test_order_of_the_tokens_does_not_matter(rows, random):
     shuffled = random.sample(rows, len(rows))
-    first, second = (account(make_table(*map(list, zip(*part, strict=True)))) for part in (rows, shuffled))
+    first, second = (
+        account(make_table(*map(list, zip(*part, strict=True)))) for part in (rows, shuffled)
+    )
     assert first == pytest.approx(second, rel=1e-9, abs=1e-12)
 
 

@@ -11,18 +11,28 @@ import yaml
 
 from isentropic.metrics.alarms import Alarms, AlarmsConfig
 
-RULES = yaml.safe_load((Path(__file__).parents[2] / "conf/alarms/default.yaml").read_text())["rules"]
+RULES = yaml.safe_load((Path(__file__).parents[2] / "conf/alarms/default.yaml").read_text())[
+    "rules"
+]
 RANDOM = np.random.default_rng(0)
 
 
 def watch(metric, curve, rules=RULES):
     """All records of a run whose `metric` follows `curve`, from step 1."""
     alarms = Alarms(AlarmsConfig(rules=rules))
-    return [record for step, value in enumerate(curve, 1) for record in alarms.check({"step": step, metric: value})]
+    return [
+        record
+        for step, value in enumerate(curve, 1)
+        for record in alarms.check({"step": step, metric: value})
+    ]
 
 
 def raised(metric, curve, rules=RULES):
-    return [(record["rule"], record["step"]) for record in watch(metric, curve, rules) if record["state"] == "raised"]
+    return [
+        (record["rule"], record["step"])
+        for record in watch(metric, curve, rules)
+        if record["state"] == "raised"
+    ]
 
 
 def noisy(level, steps, sd):
@@ -31,23 +41,46 @@ def noisy(level, steps, sd):
 
 # The condition must hold `patience` steps in a row: it starts at the step named in the comment.
 FIRES = [
-    pytest.param("entropy/mean", [1.0] * 5 + [0.05] * 5, [("entropy_collapse", 8)], id="collapse at 6"),
-    pytest.param("entropy/mean", [1.0] * 5 + [2.6] * 5, [("entropy_explosion", 8)], id="explosion at 6"),
+    pytest.param(
+        "entropy/mean", [1.0] * 5 + [0.05] * 5, [("entropy_collapse", 8)], id="collapse at 6"
+    ),
+    pytest.param(
+        "entropy/mean", [1.0] * 5 + [2.6] * 5, [("entropy_explosion", 8)], id="explosion at 6"
+    ),
     pytest.param("kl/k3", [0.01] * 4 + [0.2] * 4, [("kl_drift", 7)], id="KL above 0.1 from 5"),
-    pytest.param("mismatch/logprob_abs_mean", [1e-5] * 3 + [0.1] * 3, [("mismatch_drift", 6)], id="mismatch from 4"),
-    pytest.param("grad_norm/max", [*noisy(1, 15, 0.2), 15.0, 1.0], [("gradient_spike", 16)], id="one spike"),
-    pytest.param("update/skipped", [0, 1, 0], [("non_finite_gradient", 2)], id="an update was skipped"),
-    pytest.param("entropy/mean", [1.0, math.nan], [("non_finite_entropy", 2)], id="entropy is not a number"),
-    pytest.param("reward/mean", [0.4] * 120, [("reward_stall", 109)], id="no gain from step 100 on"),
+    pytest.param(
+        "mismatch/logprob_abs_mean",
+        [1e-5] * 3 + [0.1] * 3,
+        [("mismatch_drift", 6)],
+        id="mismatch from 4",
+    ),
+    pytest.param(
+        "grad_norm/max", [*noisy(1, 15, 0.2), 15.0, 1.0], [("gradient_spike", 16)], id="one spike"
+    ),
+    pytest.param(
+        "update/skipped", [0, 1, 0], [("non_finite_gradient", 2)], id="an update was skipped"
+    ),
+    pytest.param(
+        "entropy/mean", [1.0, math.nan], [("non_finite_entropy", 2)], id="entropy is not a number"
+    ),
+    pytest.param(
+        "reward/mean", [0.4] * 120, [("reward_stall", 109)], id="no gain from step 100 on"
+    ),
 ]
 SILENT = [
-    pytest.param("entropy/mean", list(np.linspace(1.0, 0.2, 200)), id="entropy falls slowly to a fifth"),
-    pytest.param("entropy/mean", [1.0] * 5 + [0.05] * 2 + [0.5] * 5, id="two low steps are not three"),
+    pytest.param(
+        "entropy/mean", list(np.linspace(1.0, 0.2, 200)), id="entropy falls slowly to a fifth"
+    ),
+    pytest.param(
+        "entropy/mean", [1.0] * 5 + [0.05] * 2 + [0.5] * 5, id="two low steps are not three"
+    ),
     pytest.param("entropy/mean", [0.02] * 20, id="low from the start is no collapse"),
     pytest.param("kl/k3", [0.2, 0.01] * 10, id="KL above the limit every other step"),
     pytest.param("grad_norm/max", noisy(1, 200, 0.3), id="noisy gradient"),
     pytest.param("grad_norm/max", [1.0, 50.0], id="too early to know what is usual"),
-    pytest.param("reward/mean", list(np.linspace(0.1, 0.9, 300) + noisy(0, 300, 0.02)), id="reward rises"),
+    pytest.param(
+        "reward/mean", list(np.linspace(0.1, 0.9, 300) + noisy(0, 300, 0.02)), id="reward rises"
+    ),
     pytest.param("reward/mean", [0.99] * 300, id="nothing left to gain"),
     pytest.param("reward/mean", [0.4] * 99, id="two windows are needed"),
     pytest.param("entropy/mean", [None] * 20, id="nothing measured"),
@@ -71,7 +104,12 @@ def test_record_says_what_was_seen_and_since_when_and_when_it_was_over():
     assert first["message"] == (
         "entropy collapse: entropy/mean is 0.05 nats, below 0.1 nats = 0.1 x 1 (its value at the start), since step 6"
     )
-    assert (first["step"], first["since_step"], first["level"], first["action"]) == (8, 6, "warning", "none")
+    assert (first["step"], first["since_step"], first["level"], first["action"]) == (
+        8,
+        6,
+        "warning",
+        "none",
+    )
     assert (last["state"], last["step"], last["action"]) == ("cleared", 10, "none")
 
 
@@ -92,9 +130,17 @@ def test_a_resumed_watch_goes_on_as_if_never_stopped():
     assert expected
     for cut in (2, 13, 16, 20):
         first, second = Alarms(AlarmsConfig(rules=RULES)), Alarms(AlarmsConfig(rules=RULES))
-        records = [r for s, v in enumerate(curve[:cut], 1) for r in first.check({"step": s, "entropy/mean": v})]
+        records = [
+            r
+            for s, v in enumerate(curve[:cut], 1)
+            for r in first.check({"step": s, "entropy/mean": v})
+        ]
         second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        records += [r for s, v in enumerate(curve[cut:], cut + 1) for r in second.check({"step": s, "entropy/mean": v})]
+        records += [
+            r
+            for s, v in enumerate(curve[cut:], cut + 1)
+            for r in second.check({"step": s, "entropy/mean": v})
+        ]
         assert records == expected
 
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from isentropic.metrics.classes import CLASSES, class_index, clip_sides, high_by_probability, high_by_sensitivity
+from isentropic.metrics.classes import (
+    CLASSES,
+    class_index,
+    clip_sides,
+    high_by_probability,
+    high_by_sensitivity,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +55,9 @@ def test_sides_of_the_clip_are_strict_and_ask_for_the_sign():
 @pytest.mark.parametrize("bounds", [{}, {"clip_low": None, "clip_high": None, "dual_clip": None}])
 def test_no_bound_clips_nothing(bounds):
     found = sides([0.01, 100.0, 0.01, 100.0], [-1, 1, 1, -1], bounds)
-    assert not any(mask.any() for mask in (found.low, found.high, found.below, found.above, found.dual))
+    assert not any(
+        mask.any() for mask in (found.low, found.high, found.below, found.above, found.dual)
+    )
 
 
 def test_an_objective_that_says_what_it_clips_is_believed_with_the_sign_on_top():

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from isentropic.metrics.accounting import update_metrics
-from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
+from isentropic.metrics.counterfactual import (
+    build_counterfactuals,
+    counterfactual_metrics,
+    loss_fields,
+)
 from isentropic.metrics.tokens import TokenTable
 from isentropic.objectives.loss.leaves import leaf_gradients
 
@@ -27,7 +31,10 @@ def table_of(ratio, advantage):
     columns |= {"logprob": np.log(np.array(ratio)), "advantage": np.array(advantage, dtype=float)}
     columns |= {"loss_weight": np.full(count, 1 / count), "token_weight": np.ones(count)}
     columns |= {"sensitivity": np.full(count, 0.5), "sum_p2": np.ones(count)}
-    columns |= {"sequence_id": np.zeros(count, dtype=np.int64), "is_teacher": np.zeros(count, dtype=bool)}
+    columns |= {
+        "sequence_id": np.zeros(count, dtype=np.int64),
+        "is_teacher": np.zeros(count, dtype=bool),
+    }
     return TokenTable(**columns)
 
 
@@ -52,7 +59,12 @@ def test_panel_by_hand():
 
 def test_an_objective_that_is_silent_points_nowhere():
     metrics = panel_of(table_of([0.5, 1.5], [-1, 1]), np.array([-0.4, 0.6]))
-    assert metrics["cf/silent/cosine"] == metrics["cf/silent/mass"] == metrics["cf/silent/drift"] == 0.0
+    assert (
+        metrics["cf/silent/cosine"]
+        == metrics["cf/silent/mass"]
+        == metrics["cf/silent/drift"]
+        == 0.0
+    )
 
 
 def test_panel_says_of_an_objective_what_the_accounting_says_when_it_is_used():
@@ -66,4 +78,6 @@ def test_panel_says_of_an_objective_what_the_accounting_says_when_it_is_used():
     assert metrics["cf/gppo/drift"] == pytest.approx(accounted["drift/total"], rel=1e-12)
     shares = [name for name in metrics if name.startswith("cf/gppo/grad_share/")]
     assert len(shares) == 7
-    assert [metrics[name] for name in shares] == [accounted[name.removeprefix("cf/gppo/")] for name in shares]
+    assert [metrics[name] for name in shares] == [
+        accounted[name.removeprefix("cf/gppo/")] for name in shares
+    ]

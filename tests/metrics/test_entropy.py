@@ -4,7 +4,12 @@ import math
 
 import pytest
 
-from isentropic.metrics.entropy import ENTROPY_EDGES, entropy_histogram, entropy_metrics, entropy_trained
+from isentropic.metrics.entropy import (
+    ENTROPY_EDGES,
+    entropy_histogram,
+    entropy_metrics,
+    entropy_trained,
+)
 
 
 def test_mean_is_over_the_tokens_of_the_first_wave(make):
@@ -27,7 +32,10 @@ def test_deciles_are_of_the_position_in_the_response(make):
     long, short = make.rollout(0, 0, tokens=20), make.rollout(1, 0, tokens=1)
     scores = {long.key: make.scores([i // 2 for i in range(20)]), short.key: make.scores([3.0])}
     metrics = entropy_metrics([long, short], scores)
-    assert [metrics[f"entropy/decile_{d}"] for d in range(10)] == [1.0, *range(1, 10)]  # (0 + 0 + 3) / 3 = 1
+    assert [metrics[f"entropy/decile_{d}"] for d in range(10)] == [
+        1.0,
+        *range(1, 10),
+    ]  # (0 + 0 + 3) / 3 = 1
 
 
 def test_the_entropy_of_nothing_is_not_zero(make):
@@ -42,5 +50,8 @@ def test_histogram_counts_what_lies_beyond_its_edges():
 
 
 def test_trained_mean_is_over_tokens(make):
-    samples = [make.sample(make.rollout(0, i, tokens=n), entropy=h) for i, (n, h) in enumerate([(1, 4.0), (3, 0.0)])]
+    samples = [
+        make.sample(make.rollout(0, i, tokens=n), entropy=h)
+        for i, (n, h) in enumerate([(1, 4.0), (3, 0.0)])
+    ]
     assert entropy_trained(samples)["entropy/trained"] == pytest.approx(1.0)

@@ -7,10 +7,14 @@ import pytest
 from isentropic.metrics.evaluation import evaluation_metrics, pass_at_k, problem_scores
 
 
-@pytest.mark.parametrize(("samples", "right", "k"), [(5, 2, 3), (6, 0, 2), (4, 4, 1), (7, 1, 7), (5, 3, 3)])
+@pytest.mark.parametrize(
+    ("samples", "right", "k"), [(5, 2, 3), (6, 0, 2), (4, 4, 1), (7, 1, 7), (5, 3, 3)]
+)
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(samples, right, k):
     subsets = list(combinations([1] * right + [0] * (samples - right), k))
-    assert pass_at_k(samples, right, k) == pytest.approx(sum(any(subset) for subset in subsets) / len(subsets))
+    assert pass_at_k(samples, right, k) == pytest.approx(
+        sum(any(subset) for subset in subsets) / len(subsets)
+    )
 
 
 def test_too_few_samples_are_refused():
@@ -34,6 +38,11 @@ def test_metrics_of_two_sets(make):
 
 
 def test_problems_are_in_the_order_of_the_draws(make):
-    scores = problem_scores([make.rollout(3, 0, reward=0.0), make.rollout(1, 0), make.rollout(3, 1, tokens=6)])
-    assert [(score.prompt_id, score.right, score.samples) for score in scores] == [("p1", 1, 1), ("p3", 1, 2)]
+    scores = problem_scores(
+        [make.rollout(3, 0, reward=0.0), make.rollout(1, 0), make.rollout(3, 1, tokens=6)]
+    )
+    assert [(score.prompt_id, score.right, score.samples) for score in scores] == [
+        ("p1", 1, 1),
+        ("p3", 1, 2),
+    ]
     assert scores[1].tokens_mean == 5.0

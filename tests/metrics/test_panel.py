@@ -15,7 +15,9 @@ BOUNDS_OF_GPPO = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 
 
 def test_default_panel_is_whole():
-    values = yaml.safe_load((Path(__file__).parents[2] / "conf/accounting/default.yaml").read_text())
+    values = yaml.safe_load(
+        (Path(__file__).parents[2] / "conf/accounting/default.yaml").read_text()
+    )
     panel = build_counterfactuals(AccountingConfig(**values).counterfactuals)
     assert panel["dapo"].at(1) == {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None}
     assert panel["gppo"].at(1) == {**BOUNDS_OF_GPPO, "beta1": 1.0, "beta2": 1.0}
@@ -26,7 +28,10 @@ def test_default_panel_is_whole():
     ("values", "message"),
     [
         ({"name": "clipp", **BOUNDS}, "name must be one of .* got 'clipp'. Did you mean 'clip'"),
-        ({"name": "clip", **BOUNDS, "clip_hihg": 1}, "clip_hihg is no key of clip. Did you mean 'clip_high'"),
+        (
+            {"name": "clip", **BOUNDS, "clip_hihg": 1},
+            "clip_hihg is no key of clip. Did you mean 'clip_high'",
+        ),
         (
             {"name": "clip", **BOUNDS, "clip_low": 3},
             "counterfactuals.mine: objective.clip_low must be > 0 and < 1, got 3",

@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isentropic.metrics.prediction import PredictionTracker, measured_change, predicted_change, recheck_subset
+from isentropic.metrics.prediction import (
+    PredictionTracker,
+    measured_change,
+    predicted_change,
+    recheck_subset,
+)
 
 
 def test_subset_has_its_share_and_keeps_the_order(make):
@@ -42,7 +47,10 @@ def test_error_covers_the_truth_at_its_rate():
         lengths = random.integers(1, 30, size=40)
         after = [0.1 + random.normal(0, 1) + random.normal(0, 0.3, size=n) for n in lengths]
         metrics = measured_change([np.zeros(n) for n in lengths], after)
-        covered += abs(metrics["entropy/measured_change"] - 0.1) < 1.96 * metrics["entropy/measured_change_se"]
+        covered += (
+            abs(metrics["entropy/measured_change"] - 0.1)
+            < 1.96 * metrics["entropy/measured_change_se"]
+        )
     assert 0.90 < covered / 400 < 0.98
 
 
@@ -52,7 +60,9 @@ def test_one_rollout_has_no_error_and_none_has_no_change():
 
 
 def test_prediction_is_the_drift_times_the_rate():
-    assert predicted_change([{"drift/total": 2.0}, {"drift/total": -1.0}], [0.1, 0.2]) == pytest.approx(0.0)
+    assert predicted_change(
+        [{"drift/total": 2.0}, {"drift/total": -1.0}], [0.1, 0.2]
+    ) == pytest.approx(0.0)
 
 
 pairs = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=30)
@@ -68,8 +78,12 @@ def test_running_correlation_is_that_of_numpy(values):
     if len(set(x)) == 1 or len(set(y)) == 1:
         assert math.isnan(metrics["entropy/prediction_correlation"])
     else:
-        assert metrics["entropy/prediction_correlation"] == pytest.approx(np.corrcoef(x, y)[0, 1], abs=1e-9)
-        assert metrics["entropy/prediction_slope"] == pytest.approx(np.polyfit(x, y, 1)[0], abs=1e-7)
+        assert metrics["entropy/prediction_correlation"] == pytest.approx(
+            np.corrcoef(x, y)[0, 1], abs=1e-9
+        )
+        assert metrics["entropy/prediction_slope"] == pytest.approx(
+            np.polyfit(x, y, 1)[0], abs=1e-7
+        )
 
 
 def test_a_resumed_tracker_goes_on_with_the_same_bits():

@@ -16,7 +16,12 @@ from isentropic.records import Group
 
 
 def test_rewards_and_flat_groups(make):
-    groups = [make.group(0, [1, 1]), make.group(1, [0, 0]), make.group(2, [1, 0]), make.group(3, [0, 0.5])]
+    groups = [
+        make.group(0, [1, 1]),
+        make.group(1, [0, 0]),
+        make.group(2, [1, 0]),
+        make.group(3, [0, 0.5]),
+    ]
     metrics = reward_metrics(groups)
     assert metrics["reward/mean"] == pytest.approx(3.5 / 8)
     assert metrics["reward/std"] == pytest.approx(np.std([1, 1, 0, 0, 1, 0, 0, 0.5]))
@@ -33,13 +38,18 @@ def test_later_waves_and_teachers_do_not_bend_the_reward(make):
 
 
 def test_truncated_responses(make):
-    metrics = response_metrics([make.rollout(0, 0, tokens=2), make.rollout(0, 1, tokens=6, finish_reason="length")])
+    metrics = response_metrics(
+        [make.rollout(0, 0, tokens=2), make.rollout(0, 1, tokens=6, finish_reason="length")]
+    )
     assert metrics == {"response/tokens_mean": 4.0, "response/truncated_frac": 0.5}
 
 
 def test_age_of_fresh_and_of_stored_samples(make):
     """Fresh: the weights after step 8 are one step old in step 10, those after step 9 are its own."""
-    stale, own = make.rollout(0, 0, step=10, source_step=8), make.rollout(0, 1, step=10, source_step=9)
+    stale, own = (
+        make.rollout(0, 0, step=10, source_step=8),
+        make.rollout(0, 1, step=10, source_step=9),
+    )
     teacher = make.rollout(0, 2, step=10, source_step=0, origin="teacher:book")
     samples = [make.sample(rollout) for rollout in (stale, own, teacher)]
     samples += [make.sample(make.rollout(0, 3, step=8), source="queue")]
@@ -55,7 +65,10 @@ def test_age_of_fresh_and_of_stored_samples(make):
 
 def test_mismatch_by_hand(make):
     """Log weights +ln 2 and -ln 2: w = 2 and 1/2, ess = 2.5^2 / (2 * 4.25)."""
-    half, twice = make.rollout(0, 0, tokens=1, logprob=-2.0), make.rollout(0, 1, tokens=1, logprob=-2.0)
+    half, twice = (
+        make.rollout(0, 0, tokens=1, logprob=-2.0),
+        make.rollout(0, 1, tokens=1, logprob=-2.0),
+    )
     hot = make.rollout(0, 2, tokens=1, logprob=-9.0, temperature=1.5)
     teacher = make.rollout(0, 3, tokens=1, logprob=float("nan"), origin="teacher:book")
     scores = {

@@ -8,9 +8,15 @@ from isentropic.metrics.tokens import token_table
 def test_columns_of_two_samples(make):
     samples = [
         make.sample(make.rollout(0, 0, tokens=2, reward=1.0), advantage=2.0, entropy=0.5),
-        make.sample(make.rollout(0, 1, tokens=3, reward=0.0, origin="teacher:book"), advantage=-1.0, entropy=0.25),
+        make.sample(
+            make.rollout(0, 1, tokens=3, reward=0.0, origin="teacher:book"),
+            advantage=-1.0,
+            entropy=0.25,
+        ),
     ]
-    table = token_table(samples, loss_weight=np.full(5, 0.2), logprob=np.full(5, -0.25), entropy=np.arange(5.0))
+    table = token_table(
+        samples, loss_weight=np.full(5, 0.2), logprob=np.full(5, -0.25), entropy=np.arange(5.0)
+    )
     assert table.sequence_id.tolist() == [0, 0, 1, 1, 1]
     assert table.position.tolist() == [0, 1, 0, 1, 2]
     assert table.response_length.tolist() == [2, 2, 3, 3, 3]
@@ -23,4 +29,6 @@ def test_columns_of_two_samples(make):
 
 
 def test_no_samples_is_an_empty_table():
-    assert len(token_table([], loss_weight=np.zeros(0), logprob=np.zeros(0), entropy=np.zeros(0))) == 0
+    assert (
+        len(token_table([], loss_weight=np.zeros(0), logprob=np.zeros(0), entropy=np.zeros(0))) == 0
+    )

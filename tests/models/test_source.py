@@ -46,7 +46,9 @@ def model(path, **changes):
 def folder(tmp_path):
     made = tmp_path / "my-model"
     made.mkdir()
-    (made / "config.json").write_text(json.dumps({"model_type": "qwen3", "max_position_embeddings": 128}))
+    (made / "config.json").write_text(
+        json.dumps({"model_type": "qwen3", "max_position_embeddings": 128})
+    )
     (made / "tokenizer.json").write_text("{}")
     (made / "model.safetensors").write_bytes(b"")
     return made
@@ -63,7 +65,9 @@ def test_the_embedded_model_is_made_in_another_process(tmp_path, monkeypatch):
     monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path))
     monkeypatch.setattr(warm_start, "train", None)
     monkeypatch.setattr("builtins.print", lambda *texts, **options: None)  # as Ray does
-    wanted = model(EMBEDDED, warm_start=WARM_START | {"target_accuracy": 0.001, "max_steps": 200, "lr": 0.01})
+    wanted = model(
+        EMBEDDED, warm_start=WARM_START | {"target_accuracy": 0.001, "max_steps": 200, "lr": 0.01}
+    )
     found = model_folder(wanted, TASK)
     assert Path(found).parent == tmp_path and (Path(found) / warm_start.CARD).is_file()
     assert model_folder(wanted, TASK) == found
@@ -82,8 +86,16 @@ def test_missing_folder_names_its_neighbour(folder):
         ("model.safetensors", None, r"has no \*.safetensors"),
         ("config.json", "{", "not the config of a model"),
         ("config.json", "[]", "not the config of a model"),
-        ("config.json", '{"model_type": "x", "auto_map": {"AutoModel": "evil.py"}}', "own Python code"),
-        ("config.json", '{"model_type": "x", "max_position_embeddings": 32}', "max_length=64 is more than the window"),
+        (
+            "config.json",
+            '{"model_type": "x", "auto_map": {"AutoModel": "evil.py"}}',
+            "own Python code",
+        ),
+        (
+            "config.json",
+            '{"model_type": "x", "max_position_embeddings": 32}',
+            "max_length=64 is more than the window",
+        ),
     ],
 )
 def test_folders_that_are_not_models(folder, file, content, message):
@@ -101,8 +113,13 @@ def test_a_file_is_not_a_model(folder):
 
 def test_a_name_that_the_hub_does_not_know(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    with pytest.raises(ValueError, match=r"model\.path=my modle is neither a folder here nor.*Did you mean 'my-model'"):
-        check_model(model("my modle"), TASK)  # a blank is in no name of the Hub, so nothing is asked of it
+    with pytest.raises(
+        ValueError,
+        match=r"model\.path=my modle is neither a folder here nor.*Did you mean 'my-model'",
+    ):
+        check_model(
+            model("my modle"), TASK
+        )  # a blank is in no name of the Hub, so nothing is asked of it
 
 
 def test_trusted_code_of_the_hub_needs_a_revision():
@@ -115,7 +132,10 @@ def test_trusted_code_of_the_hub_needs_a_revision():
     [
         (None, "needs model.warm_start"),
         (WARM_START | {"batch_sizes": 8}, "Did you mean 'batch_size'"),
-        (WARM_START | {"sizes": SIZES | {"layers": 2}}, "unknown config key 'model.warm_start.sizes.layers'"),
+        (
+            WARM_START | {"sizes": SIZES | {"layers": 2}},
+            "unknown config key 'model.warm_start.sizes.layers'",
+        ),
         (WARM_START | {"sizes": 3}, "section of keys"),
         (WARM_START | {"lr": "fast"}, "lr must be a number, got 'fast'"),
         (WARM_START | {"batch_size": 1.5}, "batch_size must be a whole number"),

@@ -15,7 +15,13 @@ from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.chat import Chat
 
 SIZES = TinySizes(
-    hidden_size=32, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, window=64
+    hidden_size=32,
+    intermediate_size=64,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    window=64,
 )
 TASK = ArithmeticConfig(name="arithmetic", levels=("2x1",), train_size=500, eval_size=50, seed=0)
 CONFIG = WarmStartConfig(
@@ -42,7 +48,9 @@ def test_stops_on_sampled_accuracy_is_cached_seeded_and_leaves_the_caller_s_torc
     assert torch.equal(state, torch.get_rng_state())
     card = json.loads((folder / "warm_start.json").read_text())
     assert card["train"]["accuracy"] >= 0.08 and card["steps"] % 10 == 0
-    assert 0 < card["train"]["entropy"] < 3  # nats; guessing among the 16 characters it needs is 2.8
+    assert (
+        0 < card["train"]["entropy"] < 3
+    )  # nats; guessing among the 16 characters it needs is 2.8
 
     count = len(lines)
     assert cached_warm_start(CONFIG, TASK, tmp_path, lines.append) == folder
@@ -50,7 +58,9 @@ def test_stops_on_sampled_accuracy_is_cached_seeded_and_leaves_the_caller_s_torc
 
     again = cached_warm_start(CONFIG, TASK, tmp_path / "elsewhere", lines.append)
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tiny-")] == [f".{folder.name}.lock"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tiny-")] == [
+        f".{folder.name}.lock"
+    ]
 
     model = AutoModelForCausalLM.from_pretrained(folder)
     chat = Chat(AutoTokenizer.from_pretrained(folder))
@@ -60,8 +70,12 @@ def test_stops_on_sampled_accuracy_is_cached_seeded_and_leaves_the_caller_s_torc
 
 
 def test_says_what_to_do_when_it_does_not_get_there(tmp_path):
-    with pytest.raises(RuntimeError, match=r"did not reach sampled accuracy 0\.99 in 10 steps.*max_steps"):
-        cached_warm_start(replace(CONFIG, target_accuracy=0.99, max_steps=10), TASK, tmp_path, lambda line: None)
+    with pytest.raises(
+        RuntimeError, match=r"did not reach sampled accuracy 0\.99 in 10 steps.*max_steps"
+    ):
+        cached_warm_start(
+            replace(CONFIG, target_accuracy=0.99, max_steps=10), TASK, tmp_path, lambda line: None
+        )
     assert not list(tmp_path.glob("tiny-*")) and not list(tmp_path.glob(".tiny-*/"))
 
 
@@ -75,7 +89,9 @@ def test_tokenizer_round_trip_and_template():
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode(ids, skip_special_tokens=True) == "4+5="
     printable = "".join(map(chr, range(32, 127))) + "\n"
-    assert tokenizer.decode(tokenizer(printable, add_special_tokens=False)["input_ids"]) == printable
+    assert (
+        tokenizer.decode(tokenizer(printable, add_special_tokens=False)["input_ids"]) == printable
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +116,9 @@ def test_a_weight_for_each_style_of_the_task():
 
 def test_only_the_policy_s_turns_are_learned():
     task = CalculatorTask(
-        CalculatorConfig(name="calculator", levels=("3x1",), train_size=9, eval_size=9, seed=0, max_turns=4)
+        CalculatorConfig(
+            name="calculator", levels=("3x1",), train_size=9, eval_size=9, seed=0, max_turns=4
+        )
     )
     chat, prompt = Chat(build_tokenizer()), task.prompt("train", 0)
     first, second, third = (int(term) for term in prompt.messages[0]["content"][:-1].split("+"))
@@ -111,5 +129,7 @@ def test_only_the_policy_s_turns_are_learned():
         f"<|user|>{first + second}<|end|><|assistant|>{turns[1]}<|end|>"
         f"<|user|>{prompt.answer}<|end|><|assistant|>{turns[2]}<|end|>"
     )
-    assert chat.tokenizer.decode([token for token in learned if token != IGNORED]) == "<|end|>".join([*turns, ""])
+    assert chat.tokenizer.decode(
+        [token for token in learned if token != IGNORED]
+    ) == "<|end|>".join([*turns, ""])
     assert all(label in (token, IGNORED) for token, label in zip(tokens, learned, strict=True))

@@ -8,7 +8,14 @@ import torch
 from isentropic.objectives import bapo
 from isentropic.objectives.bapo import BapoConfig
 
-GIVEN = {"c_low": 0.6, "c_low_max": 0.9, "c_high": 1.2, "c_high_max": 3.0, "step": 0.05, "target_ratio": 1.0}
+GIVEN = {
+    "c_low": 0.6,
+    "c_low_max": 0.9,
+    "c_high": 1.2,
+    "c_high_max": 3.0,
+    "step": 0.05,
+    "target_ratio": 1.0,
+}
 
 
 def bounds(metrics):
@@ -36,7 +43,10 @@ def test_both_caps_hold(at, close):
 def test_raising_the_lower_bound_raises_the_negative_part(at, close):
     """F+ = 1.0; F- = max(0.5, c_low) * 1.5 = 0.9 at 0.6: the target 1.0 holds at once, 1.2 never does."""
     assert bounds(at(bapo, [1.0, 0.5], [1.0, -1.5], **GIVEN)[2]) == (0.6, 1.2)
-    assert bounds(at(bapo, [1.0, 0.5], [1.0, -1.5], **GIVEN | {"target_ratio": 1.2})[2]) == (0.9, 3.0)
+    assert bounds(at(bapo, [1.0, 0.5], [1.0, -1.5], **GIVEN | {"target_ratio": 1.2})[2]) == (
+        0.9,
+        3.0,
+    )
 
 
 def test_no_negative_part_ends_the_search(at):

@@ -35,7 +35,9 @@ def test_golden_table(at, close, ratio, advantage, loss):
 
 def test_two_widths_and_two_betas_are_not_mixed_up(at, close):
     """Low: 0.3 * (1 - 0.1) * 2 = 0.54; high: 0.7 * (1 + 0.4) * 2 = 1.96."""
-    loss, slope, _ = at(ce_gppo, [0.5, 2.0], [-2.0, 2.0], clip_low=0.1, clip_high=0.4, beta1=0.3, beta2=0.7)
+    loss, slope, _ = at(
+        ce_gppo, [0.5, 2.0], [-2.0, 2.0], clip_low=0.1, clip_high=0.4, beta1=0.3, beta2=0.7
+    )
     assert loss == slope == close([0.54, -1.96])
 
 
@@ -44,11 +46,15 @@ def test_exactly_on_a_bound_is_inside(at, ratio, advantage):
     log_ratio = torch.tensor([math.log(ratio)], dtype=torch.float64)
     r = float(log_ratio.exp())
     bounds = {"clip_low": 1 - r if r < 1 else 0.5, "clip_high": r - 1 if r > 1 else 0.5}
-    assert at(ce_gppo, log_ratio, [advantage], **bounds, beta1=0.0, beta2=0.0)[1] == [-r * advantage]
+    assert at(ce_gppo, log_ratio, [advantage], **bounds, beta1=0.0, beta2=0.0)[1] == [
+        -r * advantage
+    ]
 
 
 def test_released_code_caps_punished_tokens(at, close):
-    loss, slope, metrics = at(ce_gppo, [12.0, 9.0, 0.5], [-1.0, -1.0, -1.0], **PAPER, dual_clip=10.0)
+    loss, slope, metrics = at(
+        ce_gppo, [12.0, 9.0, 0.5], [-1.0, -1.0, -1.0], **PAPER, dual_clip=10.0
+    )
     assert loss == close([10.0, 9.0, 0.4])
     assert slope == close([0.0, 9.0, 0.4])
     assert metrics["clip/dual_frac"] == [1.0, 0.0, 0.0]
@@ -70,7 +76,9 @@ def test_extreme_ratios_keep_their_branch(dtype):
 
 
 def test_no_bound_has_no_side(at, close):
-    loss, slope, metrics = at(ce_gppo, [0.1, 9.0], [-1.0, 1.0], **PAPER | {"clip_low": None, "clip_high": None})
+    loss, slope, metrics = at(
+        ce_gppo, [0.1, 9.0], [-1.0, 1.0], **PAPER | {"clip_low": None, "clip_high": None}
+    )
     assert loss == slope == close([0.1, -9.0]) and metrics["clip/frac"] == [0.0, 0.0]
 
 
@@ -86,7 +94,12 @@ def test_gradient_is_the_closed_form(tokens, beta1, beta2):
         low, high = r < 0.9 and a < 0, r > 1.3 and a > 0
         factors.append(beta1 * 0.9 if low else beta2 * 1.3 if high else r)
     result = ce_gppo(
-        log_ratio, torch.tensor(advantage, dtype=torch.float64), clip_low=0.1, clip_high=0.3, beta1=beta1, beta2=beta2
+        log_ratio,
+        torch.tensor(advantage, dtype=torch.float64),
+        clip_low=0.1,
+        clip_high=0.3,
+        beta1=beta1,
+        beta2=beta2,
     )
     result.loss.sum().backward()
     wanted = [-f * a for f, a in zip(factors, advantage, strict=True)]
@@ -108,14 +121,21 @@ def test_betas_0_have_the_gradient_of_clip_and_betas_1_the_value(tokens):
     assert torch.equal(full, gppo(log_ratio, advantage, **bounds).loss)
 
 
-@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30), st.floats(0, 2), st.floats(0, 2))
+@given(
+    st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=30), st.floats(0, 2), st.floats(0, 2)
+)
 def test_on_policy_all_betas_are_bit_identical(advantages, beta1, beta2):
     def run(**betas):
         log_ratio = torch.zeros(len(advantages), requires_grad=True)
-        loss = ce_gppo(log_ratio, torch.tensor(advantages), clip_low=0.2, clip_high=0.2, **betas).loss
+        loss = ce_gppo(
+            log_ratio, torch.tensor(advantages), clip_low=0.2, clip_high=0.2, **betas
+        ).loss
         return loss, torch.autograd.grad(loss.sum(), log_ratio)[0]
 
-    (loss, slope), (other_loss, other_slope) = run(beta1=0.5, beta2=1.0), run(beta1=beta1, beta2=beta2)
+    (loss, slope), (other_loss, other_slope) = (
+        run(beta1=0.5, beta2=1.0),
+        run(beta1=beta1, beta2=beta2),
+    )
     assert torch.equal(loss, other_loss) and torch.equal(slope, other_slope)
 
 

@@ -10,11 +10,17 @@ from isentropic.objectives import cispo
 
 @pytest.mark.parametrize(
     ("ratio", "weight"),
-    [pytest.param(0.5, 0.8, id="below"), pytest.param(1.1, 1.1, id="inside"), pytest.param(4.0, 1.28, id="above")],
+    [
+        pytest.param(0.5, 0.8, id="below"),
+        pytest.param(1.1, 1.1, id="inside"),
+        pytest.param(4.0, 1.28, id="above"),
+    ],
 )
 def test_loss_and_gradient(at, close, ratio, weight):
     logprob = torch.tensor([-2.0, -3.0], dtype=torch.float64)
-    loss, slope, metrics = at(cispo, [ratio] * 2, [1.0, -2.0], logprob=logprob, clip_low=0.2, clip_high=0.28)
+    loss, slope, metrics = at(
+        cispo, [ratio] * 2, [1.0, -2.0], logprob=logprob, clip_low=0.2, clip_high=0.28
+    )
     assert loss == close([weight * 2, -weight * 6])
     assert slope == close([-weight, 2 * weight])
     assert metrics["clip/frac"] == [float(ratio != weight)] * 2
@@ -31,6 +37,12 @@ def test_without_bounds_and_at_extremes(at, close):
 
 def test_gradient_reaches_a_live_logprob_once():
     logprob = torch.tensor([-2.0], dtype=torch.float64, requires_grad=True)
-    loss = cispo(logprob + 2.0, torch.ones(1, dtype=torch.float64), logprob=logprob, clip_low=0.2, clip_high=0.2).loss
+    loss = cispo(
+        logprob + 2.0,
+        torch.ones(1, dtype=torch.float64),
+        logprob=logprob,
+        clip_low=0.2,
+        clip_high=0.2,
+    ).loss
     loss.sum().backward()
     assert loss.tolist() == [2.0] and logprob.grad.tolist() == [-1.0]

@@ -74,7 +74,10 @@ def test_metrics_name_the_side(at):
         ({"clip_low": "0.2"}, "objective.clip_low must be a number, null or a schedule"),
         ({"clip_high": -0.1}, "objective.clip_high must be > 0, got -0.1"),
         ({"dual_clip": 1.0}, "objective.dual_clip must be > 1, got 1.0"),
-        ({"ratio": "tokens"}, "objective.ratio must be one of token, sequence; got 'tokens'. Did you mean 'token'?"),
+        (
+            {"ratio": "tokens"},
+            "objective.ratio must be one of token, sequence; got 'tokens'. Did you mean 'token'?",
+        ),
     ],
 )
 def test_config_refuses(wrong, message):

@@ -6,7 +6,8 @@ from isentropic.objectives import gppo
 
 
 @pytest.mark.parametrize(
-    ("ratio", "positive", "negative"), [(0.5, 0.5, -0.8), (1.0, 1.0, -1.0), (1.5, 1.28, -1.5), (4.0, 1.28, -4.0)]
+    ("ratio", "positive", "negative"),
+    [(0.5, 0.5, -0.8), (1.0, 1.0, -1.0), (1.5, 1.28, -1.5), (4.0, 1.28, -4.0)],
 )
 def test_spot_values(at, close, ratio, positive, negative):
     _, slope, _ = at(gppo, [ratio, ratio], [1.0, -1.0], clip_low=0.2, clip_high=0.28)

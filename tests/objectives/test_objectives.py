@@ -22,7 +22,9 @@ def preset(name):
     for entry in values.pop("defaults", []):
         if entry != "_self_":
             ((where, other),) = entry.items()
-            values[where.partition("@")[2]] = OmegaConf.to_container(OmegaConf.load(PRESETS / f"{other}.yaml"))
+            values[where.partition("@")[2]] = OmegaConf.to_container(
+                OmegaConf.load(PRESETS / f"{other}.yaml")
+            )
     return OBJECTIVES[values["name"]].config(**values)
 
 
@@ -74,7 +76,10 @@ def test_finite_at_extremes_and_metrics_are_per_token(name, dtype):
     config = preset(name)
     extremes = torch.tensor([200.0, -200.0, 200.0, -200.0, 0.0, 88.0, -104.0, 20.0, -20.0])
     fields = batch(extremes, torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, -2.0, 2.0, 0.0, 0.0]))
-    fields = {key: value.to(dtype) if value.is_floating_point() else value for key, value in fields.items()}
+    fields = {
+        key: value.to(dtype) if value.is_floating_point() else value
+        for key, value in fields.items()
+    }
     result = leaf_gradients(config, config.at(1), fields)
     for value in (result.loss, result.d_logprob, *result.metrics.values()):
         assert value.isfinite().all()
@@ -97,21 +102,33 @@ def test_no_token_is_no_loss(name):
 @given(data=st.data())
 def test_order_and_parts_change_nothing(name, data):
     """Sequences in any order, and cut into microbatches where the objective allows it: the same slopes, float64."""
-    lengths = data.draw(st.lists(st.integers(1, 5), min_size=3, max_size=6))  # two tokens tie in KL-Cov
+    lengths = data.draw(
+        st.lists(st.integers(1, 5), min_size=3, max_size=6)
+    )  # two tokens tie in KL-Cov
     n = sum(lengths)
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
     fields = batch(torch.randn(n, generator=generator), torch.randn(n, generator=generator))
-    fields["sequence_id"] = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    fields["sequence_id"] = torch.repeat_interleave(
+        torch.arange(len(lengths)), torch.tensor(lengths)
+    )
     config = preset(name)
     whole = leaf_gradients(config, config.at(1), fields)
     if not needs_minibatch(config):
         cut = data.draw(st.integers(1, len(lengths) - 1))
         parts = [fields["sequence_id"] < cut, fields["sequence_id"] >= cut]
-        results = [leaf_gradients(config, config.at(1), {k: v[part] for k, v in fields.items()}) for part in parts]
+        results = [
+            leaf_gradients(config, config.at(1), {k: v[part] for k, v in fields.items()})
+            for part in parts
+        ]
         torch.testing.assert_close(
-            torch.cat([result.d_logprob for result in results]), whole.d_logprob, rtol=1e-11, atol=1e-14
+            torch.cat([result.d_logprob for result in results]),
+            whole.d_logprob,
+            rtol=1e-11,
+            atol=1e-14,
         )
-        torch.testing.assert_close(sum(result.loss for result in results), whole.loss, rtol=1e-11, atol=1e-14)
+        torch.testing.assert_close(
+            sum(result.loss for result in results), whole.loss, rtol=1e-11, atol=1e-14
+        )
     if name != "clip_cov":  # its draw belongs to the canonical order
         order = torch.tensor(data.draw(st.permutations(range(n))))
         moved = leaf_gradients(config, config.at(1), {k: v[order] for k, v in fields.items()})
@@ -122,6 +139,10 @@ def test_fields_are_read_from_the_signature():
     assert OBJECTIVES["clip"].fields == ()
     assert OBJECTIVES["dppo_tv"].fields == ("logprob", "old_logprob")
     assert OBJECTIVES["gspo"].fields == ("sequence_id",)
-    assert {name for name, entry in OBJECTIVES.items() if entry.needs_minibatch} == {"bapo", "clip_cov", "kl_cov"}
+    assert {name for name, entry in OBJECTIVES.items() if entry.needs_minibatch} == {
+        "bapo",
+        "clip_cov",
+        "kl_cov",
+    }
     assert {name for name, entry in OBJECTIVES.items() if entry.takes_seed} == {"clip_cov"}
     assert required_fields(preset("erc")) >= {"entropy", "old_entropy", "advantage", "loss_weight"}

@@ -28,5 +28,7 @@ def test_closed_form(at, close):
 
 
 def test_extreme_ratios_are_silent(at):
-    loss, slope, _ = at(sapo, torch.tensor([200.0, -200.0], dtype=torch.float64), [1.0, -1.0], **TAU)
+    loss, slope, _ = at(
+        sapo, torch.tensor([200.0, -200.0], dtype=torch.float64), [1.0, -1.0], **TAU
+    )
     assert slope == [0.0, 0.0] and all(math.isfinite(value) for value in loss)

@@ -22,7 +22,11 @@ from isentropic.objectives.terms import (
     [
         ("k1", [-math.log(2), math.log(2), 0.0], [1.0, 1.0, 1.0]),
         ("k2", [math.log(2) ** 2 / 2] * 2 + [0.0], [-math.log(2), math.log(2), 0.0]),
-        ("k3", [1 - math.log(2), math.log(2) - 0.5, 0.0], [-1.0, 0.5, 0.0]),  # e^q - q - 1, slope 1 - e^q
+        (
+            "k3",
+            [1 - math.log(2), math.log(2) - 0.5, 0.0],
+            [-1.0, 0.5, 0.0],
+        ),  # e^q - q - 1, slope 1 - e^q
     ],
 )
 def test_estimators(close, estimator, values, slopes):
@@ -37,7 +41,9 @@ def test_estimators(close, estimator, values, slopes):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_k3_is_clamped_at_10_without_gradient(dtype):
     logprob = torch.zeros(4, dtype=dtype, requires_grad=True)
-    kl = kl_to_reference(logprob, torch.tensor([200.0, -200.0, 3.0, -10.5], dtype=dtype), estimator="k3")
+    kl = kl_to_reference(
+        logprob, torch.tensor([200.0, -200.0, 3.0, -10.5], dtype=dtype), estimator="k3"
+    )
     kl.sum().backward()
     assert kl.tolist() == pytest.approx([10, 10, 10, 9.5 + math.exp(-10.5)])
     assert logprob.grad.tolist() == pytest.approx([0, 0, 0, 1 - math.exp(-10.5)])
@@ -46,7 +52,10 @@ def test_k3_is_clamped_at_10_without_gradient(dtype):
 def test_coefficients_of_the_terms_that_are_on():
     ramp = {"kind": "linear", "from_step": 1, "to_step": 3, "start": 0.0, "end": 0.2}
     config = TermsConfig(
-        name="some", kl=KlConfig(estimator="k3", coef=ramp), entropy_bonus=None, nll=NllConfig(coef=0.1)
+        name="some",
+        kl=KlConfig(estimator="k3", coef=ramp),
+        entropy_bonus=None,
+        nll=NllConfig(coef=0.1),
     )
     assert config.at(2) == {"kl": pytest.approx(0.1), "nll": 0.1}
     assert required_fields("clip", config) >= {"ref_logprob", "nll_weight"}
@@ -55,7 +64,9 @@ def test_coefficients_of_the_terms_that_are_on():
 
 def test_adaptive_coefficient_is_0_until_its_rule_is_asked():
     rule = AdaptiveEntropyConfig(target=0.2, step_size=1e-4, max=5e-3, start=0.0)
-    config = TermsConfig(name="x", kl=None, entropy_bonus=EntropyBonusConfig(coef=None, adaptive=rule), nll=None)
+    config = TermsConfig(
+        name="x", kl=None, entropy_bonus=EntropyBonusConfig(coef=None, adaptive=rule), nll=None
+    )
     assert config.at(1) == {"entropy_bonus": 0.0} and config.adaptive_entropy is rule
     assert "entropy" in required_fields("clip", config)
 

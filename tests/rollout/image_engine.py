@@ -53,7 +53,12 @@ def rollouts(engine, prompts, chat):
             key=each.key,
             prompt=prompts[each.key.draw],
             token_ids=np.concatenate([asked[each.key].token_ids, each.token_ids]),
-            turns=((len(asked[each.key].token_ids), len(asked[each.key].token_ids) + len(each.token_ids)),),
+            turns=(
+                (
+                    len(asked[each.key].token_ids),
+                    len(asked[each.key].token_ids) + len(each.token_ids),
+                ),
+            ),
             rollout_logprob=each.logprob,
             temperature=TEMPERATURE,
             seed=0,
@@ -75,14 +80,26 @@ def main(folder):
     from isentropic.tasks.chat import load_chat
     from isentropic.weights.buckets import fill_buckets
 
-    settings = {"revision": None, "max_length": WINDOW, "trust_remote_code": False, "warm_start": None}
+    settings = {
+        "revision": None,
+        "max_length": WINDOW,
+        "trust_remote_code": False,
+        "warm_start": None,
+    }
     lm = load_model(ModelConfig(name="tiny", path=path, **settings))
     packed = PackedModel(lm, temperature=TEMPERATURE, vocab_chunk=48)
     reader = ImageReader(load_images(path, lm.config, None), lm.model.get_rope_index, 2)
     chat = load_chat(path)
     task = FiguresTask(
         FiguresConfig(
-            name="figures", folder=str(folder), pixels=70, max_count=4, others=3, train_size=4, eval_size=1, seed=0
+            name="figures",
+            folder=str(folder),
+            pixels=70,
+            max_count=4,
+            others=3,
+            train_size=4,
+            eval_size=1,
+            seed=0,
         )
     )
     prompts = [task.prompt("train", index) for index in range(3)]
@@ -91,11 +108,21 @@ def main(folder):
     def difference():
         drawn = rollouts(engine, prompts, chat)
         [[batch]] = batching.score_batches(drawn, 1, 10_000)
-        tensors = (batch.token_ids, batch.position_ids, batch.cu_seqlens.astype(np.int32), batch.predict, batch.target)
+        tensors = (
+            batch.token_ids,
+            batch.position_ids,
+            batch.cu_seqlens.astype(np.int32),
+            batch.predict,
+            batch.target,
+        )
         with torch.no_grad():
-            found = packed(*map(torch.from_numpy, tensors), max_length=WINDOW, images=reader.inputs(batch)).logprob
+            found = packed(
+                *map(torch.from_numpy, tensors), max_length=WINDOW, images=reader.inputs(batch)
+            ).logprob
         expected = np.concatenate([drawn[row].rollout_logprob for row in batch.rows])
-        return float(np.abs(found.numpy() - expected).max()), [rollout.token_ids.tolist() for rollout in drawn]
+        return float(np.abs(found.numpy() - expected).max()), [
+            rollout.token_ids.tolist() for rollout in drawn
+        ]
 
     before, first = difference()
     torch.manual_seed(1)
@@ -105,7 +132,11 @@ def main(folder):
     engine.load_weights(1, list(fill_buckets(lm.named_parameters(), torch.float32)))
     after, second = difference()
     banned = [lm.config.image_token_id, lm.config.video_token_id]
-    print(json.dumps({"before": before, "after": after, "first": first, "second": second, "banned": banned}))
+    print(
+        json.dumps(
+            {"before": before, "after": after, "first": first, "second": second, "banned": banned}
+        )
+    )
     engine.close()
 
 

@@ -43,7 +43,9 @@ def test_tokens_do_not_depend_on_batch_or_order(engine, rollouts):
     requests = rollouts.requests(4, 4)
     together = answers(engine, requests)
     backwards = answers(engine, requests[::-1])
-    alone = {key: each for request in requests[::5] for key, each in answers(engine, [request]).items()}
+    alone = {
+        key: each for request in requests[::5] for key, each in answers(engine, [request]).items()
+    }
 
     assert len(together) == len(requests)
     for other in (backwards, alone):
@@ -51,13 +53,18 @@ def test_tokens_do_not_depend_on_batch_or_order(engine, rollouts):
             np.testing.assert_array_equal(each.token_ids, together[key].token_ids)
             np.testing.assert_allclose(each.logprob, together[key].logprob, atol=1e-5)
     siblings = [together[request.key].token_ids.tolist() for request in requests[:4]]
-    assert len({tuple(tokens) for tokens in siblings}) == 4, "samples of one prompt have seeds of their own"
+    assert len({tuple(tokens) for tokens in siblings}) == 4, (
+        "samples of one prompt have seeds of their own"
+    )
 
 
 def test_two_calls_share_the_engine(engine, rollouts):
     requests = rollouts.requests(4, 4)
     together, found = answers(engine, requests), {}
-    halves = [threading.Thread(target=lambda i=i: found.update(answers(engine, requests[i::2]))) for i in (0, 1)]
+    halves = [
+        threading.Thread(target=lambda i=i: found.update(answers(engine, requests[i::2])))
+        for i in (0, 1)
+    ]
     for half in halves:
         half.start()
     for half in halves:
@@ -72,7 +79,11 @@ def test_an_answer_is_waited_for_until_it_is_there(engine, rollouts, monkeypatch
     still_waited_for = []
 
     def watched(**fields):
-        waited = {each.key for call in list(engine._calls.values()) for each in list(call.waiting.values())}
+        waited = {
+            each.key
+            for call in list(engine._calls.values())
+            for each in list(call.waiting.values())
+        }
         still_waited_for.append(fields["key"] in waited)
         return Completion(**fields)
 
@@ -117,14 +128,18 @@ def one_too_many(named):
 
 
 def wrong_shape(named):
-    return [(name, tensor.detach()[:-1] if i == 3 else tensor) for i, (name, tensor) in enumerate(named)]
+    return [
+        (name, tensor.detach()[:-1] if i == 3 else tensor) for i, (name, tensor) in enumerate(named)
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         pytest.param(drop_one, "missing: model.norm.weight", id="a missing key"),
-        pytest.param(one_too_many, "unknown: lm_head.weight", id="a key that the model does not have"),
+        pytest.param(
+            one_too_many, "unknown: lm_head.weight", id="a key that the model does not have"
+        ),
         pytest.param(wrong_shape, "the engine's model has", id="a wrong shape"),
     ],
 )
@@ -147,8 +162,12 @@ def test_weights_that_do_not_fit_are_refused(engine, rollouts, model, change, me
 
 def test_weights_that_are_not_finite_are_refused(engine, model):
     *_, last = buckets = buckets_of(model)
-    list(last.tensors())[-1][1][0] = float("nan")  # the learner published NaN, and the bytes arrived as they left
-    buckets[-1] = replace(last, metas=(*last.metas[:-1], replace(last.metas[-1], checksum=checksum(last.data[-1]))))
+    list(last.tensors())[-1][1][0] = float(
+        "nan"
+    )  # the learner published NaN, and the bytes arrived as they left
+    buckets[-1] = replace(
+        last, metas=(*last.metas[:-1], replace(last.metas[-1], checksum=checksum(last.data[-1])))
+    )
     with pytest.raises(ValueError, match=r"weight model.norm.weight is not finite"):
         engine.load_weights(1, buckets)
     assert engine.policy_version == 0
@@ -159,8 +178,14 @@ def test_weights_that_are_not_finite_are_refused(engine, model):
     [
         pytest.param({"max_tokens": 95}, "exceed the window of 96", id="too long"),
         pytest.param({"token_ids": np.array([], dtype=np.int64)}, "prompt is empty", id="empty"),
-        pytest.param({"token_ids": np.array([5, 999_999])}, "token ids run from 5 to 999999", id="foreign token"),
-        pytest.param({"seed": 2**64}, r"seed must be in \[0, 2\^62\)", id="a seed that vLLM would choke on"),
+        pytest.param(
+            {"token_ids": np.array([5, 999_999])},
+            "token ids run from 5 to 999999",
+            id="foreign token",
+        ),
+        pytest.param(
+            {"seed": 2**64}, r"seed must be in \[0, 2\^62\)", id="a seed that vLLM would choke on"
+        ),
         pytest.param({"max_tokens": 0}, "max_tokens must be >= 1", id="nothing asked for"),
         pytest.param({"top_p": 2.0}, "top_p", id="what only vLLM knows"),
     ],

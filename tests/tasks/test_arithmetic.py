@@ -8,7 +8,9 @@ import pytest
 from isentropic.records import Prompt
 from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask, demonstration
 
-CONFIG = ArithmeticConfig(name="arithmetic", levels=("2x1", "3x1", "3x2"), train_size=1000, eval_size=200, seed=0)
+CONFIG = ArithmeticConfig(
+    name="arithmetic", levels=("2x1", "3x1", "3x2"), train_size=1000, eval_size=200, seed=0
+)
 SUM = Prompt(prompt_id="p", messages=({"role": "user", "content": "47+25+8="},), answer="80")
 
 

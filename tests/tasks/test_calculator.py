@@ -7,7 +7,9 @@ import pytest
 from isentropic.records import Prompt
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 
-CONFIG = CalculatorConfig(name="calculator", levels=("2x1", "3x2"), train_size=200, eval_size=50, seed=0, max_turns=4)
+CONFIG = CalculatorConfig(
+    name="calculator", levels=("2x1", "3x2"), train_size=200, eval_size=50, seed=0, max_turns=4
+)
 PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "47+25+8="},), answer="80")
 
 
@@ -47,9 +49,14 @@ def test_demonstrations_are_right_and_the_tool_follows_them(style_weights):
         assert task.grade(prompt, turns) == 1.0
         assert replies[-1] is None and None not in replies[:-1] and "?" not in replies
         if style_weights[0]:
-            assert len(turns) == prompt.messages[0]["content"].count("+") + 1 and replies[-2] == prompt.answer
+            assert (
+                len(turns) == prompt.messages[0]["content"].count("+") + 1
+                and replies[-2] == prompt.answer
+            )
 
 
 def test_one_turn_is_another_task():
     with pytest.raises(ValueError, match=r"task\.max_turns must be >= 2, got 1"):
-        CalculatorConfig(name="calculator", levels=("2x1",), train_size=1, eval_size=1, seed=0, max_turns=1)
+        CalculatorConfig(
+            name="calculator", levels=("2x1",), train_size=1, eval_size=1, seed=0, max_turns=1
+        )

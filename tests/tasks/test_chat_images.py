@@ -18,7 +18,10 @@ IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 def chat():
     tokenizer = build_vision_tokenizer()
     processor = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2)
-    return Chat(tokenizer, Images(processor, limits=(28**2, 28**2), token_id=tokenizer.vocab["<|image_pad|>"]))
+    return Chat(
+        tokenizer,
+        Images(processor, limits=(28**2, 28**2), token_id=tokenizer.vocab["<|image_pad|>"]),
+    )
 
 
 @pytest.fixture
@@ -29,18 +32,29 @@ def media(tmp_path):
 
 def prompt(*texts, media=()):
     roles = ("system", "user") if len(texts) > 1 else ("user",)
-    messages = tuple({"role": role, "content": text} for role, text in zip(roles, texts, strict=True))
+    messages = tuple(
+        {"role": role, "content": text} for role, text in zip(roles, texts, strict=True)
+    )
     return Prompt(prompt_id="p", messages=messages, answer="", media=media)
 
 
 @pytest.mark.parametrize(
     ("texts", "count", "written"),
     [
-        pytest.param(("ab",), 1, f"<|user|>{IMAGE}ab<|end|><|assistant|>", id="in front of the text"),
-        pytest.param(("ab",), 2, f"<|user|>{IMAGE}{IMAGE}ab<|end|><|assistant|>", id="both in front"),
-        pytest.param(("a<image>b",), 1, f"<|user|>a{IMAGE}b<|end|><|assistant|>", id="where the text says"),
         pytest.param(
-            ("s", "ab"), 1, f"<|system|>s<|end|><|user|>{IMAGE}ab<|end|><|assistant|>", id="the user's first message"
+            ("ab",), 1, f"<|user|>{IMAGE}ab<|end|><|assistant|>", id="in front of the text"
+        ),
+        pytest.param(
+            ("ab",), 2, f"<|user|>{IMAGE}{IMAGE}ab<|end|><|assistant|>", id="both in front"
+        ),
+        pytest.param(
+            ("a<image>b",), 1, f"<|user|>a{IMAGE}b<|end|><|assistant|>", id="where the text says"
+        ),
+        pytest.param(
+            ("s", "ab"),
+            1,
+            f"<|system|>s<|end|><|user|>{IMAGE}ab<|end|><|assistant|>",
+            id="the user's first message",
         ),
         pytest.param(("a image",), 0, "<|user|>a image<|end|><|assistant|>", id="no image"),
     ],
@@ -61,5 +75,7 @@ def test_a_reply_does_not_repeat_the_image(chat, media):
 
 
 def test_a_model_of_text_alone_refuses_an_image(media):
-    with pytest.raises(ValueError, match=r"prompt p carries an image \(.*a\.png\), but the model reads text alone"):
+    with pytest.raises(
+        ValueError, match=r"prompt p carries an image \(.*a\.png\), but the model reads text alone"
+    ):
         Chat(build_tokenizer()).prompt_ids(prompt("ab", media=media))

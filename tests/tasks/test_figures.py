@@ -29,8 +29,16 @@ def blobs(path):
         ink[front[0]] = False
         while front:
             row, column = front.pop()
-            for near in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
-                if all(0 <= at < size for at, size in zip(near, ink.shape, strict=True)) and ink[near]:
+            for near in (
+                (row + 1, column),
+                (row - 1, column),
+                (row, column + 1),
+                (row, column - 1),
+            ):
+                if (
+                    all(0 <= at < size for at, size in zip(near, ink.shape, strict=True))
+                    and ink[near]
+                ):
                     ink[near] = False
                     front.append(near)
     return count
@@ -39,7 +47,9 @@ def blobs(path):
 def test_a_drawing_has_as_many_figures_as_asked_for_where_there_are_no_others(config):
     task = FiguresTask(replace(config, others=0))
     prompts = [task.prompt("train", index) for index in range(12)]
-    assert [str(blobs(prompt.media[0])) for prompt in prompts] == [prompt.answer for prompt in prompts]
+    assert [str(blobs(prompt.media[0])) for prompt in prompts] == [
+        prompt.answer for prompt in prompts
+    ]
     assert len({prompt.answer for prompt in prompts}) > 1
 
 
@@ -62,9 +72,13 @@ def test_a_drawing_is_made_once(config):
     assert [file.name for file in path.parent.iterdir()] == ["train-0.png"]
 
 
-@pytest.mark.parametrize(("text", "reward"), [("3", 1), ("there are 3.", 1), ("33", 0), ("2 or 3", 0), ("three", 0)])
+@pytest.mark.parametrize(
+    ("text", "reward"), [("3", 1), ("there are 3.", 1), ("33", 0), ("2 or 3", 0), ("three", 0)]
+)
 def test_grade(config, text, reward):
-    assert FiguresTask(config).grade(Prompt(prompt_id="p", messages=(), answer="3"), [text]) == reward
+    assert (
+        FiguresTask(config).grade(Prompt(prompt_id="p", messages=(), answer="3"), [text]) == reward
+    )
 
 
 def test_more_figures_than_cells_are_refused(config):

@@ -104,7 +104,9 @@ def test_ten_bad_rows_are_shown_and_the_rest_counted(data):
         pytest.param(b"", "a.jsonl", "no usable row", id="empty"),
         pytest.param(b"\xff\xfe\n", "a.jsonl", "a.jsonl:1: not JSON", id="not UTF-8"),
         pytest.param(b"PAR1 no", "a.parquet", "not a parquet file", id="broken parquet"),
-        pytest.param(None, "sum.jsonl", "no file .*sum.jsonl.*Did you mean 'sums.jsonl'", id="missing"),
+        pytest.param(
+            None, "sum.jsonl", "no file .*sum.jsonl.*Did you mean 'sums.jsonl'", id="missing"
+        ),
     ],
 )
 def test_files_that_cannot_be_used(data, tmp_path, content, name, message):
@@ -124,7 +126,9 @@ def test_files_that_cannot_be_used(data, tmp_path, content, name, message):
         pytest.param("\\boxed{19}", "18", False, id="wrong"),
         pytest.param("I do not know.", "18", False, id="no answer"),
         pytest.param("", "18", False, id="empty"),
-        pytest.param("\\boxed{__import__('os').system('touch pwned')}", "18", False, id="code stays text"),
+        pytest.param(
+            "\\boxed{__import__('os').system('touch pwned')}", "18", False, id="code stays text"
+        ),
     ],
 )
 def test_is_right(response, answer, right, tmp_path, monkeypatch):

@@ -20,7 +20,9 @@ def test_another_epoch_or_seed_is_another_order():
     orders = [order(0, 7), order(1, 7), order(0, 8)]
     assert len({tuple(each) for each in orders}) == 3
     assert order(0, 7) == orders[0]
-    assert sum(index == position for position, index in enumerate(orders[0])) < 10  # it is a shuffle
+    assert (
+        sum(index == position for position, index in enumerate(orders[0])) < 10
+    )  # it is a shuffle
 
 
 @pytest.mark.parametrize(("draw", "size"), [(-1, 5), (0, 0)])

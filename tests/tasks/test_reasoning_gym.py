@@ -22,7 +22,11 @@ CONFIG = ReasoningGymConfig(
 
 def test_items_their_answers_and_scores():
     task = ReasoningGymTask(CONFIG)
-    prompts = [task.prompt(split, index) for split in ("train", "eval") for index in range(task.size(split))]
+    prompts = [
+        task.prompt(split, index)
+        for split in ("train", "eval")
+        for index in range(task.size(split))
+    ]
     assert len({prompt.messages[0]["content"] for prompt in prompts}) == 25
     for prompt in prompts:
         assert task.grade(prompt, [f"so <answer>{prompt.answer}</answer>"]) == 1.0

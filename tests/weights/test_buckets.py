@@ -10,7 +10,9 @@ SHAPES = {"a": (2, 3), "b": (5,), "c": (1,)}
 
 
 def named(**changes) -> list:
-    tensors = {name: torch.arange(1.0, 1 + np.prod(shape)).reshape(shape) for name, shape in SHAPES.items()}
+    tensors = {
+        name: torch.arange(1.0, 1 + np.prod(shape)).reshape(shape) for name, shape in SHAPES.items()
+    }
     return list({**tensors, **changes}.items())
 
 
@@ -26,8 +28,15 @@ def test_every_tensor_comes_back(dtype):
 
 
 def test_a_bucket_holds_whole_tensors_up_to_the_limit():
-    assert [len(bucket.metas) for bucket in fill_buckets(named(), torch.float32, limit=24)] == [1, 2]  # 24 | 20 + 4
-    assert [len(bucket.metas) for bucket in fill_buckets(named(), torch.float32, limit=1)] == [1, 1, 1]
+    assert [len(bucket.metas) for bucket in fill_buckets(named(), torch.float32, limit=24)] == [
+        1,
+        2,
+    ]  # 24 | 20 + 4
+    assert [len(bucket.metas) for bucket in fill_buckets(named(), torch.float32, limit=1)] == [
+        1,
+        1,
+        1,
+    ]
     assert len(list(fill_buckets(named(), torch.float32, limit=BUCKET_BYTES))) == 1
 
 
@@ -64,7 +73,11 @@ def test_published_weights_are_finite():
         pytest.param(named()[:-1], r"missing: c \(1 in all\)", id="missing"),
         pytest.param([*named(), ("d", torch.ones(1))], "unknown: d", id="unknown"),
         pytest.param([*named(), ("a", torch.ones(2, 3))], "given twice: a", id="twice"),
-        pytest.param(named(b=torch.ones(6)), r"weight b is \[6\] float32, the engine's model has \[5\]", id="shape"),
+        pytest.param(
+            named(b=torch.ones(6)),
+            r"weight b is \[6\] float32, the engine's model has \[5\]",
+            id="shape",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(given, message):

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 
 from ray.exceptions import RayActorError
 
-from isentropic.actors.engine_handle import Slot
+from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.rollout_actor import MAX_CALLS, StaleEngineError, unpack
 from isentropic.controller.protocols import WaitError
 from isentropic.records import Completion, Request
@@ -21,36 +21,45 @@ Chunk = list[Request]  # samples of one prompt: one engine computes the prompt o
 _CALLS = itertools.count()  # names of calls, so that an actor can be told to end one
 
 
-class Draw:
+class Dispatch:
     """One `generate` of the pool: the prompts that no engine has yet, and a task for each call on an engine."""
 
     def __init__(
         self,
-        slots: Sequence[Slot],
+        handles: Sequence[EngineHandle],
         requests: Sequence[Request],
         *,
         policy_version: int,
         room: int,
         timeout_s: float,
-        revive: Callable[[Slot], Awaitable[None]],
+        revive: Callable[[EngineHandle], Awaitable[None]],
     ) -> None:
-        self._slots, self._version, self._room, self._timeout_s = slots, policy_version, room, timeout_s
+        self._handles, self._version, self._room, self._timeout_s = (
+            handles,
+            policy_version,
+            room,
+            timeout_s,
+        )
         self._revive = revive
-        self._todo: deque[Chunk] = deque(chunks(requests, len(slots)))
+        self._todo: deque[Chunk] = deque(chunks(requests, len(handles)))
         self._unanswered = len(requests)
-        self._share = min(math.ceil(len(requests) / len(slots)), room)
+        self._share = min(math.ceil(len(requests) / len(handles)), room)
         self._found: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
-        self._calls: dict[int, Slot] = {}  # on the engines now
-        self._wake = {slot.index: asyncio.Event() for slot in slots}  # there may be work for that engine
+        self._calls: dict[int, EngineHandle] = {}  # on the engines now
+        self._wake = {
+            handle.index: asyncio.Event() for handle in handles
+        }  # there may be work for that engine
 
     async def run(self) -> AsyncIterator[list[Completion]]:
         deadline = time.monotonic() + self._timeout_s
-        for slot in self._slots:
-            self._spawn(self._serve(slot))
+        for handle in self._handles:
+            self._spawn(self._serve(handle))
         while self._unanswered:
             try:
-                found = await asyncio.wait_for(self._found.get(), max(deadline - time.monotonic(), 0.0))
+                found = await asyncio.wait_for(
+                    self._found.get(), max(deadline - time.monotonic(), 0.0)
+                )
             except TimeoutError as error:
                 raise WaitError(self._late()) from error
             if isinstance(found, BaseException):
@@ -64,9 +73,9 @@ class Draw:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for call, slot in self._calls.items():
-            slot.actor.cancel.remote(call)
-            slot.outstanding = 0
+        for call, handle in self._calls.items():
+            handle.actor.cancel.remote(call)
+            handle.outstanding = 0
 
     def _spawn(self, work: Coroutine) -> asyncio.Task:
         """A task that `stop` ends."""
@@ -75,70 +84,76 @@ class Draw:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _serve(self, slot: Slot) -> None:
+    async def _serve(self, handle: EngineHandle) -> None:
         """Keeps one engine busy; an error that is not the engine's death ends the draw."""
         try:
             while True:
-                await slot.ready()
-                watch = self._spawn(slot.watch())
-                await self._keep_busy(slot)  # returns when the engine died
+                await handle.ready()
+                watch = self._spawn(handle.watch())
+                await self._keep_busy(handle)  # returns when the engine died
                 watch.cancel()
-                await self._revive(slot)
+                await self._revive(handle)
         except Exception as error:
             self._found.put_nowait(error)
 
-    async def _keep_busy(self, slot: Slot) -> None:
+    async def _keep_busy(self, handle: EngineHandle) -> None:
         """Hands an engine more prompts whenever it has room, until it dies."""
-        wake, running, alive = self._wake[slot.index], set(), True
+        wake, running, alive = self._wake[handle.index], set(), True
         while alive or running:
             wake.clear()
-            while alive and len(running) < MAX_CALLS and (requests := self._take(slot, first=not running)):
-                running.add(self._spawn(self._call(slot, requests)))
+            while (
+                alive
+                and len(running) < MAX_CALLS
+                and (requests := self._take(handle, first=not running))
+            ):
+                running.add(self._spawn(self._call(handle, requests)))
             waiter = self._spawn(wake.wait())
             done, _ = await asyncio.wait({waiter, *running}, return_when=asyncio.FIRST_COMPLETED)
             waiter.cancel()
             running -= done
-            alive = all([task.result() for task in done - {waiter}]) and alive  # calls of a dead process all end
+            alive = (
+                all([task.result() for task in done - {waiter}]) and alive
+            )  # calls of a dead process all end
 
-    def _take(self, slot: Slot, *, first: bool) -> list[Request]:
+    def _take(self, handle: EngineHandle, *, first: bool) -> list[Request]:
         """Prompts for one call: an even share at first, later what fits when a good part is free."""
-        room = (self._share if first else self._room) - slot.outstanding
+        room = (self._share if first else self._room) - handle.outstanding
         if not first and room < self._room // 4:
             return []
         taken: list[Request] = []
         while self._todo and (not taken or len(taken) + len(self._todo[0]) <= room):
             taken += self._todo.popleft()
-        slot.outstanding += len(taken)
+        handle.outstanding += len(taken)
         return taken
 
-    async def _call(self, slot: Slot, requests: list[Request]) -> bool:
+    async def _call(self, handle: EngineHandle, requests: list[Request]) -> bool:
         """One call on an engine. False where it died: what it had not answered is back on the list."""
         call = next(_CALLS)
-        self._calls[call] = slot
+        self._calls[call] = handle
         left = dict(enumerate(requests))
         try:
-            async for ref in slot.actor.generate.remote(call, self._version, requests):
+            async for ref in handle.actor.generate.remote(call, self._version, requests):
                 packed = await ref
                 for index in packed.index:
                     del left[int(index)]
-                slot.outstanding -= len(packed.index)
-                self._wake[slot.index].set()
+                handle.outstanding -= len(packed.index)
+                self._wake[handle.index].set()
                 self._found.put_nowait(unpack(packed, requests))
-            assert not left, f"{slot.name} left {len(left)} requests unanswered"
+            assert not left, f"{handle.name} left {len(left)} requests unanswered"
             del self._calls[call]
             return True
         except (RayActorError, StaleEngineError) as error:
             why = str(error).strip().splitlines()[0]
-            log.warning("%s died with %d requests to answer: %s", slot.name, len(left), why)
-            slot.outstanding -= len(left)
-            self._todo.extendleft(reversed(chunks(list(left.values()), len(self._slots))))
+            log.warning("%s died with %d requests to answer: %s", handle.name, len(left), why)
+            handle.outstanding -= len(left)
+            self._todo.extendleft(reversed(chunks(list(left.values()), len(self._handles))))
             for wake in self._wake.values():
                 wake.set()
             del self._calls[call]
             return False
 
     def _late(self) -> str:
-        held = ", ".join(f"{slot.name} has {slot.outstanding}" for slot in self._slots)
+        held = ", ".join(f"{handle.name} has {handle.outstanding}" for handle in self._handles)
         return f"{self._unanswered} requests were not answered within {self._timeout_s:.0f} s ({held})."
 
 

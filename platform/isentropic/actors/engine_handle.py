@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5  # while Ray restarts a process, calls on it fail at once
 
 
-class Slot:
-    """A place for an engine. Its process may die and come back; the slot stays.
+class EngineHandle:
+    """A place for an engine. Its process may die and come back; the handle stays.
 
     Args:
         startup_s: deadline for a process to start its engine.
@@ -52,10 +52,16 @@ class Slot:
         LearnerLost where the weights have gone with the rank that published them.
         """
         try:
-            version = await self._asked(self.actor.load_weights.remote(weights), "loading weights", self._startup_s)
+            version = await self._asked(
+                self.actor.load_weights.remote(weights), "loading weights", self._startup_s
+            )
         except ObjectLostError as error:
-            raise LearnerLost(f"{self.name} cannot load weights that died with their learner: {error}") from error
-        assert version == weights.policy_version, f"{self.name} holds {version}, not {weights.policy_version}"
+            raise LearnerLost(
+                f"{self.name} cannot load weights that died with their learner: {error}"
+            ) from error
+        assert version == weights.policy_version, (
+            f"{self.name} holds {version}, not {weights.policy_version}"
+        )
 
     async def ready(self) -> None:
         """Waits for a restart that is under way. One that failed earlier is for the next call to find out."""
@@ -76,7 +82,10 @@ class Slot:
             await asyncio.sleep(min(5.0, self._health_s / 4))
             try:
                 health: Health = await wait_one(
-                    self.actor.health.remote(), who=self.name, what="health", timeout_s=self._health_s
+                    self.actor.health.remote(),
+                    who=self.name,
+                    what="health",
+                    timeout_s=self._health_s,
                 )
                 self._process = health
             except WaitError:
@@ -87,7 +96,9 @@ class Slot:
             if health.steps != steps or self.outstanding == 0:
                 steps, progress = health.steps, time.monotonic()
             elif time.monotonic() - progress > self._health_s:
-                self.kill(f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer")
+                self.kill(
+                    f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer"
+                )
                 return
 
     async def _revive(self, weights: PublishedWeights | None) -> None:
@@ -95,7 +106,9 @@ class Slot:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise WaitError(f"{self.name} did not come back within {self._startup_s:.0f} s after its process died.")
+                raise WaitError(
+                    f"{self.name} did not come back within {self._startup_s:.0f} s after its process died."
+                )
             try:
                 self._process = await wait_one(
                     self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left
@@ -111,7 +124,9 @@ class Slot:
 
     async def _asked(self, ref: Any, what: str, timeout_s: float) -> Any:
         try:
-            return await wait_one(ref, who=self.name, what=what, timeout_s=timeout_s, actor=self.actor)
+            return await wait_one(
+                ref, who=self.name, what=what, timeout_s=timeout_s, actor=self.actor
+            )
         except RuntimeError as error:
             if isinstance(error.__cause__, RayActorError):
                 raise error.__cause__ from None
@@ -120,7 +135,9 @@ class Slot:
     def kill(self, why: str) -> None:
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
-        if self._process is not None:  # Ray asks the process to end itself; one that is frozen never does
+        if (
+            self._process is not None
+        ):  # Ray asks the process to end itself; one that is frozen never does
             here = NodeAffinitySchedulingStrategy(self._process.node_id, soft=False)
             end_process.options(scheduling_strategy=here).remote(self._process.pid)
 

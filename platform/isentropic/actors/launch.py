@@ -9,7 +9,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from isentropic.actors.engine_handle import Slot
+from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.placement import Plan, place, plan, sharing_cpus
@@ -65,9 +65,9 @@ async def start_actors(
     if not own_ray:
         wanted = sharing_cpus(wanted)
     group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
-    slots = _engines(wanted, group, cluster, make_engine)
+    handles = _engines(wanted, group, cluster, make_engine)
     pool = RayRolloutPool(
-        slots,
+        handles,
         max_num_seqs=rollout.max_num_seqs,
         timeout_s=rollout.timeout_s,
         max_restarts=cluster.max_restarts,
@@ -82,8 +82,8 @@ async def start_actors(
         await asyncio.gather(
             actors.learner.setup(cluster.startup_timeout_s),
             wait_all(
-                [slot.actor.health.remote() for slot in slots],
-                who=[slot.name for slot in slots],
+                [handle.actor.health.remote() for handle in handles],
+                who=[handle.name for handle in handles],
                 what="starting the engine",
                 timeout_s=cluster.startup_timeout_s,
             ),
@@ -96,15 +96,24 @@ async def start_actors(
 
 def _engines(
     wanted: Plan, group: PlacementGroup, cluster: ClusterConfig, make_engine: Callable[[], Engine]
-) -> list[Slot]:
-    env = worker_env(wanted.engine["CPU"], **ENGINE_ENV, **({} if "GPU" in wanted.engine else CPU_ENV))
-    slots = []
+) -> list[EngineHandle]:
+    env = worker_env(
+        wanted.engine["CPU"], **ENGINE_ENV, **({} if "GPU" in wanted.engine else CPU_ENV)
+    )
+    handles = []
     for index, bundle in enumerate(wanted.engines):
         actor = RolloutActor.options(
-            **_where(group, bundle, wanted.engine), runtime_env={"env_vars": env}, max_restarts=-1, max_task_retries=0
+            **_where(group, bundle, wanted.engine),
+            runtime_env={"env_vars": env},
+            max_restarts=-1,
+            max_task_retries=0,
         ).remote(make_engine)
-        slots.append(Slot(actor, index, startup_s=cluster.startup_timeout_s, health_s=cluster.health_timeout_s))
-    return slots
+        handles.append(
+            EngineHandle(
+                actor, index, startup_s=cluster.startup_timeout_s, health_s=cluster.health_timeout_s
+            )
+        )
+    return handles
 
 
 def _ranks(wanted: Plan, group: PlacementGroup, make_learner: MakeLearner, own_ray: bool) -> list:
@@ -118,7 +127,9 @@ def _ranks(wanted: Plan, group: PlacementGroup, make_learner: MakeLearner, own_r
 
 
 def _where(group: PlacementGroup, bundle: int, resources: dict[str, float]) -> dict:
-    strategy = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=bundle)
+    strategy = PlacementGroupSchedulingStrategy(
+        placement_group=group, placement_group_bundle_index=bundle
+    )
     return {
         "num_cpus": resources["CPU"],
         "num_gpus": resources.get("GPU", 0),

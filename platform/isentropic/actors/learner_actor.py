@@ -34,7 +34,9 @@ class LearnerActor:
 
     @ray.method(concurrency_group="learner")
     def setup(self, init_method: str) -> None:
-        self._learner = self._make(rank=self._rank, world_size=self._num_ranks, init_method=init_method)
+        self._learner = self._make(
+            rank=self._rank, world_size=self._num_ranks, init_method=init_method
+        )
 
     @ray.method(concurrency_group="learner")
     def score(self, microbatches: Sequence[MicroBatch], reference: bool) -> list[TokenScores]:
@@ -50,10 +52,14 @@ class LearnerActor:
         weights = self._learner.named_weights(getattr(torch, dtype))
         try:
             if self._rank == 0:
-                return publish(self._learner.policy_version, fill_buckets(weights, getattr(torch, dtype)))
+                return publish(
+                    self._learner.policy_version, fill_buckets(weights, getattr(torch, dtype))
+                )
             return None
         finally:
-            for _ in weights:  # to the end, on an error too: the other ranks are inside the same collectives
+            for _ in (
+                weights
+            ):  # to the end, on an error too: the other ranks are inside the same collectives
                 pass
 
     @ray.method(concurrency_group="learner")

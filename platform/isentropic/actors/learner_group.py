@@ -14,7 +14,9 @@ from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
-PEER_LOST = re.compile(r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer")  # how gloo and NCCL put it
+PEER_LOST = re.compile(
+    r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer"
+)  # how gloo and NCCL put it
 MEETINGS = 3  # a port that was free can be taken before rank 0 listens on it
 
 
@@ -35,32 +37,48 @@ class RayLearnerGroup:
         """The ranks meet and build their shards."""
         for attempt in range(MEETINGS):
             address = await wait_one(
-                self._actors[0].address.remote(), who="learner rank 0", what="starting", timeout_s=timeout_s
+                self._actors[0].address.remote(),
+                who="learner rank 0",
+                what="starting",
+                timeout_s=timeout_s,
             )
             try:
-                await self._all("setup", [(address,)] * self.num_ranks, what="building the model", timeout_s=timeout_s)
+                await self._all(
+                    "setup",
+                    [(address,)] * self.num_ranks,
+                    what="building the model",
+                    timeout_s=timeout_s,
+                )
             except Exception as error:
                 if "EADDRINUSE" not in str(error) or attempt == MEETINGS - 1:
                     raise
             else:
                 return
 
-    async def score(self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool) -> list[list[TokenScores]]:
-        return await self._all("score", [(batch, reference) for batch in batches], what="old-policy pass")
+    async def score(
+        self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool
+    ) -> list[list[TokenScores]]:
+        return await self._all(
+            "score", [(batch, reference) for batch in batches], what="old-policy pass"
+        )
 
     async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
         what = f"updates of step {batches[0].step}"
         return await self._all("update", [(batch,) for batch in batches], what=what)
 
     async def publish(self) -> PublishedWeights:
-        answers = await self._all("publish", [(self._dtype,)] * self.num_ranks, what="publishing weights")
+        answers = await self._all(
+            "publish", [(self._dtype,)] * self.num_ranks, what="publishing weights"
+        )
         return answers[0]
 
     async def save(self, folder: Path) -> None:
         await self._all("save", [(folder,)] * self.num_ranks, what=f"saving to {folder}")
 
     async def begin_save(self, folder: Path) -> None:
-        await self._all("begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved")
+        await self._all(
+            "begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved"
+        )
 
     async def end_save(self) -> None:
         await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
@@ -82,7 +100,11 @@ class RayLearnerGroup:
 
     async def is_remembered(self) -> bool:
         """True where the state of every rank is its copy, to the bit."""
-        return all(await self._all("is_remembered", [()] * self.num_ranks, what="comparing the state with its copy"))
+        return all(
+            await self._all(
+                "is_remembered", [()] * self.num_ranks, what="comparing the state with its copy"
+            )
+        )
 
     async def export(self, folder: Path) -> None:
         """Writes a Hugging Face folder."""
@@ -96,8 +118,13 @@ class RayLearnerGroup:
         self, method: str, arguments: Sequence[tuple], *, what: str, timeout_s: float | None = None
     ) -> list[Any]:
         """Calls `method` on every rank with its own arguments."""
-        assert len(arguments) == self.num_ranks, f"{len(arguments)} batches for {self.num_ranks} ranks"
-        refs = [getattr(actor, method).remote(*own) for actor, own in zip(self._actors, arguments, strict=True)]
+        assert len(arguments) == self.num_ranks, (
+            f"{len(arguments)} batches for {self.num_ranks} ranks"
+        )
+        refs = [
+            getattr(actor, method).remote(*own)
+            for actor, own in zip(self._actors, arguments, strict=True)
+        ]
         who = [f"learner rank {rank}" for rank in range(self.num_ranks)]
         deadline = timeout_s or self._timeout_s
         try:

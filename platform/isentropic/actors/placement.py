@@ -41,11 +41,15 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
     for name, resources in (("gpus_per_engine", engine), ("gpus_per_rank", rank)):
         gpus = resources.get("GPU", 0)
         if gpus > 1 and gpus != int(gpus):
-            raise ValueError(f"cluster.{name} gives {gpus} GPUs to one process; above 1, Ray takes whole numbers only.")
+            raise ValueError(
+                f"cluster.{name} gives {gpus} GPUs to one process; above 1, Ray takes whole numbers only."
+            )
     engines, ranks = range(rollout.num_actors), range(learner.num_ranks)
     if cluster.placement == "apart":
         bundles = [engine] * len(engines) + [rank] * len(ranks)
-        return Plan(tuple(bundles), tuple(engines), tuple(len(engines) + i for i in ranks), engine, rank)
+        return Plan(
+            tuple(bundles), tuple(engines), tuple(len(engines) + i for i in ranks), engine, rank
+        )
     if rollout.tensor_parallel > 1:
         raise ValueError(
             f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an engine that spans "
@@ -66,7 +70,9 @@ def sharing_cpus(wanted: Plan) -> Plan:
     share = cpus / wanted.num_cpus
 
     def shrunk(resources: Resources) -> Resources:
-        return resources | {"CPU": int(resources["CPU"] * share * 1000) / 1000}  # down, and no finer than Ray counts
+        return resources | {
+            "CPU": int(resources["CPU"] * share * 1000) / 1000
+        }  # down, and no finer than Ray counts
 
     log.warning("%s wanted, this Ray has %g CPUs: processes share them", _told(wanted), cpus)
     bundles = tuple(shrunk(bundle) for bundle in wanted.bundles)
@@ -109,7 +115,9 @@ def _missing(wanted: Plan) -> str:
     total, free = ray.cluster_resources(), ray.available_resources()
     lines = []
     for name, amount in _total(wanted.bundles).items():
-        largest = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        largest = max(
+            (node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0
+        )
         bundle = max(each.get(name, 0) for each in wanted.bundles)
         has = f"Of {name} the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free, {largest:g} on one node"
         short = max(amount - free.get(name, 0), bundle - largest, 0)

@@ -20,7 +20,12 @@ from isentropic.config import ClusterConfig
 
 CONNECT_S = 5.0
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
-PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")  # never a secret
+PASSED_ON = (
+    "HF_HUB_OFFLINE",
+    "HF_HOME",
+    "TRANSFORMERS_OFFLINE",
+    "CUDA_DEVICE_ORDER",
+)  # never a secret
 
 
 def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
@@ -39,7 +44,9 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
                 include_dashboard=False,
-                object_store_memory=int(cluster.object_store_gib * 2**30) if cluster.object_store_gib else None,
+                object_store_memory=int(cluster.object_store_gib * 2**30)
+                if cluster.object_store_gib
+                else None,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -86,9 +93,15 @@ def worker_env(cpus: float, **more: str) -> dict[str, str]:
 def _source_root() -> str:
     """Where an actor finds this code. In a job, every node unpacks the uploaded tree into a folder of its own and
     starts its workers there: the path is relative to that folder."""
-    working_dir = ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
+    working_dir = (
+        ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
+    )
     source = Path(SOURCE_ROOT)
-    return str(source.relative_to(Path.cwd())) if working_dir and source.is_relative_to(Path.cwd()) else SOURCE_ROOT
+    return (
+        str(source.relative_to(Path.cwd()))
+        if working_dir and source.is_relative_to(Path.cwd())
+        else SOURCE_ROOT
+    )
 
 
 def check_address(cluster: ClusterConfig) -> str:
@@ -130,7 +143,11 @@ def _refused(address: str, error: grpc.RpcError) -> str:
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return _unreachable(address, f"no answer in {CONNECT_S:g} s")
     told = error.details().lower()
-    reasons = (sign for sign in ("connection refused", "domain name not found", "unreachable") if sign in told)
+    reasons = (
+        sign
+        for sign in ("connection refused", "domain name not found", "unreachable")
+        if sign in told
+    )
     return _unreachable(address, next(reasons, "what listens there is no Ray"))
 
 

@@ -67,7 +67,9 @@ def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
             finish_reason="stop" if stopped else "length",
             policy_version=packed.policy_version,
         )
-        for index, length, stopped, end in zip(packed.index, packed.length, packed.stopped, ends, strict=True)
+        for index, length, stopped, end in zip(
+            packed.index, packed.length, packed.stopped, ends, strict=True
+        )
     ]
 
 
@@ -83,7 +85,9 @@ class RolloutActor:
     def generate(self, call: int, policy_version: int, requests: list[Request]) -> Iterator[Packed]:
         """Refuses where the engine has other weights: a restarted one is never used before it is loaded."""
         if policy_version != self._engine.policy_version:
-            raise StaleEngineError(f"asked for policy version {policy_version}, has {self._engine.policy_version}")
+            raise StaleEngineError(
+                f"asked for policy version {policy_version}, has {self._engine.policy_version}"
+            )
         index_of = {(request.key, request.turn): i for i, request in enumerate(requests)}
         assert len(index_of) == len(requests), "each request once in a call"
         cancelled = self._cancelled.setdefault(call, threading.Event())

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import ray
 from ray.exceptions import RayActorError
 
-from isentropic.actors.dispatch import Draw
-from isentropic.actors.engine_handle import Slot
+from isentropic.actors.dispatch import Dispatch
+from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_all
 from isentropic.controller.protocols import WaitError
@@ -22,16 +22,27 @@ class RayRolloutPool:
     not answered goes back to the list, with the same seeds: whoever answers, the tokens are the same.
 
     Args:
-        slots: one per engine.
+        handles: one per engine.
         max_num_seqs: requests that an engine runs at once; it is given half as many more, to start when one ends.
         timeout_s: deadline of one `generate`.
         max_restarts: of all engines together; one more and the run is stopped.
     """
 
-    def __init__(self, slots: Sequence[Slot], *, max_num_seqs: int, timeout_s: float, max_restarts: int) -> None:
-        self.num_actors = len(slots)
-        self.slots = list(slots)
-        self._room, self._timeout_s, self._max_restarts = max_num_seqs * 3 // 2, timeout_s, max_restarts
+    def __init__(
+        self,
+        handles: Sequence[EngineHandle],
+        *,
+        max_num_seqs: int,
+        timeout_s: float,
+        max_restarts: int,
+    ) -> None:
+        self.num_actors = len(handles)
+        self.handles = list(handles)
+        self._room, self._timeout_s, self._max_restarts = (
+            max_num_seqs * 3 // 2,
+            timeout_s,
+            max_restarts,
+        )
         self._weights: PublishedWeights | None = None
         self._version = 0
         self._generating = 0
@@ -40,15 +51,15 @@ class RayRolloutPool:
 
     @property
     def restarts(self) -> int:
-        return sum(slot.restarts for slot in self.slots)
+        return sum(handle.restarts for handle in self.handles)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Completion]]:
         """Yields completions as they finish, each request answered exactly once, in no promised order."""
         if not requests:
             return
         async with self._while_generating():
-            draw = Draw(
-                self.slots,
+            draw = Dispatch(
+                self.handles,
                 requests,
                 policy_version=self._version,
                 room=self._room,
@@ -65,7 +76,7 @@ class RayRolloutPool:
         """Waits until no request runs, then loads in all engines; a dead one comes back with these weights."""
         async with self._alone():
             self._weights, self._version = weights, weights.policy_version
-            results = await asyncio.gather(*map(self._load, self.slots), return_exceptions=True)
+            results = await asyncio.gather(*map(self._load, self.handles), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -78,34 +89,34 @@ class RayRolloutPool:
         async with self._alone():
             await self._all("wake")
 
-    async def revive(self, slot: Slot) -> None:
+    async def revive(self, handle: EngineHandle) -> None:
         """Brings a dead engine back, within the budget of restarts."""
         if self.restarts >= self._max_restarts:
             raise RuntimeError(
-                f"{slot.name} died, and {self.restarts} restarts were made already (cluster.max_restarts="
+                f"{handle.name} died, and {self.restarts} restarts were made already (cluster.max_restarts="
                 f"{self._max_restarts}). Look at its log for the cause; memory is the usual one."
             )
-        await slot.revive(self._weights)
+        await handle.revive(self._weights)
 
     def close(self) -> None:
-        for slot in self.slots:
-            ray.kill(slot.actor)
+        for handle in self.handles:
+            ray.kill(handle.actor)
 
-    async def _load(self, slot: Slot) -> None:
-        await slot.ready()
+    async def _load(self, handle: EngineHandle) -> None:
+        await handle.ready()
         try:
-            await slot.answers()
-            await slot.load(self._weights)
+            await handle.answers()
+            await handle.load(self._weights)
         except RayActorError:
-            await self.revive(slot)
+            await self.revive(handle)
         except WaitError as error:
-            slot.kill(f"hangs ({str(error).splitlines()[0]})")
-            await self.revive(slot)
+            handle.kill(f"hangs ({str(error).splitlines()[0]})")
+            await self.revive(handle)
 
     async def _all(self, method: str) -> None:
-        actors = [slot.actor for slot in self.slots]
+        actors = [handle.actor for handle in self.handles]
         refs = [getattr(actor, method).remote() for actor in actors]
-        names = [slot.name for slot in self.slots]
+        names = [handle.name for handle in self.handles]
         await wait_all(refs, who=names, what=method, timeout_s=self._timeout_s, actors=actors)
 
     @asynccontextmanager
@@ -126,7 +137,9 @@ class RayRolloutPool:
             await self._until(lambda: not self._loading, "another load of weights")
             self._loading = True
             try:
-                await self._until(lambda: self._generating == 0, "the engines to finish their requests")
+                await self._until(
+                    lambda: self._generating == 0, "the engines to finish their requests"
+                )
             except BaseException:
                 self._loading = False
                 raise

@@ -12,12 +12,19 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from isentropic.controller.protocols import WaitError
 
-STACKS_S = 5.0  # an actor that hangs outside Python does not tell its stacks: do not wait long for them
+STACKS_S = (
+    5.0  # an actor that hangs outside Python does not tell its stacks: do not wait long for them
+)
 LATE_DEATH_S = 10.0  # Ray reports a dead process seconds after its peers noticed
 
 
 async def wait_all(
-    refs: Sequence[ray.ObjectRef], *, who: Sequence[str], what: str, timeout_s: float, actors: Sequence[Any] = ()
+    refs: Sequence[ray.ObjectRef],
+    *,
+    who: Sequence[str],
+    what: str,
+    timeout_s: float,
+    actors: Sequence[Any] = (),
 ) -> list[Any]:
     """The values of `refs`, in order. `who[i]` answers `refs[i]`; `actors[i]`, if given, is asked for its stacks.
 
@@ -25,11 +32,19 @@ async def wait_all(
     raised one. Where one process died and others complain about it, the dead one is named.
     """
     futures = [asyncio.wrap_future(ref.future()) for ref in refs]
-    done, pending = await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-    failed = [i for i, future in enumerate(futures) if future in done and future.exception() is not None]
+    done, pending = await asyncio.wait(
+        futures, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION
+    )
+    failed = [
+        i for i, future in enumerate(futures) if future in done and future.exception() is not None
+    ]
     if failed and pending:
         await asyncio.wait(pending, timeout=LATE_DEATH_S)
-    errors = {i: future.exception() for i, future in enumerate(futures) if future.done() and future.exception()}
+    errors = {
+        i: future.exception()
+        for i, future in enumerate(futures)
+        if future.done() and future.exception()
+    }
     if errors:
         _discard(futures)
         dead = [i for i, error in errors.items() if isinstance(error, RayActorError)]
@@ -44,7 +59,9 @@ async def wait_all(
     return [future.result() for future in futures]
 
 
-async def wait_one(ref: ray.ObjectRef, *, who: str, what: str, timeout_s: float, actor: Any = None) -> Any:
+async def wait_one(
+    ref: ray.ObjectRef, *, who: str, what: str, timeout_s: float, actor: Any = None
+) -> Any:
     """As `wait_all`, for one."""
     actors = () if actor is None else (actor,)
     return (await wait_all([ref], who=[who], what=what, timeout_s=timeout_s, actors=actors))[0]
@@ -55,14 +72,18 @@ def thread_stacks() -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for ident, frame in sys._current_frames().items():
-        parts.append(f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame)[-12:])}")
+        parts.append(
+            f"thread {names.get(ident, ident)}:\n{''.join(traceback.format_stack(frame)[-12:])}"
+        )
     return "\n".join(parts)
 
 
 def _told(error: BaseException, who: str, what: str) -> BaseException:
     if isinstance(error, RayActorError):
         lines = str(error).strip().splitlines()  # what happened stands first, why last
-        return RuntimeError(f"{who} died ({what}): {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}")
+        return RuntimeError(
+            f"{who} died ({what}): {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}"
+        )
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error.cause.add_note(f"raised in {who} ({what})")
         return error.cause
@@ -81,6 +102,8 @@ async def _stacks(actors: Sequence[Any], who: Sequence[str]) -> str:
     told = []
     for name, future in zip(who, futures, strict=True):
         known = future.done() and future.exception() is None
-        told.append(f"\n--- {name}:\n{future.result() if known else 'gives no stacks: it hangs outside Python'}")
+        told.append(
+            f"\n--- {name}:\n{future.result() if known else 'gives no stacks: it hangs outside Python'}"
+        )
     _discard(futures)
     return "".join(told)

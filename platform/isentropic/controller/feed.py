@@ -13,7 +13,7 @@ from pathlib import Path
 
 from isentropic.config import Config
 from isentropic.controller.protocols import Grader, RolloutPool, Weights
-from isentropic.controller.sampler import Clock, Drawer, Origin
+from isentropic.controller.sampler import Clock, DrawnFrom, Sampler
 from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
@@ -40,7 +40,9 @@ class Evaluation:
     step: int
     groups: list[Group]
     seconds: float
-    start: list[Group] = field(default_factory=list)  # at step 0: one sample a prompt at the training temperature
+    start: list[Group] = field(
+        default_factory=list
+    )  # at step 0: one sample a prompt at the training temperature
 
 
 class Feed:
@@ -51,14 +53,20 @@ class Feed:
         *,
         config: Config,
         pool: RolloutPool,
-        drawer: Drawer,
+        sampler: Sampler,
         chat: Chat,
         grader: Grader,
         make_sampling: Callable[[int], Sampling],
         ledger: Path,
         eval_size: int,
     ) -> None:
-        self._config, self._pool, self._drawer, self._chat, self._grader = config, pool, drawer, chat, grader
+        self._config, self._pool, self._sampler, self._chat, self._grader = (
+            config,
+            pool,
+            sampler,
+            chat,
+            grader,
+        )
         self._make_sampling, self._ledger = make_sampling, ledger
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness, self._last = config.rollout.max_staleness, config.run.steps
@@ -69,7 +77,9 @@ class Feed:
         self._idle = asyncio.Event()  # nothing is being drawn
         self._sync_s = 0.0
         self._version = 0
-        self.candidates: Callable[[Sequence[Group]], list[Rollout]] = lambda groups: []  # teachers, for the ledger
+        self.candidates: Callable[[Sequence[Group]], list[Rollout]] = (
+            lambda groups: []
+        )  # teachers, for the ledger
 
     def publish(self, step: int, weights: Weights) -> None:
         """The weights after `step` exist; the engines load them when the schedule says so."""
@@ -156,16 +166,18 @@ class Feed:
         self._version = weights.policy_version
         # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than the learner's.
         wave = Wave(group_size=1, temperature=self._config.rollout.temperature)
-        origin = Origin(step=source, source_step=source, policy_version=self._version)
-        groups = await self._drawer.draw_evaluation(
+        origin = DrawnFrom(step=source, source_step=source, policy_version=self._version)
+        groups = await self._sampler.draw_evaluation(
             f"probe/{source}", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
         )
         self.probe(source).set_result([rollout for group in groups for rollout in group.rollouts])
 
     async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
         clock, errors = Clock(), sum(self._grader.counts().values())
-        origin = Origin(step=step, source_step=source, policy_version=self._version)
-        groups, after = await self._drawer.draw_step(self._make_sampling(step), next_draw, origin, clock)
+        origin = DrawnFrom(step=step, source_step=source, policy_version=self._version)
+        groups, after = await self._sampler.draw_step(
+            self._make_sampling(step), next_draw, origin, clock
+        )
         if self._config.cluster.placement == "shared":
             await self._pool.sleep()
         batch = Batch(
@@ -178,25 +190,36 @@ class Feed:
             teachers=tuple(self.candidates(groups)),
         )
         texts = self._texts([*batch.rollouts, *batch.teachers])
-        await asyncio.to_thread(when_there_is_room, partial(write_batch, self._ledger, batch, texts))
+        await asyncio.to_thread(
+            when_there_is_room, partial(write_batch, self._ledger, batch, texts)
+        )
         return batch, clock
 
     async def _evaluate(self, source: int) -> None:
         config = self._config.evaluation
-        origin = Origin(step=source, source_step=source, policy_version=self._version)
+        origin = DrawnFrom(step=source, source_step=source, policy_version=self._version)
         start = time.perf_counter()
         wave = Wave(group_size=config.samples, temperature=config.temperature, top_p=config.top_p)
         groups, beginning = [], []
         if config.every > 0:
-            groups = await self._drawer.draw_evaluation("eval", self._eval_prompts, wave, origin)
+            groups = await self._sampler.draw_evaluation("eval", self._eval_prompts, wave, origin)
         if source == 0:
-            beginning = await self._drawer.draw_evaluation("start", self._eval_prompts, self._training_wave(1), origin)
+            beginning = await self._sampler.draw_evaluation(
+                "start", self._eval_prompts, self._training_wave(1), origin
+            )
         seconds = time.perf_counter() - start
-        self._future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, beginning))
+        self._future(self._evaluations, source).set_result(
+            Evaluation(source, groups, seconds, beginning)
+        )
 
     def _training_wave(self, group_size: int) -> Wave:
         rollout = self._config.rollout
-        return Wave(group_size=group_size, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k)
+        return Wave(
+            group_size=group_size,
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        )
 
     def _texts(self, rollouts: list[Rollout]) -> dict:
         return {rollout.key: self._chat.turn_texts(rollout) for rollout in rollouts}

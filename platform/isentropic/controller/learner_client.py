@@ -33,7 +33,7 @@ class Update:
     mfu: float | None  # mean over the ranks; GPUs alone
 
 
-class Learning:
+class LearnerClient:
     """Talks to the learner ranks in packed batches, to the loop in rollouts and samples."""
 
     def __init__(self, config: Config, learner: LearnerGroup) -> None:
@@ -41,11 +41,15 @@ class Learning:
         self._reference = config.terms.kl is not None
         self.order = 0  # of the prompts over a step's updates; a branch tries others
 
-    async def score(self, rollouts: Sequence[Rollout], *, reference: bool = True) -> dict[RolloutKey, TokenScores]:
+    async def score(
+        self, rollouts: Sequence[Rollout], *, reference: bool = True
+    ) -> dict[RolloutKey, TokenScores]:
         """Token statistics of each rollout under the current weights."""
         if not rollouts:
             return {}
-        batches = batching.score_batches(rollouts, self._learner.num_ranks, self._config.learner.microbatch_tokens)
+        batches = batching.score_batches(
+            rollouts, self._learner.num_ranks, self._config.learner.microbatch_tokens
+        )
         results = await self._learner.score(batches, reference=reference and self._reference)
         scores = batching.unpack_scores(batches, results, len(rollouts))
         return {rollout.key: score for rollout, score in zip(rollouts, scores, strict=True)}
@@ -56,7 +60,9 @@ class Learning:
         if not queued:
             return list(samples)
         scores = await self.score([sample.rollout for sample in queued])
-        fresh = {sample.rollout.key: replace(sample, old=scores[sample.rollout.key]) for sample in queued}
+        fresh = {
+            sample.rollout.key: replace(sample, old=scores[sample.rollout.key]) for sample in queued
+        }
         return [fresh.get(sample.rollout.key, sample) for sample in samples]
 
     async def update(
@@ -87,14 +93,18 @@ class Learning:
             max_response_tokens=config.rollout.max_response_tokens,
             coefficients=config.objective.at(step),
             term_coefficients=term_coefficients,
-            seeds=[hash_seed("update", config.seed, step, first + index) for index in range(len(plan))],
+            seeds=[
+                hash_seed("update", config.seed, step, first + index) for index in range(len(plan))
+            ],
         )
         results = await self._learner.update(batches)
         updates: list[Update] = []
         for index, members in enumerate(plan):
             ranks = [result.updates[index] for result in results]
             packed = [batch.updates[index] for batch in batches]
-            columns = batching.unpack_columns(packed, [(rank.logprob, rank.entropy) for rank in ranks], len(samples))
+            columns = batching.unpack_columns(
+                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(samples)
+            )
             updates.append(
                 Update(
                     samples=tuple(samples[member] for member in members),
@@ -109,7 +119,9 @@ class Learning:
                     skipped=ranks[0].skipped,
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
-                    mfu=None if results[0].mfu is None else float(np.mean([result.mfu for result in results])),
+                    mfu=None
+                    if results[0].mfu is None
+                    else float(np.mean([result.mfu for result in results])),
                 )
             )
         return updates, results[0].policy_version
@@ -133,4 +145,6 @@ class _Phase:
         self._start = time.perf_counter()
 
     def __exit__(self, *_: Any) -> None:
-        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+        self._seconds[self._name] = (
+            self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
+        )

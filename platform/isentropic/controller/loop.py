@@ -12,8 +12,8 @@ from typing import TypeVar
 
 from isentropic.config import Config
 from isentropic.controller.feed import Delivery, Evaluation, Feed
-from isentropic.controller.learner_client import Learning, Stopwatch, Update
-from isentropic.controller.method import Teaching
+from isentropic.controller.learner_client import LearnerClient, Stopwatch, Update
+from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter, probe_gap
 from isentropic.controller.storage import checkpoints
@@ -38,12 +38,16 @@ class Step:
     policy_version: int  # before its updates
     delivery: Delivery
     scores: dict[RolloutKey, TokenScores]  # old-policy pass over everything drawn
-    probe: list[Rollout] = field(default_factory=list)  # sampled right after the syncs that this step saw
+    probe: list[Rollout] = field(
+        default_factory=list
+    )  # sampled right after the syncs that this step saw
     samples: list[Sample] = field(default_factory=list)  # trained on, replay not included
     updates: list[Update] = field(default_factory=list)
     replayed: list[Update] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)  # of the method's stages
-    rechecked: dict[RolloutKey, TokenScores] = field(default_factory=dict)  # a share of `scores`, after the updates
+    rechecked: dict[RolloutKey, TokenScores] = field(
+        default_factory=dict
+    )  # a share of `scores`, after the updates
     evaluation: Evaluation | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -57,14 +61,14 @@ class Controller:
         config: Config,
         learner: LearnerGroup,
         feed: Feed,
-        teaching: Teaching,
+        method: Method,
         reporter: Reporter,
         folder: Path,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
         self._config, self._learner, self._feed, self._reporter = config, learner, feed, reporter
-        self._learning = Learning(config, learner)
-        self._teaching, feed.candidates = teaching, teaching.candidates
+        self._client = LearnerClient(config, learner)
+        self._method, feed.candidates = method, method.candidates
         self._terms = TermCoefficients(config.terms)
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
@@ -94,7 +98,9 @@ class Controller:
                 await self._run_step(self._step + 1)
             await self._saver.finish()
         except LearnerLost:
-            with suppress(Exception):  # the lost learner is the cause, whatever the engines say of it
+            with suppress(
+                Exception
+            ):  # the lost learner is the cause, whatever the engines say of it
                 await self._fed(self._feed.settled())
             raise
         except asyncio.CancelledError:
@@ -123,7 +129,9 @@ class Controller:
             if step == self._config.run.steps:
                 await self._check_probe(record, step)
         watch.seconds["step"] = time.perf_counter() - begin
-        await asyncio.to_thread(when_there_is_room, partial(write_trained, self._trained, step, record.samples))
+        await asyncio.to_thread(
+            when_there_is_room, partial(write_trained, self._trained, step, record.samples)
+        )
         decision = await asyncio.to_thread(self._reporter.step, record)
         if decision.stop:
             self.request_stop(decision.stop)
@@ -133,33 +141,37 @@ class Controller:
     async def _train(self, step: int, delivery: Delivery, watch: Stopwatch) -> Step:
         groups = delivery.batch.groups
         with watch("old_logprob"):
-            teachers = self._teaching.candidates(groups, delivery.batch.teachers)
+            teachers = self._method.candidates(groups, delivery.batch.teachers)
             drawn = [*delivery.batch.rollouts, *teachers]
             probing = self._feed.probe(step - 1)
             early = probing.result() if probing.done() else []
-            scores = await self._learning.score(drawn)
-            scores |= await self._learning.score(early, reference=False)  # packed apart: it depends on timing
+            scores = await self._client.score(drawn)
+            scores |= await self._client.score(
+                early, reference=False
+            )  # packed apart: it depends on timing
         record = Step(step=step, policy_version=self._version, delivery=delivery, scores=scores)
-        if early or self._config.rollout.max_staleness == 1:  # beyond 1 the engines are behind: their version has gone
+        if (
+            early or self._config.rollout.max_staleness == 1
+        ):  # beyond 1 the engines are behind: their version has gone
             await self._check_probe(record, step - 1)
         entropy = mean_entropy(delivery.batch.rollouts, scores)
-        taught = self._teaching.select(groups, scores, teachers)
+        selected = self._method.select(groups, scores, teachers)
         with watch("old_logprob"):
-            queued = await self._learning.rescore(self._teaching.take(step, taught.samples))
-        weighed = self._teaching.weigh(queued, entropy)
-        record.samples, record.metrics = weighed.samples, taught.metrics | weighed.metrics
+            queued = await self._client.rescore(self._method.take(step, selected.samples))
+        weighed = self._method.weigh(queued, entropy)
+        record.samples, record.metrics = weighed.samples, selected.metrics | weighed.metrics
         with watch("update"):
             record.updates = await self._update(step, weighed.samples)
-            self._teaching.trained(step, weighed.samples)
+            self._method.trained(step, weighed.samples)
             await self._replay(record)
-        record.metrics |= self._teaching.metrics(step) | self._terms.observe(entropy)
+        record.metrics |= self._method.metrics(step) | self._terms.observe(entropy)
         return record
 
     async def _check_probe(self, record: Step, source: int) -> None:
         """The engines have the learner's weights, or nothing more is trained on what they draw."""
         probe = await self._fed(self._feed.probe(source))
         missing = [rollout for rollout in probe if rollout.key not in record.scores]
-        record.scores |= await self._learning.score(missing, reference=False)
+        record.scores |= await self._client.score(missing, reference=False)
         record.probe += probe
         gap, limit = probe_gap(probe, record.scores), self._config.rollout.probe_tolerance
         if gap > limit:
@@ -170,10 +182,10 @@ class Controller:
             )
 
     async def _update(self, step: int, samples: list[Sample], first: int = 0) -> list[Update]:
-        updates, self._version = await self._learning.update(
+        updates, self._version = await self._client.update(
             step,
             samples,
-            count=self._teaching.updates(samples, self._config.learner.updates_per_rollout),
+            count=self._method.updates(samples, self._config.learner.updates_per_rollout),
             term_coefficients=self._terms.at(step),
             version=self._version,
             first=first,
@@ -191,14 +203,14 @@ class Controller:
 
     async def _replay(self, record: Step) -> None:
         """Updates on stored samples, and what they do to the entropy of a hashed share of the step's own contexts."""
-        samples = self._teaching.replay(record.step)
+        samples = self._method.replay(record.step)
         if not samples:
             return
         drawn = first_wave(record.delivery.batch.rollouts)
         contexts = recheck_subset(drawn, self._config.accounting.recheck_share, self._config.seed)
-        before = await self._learning.score(contexts, reference=False)
+        before = await self._client.score(contexts, reference=False)
         record.replayed = await self._update(record.step, samples, len(record.updates))
-        after = await self._learning.score(contexts, reference=False)
+        after = await self._client.score(contexts, reference=False)
         if contexts:
             record.metrics["replay/entropy_before"] = mean_entropy(contexts, before)
             record.metrics["replay/entropy_after"] = mean_entropy(contexts, after)
@@ -206,13 +218,15 @@ class Controller:
     async def _recheck(self, record: Step, watch: Stopwatch) -> None:
         """Entropy after the updates, on a hashed share of the contexts the step trained on."""
         with watch("recheck"):
-            record.rechecked = await self._learning.score(self._reporter.recheck(record), reference=False)
+            record.rechecked = await self._client.score(
+                self._reporter.recheck(record), reference=False
+            )
 
     async def _report_start(self) -> None:
         """Line 0: evaluation, and entropy of the start."""
         evaluation = await self._fed(self._feed.evaluation(0))
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
-        scores = await self._learning.score(rollouts, reference=False)
+        scores = await self._client.score(rollouts, reference=False)
         await asyncio.to_thread(self._reporter.start, evaluation, scores)
 
     async def _checkpoint_if_due(self, wanted: bool) -> None:
@@ -222,19 +236,27 @@ class Controller:
         drawn = min(step + self._config.rollout.max_staleness, last)
         next_draw = (await self._fed(self._feed.batch(drawn))).batch.next_draw
         manifest = checkpoints.Manifest(
-            step=step, policy_version=self._version, next_draw=next_draw, about=self._reporter.about, files={}
+            step=step,
+            policy_version=self._version,
+            next_draw=next_draw,
+            about=self._reporter.about,
+            files={},
         )
         state = {
-            "teaching": self._teaching.state_dict(),
+            "method": self._method.state_dict(),
             "terms": self._terms.state_dict(),
             "reporter": self._reporter.state_dict(),
         }
-        await self._saver.begin(manifest, state, self._reporter.best_steps(self._config.checkpoint.keep_best))
+        await self._saver.begin(
+            manifest, state, self._reporter.best_steps(self._config.checkpoint.keep_best)
+        )
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
         state = checkpoints.read_state(checkpoint)
         await self._learner.load(checkpoint / "learner")
-        self._teaching.load_state_dict(state["teaching"])
+        self._method.load_state_dict(
+            state.get("method") or state["teaching"]
+        )  # the name before 0.2
         self._terms.load_state_dict(state["terms"])
         self._reporter.load_state_dict(state["reporter"])
         self._step, self._version = manifest.step, manifest.policy_version

@@ -13,14 +13,14 @@ from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
+class Selected:
     """What a step's groups came to."""
 
     samples: list[Sample]
     metrics: dict[str, float]
 
 
-class Teaching:
+class Method:
     """The method's stages between the old-policy pass and the updates. Owns the state of reweight and reuse."""
 
     def __init__(self, config: Config) -> None:
@@ -37,7 +37,9 @@ class Teaching:
         """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
         self._shaping.bind(chat=chat, task=task, model_path=model_path)
 
-    def candidates(self, groups: Sequence[Group], recorded: Sequence[Rollout] = ()) -> list[Rollout]:
+    def candidates(
+        self, groups: Sequence[Group], recorded: Sequence[Rollout] = ()
+    ) -> list[Rollout]:
         """Rollouts that shaping may put into a group (teachers'), to be scored with the rest.
 
         `recorded` are those of the ledger: they are taken again where the method has teachers at all.
@@ -50,7 +52,7 @@ class Teaching:
         groups: Sequence[Group],
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
-    ) -> Taught:
+    ) -> Selected:
         """Which rollouts teach, and with what advantage; groups beyond the sampling plan's `max_groups` are cut."""
         shaped, metrics = self._shaping.shape(groups, scores, teachers)
         advantages: dict[RolloutKey, float] = {}
@@ -59,35 +61,57 @@ class Teaching:
         advantages, more = self._shaping.adjust(shaped, advantages)
         lessons = []
         for group in shaped:
-            kept = [rollout for rollout in self._filter.keep(group, advantages) if rollout.num_response_tokens]
+            kept = [
+                rollout
+                for rollout in self._filter.keep(group, advantages)
+                if rollout.num_response_tokens
+            ]
             if kept:
-                lessons.append([_sample(rollout, scores[rollout.key], advantages[rollout.key]) for rollout in kept])
+                lessons.append(
+                    [
+                        _sample(rollout, scores[rollout.key], advantages[rollout.key])
+                        for rollout in kept
+                    ]
+                )
         taught = lessons[: self._limit]
         samples = [sample for lesson in taught for sample in lesson]
         more |= self._sampling.metrics(groups)
-        more |= self._filter.metrics({sample.rollout.key: advantages[sample.rollout.key] for sample in samples})
-        return Taught(
-            samples, metrics | more | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)}
+        more |= self._filter.metrics(
+            {sample.rollout.key: advantages[sample.rollout.key] for sample in samples}
+        )
+        return Selected(
+            samples,
+            metrics
+            | more
+            | {"group/taught": len(taught), "group/surplus": len(lessons) - len(taught)},
         )
 
     def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
         """The samples to train on now; queued ones still carry the scores they were queued with."""
         return self._reuse.take(step, new)
 
-    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> Taught:
+    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> Selected:
         """Token advantages and token weights, on samples whose scores are of the current weights."""
-        weighed, metrics = self._reweight.weigh(samples, entropy_mean)  # its entropy trajectory has every step
+        weighed, metrics = self._reweight.weigh(
+            samples, entropy_mean
+        )  # its entropy trajectory has every step
         if not weighed:
-            return Taught([], metrics)
+            return Selected([], metrics)
         lengths = [len(sample.advantage) for sample in weighed]
         result = self._token_weight.weigh(
             torch.from_numpy(np.concatenate([sample.old.logprob for sample in weighed])),
-            torch.from_numpy(np.concatenate([sample.rollout.rollout_logprob for sample in weighed])),
+            torch.from_numpy(
+                np.concatenate([sample.rollout.rollout_logprob for sample in weighed])
+            ),
             torch.from_numpy(np.repeat(np.arange(len(weighed)), lengths)),
         )
         parts = np.split(result.weight.numpy(), np.cumsum(lengths)[:-1])
-        weighed = [replace(sample, token_weight=part) for sample, part in zip(weighed, parts, strict=True)]
-        return Taught(weighed, metrics | {name: float(value.mean()) for name, value in result.metrics.items()})
+        weighed = [
+            replace(sample, token_weight=part) for sample, part in zip(weighed, parts, strict=True)
+        ]
+        return Selected(
+            weighed, metrics | {name: float(value.mean()) for name, value in result.metrics.items()}
+        )
 
     def trained(self, step: int, samples: Sequence[Sample]) -> None:
         self._reuse.trained(step, samples)
@@ -115,8 +139,12 @@ class Teaching:
         advantages: dict[RolloutKey, float] = {}
         for wave in sorted({rollout.key.wave for rollout in group.rollouts}):
             members = group.wave(wave)
-            values = self._advantage(np.array([rollout.shaped_reward for rollout in members], dtype=np.float64))
-            advantages |= {rollout.key: float(value) for rollout, value in zip(members, values, strict=True)}
+            values = self._advantage(
+                np.array([rollout.shaped_reward for rollout in members], dtype=np.float64)
+            )
+            advantages |= {
+                rollout.key: float(value) for rollout, value in zip(members, values, strict=True)
+            }
         return advantages
 
 

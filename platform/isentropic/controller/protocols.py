@@ -8,7 +8,15 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from isentropic.records import Completion, MicroBatch, Request, Rollout, StepBatch, StepResult, TokenScores
+from isentropic.records import (
+    Completion,
+    MicroBatch,
+    Request,
+    Rollout,
+    StepBatch,
+    StepResult,
+    TokenScores,
+)
 
 
 class WaitError(RuntimeError):
@@ -53,7 +61,9 @@ class LearnerGroup(Protocol):
 
     num_ranks: int
 
-    async def score(self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool) -> list[list[TokenScores]]:
+    async def score(
+        self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool
+    ) -> list[list[TokenScores]]:
         """Token statistics under the current weights, a TokenScores a microbatch ([N] of the microbatch)."""
         ...
 

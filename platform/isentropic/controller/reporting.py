@@ -13,10 +13,19 @@ from isentropic.controller.feed import Evaluation
 from isentropic.controller.learner_client import Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms import Alarms
-from isentropic.metrics.counterfactual import build_counterfactuals, counterfactual_metrics, loss_fields
+from isentropic.metrics.counterfactual import (
+    build_counterfactuals,
+    counterfactual_metrics,
+    loss_fields,
+)
 from isentropic.metrics.entropy import entropy_metrics, entropy_trained
 from isentropic.metrics.evaluation import evaluation_metrics
-from isentropic.metrics.prediction import PredictionTracker, measured_change, predicted_change, recheck_subset
+from isentropic.metrics.prediction import (
+    PredictionTracker,
+    measured_change,
+    predicted_change,
+    recheck_subset,
+)
 from isentropic.metrics.step_metrics import (
     initial_kl,
     mismatch_metrics,
@@ -28,7 +37,11 @@ from isentropic.metrics.tokens import token_table
 from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
-FACTS = ("policy_version", "grad_norm", "skipped")  # of an update, in its line of updates.jsonl alone
+FACTS = (
+    "policy_version",
+    "grad_norm",
+    "skipped",
+)  # of an update, in its line of updates.jsonl alone
 
 
 class Log(Protocol):
@@ -50,7 +63,9 @@ class Decision:
 class Reporter:
     """Computes the metrics of every step and hands them out. Its state is in the checkpoint."""
 
-    def __init__(self, config: Config, record: Any, logs: Sequence[Log], about: dict[str, Any]) -> None:
+    def __init__(
+        self, config: Config, record: Any, logs: Sequence[Log], about: dict[str, Any]
+    ) -> None:
         """record: the `JsonlSink`, which also takes the updates; logs: who else is told; about: for manifests."""
         self._config, self._record, self._logs, self.about = config, record, [record, *logs], about
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
@@ -80,7 +95,11 @@ class Reporter:
         metrics: dict[str, Any] = {"policy_version": step.policy_version}
         metrics |= self._drawn(step) | self._trained(step, rows) | step.metrics
         if replayed:
-            metrics |= {f"replay/{name}": value for name, value in _means(replayed).items() if name.startswith("clip/")}
+            metrics |= {
+                f"replay/{name}": value
+                for name, value in _means(replayed).items()
+                if name.startswith("clip/")
+            }
         metrics |= self._change(step, rows + replayed)
         if step.evaluation is not None:
             metrics |= self._evaluation(step.step, step.evaluation)
@@ -93,7 +112,11 @@ class Reporter:
         return {step for _, step in sorted(self._best, reverse=True)[:count]}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"alarms": self._alarms.state_dict(), "prediction": self._prediction.state_dict(), "best": self._best}
+        return {
+            "alarms": self._alarms.state_dict(),
+            "prediction": self._prediction.state_dict(),
+            "best": self._best,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._alarms.load_state_dict(state["alarms"])
@@ -108,7 +131,9 @@ class Reporter:
         metrics |= initial_kl([scores[rollout.key] for rollout in batch.rollouts])
         return metrics | self._mismatch(batch.rollouts, scores)
 
-    def _mismatch(self, rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> dict[str, float]:
+    def _mismatch(
+        self, rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]
+    ) -> dict[str, float]:
         """NaN with top-p or top-k: there the engine's logprob is of another distribution by intent."""
         config = self._config.rollout
         whole = config.top_p == 1 and config.top_k == -1
@@ -117,13 +142,17 @@ class Reporter:
     def _trained(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
         means = _means(rows) if rows else {}
-        metrics |= mean_over_updates([_accounted(row) for row in rows], self._config.accounting.p_split)
+        metrics |= mean_over_updates(
+            [_accounted(row) for row in rows], self._config.accounting.p_split
+        )
         metrics |= {name: value for name, value in means.items() if name not in metrics}
         norms = [update.grad_norm for update in (*step.updates, *step.replayed)]
         metrics["grad_norm/mean"] = float(np.mean(norms)) if norms else float("nan")
         metrics["grad_norm/max"] = float(np.max(norms)) if norms else float("nan")
         metrics["update/count"] = len(norms)
-        metrics["update/skipped"] = sum(update.skipped for update in (*step.updates, *step.replayed))
+        metrics["update/skipped"] = sum(
+            update.skipped for update in (*step.updates, *step.replayed)
+        )
         metrics["update/samples"] = len(step.samples)
         return metrics
 
@@ -137,7 +166,9 @@ class Reporter:
             entropy=update.entropy,
         )
         coefficients = config.objective.at(step.step)
-        fields = loss_fields(table) | {"nll_weight": torch.from_numpy(np.repeat(update.nll_weight, lengths))}
+        fields = loss_fields(table) | {
+            "nll_weight": torch.from_numpy(np.repeat(update.nll_weight, lengths))
+        }
         leaves = leaf_gradients(
             config.objective,
             coefficients,
@@ -149,19 +180,36 @@ class Reporter:
         push = -leaves.d_logprob.numpy()
         own = {name: value.numpy() for name, value in leaves.metrics.items()}
         p_split = config.accounting.p_split
-        row: dict[str, float] = {"policy_version": update.policy_version, "loss": float(leaves.loss)}
-        row |= {"grad_norm": update.grad_norm, "skipped": update.skipped, "learning_rate": update.learning_rate}
+        row: dict[str, float] = {
+            "policy_version": update.policy_version,
+            "loss": float(leaves.loss),
+        }
+        row |= {
+            "grad_norm": update.grad_norm,
+            "skipped": update.skipped,
+            "learning_rate": update.learning_rate,
+        }
         row |= update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
-        row |= {name: float(value.mean()) for name, value in own.items() if name not in row and value.size}
-        return row | counterfactual_metrics(table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split)
+        row |= {
+            name: float(value.mean())
+            for name, value in own.items()
+            if name not in row and value.size
+        }
+        return row | counterfactual_metrics(
+            table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split
+        )
 
     def _change(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """The entropy change that was predicted of all updates, beside the measured one on a share of the contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
-        measured = measured_change([score.entropy for score in before], [step.rechecked[key].entropy for key in keys])
-        predicted = predicted_change(rows, [update.learning_rate for update in (*step.updates, *step.replayed)])
+        measured = measured_change(
+            [score.entropy for score in before], [step.rechecked[key].entropy for key in keys]
+        )
+        predicted = predicted_change(
+            rows, [update.learning_rate for update in (*step.updates, *step.replayed)]
+        )
         return measured | self._prediction.add(predicted, measured["entropy/measured_change"])
 
     def _evaluation(self, step: int, evaluation: Evaluation) -> dict[str, Any]:
@@ -169,7 +217,9 @@ class Reporter:
         if not rollouts:
             return {}
         name = self._config.task.name
-        metrics: dict[str, Any] = evaluation_metrics({name: rollouts}, self._config.evaluation.samples)
+        metrics: dict[str, Any] = evaluation_metrics(
+            {name: rollouts}, self._config.evaluation.samples
+        )
         metrics["eval/policy_version"] = rollouts[0].policy_version
         metrics["time/eval_s"] = evaluation.seconds
         self._best.append((metrics["eval/avg_at_k"], step))
@@ -177,7 +227,11 @@ class Reporter:
 
     def _costs(self, step: Any) -> dict[str, float]:
         """Where the time went, and how fast both sides were."""
-        clock, seconds, shared = step.delivery.clock, step.seconds, self._config.rollout.max_staleness == 0
+        clock, seconds, shared = (
+            step.delivery.clock,
+            step.seconds,
+            self._config.rollout.max_staleness == 0,
+        )
         evaluated = step.evaluation.seconds if step.evaluation else 0.0
         busy = clock.rollout_s + clock.reward_s + step.delivery.sync_s if shared else 0.0
         trained = sum(sample.rollout.num_response_tokens for sample in step.samples)
@@ -193,7 +247,9 @@ class Reporter:
             "time/recheck_s": seconds.get("recheck", 0.0),
             "time/sync_s": step.delivery.sync_s + seconds.get("publish", 0.0),
             "time/wait_s": max(0.0, seconds.get("waited", 0.0) - busy),
-            "time/other_s": max(0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())),
+            "time/other_s": max(
+                0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())
+            ),
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
@@ -213,7 +269,9 @@ class Reporter:
 
 def probe_gap(probe: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
     """Largest |engine - learner| in nats over tokens sampled right after a sync; NaN where none were."""
-    gaps = [np.abs(rollout.rollout_logprob - scores[rollout.key].logprob).max() for rollout in probe]
+    gaps = [
+        np.abs(rollout.rollout_logprob - scores[rollout.key].logprob).max() for rollout in probe
+    ]
     return float(max(gaps)) if gaps else float("nan")
 
 

@@ -10,7 +10,16 @@ import numpy as np
 from isentropic.config import RolloutConfig
 from isentropic.controller.protocols import Grader, RolloutPool
 from isentropic.methods.slots import Sampling, Wave
-from isentropic.records import Completion, FinishReason, Group, Ints, Prompt, Request, Rollout, RolloutKey
+from isentropic.records import (
+    Completion,
+    FinishReason,
+    Group,
+    Ints,
+    Prompt,
+    Request,
+    Rollout,
+    RolloutKey,
+)
 from isentropic.seeds import rollout_seed
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
@@ -18,7 +27,7 @@ from isentropic.tasks.order import index_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class DrawnFrom:
     """Under what a wave is drawn."""
 
     step: int  # drawn for this one
@@ -53,7 +62,7 @@ class Episode:
         return sum(len(part) for part in self.tokens)
 
 
-class Drawer:
+class Sampler:
     """Turns waves into graded groups. Holds no state of the run: the same draws give the same rollouts."""
 
     def __init__(
@@ -71,7 +80,7 @@ class Drawer:
         self._config, self._seed, self._window = config, seed, window
 
     async def draw_step(
-        self, sampling: Sampling, first_draw: int, origin: Origin, clock: Clock
+        self, sampling: Sampling, first_draw: int, origin: DrawnFrom, clock: Clock
     ) -> tuple[tuple[Group, ...], int]:
         """All waves of one step. Returns the groups in the order of their draws, and the next draw."""
         groups: dict[int, Group] = {}
@@ -85,7 +94,7 @@ class Drawer:
         return tuple(groups.values()), next_draw
 
     async def draw_evaluation(
-        self, split: str, prompts: int, wave: Wave, origin: Origin, max_tokens: int | None = None
+        self, split: str, prompts: int, wave: Wave, origin: DrawnFrom, max_tokens: int | None = None
     ) -> list[Group]:
         """`wave.group_size` samples for each of `prompts` held-out prompts, from the first on, round and round."""
         size = self._task.size("eval")
@@ -93,7 +102,9 @@ class Drawer:
             index: Group(draw=index, prompt=self._task.prompt("eval", index % size), rollouts=())
             for index in range(prompts)
         }
-        await self._draw_wave(groups, tuple(groups), wave, origin, Clock(), split=split, max_tokens=max_tokens)
+        await self._draw_wave(
+            groups, tuple(groups), wave, origin, Clock(), split=split, max_tokens=max_tokens
+        )
         return list(groups.values())
 
     def prompt(self, split: str, draw: int) -> Prompt:
@@ -105,12 +116,14 @@ class Drawer:
         groups: dict[int, Group],
         draws: Sequence[int],
         wave: Wave,
-        origin: Origin,
+        origin: DrawnFrom,
         clock: Clock,
         split: str = "train",
         max_tokens: int | None = None,
     ) -> None:
-        episodes = self._episodes(groups, draws, wave, split, max_tokens or self._config.max_response_tokens)
+        episodes = self._episodes(
+            groups, draws, wave, split, max_tokens or self._config.max_response_tokens
+        )
         requests = [self._request(episode) for episode in episodes.values()]
         grading: list[asyncio.Task[list[Rollout]]] = []
         start = time.perf_counter()
@@ -119,14 +132,21 @@ class Drawer:
                 further: list[Request] = []
                 async for completions in self._pool.generate(requests):
                     clock.tokens += sum(len(completion.token_ids) for completion in completions)
-                    done = [self._advance(episodes[completion.key], completion, further) for completion in completions]
-                    finished = [self._finish(episode, origin) for episode in done if episode is not None]
+                    done = [
+                        self._advance(episodes[completion.key], completion, further)
+                        for completion in completions
+                    ]
+                    finished = [
+                        self._finish(episode, origin) for episode in done if episode is not None
+                    ]
                     if finished:
                         grading.append(asyncio.create_task(self._grade(finished)))
                 requests = further
             clock.rollout_s += time.perf_counter() - start
             start = time.perf_counter()
-            graded = [rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts]
+            graded = [
+                rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts
+            ]
         finally:
             for task in grading:  # done already, unless the draw was broken off
                 task.cancel()
@@ -134,7 +154,12 @@ class Drawer:
         _join(groups, graded)
 
     def _episodes(
-        self, groups: dict[int, Group], draws: Iterable[int], wave: Wave, split: str, max_tokens: int
+        self,
+        groups: dict[int, Group],
+        draws: Iterable[int],
+        wave: Wave,
+        split: str,
+        max_tokens: int,
     ) -> dict[RolloutKey, Episode]:
         episodes = {}
         for draw in draws:
@@ -161,7 +186,9 @@ class Drawer:
             media=episode.prompt.media,
         )
 
-    def _advance(self, episode: Episode, completion: Completion, further: list[Request]) -> Episode | None:
+    def _advance(
+        self, episode: Episode, completion: Completion, further: list[Request]
+    ) -> Episode | None:
         """Adds a turn; asks for another where the environment answers, else hands the episode back as finished."""
         start = episode.length
         episode.tokens.append(completion.token_ids)
@@ -175,14 +202,17 @@ class Drawer:
         if reply is None:
             return episode
         between = self._chat.reply_ids(episode.prompt, reply, completion.finish_reason)
-        if len(episode.turns) == self._task.max_turns or episode.length + len(between) >= self._window:
+        if (
+            len(episode.turns) == self._task.max_turns
+            or episode.length + len(between) >= self._window
+        ):
             episode.finish_reason = "turns"
             return episode
         episode.tokens.append(between)
         further.append(self._request(episode))
         return None
 
-    def _finish(self, episode: Episode, origin: Origin) -> Rollout:
+    def _finish(self, episode: Episode, origin: DrawnFrom) -> Rollout:
         key = episode.key
         return Rollout(
             key=key,
@@ -200,7 +230,10 @@ class Drawer:
 
     async def _grade(self, rollouts: list[Rollout]) -> list[Rollout]:
         rewards = await self._grader.grade(rollouts)
-        return [replace(rollout, reward=reward) for rollout, reward in zip(rollouts, rewards, strict=True)]
+        return [
+            replace(rollout, reward=reward)
+            for rollout, reward in zip(rollouts, rewards, strict=True)
+        ]
 
 
 def _join(groups: dict[int, Group], rollouts: Iterable[Rollout]) -> None:

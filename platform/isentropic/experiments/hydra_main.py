@@ -44,10 +44,14 @@ def hydra_main(job: Job) -> Callable[[], None]:
     """
 
     def program() -> None:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))  # the run has its own answer, while it lasts
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(RESUMABLE)
+        )  # the run has its own answer, while it lasts
         codes: list[int] = []
 
-        def task(cfg: DictConfig) -> None:  # raises nothing: Hydra would print its own story and exit with 1
+        def task(
+            cfg: DictConfig,
+        ) -> None:  # raises nothing: Hydra would print its own story and exit with 1
             codes.append(run_job(job, cfg))
 
         use_durable_folders()
@@ -87,7 +91,10 @@ def run_job(job: Job, cfg: DictConfig) -> int:
 
 def _full(folder: Path) -> str:
     """What to do where the disk is full."""
-    places = {str(place): shutil.disk_usage(place).free / 2**20 for place in (folder, tempfile.gettempdir())}
+    places = {
+        str(place): shutil.disk_usage(place).free / 2**20
+        for place in (folder, tempfile.gettempdir())
+    }
     told = ", ".join(f"{free:.0f} MiB are free in {place}" for place, free in places.items())
     return f"a disk is full: {told}. Make room; what the run has written is whole, and resume=auto goes on with it."
 

@@ -54,7 +54,9 @@ def packed_attention(
         )
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
-            raise ValueError(f"{type(module).__name__} uses {name} in its attention, which is not supported here.")
+            raise ValueError(
+                f"{type(module).__name__} uses {name} in its attention, which is not supported here."
+            )
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         heads_last = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         out = varlen_attn(
@@ -69,11 +71,18 @@ def packed_attention(
             enable_gqa=query.size(1) != key.size(1),
         )
         return out[None], None
-    return _by_length(query[0], key[0], value[0], cu_seq_lens_q.tolist(), scaling, sliding_window)[None], None
+    return _by_length(query[0], key[0], value[0], cu_seq_lens_q.tolist(), scaling, sliding_window)[
+        None
+    ], None
 
 
 def _by_length(
-    query: Tensor, key: Tensor, value: Tensor, bounds: list[int], scaling: float | None, sliding_window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bounds: list[int],
+    scaling: float | None,
+    sliding_window: int | None,
 ) -> Tensor:
     """[T, H, D] from [H, T, D]: one SDPA call for each run of sequences of one length."""
     parts, start = [], 0
@@ -82,7 +91,10 @@ def _by_length(
         stop = start + count * length
         mask = _window(length, sliding_window, query.device)
         out = scaled_dot_product_attention(
-            *(tensor[:, start:stop].unflatten(1, (count, length)).transpose(0, 1) for tensor in (query, key, value)),
+            *(
+                tensor[:, start:stop].unflatten(1, (count, length)).transpose(0, 1)
+                for tensor in (query, key, value)
+            ),
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,

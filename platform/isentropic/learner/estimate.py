@@ -44,7 +44,9 @@ class RankBytes:
         return sum(getattr(self, field.name) for field in fields(self))
 
 
-def estimate_rank_bytes(model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False) -> RankBytes:
+def estimate_rank_bytes(
+    model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False
+) -> RankBytes:
     """The memory of one of `learner.num_ranks` ranks that train `model` (its Hugging Face config)."""
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
@@ -53,19 +55,27 @@ def estimate_rank_bytes(model: PretrainedConfig, learner: LearnerConfig, *, refe
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
     # Two layers while one is gathered ahead, and what stands outside the layers; or everything, where that is little.
-    gathered = parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
+    gathered = (
+        parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
+    )
     # Gradients of all microbatches but the last are summed unsharded, in float32.
     unsharded = parameters * 4
     per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * model.intermediate_size
     layers = model.num_hidden_layers
-    kept = per_token * layers if not learner.gradient_checkpointing else model.hidden_size * layers + per_token
+    kept = (
+        per_token * layers
+        if not learner.gradient_checkpointing
+        else model.hidden_size * layers + per_token
+    )
     return RankBytes(
         weights=share,
         gradients=share,
         optimizer=2 * share,
         gathered=gathered * width + unsharded,
         activations=kept * learner.microbatch_tokens * width,
-        tile=TILES_AT_ONCE * 4 * min(MAX_TILE, learner.microbatch_tokens * min(learner.vocab_chunk, model.vocab_size)),
+        tile=TILES_AT_ONCE
+        * 4
+        * min(MAX_TILE, learner.microbatch_tokens * min(learner.vocab_chunk, model.vocab_size)),
         reference=share if reference else 0,
     )
 

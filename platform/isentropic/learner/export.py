@@ -16,7 +16,9 @@ TOKENIZER_FILES = (
 )
 
 
-def write_folder(folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], model: ModelConfig) -> None:
+def write_folder(
+    folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], model: ModelConfig
+) -> None:
     """Writes safetensors, config, generation config and, where the model has one, its tokenizer.
 
     Args:
@@ -44,9 +46,13 @@ def _write_tokenizer(folder: Path, model: ModelConfig, with_images: bool) -> Non
         )
         tokenizer.save_pretrained(folder)
         if with_images:
-            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+            from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+                Qwen2VLImageProcessorPil,
+            )
 
-            Qwen2VLImageProcessorPil.from_pretrained(model.path, revision=model.revision).save_pretrained(folder)
+            Qwen2VLImageProcessorPil.from_pretrained(
+                model.path, revision=model.revision
+            ).save_pretrained(folder)
         return
     for path in (path for pattern in TOKENIZER_FILES for path in source.glob(pattern)):
         shutil.copyfile(path, folder / path.name)

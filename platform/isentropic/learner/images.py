@@ -35,21 +35,33 @@ class ImageReader:
         merge: patches along each side of a token.
     """
 
-    def __init__(self, images: Images, rope_index: Callable[..., tuple[Tensor, Tensor]], merge: int) -> None:
+    def __init__(
+        self, images: Images, rope_index: Callable[..., tuple[Tensor, Tensor]], merge: int
+    ) -> None:
         self._images, self._rope_index, self._merge = images, rope_index, merge
         self._kept: OrderedDict[str, Patches] = OrderedDict()
 
     def inputs(self, batch: MicroBatch) -> ImageInputs:
         """For every microbatch; one without an image gets a blank one that stands nowhere."""
         media = batch.media or ((),) * (len(batch.cu_seqlens) - 1)
-        distinct = list(dict.fromkeys(reference for references in media for reference in references))
+        distinct = list(
+            dict.fromkeys(reference for references in media for reference in references)
+        )
         patches = [self._patches(reference) for reference in distinct] or [self._images.blank()]
         grid = np.stack([each.grid for each in patches])
         tokens = grid.prod(axis=1) // self._merge**2
         first = dict(zip(distinct, np.cumsum(tokens) - tokens, strict=False))
         number = {reference: index for index, reference in enumerate(distinct)}
-        rows = [np.arange(first[name], first[name] + tokens[number[name]]) for names in media for name in names]
-        place = np.flatnonzero(batch.token_ids == self._images.token_id) if distinct else np.zeros(0, dtype=np.int64)
+        rows = [
+            np.arange(first[name], first[name] + tokens[number[name]])
+            for names in media
+            for name in names
+        ]
+        place = (
+            np.flatnonzero(batch.token_ids == self._images.token_id)
+            if distinct
+            else np.zeros(0, dtype=np.int64)
+        )
         feature = np.concatenate(rows) if rows else np.zeros(0, dtype=np.int64)
         if len(place) != len(feature):
             raise ValueError(
@@ -58,7 +70,9 @@ class ImageReader:
             )
         positions = [
             self._positions(batch.token_ids[start:end], grid[[number[name] for name in names]])
-            for start, end, names in zip(batch.cu_seqlens[:-1], batch.cu_seqlens[1:], media, strict=True)
+            for start, end, names in zip(
+                batch.cu_seqlens[:-1], batch.cu_seqlens[1:], media, strict=True
+            )
         ]
         return ImageInputs(
             pixels=torch.from_numpy(np.concatenate([each.pixels for each in patches])),
@@ -76,7 +90,9 @@ class ImageReader:
         end = len(image) - int(image[::-1].argmax())  # after the last image token
         prefix = torch.from_numpy(token_ids[:end])[None]
         kinds = torch.from_numpy(image[:end].astype(np.int32))[None]
-        known = self._rope_index(prefix, mm_token_type_ids=kinds, image_grid_thw=torch.from_numpy(grids))[0]
+        known = self._rope_index(
+            prefix, mm_token_type_ids=kinds, image_grid_thw=torch.from_numpy(grids)
+        )[0]
         known = known[:, 0].numpy()
         rest = np.arange(len(token_ids) - end) + known.max() + 1
         return np.concatenate([known, np.tile(rest, (3, 1))], axis=1)

@@ -77,13 +77,23 @@ class Learner:
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
 
     def configure(
-        self, *, config: LearnerConfig, objective: ObjectiveConfig, terms: TermsConfig | None, total_updates: int
+        self,
+        *,
+        config: LearnerConfig,
+        objective: ObjectiveConfig,
+        terms: TermsConfig | None,
+        total_updates: int,
     ) -> None:
         """Another objective and other hyper-parameters on the weights that are there; AdamW starts afresh.
 
         What the model was built with (dtype, compile, vocab_chunk, ...) stays: such keys of `config` may not differ.
         """
-        self._config, self._objective, self._terms, self._total_updates = config, objective, terms, total_updates
+        self._config, self._objective, self._terms, self._total_updates = (
+            config,
+            objective,
+            terms,
+            total_updates,
+        )
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
         self._needs_minibatch = needs_minibatch(objective)
         self._optimizer = build_optimizer(self._model, config)
@@ -98,22 +108,37 @@ class Learner:
 
     def is_remembered(self) -> bool:
         """True where this rank's weights, optimizer and policy version are those that `remember` kept, to the bit."""
-        return same_state(self._remembered, copy_state(self._model.lm, self._optimizer, self.policy_version))
+        return same_state(
+            self._remembered, copy_state(self._model.lm, self._optimizer, self.policy_version)
+        )
 
-    def score(self, microbatches: Sequence[MicroBatch], reference: bool = False) -> list[TokenScores]:
+    def score(
+        self, microbatches: Sequence[MicroBatch], reference: bool = False
+    ) -> list[TokenScores]:
         """Token statistics of each microbatch under the current weights; with `reference`, `ref_logprob` too."""
         if reference and self._reference is None:
-            raise ValueError("reference scores were asked of a learner that was built without a reference model.")
-        scores = [self._host(statistics) for statistics in self._statistics(self._model, microbatches)]
+            raise ValueError(
+                "reference scores were asked of a learner that was built without a reference model."
+            )
+        scores = [
+            self._host(statistics) for statistics in self._statistics(self._model, microbatches)
+        ]
         if not reference:
             return [TokenScores(**score) for score in scores]
-        frozen = [self._host(statistics) for statistics in self._statistics(self._reference, microbatches)]
-        return [TokenScores(**score, ref_logprob=other["logprob"]) for score, other in zip(scores, frozen, strict=True)]
+        frozen = [
+            self._host(statistics) for statistics in self._statistics(self._reference, microbatches)
+        ]
+        return [
+            TokenScores(**score, ref_logprob=other["logprob"])
+            for score, other in zip(scores, frozen, strict=True)
+        ]
 
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
         updates = tuple(self._update(batch, index) for index in range(len(batch.updates)))
-        return StepResult(updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates))
+        return StepResult(
+            updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates)
+        )
 
     def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, full tensor on the device) of every weight, a tied output layer once.
@@ -132,7 +157,9 @@ class Learner:
 
     def begin_save(self, folder: Path) -> None:
         """Copies the state, and writes the copy in the background: other calls may come before `end_save`."""
-        self._saved = begin_save(folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo)
+        self._saved = begin_save(
+            folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo
+        )
 
     def end_save(self) -> None:
         """Returns when what `begin_save` copied is durable. OSError where there is no room."""
@@ -144,7 +171,9 @@ class Learner:
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes a Hugging Face folder (weights, config, tokenizer) that transformers and vLLM load."""
-        weights = {name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0}
+        weights = {
+            name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0
+        }
         if self._rank == 0:
             write_folder(folder, self._model.lm, weights, self._model_config)
         dist.barrier()
@@ -153,15 +182,21 @@ class Learner:
         """Leaves the process group, where it is this learner's."""
         dist.destroy_process_group(None if self._own_group else self._gloo)
 
-    def _build(self, model: ModelConfig, temperature: float, *, trained: bool) -> tuple[PackedModel, bool]:
+    def _build(
+        self, model: ModelConfig, temperature: float, *, trained: bool
+    ) -> tuple[PackedModel, bool]:
         """A sharded model on this rank's device, and whether its layers stay gathered."""
-        packed = PackedModel(load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk)
+        packed = PackedModel(
+            load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk
+        )
         packed.requires_grad_(trained)
         if trained and self._config.gradient_checkpointing:
             packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
             packed.train()  # transformers checkpoints in this mode alone; every dropout is 0
         dtype = getattr(torch, self._config.dtype)
-        return packed, sharding.shard(packed, self._mesh, dtype=dtype, compile_layers=self._config.compile)
+        return packed, sharding.shard(
+            packed, self._mesh, dtype=dtype, compile_layers=self._config.compile
+        )
 
     def _forward(self, model: PackedModel, batch: MicroBatch) -> TokenStatistics:
         def to(array, dtype=torch.int64):
@@ -178,7 +213,9 @@ class Learner:
         )
 
     @torch.no_grad()
-    def _statistics(self, model: PackedModel, microbatches: Sequence[MicroBatch]) -> list[TokenStatistics]:
+    def _statistics(
+        self, model: PackedModel, microbatches: Sequence[MicroBatch]
+    ) -> list[TokenStatistics]:
         statistics = [self._forward(model, batch) for batch in microbatches]
         sharding.release(model)
         return statistics
@@ -191,7 +228,9 @@ class Learner:
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
         loss, logprob, entropy = self._backward(microbatches, self._losses(batch, index))
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._config.max_grad_norm)
+        grad_norm = torch.nn.utils.clip_grad_norm_(
+            self._model.parameters(), self._config.max_grad_norm
+        )
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
         if self._mesh.size() > 1:
             dist.all_reduce(loss)
@@ -211,11 +250,18 @@ class Learner:
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
         """Model operations a second over the device's peak; None on a CPU, an unknown device or without updates."""
-        peak = peak_flops(torch.cuda.get_device_name(self._device)) if self._device.type == "cuda" else None
+        peak = (
+            peak_flops(torch.cuda.get_device_name(self._device))
+            if self._device.type == "cuda"
+            else None
+        )
         packed = [microbatch for part in batch.updates for microbatch in part]
         if peak is None or not packed:
             return None
-        tokens, sequences = sum(len(each.token_ids) for each in packed), sum(len(each.rows) for each in packed)
+        tokens, sequences = (
+            sum(len(each.token_ids) for each in packed),
+            sum(len(each.rows) for each in packed),
+        )
         work = flops_per_token(self._model.lm.config, tokens / sequences) * tokens
         return work / sum(update.seconds for update in updates) / peak
 
@@ -229,10 +275,14 @@ class Learner:
             "seed": batch.seeds[index] if batch.seeds else 0,
         }
         if not self._needs_minibatch:
-            return _StepLoss(partial(step_loss, self._objective, batch.coefficients, **arguments), fields)
+            return _StepLoss(
+                partial(step_loss, self._objective, batch.coefficients, **arguments), fields
+            )
         known = [
             {**own, "logprob": statistics.logprob, "entropy": statistics.entropy}
-            for own, statistics in zip(fields, self._statistics(self._model, microbatches), strict=True)
+            for own, statistics in zip(
+                fields, self._statistics(self._model, microbatches), strict=True
+            )
         ]
         leaves = partial(leaf_gradients, self._objective, batch.coefficients, **arguments)
         return _LeafLoss(*minibatch_gradients(microbatches, known, leaves))
@@ -253,7 +303,9 @@ class Learner:
             loss.backward()
             total += loss.detach()
             seen.append(TokenStatistics(*(column.detach() for column in statistics)))
-        logprob, entropy = (torch.cat([getattr(s, name) for s in seen]).float().cpu().numpy() for name in FROM_MODEL)
+        logprob, entropy = (
+            torch.cat([getattr(s, name) for s in seen]).float().cpu().numpy() for name in FROM_MODEL
+        )
         return total, logprob, entropy
 
     def _batch_fields(self, batch: MicroBatch) -> dict[str, Tensor]:
@@ -261,7 +313,10 @@ class Learner:
         columns = {**batch.fields, "sequence_id": batch.sequence_id}
         absent = sorted(self._fields - columns.keys())
         assert not absent, f"objective {self._objective.name} needs {absent}, which the batch lacks"
-        return {name: torch.tensor(columns[name]).to(self._device, non_blocking=True) for name in self._fields}
+        return {
+            name: torch.tensor(columns[name]).to(self._device, non_blocking=True)
+            for name in self._fields
+        }
 
     @staticmethod
     def _host(statistics: TokenStatistics) -> dict[str, Floats]:

@@ -21,7 +21,10 @@ def minibatch_gradients(
     Collective. `leaves` is called once, with the fields of every rank in canonical order (that of `rows`, then of the
     tokens), so its result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
     """
-    rows = [torch.as_tensor(batch.rows[batch.sequence_id], dtype=torch.float64) for batch in microbatches]
+    rows = [
+        torch.as_tensor(batch.rows[batch.sequence_id], dtype=torch.float64)
+        for batch in microbatches
+    ]
     names = sorted(fields[0].keys() - {"sequence_id"})
     table = torch.cat(
         [
@@ -32,7 +35,10 @@ def minibatch_gradients(
     )
     everything, start = _gather(table)
     order = everything[0].argsort(stable=True)  # a row's tokens lie on one rank, in order
-    whole = {name: everything[1 + index, order].to(fields[0][name].dtype) for index, name in enumerate(names)}
+    whole = {
+        name: everything[1 + index, order].to(fields[0][name].dtype)
+        for index, name in enumerate(names)
+    }
     whole["sequence_id"] = torch.unique(everything[0, order], return_inverse=True)[1]
     result = leaves(whole)
 

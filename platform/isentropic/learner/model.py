@@ -92,23 +92,31 @@ class PackedModel(nn.Module):
             bias=self._bias(head),
         )
 
-    def _inputs(self, token_ids: Tensor, position_ids: Tensor, images: ImageInputs | None) -> dict[str, Tensor]:
+    def _inputs(
+        self, token_ids: Tensor, position_ids: Tensor, images: ImageInputs | None
+    ) -> dict[str, Tensor]:
         """Of the decoder. The vision tower runs in every microbatch of its model: FSDP's collectives are in it."""
         if images is None:
             assert not self.reads_images, "a model that reads images was given none of their inputs"
             return {"input_ids": token_ids[None], "position_ids": position_ids[None]}
         embeddings = self.lm.get_input_embeddings()(token_ids)
-        features = self.lm.model.get_image_features(images.pixels, images.grid, return_dict=True).pooler_output
+        features = self.lm.model.get_image_features(
+            images.pixels, images.grid, return_dict=True
+        ).pooler_output
         features = torch.cat(features).to(embeddings.dtype)
         # Where no token is an image this changes nothing, and the tower's gradient is zero rather than absent.
-        embeddings = embeddings.index_copy(0, images.place, features.index_select(0, images.feature))
+        embeddings = embeddings.index_copy(
+            0, images.place, features.index_select(0, images.feature)
+        )
         return {"inputs_embeds": embeddings[None], "position_ids": images.position_ids[:, None]}
 
     def _bias(self, head: nn.Linear) -> Tensor | None:
         """[V] of the output layer; tokens that the engine may not sample have no probability here either."""
         if not self._banned:
             return head.bias
-        banned = torch.zeros(head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device)
+        banned = torch.zeros(
+            head.weight.shape[0], dtype=head.weight.dtype, device=head.weight.device
+        )
         banned[list(self._banned)] = BANNED
         return banned if head.bias is None else banned + head.bias
 
@@ -116,8 +124,12 @@ class PackedModel(nn.Module):
 def read_config(model: ModelConfig) -> PretrainedConfig:
     """The model's own config, checked: no dropout, no change to its logits, a window that is long enough."""
     if Path(model.path).is_absolute() and not Path(model.path).is_dir():
-        raise ValueError(f"model.path {model.path} is not a folder. Give a Hugging Face model's folder or Hub name.")
-    whole = AutoConfig.from_pretrained(model.path, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        raise ValueError(
+            f"model.path {model.path} is not a folder. Give a Hugging Face model's folder or Hub name."
+        )
+    whole = AutoConfig.from_pretrained(
+        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
     config = whole.get_text_config(decoder=True)  # a part of `whole`, not a copy
     changed = {
         name: getattr(config, name)
@@ -132,7 +144,9 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
         )
     window = getattr(config, "max_position_embeddings", None)
     if window is not None and model.max_length > window:
-        raise ValueError(f"model.max_length is {model.max_length}, but {model.name} has a window of {window} tokens.")
+        raise ValueError(
+            f"model.max_length is {model.max_length}, but {model.name} has a window of {window} tokens."
+        )
     for name, value in vars(config).items():
         # The old-policy pass and the update must see the same network.
         if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
@@ -155,7 +169,11 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Pre
         trust_remote_code=model.trust_remote_code,
         dtype=dtype,
         # The vision tower cuts its own sequences, windows of an image, and attends to both sides.
-        attn_implementation={"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
+        attn_implementation={
+            "": attention.NAME,
+            "text_config": attention.NAME,
+            "vision_config": "sdpa",
+        }
         if reads_images(config)
         else attention.NAME,
         output_loading_info=True,
@@ -176,12 +194,18 @@ def check_decoder(lm: PreTrainedModel) -> None:
     """The packed forward needs a decoder with `layers`, and an output layer with a weight [V, D]."""
     decoder = lm.get_decoder() if hasattr(lm, "get_decoder") else None
     head = lm.get_output_embeddings()
-    if decoder is None or decoder is lm or not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+    if (
+        decoder is None
+        or decoder is lm
+        or not isinstance(getattr(decoder, "layers", None), nn.ModuleList)
+    ):
         raise ValueError(
             f"{type(lm).__name__} has no decoder with layers; only decoder-only causal LMs can be trained."
         )
     if not isinstance(head, nn.Linear):
-        raise ValueError(f"{type(lm).__name__} has no linear output layer, got {type(head).__name__}.")
+        raise ValueError(
+            f"{type(lm).__name__} has no linear output layer, got {type(head).__name__}."
+        )
 
 
 def model_class(config: PretrainedConfig) -> type:

@@ -23,7 +23,9 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         timeout_s: for any collective; then the process group aborts.
     """
     if init_method is None and world_size > 1:
-        raise ValueError(f"{world_size} learner ranks need an init_method, tcp://host:port of rank 0; got None.")
+        raise ValueError(
+            f"{world_size} learner ranks need an init_method, tcp://host:port of rank 0; got None."
+        )
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(rank % torch.cuda.device_count())
@@ -31,7 +33,9 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         # Free on a CPU. Filling new memory, which it would do too, is not.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
-    if init_method is None and dist.is_initialized():  # a single rank beside an engine or another learner
+    if (
+        init_method is None and dist.is_initialized()
+    ):  # a single rank beside an engine or another learner
         return _mesh(cuda, world_size)
     meeting = {"store": dist.HashStore()} if init_method is None else {"init_method": init_method}
     dist.init_process_group(
@@ -50,11 +54,15 @@ def host_group(timeout_s: float) -> dist.ProcessGroup:
 
 
 def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
-    assert dist.get_world_size() == world_size, f"the process belongs to a group of {dist.get_world_size()} ranks"
+    assert dist.get_world_size() == world_size, (
+        f"the process belongs to a group of {dist.get_world_size()} ranks"
+    )
     return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
 
 
-def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool) -> bool:
+def shard(
+    model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool
+) -> bool:
     """Shards the model in place: each layer, then the rest. Gradients are summed over ranks, not averaged.
 
     The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that the device never
@@ -62,7 +70,11 @@ def shard(model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_l
     Returns whether the layers stay gathered (small models).
     """
     half = dtype != torch.float32
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32) if half else MixedPrecisionPolicy()
+    policy = (
+        MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        if half
+        else MixedPrecisionPolicy()
+    )
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     keep = size <= KEEP_GATHERED_BYTES
     for layer in model.layers:

@@ -49,14 +49,25 @@ class SafeReader(FileSystemReader):
             with open(path, "rb") as file:
                 metadata = _Unpickler(file).load()
         except FileNotFoundError:
-            raise ValueError(f"{path} does not exist: this is no checkpoint of a learner, or a torn one.") from None
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} does not exist: this is no checkpoint of a learner, or a torn one."
+            ) from None
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+        ) as error:
             raise ValueError(f"{path} is damaged ({error}): load an older checkpoint.") from error
         if not isinstance(metadata, Metadata):
             raise ValueError(f"{path} holds a {type(metadata).__name__}, not a checkpoint's index.")
         for info in metadata.storage_data.values():
             if info.relative_path != os.path.basename(info.relative_path):
-                raise ValueError(f"{path} names {info.relative_path!r}, outside the checkpoint. It was not loaded.")
+                raise ValueError(
+                    f"{path} names {info.relative_path!r}, outside the checkpoint. It was not loaded."
+                )
         metadata.storage_meta.load_id = self.load_id
         return metadata
 
@@ -93,13 +104,17 @@ def begin_save(
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
-    return partial(_end_save, folder, dcp.async_save(state, checkpoint_id=folder, process_group=group))
+    return partial(
+        _end_save, folder, dcp.async_save(state, checkpoint_id=folder, process_group=group)
+    )
 
 
 def _end_save(folder: Path, writing: Future) -> None:
     try:
         writing.result()
-    except CheckpointException as error:  # a BaseException, which would take the whole process along
+    except (
+        CheckpointException
+    ) as error:  # a BaseException, which would take the whole process along
         raise OSError(f"{folder}: {_reasons(error)}") from None
     sync_folder(folder)
     sync_folder(Path(folder).parent)
@@ -115,14 +130,18 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
     state = _weights(model, optimizer)
     missing = sorted(state.keys() - known.keys())
     if missing:
-        raise ValueError(f"{folder} lacks {missing[:3]} ({len(missing)} in all): it is of another model.")
+        raise ValueError(
+            f"{folder} lacks {missing[:3]} ({len(missing)} in all): it is of another model."
+        )
     state["policy_version"] = torch.tensor(0)
     random = {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
     state |= {name: value for name, value in random.items() if name in known}
     try:
         dcp.load(state, storage_reader=reader)
     except CheckpointException as error:
-        raise ValueError(f"{folder} cannot be read ({_reasons(error)}): load an older checkpoint.") from None
+        raise ValueError(
+            f"{folder} cannot be read ({_reasons(error)}): load an older checkpoint."
+        ) from None
     policy_version = int(state["policy_version"])
     set_steps(optimizer, policy_version)
     _set_random_state({name.rpartition("/")[2]: state[name] for name in random if name in known})
@@ -130,10 +149,14 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
 
 
 def _reasons(error: CheckpointException) -> str:
-    return "; ".join(sorted({f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()}))
+    return "; ".join(
+        sorted({f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()})
+    )
 
 
-def copy_state(model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int) -> dict[str, Tensor]:
+def copy_state(
+    model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int
+) -> dict[str, Tensor]:
     """Copies of this rank's weights and moments, and the policy version: what `put_back` needs."""
     state = {name: tensor.detach().clone() for name, tensor in _weights(model, optimizer).items()}
     return state | {"policy_version": torch.tensor(policy_version)}
@@ -162,7 +185,9 @@ def _weights(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor
     """Flat names to the live tensors, which loading fills in place."""
     state = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
     for moment in ("exp_avg", "exp_avg_sq"):
-        state |= {f"{moment}/{name}": value for name, value in moments(model, optimizer, moment).items()}
+        state |= {
+            f"{moment}/{name}": value for name, value in moments(model, optimizer, moment).items()
+        }
     return state
 
 

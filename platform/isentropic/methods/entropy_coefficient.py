@@ -54,7 +54,11 @@ class TermCoefficients:
 
     def observe(self, entropy_mean: float) -> dict[str, float]:
         """Takes the step's entropy in nats; metrics of the rule."""
-        return {"terms/entropy_coef": self._entropy.update(entropy_mean)} if self._entropy is not None else {}
+        return (
+            {"terms/entropy_coef": self._entropy.update(entropy_mean)}
+            if self._entropy is not None
+            else {}
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return self._entropy.state_dict() if self._entropy is not None else {}

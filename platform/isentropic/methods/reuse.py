@@ -71,11 +71,23 @@ class QueueReplayConfig:
 
     def __post_init__(self) -> None:
         check_choice("uec.keep", self.keep, KEEP)
-        check_range("uec.queue_units", self.queue_units, at_least=1, hint="Less than a unit could never be trained on.")
-        check_range("uec.replay_units", self.replay_units, at_least=1, hint="For no replay: uec.replay_every=null.")
+        check_range(
+            "uec.queue_units",
+            self.queue_units,
+            at_least=1,
+            hint="Less than a unit could never be trained on.",
+        )
+        check_range(
+            "uec.replay_units",
+            self.replay_units,
+            at_least=1,
+            hint="For no replay: uec.replay_every=null.",
+        )
         check_range("uec.replay_threshold", self.replay_threshold, at_least=0)
         if self.replay_every is not None:
-            check_range("uec.replay_every", self.replay_every, at_least=1, hint="For no replay write null.")
+            check_range(
+                "uec.replay_every", self.replay_every, at_least=1, hint="For no replay write null."
+            )
 
     def build(self) -> "QueueReplay":
         return QueueReplay(self)
@@ -89,7 +101,9 @@ class QueueReplay:
         self._unit = int(np.prod(config.unit))
         self._queue: list[Sample] = []
         self._buffer: list[Sample] = []
-        self._advantages: dict[RolloutKey, float] = {}  # of what was taken last, before token weights change them
+        self._advantages: dict[
+            RolloutKey, float
+        ] = {}  # of what was taken last, before token weights change them
         self._dropped = 0
         self._replayed_age: list[int] = []
 
@@ -154,7 +168,10 @@ class QueueReplay:
         }
         for name, values in ages.items():
             if values:
-                metrics |= {f"uec/{name}_mean": float(np.mean(values)), f"uec/{name}_max": float(max(values))}
+                metrics |= {
+                    f"uec/{name}_mean": float(np.mean(values)),
+                    f"uec/{name}_max": float(max(values)),
+                }
         return metrics
 
     @property

@@ -80,12 +80,17 @@ class Refilled:
 
     def __init__(self, config: RefilledConfig) -> None:
         self._config = config
-        self.max_groups: int | None = config.prompts_per_step  # what is left over is cut, in the order of the draws
+        self.max_groups: int | None = (
+            config.prompts_per_step
+        )  # what is left over is cut, in the order of the draws
 
     def next_wave(self, groups: Sequence[Group]) -> Wave | None:
         config = self._config
         teaching = sum(not is_flat(group.wave(0), "reward") for group in groups)
-        if teaching >= config.prompts_per_step or len(groups) >= config.draw_prompts * config.max_draws:
+        if (
+            teaching >= config.prompts_per_step
+            or len(groups) >= config.draw_prompts * config.max_draws
+        ):
             return None
         return config.wave(config.draw_prompts)
 
@@ -109,7 +114,10 @@ def check_refilled(sampling: Any, filter_: Any) -> None:
     Raises:
         ValueError: refilled with another filter than drop_flat on the task's reward.
     """
-    if sampling.name == "refilled" and (filter_.name, getattr(filter_, "on", None)) != ("drop_flat", "reward"):
+    if sampling.name == "refilled" and (filter_.name, getattr(filter_, "on", None)) != (
+        "drop_flat",
+        "reward",
+    ):
         raise ValueError(
             f"sampling=refilled with filter={filter_.name}: it draws until enough groups differ in the task's reward, "
             "and another filter drops others. Set filter=drop_flat filter.on=reward, or sampling=one_wave."

@@ -38,9 +38,14 @@ class NoShaping(_NoTeachers):
     """The base method."""
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[RolloutKey, TokenScores],
+        teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        return [_shaped(group, [rollout.reward for rollout in group.rollouts]) for group in groups], {}
+        return [
+            _shaped(group, [rollout.reward for rollout in group.rollouts]) for group in groups
+        ], {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,13 @@ class OverlongConfig:
 
     def __post_init__(self) -> None:
         check_range("shaping.max_response_tokens", self.max_response_tokens, at_least=1)
-        check_range("shaping.buffer_share", self.buffer_share, above=0, at_most=1, hint="A share of the limit.")
+        check_range(
+            "shaping.buffer_share",
+            self.buffer_share,
+            above=0,
+            at_most=1,
+            hint="A share of the limit.",
+        )
         check_range("shaping.factor", self.factor, at_least=0)
 
     def build(self) -> "Overlong":
@@ -75,11 +86,23 @@ class Overlong(_NoTeachers):
         return -config.factor * min(max(over / buffer, 0.0), 1.0)
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[RolloutKey, TokenScores],
+        teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        penalties = [[self.penalty(rollout.num_response_tokens) for rollout in group.rollouts] for group in groups]
+        penalties = [
+            [self.penalty(rollout.num_response_tokens) for rollout in group.rollouts]
+            for group in groups
+        ]
         shaped = [
-            _shaped(group, [rollout.reward + penalty for rollout, penalty in zip(group.rollouts, own, strict=True)])
+            _shaped(
+                group,
+                [
+                    rollout.reward + penalty
+                    for rollout, penalty in zip(group.rollouts, own, strict=True)
+                ],
+            )
             for group, own in zip(groups, penalties, strict=True)
         ]
         every = [penalty for own in penalties for penalty in own]
@@ -92,7 +115,13 @@ class Overlong(_NoTeachers):
 
 def _shaped(group: Group, rewards: Sequence[float]) -> Group:
     pairs = zip(group.rollouts, rewards, strict=True)
-    return replace(group, rollouts=tuple(replace(rollout, shaped_reward=reward) for rollout, reward in pairs))
+    return replace(
+        group, rollouts=tuple(replace(rollout, shaped_reward=reward) for rollout, reward in pairs)
+    )
 
 
-SHAPINGS: dict[str, type] = {"none": NoShapingConfig, "overlong": OverlongConfig, "exploration": ExplorationConfig}
+SHAPINGS: dict[str, type] = {
+    "none": NoShapingConfig,
+    "overlong": OverlongConfig,
+    "exploration": ExplorationConfig,
+}

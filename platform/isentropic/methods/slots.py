@@ -56,7 +56,10 @@ class Shaping(Protocol):
         ...
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[RolloutKey, TokenScores],
+        teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
         """Shaped groups and the step's metrics of the shaping.
 
@@ -88,7 +91,9 @@ class Filter(Protocol):
 class Reweight(Protocol):
     """Token advantages from rollout advantages."""
 
-    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> tuple[list[Sample], dict[str, float]]:
+    def weigh(
+        self, samples: Sequence[Sample], entropy_mean: float
+    ) -> tuple[list[Sample], dict[str, float]]:
         """Samples with new `advantage` [N], and metrics. `entropy_mean` is the step's `entropy/mean`, in nats."""
         ...
 

@@ -33,7 +33,9 @@ class AccountingConfig:
     """What the accounting of entropy measures; the values live in conf/accounting/."""
 
     p_split: float  # a token is high-probability (HP) from this old probability on
-    recheck_share: float  # of the rollouts whose entropy is measured again after the step; 0 measures none
+    recheck_share: (
+        float  # of the rollouts whose entropy is measured again after the step; 0 measures none
+    )
     counterfactuals: dict[str, Any]  # label -> objective: what it would have done on the same batch
 
     def __post_init__(self) -> None:
@@ -79,7 +81,9 @@ def update_metrics(
     return metrics
 
 
-def gradient_metrics(table: TokenTable, *, push: Array, sides: ClipSides, p_split: float) -> dict[str, float]:
+def gradient_metrics(
+    table: TokenTable, *, push: Array, sides: ClipSides, p_split: float
+) -> dict[str, float]:
     """Gradient mass and first-order entropy change, per class and per side of the clip.
 
     grad_share/*        share of |push|, the magnitude on grad log pi
@@ -98,14 +102,18 @@ def gradient_metrics(table: TokenTable, *, push: Array, sides: ClipSides, p_spli
     metrics = mass_shares("grad_share", mass, by_probability, sides)
     metrics |= mass_shares("grad_share_s", mass, by_sensitivity)
     metrics |= mass_shares("grad_share_logit", mass * logit_norm, by_probability, sides)
-    metrics |= _by_class("drift", drift, by_probability) | _by_class("drift_s", drift, by_sensitivity)
+    metrics |= _by_class("drift", drift, by_probability) | _by_class(
+        "drift_s", drift, by_sensitivity
+    )
     metrics["drift/low"] = float(drift[sides.low].sum())
     metrics["drift/high"] = float(drift[sides.high].sum())
     metrics["drift/total"] = float(drift.sum())
     return metrics
 
 
-def mass_shares(prefix: str, mass: Array, index: Array, sides: ClipSides | None = None) -> dict[str, float]:
+def mass_shares(
+    prefix: str, mass: Array, index: Array, sides: ClipSides | None = None
+) -> dict[str, float]:
     """Each class's (and side's) share of the sum of `mass`."""
     total = mass.sum()
     metrics = {name: share(part, total) for name, part in _by_class(prefix, mass, index).items()}
@@ -115,7 +123,9 @@ def mass_shares(prefix: str, mass: Array, index: Array, sides: ClipSides | None 
     return metrics
 
 
-def mean_over_updates(rows: Sequence[Mapping[str, float]], p_split: float = 0.5) -> dict[str, float]:
+def mean_over_updates(
+    rows: Sequence[Mapping[str, float]], p_split: float = 0.5
+) -> dict[str, float]:
     """The step's metrics from those of its updates: the mean of each, and of `ratio/max` the largest.
 
     A step without updates gets the metrics of an empty batch, so that every line has the same keys.
@@ -140,7 +150,10 @@ def _fractions(table: TokenTable, sides: ClipSides, high: Mask) -> dict[str, flo
     by_sensitivity = high_by_sensitivity(table.sensitivity)
     for prefix, is_high in (("frac", high), ("frac_s", by_sensitivity)):
         counts = np.bincount(class_index(table.advantage, is_high), minlength=len(CLASSES))
-        metrics |= {f"{prefix}/{name}": share(part, count) for name, part in zip(CLASSES, counts, strict=True)}
+        metrics |= {
+            f"{prefix}/{name}": share(part, count)
+            for name, part in zip(CLASSES, counts, strict=True)
+        }
     return metrics | {
         "clip/frac": share(low + right, count),
         "clip/low_frac": share(low, count),
@@ -164,7 +177,9 @@ def _by_class(prefix: str, values: Array, index: Array) -> dict[str, float]:
 def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:
     """KL(old || current) by the estimators k1 and k3 on the tokens' own log ratio; quantiles of the ratio used."""
     bounded = np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    quantiles = np.quantile(ratio, list(RATIO_QUANTILES.values())) if len(ratio) else np.full(3, np.nan)
+    quantiles = (
+        np.quantile(ratio, list(RATIO_QUANTILES.values())) if len(ratio) else np.full(3, np.nan)
+    )
     return {
         "kl/k1": _mean(-log_ratio),
         "kl/k3": _mean(np.expm1(bounded) - bounded),

@@ -46,10 +46,14 @@ class AlarmRule:
         for field in ("window", "patience"):
             check_range(f"{key}.{field}", getattr(self, field), at_least=1)
             if type(getattr(self, field)) is not int:
-                raise ValueError(f"{key}.{field} counts steps, got {getattr(self, field)!r}. Give a whole number.")
+                raise ValueError(
+                    f"{key}.{field} counts steps, got {getattr(self, field)!r}. Give a whole number."
+                )
         if self.kind != "non_finite":
             if self.value is None:
-                raise ValueError(f"{key}.value must be a number for kind {self.kind!r}, got null. Give the threshold.")
+                raise ValueError(
+                    f"{key}.value must be a number for kind {self.kind!r}, got null. Give the threshold."
+                )
             check_range(f"{key}.value", self.value)
 
 
@@ -78,9 +82,16 @@ class RuleState:
         """Judges a step's value against the past, then remembers it."""
         rule = self.rule
         if rule.kind == "non_finite":
-            return Verdict(holds=not math.isfinite(value), value=value, limit=None, reason="which is not finite")
+            return Verdict(
+                holds=not math.isfinite(value),
+                value=value,
+                limit=None,
+                reason="which is not finite",
+            )
         if not math.isfinite(value):  # nothing was measured: neither good nor bad
-            return Verdict(holds=self.since_step is not None, value=value, limit=None, reason="not measured")
+            return Verdict(
+                holds=self.since_step is not None, value=value, limit=None, reason="not measured"
+            )
         verdict = self._stall(value) if rule.kind == "stall" else self._against_limit(value)
         self.recent.append(value)
         if len(self.start) < rule.window:
@@ -98,13 +109,22 @@ class RuleState:
         rule = self.rule
         if rule.baseline == "none":
             return rule.value, f"{rule.value:g}{_unit(rule)}"
-        past: Sequence[float] = self.start if rule.baseline == "start" else list(self.recent)[-rule.window :]
+        past: Sequence[float] = (
+            self.start if rule.baseline == "start" else list(self.recent)[-rule.window :]
+        )
         needed = rule.window if rule.baseline == "start" else (rule.window + 1) // 2
         if len(past) < needed:
             return None, ""
         base = fmean(past) if rule.baseline == "start" else median(past)
-        said = "its value at the start" if rule.baseline == "start" else f"its median of the last {len(past)} steps"
-        return rule.value * base, f"{rule.value * base:.4g}{_unit(rule)} = {rule.value:g} x {base:.4g} ({said})"
+        said = (
+            "its value at the start"
+            if rule.baseline == "start"
+            else f"its median of the last {len(past)} steps"
+        )
+        return (
+            rule.value * base,
+            f"{rule.value * base:.4g}{_unit(rule)} = {rule.value:g} x {base:.4g} ({said})",
+        )
 
     def _stall(self, value: float) -> Verdict:
         window = self.rule.window
@@ -115,7 +135,8 @@ class RuleState:
         limit = before + self.rule.value
         left_to_gain = self.rule.ceiling is None or now < self.rule.ceiling
         reason = (
-            f"on average over the last {window} steps, not above {limit:.4g}{_unit(self.rule)} ({before:.4g} before)"
+            f"on average over the last {window} steps, not above "
+            f"{limit:.4g}{_unit(self.rule)} ({before:.4g} before)"
         )
         return Verdict(holds=left_to_gain and now <= limit, value=now, limit=limit, reason=reason)
 
@@ -131,7 +152,11 @@ class RuleState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.start = list(state["start"])
         self.recent = deque(state["recent"], maxlen=2 * self.rule.window)
-        self.since_step, self.steps_held, self.raised = state["since_step"], state["steps_held"], state["raised"]
+        self.since_step, self.steps_held, self.raised = (
+            state["since_step"],
+            state["steps_held"],
+            state["raised"],
+        )
 
 
 def _unit(rule: AlarmRule) -> str:

@@ -19,7 +19,9 @@ class AlarmsConfig:
 
     def build(self) -> dict[str, AlarmRule]:
         """The rules by name, checked."""
-        built = {name: _build(name, values) for name, values in self.rules.items() if values is not None}
+        built = {
+            name: _build(name, values) for name, values in self.rules.items() if values is not None
+        }
         for name, rule in built.items():
             rule.check(name)
         return built
@@ -31,10 +33,14 @@ def _build(name: str, values: Any) -> AlarmRule:
     known = [field.name for field in fields(AlarmRule)]
     for key in values:
         if key not in known:
-            raise ValueError(f"alarms.rules.{name}.{key} is no key of a rule.{nearest(key, known)} Allowed: {known}.")
+            raise ValueError(
+                f"alarms.rules.{name}.{key} is no key of a rule.{nearest(key, known)} Allowed: {known}."
+            )
     missing = [key for key in known if key not in values]
     if missing:
-        raise ValueError(f"alarms.rules.{name} lacks {', '.join(missing)}. A rule has all of: {', '.join(known)}.")
+        raise ValueError(
+            f"alarms.rules.{name} lacks {', '.join(missing)}. A rule has all of: {', '.join(known)}."
+        )
     return AlarmRule(**values)
 
 

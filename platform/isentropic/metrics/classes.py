@@ -68,7 +68,9 @@ def clip_sides(
         own: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and `clip/dual_frac` [N] are read.
     """
     none = np.zeros(len(ratio), dtype=bool)
-    clip_low, clip_high, dual_clip = (bounds.get(name) for name in ("clip_low", "clip_high", "dual_clip"))
+    clip_low, clip_high, dual_clip = (
+        bounds.get(name) for name in ("clip_low", "clip_high", "dual_clip")
+    )
     is_below = none if clip_low is None else ratio < 1 - clip_low
     is_above = none if clip_high is None else ratio > 1 + clip_high
     is_beyond = none if dual_clip is None else ratio > dual_clip

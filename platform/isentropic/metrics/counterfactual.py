@@ -16,12 +16,24 @@ from isentropic.objectives.loss.leaves import leaf_gradients
 
 def loss_fields(table: TokenTable) -> dict[str, Tensor]:
     """The table's columns as the objectives take them: [N] float64 (ids int64, is_teacher bool), no copy."""
-    names = ("logprob", "old_logprob", "rollout_logprob", "advantage", "old_entropy", "entropy", "sensitivity")
-    columns = {name: getattr(table, name) for name in (*names, "loss_weight", "token_weight", "reward")}
+    names = (
+        "logprob",
+        "old_logprob",
+        "rollout_logprob",
+        "advantage",
+        "old_entropy",
+        "entropy",
+        "sensitivity",
+    )
+    columns = {
+        name: getattr(table, name) for name in (*names, "loss_weight", "token_weight", "reward")
+    }
     columns |= {"sequence_id": table.sequence_id, "is_teacher": table.is_teacher}
     if table.ref_logprob is not None:
         columns["ref_logprob"] = table.ref_logprob
-    return {name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()}
+    return {
+        name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()
+    }
 
 
 def counterfactual_metrics(

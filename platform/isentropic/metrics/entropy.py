@@ -14,7 +14,24 @@ from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 DECILES = 10
 # Edges of the histogram in nats, fixed so that steps and runs compare. Fine near 0, where a collapse shows; the last
 # bin takes all above. 12.5 nats is the entropy of a uniform choice among 268 000 tokens.
-ENTROPY_EDGES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.5)
+ENTROPY_EDGES = (
+    0.0,
+    0.01,
+    0.03,
+    0.1,
+    0.2,
+    0.35,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.0,
+    3.0,
+    4.0,
+    6.0,
+    8.0,
+    12.5,
+)
 
 
 def first_wave(rollouts: Sequence[Rollout]) -> list[Rollout]:
@@ -22,7 +39,9 @@ def first_wave(rollouts: Sequence[Rollout]) -> list[Rollout]:
     return [rollout for rollout in rollouts if rollout.key.wave == 0 and not rollout.is_teacher]
 
 
-def entropy_metrics(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> dict[str, Any]:
+def entropy_metrics(
+    rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]
+) -> dict[str, Any]:
     """`entropy/mean`, `entropy/decile_0..9` and `entropy/histogram` over the first wave, before any filter.
 
     Decile d holds the tokens whose index in the response is in [d/10, (d+1)/10) of its length. Where there is no

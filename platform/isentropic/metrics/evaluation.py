@@ -61,7 +61,9 @@ def problem_scores(rollouts: Sequence[Rollout]) -> list[ProblemScore]:
     ]
 
 
-def evaluation_metrics(rollouts_by_set: Mapping[str, Sequence[Rollout]], k: int) -> dict[str, float]:
+def evaluation_metrics(
+    rollouts_by_set: Mapping[str, Sequence[Rollout]], k: int
+) -> dict[str, float]:
     """`eval/<set>/{avg_at_k,pass_at_k,reward_mean,tokens_mean}`, and over the sets the mean `eval/{avg,pass}_at_k`.
 
     avg@k is the share of right samples, a mean over prompts; pass@k as in `pass_at_k`.
@@ -72,7 +74,9 @@ def evaluation_metrics(rollouts_by_set: Mapping[str, Sequence[Rollout]], k: int)
         if scores:
             metrics |= {
                 f"eval/{name}/avg_at_k": float(np.mean([score.avg for score in scores])),
-                f"eval/{name}/pass_at_k": float(np.mean([pass_at_k(s.samples, s.right, k) for s in scores])),
+                f"eval/{name}/pass_at_k": float(
+                    np.mean([pass_at_k(s.samples, s.right, k) for s in scores])
+                ),
                 f"eval/{name}/reward_mean": float(np.mean([score.reward_mean for score in scores])),
                 f"eval/{name}/tokens_mean": float(np.mean([score.tokens_mean for score in scores])),
             }

@@ -20,10 +20,14 @@ def _build(label: str, values: Mapping[str, Any]) -> ObjectiveConfig:
     known = [field.name for field in fields(config)]
     for name in values:
         if name not in known:
-            raise ValueError(f"{key}.{name} is no key of {values['name']}.{nearest(name, known)} Allowed: {known}.")
+            raise ValueError(
+                f"{key}.{name} is no key of {values['name']}.{nearest(name, known)} Allowed: {known}."
+            )
     missing = [name for name in known if name not in values]
     if missing:
-        raise ValueError(f"{key} lacks {', '.join(missing)}: an objective of a panel is given in full, like a preset.")
+        raise ValueError(
+            f"{key} lacks {', '.join(missing)}: an objective of a panel is given in full, like a preset."
+        )
     try:
         return config(**values)
     except ValueError as error:

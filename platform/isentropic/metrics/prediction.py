@@ -21,7 +21,10 @@ def recheck_subset(rollouts: Sequence[Rollout], share: float, seed: int) -> list
     if share <= 0 or not rollouts:
         return []
     count = min(len(rollouts), max(FEWEST_CLUSTERS, math.ceil(share * len(rollouts))))
-    order = sorted(range(len(rollouts)), key=lambda i: (hash_seed("recheck", seed, *rollouts[i].key), rollouts[i].key))
+    order = sorted(
+        range(len(rollouts)),
+        key=lambda i: (hash_seed("recheck", seed, *rollouts[i].key), rollouts[i].key),
+    )
     return [rollouts[i] for i in sorted(order[:count])]
 
 
@@ -38,7 +41,10 @@ def measured_change(before: Sequence[Floats], after: Sequence[Floats]) -> dict[s
     """
     lengths = np.array([len(part) for part in before], dtype=np.float64)
     sums = np.array(
-        [float(np.sum(new.astype(np.float64) - old)) for old, new in zip(before, after, strict=True)],
+        [
+            float(np.sum(new.astype(np.float64) - old))
+            for old, new in zip(before, after, strict=True)
+        ],
         dtype=np.float64,
     )
     tokens, clusters = lengths.sum(), len(lengths)
@@ -54,14 +60,18 @@ def measured_change(before: Sequence[Floats], after: Sequence[Floats]) -> dict[s
     }
 
 
-def predicted_change(updates: Sequence[Mapping[str, float]], learning_rates: Sequence[float]) -> float:
+def predicted_change(
+    updates: Sequence[Mapping[str, float]], learning_rates: Sequence[float]
+) -> float:
     """First-order prediction of the step: sum over its updates of learning rate * drift/total.
 
     This is what the step would do to the entropy if the logits moved freely, each by the learning rate times its own
     gradient. Adam and the shared weights stretch it by an unknown factor, much the same from step to step: read its
     sign and its correlation with the measured change, not its size.
     """
-    return float(sum(rate * row["drift/total"] for row, rate in zip(updates, learning_rates, strict=True)))
+    return float(
+        sum(rate * row["drift/total"] for row, rate in zip(updates, learning_rates, strict=True))
+    )
 
 
 class PredictionTracker:
@@ -73,14 +83,20 @@ class PredictionTracker:
     def __init__(self) -> None:
         self._count = 0
         self._means = [0.0, 0.0]
-        self._moments = [0.0, 0.0, 0.0]  # sums of squares of the deviations: predicted, measured, and their product
+        self._moments = [
+            0.0,
+            0.0,
+            0.0,
+        ]  # sums of squares of the deviations: predicted, measured, and their product
 
     def add(self, predicted: float, measured: float) -> dict[str, float]:
         """Takes a step's pair (skipped where either is not finite) and answers the metrics of the run so far."""
         if math.isfinite(predicted) and math.isfinite(measured):
             self._count += 1
             from_old = (predicted - self._means[0], measured - self._means[1])
-            self._means = [mean + d / self._count for mean, d in zip(self._means, from_old, strict=True)]
+            self._means = [
+                mean + d / self._count for mean, d in zip(self._means, from_old, strict=True)
+            ]
             from_new = (predicted - self._means[0], measured - self._means[1])
             self._moments[0] += from_old[0] * from_new[0]
             self._moments[1] += from_old[1] * from_new[1]
@@ -112,4 +128,8 @@ class PredictionTracker:
         return {"count": self._count, "means": list(self._means), "moments": list(self._moments)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._count, self._means, self._moments = state["count"], list(state["means"]), list(state["moments"])
+        self._count, self._means, self._moments = (
+            state["count"],
+            list(state["means"]),
+            list(state["moments"]),
+        )

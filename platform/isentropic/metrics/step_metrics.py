@@ -27,7 +27,9 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/mean": float(rewards.mean()) if len(rewards) else NAN,
         "reward/std": float(rewards.std()) if len(rewards) else NAN,
         "group/all_right_frac": float(np.mean([all(group) for group in right])) if right else NAN,
-        "group/all_wrong_frac": float(np.mean([not any(group) for group in right])) if right else NAN,
+        "group/all_wrong_frac": float(np.mean([not any(group) for group in right]))
+        if right
+        else NAN,
     }
 
 
@@ -38,7 +40,9 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         return {"response/tokens_mean": NAN, "response/truncated_frac": NAN}
     return {
         "response/tokens_mean": float(np.mean([rollout.num_response_tokens for rollout in own])),
-        "response/truncated_frac": float(np.mean([rollout.finish_reason == "length" for rollout in own])),
+        "response/truncated_frac": float(
+            np.mean([rollout.finish_reason == "length" for rollout in own])
+        ),
     }
 
 
@@ -53,13 +57,17 @@ def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
     for sample in samples:
         rollout = sample.rollout
         if not rollout.is_teacher:
-            ages[sample.source].append(step - (rollout.source_step + 1 if sample.source == "new" else rollout.step))
+            ages[sample.source].append(
+                step - (rollout.source_step + 1 if sample.source == "new" else rollout.step)
+            )
     new = ages.pop("new")
     metrics = {
         "staleness/mean": float(np.mean(new)) if new else 0.0,
         "staleness/max": float(max(new)) if new else 0.0,
     }
-    return metrics | {f"age/{source}_mean": float(np.mean(values)) for source, values in ages.items() if values}
+    return metrics | {
+        f"age/{source}_mean": float(np.mean(values)) for source, values in ages.items() if values
+    }
 
 
 def mismatch_metrics(
@@ -74,11 +82,18 @@ def mismatch_metrics(
         k1, k3                               KL(engine || learner), w = exp(old_logprob - rollout_logprob)
         ess                                  (sum w)^2 / (n sum w^2): share of the sample that would be left
     """
-    same = [rollout for rollout in rollouts if not rollout.is_teacher and rollout.temperature == temperature]
+    same = [
+        rollout
+        for rollout in rollouts
+        if not rollout.is_teacher and rollout.temperature == temperature
+    ]
     engine = _tokens([rollout.rollout_logprob for rollout in same])
     learner = _tokens([scores[rollout.key].logprob for rollout in same])
     if not len(engine):
-        return {f"mismatch/{name}": NAN for name in ("logprob_abs_max", "logprob_abs_mean", "k1", "k3", "ess")}
+        return {
+            f"mismatch/{name}": NAN
+            for name in ("logprob_abs_max", "logprob_abs_mean", "k1", "k3", "ess")
+        }
     difference = learner - engine
     weight = bounded_ratio(difference)
     return {
@@ -93,7 +108,9 @@ def mismatch_metrics(
 def initial_kl(scores: Sequence[TokenScores]) -> dict[str, float]:
     """`kl/initial`: KL(policy || reference model) by k3, over tokens that the policy drew; NaN without a reference."""
     scored = [score for score in scores if score.ref_logprob is not None]
-    log_ratio = _tokens([score.ref_logprob for score in scored]) - _tokens([score.logprob for score in scored])
+    log_ratio = _tokens([score.ref_logprob for score in scored]) - _tokens(
+        [score.logprob for score in scored]
+    )
     bounded = np.clip(log_ratio, -20, 20)
     return {"kl/initial": float((np.expm1(bounded) - bounded).mean()) if len(bounded) else NAN}
 

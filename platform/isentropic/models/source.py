@@ -89,7 +89,9 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
 
 def _folder(path: str) -> Path | None:
     """The folder that a path names, whether or not it is there; None for the name of a Hub model."""
-    looks_like_a_path = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
+    looks_like_a_path = (
+        path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
+    )
     folder = Path(path).expanduser()
     return folder.absolute() if looks_like_a_path or folder.exists() else None
 
@@ -106,11 +108,15 @@ def _check_hub_name(model: ModelConfig) -> None:
     try:
         try:
             config = hf_hub_download(filename="config.json", local_files_only=True, **where)
-        except OSError:  # not downloaded before; the question below is not repeated where there is no network
+        except (
+            OSError
+        ):  # not downloaded before; the question below is not repeated where there is no network
             HfApi().model_info(**where, timeout=HUB_TIMEOUT_S)
             config = hf_hub_download(filename="config.json", **where)
     except Exception as error:  # bad names, no network, gated, not found: all end the same way
-        folders = [entry.name for entry in (*Path().iterdir(), *_entries(cache_folder())) if entry.is_dir()]
+        folders = [
+            entry.name for entry in (*Path().iterdir(), *_entries(cache_folder())) if entry.is_dir()
+        ]
         raise ValueError(
             f"model.path={model.path} is neither a folder here nor a model of the Hub that can be reached "
             f"({type(error).__name__}: {str(error).splitlines()[0]:.160}).{nearest(model.path, folders)} Give the path "
@@ -123,15 +129,23 @@ def _check_hub_name(model: ModelConfig) -> None:
 def _check_folder(model: ModelConfig, folder: Path) -> None:
     if not folder.exists():
         siblings = [entry.name for entry in _entries(folder.parent)]
-        hint = " `make smollm2` makes it." if model.name == "smollm2-135m" else nearest(folder.name, siblings)
-        raise ValueError(f"model.path: there is no folder {folder}.{hint} It must be a Hugging Face model folder.")
+        hint = (
+            " `make smollm2` makes it."
+            if model.name == "smollm2-135m"
+            else nearest(folder.name, siblings)
+        )
+        raise ValueError(
+            f"model.path: there is no folder {folder}.{hint} It must be a Hugging Face model folder."
+        )
     if not folder.is_dir():
         raise ValueError(
             f"model.path={folder} is a file. Give the folder that holds config.json, the tokenizer and *.safetensors."
         )
     names = {entry.name for entry in folder.iterdir()}
     if "config.json" not in names:
-        raise ValueError(f"model.path={folder} has no config.json, so it is not a Hugging Face model folder.")
+        raise ValueError(
+            f"model.path={folder} has no config.json, so it is not a Hugging Face model folder."
+        )
     if not names.intersection(TOKENIZER_FILES):
         raise ValueError(
             f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's tokenizer into "
@@ -159,7 +173,9 @@ def _check_config(model: ModelConfig, file: Path) -> None:
         )
     window = config.get("max_position_embeddings")
     if isinstance(window, int) and model.max_length > window:
-        raise ValueError(f"model.max_length={model.max_length} is more than the window of {model.path}, {window}.")
+        raise ValueError(
+            f"model.max_length={model.max_length} is more than the window of {model.path}, {window}."
+        )
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -168,14 +184,18 @@ def _entries(folder: Path) -> list[Path]:
 
 def _warm_start_config(model: ModelConfig) -> WarmStartConfig:
     if model.warm_start is None:
-        raise ValueError("model.path=embedded needs model.warm_start: start from model=tiny, which has it.")
+        raise ValueError(
+            "model.path=embedded needs model.warm_start: start from model=tiny, which has it."
+        )
     values = dict(model.warm_start)
     sizes = values.get("sizes")
     if not isinstance(sizes, Mapping):
         raise ValueError(f"model.warm_start.sizes is a section of keys, got {sizes!r}.")
     _check_keys("model.warm_start.", values, WarmStartConfig)
     _check_keys("model.warm_start.sizes.", sizes, TinySizes)
-    return WarmStartConfig(**{**values, "sizes": TinySizes(**sizes), "style_weights": tuple(values["style_weights"])})
+    return WarmStartConfig(
+        **{**values, "sizes": TinySizes(**sizes), "style_weights": tuple(values["style_weights"])}
+    )
 
 
 def _check_keys(prefix: str, values: Mapping[str, Any], section: type) -> None:
@@ -186,22 +206,31 @@ def _check_keys(prefix: str, values: Mapping[str, Any], section: type) -> None:
                 f"unknown config key {prefix + key!r}; allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if allowed[key] in (int, float) and not (number and (allowed[key] is float or isinstance(value, int))):
+        if allowed[key] in (int, float) and not (
+            number and (allowed[key] is float or isinstance(value, int))
+        ):
             raise ValueError(
                 f"{prefix}{key} must be {'a whole' if allowed[key] is int else 'a'} number, got {value!r}."
             )
     missing = [key for key in allowed if key not in values]
     if missing:
-        raise ValueError(f"{prefix}{missing[0]} has no value; conf/model/tiny.yaml has all of them.")
+        raise ValueError(
+            f"{prefix}{missing[0]} has no value; conf/model/tiny.yaml has all of them."
+        )
 
 
 def cached_warm_start(
-    config: WarmStartConfig, task_config: ArithmeticConfig, cache: Path, report: Callable[[str], None]
+    config: WarmStartConfig,
+    task_config: ArithmeticConfig,
+    cache: Path,
+    report: Callable[[str], None],
 ) -> Path:
     """Folder of the warm-started model: from the cache, or trained now. Two processes at once are safe."""
     folder = _warm_start_folder(config, task_config, cache)
     task = TASKS[task_config.name].make
-    _made_once(folder, CARD, lambda scratch: warm_start.train(config, task(task_config), scratch, report))
+    _made_once(
+        folder, CARD, lambda scratch: warm_start.train(config, task(task_config), scratch, report)
+    )
     card = json.loads((folder / CARD).read_text())
     train, held_out = card["train"], card["eval"]
     report(
@@ -212,7 +241,9 @@ def cached_warm_start(
 
 
 def _warm_start_folder(config: WarmStartConfig, task_config: ArithmeticConfig, cache: Path) -> Path:
-    digest = hashlib.sha256(json.dumps(_depends_on(config, task_config), sort_keys=True).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        json.dumps(_depends_on(config, task_config), sort_keys=True).encode()
+    ).hexdigest()[:16]
     return cache / f"tiny-{digest}"
 
 
@@ -243,7 +274,11 @@ def _made_once(folder: Path, last: str, make: Callable[[Path], None]) -> None:
 
 def _depends_on(config: WarmStartConfig, task_config: ArithmeticConfig) -> dict:
     # The task's own files, its base class's too: what a demonstration is, and when an answer is right.
-    of_task = [sys.modules[base.__module__] for base in _task_class(task_config).__mro__ if base is not object]
+    of_task = [
+        sys.modules[base.__module__]
+        for base in _task_class(task_config).__mro__
+        if base is not object
+    ]
     sources = [Path(module.__file__).read_text() for module in (tiny_model, warm_start, *of_task)]
     return {
         "warm_start": asdict(config),
@@ -259,4 +294,6 @@ def _task_class(task_config: ArithmeticConfig) -> type:
 
 def cache_folder() -> Path:
     """`ISENTROPIC_CACHE`, or `.cache/models` of the project."""
-    return Path(os.environ.get("ISENTROPIC_CACHE") or Path(__file__).parents[3] / ".cache" / "models").absolute()
+    return Path(
+        os.environ.get("ISENTROPIC_CACHE") or Path(__file__).parents[3] / ".cache" / "models"
+    ).absolute()

@@ -51,7 +51,9 @@ def character_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """A token a character, behind the special ones: pad, end, unknown, the roles of a chat and `marks`."""
     special = [*(f"<|{role}|>" for role in ROLES), *marks]
-    vocabulary = {token: index for index, token in enumerate([PAD, END, UNKNOWN, *special, *characters])}
+    vocabulary = {
+        token: index for index, token in enumerate([PAD, END, UNKNOWN, *special, *characters])
+    }
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()

@@ -7,13 +7,21 @@ import string
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from isentropic.models.tiny import character_tokenizer
 
 VISION = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-CHARACTERS = [*string.digits, *string.ascii_lowercase, *" ?.,"]  # few, so that a random model writes numbers at times
+CHARACTERS = [
+    *string.digits,
+    *string.ascii_lowercase,
+    *" ?.,",
+]  # few, so that a random model writes numbers at times
 PATCH, MERGE = 14, 2  # an image token shows 28 x 28 pixels
 WINDOW = 256
 SEED = 0
@@ -44,7 +52,11 @@ def build_vision_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForCondi
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": WINDOW,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [4, 6, 6]},
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": [4, 6, 6],
+            },
             "bos_token_id": None,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
@@ -70,7 +82,9 @@ def build_vision_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForCondi
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = Qwen2_5_VLForConditionalGeneration(config)
-        with torch.no_grad():  # away from the uniform distribution, and from images that all look alike
+        with (
+            torch.no_grad()
+        ):  # away from the uniform distribution, and from images that all look alike
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(3)
@@ -85,6 +99,10 @@ def write_vision_model(folder: Path) -> None:
     build_vision_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = Qwen2VLImageProcessorPil(
-        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, min_pixels=(PATCH * MERGE) ** 2, max_pixels=224**2
+        patch_size=PATCH,
+        merge_size=MERGE,
+        temporal_patch_size=2,
+        min_pixels=(PATCH * MERGE) ** 2,
+        max_pixels=224**2,
     )
     processor.save_pretrained(folder)

@@ -48,7 +48,14 @@ class WarmStartConfig:
     num_threads: int  # fixed, for the same bits on every machine of a kind
 
     def __post_init__(self) -> None:
-        for key in ("batch_size", "max_steps", "check_every", "check_prompts", "max_response_tokens", "num_threads"):
+        for key in (
+            "batch_size",
+            "max_steps",
+            "check_every",
+            "check_prompts",
+            "max_response_tokens",
+            "num_threads",
+        ):
             check_range(f"model.warm_start.{key}", getattr(self, key), at_least=1)
         for key in ("lr", "matrix_lr"):
             check_range(f"model.warm_start.{key}", getattr(self, key), above=0)
@@ -78,7 +85,9 @@ class Measured:
     tokens_mean: float  # response tokens, the end token included
 
 
-def train(config: WarmStartConfig, task: ArithmeticTask, folder: Path, report: Callable[[str], None]) -> None:
+def train(
+    config: WarmStartConfig, task: ArithmeticTask, folder: Path, report: Callable[[str], None]
+) -> None:
     """Trains until the sampled accuracy is reached, then writes the model folder and its card."""
     check_styles(config, type(task))
     started = time.monotonic()
@@ -86,13 +95,20 @@ def train(config: WarmStartConfig, task: ArithmeticTask, folder: Path, report: C
         chat = Chat(build_tokenizer())
         model = build_model(config.sizes, chat.tokenizer)
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        report(f"model tiny: warm start of {parameters:,} parameters to accuracy {config.target_accuracy}, once")
+        report(
+            f"model tiny: warm start of {parameters:,} parameters to accuracy {config.target_accuracy}, once"
+        )
         step, train = _until_accurate(config, task, model, chat, report)
         held_out = _measure(config, task, model, chat, "eval")
         tiny_model.save(folder, model, chat.tokenizer)
     seconds = time.monotonic() - started
     report(f"model tiny: warm start took {step} steps, {seconds:.0f} s")
-    card = {"steps": step, "seconds": round(seconds, 1), "parameters": parameters, "train": asdict(train)}
+    card = {
+        "steps": step,
+        "seconds": round(seconds, 1),
+        "parameters": parameters,
+        "train": asdict(train),
+    }
     card["eval"] = asdict(held_out)
     (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
 
@@ -120,7 +136,9 @@ def _until_accurate(
         factor = rise * (0.1 + 0.45 * (1 + math.cos(math.pi * step / config.max_steps)))
         token_ids, labels = _batch(config, task, chat, rng)
         logits = model(input_ids=token_ids).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, lr in optimizers:
@@ -143,10 +161,17 @@ def _until_accurate(
     )
 
 
-def _batch(config: WarmStartConfig, task: ArithmeticTask, chat: Chat, rng: random.Random) -> tuple[Tensor, Tensor]:
+def _batch(
+    config: WarmStartConfig, task: ArithmeticTask, chat: Chat, rng: random.Random
+) -> tuple[Tensor, Tensor]:
     """Token ids and labels [B, T] of demonstrations on train prompts, padded; only the policy's turns are learned."""
-    prompts = [task.prompt("train", rng.randrange(task.size("train"))) for _ in range(config.batch_size)]
-    rows = [episode(task, chat, prompt, task.demonstration(prompt, rng, config.style_weights)) for prompt in prompts]
+    prompts = [
+        task.prompt("train", rng.randrange(task.size("train"))) for _ in range(config.batch_size)
+    ]
+    rows = [
+        episode(task, chat, prompt, task.demonstration(prompt, rng, config.style_weights))
+        for prompt in prompts
+    ]
     longest = max(len(tokens) for tokens, _ in rows)
     token_ids = torch.full((len(rows), longest), chat.tokenizer.pad_token_id)
     labels = torch.full((len(rows), longest), IGNORED)
@@ -156,7 +181,9 @@ def _batch(config: WarmStartConfig, task: ArithmeticTask, chat: Chat, rng: rando
     return token_ids, labels
 
 
-def episode(task: ArithmeticTask, chat: Chat, prompt: Prompt, turns: Sequence[str]) -> tuple[list[int], list[int]]:
+def episode(
+    task: ArithmeticTask, chat: Chat, prompt: Prompt, turns: Sequence[str]
+) -> tuple[list[int], list[int]]:
     """Tokens of an episode, and the same with IGNORED in the place of all that the policy does not write."""
     tokens = chat.prompt_ids(prompt).tolist()
     learned = [IGNORED] * len(tokens)
@@ -175,7 +202,9 @@ def _measure(
 ) -> Measured:
     """One episode at temperature 1 for each of the split's first prompts, turn by turn, all in one batch."""
     model.eval()
-    prompts = [task.prompt(split, index) for index in range(min(config.check_prompts, task.size(split)))]
+    prompts = [
+        task.prompt(split, index) for index in range(min(config.check_prompts, task.size(split)))
+    ]
     tokens = [chat.prompt_ids(prompt).tolist() for prompt in prompts]
     turns: list[list[str]] = [[] for _ in prompts]
     going, entropy, written = list(range(len(prompts))), 0.0, 0
@@ -187,14 +216,25 @@ def _measure(
             turns[row].append(text)
             reply = task.reply(prompts[row], turns[row]) if turn < task.max_turns else None
             if reply is not None and response[-1] == chat.eos_token_id:
-                tokens[row] += [*response.tolist(), *chat.reply_ids(prompts[row], reply, "stop").tolist()]
+                tokens[row] += [
+                    *response.tolist(),
+                    *chat.reply_ids(prompts[row], reply, "stop").tolist(),
+                ]
                 further.append(row)
-        going = [row for row in further if len(tokens[row]) + config.max_response_tokens <= config.sizes.window]
+        going = [
+            row
+            for row in further
+            if len(tokens[row]) + config.max_response_tokens <= config.sizes.window
+        ]
         if not going:
             break
     model.train()
     right = [task.grade(prompt, texts) for prompt, texts in zip(prompts, turns, strict=True)]
-    return Measured(accuracy=sum(right) / len(right), entropy=entropy / written, tokens_mean=written / len(prompts))
+    return Measured(
+        accuracy=sum(right) / len(right),
+        entropy=entropy / written,
+        tokens_mean=written / len(prompts),
+    )
 
 
 def _sample(
@@ -218,7 +258,9 @@ def _sample(
     )
     responses = sampled.sequences[:, longest:]
     logprobs = torch.stack(sampled.logits, dim=1).log_softmax(dim=-1)
-    written = ((responses == end).cumsum(dim=1) - (responses == end).int()) == 0  # up to the end token, with it
+    written = (
+        (responses == end).cumsum(dim=1) - (responses == end).int()
+    ) == 0  # up to the end token, with it
     entropy = -(logprobs.exp() * logprobs).sum(dim=-1)[written].sum()
     return [row[keep].numpy() for row, keep in zip(responses, written, strict=True)], entropy.item()
 

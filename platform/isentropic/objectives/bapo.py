@@ -56,7 +56,9 @@ def bapo(
         c_high = min(c_high + step, c_high_max)
     result = clip_between(log_ratio, advantage, c_low, c_high, dual_clip)
     one = torch.ones_like(result.metrics["ratio"])
-    return TokenLoss(result.loss, result.metrics | {"bapo/c_low": c_low * one, "bapo/c_high": c_high * one})
+    return TokenLoss(
+        result.loss, result.metrics | {"bapo/c_low": c_low * one, "bapo/c_high": c_high * one}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,9 @@ class BapoConfig(ObjectiveConfig):
         super().__post_init__()
         check_coefficient("objective.c_low", self.c_low, at_least=0, at_most=1)
         check_coefficient("objective.c_high", self.c_high, at_least=1)
-        check_coefficient("objective.c_low_max", self.c_low_max, at_least=resolve(self.c_low, 1), at_most=1)
+        check_coefficient(
+            "objective.c_low_max", self.c_low_max, at_least=resolve(self.c_low, 1), at_most=1
+        )
         check_coefficient("objective.c_high_max", self.c_high_max, at_least=resolve(self.c_high, 1))
         check_coefficient("objective.step", self.step, above=0)
         check_coefficient("objective.target_ratio", self.target_ratio, above=0)

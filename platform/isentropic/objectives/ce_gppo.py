@@ -7,9 +7,22 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import cap_dual
-from isentropic.objectives.loss.objective import ObjectiveConfig, check_clip, check_dual_clip, lower_bound, upper_bound
+from isentropic.objectives.loss.objective import (
+    ObjectiveConfig,
+    check_clip,
+    check_dual_clip,
+    lower_bound,
+    upper_bound,
+)
 from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics, unit_slope
+from isentropic.objectives.loss.token_loss import (
+    TokenLoss,
+    above,
+    below,
+    bounded_exp,
+    clip_metrics,
+    unit_slope,
+)
 
 
 def ce_gppo(

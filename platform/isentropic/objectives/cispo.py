@@ -5,12 +5,22 @@ from typing import Any
 
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig, check_clip, lower_bound, upper_bound
+from isentropic.objectives.loss.objective import (
+    ObjectiveConfig,
+    check_clip,
+    lower_bound,
+    upper_bound,
+)
 from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def cispo(
-    log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, clip_low: float | None, clip_high: float | None
+    log_ratio: Tensor,
+    advantage: Tensor,
+    *,
+    logprob: Tensor,
+    clip_low: float | None,
+    clip_high: float | None,
 ) -> TokenLoss:
     """Clipped importance weights on the policy gradient (MiniMax-M1, arXiv:2506.13585).
 

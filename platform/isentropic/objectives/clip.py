@@ -6,7 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig, check_clip, check_dual_clip, lower_bound, upper_bound
+from isentropic.objectives.loss.objective import (
+    ObjectiveConfig,
+    check_clip,
+    check_dual_clip,
+    lower_bound,
+    upper_bound,
+)
 from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
@@ -33,11 +39,17 @@ def clip(
         clip_low, clip_high: the ratio is bounded to [1 - clip_low, 1 + clip_high]; None is no bound.
         dual_clip: ratio beyond which a token with A < 0 is silent; None is off.
     """
-    return clip_between(log_ratio, advantage, lower_bound(clip_low), upper_bound(clip_high), dual_clip)
+    return clip_between(
+        log_ratio, advantage, lower_bound(clip_low), upper_bound(clip_high), dual_clip
+    )
 
 
 def clip_between(
-    log_ratio: Tensor, advantage: Tensor, lower: float | None, upper: float | None, dual_clip: float | None = None
+    log_ratio: Tensor,
+    advantage: Tensor,
+    lower: float | None,
+    upper: float | None,
+    dual_clip: float | None = None,
 ) -> TokenLoss:
     """The same with the bounds given as ratios."""
     ratio = bounded_exp(log_ratio)
@@ -51,7 +63,9 @@ def clip_between(
     return TokenLoss(loss, clip_metrics(bounded_exp(log_ratio.detach()), low, high, dual))
 
 
-def cap_dual(loss: Tensor, advantage: Tensor, dual_clip: float | None) -> tuple[Tensor, Tensor | None]:
+def cap_dual(
+    loss: Tensor, advantage: Tensor, dual_clip: float | None
+) -> tuple[Tensor, Tensor | None]:
     """The dual clip: where A < 0 no loss above -dual_clip * A, gradient 0 there. Returns which tokens it caught."""
     if dual_clip is None:
         return loss, None

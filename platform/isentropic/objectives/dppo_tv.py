@@ -51,5 +51,11 @@ class DppoTvConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_coefficient("objective.delta", self.delta, above=0, below=1, hint="It is a difference of probabilities.")
+        check_coefficient(
+            "objective.delta",
+            self.delta,
+            above=0,
+            below=1,
+            hint="It is a difference of probabilities.",
+        )
         check_coefficient("objective.square_coef", self.square_coef, at_least=0)

@@ -25,7 +25,13 @@ def gppo(
     The forward value equals PPO's. Arguments as in `ce_gppo`.
     """
     return ce_gppo(
-        log_ratio, advantage, clip_low=clip_low, clip_high=clip_high, beta1=1.0, beta2=1.0, dual_clip=dual_clip
+        log_ratio,
+        advantage,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        beta1=1.0,
+        beta2=1.0,
+        dual_clip=dual_clip,
     )
 
 

@@ -9,7 +9,9 @@ def describe(request: Request) -> str:
     return f"request {tuple(request.key)}, turn {request.turn}"
 
 
-def check_request(request: Request, *, max_length: int, vocab_size: int, reads_images: bool = False) -> None:
+def check_request(
+    request: Request, *, max_length: int, vocab_size: int, reads_images: bool = False
+) -> None:
     """Raises ValueError naming the request where vLLM would refuse it, cut it short, or keep it for ever."""
     name = describe(request)
     length = len(request.token_ids)

@@ -28,7 +28,9 @@ ENGINE_ENV = {  # read by vLLM when it is imported
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-CPU_ENV = {"TORCHDYNAMO_DISABLE": "1"}  # the sampler would compile for up to 15 s at the first request
+CPU_ENV = {
+    "TORCHDYNAMO_DISABLE": "1"
+}  # the sampler would compile for up to 15 s at the first request
 
 
 @dataclass
@@ -121,7 +123,9 @@ class Engine:
             while call.waiting and not cancelled():
                 self._advance(call)
                 if call.error is not None:
-                    raise RuntimeError("the engine failed while another call was stepping it") from call.error
+                    raise RuntimeError(
+                        "the engine failed while another call was stepping it"
+                    ) from call.error
                 if call.done and time.monotonic() - yielded >= YIELD_EVERY_S:
                     yield call.take()
                     yielded = time.monotonic()
@@ -138,7 +142,9 @@ class Engine:
         Raises ValueError where the weights do not fit.
         """
         if self.num_running:
-            raise RuntimeError(f"{self.num_running} requests are running; weights are loaded between requests.")
+            raise RuntimeError(
+                f"{self.num_running} requests are running; weights are loaded between requests."
+            )
         check_buckets(buckets, self._parameters, self._dtype)
         with self._stepping, self._admitting:
             self.llm.collective_rpc("isentropic_begin_load")
@@ -147,7 +153,9 @@ class Engine:
             self.llm.collective_rpc("isentropic_end_load")
             # With stale key-value blocks logprobs are wrong by several nats.
             if not self.llm.reset_prefix_cache():
-                raise RuntimeError("vLLM did not reset its prefix cache: it still holds blocks of running requests.")
+                raise RuntimeError(
+                    "vLLM did not reset its prefix cache: it still holds blocks of running requests."
+                )
             if self._images:
                 self._core.reset_encoder_cache()  # what the old vision tower saw
             self.policy_version = policy_version
@@ -219,7 +227,9 @@ class Engine:
             )
         sampled = output.outputs[0]
         token_ids = np.asarray(sampled.token_ids, dtype=np.int64)
-        assert sampled.finish_reason in ("stop", "length"), f"vLLM finished by {sampled.finish_reason!r}"
+        assert sampled.finish_reason in ("stop", "length"), (
+            f"vLLM finished by {sampled.finish_reason!r}"
+        )
         assert len(sampled.logprobs.logprobs) == len(token_ids), "one logprob a token"
         self.tokens += len(token_ids)
         call.done.append(
@@ -248,7 +258,9 @@ class Engine:
         self._core.abort_request(names)
 
 
-def prepare(request: Request, images: Images | None = None, banned: dict[int, float] | None = None) -> tuple:
+def prepare(
+    request: Request, images: Images | None = None, banned: dict[int, float] | None = None
+) -> tuple:
     """vLLM's prompt and sampling parameters; ValueError naming the request where vLLM refuses a value."""
     from vllm import SamplingParams, TokensPrompt
     from vllm.exceptions import VLLMValidationError
@@ -273,5 +285,7 @@ def prepare(request: Request, images: Images | None = None, banned: dict[int, fl
     if not request.media:
         return TokensPrompt(prompt_token_ids=request.token_ids.tolist()), sampling
     pixels = {"image": [images.read(reference) for reference in request.media]}
-    token_ids = images.collapse(request.token_ids).tolist()  # vLLM puts in as many image tokens as it makes
+    token_ids = images.collapse(
+        request.token_ids
+    ).tolist()  # vLLM puts in as many image tokens as it makes
     return TokensPrompt(prompt_token_ids=token_ids, multi_modal_data=pixels), sampling

@@ -15,7 +15,9 @@ def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
         "max_model_len": max_length,
         "max_num_seqs": config.max_num_seqs,
         "max_num_batched_tokens": max(max_length, config.max_num_seqs, 8192),
-        "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),  # else vLLM asks for most of the machine
+        "kv_cache_memory_bytes": int(
+            config.kv_cache_gib * 2**30
+        ),  # else vLLM asks for most of the machine
         "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
         "enable_prefix_caching": True,  # reset at every load
     }

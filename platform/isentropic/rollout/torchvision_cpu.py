@@ -21,7 +21,9 @@ _library: list[torch.library.Library] = []  # a declaration lasts as long as its
 
 def folder() -> Path:
     """`ISENTROPIC_TORCHVISION`, or `torchvision` in the environment's folder."""
-    return Path(os.environ.get("ISENTROPIC_TORCHVISION") or Path(sys.prefix) / "torchvision").absolute()
+    return Path(
+        os.environ.get("ISENTROPIC_TORCHVISION") or Path(sys.prefix) / "torchvision"
+    ).absolute()
 
 
 def missing() -> str | None:

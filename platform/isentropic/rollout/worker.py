@@ -3,7 +3,10 @@
 import torch
 import vllm._custom_ops as custom_ops
 from vllm.config import set_current_vllm_config
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
 from vllm.platforms import current_platform
 
 from isentropic.weights.buckets import Bucket
@@ -26,7 +29,9 @@ class WorkerExtension:
     def isentropic_load(self, bucket: Bucket) -> None:
         """Copies one bucket into the live model; vLLM merges and shards by the Hugging Face names."""
         with set_current_vllm_config(self.vllm_config), torch.no_grad():
-            self._isentropic_loaded |= self.model_runner.get_model().load_weights(bucket.tensors()) or set()
+            self._isentropic_loaded |= (
+                self.model_runner.get_model().load_weights(bucket.tensors()) or set()
+            )
 
     def isentropic_end_load(self) -> None:
         """Raises RuntimeError where a parameter of the live model was not written: vLLM itself would not say so."""
@@ -36,4 +41,6 @@ class WorkerExtension:
                 finalize_layerwise_reload(model, self.model_config)
         left = {name for name, _ in model.named_parameters()} - self._isentropic_loaded
         if left:
-            raise RuntimeError(f"vLLM left {len(left)} parameters unwritten, such as {sorted(left)[0]}.")
+            raise RuntimeError(
+                f"vLLM left {len(left)} parameters unwritten, such as {sorted(left)[0]}."
+            )

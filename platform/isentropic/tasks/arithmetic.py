@@ -72,7 +72,9 @@ class ArithmeticTask:
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None
 
-    def demonstration(self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]) -> list[str]:
+    def demonstration(
+        self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]
+    ) -> list[str]:
         """The policy's turns of one right episode; here one."""
         return [demonstration(prompt, rng, style_weights)]
 
@@ -110,6 +112,8 @@ def demonstration(prompt: Prompt, rng: random.Random, style_weights: Sequence[fl
     total, lines = terms[0], []
     for term in terms[1:]:
         pair = rng.sample((total, term), 2)
-        lines.append(f"{pair[0]}+{pair[1]}={total + term}" if style == "steps" else f"{total + term}")
+        lines.append(
+            f"{pair[0]}+{pair[1]}={total + term}" if style == "steps" else f"{total + term}"
+        )
         total += term
     return rng.choice(SEPARATORS).join(lines) + f"#{total}"

@@ -9,7 +9,9 @@ from isentropic.records import Prompt
 class Task(Protocol):
     """Prompts by index and a reward for a response. Picklable: reward workers hold a copy."""
 
-    isolated: bool  # True: `grade` may hang, crash or run foreign code, so it runs in a killable process
+    isolated: (
+        bool  # True: `grade` may hang, crash or run foreign code, so it runs in a killable process
+    )
     max_turns: int  # 1: no environment answers
 
     def size(self, split: str) -> int:

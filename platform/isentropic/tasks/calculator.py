@@ -30,7 +30,12 @@ class CalculatorConfig(ArithmeticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("task.max_turns", self.max_turns, at_least=2, hint="For one turn choose task=arithmetic.")
+        check_range(
+            "task.max_turns",
+            self.max_turns,
+            at_least=2,
+            hint="For one turn choose task=arithmetic.",
+        )
 
 
 class CalculatorTask(ArithmeticTask):
@@ -53,7 +58,9 @@ class CalculatorTask(ArithmeticTask):
         asked = SUM.fullmatch(turns[-1])
         return str(int(asked[1]) + int(asked[2])) if asked else NOT_A_SUM
 
-    def demonstration(self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]) -> list[str]:
+    def demonstration(
+        self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]
+    ) -> list[str]:
         """The policy's turns of one right episode: the terms in any order, one sum a turn; or the answer at once."""
         style = rng.choices(self.styles, style_weights)[0]
         answer = f"#{prompt.answer}"

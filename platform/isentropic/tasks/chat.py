@@ -36,7 +36,9 @@ class Chat:
     def reply_ids(self, prompt: Prompt, reply: str, finish_reason: FinishReason) -> Ints:
         """[T] tokens between two turns: the first one's end where the policy did not write it, the reply, the cue."""
         messages = self._messages(prompt)
-        before = self._render((*messages, {"role": "assistant", "content": MARK}), answer_next=False)
+        before = self._render(
+            (*messages, {"role": "assistant", "content": MARK}), answer_next=False
+        )
         after = self._render(
             (*messages, {"role": "assistant", "content": MARK}, {"role": "user", "content": reply}),
             answer_next=True,
@@ -51,7 +53,9 @@ class Chat:
         return self.decode([rollout.token_ids[start:end] for start, end in rollout.turns])
 
     def decode(self, turns: Sequence[Ints]) -> list[str]:
-        return self.tokenizer.batch_decode([turn.tolist() for turn in turns], skip_special_tokens=True)
+        return self.tokenizer.batch_decode(
+            [turn.tolist() for turn in turns], skip_special_tokens=True
+        )
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
         """For the template: images where the text says so, else in front of the user's first message."""
@@ -69,19 +73,29 @@ class Chat:
             if waiting and message["role"] == "user":
                 parts, waiting = [{"type": "image"}] * len(prompt.media), False
             for index, text in enumerate(message["content"].split(PLACE)):
-                parts = parts + [{"type": "image"}] * (index > 0) + [{"type": "text", "text": text}] * bool(text)
-            messages.append({**message, "content": parts if {"type": "image"} in parts else message["content"]})
+                parts = (
+                    parts
+                    + [{"type": "image"}] * (index > 0)
+                    + [{"type": "text", "text": text}] * bool(text)
+                )
+            messages.append(
+                {**message, "content": parts if {"type": "image"} in parts else message["content"]}
+            )
         return messages
 
     def _render(self, messages: Sequence[dict[str, Any]], *, answer_next: bool) -> str:
-        return self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer_next)
+        return self.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=answer_next
+        )
 
     def _encode(self, text: str) -> Ints:
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
 
 
 @lru_cache(maxsize=4)
-def load_chat(model_path: str, trust_remote_code: bool = False, image_pixels: tuple[int, int] | None = None) -> Chat:
+def load_chat(
+    model_path: str, trust_remote_code: bool = False, image_pixels: tuple[int, int] | None = None
+) -> Chat:
     """The Chat of a model folder or name; `image_pixels` as in `ModelConfig`."""
     from transformers import AutoConfig, AutoTokenizer
 

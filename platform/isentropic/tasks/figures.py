@@ -119,5 +119,7 @@ def draw(kinds: Sequence[str], pixels: int, rng: random.Random):
         elif kind == "square":
             pen.rectangle(box, fill=colour)
         else:
-            pen.polygon([(left, top + side), (left + side, top + side), (left + side / 2, top)], fill=colour)
+            pen.polygon(
+                [(left, top + side), (left + side, top + side), (left + side / 2, top)], fill=colour
+            )
     return image

@@ -11,7 +11,9 @@ from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
 from isentropic.tasks.rows import Row, read_rows
 
-LAST_CHARACTERS = 20_000  # of a response: the answer stands at the end, and parsing time grows with the text
+LAST_CHARACTERS = (
+    20_000  # of a response: the answer stands at the end, and parsing time grows with the text
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,12 @@ class MathConfig:
         check_choice("task.on_bad_row", self.on_bad_row, ("refuse", "skip"))
         check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
         check_range("task.eval_share", self.eval_share, above=0, below=1)
-        check_range("task.reward_right", self.reward_right, above=self.reward_wrong, hint="Right must pay more.")
+        check_range(
+            "task.reward_right",
+            self.reward_right,
+            above=self.reward_wrong,
+            hint="Right must pay more.",
+        )
         if self.limit is not None:
             check_range("task.limit", self.limit, at_least=1)
 
@@ -97,7 +104,9 @@ class MathTask:
         config = self.config
         columns = [config.problem_column, config.answer_column]
         columns += [config.image_column] if config.image_column else []
-        rows, skipped = read_rows(path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row)
+        rows, skipped = read_rows(
+            path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row
+        )
         self.num_skipped += skipped
         return rows
 
@@ -129,5 +138,7 @@ def _gold(answer: str) -> list[Any]:
 
     gold = parse("\\boxed{" + answer + "}", parsing_timeout=None)
     if not gold:
-        raise ValueError(f"math-verify cannot read the answer {answer!r}: the data set's answer column is at fault.")
+        raise ValueError(
+            f"math-verify cannot read the answer {answer!r}: the data set's answer column is at fault."
+        )
     return gold

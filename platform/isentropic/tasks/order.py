@@ -13,7 +13,9 @@ def index_of(draw: int, size: int, seed: int) -> int:
     (Black and Rogaway 2002, "cycle walking"; under four rounds on average).
     """
     if draw < 0 or size < 1:
-        raise ValueError(f"a draw needs draw >= 0 and a data set of at least one prompt, got draw {draw}, size {size}.")
+        raise ValueError(
+            f"a draw needs draw >= 0 and a data set of at least one prompt, got draw {draw}, size {size}."
+        )
     epoch, value = divmod(draw, size)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     key = hash_seed("order", seed, epoch)

@@ -21,10 +21,15 @@ def fitting(
     _refuse_images(task, chat)
     kept, dropped = {}, {}
     for split in splits:
-        lengths = [len(chat.prompt_ids(task.prompt(split, index))) for index in range(task.size(split))]
+        lengths = [
+            len(chat.prompt_ids(task.prompt(split, index))) for index in range(task.size(split))
+        ]
         long = [index for index, length in enumerate(lengths) if length > max_tokens]
         if long and on_long_prompt == "refuse":
-            shown = ", ".join(f"{task.prompt(split, index).prompt_id} ({lengths[index]})" for index in long[:SHOWN])
+            shown = ", ".join(
+                f"{task.prompt(split, index).prompt_id} ({lengths[index]})"
+                for index in long[:SHOWN]
+            )
             raise ValueError(
                 f"{len(long)} of {len(lengths)} {split} prompts have more than rollout.max_prompt_tokens={max_tokens} "
                 f"tokens: {shown}{', ...' if len(long) > SHOWN else ''}. Raise rollout.max_prompt_tokens (and "
@@ -33,7 +38,9 @@ def fitting(
         kept[split] = [index for index, length in enumerate(lengths) if length <= max_tokens]
         dropped[split] = len(long)
         if not kept[split]:
-            raise ValueError(f"no {split} prompt has at most rollout.max_prompt_tokens={max_tokens} tokens.")
+            raise ValueError(
+                f"no {split} prompt has at most rollout.max_prompt_tokens={max_tokens} tokens."
+            )
     return (Kept(task, kept) if any(dropped.values()) else task), dropped
 
 

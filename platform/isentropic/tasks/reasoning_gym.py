@@ -35,7 +35,9 @@ PLAIN_NODES = (
     ast.Name,
     ast.Call,
 )
-PLAIN_NAME = re.compile(r"[A-Za-z]|sin|cos|tan|exp|log|ln|sqrt|pi|asin|acos|atan|sinh|cosh|tanh|Abs")
+PLAIN_NAME = re.compile(
+    r"[A-Za-z]|sin|cos|tan|exp|log|ln|sqrt|pi|asin|acos|atan|sinh|cosh|tanh|Abs"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,9 @@ class ReasoningGymConfig:
     seed: int
     system_prompt: str | None
     suffix: str  # after the question
-    answer_pattern: str | None  # the last match (its group, if it has one) is the answer; null: the whole response
+    answer_pattern: (
+        str | None
+    )  # the last match (its group, if it has one) is the answer; null: the whole response
     on_long_prompt: str  # refuse | drop
 
     def __post_init__(self) -> None:
@@ -84,7 +88,10 @@ class ReasoningGymTask:
         messages = ({"role": "system", "content": system},) if system else ()
         return Prompt(
             prompt_id=f"reasoning_gym/{self.config.generator}/{split}/{index}",
-            messages=(*messages, {"role": "user", "content": item["question"] + self.config.suffix}),
+            messages=(
+                *messages,
+                {"role": "user", "content": item["question"] + self.config.suffix},
+            ),
             answer=str(item["answer"]),
         )
 
@@ -93,7 +100,11 @@ class ReasoningGymTask:
         answer = extract(turns[-1], self.config.answer_pattern)
         if answer is None:
             return 0.0
-        if self.config.generator in EVALUATE_ANSWERS and answer != prompt.answer and not is_plain(answer):
+        if (
+            self.config.generator in EVALUATE_ANSWERS
+            and answer != prompt.answer
+            and not is_plain(answer)
+        ):
             return 0.0
         _, _, split, index = prompt.prompt_id.split("/")
         return float(self._dataset.score_answer(answer=answer, entry=self._item(split, int(index))))
@@ -142,7 +153,11 @@ def _create(config: ReasoningGymConfig) -> Any:
             f"task.generator must be one of the {len(DATASETS)} of reasoning-gym, got {config.generator!r}."
             f"{nearest(config.generator, DATASETS)} `reasoning_gym.factory.DATASETS` lists them."
         )
-    allowed = [field.name for field in fields(DATASETS[config.generator][1]) if field.name not in ("seed", "size")]
+    allowed = [
+        field.name
+        for field in fields(DATASETS[config.generator][1])
+        if field.name not in ("seed", "size")
+    ]
     for key in config.params:
         if key not in allowed:
             raise ValueError(

@@ -47,7 +47,9 @@ def read_rows(
             "or leave such rows out with task.on_bad_row=skip."
         )
     if not rows:
-        raise ValueError(f"{path} has no usable row ({len(bad)} bad). A data set needs at least one problem.")
+        raise ValueError(
+            f"{path} has no usable row ({len(bad)} bad). A data set needs at least one problem."
+        )
     return rows, len(bad)
 
 
@@ -57,9 +59,8 @@ def _reason(row: Any, columns: list[str]) -> str | None:
         return f"not an object but {type(row).__name__}"
     for column in columns:
         if column not in row:
-            return (
-                f"no column {column!r}.{nearest(column, map(str, row))} Columns: {', '.join(map(str, row)) or 'none'}"
-            )
+            columns_there = ", ".join(map(str, row)) or "none"
+            return f"no column {column!r}.{nearest(column, map(str, row))} Columns: {columns_there}"
         value = row[column]
         if not isinstance(value, str):
             return f"{column} is {type(value).__name__} ({value!r:.40}), not text"
@@ -74,7 +75,9 @@ def _numbered(path: str, split: str) -> Iterator[tuple[str, Any]]:
     """(place, row), the row `Unreadable` where there is none."""
     file = Path(path).expanduser()
     if file.is_dir():
-        raise ValueError(f"task.path must be a .jsonl or .parquet file or a Hub data set, got the folder {path}.")
+        raise ValueError(
+            f"task.path must be a .jsonl or .parquet file or a Hub data set, got the folder {path}."
+        )
     if file.suffix in (".jsonl", ".json", ".parquet") or file.exists():
         if not file.is_file():
             raise ValueError(f"task.path: there is no file {file.absolute()}.{_neighbour(file)}")
@@ -89,7 +92,10 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError) as error:  # broken JSON or UTF-8, or nested beyond reason
+            except (
+                ValueError,
+                RecursionError,
+            ) as error:  # broken JSON or UTF-8, or nested beyond reason
                 row = Unreadable(f"not JSON ({error!s:.80})")
             yield f"{file}:{number}", row
 
@@ -124,4 +130,6 @@ def _hub(path: str, split: str) -> Iterator[tuple[str, Any]]:
 def _neighbour(file: Path) -> str:
     folder = file.parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return nearest(file.name, names) if names else f" There is no folder {folder.absolute()} either."
+    return (
+        nearest(file.name, names) if names else f" There is no folder {folder.absolute()} either."
+    )

@@ -61,13 +61,19 @@ def fill_buckets(
         if data and sum(array.nbytes for array in data) + raw.nbytes > limit:
             yield Bucket(tuple(metas), tuple(data))
             metas, data = [], []
-        metas.append(TensorMeta(name, tuple(host.shape), str(host.dtype).removeprefix("torch."), checksum(raw)))
+        metas.append(
+            TensorMeta(
+                name, tuple(host.shape), str(host.dtype).removeprefix("torch."), checksum(raw)
+            )
+        )
         data.append(raw)
     if data:
         yield Bucket(tuple(metas), tuple(data))
 
 
-def check_buckets(buckets: Iterable[Bucket], expected: dict[str, tuple[int, ...]], dtype: torch.dtype) -> None:
+def check_buckets(
+    buckets: Iterable[Bucket], expected: dict[str, tuple[int, ...]], dtype: torch.dtype
+) -> None:
     """Every expected name once, each with its shape and dtype, finite and with the bytes that were published.
 
     Raises ValueError that names the tensors and says which of these failed.
@@ -105,7 +111,9 @@ def _view(raw: NDArray[np.uint8], meta: TensorMeta) -> Tensor:
     return torch.from_numpy(raw).view(getattr(torch, meta.dtype)).view(meta.shape)
 
 
-def _check_tensor(meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def _check_tensor(
+    meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     wanted = str(dtype).removeprefix("torch.")
     if tuple(meta.shape) != tuple(shape) or meta.dtype != wanted:
         raise ValueError(
@@ -113,7 +121,9 @@ def _check_tensor(meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ..
             "learner and engines must be started from the same model."
         )
     if checksum(raw) != meta.checksum:
-        raise ValueError(f"weight {meta.name} has other bytes than were published; it was damaged on the way.")
+        raise ValueError(
+            f"weight {meta.name} has other bytes than were published; it was damaged on the way."
+        )
     check_finite(meta.name, _view(raw, meta))
 
 
@@ -123,7 +133,11 @@ def _check_names(seen: list[str], expected: dict[str, tuple[int, ...]]) -> None:
         "unknown": sorted(set(seen) - expected.keys()),
         "given twice": sorted(name for name, times in Counter(seen).items() if times > 1),
     }
-    told = [f"{what}: {', '.join(names[:5])} ({len(names)} in all)" for what, names in problems.items() if names]
+    told = [
+        f"{what}: {', '.join(names[:5])} ({len(names)} in all)"
+        for what, names in problems.items()
+        if names
+    ]
     if told:
         raise ValueError(
             f"the published weights do not fit the engine's model. {'; '.join(told)}. "

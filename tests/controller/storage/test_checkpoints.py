@@ -86,4 +86,8 @@ def test_prune_keeps_the_newest_and_the_best(tmp_path):
     for step in (10, 20, 30, 40):
         make(tmp_path, step)
     checkpoints.prune(tmp_path, keep_last=2, keep={10})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000010", "step_000030", "step_000040"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_000010",
+        "step_000030",
+        "step_000040",
+    ]

@@ -7,10 +7,21 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from isentropic.controller.storage.ledger import Batch, LedgerError, ledger_path, read_batch, write_batch
+from isentropic.controller.storage.ledger import (
+    Batch,
+    LedgerError,
+    ledger_path,
+    read_batch,
+    write_batch,
+)
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
-PROMPT = Prompt(prompt_id="p<1>", messages=({"role": "user", "content": 'say "hé"\n'},), answer="hé", media=("a.png",))
+PROMPT = Prompt(
+    prompt_id="p<1>",
+    messages=({"role": "user", "content": 'say "hé"\n'},),
+    answer="hé",
+    media=("a.png",),
+)
 
 
 def rollout(draw, sample, wave=0, reward=1.0):
@@ -32,10 +43,14 @@ def rollout(draw, sample, wave=0, reward=1.0):
 @pytest.fixture
 def batch():
     groups = (
-        Group(draw=9, prompt=PROMPT, rollouts=(rollout(9, 0), rollout(9, 1), rollout(9, 0, wave=1))),
+        Group(
+            draw=9, prompt=PROMPT, rollouts=(rollout(9, 0), rollout(9, 1), rollout(9, 0, wave=1))
+        ),
         Group(draw=4, prompt=PROMPT, rollouts=(rollout(4, 0, reward=math.nan),)),
     )
-    return Batch(step=3, groups=groups, next_draw=10, source_step=2, policy_version=16, reward_errors=1)
+    return Batch(
+        step=3, groups=groups, next_draw=10, source_step=2, policy_version=16, reward_errors=1
+    )
 
 
 def test_round_trip(batch, tmp_path):
@@ -51,13 +66,18 @@ def test_round_trip(batch, tmp_path):
 
 def test_teachers_are_kept_apart(batch, tmp_path):
     teacher = replace(
-        rollout(9, 2), origin="teacher:solver", rollout_logprob=np.full(2, np.nan, np.float32), finish_reason="stop"
+        rollout(9, 2),
+        origin="teacher:solver",
+        rollout_logprob=np.full(2, np.nan, np.float32),
+        finish_reason="stop",
     )
     write_batch(tmp_path, replace(batch, teachers=(teacher,)), {})
     again = read_batch(tmp_path, 3)
     assert [row.key for row in again.rollouts] == [row.key for row in batch.rollouts]
     for field in fields(Rollout):
-        np.testing.assert_array_equal(getattr(teacher, field.name), getattr(again.teachers[0], field.name))
+        np.testing.assert_array_equal(
+            getattr(teacher, field.name), getattr(again.teachers[0], field.name)
+        )
 
 
 def test_a_step_never_drawn_is_none(tmp_path):

@@ -9,6 +9,14 @@ def test_the_rows_are_the_trained_samples(fake_run):
 
     assert len(table["draw"]) == run.lines.lines[2]["update/samples"]
     assert set(table["draw"]) <= {4, 5, 6, 7} and set(table["source"]) == {"new"}
-    right = [advantage for advantage, reward in zip(table["advantage"], table["reward"], strict=True) if reward == 1]
-    wrong = [advantage for advantage, reward in zip(table["advantage"], table["reward"], strict=True) if reward == 0]
+    right = [
+        advantage
+        for advantage, reward in zip(table["advantage"], table["reward"], strict=True)
+        if reward == 1
+    ]
+    wrong = [
+        advantage
+        for advantage, reward in zip(table["advantage"], table["reward"], strict=True)
+        if reward == 0
+    ]
     assert min(right) > 0 > max(wrong)

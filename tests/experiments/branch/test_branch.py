@@ -8,7 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isentropic.experiments.branch.arms import changed, grid, labels, named_settings, settings_of_run
+from isentropic.experiments.branch.arms import (
+    changed,
+    grid,
+    labels,
+    named_settings,
+    settings_of_run,
+)
 from isentropic.experiments.branch.branch import BRANCHES, append, begin, branch
 from isentropic.experiments.branch.point import Comparison, expected_reward
 from isentropic.experiments.branch.workers import stretches
@@ -28,7 +34,12 @@ def made(recorded, out, named, points, *, processes=1, orders=1):
     return read_lines(out / BRANCHES)[0]
 
 
-NAMED = {"as it was": (), "copy": ("objective.beta2=1.0",), "still": ("learner.lr=0",), "GRPO": ("method=grpo",)}
+NAMED = {
+    "as it was": (),
+    "copy": ("objective.beta2=1.0",),
+    "still": ("learner.lr=0",),
+    "GRPO": ("method=grpo",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +57,10 @@ def test_equal_settings_give_equal_bits(rows, point):
 @pytest.mark.parametrize("point", [0, 3])
 def test_only_the_setting_moves_it(rows, point):
     base, still = rows[point, "as it was"], rows[point, "still"]
-    assert (still["kl_k1"], still["kl_k3"]) == (0.0, 0.0)  # lr 0: the branch point itself, so the state came back
+    assert (still["kl_k1"], still["kl_k3"]) == (
+        0.0,
+        0.0,
+    )  # lr 0: the branch point itself, so the state came back
     assert base["kl_k3"] > 0
     assert base["entropy"] != still["entropy"]
     assert base["entropy_trained"] != base["entropy_held_out"]
@@ -63,7 +77,10 @@ def test_branches_do_not_lead_the_walk_astray(rows, recorded, tmp_path):
 def test_processes_give_the_same_rows(rows, recorded, tmp_path):
     """In their order, whichever process was first."""
     folder, prepared = recorded
-    travels = folder, replace(prepared, task=None, chat=None)  # no branch asks for them; fakes are of this process
+    travels = (
+        folder,
+        replace(prepared, task=None, chat=None),
+    )  # no branch asks for them; fakes are of this process
     assert made(travels, tmp_path, NAMED, [0, 3], processes=2) == list(rows.values())
 
 
@@ -152,9 +169,14 @@ def test_bad_branch_points(recorded, text, message):
 
 
 def test_grid_and_labels():
-    assert grid(["objective.beta1=0,1", "seed=3"]) == [("objective.beta1=0", "seed=3"), ("objective.beta1=1", "seed=3")]
+    assert grid(["objective.beta1=0,1", "seed=3"]) == [
+        ("objective.beta1=0", "seed=3"),
+        ("objective.beta1=1", "seed=3"),
+    ]
     assert labels(grid(["objective.beta1=0,1", "seed=3"])) == ["beta1=0", "beta1=1"]
-    assert labels([("objective.beta1=0", "learner.beta2=1"), ("learner.beta1=0", "learner.beta2=1")]) == [
+    assert labels(
+        [("objective.beta1=0", "learner.beta2=1"), ("learner.beta1=0", "learner.beta2=1")]
+    ) == [
         "objective.beta1=0, learner.beta2=1",
         "learner.beta1=0, learner.beta2=1",
     ]
@@ -163,7 +185,13 @@ def test_grid_and_labels():
 def test_a_choice_brings_its_whole_section(recorded):
     values = RecordedRun(recorded[0]).values
     new = changed(values, ["objective=dapo", "objective.clip_low=0.1"])
-    assert new["objective"] == {"name": "clip", "ratio": "token", "clip_low": 0.1, "clip_high": 0.28, "dual_clip": None}
+    assert new["objective"] == {
+        "name": "clip",
+        "ratio": "token",
+        "clip_low": 0.1,
+        "clip_high": 0.28,
+        "dual_clip": None,
+    }
     assert {key: value for key, value in new.items() if key != "objective"} == {
         key: value for key, value in values.items() if key != "objective"
     }
@@ -175,7 +203,9 @@ def test_a_choice_brings_its_whole_section(recorded):
     ("override", "message"),
     [
         pytest.param("objective.beta3=1", "Did you mean 'objective.beta2'", id="misspelled key"),
-        pytest.param("rollout.group_size=4", "cannot differ between branches", id="the rollouts are drawn"),
+        pytest.param(
+            "rollout.group_size=4", "cannot differ between branches", id="the rollouts are drawn"
+        ),
         pytest.param("objective=gspoo", "Did you mean 'gspo'", id="misspelled choice"),
         pytest.param("method=grpoo", "Did you mean 'grpo'", id="misspelled method"),
         pytest.param("objective.beta1=high", "must be a number", id="a word for a number"),
@@ -187,9 +217,14 @@ def test_settings_that_cannot_be(recorded, override, message):
 
 
 def test_command_line():
-    options, overrides = split(["run=x", "steps=1,2", "branch.exact=true", "objective.beta1=0,1", "method=grpo,gspo"])
+    options, overrides = split(
+        ["run=x", "steps=1,2", "branch.exact=true", "objective.beta1=0,1", "method=grpo,gspo"]
+    )
     assert options == {"run": "x", "steps": "1,2", "exact": "true"}
     assert overrides == ["objective.beta1=0,1", "method=grpo,gspo"]
-    for arguments, message in ((["steps=1"], "which run"), (["run=x", "stepps=1"], "Did you mean 'steps'")):
+    for arguments, message in (
+        (["steps=1"], "which run"),
+        (["run=x", "stepps=1"], "Did you mean 'steps'"),
+    ):
         with pytest.raises(ValueError, match=message):
             split(arguments)

@@ -27,7 +27,9 @@ def replayed(recorded, step, *, without_checkpoints=False):
         run = NoCheckpoints(folder)
 
     async def go():
-        async with replay_learner(run.config, prepared.model, exact=True, reference=False) as learner:
+        async with replay_learner(
+            run.config, prepared.model, exact=True, reference=False
+        ) as learner:
             base = Replayer(run.config, learner, prepared)
             trained = await walk_to(run, base, step - 1, exact=True)
             line = plain(await base.report(await base.train(run.batch(step))))
@@ -47,7 +49,12 @@ def replayed(recorded, step, *, without_checkpoints=False):
     [
         pytest.param(1, 0, None, id="from the start"),
         pytest.param(3, 0, None, id="from its own checkpoint"),
-        pytest.param(4, 1, True, id="rebuilt from the checkpoint of step 2; weights of the checkpoint of step 4"),
+        pytest.param(
+            4,
+            1,
+            True,
+            id="rebuilt from the checkpoint of step 2; weights of the checkpoint of step 4",
+        ),
     ],
 )
 def test_bit_for_bit(recorded, step, walked, same):
@@ -73,7 +80,9 @@ def test_another_objective_shows(recorded):
     run = RecordedRun(folder)
 
     async def go():
-        async with replay_learner(run.config, prepared.model, exact=True, reference=False) as learner:
+        async with replay_learner(
+            run.config, prepared.model, exact=True, reference=False
+        ) as learner:
             base = Replayer(run.config, learner, prepared)
             await walk_to(run, base, 2, exact=True)
             await learner.remember()

@@ -19,7 +19,8 @@ def test_this_machine():
     """The machine that runs the tests can run the platform; the doctor says so within its deadline."""
     answer = subprocess.run(
         [sys.executable, "-m", "isentropic.doctor"],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "platform"), "WANDB_API_KEY": "CANARY-4711-not-to-be-shown"},
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT / "platform"), "WANDB_API_KEY": "CANARY-4711-not-to-be-shown"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -31,7 +32,11 @@ def test_this_machine():
 def test_a_package_of_another_version(monkeypatch):
     monkeypatch.setattr(doctor, "_version", {"hydra-core": "0.0.1"}.get)
     told = [finding for finding in doctor.packages() if finding.what.startswith("hydra-core")]
-    assert told[0].state == "wrong" and "hydra-core 0.0.1" in told[0].what and "pip install" in told[0].remedy
+    assert (
+        told[0].state == "wrong"
+        and "hydra-core 0.0.1" in told[0].what
+        and "pip install" in told[0].remedy
+    )
 
 
 def test_a_full_disk(monkeypatch):

@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from isentropic.experiments.commands.evaluate import checkpoint_of, evaluated_config, options_of, record
+from isentropic.experiments.commands.evaluate import (
+    checkpoint_of,
+    evaluated_config,
+    options_of,
+    record,
+)
 from isentropic.experiments.run.recorded import RecordedRun
 
 

@@ -17,10 +17,17 @@ def test_the_solver_writes_right_answers_in_three_styles(tmp_path, capsys):
 
 
 def test_given_responses_are_graded_by_the_task(tmp_path):
-    problems, given, out = tmp_path / "problems.jsonl", tmp_path / "given.jsonl", tmp_path / "graded.jsonl"
-    problems.write_text("".join(json.dumps({"problem": f"{k}+1=?", "answer": str(k + 1)}) + "\n" for k in range(40)))
+    problems, given, out = (
+        tmp_path / "problems.jsonl",
+        tmp_path / "given.jsonl",
+        tmp_path / "graded.jsonl",
+    )
+    problems.write_text(
+        "".join(json.dumps({"problem": f"{k}+1=?", "answer": str(k + 1)}) + "\n" for k in range(40))
+    )
     rows = [
-        {"prompt_id": "math/train/0", "teacher": "t", "response": answer} for answer in (r"\boxed{1}", r"\boxed{7}", "")
+        {"prompt_id": "math/train/0", "teacher": "t", "response": answer}
+        for answer in (r"\boxed{1}", r"\boxed{7}", "")
     ]
     given.write_text("".join(json.dumps(row) + "\n" for row in rows))
     main([str(out), "--grade", str(given), "task=math", f"task.path={problems}"])

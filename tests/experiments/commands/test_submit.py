@@ -24,7 +24,13 @@ PLATFORM = Path(__file__).resolve().parents[3] / "platform"
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch, tmp_path_factory):
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+        "RAY_AUTH_TOKEN",
+        "RAY_AUTH_TOKEN_PATH",
+        "RAY_AUTH_MODE",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("ISENTROPIC_RUNS", "ISENTROPIC_CACHE"):
         monkeypatch.delenv(name, raising=False)
@@ -57,7 +63,9 @@ def test_code_goes_up_and_nothing_else(tree):
     found = package(tree)
 
     assert found.files == (".gitignore", "jobs/train.py", "platform/isentropic/data/table.py")
-    assert {".env", "deploy/id_ed25519", "deploy/server.pem", "runs/a/metrics.jsonl"} <= dict(found.left_out).keys()
+    assert {".env", "deploy/id_ed25519", "deploy/server.pem", "runs/a/metrics.jsonl"} <= dict(
+        found.left_out
+    ).keys()
 
 
 def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
@@ -73,12 +81,18 @@ def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        pytest.param("-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXk" * 3, "a private key", id="ssh"),
+        pytest.param(
+            "-----BEGIN OPENSSH PRIVATE KEY-----\n" + "b3BlbnNzaC1rZXk" * 3,
+            "a private key",
+            id="ssh",
+        ),
         pytest.param("WANDB_API_KEY = '" + "0123456789" * 4 + "'", "a W&B key", id="wandb"),
         pytest.param("token: hf_" + "aBcDeFgHiJkLmNoPqR" * 2, None, id="too long for a Hub token"),
         pytest.param("token: hf_" + "aBcDeFgHiJkLmNoPq" * 2, "a Hugging Face token", id="hub"),
         pytest.param("AKIA" + "ABCDEFGHIJKLMNOP", "an AWS key", id="aws"),
-        pytest.param("my value is canary-canary", "a secret of this environment", id="known by its value"),
+        pytest.param(
+            "my value is canary-canary", "a secret of this environment", id="known by its value"
+        ),
     ],
 )
 def test_a_secret_in_a_file_stops_the_upload(tree, monkeypatch, text, what):
@@ -101,7 +115,11 @@ def test_a_tree_with_data_in_it_is_refused(tree):
 def test_a_secret_among_the_arguments_is_refused_and_not_repeated(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "c0ffee" * 6 + "abcd")
     check_arguments(["rollout.max_response_tokens=64", "run.name=token"])
-    for argument in (f"+wandb_api_key={'c0ffee' * 6}abcd", "tracking.token=abc", f"run.name=x{'c0ffee' * 6}abcd"):
+    for argument in (
+        f"+wandb_api_key={'c0ffee' * 6}abcd",
+        "tracking.token=abc",
+        f"run.name=x{'c0ffee' * 6}abcd",
+    ):
         with pytest.raises(ValueError) as refused:
             check_arguments([argument])
         assert "c0ffee" not in str(refused.value) and "=abc" not in str(refused.value)
@@ -109,7 +127,9 @@ def test_a_secret_among_the_arguments_is_refused_and_not_repeated(monkeypatch):
 
 def test_a_job_gets_no_variable_of_this_machine(monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary-canary")
-    monkeypatch.setattr(submit.sys, "prefix", submit.sys.base_prefix)  # in no environment of its own
+    monkeypatch.setattr(
+        submit.sys, "prefix", submit.sys.base_prefix
+    )  # in no environment of its own
     env = submit.job_env("/shared/runs")
 
     assert set(env) == {
@@ -129,13 +149,23 @@ def test_a_node_that_has_the_environment_uses_it(monkeypatch):
     [
         pytest.param(["train", "--name", "a b;c"], "--name 'a b;c': a job's name has", id="name"),
         pytest.param(["train", "--name", "../evil"], "a job's name has", id="name with a path"),
-        pytest.param(["train", "run.dir=runs/x"], "run.dir=runs/x is relative", id="relative run.dir"),
+        pytest.param(
+            ["train", "run.dir=runs/x"], "run.dir=runs/x is relative", id="relative run.dir"
+        ),
         pytest.param(["train", "--runs", "runs"], "--runs=runs is relative", id="relative --runs"),
         pytest.param(["branch", "run=a", "out=b"], "out=b is relative", id="relative out"),
-        pytest.param(["export", "a", "--to", "model"], "--to=model is relative", id="relative --to"),
-        pytest.param(["train", "objective.betta1=0"], "Did you mean 'objective.beta1'", id="misspelled key"),
+        pytest.param(
+            ["export", "a", "--to", "model"], "--to=model is relative", id="relative --to"
+        ),
+        pytest.param(
+            ["train", "objective.betta1=0"], "Did you mean 'objective.beta1'", id="misspelled key"
+        ),
         pytest.param(["status", "a", "b"], "status takes no 'b'", id="too many words"),
-        pytest.param(["list", "--address", "ray://head:10001"], "the dashboard's, http://<head>:8265", id="ray client"),
+        pytest.param(
+            ["list", "--address", "ray://head:10001"],
+            "the dashboard's, http://<head>:8265",
+            id="ray client",
+        ),
         pytest.param(["list", "--address", "http://head:port"], "is not an address", id="no port"),
     ],
 )
@@ -197,7 +227,9 @@ def test_token_by_variable_by_file_and_from_home(dashboard, monkeypatch, tmp_pat
 
 
 def job_environment(origin=None, **more):
-    env = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})}
+    env = {
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})
+    }
     return env | ({"ISENTROPIC_SUBMITTED_FROM": origin} if origin else {}) | more
 
 
@@ -207,15 +239,29 @@ def test_where_a_job_writes(tmp_path, capsys):
         ({}, None, None),  # not a job: runs/ of the folder one is in
         (job_environment(here), tmp_path / "runs", tmp_path / ".cache" / "models"),
         (job_environment(here, ISENTROPIC_RUNS="/big"), "/big", tmp_path / ".cache" / "models"),
-        (job_environment(f"laptop:{tmp_path}", ISENTROPIC_RUNS="/big"), "/big", "/big/.cache/models"),
-        (job_environment(f"laptop:{tmp_path}"), home / "isentropic-runs", home / "isentropic-runs/.cache/models"),
-        (job_environment(), home / "isentropic-runs", home / "isentropic-runs/.cache/models"),  # plain ray job submit
+        (
+            job_environment(f"laptop:{tmp_path}", ISENTROPIC_RUNS="/big"),
+            "/big",
+            "/big/.cache/models",
+        ),
+        (
+            job_environment(f"laptop:{tmp_path}"),
+            home / "isentropic-runs",
+            home / "isentropic-runs/.cache/models",
+        ),
+        (
+            job_environment(),
+            home / "isentropic-runs",
+            home / "isentropic-runs/.cache/models",
+        ),  # plain ray job submit
     ]
     for environ, runs, cache in cases:
         use_durable_folders(environ)
         assert environ.get("ISENTROPIC_RUNS") == (runs and str(runs))
         assert environ.get("ISENTROPIC_CACHE") == (cache and str(cache))
-        assert ("runs are written to" in capsys.readouterr().err) == (runs is not None and str(runs) != "/big")
+        assert ("runs are written to" in capsys.readouterr().err) == (
+            runs is not None and str(runs) != "/big"
+        )
 
 
 SCRIPTS = {
@@ -233,9 +279,15 @@ def test_every_script_of_a_job_looks_into_the_durable_folder(tmp_path, script):
     folder = tmp_path / "home" / "isentropic-runs" / "taken"
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
-    environ = os.environ | job_environment() | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(PLATFORM)}
+    environ = (
+        os.environ
+        | job_environment()
+        | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(PLATFORM)}
+    )
     command = [sys.executable, str(PLATFORM.parent / "jobs" / f"{script}.py"), *SCRIPTS[script]]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2, done.stderr
     told, error = done.stderr.splitlines()[:2]
     assert f"runs are written to {folder.parent}" in told
@@ -249,7 +301,13 @@ def test_the_jobs_command_is_quoted():
 
 @pytest.mark.parametrize(
     ("status", "driver", "code"),
-    [("SUCCEEDED", 0, 0), ("FAILED", 3, 3), ("FAILED", 75, 75), ("FAILED", None, 1), ("STOPPED", None, 75)],
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 3, 3),
+        ("FAILED", 75, 75),
+        ("FAILED", None, 1),
+        ("STOPPED", None, 75),
+    ],
 )
 def test_the_jobs_exit_code_is_passed_on(status, driver, code):
     assert exit_code(SimpleNamespace(status=status, driver_exit_code=driver)) == code

@@ -46,10 +46,17 @@ class Run:
 @pytest.mark.parametrize(
     ("dtype", "tensor_parallel", "bytes_per_token"),
     [
-        pytest.param("bfloat16", 1, 2 * 2 * 2 * 16 * 2, id="key and value, 2 layers, 2 heads of 16, 2 bytes"),
+        pytest.param(
+            "bfloat16", 1, 2 * 2 * 2 * 16 * 2, id="key and value, 2 layers, 2 heads of 16, 2 bytes"
+        ),
         pytest.param("float32", 1, 2 * 2 * 2 * 16 * 4, id="4 bytes"),
         pytest.param("bfloat16", 2, 2 * 2 * 1 * 16 * 2, id="a head on each of two devices"),
-        pytest.param("bfloat16", 4, 2 * 2 * 1 * 16 * 2, id="heads are copied where there are fewer than devices"),
+        pytest.param(
+            "bfloat16",
+            4,
+            2 * 2 * 1 * 16 * 2,
+            id="heads are copied where there are fewer than devices",
+        ),
     ],
 )
 def test_cache_tokens(dtype, tensor_parallel, bytes_per_token):

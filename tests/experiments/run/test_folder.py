@@ -6,7 +6,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from isentropic.config import ResumeConfig
-from isentropic.experiments.run.folder import changed_keys, check_run_folder, remove_torn, write_run_folder
+from isentropic.experiments.run.folder import (
+    changed_keys,
+    check_run_folder,
+    remove_torn,
+    write_run_folder,
+)
 
 
 class Run:
@@ -17,7 +22,9 @@ class Run:
         self.resume = ResumeConfig(mode=mode, allow_changes=allow_changes)
 
 
-CFG = OmegaConf.create({"seed": 0, "run": {"steps": 9, "name": "${who}"}, "who": "a", "tracking": {"wandb": "auto"}})
+CFG = OmegaConf.create(
+    {"seed": 0, "run": {"steps": 9, "name": "${who}"}, "who": "a", "tracking": {"wandb": "auto"}}
+)
 OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
 
 
@@ -69,7 +76,9 @@ def test_a_folder_with_a_run_is_refused_and_both_ways_out_are_named(tmp_path):
 def test_another_config_is_refused_until_the_change_is_allowed(tmp_path):
     start(tmp_path)
 
-    with pytest.raises(ValueError, match=r"run\.steps: 9 -> 20; seed: 0 -> 1.*allow_changes=\[run\.steps,seed\]"):
+    with pytest.raises(
+        ValueError, match=r"run\.steps: 9 -> 20; seed: 0 -> 1.*allow_changes=\[run\.steps,seed\]"
+    ):
         check_run_folder(Run(tmp_path, mode="auto"), OTHER)
     with pytest.raises(ValueError, match=r"allow_changes=\[seed\]"):
         check_run_folder(Run(tmp_path, mode="auto", allow_changes=("run.steps",)), OTHER)
@@ -78,7 +87,8 @@ def test_another_config_is_refused_until_the_change_is_allowed(tmp_path):
 
 def test_changed_keys_leaves_out_what_computes_nothing():
     assert changed_keys(
-        {"seed": 0, "tracking": {"wandb": "auto"}, "gone": 1}, {"seed": 0, "tracking": {"wandb": "online"}, "new": None}
+        {"seed": 0, "tracking": {"wandb": "auto"}, "gone": 1},
+        {"seed": 0, "tracking": {"wandb": "online"}, "new": None},
     ) == {"gone": "gone: 1 -> not set", "new": "new: not set -> None"}
 
 
@@ -129,5 +139,7 @@ def test_a_damaged_config_is_named(tmp_path, written):
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     if written is not None:
         (tmp_path / "config.yaml").write_bytes(written)
-    with pytest.raises(ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"):
+    with pytest.raises(
+        ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"
+    ):
         check_run_folder(Run(tmp_path, "auto"), CFG)

@@ -55,11 +55,18 @@ def test_a_start_that_is_refused_leaves_no_folder(tmp_path):
 
 def test_a_damaged_owner_file_is_no_owner(tmp_path):
     (tmp_path / LOCK).write_bytes(b"\xff{not json")
-    with run_lock(tmp_path), pytest.raises(ValueError, match="in use by another run"), run_lock(tmp_path):
+    with (
+        run_lock(tmp_path),
+        pytest.raises(ValueError, match="in use by another run"),
+        run_lock(tmp_path),
+    ):
         pass
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"Choose another run\.dir"), run_lock(tmp_path / "file" / "run"):
+    with (
+        pytest.raises(ValueError, match=r"Choose another run\.dir"),
+        run_lock(tmp_path / "file" / "run"),
+    ):
         pass

@@ -27,7 +27,9 @@ def figures(tmp_path, monkeypatch):
 
 
 def test_images_on_a_cpu_without_torchvision(figures):
-    with pytest.raises(ValueError, match=r"tiny_vision reads images.*could not start here.*`make vlm`"):
+    with pytest.raises(
+        ValueError, match=r"tiny_vision reads images.*could not start here.*`make vlm`"
+    ):
         prepare(figures())
 
 
@@ -37,7 +39,9 @@ def test_the_drawings_are_made_and_measured(figures, tmp_path, monkeypatch):
     assert ready.dropped == {"train": 0, "eval": 0}
     assert len(list((tmp_path / "figures").rglob("*.png"))) == 5
     with pytest.raises(ValueError, match=r"3 of 3 train prompts.*max_prompt_tokens=12"):
-        prepare(figures("rollout.max_prompt_tokens=12"))  # the text alone has about that many; an image adds 4
+        prepare(
+            figures("rollout.max_prompt_tokens=12")
+        )  # the text alone has about that many; an image adds 4
 
 
 def test_images_for_a_model_of_text_alone(figures, tmp_path):
@@ -45,7 +49,13 @@ def test_images_for_a_model_of_text_alone(figures, tmp_path):
 
     tokenizer = tiny_model.build_tokenizer()
     sizes = tiny_model.TinySizes(
-        hidden_size=32, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, window=1024
+        hidden_size=32,
+        intermediate_size=32,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        window=1024,
     )
     tiny_model.save(tmp_path / "text", tiny_model.build_model(sizes, tokenizer), tokenizer)
     with pytest.raises(ValueError, match=r"carries an image .* the model reads text alone"):

@@ -48,7 +48,13 @@ def run(lost_attempts, max_restarts, reason=None):
         return attempts[-1]
 
     going = supervise(
-        actors, make, "start", lambda: "newest", max_restarts=max_restarts, stopping=stopping, say=said.append
+        actors,
+        make,
+        "start",
+        lambda: "newest",
+        max_restarts=max_restarts,
+        stopping=stopping,
+        say=said.append,
     )
     return asyncio.run(going), actors, said, attempts
 

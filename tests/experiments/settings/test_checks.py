@@ -21,7 +21,10 @@ class Named:
 def default():
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return load(
-            compose("config", ["cluster.address=local", "rollout.max_prompt_tokens=64", "model.max_length=128"])
+            compose(
+                "config",
+                ["cluster.address=local", "rollout.max_prompt_tokens=64", "model.max_length=128"],
+            )
         )
 
 
@@ -47,18 +50,46 @@ def test_what_fits_passes(default):
     ("changes", "message"),
     [
         pytest.param(
-            {"rollout__max_response_tokens": 65}, r"64 \+ 65 = 129, more than model\.max_length=128", id="window"
+            {"rollout__max_response_tokens": 65},
+            r"64 \+ 65 = 129, more than model\.max_length=128",
+            id="window",
         ),
-        pytest.param({"learner__updates_per_rollout": 7}, r"may be 1, 2, 4, 8, 16, 32, 64", id="not divisible"),
-        pytest.param({"learner__updates_per_rollout": 128}, r"updates_per_rollout=128", id="more updates than prompts"),
-        pytest.param({"rollout__group_size": 1}, r"group_size=1 with advantage=normalised", id="no baseline"),
         pytest.param(
-            {"cluster__placement": "shared", "rollout__max_staleness": 1}, "engines sleep", id="stale and shared"
+            {"learner__updates_per_rollout": 7},
+            r"may be 1, 2, 4, 8, 16, 32, 64",
+            id="not divisible",
         ),
-        pytest.param({"learner__num_ranks": 100_000}, r"num_ranks=100000 is more than", id="more ranks than cores"),
-        pytest.param({"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"),
-        pytest.param({"token_weight": Named("tis"), "rollout__top_p": 0.9}, "renormalises", id="truncated sampling"),
-        pytest.param({"evaluation__temperature": 0}, r"evaluation\.samples=4", id="greedy samples are all the same"),
+        pytest.param(
+            {"learner__updates_per_rollout": 128},
+            r"updates_per_rollout=128",
+            id="more updates than prompts",
+        ),
+        pytest.param(
+            {"rollout__group_size": 1}, r"group_size=1 with advantage=normalised", id="no baseline"
+        ),
+        pytest.param(
+            {"cluster__placement": "shared", "rollout__max_staleness": 1},
+            "engines sleep",
+            id="stale and shared",
+        ),
+        pytest.param(
+            {"learner__num_ranks": 100_000},
+            r"num_ranks=100000 is more than",
+            id="more ranks than cores",
+        ),
+        pytest.param(
+            {"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"
+        ),
+        pytest.param(
+            {"token_weight": Named("tis"), "rollout__top_p": 0.9},
+            "renormalises",
+            id="truncated sampling",
+        ),
+        pytest.param(
+            {"evaluation__temperature": 0},
+            r"evaluation\.samples=4",
+            id="greedy samples are all the same",
+        ),
     ],
 )
 def test_refused(default, changes, message):

@@ -53,7 +53,11 @@ def test_values_of_the_default(default):
 
 
 def test_the_command_line_reaches_the_typed_config():
-    config = load(composed("objective.beta1=0.25", "objective.clip_high=null", "tracking.tags=[a,b]", "resume=auto"))
+    config = load(
+        composed(
+            "objective.beta1=0.25", "objective.clip_high=null", "tracking.tags=[a,b]", "resume=auto"
+        )
+    )
 
     assert config.objective.beta1 == 0.25
     assert config.objective.clip_high is None
@@ -78,30 +82,78 @@ def test_every_experiment_loads_on_a_cluster(experiment):
 @pytest.mark.parametrize("slot", sorted(set(SLOTS) - {"task"}))
 def test_every_choice_of_a_slot_names_an_entry(slot):
     for choice in choices(slot):
-        assert OmegaConf.load(CONF / slot / f"{choice}.yaml").name in SLOTS[slot], f"conf/{slot}/{choice}.yaml"
+        assert OmegaConf.load(CONF / slot / f"{choice}.yaml").name in SLOTS[slot], (
+            f"conf/{slot}/{choice}.yaml"
+        )
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        pytest.param("learner.lr", "abc", r"learner\.lr must be a number, got 'abc'", id="wrong type"),
-        pytest.param("learner.num_ranks", 1.5, r"learner\.num_ranks must be a whole number, got 1\.5", id="not whole"),
-        pytest.param("learner.num_ranks", None, r"learner\.num_ranks must be a whole number, got None", id="null"),
-        pytest.param("learner.lr", float("nan"), r"learner\.lr must be a finite number, got nan", id="nan"),
-        pytest.param("learner.lr", "inf", r"learner\.lr must be a finite number, got inf", id="spelled infinity"),
-        pytest.param("learner.lrr", 1, r"'learner\.lrr'.*Did you mean 'learner\.lr'", id="unknown key"),
         pytest.param(
-            "objective.beta3", 1, r"'objective\.beta3'.*Did you mean 'objective\.beta", id="unknown in a slot"
+            "learner.lr", "abc", r"learner\.lr must be a number, got 'abc'", id="wrong type"
+        ),
+        pytest.param(
+            "learner.num_ranks",
+            1.5,
+            r"learner\.num_ranks must be a whole number, got 1\.5",
+            id="not whole",
+        ),
+        pytest.param(
+            "learner.num_ranks",
+            None,
+            r"learner\.num_ranks must be a whole number, got None",
+            id="null",
+        ),
+        pytest.param(
+            "learner.lr", float("nan"), r"learner\.lr must be a finite number, got nan", id="nan"
+        ),
+        pytest.param(
+            "learner.lr",
+            "inf",
+            r"learner\.lr must be a finite number, got inf",
+            id="spelled infinity",
+        ),
+        pytest.param(
+            "learner.lrr", 1, r"'learner\.lrr'.*Did you mean 'learner\.lr'", id="unknown key"
+        ),
+        pytest.param(
+            "objective.beta3",
+            1,
+            r"'objective\.beta3'.*Did you mean 'objective\.beta",
+            id="unknown in a slot",
         ),
         pytest.param("learnr", {}, r"'learnr'.*Did you mean 'learner'", id="unknown section"),
         pytest.param("learner.lr", "???", r"learner\.lr has no value", id="missing"),
-        pytest.param("run", "foo", r"run is a section of keys, got the value 'foo'", id="a value for a section"),
-        pytest.param("objective.name", "ce_gpo", r"objective\.name.*Did you mean 'ce_gppo'", id="unknown entry"),
-        pytest.param("papo.alpha", 0.1, r"unknown config key 'papo'", id="a preset's key that nothing reads"),
+        pytest.param(
+            "run",
+            "foo",
+            r"run is a section of keys, got the value 'foo'",
+            id="a value for a section",
+        ),
+        pytest.param(
+            "objective.name",
+            "ce_gpo",
+            r"objective\.name.*Did you mean 'ce_gppo'",
+            id="unknown entry",
+        ),
+        pytest.param(
+            "papo.alpha", 0.1, r"unknown config key 'papo'", id="a preset's key that nothing reads"
+        ),
         pytest.param("seed", -1, r"seed must be >= 0, got -1", id="seed"),
         pytest.param("run.name", "../x", r"run\.name must be", id="a name that leaves the folder"),
-        pytest.param("task.levels", [[]], r"task\.levels must be a list of single values, got \[\]", id="nested list"),
-        pytest.param("objective.clip_low", 1.2, r"objective\.clip_low must be > 0 and < 1, got 1\.2", id="clip_low"),
+        pytest.param(
+            "task.levels",
+            [[]],
+            r"task\.levels must be a list of single values, got \[\]",
+            id="nested list",
+        ),
+        pytest.param(
+            "objective.clip_low",
+            1.2,
+            r"objective\.clip_low must be > 0 and < 1, got 1\.2",
+            id="clip_low",
+        ),
     ],
 )
 def test_refused(default, key, value, message):
@@ -137,14 +189,22 @@ class Outer:
     names=st.lists(st.text("ab_", min_size=1)),
 )
 def test_values_go_through_unchanged(rate, inner, names):
-    built = typed("outer", Outer, {"rate": rate, "inner": inner, "names": names, "anything": {"kind": "switch"}})
+    built = typed(
+        "outer",
+        Outer,
+        {"rate": rate, "inner": inner, "names": names, "anything": {"kind": "switch"}},
+    )
 
     expected = None if inner is None else Inner(**inner)
-    assert built == Outer(rate=rate, inner=expected, names=tuple(names), anything={"kind": "switch"})
+    assert built == Outer(
+        rate=rate, inner=expected, names=tuple(names), anything={"kind": "switch"}
+    )
 
 
 def test_a_nested_section_is_checked_too():
-    with pytest.raises(ValueError, match=r"'outer\.inner\.sise'.*Did you mean 'outer\.inner\.size'"):
+    with pytest.raises(
+        ValueError, match=r"'outer\.inner\.sise'.*Did you mean 'outer\.inner\.size'"
+    ):
         typed("outer", Outer, {"rate": 1, "inner": {"sise": 1}, "names": [], "anything": None})
 
 

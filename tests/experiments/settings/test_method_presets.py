@@ -18,21 +18,41 @@ def config(*overrides):
 def test_sections_reach_the_slots():
     assert config("method=papo", "papo.alpha=0.3", "objective=gspo").reweight.alpha == 0.3
     assert config("method=papo", "papo.h_ref=auto").reweight.h_ref == "auto"
-    uec = config("method=uec_rl", "uec.replay_every=null", "rollout.prompts_per_step=16", "rollout.group_size=4")
+    uec = config(
+        "method=uec_rl",
+        "uec.replay_every=null",
+        "rollout.prompts_per_step=16",
+        "rollout.group_size=4",
+    )
     assert (uec.reuse.replay_every, uec.reuse.unit) == (None, (16, 4))
-    assert config("method=oger", "oger.offline.require_correct=false").shaping.require_correct is False
+    assert (
+        config("method=oger", "oger.offline.require_correct=false").shaping.require_correct is False
+    )
 
 
 def test_papo_and_uec_rl_compose():
     both = config("method=[papo,uec_rl]")
     slots = (both.sampling, both.filter, both.reweight, both.reuse)
-    assert [slot.name for slot in slots] == ["second_wave", "keep_rules", "polarity", "queue_replay"]
-    assert (both.objective.name, both.objective.dual_clip, both.terms.kl.coef) == ("clip", 3.0, 0.01)
+    assert [slot.name for slot in slots] == [
+        "second_wave",
+        "keep_rules",
+        "polarity",
+        "queue_replay",
+    ]
+    assert (both.objective.name, both.objective.dual_clip, both.terms.kl.coef) == (
+        "clip",
+        3.0,
+        0.01,
+    )
 
 
 def test_the_shaped_ratio_goes_over_the_chosen_objective():
     shaped = config("method=oger", "oger.offline.ratio=shaped", "objective=ce_gppo").objective
-    assert (shaped.name, shaped.base_config.name, shaped.at(1)["offline_shape"]) == ("shaped_offline", "ce_gppo", 0.1)
+    assert (shaped.name, shaped.base_config.name, shaped.at(1)["offline_shape"]) == (
+        "shaped_offline",
+        "ce_gppo",
+        0.1,
+    )
     assert config("method=oger", "objective=ce_gppo").objective.name == "ce_gppo"
 
 
@@ -61,10 +81,26 @@ def test_geometry3k_has_the_published_settings():
     run = config("experiment=uec_rl_geometry3k", "task.path=geometry3k.jsonl")
     assert (run.task.image_column, run.model.path) == ("image", "Qwen/Qwen2.5-VL-7B-Instruct")
     assert run.model.image_pixels == (262_144, 4_194_304)
-    assert (run.rollout.prompts_per_step, run.rollout.group_size, run.sampling.explore_size) == (512, 5, 20)
-    assert (run.sampling.explore_temperature, run.reuse.replay_every, run.terms.kl.coef) == (1.2, 5, 0.01)
-    assert (run.objective.clip_low, run.objective.clip_high, run.objective.dual_clip) == (0.2, 0.2, 3.0)
-    assert (run.learner.updates_per_rollout, run.learner.lr, run.learner.weight_decay) == (4, 1e-6, 0.01)
+    assert (run.rollout.prompts_per_step, run.rollout.group_size, run.sampling.explore_size) == (
+        512,
+        5,
+        20,
+    )
+    assert (run.sampling.explore_temperature, run.reuse.replay_every, run.terms.kl.coef) == (
+        1.2,
+        5,
+        0.01,
+    )
+    assert (run.objective.clip_low, run.objective.clip_high, run.objective.dual_clip) == (
+        0.2,
+        0.2,
+        3.0,
+    )
+    assert (run.learner.updates_per_rollout, run.learner.lr, run.learner.weight_decay) == (
+        4,
+        1e-6,
+        0.01,
+    )
 
 
 def test_the_multi_turn_experiment_has_papo_and_a_calculator():

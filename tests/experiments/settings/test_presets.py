@@ -4,7 +4,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from isentropic.experiments.hydra_main import CONF
-from isentropic.experiments.settings.presets import as_names, check_presets, conflicts, preset_values
+from isentropic.experiments.settings.presets import (
+    as_names,
+    check_presets,
+    conflicts,
+    preset_values,
+)
 
 CLIP = {"objective": "clip", "objective.clip_high": 0.28}
 GPPO = {"objective": "ce_gppo", "filter": "drop_flat"}
@@ -27,7 +32,9 @@ def test_values_of_a_preset(tmp_path):
 
 
 def test_two_presets_that_differ_are_refused_with_both_names_and_the_slot():
-    with pytest.raises(ValueError, match=r"method=dapo and method=gppo both set objective: 'clip' and 'ce_gppo'"):
+    with pytest.raises(
+        ValueError, match=r"method=dapo and method=gppo both set objective: 'clip' and 'ce_gppo'"
+    ):
         conflicts({"dapo": CLIP, "gppo": GPPO}, settled=set())
 
 
@@ -36,7 +43,9 @@ def test_two_presets_that_agree_compose():
 
 
 def test_the_command_line_settles_a_conflict_and_what_is_below_it():
-    conflicts({"dapo": CLIP, "gppo": GPPO, "low": {"objective.clip_high": 0.2}}, settled={"objective"})
+    conflicts(
+        {"dapo": CLIP, "gppo": GPPO, "low": {"objective.clip_high": 0.2}}, settled={"objective"}
+    )
 
 
 def test_another_key_settles_nothing():
@@ -80,8 +89,16 @@ def test_a_method_of_the_command_line_is_the_method(method):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        pytest.param(["method=dapo"], "experiment=ce_gppo_7b sets objective: 'ce_gppo', and would win", id="slot"),
-        pytest.param(["objective=dapo"], r"sets objective\.clip_low=0\.2 for its own objective=ce_gppo", id="value"),
+        pytest.param(
+            ["method=dapo"],
+            "experiment=ce_gppo_7b sets objective: 'ce_gppo', and would win",
+            id="slot",
+        ),
+        pytest.param(
+            ["objective=dapo"],
+            r"sets objective\.clip_low=0\.2 for its own objective=ce_gppo",
+            id="value",
+        ),
     ],
 )
 def test_an_experiment_that_would_overrule_the_command_line_is_refused(overrides, message):
@@ -93,4 +110,7 @@ def test_what_the_command_line_says_itself_is_settled():
     with pytest.raises(ValueError, match="both"):
         composed("experiment=ce_gppo_tiny", "method=[dapo,gspo]")
     assert composed("experiment=uec_rl_tiny", "method=[uec_rl,papo]").uec.explore_size == 8
-    assert composed("experiment=ce_gppo_tiny", "method=dapo", "objective=gspo").objective.ratio == "sequence"
+    assert (
+        composed("experiment=ce_gppo_tiny", "method=dapo", "objective=gspo").objective.ratio
+        == "sequence"
+    )

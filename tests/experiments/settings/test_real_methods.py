@@ -34,7 +34,12 @@ SMALL = [
 ]
 # A random model is never right: rewards that differ inside a group come from the length of its responses.
 BY_LENGTH = ["shaping=overlong", "shaping.buffer_share=1.0", "filter=keep_all"]
-UEC_OFF = ["uec.explore_size=0", "uec.queue=false", "uec.overlong_filter=false", "uec.replay_every=null"]
+UEC_OFF = [
+    "uec.explore_size=0",
+    "uec.queue=false",
+    "uec.overlong_filter=false",
+    "uec.replay_every=null",
+]
 
 
 @pytest.fixture
@@ -42,13 +47,26 @@ def train(tmp_path, tiny_model_path):
     """Runs a job in a folder, to its end; its lines."""
 
     def run(folder, *overrides):
-        command = [sys.executable, str(ROOT / "jobs" / "train.py"), *SMALL, f"model.path={tiny_model_path}"]
+        command = [
+            sys.executable,
+            str(ROOT / "jobs" / "train.py"),
+            *SMALL,
+            f"model.path={tiny_model_path}",
+        ]
         command += [f"run.name={folder}", f"run.dir={tmp_path / folder}", *overrides]
         done = subprocess.run(
-            command, cwd=tmp_path, env=dict(os.environ), capture_output=True, text=True, timeout=DEADLINE_S
+            command,
+            cwd=tmp_path,
+            env=dict(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
         )
         assert done.returncode == 0, done.stderr[-3000:]
-        return [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        ]
 
     return run
 
@@ -78,7 +96,11 @@ def test_compositions(methods, objective, train, tmp_path):
     overrides += ["oger.cache=null"] if oger else []
     overrides += ["uec.explore_size=4"] if uec else []
     line = train("run", *overrides)[2]
-    assert ("papo/u" in line, "oger/bonus_mean" in line, "uec/queue_size" in line) == ("papo" in methods, oger, uec)
+    assert ("papo/u" in line, "oger/bonus_mean" in line, "uec/queue_size" in line) == (
+        "papo" in methods,
+        oger,
+        uec,
+    )
     rows = pq.read_table(tmp_path / "run" / "rollouts" / "step_000002.parquet").to_pylist()
     assert sum(row["origin"].startswith("teacher:") for row in rows) == (4 if oger else 0)
     assert sum(row["wave"] == 1 for row in rows) == (line["uec/explored"] if uec else 0)

@@ -5,7 +5,11 @@ import json
 import pytest
 import yaml
 
-from isentropic.experiments.statements.branches import branch_statements, order_verdict, write_statements
+from isentropic.experiments.statements.branches import (
+    branch_statements,
+    order_verdict,
+    write_statements,
+)
 from isentropic.experiments.statements.runs import run_statements
 from isentropic.metrics.report.settings import Mean, mean_of
 
@@ -33,7 +37,14 @@ def test_one_difference_decides_nothing():
 
 
 def objective(beta1, beta2):
-    return {"name": "ce_gppo", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "beta1": beta1, "beta2": beta2}
+    return {
+        "name": "ce_gppo",
+        "ratio": "token",
+        "clip_low": 0.2,
+        "clip_high": 0.2,
+        "beta1": beta1,
+        "beta2": beta2,
+    }
 
 
 CLIP = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
@@ -52,7 +63,12 @@ def branch_folder(folder, points, clip_frac=0.01):
     told = {label: {"overrides": [], "objective": own} for label, (own, _) in SETTINGS.items()}
     (folder / "settings.json").write_text(json.dumps(told))
     rows = [
-        {"step": p, "setting": label, "entropy": value + 0.1 * p + 0.001 * (p % 2) * k, "clip_frac": clip_frac}
+        {
+            "step": p,
+            "setting": label,
+            "entropy": value + 0.1 * p + 0.001 * (p % 2) * k,
+            "clip_frac": clip_frac,
+        }
         for p in range(points)
         for k, (label, (_, value)) in enumerate(SETTINGS.items())
     ]
@@ -89,7 +105,9 @@ def run_folder(folder, own, seed, entropies, *, terms=None, **metrics):
     """A finished run: its config, its entropy by step, and numbers that are equal in every step and update."""
     folder.mkdir(parents=True)
     config = {"seed": seed, "run": {"name": folder.name, "steps": len(entropies)}, "objective": own}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"terms": terms or {"name": "none", "kl": None}}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(config | {"terms": terms or {"name": "none", "kl": None}})
+    )
     line = {"clip/frac": 0.01, "kl/k1": 1e-3, "grad_norm/max": 0.5, "update/skipped": 0} | metrics
     rows = [{"step": n, "entropy/mean": value} | line for n, value in enumerate(entropies, start=1)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -108,11 +126,21 @@ CISPO = {"name": "cispo", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2}
 
 
 def baselines(root, seeds, rates):
-    own = {"GRPO": CLIP, "DAPO": SETTINGS["DAPO"][0], "ce75": objective(0.75, 1.0), "ce5": objective(0.5, 1.0)}
-    own |= {"cispo": CISPO, "gspo": CLIP | {"name": "gspo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}}
+    own = {
+        "GRPO": CLIP,
+        "DAPO": SETTINGS["DAPO"][0],
+        "ce75": objective(0.75, 1.0),
+        "ce5": objective(0.5, 1.0),
+    }
+    own |= {
+        "cispo": CISPO,
+        "gspo": CLIP | {"name": "gspo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+    }
     clip = {"gspo": {"clip/frac": 0.2}}
     return [
-        run_folder(root / f"{label}-{seed}", own[label], seed, fall(rate, seed), **clip.get(label, {}))
+        run_folder(
+            root / f"{label}-{seed}", own[label], seed, fall(rate, seed), **clip.get(label, {})
+        )
         for label, rate in rates.items()
         for seed in range(seeds)
     ]
@@ -123,7 +151,13 @@ RATES = {"GRPO": 0.08, "DAPO": 0.02, "ce75": 0.05, "ce5": 0.04, "cispo": 0.09, "
 
 def test_baselines(tmp_path):
     found = verdicts(baselines(tmp_path, 3, RATES))
-    assert found == {"T5": "held", "T6 (0.5, 1)": "held", "T6 (0.75, 1)": "held", "T9": "held", "T10": "held"}
+    assert found == {
+        "T5": "held",
+        "T6 (0.5, 1)": "held",
+        "T6 (0.75, 1)": "held",
+        "T9": "held",
+        "T10": "held",
+    }
 
 
 def test_baselines_the_other_way(tmp_path):
@@ -138,13 +172,19 @@ def test_two_seeds_decide_nothing(tmp_path):
 
 def test_stability_looks_at_the_worst_step(tmp_path):
     base = run_folder(tmp_path / "base", CLIP, 0, fall(0.01, 0))
-    wild = run_folder(tmp_path / "wild", objective(0.5, 1.0), 0, fall(0.01, 0), **{"kl/k1": -2.1e-3})
-    assert verdicts([base, wild]) == {"T6 (0.5, 1)": "not held"}  # 2.1 times GRPO's, whatever its sign
+    wild = run_folder(
+        tmp_path / "wild", objective(0.5, 1.0), 0, fall(0.01, 0), **{"kl/k1": -2.1e-3}
+    )
+    assert verdicts([base, wild]) == {
+        "T6 (0.5, 1)": "not held"
+    }  # 2.1 times GRPO's, whatever its sign
 
 
 def test_nothing_clipped_is_nothing_judged(tmp_path):
     base = run_folder(tmp_path / "base", CLIP, 0, fall(0.01, 0), **{"clip/frac": 0.0})
-    same = run_folder(tmp_path / "same", objective(0.5, 1.0), 0, fall(0.01, 0), **{"clip/frac": 0.0})
+    same = run_folder(
+        tmp_path / "same", objective(0.5, 1.0), 0, fall(0.01, 0), **{"clip/frac": 0.0}
+    )
     assert verdicts([base, same]) == {"T6 (0.5, 1)": "undecided"}
 
 
@@ -152,7 +192,9 @@ def test_switch(tmp_path):
     switch = {"kind": "switch", "step": 5, "before": 0.0, "after": 0.5}
     folders = []
     for seed in range(3):
-        folders.append(run_folder(tmp_path / f"twin{seed}", objective(0.0, 1.0), seed, fall(0.0, seed)))
+        folders.append(
+            run_folder(tmp_path / f"twin{seed}", objective(0.0, 1.0), seed, fall(0.0, seed))
+        )
         bend = [1.0 - (0.05 + 0.001 * seed) * max(0, step - 5) for step in range(1, 11)]
         folders.append(run_folder(tmp_path / f"switched{seed}", objective(switch, 1.0), seed, bend))
     assert verdicts(folders) == {"T7": "held"}
@@ -173,7 +215,13 @@ def test_entropy_bonus(tmp_path):
 
 def test_sides_of_the_clip(tmp_path):
     run = run_folder(tmp_path / "run", objective(0.5, 1.0), 0, fall(0.01, 0))
-    row = {"clip/frac": 0.02, "clip/low_frac": 0.01, "clip/high_frac": 0.01, "lp_given_low": 0.8, "lp_given_high": 0.6}
+    row = {
+        "clip/frac": 0.02,
+        "clip/low_frac": 0.01,
+        "clip/high_frac": 0.01,
+        "lp_given_low": 0.8,
+        "lp_given_high": 0.6,
+    }
     row |= {"frac/pa_lp": 0.1, "frac/na_lp": 0.1, "frac/pa_hp": 0.4, "frac/na_hp": 0.4}
 
     def found_with(spread, count=60):
@@ -189,12 +237,16 @@ def test_sides_of_the_clip(tmp_path):
 
     assert {name: each.verdict for name, each in found.items()} == {"T2": "held", "T4": "held"}
     assert "left -0.02 " in found["T2"].number  # -0.01 over beta1 = 0.5
-    assert "clip rate 7.00% of p < 0.5, 0.75% of p >= 0.5" in found["T4"].number  # 0.014 of 0.2, 0.006 of 0.8
+    assert (
+        "clip rate 7.00% of p < 0.5, 0.75% of p >= 0.5" in found["T4"].number
+    )  # 0.014 of 0.2, 0.006 of 0.8
     assert "left 80% ± 0.1%, right 60% ± 0.1%" in found["T4"].number  # 0.01 / sqrt(59)
     assert found_with(0.6, count=10)["T4"].verdict == "undecided"  # 0.6 ± 0.1
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"GRPO": 1}', '{"GRPO": {"objective": 3}}', None], ids=repr)
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"GRPO": 1}', '{"GRPO": {"objective": 3}}', None], ids=repr
+)
 def test_settings_that_cannot_be_read(tmp_path, text):
     branch_folder(tmp_path, 2)
     (tmp_path / "settings.json").unlink()

@@ -39,14 +39,28 @@ def head(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     gcs, dashboard, agent, client = free_ports(4)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": TOKEN,
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment.pop("PYTHONPATH", None)
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={gcs}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--ray-client-server-port={client}", "--object-store-memory=150000000", f"--temp-dir={folder}"]
+    command += [
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+    ]
+    command += [
+        f"--ray-client-server-port={client}",
+        "--object-store-memory=150000000",
+        f"--temp-dir={folder}",
+    ]
     with (folder / "head.log").open("w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     try:
         for _ in range(300):
             with socket.socket() as probe:
@@ -58,7 +72,9 @@ def head(tmp_path_factory):
     finally:
         started = [process, *psutil.Process(process.pid).children(recursive=True)]
         process.terminate()
-        _, alive = psutil.wait_procs([psutil.Process(each.pid) for each in started if psutil.pid_exists(each.pid)], 15)
+        _, alive = psutil.wait_procs(
+            [psutil.Process(each.pid) for each in started if psutil.pid_exists(each.pid)], 15
+        )
         for each in alive:
             each.kill()
         process.wait(10)
@@ -110,9 +126,22 @@ def test_submit_follow_list_stop(cluster, tree, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_run_on_the_cluster(cluster, tmp_path, capsys):
-    overrides = ["experiment=ce_gppo_tiny", "run.name=job", "run.steps=2", "rollout.prompts_per_step=4"]
+    overrides = [
+        "experiment=ce_gppo_tiny",
+        "run.name=job",
+        "run.steps=2",
+        "rollout.prompts_per_step=4",
+    ]
     overrides += ["rollout.group_size=2", "learner.updates_per_rollout=1", "evaluation.every=0"]
-    command = ["train", *overrides, "tracking.wandb=disabled", "--runs", str(tmp_path), "--address", cluster]
+    command = [
+        "train",
+        *overrides,
+        "tracking.wandb=disabled",
+        "--runs",
+        str(tmp_path),
+        "--address",
+        cluster,
+    ]
 
     code = submit.main(command)
 
@@ -120,4 +149,6 @@ def test_a_run_on_the_cluster(cluster, tmp_path, capsys):
     lines = (tmp_path / "job" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2]
     environment = json.loads((tmp_path / "job" / "environment.json").read_text())
-    assert "working_dir_files" in environment["isentropic"]  # the code that ran is the code that was sent
+    assert (
+        "working_dir_files" in environment["isentropic"]
+    )  # the code that ran is the code that was sent

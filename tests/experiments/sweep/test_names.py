@@ -15,7 +15,9 @@ def run_config(folder="runs/${run.name}"):
 
 
 def test_label_names_the_swept_keys_alone():
-    label = sweep_label(["run.steps=9", "objective.beta1=0.5", "seed=1"], {"objective.beta1", "seed"})
+    label = sweep_label(
+        ["run.steps=9", "objective.beta1=0.5", "seed=1"], {"objective.beta1", "seed"}
+    )
 
     assert label.rpartition("-")[0] == "beta1_0.5-seed_1"
 

@@ -14,7 +14,14 @@ from isentropic.experiments.hydra_main import DONE as CODE_DONE
 from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.sweep import table as sweep_table
 from isentropic.experiments.sweep.draws import draw
-from isentropic.experiments.sweep.ledger import DONE, FAILED, INTERRUPTED, STOPPED, SweepLedger, write_plan
+from isentropic.experiments.sweep.ledger import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    STOPPED,
+    SweepLedger,
+    write_plan,
+)
 from isentropic.experiments.sweep.plan import compose_trials, plan_of
 from isentropic.experiments.sweep.queue import Sweep, ordered
 from isentropic.experiments.sweep.table import SweepTable
@@ -39,7 +46,11 @@ def test_points_of_a_grid():
 
 
 def test_the_command_line_wins_over_a_preset():
-    preset = {"overrides": ["run.steps=60"], "settings": {"a": ["method=grpo"], "b": []}, "grid": {"seed": [0, 1, 2]}}
+    preset = {
+        "overrides": ["run.steps=60"],
+        "settings": {"a": ["method=grpo"], "b": []},
+        "grid": {"seed": [0, 1, 2]},
+    }
     plan = plan_of(preset, ["seed=7", "run.steps=9", "learner.lr=1e-3,1e-4"])
     assert plan.common == ("run.steps=60", "seed=7", "run.steps=9")  # Hydra takes the last
     assert plan.points() == [
@@ -49,12 +60,18 @@ def test_the_command_line_wins_over_a_preset():
 
 
 def test_random_draws_are_those_of_their_seed():
-    about = {"count": 50, "seed": 3, "keys": {"a": [0.0, 1.0], "b": {"log": [1e-5, 1e-3]}, "c": {"choice": [1, None]}}}
+    about = {
+        "count": 50,
+        "seed": 3,
+        "keys": {"a": [0.0, 1.0], "b": {"log": [1e-5, 1e-3]}, "c": {"choice": [1, None]}},
+    }
     points = draw(about)
     assert points == draw(about)
     assert points != draw(about | {"seed": 4})
     values = [[override.partition("=")[2] for override in point] for point in points]
-    assert all(0 <= float(a) <= 1 and 1e-5 <= float(b) <= 1e-3 and c in ("1", "null") for a, b, c in values)
+    assert all(
+        0 <= float(a) <= 1 and 1e-5 <= float(b) <= 1e-3 and c in ("1", "null") for a, b, c in values
+    )
     assert sum(float(b) < 1e-4 for _, b, _ in values) > 10  # uniform in the logarithm: half of them
 
 
@@ -64,9 +81,14 @@ def test_random_draws_are_those_of_their_seed():
         pytest.param({}, ["run.steps=3"], "the sweep is empty", id="nothing is swept"),
         pytest.param({"grid": {"seed": []}}, [], "the grid is empty", id="a key without values"),
         pytest.param({"gird": {"seed": [1]}}, [], "Did you mean 'grid'", id="misspelled part"),
-        pytest.param({}, ["seed=0,1", "run.dir=x"], "set by the sweep", id="a key of the sweep's own"),
         pytest.param(
-            {"random": {"count": 2, "keys": {"a": [1, 0]}}}, [], r"must be \[low, high\]", id="bounds reversed"
+            {}, ["seed=0,1", "run.dir=x"], "set by the sweep", id="a key of the sweep's own"
+        ),
+        pytest.param(
+            {"random": {"count": 2, "keys": {"a": [1, 0]}}},
+            [],
+            r"must be \[low, high\]",
+            id="bounds reversed",
         ),
     ],
 )
@@ -91,7 +113,11 @@ def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "there is no such file"), ("a: [b", "cannot be read as YAML: .*line 1"), ("- a", "must hold keys")],
+    [
+        (None, "there is no such file"),
+        ("a: [b", "cannot be read as YAML: .*line 1"),
+        ("- a", "must hold keys"),
+    ],
 )
 def test_a_file_that_is_no_sweep(tmp_path, text, message):
     path = tmp_path / "own.yaml"
@@ -105,7 +131,9 @@ def test_a_folder_is_one_sweeps(tmp_path):
     write_plan(tmp_path / "s", ["experiment=ce_gppo_tiny", "seed=0,1"])
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."):
+    with pytest.raises(
+        ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."
+    ):
         sweep(take_apart(["name=s", "seed=0,1,2", "--resume"]), tmp_path)
     with pytest.raises(ValueError, match=r"no sweep to resume.*Sweeps here: s\.$"):
         sweep(take_apart(["name=t", "--resume"]), tmp_path)
@@ -125,7 +153,9 @@ def test_presets_compose(preset, tmp_path, capsys):
 
 def test_the_baselines_are_what_they_are_called(tmp_path):
     """An experiment that set the objective itself would win over every method, in silence."""
-    trials = compose_trials(plan_of(read_preset("baselines"), ["seed=0"]), tmp_path, early_stop=False)
+    trials = compose_trials(
+        plan_of(read_preset("baselines"), ["seed=0"]), tmp_path, early_stop=False
+    )
     objectives = [trial.config.objective for trial in trials]
     assert [(each.name, each.ratio) for each in objectives] == [
         ("clip", "token"), ("clip", "token"), ("cispo", "token"), ("gspo", "sequence"),
@@ -134,7 +164,11 @@ def test_the_baselines_are_what_they_are_called(tmp_path):
     assert [each.clip_high for each in objectives[:2]] == [0.2, 0.28]
     assert [each.beta1 for each in objectives[4:]] == [0.5, 0.75]
     names = ["GRPO", "DAPO", "CISPO", "GSPO", "(0.5, 1)", "(0.75, 1)"]
-    assert [trial.config.run.label for trial in trials] == [trial.cfg.run.label for trial in trials] == names
+    assert (
+        [trial.config.run.label for trial in trials]
+        == [trial.cfg.run.label for trial in trials]
+        == names
+    )
     assert trials[4].name.startswith("0.5_1-")
 
 
@@ -150,7 +184,10 @@ def test_early_stop_gives_the_alarms_their_action(tmp_path):
     plan = plan_of({}, ["experiment=ce_gppo_tiny", "seed=0,1"])
     trial = compose_trials(plan, tmp_path, early_stop=True)[0]
     assert trial.config.alarms.rules["entropy_collapse"]["action"] == "stop"
-    assert trials_of(tmp_path, "seed=0,1")[0].config.alarms.rules["entropy_collapse"]["action"] == "none"
+    assert (
+        trials_of(tmp_path, "seed=0,1")[0].config.alarms.rules["entropy_collapse"]["action"]
+        == "none"
+    )
 
 
 def test_runs_that_can_share_actors_follow_each_other(tmp_path):
@@ -222,7 +259,9 @@ def test_the_table_shows_each_run():
     table.rows["a"].log_alarm({"state": "raised", "rule": "entropy_collapse"})
     shown = io.StringIO()
     Console(file=shown, width=120).print(table.render())
-    row = next(cells for line in shown.getvalue().splitlines() if (cells := line.split())[:1] == ["a"])
+    row = next(
+        cells for line in shown.getvalue().splitlines() if (cells := line.split())[:1] == ["a"]
+    )
     assert row == ["a", "waiting", "3/4", "0.250", "entropy_collapse"]
 
 
@@ -252,19 +291,26 @@ def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, mo
         "filter=keep_all", "evaluation.prompts=2", "evaluation.samples=1",
         "rollout.max_prompt_tokens=64", "terms=entropy_bonus", "terms.entropy_bonus.coef=1.0", "learner.lr=1e-2",
     ]  # fmt: skip
-    assert sweep(take_apart(["name=s", "parallel=1", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
+    assert (
+        sweep(take_apart(["name=s", "parallel=1", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
+    )
 
     rows = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").read_text().splitlines()]
     over = [row for row in rows if row["state"] == DONE]
     assert [row["started_actors"] for row in over] == [True, False]
     first, second = (
-        [json.loads(line) for line in (tmp_path / "s" / row["run"] / "metrics.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (tmp_path / "s" / row["run"] / "metrics.jsonl").read_text().splitlines()
+        ]
         for row in over
     )
     for one, two in zip(first, second, strict=True):
         assert one.keys() == two.keys()
         changed = [key for key in one if one[key] != two[key] and not key.startswith(NOT_EQUAL)]
         assert changed == []
-    assert first[2]["grad_norm/max"] > 0  # a random model earns nothing; the entropy bonus trains it
+    assert (
+        first[2]["grad_norm/max"] > 0
+    )  # a random model earns nothing; the entropy bonus trains it
     assert "<title>s: report</title>" in (tmp_path / "s" / "report.html").read_text()
     assert "cost of a run on actors that were there" in capsys.readouterr().out

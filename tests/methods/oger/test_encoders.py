@@ -63,7 +63,9 @@ def test_policy_encoder_is_centred_and_cuts_long_texts(tiny_model_path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0)
     np.testing.assert_allclose(encoder.encode([CORPUS[1]])[0], vectors[1], atol=1e-12)
     cosine = vectors[:3] @ vectors[:3].T
-    assert cosine[np.triu_indices(3, 1)].max() < 0.9  # raw states are nearly collinear, centred ones are not
+    assert (
+        cosine[np.triu_indices(3, 1)].max() < 0.9
+    )  # raw states are nearly collinear, centred ones are not
 
 
 def test_sentence_encoder_names_the_missing_package():

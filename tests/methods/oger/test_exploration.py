@@ -36,7 +36,9 @@ class Chat:
             return [int(digit) for digit in text]
 
     def turn_texts(self, rollout):
-        return ["".join(str(t) for t in rollout.token_ids[a:b] if t != END) for a, b in rollout.turns]
+        return [
+            "".join(str(t) for t in rollout.token_ids[a:b] if t != END) for a, b in rollout.turns
+        ]
 
 
 class Encoder:
@@ -46,7 +48,9 @@ class Encoder:
         self.similar = similar
 
     def encode(self, texts):
-        cosine = np.array([1.0 if text[0] == "9" else self.similar[int(text[0]) - 1] for text in texts])
+        cosine = np.array(
+            [1.0 if text[0] == "9" else self.similar[int(text[0]) - 1] for text in texts]
+        )
         return np.stack([cosine, np.sqrt(1 - cosine**2)], axis=1)
 
 
@@ -67,10 +71,19 @@ def config(**changes) -> ExplorationConfig:
 
 
 def make(texts=("9",), similar=(0.8, 0.5, 0.9, 0.65), **changes) -> Exploration:
-    rows = [TeacherResponse(prompt_id="p", teacher=f"t{i}", text=text, reward=1.0) for i, text in enumerate(texts)]
+    rows = [
+        TeacherResponse(prompt_id="p", teacher=f"t{i}", text=text, reward=1.0)
+        for i, text in enumerate(texts)
+    ]
     settings = config(**changes)
     offline = OfflineSet(
-        TeacherTable(rows), task=Task(), chat=Chat(), require_correct=True, max_response_tokens=8, window=64, seed=3
+        TeacherTable(rows),
+        task=Task(),
+        chat=Chat(),
+        require_correct=True,
+        max_response_tokens=8,
+        window=64,
+        seed=3,
     )
     return Exploration(settings, offline, Encoder(similar))
 
@@ -86,8 +99,15 @@ def worked(new, rewards=REWARD, draw=0):
 
 
 def scored(new, exploration, groups, entropy=ENTROPY):
-    table = {r.key: new.scores(2, entropy=[9.0, h]) for g in groups for r, h in zip(g.rollouts, entropy, strict=True)}
-    return table | {t.key: new.scores(t.num_response_tokens, entropy=7.0) for t in exploration.candidates(groups)}
+    table = {
+        r.key: new.scores(2, entropy=[9.0, h])
+        for g in groups
+        for r, h in zip(g.rollouts, entropy, strict=True)
+    }
+    return table | {
+        t.key: new.scores(t.num_response_tokens, entropy=7.0)
+        for t in exploration.candidates(groups)
+    }
 
 
 def shape(new, exploration, group):
@@ -103,9 +123,15 @@ def test_b9_worked_example():
     totals[2] = 1.0  # a teacher, right
     np.testing.assert_allclose(totals, TOTALS, atol=1e-6)
     unbiased = [0.479813, 0.789909, 0.183588, -1.453310]
-    np.testing.assert_allclose(Normalised(ddof=1)(totals), unbiased, atol=5e-6)  # epsilon 1e-6 in the denominator
-    np.testing.assert_allclose(Normalised(ddof=0)(totals), [0.554040, 0.912108, 0.211989, -1.678137], atol=5e-6)
-    np.testing.assert_allclose(totals - totals.mean(), [0.293123, 0.482565, 0.112156, -0.887844], atol=1e-6)
+    np.testing.assert_allclose(
+        Normalised(ddof=1)(totals), unbiased, atol=5e-6
+    )  # epsilon 1e-6 in the denominator
+    np.testing.assert_allclose(
+        Normalised(ddof=0)(totals), [0.554040, 0.912108, 0.211989, -1.678137], atol=5e-6
+    )
+    np.testing.assert_allclose(
+        totals - totals.mean(), [0.293123, 0.482565, 0.112156, -0.887844], atol=1e-6
+    )
 
 
 def test_b9_worked_example_through_the_slot(new):
@@ -168,7 +194,11 @@ def test_b9_the_entropy_factor_is_a_constant():
 
 def test_confidence_statistics():
     entropy = np.array([3.0, 2.0, 1.0], dtype=np.float32)
-    assert [confidence_entropy(entropy, name) for name in ("last", "mean", "tail:2")] == [1.0, 2.0, 1.5]
+    assert [confidence_entropy(entropy, name) for name in ("last", "mean", "tail:2")] == [
+        1.0,
+        2.0,
+        1.5,
+    ]
     assert confidence_entropy(entropy, "tail:9") == 2.0
 
 
@@ -177,13 +207,16 @@ def test_ties_go_to_the_lowest_index():
 
 
 def test_candidates_are_seeded_unique_and_those_of_shape(new):
-    exploration, groups = make(texts=("91", "92", "93")), [worked(new, draw=draw) for draw in range(30)]
+    exploration, groups = (
+        make(texts=("91", "92", "93")),
+        [worked(new, draw=draw) for draw in range(30)],
+    )
     teachers = exploration.candidates(groups)
     keys = [t.key for t in teachers] + [r.key for g in groups for r in g.rollouts]
     assert len(set(keys)) == len(keys)
-    assert [t.origin for t in teachers] == [t.origin for t in make(texts=("91", "92", "93")).candidates(groups[::-1])][
-        ::-1
-    ]
+    assert [t.origin for t in teachers] == [
+        t.origin for t in make(texts=("91", "92", "93")).candidates(groups[::-1])
+    ][::-1]
     assert {t.origin for t in teachers} == {"teacher:t0", "teacher:t1", "teacher:t2"}
     shaped, _ = exploration.shape(groups, scored(new, exploration, groups))
     joined = [r for g in shaped for r in g.rollouts if r.is_teacher]
@@ -199,7 +232,9 @@ def test_a_teacher_joins_the_first_wave_alone(new):
     table = scored(new, exploration, [first]) | {second.key: new.scores(2, entropy=0.0)}
     (shaped,), _ = exploration.shape([group], table)
     assert len(shaped.wave(0)) == 4
-    assert [r.shaped_reward for r in shaped.wave(1)] == [pytest.approx(1.1)]  # D = 0.1, confidence 1
+    assert [r.shaped_reward for r in shaped.wave(1)] == [
+        pytest.approx(1.1)
+    ]  # D = 0.1, confidence 1
 
 
 def test_a_bound_on_the_teachers_advantage(new):
@@ -207,7 +242,9 @@ def test_a_bound_on_the_teachers_advantage(new):
     values = Normalised(ddof=1)(np.array([r.shaped_reward for r in shaped.rollouts]))
     advantages = {r.key: float(a) for r, a in zip(shaped.rollouts, values, strict=True)}
     (teacher,) = [r.key for r in shaped.rollouts if r.is_teacher]
-    assert min(advantages.values()) == advantages[teacher] < 0  # all right: the teacher is the lowest
+    assert (
+        min(advantages.values()) == advantages[teacher] < 0
+    )  # all right: the teacher is the lowest
     plain, metrics = make().adjust([shaped], advantages)
     assert plain == advantages
     assert metrics["oger/offline_advantage_negative_frac"] == 1.0
@@ -222,7 +259,8 @@ def test_negative_cosines_are_clamped():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("entropy", "tail:0"), ("encoder", "tfid"), ("ratio", "luffy"), ("coef", -1.0)]
+    ("key", "value"),
+    [("entropy", "tail:0"), ("encoder", "tfid"), ("ratio", "luffy"), ("coef", -1.0)],
 )
 def test_bad_values_are_refused_by_name(key, value):
     with pytest.raises(ValueError, match=r"oger\.(offline\.)?" + key):

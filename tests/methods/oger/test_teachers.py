@@ -19,7 +19,9 @@ from isentropic.methods.oger.teachers import (
 )
 from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 
-TASK = ArithmeticTask(ArithmeticConfig(name="arithmetic", levels=("2x1", "3x2"), train_size=50, eval_size=10, seed=0))
+TASK = ArithmeticTask(
+    ArithmeticConfig(name="arithmetic", levels=("2x1", "3x2"), train_size=50, eval_size=10, seed=0)
+)
 ROWS = [
     TeacherResponse(prompt_id="p", teacher="a", text="1", reward=1.0),
     TeacherResponse(prompt_id="p", teacher="b", text="22", reward=0.0),
@@ -61,7 +63,10 @@ def test_files_give_back_what_was_written(kind, tmp_path):
     if kind == "jsonl":
         assert write_teachers(path, ROWS) == 4
     else:
-        rows = [{"prompt_id": r.prompt_id, "teacher": r.teacher, "response": r.text, "reward": r.reward} for r in ROWS]
+        rows = [
+            {"prompt_id": r.prompt_id, "teacher": r.teacher, "response": r.text, "reward": r.reward}
+            for r in ROWS
+        ]
         rows[2]["reward"] = None
         pq.write_table(pa.Table.from_pylist(rows), path)
     assert [repr(row) for row in read_teachers(path)] == [repr(row) for row in ROWS]
@@ -73,8 +78,14 @@ def test_files_give_back_what_was_written(kind, tmp_path):
         ("", "has no rows"),
         ("{", "row 1 is not JSON"),
         ('{"prompt_id": "p", "teacher": "a"}', "row 1: response must be text, got None"),
-        ('{"prompt_id": 3, "teacher": "a", "response": "x"}', "row 1: prompt_id must be text, got 3"),
-        ('{"prompt_id": "p", "teacher": "a", "response": "x", "reward": "yes"}', "reward must be a number"),
+        (
+            '{"prompt_id": 3, "teacher": "a", "response": "x"}',
+            "row 1: prompt_id must be text, got 3",
+        ),
+        (
+            '{"prompt_id": "p", "teacher": "a", "response": "x", "reward": "yes"}',
+            "reward must be a number",
+        ),
     ],
 )
 def test_bad_files_are_refused_with_the_row(content, message, tmp_path):
@@ -93,7 +104,9 @@ def test_several_files_make_one_set(tmp_path, new):
     paths = []
     for teacher in "ab":
         paths.append(str(tmp_path / f"{teacher}.jsonl"))
-        write_teachers(tmp_path / f"{teacher}.jsonl", [row for row in ROWS if row.teacher == teacher])
+        write_teachers(
+            tmp_path / f"{teacher}.jsonl", [row for row in ROWS if row.teacher == teacher]
+        )
     source = load_source(paths, TASK)
     assert [row.teacher for row in source.responses(new.prompt)] == ["a", "b", "b"]
 
@@ -101,7 +114,9 @@ def test_several_files_make_one_set(tmp_path, new):
 def test_only_right_and_short_responses_are_used(new):
     assert texts(offline(), new.prompt) == ["1", "333"]  # the third was graded by the task
     assert texts(offline(require_correct=False), new.prompt) == ["1", "22", "333"]
-    assert texts(offline(limit=3), new.prompt) == ["1"]  # with the end of sequence '333' is 4 tokens
+    assert texts(offline(limit=3), new.prompt) == [
+        "1"
+    ]  # with the end of sequence '333' is 4 tokens
     assert texts(offline(), replace(new.prompt, prompt_id="unknown")) == []
 
 

@@ -9,7 +9,9 @@ from isentropic.methods.papo.phase import Phase, PhaseConfig
 
 
 def make(**changes) -> Phase:
-    return Phase(PhaseConfig(**({"signal": "level", "h_ref": 0.3, "tau": 0.25, "beta": 0.9} | changes)))
+    return Phase(
+        PhaseConfig(**({"signal": "level", "h_ref": 0.3, "tau": 0.25, "beta": 0.9} | changes))
+    )
 
 
 def drive(phase, entropies, expand=0.0, contract=0.0):
@@ -77,7 +79,8 @@ def test_a_step_without_rollouts_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("signal", "levle"), ("h_ref", "atuo"), ("h_ref", 0.0), ("tau", 0.0), ("beta", 1.0)]
+    ("key", "value"),
+    [("signal", "levle"), ("h_ref", "atuo"), ("h_ref", 0.0), ("tau", 0.0), ("beta", 1.0)],
 )
 def test_bad_values_are_refused_by_name(key, value):
     with pytest.raises(ValueError, match=rf"papo\.{key}"):

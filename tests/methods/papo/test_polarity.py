@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isentropic.methods.papo.polarity import Polarity, PolarityConfig, polarity_weights, rank_correlation
+from isentropic.methods.papo.polarity import (
+    Polarity,
+    PolarityConfig,
+    polarity_weights,
+    rank_correlation,
+)
 from isentropic.objectives.tokens.statistics import token_statistics
 
 VECTOR = np.array([2.0, 1.0, 0.0, -1.0])
@@ -28,7 +33,9 @@ def all_t(z, vocab_chunk=1 << 20, dtype=torch.float64) -> np.ndarray:
     z = torch.as_tensor(z, dtype=dtype)
     hidden, tokens = z.expand(len(z), -1), torch.arange(len(z))
     eye = torch.eye(len(z), dtype=dtype)
-    return -token_statistics(hidden, eye, tokens, temperature=1.0, vocab_chunk=vocab_chunk).sensitivity.numpy()
+    return -token_statistics(
+        hidden, eye, tokens, temperature=1.0, vocab_chunk=vocab_chunk
+    ).sensitivity.numpy()
 
 
 def softmax(z):
@@ -82,9 +89,14 @@ def test_a11_2_streamed_over_chunks_equals_direct(dtype, tolerance):
         np.testing.assert_allclose(all_t(z, chunk, dtype), direct, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("off", [{"alpha": 0.0}, {"signal": "off"}, {"alpha": 0.0, "renorm": True, "weight": "smooth"}])
+@pytest.mark.parametrize(
+    "off", [{"alpha": 0.0}, {"signal": "off"}, {"alpha": 0.0, "renorm": True, "weight": "smooth"}]
+)
 def test_a11_3_off_is_the_base_method(off, new):
-    samples = [new.sample(advantage=[0.3, -0.7], sensitivity=[0.1, -0.2]), new.sample(advantage=-1.0)]
+    samples = [
+        new.sample(advantage=[0.3, -0.7], sensitivity=[0.1, -0.2]),
+        new.sample(advantage=-1.0),
+    ]
     for _ in range(3):
         out, _ = make(**off).weigh(samples, 0.1)
         assert all(got is given for got, given in zip(out, samples, strict=True))
@@ -98,15 +110,22 @@ def test_a11_3_off_is_the_base_method(off, new):
 def test_a11_4_weights(polarity, u, alpha, delta):
     weight = polarity_weights(polarity, u, alpha=alpha, delta=delta, kind="branch")
     up, down = polarity[polarity > delta].sum(), -polarity[polarity < -delta].sum()
-    assert ((weight - 1) * np.abs(polarity)).sum() == pytest.approx(alpha * u * (up - down), abs=1e-12)
+    assert ((weight - 1) * np.abs(polarity)).sum() == pytest.approx(
+        alpha * u * (up - down), abs=1e-12
+    )
     assert (weight > 0).all()
     assert (weight[np.abs(polarity) <= delta] == 1).all()
 
 
 @pytest.mark.parametrize("change", [{}, {"weight": "smooth"}, {"renorm": True}])
 def test_a11_4_signs_stay(change, new):
-    advantage, sensitivity = np.array([1.0, -1.0, 2.0, -2.0, 0.0]), np.array([0.3, 0.3, -0.1, -0.1, 0.2])
-    (out,), metrics = make(**change).weigh([new.sample(advantage=advantage, sensitivity=sensitivity)], 0.1)
+    advantage, sensitivity = (
+        np.array([1.0, -1.0, 2.0, -2.0, 0.0]),
+        np.array([0.3, 0.3, -0.1, -0.1, 0.2]),
+    )
+    (out,), metrics = make(**change).weigh(
+        [new.sample(advantage=advantage, sensitivity=sensitivity)], 0.1
+    )
     np.testing.assert_array_equal(np.sign(out.advantage), np.sign(advantage))
     assert (out.advantage != advantage.astype(np.float32)).any()
     if change == {"renorm": True}:
@@ -118,7 +137,9 @@ def test_a11_4_environment_tokens_have_no_weight(new):
     """Two turns with three tokens of an environment between them: N counts the policy's alone."""
     turns = new.rollout(tokens=(5, 6, 9, 9, 9, 7), turns=((2, 4), (7, 8)))
     assert turns.num_response_tokens == 3
-    (out,), _ = make().weigh([new.sample(turns, advantage=[1.0, 1.0, -1.0], sensitivity=[0.1, -0.1, 0.1])], 0.0)
+    (out,), _ = make().weigh(
+        [new.sample(turns, advantage=[1.0, 1.0, -1.0], sensitivity=[0.1, -0.1, 0.1])], 0.0
+    )
     np.testing.assert_allclose(out.advantage, [0.8, 1.2, -1.2], atol=1e-3)  # u = tanh(4) = 0.9993
 
 
@@ -143,7 +164,9 @@ def test_a11_6_one_step_orders_entropy():
         assert after[0] < after[2]
 
 
-def train(polarity: Polarity, new, *, steps=300, states=12, tokens=16, group=8, seed=0) -> tuple[float, float]:
+def train(
+    polarity: Polarity, new, *, steps=300, states=12, tokens=16, group=8, seed=0
+) -> tuple[float, float]:
     """Tabular policy, 3 of 16 tokens right in each state; returns entropy and reward at the end."""
     rng = np.random.default_rng(seed)
     z = rng.normal(size=(states, tokens)) * 0.5
@@ -151,7 +174,11 @@ def train(polarity: Polarity, new, *, steps=300, states=12, tokens=16, group=8, 
     rows = np.repeat(np.arange(states), group)
     for _ in range(steps):
         p = softmax(z)
-        drawn = (rng.random((states * group, 1)) > p[rows].cumsum(axis=1)).sum(axis=1).clip(max=tokens - 1)
+        drawn = (
+            (rng.random((states * group, 1)) > p[rows].cumsum(axis=1))
+            .sum(axis=1)
+            .clip(max=tokens - 1)
+        )
         reward = (drawn[:, None] == right[rows]).any(axis=1).astype(float).reshape(states, group)
         spread = reward.std(axis=1, ddof=1, keepdims=True)
         advantage = ((reward - reward.mean(axis=1, keepdims=True)) / (spread + 1e-6)).ravel()
@@ -162,7 +189,9 @@ def train(polarity: Polarity, new, *, steps=300, states=12, tokens=16, group=8, 
         (out,), _ = polarity.weigh(batch, float(h.mean()))
         np.add.at(z, rows, 0.1 * out.advantage[:, None] * (np.eye(tokens)[drawn] - p[rows]))
     p = softmax(z)
-    return float(entropy_of(z).mean()), float(np.take_along_axis(p, right, axis=1).sum(axis=1).mean())
+    return float(entropy_of(z).mean()), float(
+        np.take_along_axis(p, right, axis=1).sum(axis=1).mean()
+    )
 
 
 def test_a11_7_more_entropy_than_off_at_the_end_of_a_run(new):
@@ -177,7 +206,9 @@ def test_a11_7_more_entropy_than_off_at_the_end_of_a_run(new):
 def test_metrics_of_a_batch_worked_by_hand(new):
     """A = (1, -1, 1, 0), T = (0.2, 0.1, -0.3, 0.5): P = (0.2, -0.1, -0.3, 0)."""
     polarity = make(signal="balance", alpha=0.5)
-    _, first = polarity.weigh([new.sample(advantage=[1, -1, 1, 0], sensitivity=[-0.2, -0.1, 0.3, -0.5])], 0.6)
+    _, first = polarity.weigh(
+        [new.sample(advantage=[1, -1, 1, 0], sensitivity=[-0.2, -0.1, 0.3, -0.5])], 0.6
+    )
     expected = {
         "expand_flow": 0.2, "contract_flow": 0.4, "net_flow": -0.2, "expand_frac": 0.25, "contract_frac": 0.5,
         "pos_expand_frac": 0.5, "pos_contract_frac": 0.5, "neg_expand_frac": 0.0, "neg_contract_frac": 1.0,

@@ -50,7 +50,9 @@ def test_c7_table_of_advantages(size, successes, right, wrong, new):
     assert values[0] == pytest.approx(wrong, abs=6e-5)
 
 
-@pytest.mark.parametrize(("successes", "wanted"), [(0, (0, 0)), (1, (1, 4)), (4, (4, 1)), (5, (0, 0))])
+@pytest.mark.parametrize(
+    ("successes", "wanted"), [(0, (0, 0)), (1, (1, 4)), (4, (4, 1)), (5, (0, 0))]
+)
 def test_c7_regular_wave_drops_flat_groups_alone(successes, wanted, new):
     assert kept(new, binary(new, 5, successes)) == wanted
 
@@ -78,17 +80,26 @@ def test_c7_waves_are_never_mixed(new):
 
 def test_c7_overlong_drops_right_answers_that_fill_the_limit(new):
     group = new.group([1.0, 1.0, 0.0, 0.0])
-    cut = tuple(replace(r, finish_reason="length") if r.key.sample % 2 else r for r in group.rollouts)
+    cut = tuple(
+        replace(r, finish_reason="length") if r.key.sample % 2 else r for r in group.rollouts
+    )
     group = replace(group, rollouts=cut)
     assert [r.key.sample for r in make().keep(group, advantages(group))] == [0, 2, 3]
-    assert [r.key.sample for r in make(overlong_filter=False).keep(group, advantages(group))] == [0, 1, 2, 3]
+    assert [r.key.sample for r in make(overlong_filter=False).keep(group, advantages(group))] == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_c7_threshold_zero_is_zero_advantage_filtering(new):
     rules = make(keep_regular=0.0, overlong_filter=False)
     for successes in range(9):
         group = binary(new, 8, successes)
-        assert rules.keep(group, advantages(group)) == DropFlat(on="reward").keep(group, advantages(group))
+        assert rules.keep(group, advantages(group)) == DropFlat(on="reward").keep(
+            group, advantages(group)
+        )
     third = new.group([0.1] * 3)  # the mean of three 0.1 is not 0.1: rounding must not keep them
     rounding = {r.key: 1.4e-11 for r in third.rollouts}
     assert rules.keep(third, rounding) == ()

@@ -26,7 +26,10 @@ def test_c7_second_wave_has_its_own_size_and_temperature_and_hard_prompts_only(n
     second = plan.next_wave(groups)
     assert (second.new_prompts, second.draws) == (0, (10, 12))
     assert (second.group_size, second.temperature, second.top_p) == (4, 1.2, 0.99)
-    explored = [new.merged(g, new.group([0, 1, 0, 0], draw=g.draw, wave=1)) if is_hard(g) else g for g in groups]
+    explored = [
+        new.merged(g, new.group([0, 1, 0, 0], draw=g.draw, wave=1)) if is_hard(g) else g
+        for g in groups
+    ]
     assert plan.next_wave(explored) is None
 
 
@@ -37,7 +40,9 @@ def test_c7_nothing_hard_and_size_zero_are_one_wave(new):
 
 def test_c7_the_second_wave_does_not_change_who_was_hard(new):
     solved = new.merged(new.group([0, 0]), new.group([1, 0, 0, 0], wave=1))
-    failed = new.merged(new.group([0, 0], draw=1), new.group([0, 0, 0, 0], draw=1, wave=1, finish_reason="length"))
+    failed = new.merged(
+        new.group([0, 0], draw=1), new.group([0, 0, 0, 0], draw=1, wave=1, finish_reason="length")
+    )
     assert wave_metrics([solved, failed, new.group([1, 0], draw=2)]) == {
         "uec/hard_prompts": 2.0,
         "uec/hard_frac": 2 / 3,

@@ -14,7 +14,12 @@ from isentropic.metrics.accounting import mean_over_updates
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.entropy import entropy_histogram, entropy_metrics
 from isentropic.metrics.sinks.jsonl import JsonlSink
-from isentropic.metrics.step_metrics import mismatch_metrics, response_metrics, reward_metrics, staleness_metrics
+from isentropic.metrics.step_metrics import (
+    mismatch_metrics,
+    response_metrics,
+    reward_metrics,
+    staleness_metrics,
+)
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 UPDATES = 8
@@ -31,7 +36,13 @@ def config(name, *, seed=0, steps=20, beta1=0.5, beta2=1.0):
         "learner": {"updates_per_rollout": UPDATES, "lr": 5e-4},
         "evaluation": {"samples": 4, "every": 5},
         "filter": {"name": "drop_flat"},
-        "objective": {"name": "ce_gppo", "clip_low": 0.2, "clip_high": 0.2, "beta1": beta1, "beta2": beta2},
+        "objective": {
+            "name": "ce_gppo",
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "beta1": beta1,
+            "beta2": beta2,
+        },
     }
 
 
@@ -44,21 +55,31 @@ def evaluation(version, avg, rng):
     avg = float(avg + 0.01 * rng.normal())
     pair = {"avg_at_k": avg, "pass_at_k": min(1.0, avg + 0.25)}
     own = {f"eval/arithmetic/{name}": value for name, value in pair.items()}
-    return own | {f"eval/{name}": value for name, value in pair.items()} | {"eval/policy_version": version}
+    return (
+        own
+        | {f"eval/{name}": value for name, value in pair.items()}
+        | {"eval/policy_version": version}
+    )
 
 
 def step_line(step, steps, rng, *, beta1, beta2):
     """Entropy decays the faster, the larger beta1 and the smaller beta2."""
     done = step / steps
     entropy = 0.25 + 1.3 * math.exp(-(1.5 + beta1 - 0.5 * beta2) * done) + 0.01 * rng.normal()
-    metrics = mean_over_updates([]) | entropy_metrics([], {}) | reward_metrics([]) | response_metrics([])
+    metrics = (
+        mean_over_updates([]) | entropy_metrics([], {}) | reward_metrics([]) | response_metrics([])
+    )
     metrics |= staleness_metrics([], step) | mismatch_metrics([], {}, 1.0)
     noise = 1 + 0.1 * rng.normal()
     predicted = -0.02 * math.exp(-2 * done) * noise
     shares = np.array([0.45, 0.12, 0.2, 0.18, 0.05]) + 0.02 * rng.random(5)
-    metrics |= {f"grad_share/{name}": share for name, share in zip(CLASSES, shares / shares.sum(), strict=True)}
     metrics |= {
-        f"drift/{name}": 20 * predicted * sign for name, sign in zip(CLASSES, (1.4, -0.3, -0.4, 0.3, 0), strict=True)
+        f"grad_share/{name}": share
+        for name, share in zip(CLASSES, shares / shares.sum(), strict=True)
+    }
+    metrics |= {
+        f"drift/{name}": 20 * predicted * sign
+        for name, sign in zip(CLASSES, (1.4, -0.3, -0.4, 0.3, 0), strict=True)
     }
     metrics |= {f"entropy/decile_{d}": entropy * (1.4 - 0.08 * d) for d in range(10)}
     return metrics | {
@@ -106,7 +127,9 @@ def step_line(step, steps, rng, *, beta1, beta2):
 
 def rollout(draw, sample, reward, tokens):
     prompt = Prompt(
-        prompt_id=f"p{draw}", messages=({"role": "user", "content": f"{draw} + 1 = ?"},), answer=str(draw + 1)
+        prompt_id=f"p{draw}",
+        messages=({"role": "user", "content": f"{draw} + 1 = ?"},),
+        answer=str(draw + 1),
     )
     return Rollout(
         key=RolloutKey("train", draw, 0, sample),
@@ -130,7 +153,9 @@ def write_ledger(folder, step=1):
     for draw, own in rewards.items():
         rows = tuple(rollout(draw, i, reward, 4 + 10 * draw + i) for i, reward in enumerate(own))
         groups.append(Group(draw=draw, prompt=rows[0].prompt, rollouts=rows))
-    teacher = replace(rollout(1, 3, 1.0, 5), origin="teacher:solver")  # right, where nobody else was
+    teacher = replace(
+        rollout(1, 3, 1.0, 5), origin="teacher:solver"
+    )  # right, where nobody else was
     batch = Batch(
         step=step, groups=tuple(groups), next_draw=3, source_step=0, policy_version=0, reward_errors=0,
         teachers=(teacher,),
@@ -139,13 +164,18 @@ def write_ledger(folder, step=1):
     write_batch(folder, batch, texts)
 
 
-def make_run(folder, *, steps=20, done=None, seed=0, beta1=0.5, beta2=1.0, alarm=None, ledger=False):
+def make_run(
+    folder, *, steps=20, done=None, seed=0, beta1=0.5, beta2=1.0, alarm=None, ledger=False
+):
     """`done`: steps so far (None: all; -1: not even line 0). `alarm`: the step at which one is raised."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         yaml.safe_dump(config(folder.name, seed=seed, steps=steps, beta1=beta1, beta2=beta2))
     )
-    about = {"started": "2026-01-02T03:04:05+00:00", "git": {"commit": "0123456789abcdef", "dirty": True}}
+    about = {
+        "started": "2026-01-02T03:04:05+00:00",
+        "git": {"commit": "0123456789abcdef", "dirty": True},
+    }
     (folder / "environment.json").write_text(json.dumps(about))
     done = steps if done is None else done
     rng = np.random.default_rng([seed, round(100 * beta1), round(100 * beta2)])
@@ -158,8 +188,17 @@ def make_run(folder, *, steps=20, done=None, seed=0, beta1=0.5, beta2=1.0, alarm
             line |= evaluation(UPDATES * step, 0.2 + 0.5 * step / steps, rng)
         sink.log(step, line)
     if alarm is not None:
-        record = {"step": alarm, "rule": "entropy_collapse", "state": "raised", "level": "warning", "action": "stop"}
-        record |= {"metric": "entropy/mean", "message": "entropy collapse: entropy/mean is 0.1 nats, below 0.2 nats"}
+        record = {
+            "step": alarm,
+            "rule": "entropy_collapse",
+            "state": "raised",
+            "level": "warning",
+            "action": "stop",
+        }
+        record |= {
+            "metric": "entropy/mean",
+            "message": "entropy collapse: entropy/mean is 0.1 nats, below 0.2 nats",
+        }
         sink.log_alarm(record)
     sink.close()
     if ledger:
@@ -172,7 +211,13 @@ def make_sweep(folder, *, steps=10, beta1=(0.0, 0.5, 1.0), beta2=(0.5, 1.0), see
     for first in beta1:
         for second in beta2:
             for seed in seeds:
-                make_run(folder / f"b1_{first}-b2_{second}-s_{seed}", steps=steps, seed=seed, beta1=first, beta2=second)
+                make_run(
+                    folder / f"b1_{first}-b2_{second}-s_{seed}",
+                    steps=steps,
+                    seed=seed,
+                    beta1=first,
+                    beta2=second,
+                )
     return folder
 
 

@@ -31,7 +31,12 @@ def test_paired_differences(folder):
 
 
 def test_page(folder):
-    statement = {"id": "T3", "statement": "entropy falls with beta1", "verdict": "undecided", "number": "2.9 s.e."}
+    statement = {
+        "id": "T3",
+        "statement": "entropy falls with beta1",
+        "verdict": "undecided",
+        "number": "2.9 s.e.",
+    }
     (folder / "statements.json").write_text(json.dumps([statement]))
     page = write_report([folder], folder / "report.html").read_text()
 

@@ -10,14 +10,22 @@ from isentropic.metrics.report.run_data import read_run
 def test_curves_by_policy_version_and_step(make, tmp_path):
     run = read_run(make.run(tmp_path / "a", steps=10))
 
-    assert [(version, step) for version, step, _ in run.curve("entropy/mean")][:3] == [(0, 1), (8, 2), (16, 3)]
+    assert [(version, step) for version, step, _ in run.curve("entropy/mean")][:3] == [
+        (0, 1),
+        (8, 2),
+        (16, 3),
+    ]
     assert run.curve("entropy/mean", start=True)[0] == (0, 0, 1.62)
 
 
 def test_held_out_scores_stand_at_the_version_they_were_measured_under(make, tmp_path):
     run = read_run(make.run(tmp_path / "a", steps=10))
 
-    assert [point[:2] for point in run.curve("eval/avg_at_k", start=True)] == [(0, 0), (40, 5), (80, 10)]
+    assert [point[:2] for point in run.curve("eval/avg_at_k", start=True)] == [
+        (0, 0),
+        (40, 5),
+        (80, 10),
+    ]
 
 
 def test_null_is_no_number(make, tmp_path):
@@ -32,8 +40,15 @@ def test_null_is_no_number(make, tmp_path):
         pytest.param({}, 0, "finished", id="all steps"),
         pytest.param({"done": 7}, 0, "still going: step 7 of 20", id="a young last line"),
         pytest.param({"done": 7}, 3600, "not finished: step 7 of 20", id="an old last line"),
-        pytest.param({"done": 7, "alarm": 7}, 0, "stopped by alarm: entropy collapse", id="an alarm that stops"),
-        pytest.param({"done": 7, "alarm": 3}, 0, "still going: step 7 of 20", id="an alarm it went on after"),
+        pytest.param(
+            {"done": 7, "alarm": 7},
+            0,
+            "stopped by alarm: entropy collapse",
+            id="an alarm that stops",
+        ),
+        pytest.param(
+            {"done": 7, "alarm": 3}, 0, "still going: step 7 of 20", id="an alarm it went on after"
+        ),
         pytest.param({"done": 0}, 0, "still going: step 0 of 20", id="line 0 alone"),
         pytest.param({"done": -1}, 0, "still going: step 0 of 20", id="no line"),
     ],

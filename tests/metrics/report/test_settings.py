@@ -7,12 +7,25 @@ import pytest
 
 from isentropic.metrics.report.charts.compare import maps, over_seeds
 from isentropic.metrics.report.run_data import RunData
-from isentropic.metrics.report.settings import differing_keys, group_settings, mean_of, paired, swept_axes
+from isentropic.metrics.report.settings import (
+    differing_keys,
+    group_settings,
+    mean_of,
+    paired,
+    swept_axes,
+)
 
 
 def run(seed, entropies, **objective):
-    lines = [{"step": i, "policy_version": 8 * (i - 1), "entropy/mean": e} for i, e in enumerate(entropies, start=1)]
-    config = {"seed": seed, "run": {"name": f"r{seed}", "steps": 9}, "objective": {"name": "ce_gppo"} | objective}
+    lines = [
+        {"step": i, "policy_version": 8 * (i - 1), "entropy/mean": e}
+        for i, e in enumerate(entropies, start=1)
+    ]
+    config = {
+        "seed": seed,
+        "run": {"name": f"r{seed}", "steps": 9},
+        "objective": {"name": "ce_gppo"} | objective,
+    }
     return RunData(folder=Path(f"r{seed}"), config=config, environment={}, lines=lines, alarms=[])
 
 
@@ -26,7 +39,9 @@ def test_mean_and_standard_error():
 
 
 def test_settings_are_ordered_by_value_and_named_by_what_differs():
-    runs = [run(seed, [1.0], beta1=beta1, beta2=1.0) for beta1 in (10.0, 0.5, None) for seed in (1, 0)]
+    runs = [
+        run(seed, [1.0], beta1=beta1, beta2=1.0) for beta1 in (10.0, 0.5, None) for seed in (1, 0)
+    ]
 
     settings = group_settings(runs)
 
@@ -37,7 +52,9 @@ def test_settings_are_ordered_by_value_and_named_by_what_differs():
 def test_a_label_that_was_given_names_a_setting():
     runs = [run(seed, [1.0], beta1=beta1) for beta1 in (0.5, 1.0) for seed in (0, 1)]
     for each in runs:
-        each.config["run"]["label"] = "low" if each.config["objective"]["beta1"] == 0.5 else "(1, 1)"
+        each.config["run"]["label"] = (
+            "low" if each.config["objective"]["beta1"] == 0.5 else "(1, 1)"
+        )
     assert [setting.label for setting in group_settings(runs)] == ["low", "(1, 1)"]
 
     runs[0].config["run"]["label"] = "(1, 1)"  # which no longer tells them apart
@@ -52,28 +69,46 @@ def test_the_fewest_keys_name_a_setting():
 
     settings = group_settings([first, second])
 
-    assert differing_keys([first, second]) == ["objective.name", "objective.beta1", "objective.clip_high"]
+    assert differing_keys([first, second]) == [
+        "objective.name",
+        "objective.beta1",
+        "objective.clip_high",
+    ]
     assert {setting.label for setting in settings} == {"clip", "ce_gppo"}
 
 
 def test_runs_of_one_setting_are_named_by_their_number():
-    assert [setting.label for setting in group_settings([run(seed, [1.0]) for seed in (0, 1)])] == ["2 seeds"]
+    assert [setting.label for setting in group_settings([run(seed, [1.0]) for seed in (0, 1)])] == [
+        "2 seeds"
+    ]
     assert [setting.label for setting in group_settings([run(0, [1.0])])] == ["r0"]
 
 
 def test_a_key_that_a_method_does_not_have_is_not_in_its_name():
-    runs = [run(0, [1.0], beta1=0.5), run(0, [1.0], beta1=None), run(0, [1.0], clip_high=0.28), run(0, [1.0])]
+    runs = [
+        run(0, [1.0], beta1=0.5),
+        run(0, [1.0], beta1=None),
+        run(0, [1.0], clip_high=0.28),
+        run(0, [1.0]),
+    ]
     for own in runs[2:]:
         own.config["objective"]["name"] = "clip"
 
     labels = [setting.label for setting in group_settings(runs)]
 
-    assert sorted(labels) == ["ce_gppo, beta1=0.5", "ce_gppo, beta1=none", "clip", "clip, clip_high=0.28"]
+    assert sorted(labels) == [
+        "ce_gppo, beta1=0.5",
+        "ce_gppo, beta1=none",
+        "clip",
+        "clip, clip_high=0.28",
+    ]
 
 
 def test_paired_differences_cancel_what_the_seed_brings():
     """Seeds are 1 and 5 apart in entropy; the setting lowers each by 0.5 and 0.7: mean -0.6, s.e. 0.1."""
-    base = group_settings([run(0, [1.0], beta1=0.0), run(1, [5.0], beta1=0.0), run(2, [9.0], beta1=0.0)])[0]
+    base = group_settings(
+        [run(0, [1.0], beta1=0.0), run(1, [5.0], beta1=0.0), run(2, [9.0], beta1=0.0)]
+    )[0]
     other = group_settings([run(0, [0.5], beta1=1.0), run(1, [4.3], beta1=1.0)])[0]
 
     difference = paired(other, base, "entropy/mean", "last")
@@ -86,7 +121,11 @@ def test_paired_differences_cancel_what_the_seed_brings():
 def test_last_best_and_average():
     setting = group_settings([run(0, [1.0, 3.0, 2.0])])[0]
 
-    assert [setting.mean("entropy/mean", kind).value for kind in ("last", "best", "average")] == [2.0, 3.0, 2.0]
+    assert [setting.mean("entropy/mean", kind).value for kind in ("last", "best", "average")] == [
+        2.0,
+        3.0,
+        2.0,
+    ]
 
 
 def test_a_run_that_ended_early_counts_as_far_as_it_came():

@@ -25,10 +25,20 @@ def test_run(make, tmp_path):
     page = without_plotly(out.read_text())
 
     assert out.stat().st_size < LARGEST
-    for words in ("Entropy of the policy", "Predicted", "entropy collapse", "0123456789 with changes", "pass@4"):
+    for words in (
+        "Entropy of the policy",
+        "Predicted",
+        "entropy collapse",
+        "0123456789 with changes",
+        "pass@4",
+    ):
         assert words.lower() in page.lower()
     assert "1.62" in page and "finished" in page
-    assert sorted(path.name for path in (folder / "report").iterdir()) == ["clip.png", "entropy.png", "reward.png"]
+    assert sorted(path.name for path in (folder / "report").iterdir()) == [
+        "clip.png",
+        "entropy.png",
+        "reward.png",
+    ]
 
 
 def test_the_page_asks_nobody(make, tmp_path):
@@ -51,7 +61,10 @@ def test_a_long_run_stays_small(make, tmp_path):
     """4000 steps of the third step's metrics."""
     folder = make.run(tmp_path / "a", steps=3, ledger=True)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-    rows = (last | {"step": step, "policy_version": 8 * step, "reward/mean": 1 / step} for step in range(4, 4001))
+    rows = (
+        last | {"step": step, "policy_version": 8 * step, "reward/mean": 1 / step}
+        for step in range(4, 4001)
+    )
     with (folder / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
@@ -87,6 +100,12 @@ def test_job_refuses_what_is_no_run(make, tmp_path):
     make.run(tmp_path / "runs" / "known", steps=1)
     (tmp_path / "empty").mkdir()
     for given, said in (("empty", "is no run and holds none"), ("nowhere", "Runs here: known")):
-        done = subprocess.run([sys.executable, JOB, given], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, JOB, given], cwd=tmp_path, capture_output=True, text=True
+        )
         assert done.returncode == 2
-        assert said in done.stderr and "metrics.jsonl" in done.stderr and "Traceback" not in done.stderr
+        assert (
+            said in done.stderr
+            and "metrics.jsonl" in done.stderr
+            and "Traceback" not in done.stderr
+        )

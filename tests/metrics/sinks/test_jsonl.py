@@ -17,9 +17,25 @@ def strict(text):
 
 def test_lines_are_strict_json_and_there_at_once(tmp_path):
     sink = JsonlSink(tmp_path)
-    sink.log(0, {"reward/mean": np.float32(0.5), "nan": float("nan"), "inf": np.inf, "list": np.arange(2), "no": None})
+    sink.log(
+        0,
+        {
+            "reward/mean": np.float32(0.5),
+            "nan": float("nan"),
+            "inf": np.inf,
+            "list": np.arange(2),
+            "no": None,
+        },
+    )
     row = strict((tmp_path / "metrics.jsonl").read_text())  # not closed: flushed all the same
-    assert row == {"step": 0, "reward/mean": 0.5, "nan": None, "inf": None, "list": [0, 1], "no": None}
+    assert row == {
+        "step": 0,
+        "reward/mean": 0.5,
+        "nan": None,
+        "inf": None,
+        "list": [0, 1],
+        "no": None,
+    }
     sink.close()
 
 
@@ -27,7 +43,10 @@ def test_updates_carry_their_index(tmp_path):
     sink = JsonlSink(tmp_path)
     sink.log_updates(3, [{"clip/frac": 0.0}, {"clip/frac": 0.25}])
     rows, torn = read_lines(tmp_path / "updates.jsonl")
-    assert rows == [{"step": 3, "update": 0, "clip/frac": 0.0}, {"step": 3, "update": 1, "clip/frac": 0.25}]
+    assert rows == [
+        {"step": 3, "update": 0, "clip/frac": 0.0},
+        {"step": 3, "update": 1, "clip/frac": 0.25},
+    ]
     assert not torn
 
 

@@ -46,7 +46,9 @@ def test_one_plain_line_a_step_with_the_time_left():
 def test_alarm_is_a_line_and_model_text_is_no_markup():
     stream = io.StringIO()
     terminal = Terminal(10, stream=stream)
-    terminal.log_alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: [bold]x[/bold]"})
+    terminal.log_alarm(
+        {"state": "raised", "rule": "kl_drift", "message": "kl drift: [bold]x[/bold]"}
+    )
     assert stream.getvalue() == "ALARM kl drift: [bold]x[/bold]\n"
 
 
@@ -99,6 +101,8 @@ def test_a_stream_without_blocks_gets_plain_characters():
     assert buffer.getvalue().decode("ascii").splitlines() == ["entropy  0.000 -> 1.000  _@"]
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(42, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")]
+)
 def test_duration(seconds, text):
     assert duration(seconds) == text

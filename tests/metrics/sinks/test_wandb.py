@@ -26,17 +26,29 @@ def _no_account(monkeypatch, tmp_path):
 
 def open_sink(folder, mode="offline", **changes):
     warnings = []
-    tracking = TrackingConfig(wandb=mode, project="p", entity=None, group="sweep", tags=("ce_gppo",))
+    tracking = TrackingConfig(
+        wandb=mode, project="p", entity=None, group="sweep", tags=("ce_gppo",)
+    )
     config = {"objective": {"beta1": 0.5}, **changes}
-    return WandbSink(tracking, folder=folder, run_name="run", config=config, warn=warnings.append), warnings
+    return WandbSink(
+        tracking, folder=folder, run_name="run", config=config, warn=warnings.append
+    ), warnings
 
 
 def offline_records(folder):
     """All records of the folder's offline runs, by type."""
     records = {}
     for run in sorted(folder.glob("wandb/offline-run-*")):
-        command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(run)]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        command = [
+            str(Path(sys.executable).parent / "wandb"),
+            "leet",
+            "inspect",
+            "--json",
+            str(run),
+        ]
+        lines = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60
+        ).stdout.splitlines()
         for line in lines:
             record = json.loads(line)
             records.setdefault(record["type"], []).append(record.get(record["type"]))
@@ -52,7 +64,13 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
     sink, _ = open_sink(tmp_path, note=f"key {KEY}", hf_token="hf_canary")
     for step in range(3):
         sink.log(step, line(step) | {"entropy/histogram": [1] * (len(ENTROPY_EDGES) - 1)})
-    record = {"state": "raised", "level": "error", "rule": "kl_drift", "message": "kl drift: seen", "step": 2}
+    record = {
+        "state": "raised",
+        "level": "error",
+        "rule": "kl_drift",
+        "message": "kl drift: seen",
+        "step": 2,
+    }
     sink.log_alarm(record)
     sink.close()
     again, warnings = open_sink(tmp_path)
@@ -61,12 +79,17 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
     again.close()
 
     records = offline_records(tmp_path)
-    points = [(item["policy_version"], item["entropy/mean"]) for item in (r["item"] for r in records["history"])]
+    points = [
+        (item["policy_version"], item["entropy/mean"])
+        for item in (r["item"] for r in records["history"])
+    ]
     assert points == [(0, 1.0), (8, 0.5), (16, 1 / 3), (24, 0.25)]
     assert len({run["run_id"] for run in records["run"]}) == 1
     assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == ["ce_gppo"]
     assert records["run"][0]["config"]["update"]["objective"] == {"beta1": 0.5}
-    assert {"glob_name": "*", "step_metric": "policy_version"}.items() <= records["metric"][1].items()
+    assert {"glob_name": "*", "step_metric": "policy_version"}.items() <= records["metric"][
+        1
+    ].items()
     assert [alert["text"] for alert in records["alert"]] == ["kl drift: seen"]
     assert warnings == []
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -91,12 +114,17 @@ time.sleep(2)  # for those that end by it
 sink.log(1, {"policy_version": 8, "entropy/mean": 0.5})
 sink.close()
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[3]), wandb_sink.RAY_JOB: "{}"}
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(wandb_sink.__file__).parents[3]),
+        wandb_sink.RAY_JOB: "{}",
+    }
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert [record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]] == [0, 8]
+    assert [
+        record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]
+    ] == [0, 8]
 
 
 def test_a_killed_run_lacks_no_step_after_its_resume(tmp_path):
@@ -116,7 +144,9 @@ for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
 """
     environment = os.environ | {"PYTHONPATH": str(Path(wandb_sink.__file__).parents[3])}
     environment.pop("WANDB_SERVICE", None)  # that of this process would outlive the killed one
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], timeout=120, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], timeout=120, env=environment
+    )
     assert done.returncode == -9
     lost = offline_records(tmp_path).get("history", [])
     assert len(lost) < 3, "else this test shows nothing"

@@ -36,11 +36,19 @@ class WandbStub:
             def do_POST(self):
                 body = json.loads(self.body() or b"{}")
                 if "file_stream" in self.path:
-                    lines = (body.get("files") or {}).get("wandb-history.jsonl", {}).get("content", [])
+                    lines = (
+                        (body.get("files") or {}).get("wandb-history.jsonl", {}).get("content", [])
+                    )
                     stub.history += [json.loads(line) for line in lines]
                     self.answer({})
                 else:
-                    self.answer({"data": graphql(body.get("query", ""), body.get("variables", {}), stub.url)})
+                    self.answer(
+                        {
+                            "data": graphql(
+                                body.get("query", ""), body.get("variables", {}), stub.url
+                            )
+                        }
+                    )
 
             def body(self):
                 return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -71,10 +79,18 @@ class WandbStub:
 def graphql(query, variables, url):
     if "upsertBucket" in query:
         project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
-        bucket = {"id": "x", "name": variables.get("name"), "displayName": "r", "config": "{}", "project": project}
+        bucket = {
+            "id": "x",
+            "name": variables.get("name"),
+            "displayName": "r",
+            "config": "{}",
+            "project": project,
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
     if "createRunFiles" in query:
-        files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in variables.get("files", [])]
+        files = [
+            {"name": name, "uploadUrl": f"{url}/{name}"} for name in variables.get("files", [])
+        ]
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
     return {"serverInfo": {"features": []}} if "serverInfo" in query else {}
 
@@ -82,7 +98,9 @@ def graphql(query, variables, url):
 def open_sink(folder):
     warnings = []
     tracking = TrackingConfig(wandb="auto", project="p", entity=None, group=None, tags=())
-    return wandb_sink.WandbSink(tracking, folder=folder, run_name="r", config={}, warn=warnings.append), warnings
+    return wandb_sink.WandbSink(
+        tracking, folder=folder, run_name="r", config={}, warn=warnings.append
+    ), warnings
 
 
 def line(step):

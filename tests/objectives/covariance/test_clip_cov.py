@@ -33,7 +33,8 @@ def test_draw_depends_on_the_seed_alone():
     log_ratio, advantage, logprob = many()
     inputs = {"logprob": logprob, "share": 0.01, "cov_low": 0.1, "cov_high": 9.0, **GIVEN}
     first, again, other = (
-        clip_cov(log_ratio, advantage, **inputs, seed=seed).metrics["clip_cov/frac"] for seed in (1, 1, 2)
+        clip_cov(log_ratio, advantage, **inputs, seed=seed).metrics["clip_cov/frac"]
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
@@ -43,9 +44,13 @@ def test_never_draws_what_the_clip_has_silenced_and_takes_all_if_few():
     log_ratio = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64)
     advantage = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     logprob = torch.tensor([-1.0, -1.0, -1.0, -5.0], dtype=torch.float64)
-    result = clip_cov(log_ratio, advantage, logprob=logprob, share=1.0, cov_low=0.5, cov_high=1.5, **GIVEN)
+    result = clip_cov(
+        log_ratio, advantage, logprob=logprob, share=1.0, cov_low=0.5, cov_high=1.5, **GIVEN
+    )
     assert result.metrics["cov"].tolist() == [1.0, 1.0, -1.0, 3.0]
     assert result.metrics["clip_cov/frac"].tolist() == [1.0, 0.0, 0.0, 0.0]
     # Bounds on the covariance are strict.
-    result = clip_cov(log_ratio, advantage, logprob=logprob, share=1.0, cov_low=1.0, cov_high=3.0, **GIVEN)
+    result = clip_cov(
+        log_ratio, advantage, logprob=logprob, share=1.0, cov_low=1.0, cov_high=3.0, **GIVEN
+    )
     assert result.metrics["clip_cov/frac"].sum() == 0

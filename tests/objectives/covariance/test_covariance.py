@@ -7,7 +7,9 @@ from isentropic.objectives.covariance.covariance import picked, token_covariance
 
 def test_covariance():
     """Means 1 and -2: (0-1)(-1+2) = -1, (2-1)(-3+2) = -1, (1-1)(...) = 0."""
-    logprob, advantage = (torch.tensor(x, dtype=torch.float64) for x in ([-1.0, -3.0, -2.0], [0.0, 2.0, 1.0]))
+    logprob, advantage = (
+        torch.tensor(x, dtype=torch.float64) for x in ([-1.0, -3.0, -2.0], [0.0, 2.0, 1.0])
+    )
     assert token_covariance(logprob, advantage).tolist() == [-1.0, -1.0, 0.0]
 
 

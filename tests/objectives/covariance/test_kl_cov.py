@@ -21,18 +21,27 @@ def test_gradient_at_the_held_tokens(at, close):
 
 def test_ties_go_to_the_first_tokens_and_one_is_the_least(at):
     logprob = torch.zeros(3, dtype=torch.float64)
-    *_, metrics = at(kl_cov, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], logprob=logprob, share=1e-4, kl_coef=1.0)
+    *_, metrics = at(
+        kl_cov, [1.0, 1.0, 1.0], [1.0, 1.0, 1.0], logprob=logprob, share=1e-4, kl_coef=1.0
+    )
     assert metrics["kl_cov/frac"] == [1, 0, 0]
-    *_, metrics = at(kl_cov, [1.0] * 999, [1.0] * 999, logprob=torch.zeros(999).double(), share=0.1, kl_coef=1.0)
+    *_, metrics = at(
+        kl_cov, [1.0] * 999, [1.0] * 999, logprob=torch.zeros(999).double(), share=0.1, kl_coef=1.0
+    )
     assert metrics["kl_cov/frac"] == [1] * 99 + [0] * 900
 
 
 def test_on_policy_the_penalty_has_no_gradient(at):
     logprob = torch.zeros(2, dtype=torch.float64)
-    assert at(kl_cov, [1.0, 1.0], [1.0, -1.0], logprob=logprob, share=1.0, kl_coef=1.0)[1] == [-1.0, 1.0]
+    assert at(kl_cov, [1.0, 1.0], [1.0, -1.0], logprob=logprob, share=1.0, kl_coef=1.0)[1] == [
+        -1.0,
+        1.0,
+    ]
 
 
 def test_extreme_ratios(at, close):
     log_ratio = torch.tensor([200.0, -200.0], dtype=torch.float64)
-    loss, slope, _ = at(kl_cov, log_ratio, [-1.0, 1.0], logprob=torch.zeros(2).double(), share=1.0, kl_coef=0.5)
+    loss, slope, _ = at(
+        kl_cov, log_ratio, [-1.0, 1.0], logprob=torch.zeros(2).double(), share=1.0, kl_coef=0.5
+    )
     assert loss == close([math.exp(20) + 100, -math.exp(-20) + 100]) and slope == close([0.5, -0.5])

@@ -49,9 +49,15 @@ def test_entropy_bonus_has_its_own_slope(close):
     bonus = EntropyBonusConfig(coef=0.1, adaptive=None)
     given = fields(entropy=f64(1.0, 2.0), token_weight=f64(2.0, 3.0))
     result = leaf_gradients(
-        "ce_gppo", BETAS, given, terms=terms(entropy_bonus=bonus), term_coefficients={"entropy_bonus": 0.1}
+        "ce_gppo",
+        BETAS,
+        given,
+        terms=terms(entropy_bonus=bonus),
+        term_coefficients={"entropy_bonus": 0.1},
     )
-    assert result.d_entropy.tolist() == close([-0.025, -0.05])  # the engine's weight is not for the bonus
+    assert result.d_entropy.tolist() == close(
+        [-0.025, -0.05]
+    )  # the engine's weight is not for the bonus
     assert result.d_logprob.tolist() == close([0.2, -1.8])
     assert result.loss.item() == pytest.approx(-1.6 - 0.025 - 0.1, rel=1e-12)
 
@@ -90,17 +96,26 @@ def test_clip_with_ratio_sequence_is_gspo(close):
 def test_backpropagated_leaf_gradients_are_the_gradient_of_the_loss():
     """Of any model: here logprob = log sigmoid(w x), entropy = w^2 x."""
     x, w = f64(0.3, -0.7), torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
-    on, coefficients = terms(entropy_bonus=EntropyBonusConfig(coef=0.1, adaptive=None)), {"entropy_bonus": 0.1}
+    on, coefficients = (
+        terms(entropy_bonus=EntropyBonusConfig(coef=0.1, adaptive=None)),
+        {"entropy_bonus": 0.1},
+    )
 
     def outputs():
         return {"logprob": torch.nn.functional.logsigmoid(w * x), "entropy": w**2 * x}
 
-    live = step_loss("ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients)
+    live = step_loss(
+        "ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients
+    )
     direct = torch.autograd.grad(live.loss.sum(), w)[0]
     with torch.no_grad():
-        leaves = leaf_gradients("ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients)
+        leaves = leaf_gradients(
+            "ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients
+        )
     again = outputs()
-    through = torch.autograd.grad([again["logprob"], again["entropy"]], w, [leaves.d_logprob, leaves.d_entropy])[0]
+    through = torch.autograd.grad(
+        [again["logprob"], again["entropy"]], w, [leaves.d_logprob, leaves.d_entropy]
+    )[0]
     torch.testing.assert_close(through, direct, rtol=1e-13, atol=0)
 
 
@@ -114,13 +129,31 @@ def test_step_loss_is_the_objective_itself():
 def test_seed_reaches_the_draw():
     n = 200
     generator = torch.Generator().manual_seed(0)
-    logprob, advantage = (torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(2))
-    given = {"logprob": logprob, "old_logprob": logprob, "advantage": advantage, "loss_weight": torch.ones(n)}
-    coefficients = {"clip_low": None, "clip_high": None, "share": 0.1, "cov_low": 0.0, "cov_high": 99.0}
-    drawn = [leaf_gradients("clip_cov", coefficients, given, seed=seed).metrics["clip_cov/frac"] for seed in (1, 1, 2)]
+    logprob, advantage = (
+        torch.randn(n, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
+    given = {
+        "logprob": logprob,
+        "old_logprob": logprob,
+        "advantage": advantage,
+        "loss_weight": torch.ones(n),
+    }
+    coefficients = {
+        "clip_low": None,
+        "clip_high": None,
+        "share": 0.1,
+        "cov_low": 0.0,
+        "cov_high": 99.0,
+    }
+    drawn = [
+        leaf_gradients("clip_cov", coefficients, given, seed=seed).metrics["clip_cov/frac"]
+        for seed in (1, 1, 2)
+    ]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match=r"objective must be one of .*; got 'ce_gpo'. Did you mean 'ce_gppo'"):
+    with pytest.raises(
+        ValueError, match=r"objective must be one of .*; got 'ce_gpo'. Did you mean 'ce_gppo'"
+    ):
         leaf_gradients("ce_gpo", BETAS, fields())

@@ -13,7 +13,10 @@ LINEAR = {"kind": "linear", "from_step": 11, "to_step": 21, "start": 1.0, "end":
         (0.3, {1: 0.3, 999: 0.3}),
         (None, {1: None}),
         ({"kind": "constant", "value": 0.3}, {1: 0.3, 999: 0.3}),
-        ({"kind": "switch", "step": 585, "before": 0.0, "after": 0.5}, {1: 0.0, 584: 0.0, 585: 0.5, 600: 0.5}),
+        (
+            {"kind": "switch", "step": 585, "before": 0.0, "after": 0.5},
+            {1: 0.0, 584: 0.0, 585: 0.5, 600: 0.5},
+        ),
         ({"kind": "switch", "step": 2, "before": None, "after": 0.5}, {1: None, 2: 0.5}),
         (LINEAR, {1: 1.0, 11: 1.0, 12: 0.9, 16: 0.5, 21: 0.0, 22: 0.0}),
         (LINEAR | {"kind": "cosine"}, {1: 1.0, 11: 1.0, 16: 0.5, 21: 0.0, 22: 0.0}),
@@ -40,11 +43,17 @@ def test_cosine_is_slow_at_its_ends():
         (float("nan"), "must be >= 0, got nan"),
         (LINEAR | {"end": -1}, "objective.beta1.end must be >= 0, got -1"),
         (LINEAR | {"end": None}, "objective.beta1.end must be a number: there is no way"),
-        (LINEAR | {"kind": "linaer"}, r"objective.beta1.kind must be one of .*; got 'linaer'. Did you mean 'linear'"),
+        (
+            LINEAR | {"kind": "linaer"},
+            r"objective.beta1.kind must be one of .*; got 'linaer'. Did you mean 'linear'",
+        ),
         (LINEAR | {"to_step": 11}, "objective.beta1.to_step must be > 11, got 11"),
         (LINEAR | {"from_step": 0}, "objective.beta1.from_step must be >= 1, got 0"),
         (LINEAR | {"from_step": 1.5}, "must be a step .a whole number from 1., got 1.5"),
-        ({"kind": "switch", "step": 3, "after": 1.0}, "a switch schedule has the keys kind, step, before, after"),
+        (
+            {"kind": "switch", "step": 3, "after": 1.0},
+            "a switch schedule has the keys kind, step, before, after",
+        ),
         ({"value": 3}, "objective.beta1.kind must be one of"),
     ],
 )

@@ -48,12 +48,19 @@ def test_no_gradient_through_the_entropy_and_none_lost_at_entropy_zero(at):
 def test_exactly_on_the_band_is_inside(at):
     entropy = {"entropy": f64([1.0 - 1e-8]), "old_entropy": f64([2.0 - 1e-8])}
     ratio = float((entropy["entropy"] + 1e-8) / (entropy["old_entropy"] + 1e-8))
-    _, slope, _ = at(erc, [1.0], [1.0], **entropy, band_low=ratio, band_high=1.05, clip_low=0.2, clip_high=0.2)
+    _, slope, _ = at(
+        erc, [1.0], [1.0], **entropy, band_low=ratio, band_high=1.05, clip_low=0.2, clip_high=0.2
+    )
     assert slope == [-1.0]
 
 
 def test_config_resolves_its_base_and_asks_for_what_it_needs():
-    base = {"name": "kl_cov", "ratio": "token", "share": 0.1, "kl_coef": {"kind": "constant", "value": 0.3}}
+    base = {
+        "name": "kl_cov",
+        "ratio": "token",
+        "share": 0.1,
+        "kl_coef": {"kind": "constant", "value": 0.3},
+    }
     config = ErcConfig(name="erc", ratio="token", band_low=0.95, band_high=1.05, base=base)
     assert config.at(3) == {"share": 0.1, "kl_coef": 0.3, "band_low": 0.95, "band_high": 1.05}
     assert config.options() == {"base": "kl_cov"} and needs_minibatch(config)
@@ -74,15 +81,23 @@ def test_over_an_objective_that_has_a_base_itself():
         "old_entropy": f64([1.0, 1.0]),
     }
     assert set(given) == required_fields(config)
-    assert leaf_gradients(config, config.at(1), given).d_logprob.tolist() == pytest.approx([-0.25, 0.0])
+    assert leaf_gradients(config, config.at(1), given).d_logprob.tolist() == pytest.approx(
+        [-0.25, 0.0]
+    )
 
 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        (CLIP | {"name": "klip"}, "objective.base.name must be one of .*; got 'klip'. Did you mean 'clip'"),
+        (
+            CLIP | {"name": "klip"},
+            "objective.base.name must be one of .*; got 'klip'. Did you mean 'clip'",
+        ),
         (CLIP | {"name": "erc"}, "got 'erc'"),
-        (CLIP | {"clip_hihg": 1}, "unknown config key 'objective.base.clip_hihg'.*Did you mean 'clip_high'"),
+        (
+            CLIP | {"clip_hihg": 1},
+            "unknown config key 'objective.base.clip_hihg'.*Did you mean 'clip_high'",
+        ),
         ({"name": "clip", "ratio": "token"}, "objective.base.clip_low has no value"),
         (CLIP | {"ratio": "sequence"}, "objective.ratio=token with objective.base.ratio=sequence"),
         (CLIP | {"clip_low": 2}, "objective.clip_low must be > 0 and < 1, got 2"),
@@ -97,6 +112,13 @@ def test_extremes_are_finite(at):
     log_ratio = f64([200.0, -200.0])
     entropy = {"entropy": f64([0.0, 11.0]), "old_entropy": f64([11.0, 0.0])}
     loss, slope, _ = at(
-        erc, log_ratio, [1.0, -1.0], **entropy, band_low=0.95, band_high=1.05, clip_low=0.2, clip_high=0.2
+        erc,
+        log_ratio,
+        [1.0, -1.0],
+        **entropy,
+        band_low=0.95,
+        band_high=1.05,
+        clip_low=0.2,
+        clip_high=0.2,
     )
     assert all(math.isfinite(value) for value in loss + slope)

@@ -18,7 +18,13 @@ def losses(p, old_p, advantage, is_teacher):
     log_ratio = logprob - torch.tensor(old_p, dtype=torch.float64).log()
     advantage, teachers = torch.tensor(advantage, dtype=torch.float64), torch.tensor(is_teacher)
     result = shaped_offline(
-        log_ratio, advantage, logprob=logprob, is_teacher=teachers, offline_shape=0.1, online="clip", **BOUNDS
+        log_ratio,
+        advantage,
+        logprob=logprob,
+        is_teacher=teachers,
+        offline_shape=0.1,
+        online="clip",
+        **BOUNDS,
     )
     result.loss.sum().backward()
     return result, clip(log_ratio, advantage, **BOUNDS), logprob.grad

@@ -5,11 +5,20 @@ import math
 import pytest
 import torch
 
-from isentropic.objectives.tokens.mismatch import TOKEN_WEIGHTS, MaskedWeight, NoTokenWeight, TruncatedWeight
+from isentropic.objectives.tokens.mismatch import (
+    TOKEN_WEIGHTS,
+    MaskedWeight,
+    NoTokenWeight,
+    TruncatedWeight,
+)
 
 ROLLOUT = torch.tensor([-2.0, -2.0, -1.0, -1.0, math.nan], dtype=torch.float64)
-OLD = torch.tensor([math.log(0.25) - 2, math.log(4) - 2, -1.0, math.log(8) - 1, -3.0], dtype=torch.float64)
-ID = torch.tensor([0, 0, 1, 1, 2])  # ratios .25, 4 | 1, 8 | none; products 1, 8, 1; geometric means 1, sqrt 8, 1
+OLD = torch.tensor(
+    [math.log(0.25) - 2, math.log(4) - 2, -1.0, math.log(8) - 1, -3.0], dtype=torch.float64
+)
+ID = torch.tensor(
+    [0, 0, 1, 1, 2]
+)  # ratios .25, 4 | 1, 8 | none; products 1, 8, 1; geometric means 1, sqrt 8, 1
 
 
 @pytest.mark.parametrize(
@@ -18,10 +27,22 @@ ID = torch.tensor([0, 0, 1, 1, 2])  # ratios .25, 4 | 1, 8 | none; products 1, 8
         (NoTokenWeight(name="none"), [1, 1, 1, 1, 1]),
         (TruncatedWeight(name="truncated", level="token", cap=2.0), [0.25, 2, 1, 2, 1]),
         (TruncatedWeight(name="truncated", level="sequence", cap=2.0), [1, 1, 2, 2, 1]),
-        (MaskedWeight(name="masked", level="token", low=0.5, high=5.0, keep_ratio=True), [0, 4, 1, 0, 1]),
-        (MaskedWeight(name="masked", level="token", low=0.0, high=5.0, keep_ratio=False), [1, 1, 1, 0, 1]),
-        (MaskedWeight(name="masked", level="sequence", low=0.0, high=3.0, keep_ratio=True), [1, 1, 0, 0, 1]),
-        (MaskedWeight(name="masked", level="geometric", low=0.999, high=1.001, keep_ratio=False), [1, 1, 0, 0, 1]),
+        (
+            MaskedWeight(name="masked", level="token", low=0.5, high=5.0, keep_ratio=True),
+            [0, 4, 1, 0, 1],
+        ),
+        (
+            MaskedWeight(name="masked", level="token", low=0.0, high=5.0, keep_ratio=False),
+            [1, 1, 1, 0, 1],
+        ),
+        (
+            MaskedWeight(name="masked", level="sequence", low=0.0, high=3.0, keep_ratio=True),
+            [1, 1, 0, 0, 1],
+        ),
+        (
+            MaskedWeight(name="masked", level="geometric", low=0.999, high=1.001, keep_ratio=False),
+            [1, 1, 0, 0, 1],
+        ),
     ],
 )
 def test_weights(close, config, wanted):
@@ -52,7 +73,9 @@ def test_log_weights_are_summed_before_they_are_clamped(close):
 
 
 def test_refused():
-    with pytest.raises(ValueError, match=r"token_weight.level must be one of token, sequence; got 'word'"):
+    with pytest.raises(
+        ValueError, match=r"token_weight.level must be one of token, sequence; got 'word'"
+    ):
         TruncatedWeight(name="truncated", level="word", cap=2.0)
     with pytest.raises(ValueError, match=r"token_weight.low must be >= 0 and <= 1, got 2"):
         MaskedWeight(name="masked", level="token", low=2, high=3.0, keep_ratio=True)

@@ -42,7 +42,9 @@ def test_weights(name, wanted):
 )
 def test_mean_over_the_chosen_alone(name, wanted):
     chosen = np.array([True, True, False, False])
-    np.testing.assert_allclose(weights(name, microbatch_of=PACKED, chosen=chosen), wanted, rtol=1e-15)
+    np.testing.assert_allclose(
+        weights(name, microbatch_of=PACKED, chosen=chosen), wanted, rtol=1e-15
+    )
 
 
 @pytest.mark.parametrize("name", REDUCTIONS)
@@ -54,7 +56,11 @@ def test_nothing_chosen_and_nothing_there(name):
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_a_response_without_tokens_counts_nowhere(name):
     full = weights(name, [3, 5], microbatch_of=np.array([0, 1]))
-    assert weights(name, [3, 0, 5], microbatch_of=np.array([0, 0, 1])).tolist() == [full[0], 0.0, full[1]]
+    assert weights(name, [3, 0, 5], microbatch_of=np.array([0, 0, 1])).tolist() == [
+        full[0],
+        0.0,
+        full[1],
+    ]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4))

@@ -14,7 +14,9 @@ from isentropic.objectives.tokens.statistics import token_statistics
 def statistics_of(logits, target, **settings):
     """`logits` [N, V] as a linear layer gives them: hidden = logits, weight = identity."""
     options = {"temperature": 1.0, "vocab_chunk": 64} | settings
-    return token_statistics(logits, torch.eye(logits.shape[1], dtype=logits.dtype), target, **options)
+    return token_statistics(
+        logits, torch.eye(logits.shape[1], dtype=logits.dtype), target, **options
+    )
 
 
 def plain(hidden, weight, target, temperature, bias=None):
@@ -34,19 +36,25 @@ def test_vector_of_the_specification(vocab_chunk):
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]], dtype=torch.float64).expand(4, 4)
     result = statistics_of(logits, torch.arange(4), vocab_chunk=vocab_chunk)
     expected = [-0.1578706781877734, 0.2855184288359951, 0.2988936664015263, 0.2487284258607216]
-    torch.testing.assert_close(-result.sensitivity, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        -result.sensitivity, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12
+    )
     assert result.entropy.tolist() == pytest.approx([0.9475369639754256] * 4, abs=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 5), st.integers(1, 40), st.integers(1, 50), st.integers(0, 10**6), st.booleans())
+@given(
+    st.integers(0, 5), st.integers(1, 40), st.integers(1, 50), st.integers(0, 10**6), st.booleans()
+)
 def test_any_chunk_gives_the_plain_softmax(num_rows, vocabulary, vocab_chunk, seed, biased):
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(num_rows, 6, dtype=torch.float64, generator=generator) * 3
     weight = torch.randn(vocabulary, 6, dtype=torch.float64, generator=generator)
     bias = torch.randn(vocabulary, dtype=torch.float64, generator=generator) if biased else None
     target = torch.randint(vocabulary, (num_rows,), generator=generator)
-    result = token_statistics(hidden, weight, target, temperature=0.7, vocab_chunk=vocab_chunk, bias=bias)
+    result = token_statistics(
+        hidden, weight, target, temperature=0.7, vocab_chunk=vocab_chunk, bias=bias
+    )
     for got, expected in zip(result, plain(hidden, weight, target, 0.7, bias), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
 
@@ -56,12 +64,15 @@ def test_gradients_of_logprob_and_entropy(vocab_chunk, monkeypatch):
     monkeypatch.setattr(module, "MAX_TILE", 6)  # several row blocks too
     generator = torch.Generator().manual_seed(0)
     inputs = [
-        torch.randn(size, dtype=torch.float64, generator=generator, requires_grad=True) for size in [(5, 4), (7, 4), 7]
+        torch.randn(size, dtype=torch.float64, generator=generator, requires_grad=True)
+        for size in [(5, 4), (7, 4), 7]
     ]
     target = torch.tensor([0, 6, 3, 2, 2])
 
     def scored(hidden, weight, bias):
-        result = token_statistics(hidden, weight, target, temperature=1.3, vocab_chunk=vocab_chunk, bias=bias)
+        result = token_statistics(
+            hidden, weight, target, temperature=1.3, vocab_chunk=vocab_chunk, bias=bias
+        )
         return result.logprob, result.entropy
 
     assert torch.autograd.gradcheck(scored, inputs)
@@ -105,12 +116,16 @@ def test_half_precision_is_summed_in_float32():
 
     def gradient(rows):
         parameter = weight.clone().requires_grad_()
-        result = token_statistics(rows, parameter, torch.full((len(rows),), 3), temperature=1.0, vocab_chunk=5)
+        result = token_statistics(
+            rows, parameter, torch.full((len(rows),), 3), temperature=1.0, vocab_chunk=5
+        )
         assert result.logprob.dtype == torch.float32
         result.logprob.sum().backward()
         return parameter.grad.float()
 
-    torch.testing.assert_close(gradient(row.expand(256, 8)), 256 * gradient(row), rtol=1e-2, atol=0.1)
+    torch.testing.assert_close(
+        gradient(row.expand(256, 8)), 256 * gradient(row), rtol=1e-2, atol=0.1
+    )
 
 
 def test_temperature_zero_is_refused():

@@ -107,7 +107,20 @@ def make_workers(tmp_path, monkeypatch):
 def test_each_fault_costs_its_own_answer_alone_and_is_counted_by_kind(make_workers, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary")
     workers = make_workers(HostileTask())
-    answers = ["1", "hang", "0.5", "exit", "nan", "2", "segfault", "memory", "word", "spin", "inf", "3"]
+    answers = [
+        "1",
+        "hang",
+        "0.5",
+        "exit",
+        "nan",
+        "2",
+        "segfault",
+        "memory",
+        "word",
+        "spin",
+        "inf",
+        "3",
+    ]
     bad = -7.0
     expected = [1, bad, 0.5, bad, bad, 2, bad, bad, bad, bad, bad, 3]
     started = time.monotonic()
@@ -138,7 +151,9 @@ def test_a_task_that_fails_for_every_answer_stops_the_run(make_workers):
         grade(workers, ["word", "word"])
 
 
-@pytest.mark.parametrize("change", [{"workers": 0}, {"timeout_s": 0}, {"deadline_s": 0.1}, {"reward_on_error": np.nan}])
+@pytest.mark.parametrize(
+    "change", [{"workers": 0}, {"timeout_s": 0}, {"deadline_s": 0.1}, {"reward_on_error": np.nan}]
+)
 def test_refuses(change):
     with pytest.raises(ValueError, match=f"rewards.{next(iter(change))}"):
         config(**change)

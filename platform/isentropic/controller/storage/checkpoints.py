@@ -64,7 +64,9 @@ def discard(folder: Path, step: int) -> None:
 def sizes(folder: Path) -> list[int]:
     """Bytes of each checkpoint, whole or not."""
     found = listed(folder).values()
-    return [sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in found]
+    return [
+        sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in found
+    ]
 
 
 def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, Any]) -> Path:
@@ -73,7 +75,10 @@ def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, A
     files = {}
     for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
         sync_file(path)
-        files[str(path.relative_to(temporary))] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        files[str(path.relative_to(temporary))] = {
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
     text = json.dumps(asdict(manifest) | {"files": files}, indent=1, sort_keys=True)
     write_text_durably(temporary / MANIFEST, text)
     for path in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
@@ -94,13 +99,23 @@ def verify(checkpoint: Path) -> Manifest:
     try:
         manifest = _manifest(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{checkpoint} has no readable manifest ({error}): it was torn while written.") from error
+        raise CheckpointError(
+            f"{checkpoint} has no readable manifest ({error}): it was torn while written."
+        ) from error
     for name, wanted in manifest.files.items():
         path = checkpoint / name
         if not path.resolve().is_relative_to(checkpoint.resolve()):
-            raise CheckpointError(f"{checkpoint}: the manifest names {name!r}, outside the checkpoint.")
-        if not path.is_file() or path.stat().st_size != wanted["bytes"] or _sha256(path) != wanted["sha256"]:
-            raise CheckpointError(f"{path} is missing, cut short or changed: the checkpoint is not whole.")
+            raise CheckpointError(
+                f"{checkpoint}: the manifest names {name!r}, outside the checkpoint."
+            )
+        if (
+            not path.is_file()
+            or path.stat().st_size != wanted["bytes"]
+            or _sha256(path) != wanted["sha256"]
+        ):
+            raise CheckpointError(
+                f"{path} is missing, cut short or changed: the checkpoint is not whole."
+            )
     return manifest
 
 
@@ -113,7 +128,11 @@ def _manifest(values: Any) -> Manifest:
     if not isinstance(manifest.about, dict) or not isinstance(manifest.files, dict):
         raise ValueError("its files or what it says of the run is no table")
     for name, wanted in manifest.files.items():
-        if "\x00" in name or not isinstance(wanted, dict) or not {"bytes", "sha256"} <= wanted.keys():
+        if (
+            "\x00" in name
+            or not isinstance(wanted, dict)
+            or not {"bytes", "sha256"} <= wanted.keys()
+        ):
             raise ValueError(f"it does not say what file {name!r} is")
     return manifest
 
@@ -139,7 +158,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The controller's state, as it was given to `commit`."""
     with np.load(checkpoint / "controller.npz", allow_pickle=False) as arrays:
         loaded = {name: arrays[name] for name in arrays.files}
-    return _restore(json.loads((checkpoint / "controller.json").read_text(encoding="utf-8")), loaded)
+    return _restore(
+        json.loads((checkpoint / "controller.json").read_text(encoding="utf-8")), loaded
+    )
 
 
 def _write_state(folder: Path, state: dict[str, Any]) -> None:

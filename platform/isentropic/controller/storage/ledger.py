@@ -68,12 +68,17 @@ def ledger_path(folder: Path, step: int) -> Path:
 
 def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str]]) -> Path:
     """Writes the step's file durably. `texts` are the decoded turns, for people to read."""
-    rows = [_row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)]
+    rows = [
+        _row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)
+    ]
     about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
     about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
     about["draws"] = [group.draw for group in batch.groups]
     text = json.dumps(about)
-    metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}  # pages have sums of their own
+    metadata = {
+        "isentropic": text,
+        "isentropic_crc32": str(zlib.crc32(text.encode())),
+    }  # pages have sums of their own
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
@@ -94,18 +99,29 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         table = pq.read_table(path, page_checksum_verification=True)
         metadata = table.schema.metadata or {}
         if b"isentropic_crc32" not in metadata:
-            raise ValueError("it has no checksum: another version of this package may have written it")
+            raise ValueError(
+                "it has no checksum: another version of this package may have written it"
+            )
         if zlib.crc32(metadata[b"isentropic"]) != int(metadata[b"isentropic_crc32"]):
             raise ValueError("a bit of its metadata has changed")
         about = json.loads(metadata[b"isentropic"])
         batch = _batch(about, [_rollout(row) for row in table.to_pylist()])
-    except (OSError, LookupError, ValueError, TypeError, ArithmeticError, pa.ArrowException) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        ArithmeticError,
+        pa.ArrowException,
+    ) as error:
         raise LedgerError(
             f"{path} cannot be read as a ledger file ({error}). Files appear whole or not at all, so it was damaged "
             "later: restore it, or move it away to have the step drawn again from the same seeds."
         ) from error
     if batch.step != step:
-        raise LedgerError(f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it back.")
+        raise LedgerError(
+            f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it back."
+        )
     return batch
 
 
@@ -116,7 +132,10 @@ def _batch(about: dict, rollouts: Sequence[Rollout]) -> Batch:
             by_draw[rollout.key.draw].append(rollout)
     return Batch(
         step=about["step"],
-        groups=tuple(Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows)) for draw, rows in by_draw.items()),
+        groups=tuple(
+            Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows))
+            for draw, rows in by_draw.items()
+        ),
         next_draw=about["next_draw"],
         source_step=about["source_step"],
         policy_version=about["policy_version"],
@@ -133,7 +152,9 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
         "source_step": rollout.source_step,
         **rollout.key._asdict(),
         "prompt_id": prompt.prompt_id,
-        "prompt": json.dumps({"messages": prompt.messages, "answer": prompt.answer, "media": prompt.media}),
+        "prompt": json.dumps(
+            {"messages": prompt.messages, "answer": prompt.answer, "media": prompt.media}
+        ),
         "response": list(texts),
         "reward": rollout.reward,
         "finish_reason": rollout.finish_reason,

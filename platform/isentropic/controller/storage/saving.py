@@ -21,7 +21,9 @@ class Saver:
     longer the larger the model; of a run that is killed in the meantime the checkpoint before it is the last one.
     """
 
-    def __init__(self, config: Config, learner: LearnerGroup, folder: Path, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: Config, learner: LearnerGroup, folder: Path, warn: Callable[[str], None]
+    ) -> None:
         """folder: of all checkpoints; warn: told of those that found no room."""
         self._last, self._keep_last = config.run.steps, config.checkpoint.keep_last
         self._learner, self._folder, self._warn = learner, folder, warn
@@ -44,7 +46,9 @@ class Saver:
         except OSError as error:
             self._give_up(error)
         else:
-            self._writing = asyncio.create_task(self._write(temporary, manifest, copy.deepcopy(state), keep))
+            self._writing = asyncio.create_task(
+                self._write(temporary, manifest, copy.deepcopy(state), keep)
+            )
 
     async def finish(self) -> None:
         """Returns when the last checkpoint is complete. No room for it is told; at the last step it is a fault."""
@@ -70,18 +74,25 @@ class Saver:
         if self._writing is not None:
             self._writing.cancel()
 
-    async def _write(self, temporary: Path, manifest: Manifest, state: dict[str, Any], keep: set[int]) -> None:
+    async def _write(
+        self, temporary: Path, manifest: Manifest, state: dict[str, Any], keep: set[int]
+    ) -> None:
         try:
             await self._learner.end_save()
             await asyncio.to_thread(checkpoints.commit, self._folder, temporary, manifest, state)
             await asyncio.to_thread(checkpoints.prune, self._folder, self._keep_last, keep)
         except OSError:
-            checkpoints.discard(self._folder, manifest.step)  # now: the ledger may be waiting for the room
+            checkpoints.discard(
+                self._folder, manifest.step
+            )  # now: the ledger may be waiting for the room
             raise
 
     def _check_room(self) -> None:
         """Half a checkpoint on a disk that it fills would leave the next rollouts no room."""
-        need, free = max(checkpoints.sizes(self._folder), default=0), shutil.disk_usage(self._folder).free
+        need, free = (
+            max(checkpoints.sizes(self._folder), default=0),
+            shutil.disk_usage(self._folder).free,
+        )
         if free < need:
             raise OSError(errno.ENOSPC, "the checkpoint before it has more bytes than are free")
 

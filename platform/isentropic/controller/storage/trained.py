@@ -19,14 +19,19 @@ def write_trained(folder: Path, step: int, samples: Sequence[Sample]) -> Path:
     rollouts = [sample.rollout for sample in samples]
     columns = {
         "step": [step] * len(samples),
-        **{name: [getattr(rollout.key, name) for rollout in rollouts] for name in ("split", "draw", "wave", "sample")},
+        **{
+            name: [getattr(rollout.key, name) for rollout in rollouts]
+            for name in ("split", "draw", "wave", "sample")
+        },
         "source": [sample.source for sample in samples],
         "origin": [rollout.origin for rollout in rollouts],
         "policy_version": [rollout.policy_version for rollout in rollouts],
         "reward": [rollout.reward for rollout in rollouts],
         "shaped_reward": [rollout.shaped_reward for rollout in rollouts],
         "advantage": [float(np.mean(sample.advantage, dtype=np.float64)) for sample in samples],
-        "advantage_abs": [float(np.mean(np.abs(sample.advantage), dtype=np.float64)) for sample in samples],
+        "advantage_abs": [
+            float(np.mean(np.abs(sample.advantage), dtype=np.float64)) for sample in samples
+        ],
         "old_logprob": [float(np.mean(sample.old.logprob, dtype=np.float64)) for sample in samples],
         "old_entropy": [float(np.mean(sample.old.entropy, dtype=np.float64)) for sample in samples],
         "tokens": [rollout.num_response_tokens for rollout in rollouts],

@@ -35,8 +35,22 @@ AFTER_ROLLOUTS = (
     "shaping",
     "reuse",
 )
-LEARNER = ("lr", "lr_schedule", "warmup_updates", "updates_per_rollout", "weight_decay", "beta1", "beta2", "eps")
-CHANGEABLE = (*AFTER_ROLLOUTS, *(f"learner.{key}" for key in LEARNER), "learner.max_grad_norm", "method")
+LEARNER = (
+    "lr",
+    "lr_schedule",
+    "warmup_updates",
+    "updates_per_rollout",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "eps",
+)
+CHANGEABLE = (
+    *AFTER_ROLLOUTS,
+    *(f"learner.{key}" for key in LEARNER),
+    "learner.max_grad_norm",
+    "method",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +90,9 @@ def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
 
 def labels(settings: Sequence[Sequence[str]]) -> list[str]:
     """Short names: the overrides in which the settings differ, with the last part of each key where that is clear."""
-    common = set.intersection(*(set(setting) for setting in settings)) if len(settings) > 1 else set()
+    common = (
+        set.intersection(*(set(setting) for setting in settings)) if len(settings) > 1 else set()
+    )
     names = []
     for setting in settings:
         own = [override for override in setting if override not in common] or list(setting)
@@ -97,7 +113,9 @@ def settings_of_run(values: Mapping[str, Any], named: Mapping[str, Sequence[str]
         ValueError: an unknown key or choice, a value out of range, or a key that the recorded rollouts settled.
     """
     return [
-        Setting(label=label, overrides=tuple(own), config=load(OmegaConf.create(changed(values, own))))
+        Setting(
+            label=label, overrides=tuple(own), config=load(OmegaConf.create(changed(values, own)))
+        )
         for label, own in named.items()
     ]
 
@@ -127,13 +145,19 @@ def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
         _check_changeable(each.key_or_group)
         names = as_names(each.value()) if each.key_or_group == "method" else []
         for name in names:
-            check_choice("method", name, sorted(path.stem for path in (CONF / "method").glob("*.yaml")))
-            sections |= {key.partition(".")[0] for key in preset_values(CONF / "method" / f"{name}.yaml")}
+            check_choice(
+                "method", name, sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+            )
+            sections |= {
+                key.partition(".")[0] for key in preset_values(CONF / "method" / f"{name}.yaml")
+            }
         if not names:
             sections.add(each.key_or_group)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            composed = OmegaConf.to_container(compose("config", overrides=list(arguments)), resolve=True)
+            composed = OmegaConf.to_container(
+                compose("config", overrides=list(arguments)), resolve=True
+            )
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, CONF, list(arguments))) from error
     return {name: composed[name] for name in sorted(sections) if name in AFTER_ROLLOUTS}
@@ -167,14 +191,18 @@ def read_preset(name: str) -> dict[str, Any]:
     """conf/sweep/<name>.yaml, or a file at that path, as plain values. Raises ValueError where there is none."""
     path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
     if path == Path(name) and not path.is_file():
-        raise ValueError(f"sweep={name}: there is no such file. Give a YAML file, or a name from conf/sweep.")
+        raise ValueError(
+            f"sweep={name}: there is no such file. Give a YAML file, or a name from conf/sweep."
+        )
     if not path.is_file():
         known = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
         check_choice("sweep", name, known)
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{path} cannot be read as YAML: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys (grid, list or random), got {values!r}.")
     return {str(key): value for key, value in values.items()}

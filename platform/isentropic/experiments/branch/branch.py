@@ -57,12 +57,15 @@ def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
         ValueError: the folder has branches of other settings.
     """
     told = {
-        each.label: {"overrides": each.overrides, "objective": _objective(each), "orders": orders} for each in settings
+        each.label: {"overrides": each.overrides, "objective": _objective(each), "orders": orders}
+        for each in settings
     }
     text = json.dumps(plain(told), indent=1, default=str) + "\n"
     path = out / SETTINGS
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out} has branches of other settings ({path}). Choose another folder: out=<folder>.")
+        raise ValueError(
+            f"{out} has branches of other settings ({path}). Choose another folder: out=<folder>."
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_text_durably(path, text)
     rows, torn = read_lines(out / BRANCHES)
@@ -71,7 +74,9 @@ def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
         by_point.setdefault(row["step"], set()).add(row["setting"])
     done = {point for point, labels in by_point.items() if labels == set(told)}
     kept = [row for row in rows if row["step"] in done]
-    if torn or len(kept) < len(rows):  # a killed process leaves a point half written: it is made again
+    if torn or len(kept) < len(
+        rows
+    ):  # a killed process leaves a point half written: it is made again
         write_text_durably(out / BRANCHES, _text(kept))
     return done
 
@@ -84,7 +89,9 @@ def append(out: Path, rows: Rows) -> None:
 def _sort(out: Path, settings: Sequence[Setting]) -> None:
     """Rows by point, then in the order of the settings, whichever process was first."""
     order = {each.label: number for number, each in enumerate(settings)}
-    rows = sorted(read_lines(out / BRANCHES)[0], key=lambda row: (row["step"], order[row["setting"]]))
+    rows = sorted(
+        read_lines(out / BRANCHES)[0], key=lambda row: (row["step"], order[row["setting"]])
+    )
     write_text_durably(out / BRANCHES, _text(rows))
 
 
@@ -95,5 +102,9 @@ def _text(rows: Rows) -> str:
 def _objective(setting: Setting) -> dict[str, Any]:
     """Name and coefficients, as plain values."""
     objective = setting.config.objective
-    values = {name: value for name, value in vars(objective).items() if isinstance(value, str | int | float | None)}
+    values = {
+        name: value
+        for name, value in vars(objective).items()
+        if isinstance(value, str | int | float | None)
+    }
     return values | {"terms": repr(setting.config.terms)}

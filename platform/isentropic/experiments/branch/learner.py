@@ -38,7 +38,9 @@ class LocalLearner:
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
 
-    async def score(self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool) -> list[list[TokenScores]]:
+    async def score(
+        self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool
+    ) -> list[list[TokenScores]]:
         return [self._learner.score(batches[0], reference=reference)]
 
     async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
@@ -69,7 +71,12 @@ class LocalLearner:
 def settings_of(config: Config) -> dict[str, Any]:
     """The arguments of `Learner.configure` for a run."""
     total = config.run.steps * config.learner.updates_per_rollout
-    return {"config": config.learner, "objective": config.objective, "terms": config.terms, "total_updates": total}
+    return {
+        "config": config.learner,
+        "objective": config.objective,
+        "terms": config.terms,
+        "total_updates": total,
+    }
 
 
 @asynccontextmanager
@@ -91,7 +98,9 @@ async def replay_learner(
     )
     if not exact or (config.learner.num_ranks == 1 and not config.cluster.gpus_per_rank):
         threads = torch.get_num_threads()
-        torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))  # as a rank's process has it
+        torch.set_num_threads(
+            max(1, int(config.cluster.cpus_per_rank))
+        )  # as a rank's process has it
         learner = make()
         try:
             yield LocalLearner(learner)
@@ -106,7 +115,9 @@ async def replay_learner(
 @asynccontextmanager
 async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLearnerGroup]:
     cluster, count = config.cluster, config.learner.num_ranks
-    own_ray = not ray.is_initialized() and start_ray(cluster, num_cpus=count * cluster.cpus_per_rank)
+    own_ray = not ray.is_initialized() and start_ray(
+        cluster, num_cpus=count * cluster.cpus_per_rank
+    )
     env = worker_env(cluster.cpus_per_rank, **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
     actors = [
         LearnerActor.options(

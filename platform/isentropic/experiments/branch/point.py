@@ -79,12 +79,19 @@ class Brancher:
         before = await self._base.score(where.rollouts)
         rows = []
         for setting in self._about.settings:
-            made = [await self._branch(setting, where, before, order) for order in range(self._about.orders)]
+            made = [
+                await self._branch(setting, where, before, order)
+                for order in range(self._about.orders)
+            ]
             named = {"step": point, "setting": setting.label, "run": run.folder.resolve().name}
-            rows.append(named | {key: float(np.mean([each[key] for each in made])) for key in made[0]})
+            rows.append(
+                named | {key: float(np.mean([each[key] for each in made])) for key in made[0]}
+            )
         return rows
 
-    async def _branch(self, setting: Setting, where: Contexts, before: Scores, order: int) -> dict[str, float]:
+    async def _branch(
+        self, setting: Setting, where: Contexts, before: Scores, order: int
+    ) -> dict[str, float]:
         """One setting from the state that the learner remembers."""
         own = Replayer(without_panel(setting.config), self._learner, self._prepared, order=order)
         own.follow(self._base)
@@ -92,15 +99,22 @@ class Brancher:
         await self._learner.recall()
         line = await own.report(await own.train(self._about.run.batch(self._base.step + 1)))
         after = await own.score(where.rollouts)
-        return measured(where, before, after) | {name: line[key] for name, key in UPDATES.items() if key in line}
+        return measured(where, before, after) | {
+            name: line[key] for name, key in UPDATES.items() if key in line
+        }
 
 
 @asynccontextmanager
 async def brancher(about: Comparison, prepared: Prepared) -> AsyncIterator[Brancher]:
     """With a learner of its own."""
     config = about.run.config
-    reference = any(each.config.terms.kl is not None for each in about.settings) or config.terms.kl is not None
-    async with replay_learner(config, prepared.model, exact=about.exact, reference=reference) as ranks:
+    reference = (
+        any(each.config.terms.kl is not None for each in about.settings)
+        or config.terms.kl is not None
+    )
+    async with replay_learner(
+        config, prepared.model, exact=about.exact, reference=reference
+    ) as ranks:
         yield Brancher(about, prepared, OncePerState(ranks))
 
 
@@ -115,7 +129,10 @@ def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]
     if where.held_out:
         row["entropy_held_out"] = float(_tokens(after, where.held_out, "entropy").mean())
         row["reward"], row["reward_effective"] = expected_reward(after, where.held_out)
-    return row | {"kl_k1": float((old - new).mean()), "kl_k3": float((np.expm1(log_ratio) - log_ratio).mean())}
+    return row | {
+        "kl_k1": float((old - new).mean()),
+        "kl_k3": float((np.expm1(log_ratio) - log_ratio).mean()),
+    }
 
 
 def expected_reward(scores: Scores, rollouts: Sequence[Rollout]) -> tuple[float, float]:
@@ -125,10 +142,15 @@ def expected_reward(scores: Scores, rollouts: Sequence[Rollout]) -> tuple[float,
     (self-normalised importance sampling), so the reward is meaningful while the policies are close: while the effective
     share, (sum w)^2 / (n sum w^2), is not small. The rollouts must be ones that no branch was trained on.
     """
-    log_ratio = [np.sum(scores[each.key].logprob - each.rollout_logprob, dtype=np.float64) for each in rollouts]
+    log_ratio = [
+        np.sum(scores[each.key].logprob - each.rollout_logprob, dtype=np.float64)
+        for each in rollouts
+    ]
     weight = np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
     reward = np.array([each.reward for each in rollouts], dtype=np.float64)
-    return float(weight @ reward / weight.sum()), float(weight.sum() ** 2 / (len(weight) * (weight @ weight)))
+    return float(weight @ reward / weight.sum()), float(
+        weight.sum() ** 2 / (len(weight) * (weight @ weight))
+    )
 
 
 def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:
@@ -136,14 +158,22 @@ def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:
 
     Effects of one step are small: the more contexts that no branch trained on, the less they drown in chance.
     """
-    neighbours = [step for step in (point + 2, point + 3, point, point - 1) if step in run.steps][:2]
-    held_out = [each for step in neighbours for each in _spread(first_wave(run.batch(step).rollouts), limit)]
-    return Contexts(trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=tuple(held_out))
+    neighbours = [step for step in (point + 2, point + 3, point, point - 1) if step in run.steps][
+        :2
+    ]
+    held_out = [
+        each for step in neighbours for each in _spread(first_wave(run.batch(step).rollouts), limit)
+    ]
+    return Contexts(
+        trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=tuple(held_out)
+    )
 
 
 def _spread(rollouts: Sequence[Rollout], limit: int) -> tuple[Rollout, ...]:
     """At most `limit` rollouts with a response, evenly over the canonical order."""
-    ordered = [each for each in sorted(rollouts, key=lambda each: each.key) if each.num_response_tokens]
+    ordered = [
+        each for each in sorted(rollouts, key=lambda each: each.key) if each.num_response_tokens
+    ]
     if len(ordered) <= limit:
         return tuple(ordered)
     return tuple(ordered[int(index)] for index in np.linspace(0, len(ordered) - 1, limit).round())

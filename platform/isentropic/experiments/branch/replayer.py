@@ -10,7 +10,7 @@ from isentropic.config import Config
 from isentropic.controller.feed import Delivery
 from isentropic.controller.learner_client import Stopwatch
 from isentropic.controller.loop import Controller, Step
-from isentropic.controller.method import Teaching
+from isentropic.controller.method import Method
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.sampler import Clock
 from isentropic.controller.storage.checkpoints import Manifest
@@ -58,20 +58,22 @@ class Replayer(Controller):
     state is the caller's business.
     """
 
-    def __init__(self, config: Config, learner: ReplayLearner, prepared: Prepared, *, order: int = 0) -> None:
+    def __init__(
+        self, config: Config, learner: ReplayLearner, prepared: Prepared, *, order: int = 0
+    ) -> None:
         """order: 0 puts prompts into updates as the run did, any other number in another way."""
-        teaching = Teaching(config)
-        teaching.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
+        method = Method(config)
+        method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
         self.lines = Lines()
         super().__init__(
             config=config,
             learner=learner,
             feed=NoFeed(),
-            teaching=teaching,
+            method=method,
             reporter=Reporter(config, self.lines, [], about={}),
             folder=Path(),
         )
-        self._learning.order = order
+        self._client.order = order
         self._feeding = asyncio.get_running_loop().create_future()  # never fails: there is no feed
 
     @property
@@ -89,11 +91,11 @@ class Replayer(Controller):
 
     def follow(self, other: "Replayer") -> None:
         """The state of another replayer, as far as both have the same slots."""
-        own, theirs = self._teaching.state_dict(), other._teaching.state_dict()
+        own, theirs = self._method.state_dict(), other._method.state_dict()
         for slot in own:
             if getattr(self._config, slot) == getattr(other._config, slot):
                 own[slot] = theirs[slot]
-        self._teaching.load_state_dict(own)
+        self._method.load_state_dict(own)
         if self._config.terms == other._config.terms:
             self._terms.load_state_dict(other._terms.state_dict())
         self._step, self._version, self._skipped = other._step, other._version, other._skipped
@@ -109,11 +111,13 @@ class Replayer(Controller):
         """The line of metrics.jsonl that the step would have written, as far as it needs no engine."""
         await self._recheck(record, Stopwatch())
         self._reporter.step(record)
-        return {key: value for key, value in self.lines.line.items() if not key.startswith(NOT_REPLAYED)}
+        return {
+            key: value for key, value in self.lines.line.items() if not key.startswith(NOT_REPLAYED)
+        }
 
     async def score(self, rollouts: Sequence[Rollout]) -> dict[RolloutKey, TokenScores]:
         """Token statistics under the current weights."""
-        return await self._learning.score(rollouts, reference=False)
+        return await self._client.score(rollouts, reference=False)
 
 
 async def walk_to(run: RecordedRun, replayer: Replayer, step: int, *, exact: bool = False) -> int:

@@ -15,7 +15,11 @@ from isentropic.experiments.run.prepare import Prepared
 
 
 async def branch_workers(
-    about: Comparison, prepared: Prepared, points: Sequence[int], processes: int, keep: Callable[[Rows], None]
+    about: Comparison,
+    prepared: Prepared,
+    points: Sequence[int],
+    processes: int,
+    keep: Callable[[Rows], None],
 ) -> None:
     """The rows of all points, each kept as soon as it is there. An error in one process ends them all.
 
@@ -31,7 +35,9 @@ async def branch_workers(
     with ExitStack() as stack:
         shares = stretches(points, processes)
         pools = [_Pool(about, prepared, stack) for _ in shares]
-        await asyncio.gather(*(_work(pool, share, keep) for pool, share in zip(pools, shares, strict=True)))
+        await asyncio.gather(
+            *(_work(pool, share, keep) for pool, share in zip(pools, shares, strict=True))
+        )
 
 
 def stretches(points: Sequence[int], count: int) -> list[list[int]]:
@@ -46,7 +52,10 @@ class _Pool:
 
     def __init__(self, about: Comparison, prepared: Prepared, stack: ExitStack) -> None:
         self._pool = ProcessPool(
-            max_workers=1, initializer=_begin, initargs=(about, prepared), context=get_context("spawn")
+            max_workers=1,
+            initializer=_begin,
+            initargs=(about, prepared),
+            context=get_context("spawn"),
         )
         stack.callback(self._pool.join, timeout=10)
         stack.callback(self._pool.stop)  # first: what runs is ended, after an error or Ctrl-C too
@@ -90,7 +99,9 @@ _worker: _Worker
 
 def _begin(about: Comparison, prepared: Prepared) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the first process's, which ends the others
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the first process's, which ends the others
     _worker = _Worker(about, prepared)
 
 

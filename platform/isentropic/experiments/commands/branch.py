@@ -68,7 +68,9 @@ def split(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         key, separator, value = argument.partition("=")
         key = key.removeprefix("branch.")
         if not separator:
-            raise ValueError(f"{argument!r} is no option and no override. Write key=value; --help shows the options.")
+            raise ValueError(
+                f"{argument!r} is no option and no override. Write key=value; --help shows the options."
+            )
         if key in OPTIONS:
             options[key] = value
         elif "." not in key and "/" not in key and not _is_config_key(key):
@@ -89,7 +91,9 @@ def branch_points(text: str | None, run: RecordedRun) -> list[int]:
     possible = [step - 1 for step in run.steps]
     if text is None:
         warm = [step for step in possible if step > 0] or possible
-        return sorted({warm[int(i)] for i in np.linspace(0, len(warm) - 1, min(POINTS, len(warm))).round()})
+        return sorted(
+            {warm[int(i)] for i in np.linspace(0, len(warm) - 1, min(POINTS, len(warm))).round()}
+        )
     if match := re.fullmatch(r"every:(\d+)", text):
         check_range("steps=every", int(match[1]), at_least=1)
         return [step for step in possible if step % int(match[1]) == 0]
@@ -100,7 +104,9 @@ def branch_points(text: str | None, run: RecordedRun) -> list[int]:
     elif re.fullmatch(r"\[?\d+(,\d+)*\]?", text.replace(" ", "")):
         points = [int(part) for part in text.strip("[]").split(",")]
     else:
-        raise ValueError(f"steps={text!r} cannot be read. Write 10,20,30, or first:last:step, or every:5.")
+        raise ValueError(
+            f"steps={text!r} cannot be read. Write 10,20,30, or first:last:step, or every:5."
+        )
     absent = [point for point in points if point not in possible]
     if absent or not points:
         raise ValueError(
@@ -137,9 +143,15 @@ def _branch(options: dict[str, str], overrides: list[str]) -> int:
     exact = options.get("exact") == "true"
     processes = _count(options, "processes", 1 if exact else room_for_processes(run.config))
     if exact and processes > 1:
-        raise ValueError(f"processes={processes} with exact=true: the ranks are shared by all points. Leave one out.")
-    _say(f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}")
-    about = Comparison(run=run, settings=tuple(settings), exact=exact, contexts=contexts, orders=orders)
+        raise ValueError(
+            f"processes={processes} with exact=true: the ranks are shared by all points. Leave one out."
+        )
+    _say(
+        f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}"
+    )
+    about = Comparison(
+        run=run, settings=tuple(settings), exact=exact, contexts=contexts, orders=orders
+    )
     asyncio.run(branch(about, prepare(run.config), points, out, processes=processes, say=_say))
     for row in write_statements(out, branch_statements(out)):
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")
@@ -151,7 +163,10 @@ def room_for_processes(config: Config) -> int:
     """Learners of one rank that the CPUs hold at once; one where the learner is on a GPU."""
     if config.cluster.gpus_per_rank:
         return 1
-    return max(1, min(PROCESSES, int(len(os.sched_getaffinity(0)) // max(1.0, config.cluster.cpus_per_rank))))
+    return max(
+        1,
+        min(PROCESSES, int(len(os.sched_getaffinity(0)) // max(1.0, config.cluster.cpus_per_rank))),
+    )
 
 
 def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
@@ -159,7 +174,9 @@ def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
     preset = read_preset(name)
     settings = preset.get("settings")
     if not isinstance(settings, dict) or not settings:
-        raise ValueError(f"sweep={name} has no settings by name; a grid is given on the command line.")
+        raise ValueError(
+            f"sweep={name} has no settings by name; a grid is given on the command line."
+        )
     return {str(label): tuple(map(str, own)) for label, own in settings.items()}
 
 

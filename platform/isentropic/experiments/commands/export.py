@@ -25,18 +25,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_ours(error):
             raise
         return refuse(str(error))
-    print(f"{folder}: transformers and vLLM load it; to train from it: model=path model.path={folder}")
+    print(
+        f"{folder}: transformers and vLLM load it; to train from it: model=path model.path={folder}"
+    )
     return DONE
 
 
-def export(run: Path, *, step: int | None = None, to: Path | None = None, dtype: str = "float32") -> Path:
+def export(
+    run: Path, *, step: int | None = None, to: Path | None = None, dtype: str = "float32"
+) -> Path:
     """Writes weights, config and tokenizer, on one device, whatever number of ranks has trained.
 
     Raises:
         ValueError: no run, no such whole checkpoint, or a folder that has files already.
     """
     if not (run / "config.yaml").is_file():
-        raise ValueError(f"{run} has no config.yaml: it is no run. Give the folder of a run, such as runs/<name>.")
+        raise ValueError(
+            f"{run} has no config.yaml: it is no run. Give the folder of a run, such as runs/<name>."
+        )
     checkpoint, step = _checkpoint(run, step)
     to = to or run / f"model_{step:06d}"
     if to.exists() and any(to.iterdir()):
@@ -76,10 +82,14 @@ def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
     if step is None:
         found = latest(folder, print)
         if found is None:
-            raise ValueError(f"{folder} has no whole checkpoint. Go on with the run (resume=auto) until it has one.")
+            raise ValueError(
+                f"{folder} has no whole checkpoint. Go on with the run (resume=auto) until it has one."
+            )
         return found[0], found[1].step
     path = checkpoint_path(folder, step)
     if not path.is_dir():
         steps = ", ".join(map(str, listed(folder)))
-        raise ValueError(f"{run} has no checkpoint of step {step}; there are those of {steps or 'none'}.")
+        raise ValueError(
+            f"{run} has no checkpoint of step {step}; there are those of {steps or 'none'}."
+        )
     return path, verify(path).step

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     count = write_teachers(options.out, rows)
     right = sum(row.reward >= CORRECT for row in rows)
-    print(f"{options.out}: {count} responses of {len({row.teacher for row in rows})} teachers, {right} right")
+    print(
+        f"{options.out}: {count} responses of {len({row.teacher for row in rows})} teachers, {right} right"
+    )
     return DONE
 
 
@@ -57,13 +59,18 @@ def solve(task: Task, prompts: int, samples: int) -> list[TeacherResponse]:
     return [replace(row, reward=task.grade(prompt, [row.text])) for prompt, row in rows]
 
 
-def grade(rows: Sequence[TeacherResponse], task: Task, config: RewardsConfig) -> list[TeacherResponse]:
+def grade(
+    rows: Sequence[TeacherResponse], task: Task, config: RewardsConfig
+) -> list[TeacherResponse]:
     """The rows with the task's reward, checked in killable processes where the task asks for it.
 
     Raises:
         ValueError: rows whose prompt the task does not have.
     """
-    prompts = {prompt.prompt_id: prompt for prompt in (task.prompt("train", i) for i in range(task.size("train")))}
+    prompts = {
+        prompt.prompt_id: prompt
+        for prompt in (task.prompt("train", i) for i in range(task.size("train")))
+    }
     unknown = [row.prompt_id for row in rows if row.prompt_id not in prompts]
     if unknown:
         raise ValueError(
@@ -116,8 +123,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "with --grade, from files of responses, adding the reward of the chosen task."
     )
     parser.add_argument("out", type=Path, help="JSONL file to write")
-    parser.add_argument("--grade", type=Path, action="append", help="JSONL or parquet file; may be repeated")
-    parser.add_argument("--prompts", type=int, default=1024, help="train prompts that the solver answers")
+    parser.add_argument(
+        "--grade", type=Path, action="append", help="JSONL or parquet file; may be repeated"
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=1024, help="train prompts that the solver answers"
+    )
     parser.add_argument("--samples", type=int, default=1, help="responses of each style, at most")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, such as task=math task.path=problems.jsonl")
+    parser.add_argument(
+        "overrides", nargs="*", help="Hydra overrides, such as task=math task.path=problems.jsonl"
+    )
     return parser.parse_intermixed_args(arguments)

@@ -28,7 +28,9 @@ def replay(options: dict[str, str], overrides: list[str]) -> int:
     exact = options.get("exact", "true") == "true"
     line, same_weights = asyncio.run(replay_step(run, int(step), setting.config, exact=exact))
     if same_weights is not None:
-        print(f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, bit for bit")
+        print(
+            f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, bit for bit"
+        )
     return _tell(run, int(step), line, exact=exact, overrides=overrides)
 
 
@@ -46,7 +48,9 @@ async def replay_step(
 
     prepared = prepare(run.config)
     reference = config.terms.kl is not None or run.config.terms.kl is not None
-    async with replay_learner(run.config, prepared.model, exact=exact, reference=reference) as learner:
+    async with replay_learner(
+        run.config, prepared.model, exact=exact, reference=reference
+    ) as learner:
         base = Replayer(run.config, learner, prepared)
         trained = await walk_to(run, base, step - 1, exact=True)
         print(f"state after step {step - 1}: {trained} recorded steps trained again", flush=True)
@@ -71,13 +75,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
 
 
-def _tell(run: RecordedRun, step: int, line: dict[str, Any], *, exact: bool, overrides: list[str]) -> int:
+def _tell(
+    run: RecordedRun, step: int, line: dict[str, Any], *, exact: bool, overrides: list[str]
+) -> int:
     if step not in run.lines:
         print(f"step {step} was drawn but has no line in metrics.jsonl: nothing to compare with.")
         return 0
     changed = differences(run.lines[step], line)
-    print(f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line bit for bit")
-    numbers = {key: pair for key, pair in changed.items() if all(isinstance(each, int | float) for each in pair)}
+    print(
+        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line bit for bit"
+    )
+    numbers = {
+        key: pair
+        for key, pair in changed.items()
+        if all(isinstance(each, int | float) for each in pair)
+    }
     ranked = sorted(numbers.items(), key=lambda item: -_relative(*item[1]))
     for key, (old, new) in ranked[:SHOWN]:
         print(f"  {key:<32} {old:>14.8g} -> {new:>14.8g}")

@@ -14,9 +14,18 @@ BAD_INPUT = 2
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the report and says where it is; exits with 2 on what is no run."""
-    parser = argparse.ArgumentParser(prog="report.py", description="Writes one HTML file about runs.", epilog=EXPECTED)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, a run's name, or a folder of runs")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the HTML file (default: report.html in the folder)")
+    parser = argparse.ArgumentParser(
+        prog="report.py", description="Writes one HTML file about runs.", epilog=EXPECTED
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run folder, a run's name, or a folder of runs"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the HTML file (default: report.html in the folder)",
+    )
     given = parser.parse_args(arguments)
     use_durable_folders()
     try:
@@ -26,4 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     figures = out.parent / "report"
-    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB{f'; PNGs in {figures}' if figures.is_dir() else ''})")
+    print(
+        f"{out}  ({out.stat().st_size / 1e6:.1f} MB{f'; PNGs in {figures}' if figures.is_dir() else ''})"
+    )

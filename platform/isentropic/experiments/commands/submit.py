@@ -59,14 +59,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    where.add_argument("--address", help="the dashboard: http://head:8265 (RAY_API_SERVER_ADDRESS; this machine)")
+    where.add_argument(
+        "--address", help="the dashboard: http://head:8265 (RAY_API_SERVER_ADDRESS; this machine)"
+    )
     for script in SCRIPTS:
-        each = commands.add_parser(script, parents=[where], allow_abbrev=False, help=f"send jobs/{script}.py")
+        each = commands.add_parser(
+            script, parents=[where], allow_abbrev=False, help=f"send jobs/{script}.py"
+        )
         each.add_argument("--name", help="the job's name, new on the cluster")
         each.add_argument("--no-follow", action="store_true", help="return once it is submitted")
-        each.add_argument("--dry", action="store_true", help="list what would be uploaded, and send nothing")
-        each.add_argument("--runs", help="folder of runs on the cluster, absolute and seen by all its nodes")
-    for command, told in (("status", "how a job is"), ("logs", "its log"), ("stop", "end it after its step")):
+        each.add_argument(
+            "--dry", action="store_true", help="list what would be uploaded, and send nothing"
+        )
+        each.add_argument(
+            "--runs", help="folder of runs on the cluster, absolute and seen by all its nodes"
+        )
+    for command, told in (
+        ("status", "how a job is"),
+        ("logs", "its log"),
+        ("stop", "end it after its step"),
+    ):
         each = commands.add_parser(command, parents=[where], allow_abbrev=False, help=told)
         each.add_argument("name")
         if command == "logs":
@@ -82,7 +94,9 @@ def _submit(options: argparse.Namespace, overrides: list[str]) -> int:
         raise ValueError(f"this tree has no jobs/{options.command}.py.")
     name = options.name or default_name(options.command, overrides)
     if not NAME.fullmatch(name):
-        raise ValueError(f"--name {name!r}: a job's name has 1 to 64 letters, digits, dots, dashes and underscores.")
+        raise ValueError(
+            f"--name {name!r}: a job's name has 1 to 64 letters, digits, dots, dashes and underscores."
+        )
     check_paths(options.runs, overrides)
     submit_package.check_arguments(overrides)
     if options.command == "train":
@@ -105,7 +119,9 @@ def _submit(options: argparse.Namespace, overrides: list[str]) -> int:
             runtime_env={"working_dir": str(archive), "env_vars": job_env(options.runs)},
             metadata=_about(),
         )
-    _say(f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret is forwarded")
+    _say(
+        f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret is forwarded"
+    )
     _say(f"  python jobs/submit.py logs {name} --follow | status {name} | stop {name}")
     return DONE if options.no_follow else _follow(client, name)
 
@@ -134,7 +150,13 @@ def own_python() -> dict[str, str]:
 def default_name(script: str, overrides: list[str]) -> str:
     """train-<run.name>-<time>: a job's name is taken for as long as the cluster lives."""
     values = dict(override.lstrip("+").split("=", 1) for override in overrides if "=" in override)
-    label = values.get("run.name") or values.get("name") or values.get("run") or values.get("experiment") or "job"
+    label = (
+        values.get("run.name")
+        or values.get("name")
+        or values.get("run")
+        or values.get("experiment")
+        or "job"
+    )
     label = re.sub(r"[^A-Za-z0-9._-]+", "_", label)[:32]
     return f"{script}-{label}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -142,7 +164,11 @@ def default_name(script: str, overrides: list[str]) -> str:
 def check_paths(runs: str | None, overrides: list[str]) -> None:
     """Raises ValueError where the job would write into the copy of the tree that Ray deletes after it."""
     given = [("--runs", runs)] if runs is not None else []
-    given += [each.partition("=")[::2] for each in overrides if each.startswith(tuple(f"{key}=" for key in WRITES))]
+    given += [
+        each.partition("=")[::2]
+        for each in overrides
+        if each.startswith(tuple(f"{key}=" for key in WRITES))
+    ]
     given += [pair for pair in itertools.pairwise(overrides) if pair[0] in WRITES]
     for key, path in given:
         if not PurePosixPath(path.strip("'\"")).is_absolute() and "${" not in path:
@@ -173,9 +199,14 @@ def _check_overrides(overrides: list[str]) -> None:
 def _about() -> dict[str, str]:
     """What the dashboard shows with a job: where its code came from."""
     about = {}
-    for key, command in (("git_commit", ["rev-parse", "HEAD"]), ("git_changes", ["status", "--porcelain"])):
+    for key, command in (
+        ("git_commit", ["rev-parse", "HEAD"]),
+        ("git_changes", ["status", "--porcelain"]),
+    ):
         try:
-            done = subprocess.run(["git", "-C", str(ROOT), *command], capture_output=True, text=True, timeout=20)
+            done = subprocess.run(
+                ["git", "-C", str(ROOT), *command], capture_output=True, text=True, timeout=20
+            )
         except (OSError, subprocess.TimeoutExpired):
             continue
         if done.returncode == 0:
@@ -190,9 +221,14 @@ def _follow(client, name: str) -> int:
     try:
         details = follow(client, name, _write)
     except KeyboardInterrupt:
-        _say(f"\nnot followed any more; {name} goes on. To end it: python jobs/submit.py stop {name}")
+        _say(
+            f"\nnot followed any more; {name} goes on. To end it: python jobs/submit.py stop {name}"
+        )
         return INTERRUPTED
-    _say(f"{name}: {details.status.value.lower()}" + (f", {details.message}" if details.status == "FAILED" else ""))
+    _say(
+        f"{name}: {details.status.value.lower()}"
+        + (f", {details.message}" if details.status == "FAILED" else "")
+    )
     return exit_code(details)
 
 
@@ -233,7 +269,9 @@ def _stop(options: argparse.Namespace) -> int:
     _say(f"{options.name} was asked to stop: it saves the step under way (at most {STOP_WAIT_S} s)")
     while not options.no_wait and (status := client.get_job_status(options.name)) not in ENDED:
         if time.monotonic() > deadline:
-            raise ConnectionError(f"{options.name} has not ended within {STOP_WAIT_S + 30} s; it is {status.value}.")
+            raise ConnectionError(
+                f"{options.name} has not ended within {STOP_WAIT_S + 30} s; it is {status.value}."
+            )
         time.sleep(1)
     if not options.no_wait:
         _say(f"{options.name}: {status.value}")
@@ -245,7 +283,9 @@ def _list(options: argparse.Namespace) -> int:
 
     jobs = [each for each in connect(options.address).list_jobs() if each.submission_id]
     for each in sorted(jobs, key=lambda each: each.start_time or 0):
-        print(f"{each.submission_id:<44} {each.status.value:<10} {_lasted(each):<34} {each.entrypoint[:80]}")
+        print(
+            f"{each.submission_id:<44} {each.status.value:<10} {_lasted(each):<34} {each.entrypoint[:80]}"
+        )
     if not jobs:
         _say("no jobs")
     return DONE

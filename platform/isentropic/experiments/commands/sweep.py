@@ -47,7 +47,11 @@ class Asked:
     def lasting(self) -> list[str]:
         """What says which runs the sweep has: kept in its folder."""
         return [
-            *(f"{key}={self.options[key]}" for key in ("sweep", "early_stop") if key in self.options),
+            *(
+                f"{key}={self.options[key]}"
+                for key in ("sweep", "early_stop")
+                if key in self.options
+            ),
             *self.overrides,
         ]
 
@@ -95,7 +99,9 @@ def sweep(asked: Asked, root: Path | None = None) -> int:
     if parallel is not None:
         check_range("parallel", int(parallel) if parallel.isdigit() else 0, at_least=1)
 
-    from isentropic.actors.ray_runtime import check_address  # Ray and torch: after everything was checked
+    from isentropic.actors.ray_runtime import (
+        check_address,
+    )  # Ray and torch: after everything was checked
     from isentropic.experiments.sweep.queue import Sweep, ordered
     from isentropic.experiments.sweep.table import SweepTable
 
@@ -103,7 +109,9 @@ def sweep(asked: Asked, root: Path | None = None) -> int:
     os.environ.setdefault("WANDB_SILENT", "true")
     with run_lock(folder):
         write_plan(folder, asked.lasting)
-        with SweepTable(folder.name, [(trial.name, trial.config.run.steps) for trial in trials]) as table:
+        with SweepTable(
+            folder.name, [(trial.name, trial.config.run.steps) for trial in trials]
+        ) as table:
             ledger = SweepLedger(folder)
             job = Sweep(folder, ordered(trials), ledger, table)
             code = asyncio.run(job.run(int(parallel) if parallel else None))
@@ -118,7 +126,9 @@ def _name(asked: Asked) -> str:
     digest = hashlib.blake2b("\n".join(asked.lasting).encode(), digest_size=4).hexdigest()
     name = asked.options.get("name") or preset or f"sweep-{digest}"
     if not RUN_NAME.fullmatch(name):
-        raise ValueError(f"name must be letters, digits, '.', '_' or '-', 64 at most; got {name!r}: it names a folder.")
+        raise ValueError(
+            f"name must be letters, digits, '.', '_' or '-', 64 at most; got {name!r}: it names a folder."
+        )
     return name
 
 
@@ -131,7 +141,10 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
     before = read_plan(folder)
     if "--resume" in asked.flags:
         if before is None:
-            known = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}"))) or "none"
+            known = (
+                ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}")))
+                or "none"
+            )
             raise ValueError(
                 f"{folder} has no sweep to resume. Leave out --resume, or give its name: name=... Sweeps here: {known}."
             )
@@ -141,11 +154,17 @@ def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
                 f"{folder} was started with other arguments: {shlex.join(before)}. To go on with it: "
                 f"name={folder.name} --resume, and none of them. To start another: name=<another>."
             )
-        asked = Asked(options=own.options | asked.options, flags=asked.flags, overrides=own.overrides)
+        asked = Asked(
+            options=own.options | asked.options, flags=asked.flags, overrides=own.overrides
+        )
     elif before is not None and "--dry" not in asked.flags:
-        raise ValueError(f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>.")
+        raise ValueError(
+            f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>."
+        )
     elif before is None and folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} has files that are not a sweep's. Choose another name: name=<another>.")
+        raise ValueError(
+            f"{folder} has files that are not a sweep's. Choose another name: name=<another>."
+        )
     preset = read_preset(asked.options["sweep"]) if "sweep" in asked.options else {}
     plan = plan_of(preset, asked.overrides)
     if plan.count > MANY and "--yes" not in asked.flags:
@@ -166,9 +185,17 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
             print(f"{row['id']:<5} {row['verdict']:<10} {row['number']}")
         print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
-        print(f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}")
-    used = [row for row in ledger.rows.values() if row["state"] in OVER and row.get("started_actors") is False]
+        print(
+            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
+        )
+    used = [
+        row
+        for row in ledger.rows.values()
+        if row["state"] in OVER and row.get("started_actors") is False
+    ]
     costs = [row["overhead_s"] for row in used]
     if costs:
         mean, most = sum(costs) / len(costs), max(costs)
-        print(f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s")
+        print(
+            f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s"
+        )

@@ -15,10 +15,10 @@ from isentropic.actors.launch import Actors, start_actors
 from isentropic.config import Config
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
-from isentropic.controller.method import Teaching
+from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup, RolloutPool
 from isentropic.controller.reporting import Reporter
-from isentropic.controller.sampler import Drawer
+from isentropic.controller.sampler import Sampler
 from isentropic.controller.storage import checkpoints
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
@@ -39,7 +39,9 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, Terminal(config.run.steps)))
+    return asyncio.run(
+        run_with(config, cfg, prepared, own_actors, stopping, Terminal(config.run.steps))
+    )
 
 
 async def run_with(
@@ -52,20 +54,24 @@ async def run_with(
     panel: Sequence[Any] = (),
 ) -> int:
     """A run whose actors come from `lend`, and go back to it; `panel` is told every line, beside the usual logs."""
-    teaching = _teaching(config, prepared)  # what it refuses leaves no folder behind
+    method = _method(config, prepared)  # what it refuses leaves no folder behind
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
     start = checkpoints.latest(folder / "checkpoints", terminal.say)
     plain = OmegaConf.to_container(cfg, resolve=True)
-    wandb = WandbSink(config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say)
+    wandb = WandbSink(
+        config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
+    )
     text = (folder / "logs" / "run.log").open("a", encoding="utf-8")
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
     logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
-    assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, teaching)
+    assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
     stopped, code = None, FAULT
-    with ExitStack() as closing:  # each of them, also where another one cannot write its last line to a full disk
+    with (
+        ExitStack() as closing
+    ):  # each of them, also where another one cannot write its last line to a full disk
         closing.callback(lambda: wandb.close(exit_code=code))
         for each in (text, assembly, grader, terminal):
             closing.callback(each.close)
@@ -114,7 +120,7 @@ class Assembly:
     logs: Sequence[Any]
     about: dict[str, Any]
     terminal: Terminal
-    teaching: Teaching | None  # of the first attempt
+    method: Method | None  # of the first attempt
     record: JsonlSink | None = None
 
     def cut_back(self, start: Start) -> None:
@@ -130,8 +136,8 @@ class Assembly:
         """All state is new; `start` brings the rest."""
         self.cut_back(start)
         prepared, config = self.prepared, self.config
-        teaching, self.teaching = self.teaching or _teaching(config, prepared), None
-        drawer = Drawer(
+        method, self.method = self.method or _method(config, prepared), None
+        sampler = Sampler(
             task=prepared.task,
             chat=prepared.chat,
             pool=actors.pool,
@@ -143,7 +149,7 @@ class Assembly:
         feed = Feed(
             config=config,
             pool=actors.pool,
-            drawer=drawer,
+            sampler=sampler,
             chat=prepared.chat,
             grader=self.grader,
             make_sampling=lambda step: config.sampling.build(),
@@ -154,17 +160,17 @@ class Assembly:
             config=config,
             learner=actors.learner,
             feed=feed,
-            teaching=teaching,
+            method=method,
             reporter=Reporter(config, self.record, self.logs, self.about),
             folder=self.folder,
             warn=self.terminal.say,
         )
 
 
-def _teaching(config: Config, prepared: Prepared) -> Teaching:
-    teaching = Teaching(config)
-    teaching.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
-    return teaching
+def _method(config: Config, prepared: Prepared) -> Method:
+    method = Method(config)
+    method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
+    return method
 
 
 async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
@@ -189,7 +195,9 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
         except SystemExit as error:
             if error.code != signal.SIGTERM:
                 raise
-            return signal.SIGTERM.name  # it came in the middle of `ray.init`, whose own handler took it
+            return (
+                signal.SIGTERM.name
+            )  # it came in the middle of `ray.init`, whose own handler took it
 
 
 def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
@@ -224,8 +232,12 @@ def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
     )
 
 
-def _banner(config: Config, folder: Path, prepared: Prepared, wandb: WandbSink, done: int) -> dict[str, str]:
-    objective = {key: value for key, value in config.objective.at(max(done, 1)).items() if value is not None}
+def _banner(
+    config: Config, folder: Path, prepared: Prepared, wandb: WandbSink, done: int
+) -> dict[str, str]:
+    objective = {
+        key: value for key, value in config.objective.at(max(done, 1)).items() if value is not None
+    }
     facts = {
         "run": f"{config.run.name}, seed {config.seed}, {folder}",
         "model": f"{config.model.name} ({prepared.model.path})",
@@ -255,7 +267,9 @@ def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
     try:
         facts["report"] = str(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
-        facts["report"] = f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
+        facts["report"] = (
+            f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
+        )
     if stopped:
         facts["stopped"] = f"{stopped}; go on with resume=auto"
     terminal.summary(rows, facts)

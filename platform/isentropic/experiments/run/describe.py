@@ -40,7 +40,9 @@ def describe(config: Config) -> str:
 def engine_bytes(model: PretrainedConfig, config: Config) -> int:
     """Weights and key-value cache of one engine, on each of its devices."""
     width = getattr(torch, config.rollout.dtype).itemsize
-    return count_parameters(model) * width // config.rollout.tensor_parallel + int(config.rollout.kv_cache_gib * GIB)
+    return count_parameters(model) * width // config.rollout.tensor_parallel + int(
+        config.rollout.kv_cache_gib * GIB
+    )
 
 
 def cache_tokens(model: PretrainedConfig, config: Config) -> int:
@@ -49,22 +51,36 @@ def cache_tokens(model: PretrainedConfig, config: Config) -> int:
     heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
     head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     width = getattr(torch, config.rollout.dtype).itemsize
-    per_token = 2 * model.num_hidden_layers * max(1, heads // config.rollout.tensor_parallel) * head_dim * width
+    per_token = (
+        2
+        * model.num_hidden_layers
+        * max(1, heads // config.rollout.tensor_parallel)
+        * head_dim
+        * width
+    )
     return int(config.rollout.kv_cache_gib * GIB) // per_token
 
 
 def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
     if config.model.path == EMBEDDED:  # not made yet, perhaps: its sizes say it all
         tokenizer = build_tokenizer()
-        return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(tokenizer)
+        return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(
+            tokenizer
+        )
     if config.model.path == EMBEDDED_VISION:
         path = model_folder(config.model, config.task)  # random weights: made in a moment
         return read_config(replace(config.model, path=path)), load_chat(path)
-    path = str(Path(config.model.path).expanduser()) if Path(config.model.path).exists() else config.model.path
+    path = (
+        str(Path(config.model.path).expanduser())
+        if Path(config.model.path).exists()
+        else config.model.path
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.model.revision)
         model = read_config(config.model)
-        return model, Chat(tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision))
+        return model, Chat(
+            tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision)
+        )
     except OSError as error:  # a Hub model, and no Hub
         raise ValueError(
             f"model.path={config.model.path} cannot be read: {str(error).splitlines()[0]} Give a folder that has the "
@@ -99,7 +115,10 @@ def _data_lines(config: Config, chat: Chat) -> list[str]:
 
 def _step_lines(config: Config) -> list[str]:
     rollout, learner = config.rollout, config.learner
-    slots = {name: getattr(config, name).name for name in ("objective", "filter", "advantage", "sampling", "reduction")}
+    slots = {
+        name: getattr(config, name).name
+        for name in ("objective", "filter", "advantage", "sampling", "reduction")
+    }
     return [
         f"method     {', '.join(f'{slot} {choice}' for slot, choice in slots.items())}",
         f"step       {rollout.prompts_per_step} prompts x {rollout.group_size} samples, at most "
@@ -139,7 +158,9 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
         if not torch.cuda.is_available():
             return "           this machine has no GPU to compare with"
         capacity = torch.cuda.get_device_properties(0).total_memory
-        needed = max(rank, engine)  # sharing processes take turns: the engine sleeps while the learner works
+        needed = max(
+            rank, engine
+        )  # sharing processes take turns: the engine sleeps while the learner works
     else:
         capacity = psutil.virtual_memory().total
         needed = config.learner.num_ranks * (rank + RANK_OVERHEAD)
@@ -147,7 +168,10 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
     told = f"           about {_gib(needed)} of {_gib(capacity)}: "
     if needed <= capacity:
         return told + "fits"
-    return told + "DOES NOT FIT. Lower learner.microbatch_tokens or rollout.kv_cache_gib, or use more ranks"
+    return (
+        told
+        + "DOES NOT FIT. Lower learner.microbatch_tokens or rollout.kv_cache_gib, or use more ranks"
+    )
 
 
 def _parts(rank: RankBytes) -> str:

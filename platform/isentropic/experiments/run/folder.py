@@ -23,13 +23,22 @@ from isentropic.experiments.settings.keys import flat, is_under
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
-MAY_CHANGE = ("resume", "run.dry", "run.dir", "run.label", "tracking", "cluster")  # say nothing about what is computed
+MAY_CHANGE = (
+    "resume",
+    "run.dry",
+    "run.dir",
+    "run.label",
+    "tracking",
+    "cluster",
+)  # say nothing about what is computed
 
 
 def has_run(folder: Path) -> bool:
     """True where a run has left something to go on from; one that failed before its first line has not."""
     lines = folder / "metrics.jsonl"
-    return (lines.exists() and lines.stat().st_size > 0) or any(folder.glob("rollouts/step_*.parquet"))
+    return (lines.exists() and lines.stat().st_size > 0) or any(
+        folder.glob("rollouts/step_*.parquet")
+    )
 
 
 def check_run_folder(config: Config, cfg: DictConfig) -> None:
@@ -42,7 +51,11 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     folder = Path(config.run.dir)
     _check_writable(folder)
     if not has_run(folder):
-        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+        others = (
+            [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+            if folder.is_dir()
+            else []
+        )
         if others and not (folder / CONFIG).exists():
             raise ValueError(
                 f"run.dir={folder} has files that are not a run's ({', '.join(sorted(others)[:3])}). "
@@ -115,7 +128,9 @@ def _check_writable(folder: Path) -> None:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir():
-        raise ValueError(f"run.dir={folder} cannot be made: {existing} is a file. Choose another run.dir.")
+        raise ValueError(
+            f"run.dir={folder} cannot be made: {existing} is a file. Choose another run.dir."
+        )
     try:
         probe = existing / ".isentropic-write-probe"
         probe.touch()

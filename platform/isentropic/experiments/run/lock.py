@@ -27,7 +27,9 @@ def run_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ValueError(f"run.dir={folder} cannot be written: {error.strerror}. Choose another run.dir.") from error
+        raise ValueError(
+            f"run.dir={folder} cannot be written: {error.strerror}. Choose another run.dir."
+        ) from error
     try:
         _take(descriptor, folder)
         _write(descriptor, _self())
@@ -56,7 +58,11 @@ def _take(descriptor: int, folder: Path) -> None:
 
 
 def _held(folder: Path, owner: dict[str, Any]) -> str:
-    who = "host {host}, pid {pid}, since {started}".format(**owner) if owner else "a process that did not say its name"
+    who = (
+        "host {host}, pid {pid}, since {started}".format(**owner)
+        if owner
+        else "a process that did not say its name"
+    )
     return (
         f"{folder} is in use by another run ({who}). Two runs in one folder would spoil both: wait for it or stop it, "
         "then go on with resume=auto; or start another with run.name=<another>."

@@ -32,7 +32,9 @@ def prepare(config: Config) -> Prepared:
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
     if chat.images and not config.cluster.gpus_per_engine and (why := torchvision_cpu.missing()):
-        raise ValueError(f"model {model.name} reads images, and its engines could not start here. {why}")
+        raise ValueError(
+            f"model {model.name} reads images, and its engines could not start here. {why}"
+        )
     task, dropped = fitting(
         task,
         chat,

@@ -18,7 +18,15 @@ from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.metrics.report.find import EXPECTED, resolve
 from isentropic.metrics.sinks.jsonl import read_lines
 
-AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")  # of a step, not in it
+AROUND = (
+    "run",
+    "cluster",
+    "evaluation",
+    "checkpoint",
+    "tracking",
+    "resume",
+    "rewards",
+)  # of a step, not in it
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
 
@@ -38,7 +46,10 @@ class RecordedRun:
         values = read_config(self.folder)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             today = compose("config")
-        around = {key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {}) for key in AROUND}
+        around = {
+            key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {})
+            for key in AROUND
+        }
         return {key: value for key, value in values.items() if key not in PRESET_SECTIONS} | around
 
     @cached_property
@@ -48,7 +59,10 @@ class RecordedRun:
     @cached_property
     def steps(self) -> list[int]:
         """The steps that the ledger has."""
-        return sorted(int(path.stem.removeprefix("step_")) for path in (self.folder / LEDGER).glob("step_*.parquet"))
+        return sorted(
+            int(path.stem.removeprefix("step_"))
+            for path in (self.folder / LEDGER).glob("step_*.parquet")
+        )
 
     @cached_property
     def lines(self) -> dict[int, dict[str, Any]]:
@@ -86,5 +100,7 @@ def recorded_run(name: str) -> RecordedRun:
         raise ValueError(f"{folder} is no run: it has no {CONFIG}. {EXPECTED}")
     run = RecordedRun(folder)
     if not run.steps:
-        raise ValueError(f"{folder / LEDGER} holds no step: the run ended before its first batch was drawn.")
+        raise ValueError(
+            f"{folder / LEDGER} holds no step: the run ended before its first batch was drawn."
+        )
     return run

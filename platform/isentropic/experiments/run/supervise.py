@@ -60,4 +60,6 @@ async def supervise(
                     "Look at its log for the cause; memory is the usual one. The run can go on with resume=auto."
                 ) from error
             restarts += 1
-            say(f"{error}\nThe learner is started again ({restarts} of {max_restarts}), from the last checkpoint.")
+            say(
+                f"{error}\nThe learner is started again ({restarts} of {max_restarts}), from the last checkpoint."
+            )

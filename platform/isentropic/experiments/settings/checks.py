@@ -8,7 +8,16 @@ from isentropic.methods.combinations import check_combinations
 
 def check_together(config: Config) -> None:
     """Raises ValueError for the first combination that cannot work."""
-    for check in (_lengths, _batch, _advantage, _placement, _devices, _truncation, _evaluation, check_combinations):
+    for check in (
+        _lengths,
+        _batch,
+        _advantage,
+        _placement,
+        _devices,
+        _truncation,
+        _evaluation,
+        check_combinations,
+    ):
         check(config)
 
 
@@ -56,8 +65,14 @@ def _devices(config: Config) -> None:
         return
     ranks = config.learner.num_ranks
     if config.cluster.gpus_per_rank == 0:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        allowed = max(2, cores)  # two ranks on one core are slow, but they are the smallest group there is
+        cores = (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
+        allowed = max(
+            2, cores
+        )  # two ranks on one core are slow, but they are the smallest group there is
         if ranks > allowed:
             raise ValueError(
                 f"learner.num_ranks={ranks} is more than this machine's CPU cores allow ({cores} cores, at most "

@@ -48,9 +48,15 @@ def _no_key(key: str, conf: Path, arguments: list[str]) -> str:
         return f"{key} is no key of what the other arguments choose. {advice}"
     valid = list(dict.fromkeys([*groups, *composed, *flat(composed)]))
     same_name = [name for name in valid if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f" Did you mean {' or '.join(map(repr, same_name[:3]))}?" if same_name else nearest(key, valid)
+    hint = (
+        f" Did you mean {' or '.join(map(repr, same_name[:3]))}?"
+        if same_name
+        else nearest(key, valid)
+    )
     parent = key.rpartition(".")[0]
-    siblings = [name.rpartition(".")[2] for name in valid if parent and name.rpartition(".")[0] == parent]
+    siblings = [
+        name.rpartition(".")[2] for name in valid if parent and name.rpartition(".")[0] == parent
+    ]
     allowed = f" {parent} has the keys {', '.join(siblings)}." if siblings else ""
     return f"unknown config key {key!r}.{allowed}{hint or ' See `--cfg job` for all keys.'}"
 

@@ -8,7 +8,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
     items: dict[str, Any] = {}
     for name, value in values.items():
-        items |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        items |= (
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{name}": value}
+        )
     return items
 
 

@@ -79,16 +79,22 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"config: {_first_line(error)}. Check the ${{...}} in the value.") from error
+        raise ValueError(
+            f"config: {_first_line(error)}. Check the ${{...}} in the value."
+        ) from error
 
 
 def typed(key: str, section: type, raw: Any) -> Any:
     """`raw` as an instance of the dataclass `section`; `key` is where it stands in the config."""
     if not isinstance(raw, Mapping):
-        raise ValueError(f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: {key}.<key>=...")
+        raise ValueError(
+            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: {key}.<key>=..."
+        )
     _check_keys(f"{key}.", raw, [field.name for field in fields(section)])
     hints = typing.get_type_hints(section)
-    return section(**{name: _value(f"{key}.{name}", hints[name], value) for name, value in raw.items()})
+    return section(
+        **{name: _value(f"{key}.{name}", hints[name], value) for name, value in raw.items()}
+    )
 
 
 def _value(key: str, hint: Any, raw: Any) -> Any:
@@ -99,13 +105,21 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
     try:
         value = OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
     except (OmegaConfBaseException, ValueError) as error:
-        raise ValueError(f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__}).") from error
-    for entry in value if isinstance(value, list) else ():  # of which OmegaConf lets a list or a section pass
+        raise ValueError(
+            f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__})."
+        ) from error
+    for entry in (
+        value if isinstance(value, list) else ()
+    ):  # of which OmegaConf lets a list or a section pass
         if not isinstance(entry, _entries(hint)):
-            raise ValueError(f"{key} must be a list of single values, got {entry!r} in it ({type(entry).__name__}).")
+            raise ValueError(
+                f"{key} must be a list of single values, got {entry!r} in it ({type(entry).__name__})."
+            )
     for path, number in _numbers(key, value):
         if not math.isfinite(number):
-            raise ValueError(f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed.")
+            raise ValueError(
+                f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed."
+            )
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -117,24 +131,32 @@ def _field(hint: Any) -> DictConfig:
 
 def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
     if not isinstance(raw, Mapping) or "name" not in raw:
-        raise ValueError(f"{key} must be chosen from its group: {key}=<{'|'.join(entries)}>; got {raw!r}.")
+        raise ValueError(
+            f"{key} must be chosen from its group: {key}=<{'|'.join(entries)}>; got {raw!r}."
+        )
     check_choice(f"{key}.name", raw["name"], entries)
     section = entries[raw["name"]]
     named = any(field.name == "name" for field in fields(section))
-    return typed(key, section, raw if named else {name: raw[name] for name in raw if name != "name"})
+    return typed(
+        key, section, raw if named else {name: raw[name] for name in raw if name != "name"}
+    )
 
 
 def _check_read(section: str, text: str) -> None:
     """A preset's own section needs a slot that takes its values from it, or setting it would do nothing."""
     if f"${{{section}." not in text:
-        raise ValueError(f"unknown config key '{section}': no slot reads it. Choose the method that does.")
+        raise ValueError(
+            f"unknown config key '{section}': no slot reads it. Choose the method that does."
+        )
 
 
 def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None:
     for key in raw:
         if key not in allowed:
             hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
-            raise ValueError(f"unknown config key {f'{prefix}{key}'!r}; allowed here: {', '.join(allowed)}.{hint}")
+            raise ValueError(
+                f"unknown config key {f'{prefix}{key}'!r}; allowed here: {', '.join(allowed)}.{hint}"
+            )
     for key in allowed:
         if key not in raw or raw[key] == MISSING:
             raise ValueError(f"{prefix}{key} has no value. Give one: {prefix}{key}=...")
@@ -154,7 +176,11 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
 
 def _options(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the annotation itself."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
 
 
 def _entries(hint: Any) -> tuple[type, ...]:
@@ -176,7 +202,8 @@ def _in_words(hint: Any) -> str:
         dict: "a section of keys",
     }
     return " or ".join(
-        words.get(option) or words.get(typing.get_origin(option)) or str(option) for option in _options(hint)
+        words.get(option) or words.get(typing.get_origin(option)) or str(option)
+        for option in _options(hint)
     )
 
 

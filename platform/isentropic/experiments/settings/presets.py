@@ -9,7 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from isentropic.checks import check_choice
 from isentropic.experiments.settings.keys import flat, is_under
 
-PRESET_SECTIONS = ("papo", "oger", "uec")  # values that a method's preset brings and its slots read: ${papo.alpha}
+PRESET_SECTIONS = (
+    "papo",
+    "oger",
+    "uec",
+)  # values that a method's preset brings and its slots read: ${papo.alpha}
 
 
 def check_presets(settings: DictConfig) -> None:
@@ -19,7 +23,9 @@ def check_presets(settings: DictConfig) -> None:
     Args:
         settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins anyway.
     """
-    conf = next(Path(source.path) for source in settings.runtime.config_sources if source.provider == "main")
+    conf = next(
+        Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
+    )
     experiment = settings.runtime.choices.get("experiment")
     wins = preset_values(conf / "experiment" / f"{experiment}.yaml") if experiment else {}
     given = OverridesParser.create().parse_overrides(list(settings.overrides.task))
@@ -39,7 +45,9 @@ def _check_known(keys: list[str], folder: Path) -> None:
     for key in keys:
         if key.partition(".")[0] in PRESET_SECTIONS:
             known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
-            check_choice("config key", key, sorted(name for name in known if is_under(name, PRESET_SECTIONS)))
+            check_choice(
+                "config key", key, sorted(name for name in known if is_under(name, PRESET_SECTIONS))
+            )
 
 
 def _beside_experiment(
@@ -54,7 +62,9 @@ def _beside_experiment(
             )
 
 
-def _values_of_another_choice(experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]) -> None:
+def _values_of_another_choice(
+    experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]
+) -> None:
     """Refuses a choice for a slot whose values the experiment sets for a choice of its own."""
     for key, value in wins.items():
         slot = key.partition(".")[0]

@@ -62,9 +62,15 @@ def branch_statements(folder: Path) -> list[Statement]:
     dapo = [label for label, own in objectives.items() if _is_clip(own, 0.28)]
     free = [label for label, own in objectives.items() if is_ce_gppo(own, 0.0, 1.0)]
     if grpo and dapo:
-        found.append(_ordered("T3 DAPO", "DAPO's entropy is above GRPO's", branches, [dapo[0], grpo[0]]))
+        found.append(
+            _ordered("T3 DAPO", "DAPO's entropy is above GRPO's", branches, [dapo[0], grpo[0]])
+        )
     if grpo and free:
-        found.append(_ordered("T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", branches, [free[0], grpo[0]]))
+        found.append(
+            _ordered(
+                "T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", branches, [free[0], grpo[0]]
+            )
+        )
     return found
 
 
@@ -98,7 +104,9 @@ def is_ce_gppo(own: Objective, beta1: float, beta2: float) -> bool:
 
 
 def _is_clip(own: Objective, high: float) -> bool:
-    plain = own.get("ratio") == "token" and own.get("dual_clip") is None and own.get("clip_low") == 0.2
+    plain = (
+        own.get("ratio") == "token" and own.get("dual_clip") is None and own.get("clip_low") == 0.2
+    )
     return own.get("name") == "clip" and plain and own.get("clip_high") == high
 
 
@@ -137,7 +145,11 @@ def sign_verdict(difference: Mean) -> str:
 
 def errors_of(mean: Mean) -> float:
     """How many standard errors it is from 0; 0 where there is no error to tell it by."""
-    return mean.value / mean.error if mean.count > 1 and mean.error > 0 and math.isfinite(mean.value) else 0.0
+    return (
+        mean.value / mean.error
+        if mean.count > 1 and mean.error > 0 and math.isfinite(mean.value)
+        else 0.0
+    )
 
 
 def in_errors(mean: Mean) -> str:

@@ -11,7 +11,9 @@ from isentropic.metrics.report.settings import Mean, mean_of
 Test = Callable[[RunData], bool]
 
 
-def paired(runs: Sequence[RunData], one: Test, other: Test, number: Callable[[RunData], float]) -> Mean:
+def paired(
+    runs: Sequence[RunData], one: Test, other: Test, number: Callable[[RunData], float]
+) -> Mean:
     """one - other between runs of the same seed."""
     base = {run.setting("seed"): number(run) for run in runs if other(run)}
     own = {run.setting("seed"): number(run) for run in runs if one(run)}

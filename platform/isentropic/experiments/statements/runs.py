@@ -25,7 +25,15 @@ from isentropic.metrics.sinks.jsonl import read_lines
 UPDATES = 50  # of T2
 SEEDS = 3  # of T5, T7 and T9
 OF_UPDATES = (  # what T2 and T4 read of an update
-    *("drift/low", "drift/high", "clip/frac", "clip/low_frac", "clip/high_frac", "lp_given_low", "lp_given_high"),
+    *(
+        "drift/low",
+        "drift/high",
+        "clip/frac",
+        "clip/low_frac",
+        "clip/high_frac",
+        "lp_given_low",
+        "lp_given_high",
+    ),
     *("frac/pa_hp", "frac/pa_lp", "frac/na_hp", "frac/na_lp"),
 )
 Rows = Sequence[Mapping[str, Any]]
@@ -56,8 +64,14 @@ def clipped(high: float) -> Test:
 
     def test(run: RunData) -> bool:
         own = run.config.get("objective", {})
-        bounds = own.get("clip_low") == 0.2 and own.get("clip_high") == high and own.get("dual_clip") is None
-        return own.get("name") == "clip" and own.get("ratio") == "token" and bounds and not _terms(run)
+        bounds = (
+            own.get("clip_low") == 0.2
+            and own.get("clip_high") == high
+            and own.get("dual_clip") is None
+        )
+        return (
+            own.get("name") == "clip" and own.get("ratio") == "token" and bounds and not _terms(run)
+        )
 
     return test
 
@@ -95,13 +109,18 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
 
 def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
     """T4, over the updates that clip something."""
-    rows = [row for run in runs if _token_clip(run) for row in updates_of(run) if row.get("clip/frac")]
+    rows = [
+        row for run in runs if _token_clip(run) for row in updates_of(run) if row.get("clip/frac")
+    ]
     if not rows:
         return []
-    low, high = (_weighted(rows, f"lp_given_{side}", f"clip/{side}_frac") for side in ("low", "high"))
+    low, high = (
+        _weighted(rows, f"lp_given_{side}", f"clip/{side}_frac") for side in ("low", "high")
+    )
     verdicts = {sign_verdict(replace(share, value=share.value - 0.5)) for share in (low, high)}
     of_low = sum(
-        row["clip/low_frac"] * row["lp_given_low"] + row["clip/high_frac"] * row["lp_given_high"] for row in rows
+        row["clip/low_frac"] * row["lp_given_low"] + row["clip/high_frac"] * row["lp_given_high"]
+        for row in rows
     )
     everything = sum(row["clip/frac"] for row in rows)
     share_low = sum(row["frac/pa_lp"] + row["frac/na_lp"] for row in rows)
@@ -125,7 +144,10 @@ def _fall(runs: Sequence[RunData]) -> list[Statement]:
     sets = {"GRPO": GRPO, "(0.75, 1)": ce_gppo(0.75, 1.0), "DAPO": DAPO}
     if not all(any(test(run) for run in runs) for test in sets.values()):
         return []
-    pairs = {f"{a} - {b}": paired(runs, sets[a], sets[b], area) for a, b in (("(0.75, 1)", "GRPO"), ("DAPO", "GRPO"))}
+    pairs = {
+        f"{a} - {b}": paired(runs, sets[a], sets[b], area)
+        for a, b in (("(0.75, 1)", "GRPO"), ("DAPO", "GRPO"))
+    }
     pairs["DAPO - (0.75, 1), at the end"] = paired(runs, DAPO, sets["(0.75, 1)"], last_entropy)
     return [
         _all_positive(
@@ -144,7 +166,10 @@ def _stability(runs: Sequence[RunData]) -> list[Statement]:
     for label, test in (("(0.5, 1)", ce_gppo(0.5, 1.0)), ("(0.75, 1)", ce_gppo(0.75, 1.0))):
         own = [run for run in runs if test(run)]
         if own and base:
-            ratios = {key: _worst(own, key) / max(_worst(base, key), 1e-12) for key in ("kl/k1", "grad_norm/max")}
+            ratios = {
+                key: _worst(own, key) / max(_worst(base, key), 1e-12)
+                for key in ("kl/k1", "grad_norm/max")
+            }
             skipped = sum(sum(run.values("update/skipped")) for run in own)
             known = all(math.isfinite(ratio) for ratio in ratios.values())
             held = known and max(ratios.values()) <= 2 and not skipped
@@ -171,9 +196,20 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
     if len(steps) != 1 or not any(ce_gppo(0.0, 1.0)(run) for run in runs):
         return []
     step = steps.pop()
-    pairs = {"slope twin - switched": paired(runs, ce_gppo(0.0, 1.0), switched, lambda run: slope(run, step))}
+    pairs = {
+        "slope twin - switched": paired(
+            runs, ce_gppo(0.0, 1.0), switched, lambda run: slope(run, step)
+        )
+    }
     rule = f"least-squares slope from step {step} on; paired differences above 0, beyond 3 s.e."
-    return [_all_positive("T7", f"switching (0, 1) to (0.5, 1) at step {step} lowers the entropy's slope", pairs, rule)]
+    return [
+        _all_positive(
+            "T7",
+            f"switching (0, 1) to (0.5, 1) at step {step} lowers the entropy's slope",
+            pairs,
+            rule,
+        )
+    ]
 
 
 def _bonus(runs: Sequence[RunData]) -> list[Statement]:
@@ -205,13 +241,23 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
 
     def cispo(run: RunData) -> bool:
         own = run.config.get("objective", {})
-        return own.get("name") == "cispo" and (own.get("clip_low"), own.get("clip_high")) == (0.2, 0.2)
+        return own.get("name") == "cispo" and (own.get("clip_low"), own.get("clip_high")) == (
+            0.2,
+            0.2,
+        )
 
     if not any(map(cispo, runs)) or not any(map(ce_gppo(0.5, 1.0), runs)):
         return []
     pairs = {"(0.5, 1) - CISPO": paired(runs, ce_gppo(0.5, 1.0), cispo, area)}
     text = "CISPO (0.2, 0.2) loses entropy faster than CE-GPPO (0.5, 1)"
-    return [_all_positive("T9", text, pairs, "mean entropy over the run; paired differences above 0, beyond 3 s.e.")]
+    return [
+        _all_positive(
+            "T9",
+            text,
+            pairs,
+            "mean entropy over the run; paired differences above 0, beyond 3 s.e.",
+        )
+    ]
 
 
 def _gspo(runs: Sequence[RunData]) -> list[Statement]:
@@ -220,7 +266,9 @@ def _gspo(runs: Sequence[RunData]) -> list[Statement]:
     base = [run for run in runs if GRPO(run)]
     if not own or not base:
         return []
-    share = [float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (own, base)]
+    share = [
+        float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (own, base)
+    ]
     ratio = share[0] / share[1] if share[1] else math.nan
     return [
         Statement(
@@ -236,14 +284,21 @@ def _gspo(runs: Sequence[RunData]) -> list[Statement]:
 def updates_of(run: RunData) -> Rows:
     """Lines of updates.jsonl that have all numbers a statement may ask for."""
     rows = read_lines(run.folder / "updates.jsonl")[0]
-    return [row for row in rows if isinstance(row, dict) and all(is_number(row.get(key)) for key in OF_UPDATES)]
+    return [
+        row
+        for row in rows
+        if isinstance(row, dict) and all(is_number(row.get(key)) for key in OF_UPDATES)
+    ]
 
 
 def _all_positive(name: str, text: str, pairs: Mapping[str, Mean], rule: str) -> Statement:
     verdicts = {sign_verdict(mean) for mean in pairs.values()}
     verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
     seeds = min(mean.count for mean in pairs.values())
-    number = "; ".join(f"{label}: {in_errors(mean)}" for label, mean in pairs.items()) + f"; {seeds} seeds"
+    number = (
+        "; ".join(f"{label}: {in_errors(mean)}" for label, mean in pairs.items())
+        + f"; {seeds} seeds"
+    )
     if seeds < SEEDS:
         verdict, number = UNDECIDED, f"{number}, {SEEDS} are asked for"
     return Statement(id=name, statement=text, verdict=verdict, number=number, rule=rule)
@@ -254,11 +309,17 @@ def _if_clipped(statement: Statement, runs: Sequence[RunData]) -> Statement:
     if any(sum(run.values("clip/frac")) > 0 for run in runs):
         return statement
     about = {key: getattr(statement, key) for key in ("id", "statement", "rule")}
-    return Statement(**about, verdict=UNDECIDED, number=f"{statement.number}; nothing was clipped in any run")
+    return Statement(
+        **about, verdict=UNDECIDED, number=f"{statement.number}; nothing was clipped in any run"
+    )
 
 
 def _terms(run: RunData) -> bool:
-    return any(value is not None for value in (run.config.get("terms") or {}).values() if not isinstance(value, str))
+    return any(
+        value is not None
+        for value in (run.config.get("terms") or {}).values()
+        if not isinstance(value, str)
+    )
 
 
 def _bonus_of(run: RunData) -> Any:
@@ -288,7 +349,9 @@ def _weighted(rows: Rows, key: str, weight: str) -> Mean:
         return Mean(value=math.nan, error=math.nan, count=0)
     mean = float((weights * values).sum() / total)
     squares = (weights**2 * (values - mean) ** 2).sum() * count / max(count - 1, 1)
-    return Mean(value=mean, error=float(np.sqrt(squares) / total) if count > 1 else math.nan, count=count)
+    return Mean(
+        value=mean, error=float(np.sqrt(squares) / total) if count > 1 else math.nan, count=count
+    )
 
 
 def _in_percent(share: Mean) -> str:

@@ -43,16 +43,29 @@ def connect(address: str | None) -> JobSubmissionClient:
     url = _url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     status, headers = _probe(url, {}), {}
     if status == 401 and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        headers = {"Authorization": f"Bearer {_token(url)}"}  # explicit: Ray read RAY_AUTH_MODE when it was imported
+        headers = {
+            "Authorization": f"Bearer {_token(url)}"
+        }  # explicit: Ray read RAY_AUTH_MODE when it was imported
         status = _probe(url, headers)
     if status == 401:
-        off = " RAY_AUTH_MODE=disabled is set here: unset it." if os.environ.get("RAY_AUTH_MODE") == "disabled" else ""
+        off = (
+            " RAY_AUTH_MODE=disabled is set here: unset it."
+            if os.environ.get("RAY_AUTH_MODE") == "disabled"
+            else ""
+        )
         raise ValueError(f"the cluster at {url} wants a token (401).{off} {HOW_TO_TOKEN}")
     if status == 403:
-        raise ValueError(f"the cluster at {url} refuses this token (403): it is another cluster's. {HOW_TO_TOKEN}")
+        raise ValueError(
+            f"the cluster at {url} refuses this token (403): it is another cluster's. {HOW_TO_TOKEN}"
+        )
     if status != 200:
-        raise ValueError(f"{url} answers {status} to /api/version, which is no Ray dashboard. {HINT}")
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray lets them win over the address it is given
+        raise ValueError(
+            f"{url} answers {status} to /api/version, which is no Ray dashboard. {HINT}"
+        )
+    for name in (
+        "RAY_ADDRESS",
+        "RAY_API_SERVER_ADDRESS",
+    ):  # Ray lets them win over the address it is given
         os.environ.pop(name, None)
     return JobSubmissionClient(url, headers=headers)
 
@@ -89,7 +102,9 @@ def _token(url: str) -> str:
     except OSError:
         token = ""
     if not token:
-        raise ValueError(f"the cluster at {url} wants a token (401), and {path} has none. {HOW_TO_TOKEN}")
+        raise ValueError(
+            f"the cluster at {url} wants a token (401), and {path} has none. {HOW_TO_TOKEN}"
+        )
     return token
 
 
@@ -138,7 +153,9 @@ def follow(client: JobSubmissionClient, name: str, write: Callable[[str], None])
             time.sleep(POLL_S)
         except (aiohttp.ClientError, requests.RequestException, RuntimeError) as error:
             if time.monotonic() - last_answer > GIVE_UP_S:
-                raise ConnectionError(f"the cluster gave no answer for {GIVE_UP_S:g} s: {_reason(error)}") from error
+                raise ConnectionError(
+                    f"the cluster gave no answer for {GIVE_UP_S:g} s: {_reason(error)}"
+                ) from error
             time.sleep(RETRY_S)
 
 
@@ -150,7 +167,9 @@ class _Broken(Exception):
         self.shown = shown
 
 
-async def _tail(client: JobSubmissionClient, name: str, shown: int, write: Callable[[str], None]) -> int:
+async def _tail(
+    client: JobSubmissionClient, name: str, shown: int, write: Callable[[str], None]
+) -> int:
     """Writes what comes after the first `shown` characters; how many the log has by now."""
     seen = 0
     try:

@@ -15,17 +15,34 @@ KEY_FILES = (
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials", "credentials.*", "*.tfvars",
     ".pypirc", ".npmrc", ".git-credentials", "service_account*.json",
 )  # fmt: skip
-KEY_FOLDERS = (".git", ".ssh", ".aws", ".kube", ".gnupg", ".docker", ".venv", "venv", "__pycache__", ".cache")
+KEY_FOLDERS = (
+    ".git",
+    ".ssh",
+    ".aws",
+    ".kube",
+    ".gnupg",
+    ".docker",
+    ".venv",
+    "venv",
+    "__pycache__",
+    ".cache",
+)
 SECRET_TEXT = {
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----\s+[A-Za-z0-9+/=]{16}"),
-    "a W&B key": re.compile(rb"WANDB_API_KEY[\"']?\s*[=:]\s*[\"']?(?:wandb_v1_\w{20,}|local-)?[0-9a-f]{40}"),
+    "a W&B key": re.compile(
+        rb"WANDB_API_KEY[\"']?\s*[=:]\s*[\"']?(?:wandb_v1_\w{20,}|local-)?[0-9a-f]{40}"
+    ),
     "a Hugging Face token": re.compile(rb"\bhf_[A-Za-z]{34}\b"),
-    "a GitHub token": re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})\b"),
+    "a GitHub token": re.compile(
+        rb"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{60,})\b"
+    ),
     "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "an API key": re.compile(rb"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{40,}"),
 }
 MAX_MIB = 100  # Ray refuses 500; a tree of code has less than one
-SECRET_NAME = re.compile(r"(^|_)(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"(^|_)(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
+)
 NO_SECRETS = (
     "Secrets stay where they are: a job's files and environment can be read by all who see the cluster. Give the "
     "cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a Kubernetes Secret mounted as a file)."
@@ -79,14 +96,23 @@ def write_zip(found: Package, path: Path) -> None:
 
 def check_arguments(arguments: list[str]) -> None:
     """Raises ValueError where an argument carries a secret: the command of a job is shown in clear."""
-    hidden = {key: value for key, value in os.environ.items() if SECRET_NAME.search(key) and len(value) >= 8}
+    hidden = {
+        key: value
+        for key, value in os.environ.items()
+        if SECRET_NAME.search(key) and len(value) >= 8
+    }
     for argument in arguments:
         key, _, value = argument.partition("=")
         known = next((name for name, secret in hidden.items() if secret in argument), None)
-        kind = next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(argument.encode())), None)
+        kind = next(
+            (kind for kind, pattern in SECRET_TEXT.items() if pattern.search(argument.encode())),
+            None,
+        )
         if known or kind or (value and SECRET_NAME.search(key.rpartition(".")[2])):
             shown = f"holds the value of {known}" if known else f"looks like {kind or 'a secret'}"
-            raise ValueError(f"argument {key.lstrip('+') if value else '(not shown)'} {shown}. {NO_SECRETS}")
+            raise ValueError(
+                f"argument {key.lstrip('+') if value else '(not shown)'} {shown}. {NO_SECRETS}"
+            )
 
 
 def _not_ignored(root: Path) -> list[str]:
@@ -94,13 +120,28 @@ def _not_ignored(root: Path) -> list[str]:
     through an empty repository of our own."""
     with tempfile.TemporaryDirectory() as empty:
         try:
-            subprocess.run(["git", "init", "--quiet", "--bare", empty], check=True, capture_output=True)
-            command = ["git", f"--git-dir={empty}", f"--work-tree={root}", "ls-files", "-z", "--others"]
-            done = subprocess.run([*command, "--exclude-standard"], cwd=root, check=True, capture_output=True)
+            subprocess.run(
+                ["git", "init", "--quiet", "--bare", empty], check=True, capture_output=True
+            )
+            command = [
+                "git",
+                f"--git-dir={empty}",
+                f"--work-tree={root}",
+                "ls-files",
+                "-z",
+                "--others",
+            ]
+            done = subprocess.run(
+                [*command, "--exclude-standard"], cwd=root, check=True, capture_output=True
+            )
         except FileNotFoundError as error:
-            raise ValueError("git is not installed: it is needed to read .gitignore. Install it.") from error
+            raise ValueError(
+                "git is not installed: it is needed to read .gitignore. Install it."
+            ) from error
         except subprocess.CalledProcessError as error:
-            raise ValueError(f"git cannot list {root}: {error.stderr.decode(errors='replace').strip()}") from error
+            raise ValueError(
+                f"git cannot list {root}: {error.stderr.decode(errors='replace').strip()}"
+            ) from error
     return sorted(name for name in done.stdout.decode().split("\0") if name)
 
 
@@ -129,7 +170,11 @@ def _check_size(found: Package) -> None:
 
 
 def _check_text(found: Package) -> None:
-    hidden = [value.encode() for key, value in os.environ.items() if SECRET_NAME.search(key) and len(value) >= 8]
+    hidden = [
+        value.encode()
+        for key, value in os.environ.items()
+        if SECRET_NAME.search(key) and len(value) >= 8
+    ]
     for name in found.files:
         text = (found.root / name).read_bytes()
         kind = next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(text)), None)

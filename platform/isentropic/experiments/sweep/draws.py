@@ -13,14 +13,18 @@ def random_of(given: Any) -> dict[str, Any] | None:
     if given is None:
         return None
     if not isinstance(given, Mapping) or not {"count", "keys"} <= set(given) or not given["keys"]:
-        raise ValueError(f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}.")
+        raise ValueError(
+            f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}."
+        )
     check_range("random.count", given["count"], at_least=1)
     for key, about in given["keys"].items():
         bounds = about.get("log", []) if isinstance(about, Mapping) else about
         if isinstance(about, Mapping) and about.get("choice"):
             continue
         if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ValueError(f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}.")
+            raise ValueError(
+                f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}."
+            )
         if isinstance(about, Mapping):
             check_range(f"random.keys.{key}.log", bounds[0], above=0)
     return dict(given)
@@ -41,7 +45,10 @@ def draw(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
         )
         return f"{key}={value:.4g}"
 
-    return [tuple(one(key, bounds) for key, bounds in about["keys"].items()) for _ in range(about["count"])]
+    return [
+        tuple(one(key, bounds) for key, bounds in about["keys"].items())
+        for _ in range(about["count"])
+    ]
 
 
 def as_text(value: Any) -> str:

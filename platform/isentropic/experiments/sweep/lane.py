@@ -23,9 +23,23 @@ from isentropic.experiments.run.prepare import Prepared
 
 # What a run may have of its own on actors that are there: nothing here is built into an engine or a model.
 OF_A_RUN = {
-    "rollout": ("prompts_per_step", "group_size", "max_staleness", "top_p", "top_k", "probe_tolerance"),
+    "rollout": (
+        "prompts_per_step",
+        "group_size",
+        "max_staleness",
+        "top_p",
+        "top_k",
+        "probe_tolerance",
+    ),
     "learner": (
-        *("updates_per_rollout", "microbatch_tokens", "lr", "lr_schedule", "warmup_updates", "weight_decay"),
+        *(
+            "updates_per_rollout",
+            "microbatch_tokens",
+            "lr",
+            "lr_schedule",
+            "warmup_updates",
+            "weight_decay",
+        ),
         *("beta1", "beta2", "eps", "max_grad_norm", "max_skipped_updates"),
     ),
 }

@@ -12,7 +12,13 @@ from isentropic.metrics.sinks.jsonl import plain, read_lines
 
 LEDGER = "sweep.jsonl"
 PLAN = "sweep.json"  # what the sweep was started with
-RUNNING, DONE, STOPPED, FAILED, INTERRUPTED = "running", "done", "stopped by an alarm", "failed", "interrupted"
+RUNNING, DONE, STOPPED, FAILED, INTERRUPTED = (
+    "running",
+    "done",
+    "stopped by an alarm",
+    "failed",
+    "interrupted",
+)
 OVER = (DONE, STOPPED)  # not run again
 
 
@@ -34,7 +40,9 @@ class SweepLedger:
 
     def write(self, digest: str, **about: Any) -> None:
         """about: run, overrides, state, attempts, ..."""
-        row = plain({"hash": digest, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about})
+        row = plain(
+            {"hash": digest, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about}
+        )
         self.rows[digest] = row
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -45,7 +53,9 @@ class SweepLedger:
 def read_plan(folder: Path) -> list[str] | None:
     """The arguments that the sweep of a folder was started with; None where there is no sweep."""
     path = folder / PLAN
-    return list(json.loads(path.read_text(encoding="utf-8"))["arguments"]) if path.exists() else None
+    return (
+        list(json.loads(path.read_text(encoding="utf-8"))["arguments"]) if path.exists() else None
+    )
 
 
 def write_plan(folder: Path, arguments: Sequence[str]) -> None:

@@ -18,7 +18,11 @@ def name_sweep_job(cfg: DictConfig, settings: DictConfig, arguments: list[str]) 
     """
     parser = OverridesParser.create()
     given = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    swept = {override.key_or_group for override in parser.parse_overrides(given) if override.is_sweep_override()}
+    swept = {
+        override.key_or_group
+        for override in parser.parse_overrides(given)
+        if override.is_sweep_override()
+    }
     label = sweep_label([str(override) for override in settings.overrides.task], swept)
     own_folder = "${run.name}" in str(cfg.run._get_node("dir")._value())
     cfg.run.name = f"{cfg.run.name}-{label}"
@@ -31,7 +35,9 @@ def sweep_label(overrides: list[str], swept: set[str], label: str | None = None)
 
     label: of its setting, in the place of all keys but the seed.
     """
-    own = [override for override in overrides if override.lstrip("+").split("=")[0] in swept] or overrides
+    own = [
+        override for override in overrides if override.lstrip("+").split("=")[0] in swept
+    ] or overrides
     words = [] if label is None else [_plain(label)]
     for override in own:
         key, _, value = override.lstrip("+").partition("=")

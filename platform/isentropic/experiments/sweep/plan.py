@@ -25,12 +25,20 @@ from isentropic.experiments.settings.presets import check_presets
 from isentropic.experiments.sweep.draws import as_text, draw, random_of
 from isentropic.experiments.sweep.names import sweep_label
 
-OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")  # set by the sweep itself
+OWN_KEYS = (
+    "run.name",
+    "run.dir",
+    "resume",
+    "resume.mode",
+    "tracking.group",
+)  # set by the sweep itself
 PARTS = ("overrides", "grid", "settings", "list", "random")
 EARLY_STOP = ("entropy_collapse", "entropy_explosion")
 
 
-Named = tuple[str | None, tuple[str, ...]]  # a setting's name in the preset, where it has one; overrides
+Named = tuple[
+    str | None, tuple[str, ...]
+]  # a setting's name in the preset, where it has one; overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +59,14 @@ class Plan:
     def points(self) -> list[Named]:
         """Name of the setting and overrides of each run, those in common left out."""
         draws = [()] if self.random is None else draw(self.random)
-        combinations = itertools.product(self.settings, itertools.product(*self.grid.values()), draws)
+        combinations = itertools.product(
+            self.settings, itertools.product(*self.grid.values()), draws
+        )
         return [
-            (name and ", ".join([name, *_terms(values), *_terms(drawn)]), (*setting, *values, *drawn))
+            (
+                name and ", ".join([name, *_terms(values), *_terms(drawn)]),
+                (*setting, *values, *drawn),
+            )
             for (name, setting), values, drawn in combinations
         ]
 
@@ -78,7 +91,10 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
     for part in preset:
         check_choice("sweep part", part, PARTS)
     common = [str(each) for each in preset.get("overrides") or ()]
-    axes = {key: tuple(f"{key}={as_text(value)}" for value in values) for key, values in _grid_of(preset).items()}
+    axes = {
+        key: tuple(f"{key}={as_text(value)}" for value in values)
+        for key, values in _grid_of(preset).items()
+    }
     for argument, override in zip(arguments, parse(arguments), strict=True):
         key = override.get_key_element()
         axes.pop(key, None)
@@ -102,7 +118,9 @@ def _grid_of(preset: Mapping[str, Any]) -> dict[str, list[Any]]:
     given = preset.get("grid") or {}
     for key, values in given.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty.")
+            raise ValueError(
+                f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty."
+            )
     return given
 
 
@@ -117,7 +135,9 @@ def _check_plan(plan: Plan) -> None:
             raise ValueError(
                 f"{override.key_or_group} is set by the sweep for each of its runs; name the sweep: name=..."
             )
-    if plan.count == 0 or (plan.count == 1 and not (plan.grid or plan.random or plan.settings != Plan.settings)):
+    if plan.count == 0 or (
+        plan.count == 1 and not (plan.grid or plan.random or plan.settings != Plan.settings)
+    ):
         raise ValueError(
             "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
             "sweep=ce_gppo_fig3."
@@ -154,9 +174,16 @@ def _compose(
     """known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a second for each."""
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
     name = sweep_label(list(own), set(), label)
-    ours = (f"run.name={name}", f"run.dir={folder / name}", f"tracking.group={folder.name}", "resume=auto")
+    ours = (
+        f"run.name={name}",
+        f"run.dir={folder / name}",
+        f"tracking.group={folder.name}",
+        "resume=auto",
+    )
     parsed = parse([*overrides, *ours])
-    kind = tuple(str(each.input_line) if _is_choice(each) else each.get_key_element() for each in parsed)
+    kind = tuple(
+        str(each.input_line) if _is_choice(each) else each.get_key_element() for each in parsed
+    )
     if kind not in known:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             cfg = compose("config", overrides=[*overrides, *ours], return_hydra_config=True)

@@ -21,7 +21,15 @@ from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.run.prepare import Prepared, prepare
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.sweep.lane import Lane, reuse_key
-from isentropic.experiments.sweep.ledger import DONE, FAILED, INTERRUPTED, OVER, RUNNING, STOPPED, SweepLedger
+from isentropic.experiments.sweep.ledger import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    OVER,
+    RUNNING,
+    STOPPED,
+    SweepLedger,
+)
 from isentropic.experiments.sweep.plan import Trial
 from isentropic.experiments.sweep.table import SweepTable
 from isentropic.metrics.sinks.terminal import Terminal
@@ -34,7 +42,9 @@ STATES = {CODE_DONE: DONE, STOPPED_BY_ALARM: STOPPED, RESUMABLE: INTERRUPTED}
 class Sweep:
     """The queue of a sweep and what becomes of its runs."""
 
-    def __init__(self, folder: Path, trials: Sequence[Trial], ledger: SweepLedger, table: SweepTable) -> None:
+    def __init__(
+        self, folder: Path, trials: Sequence[Trial], ledger: SweepLedger, table: SweepTable
+    ) -> None:
         self._folder, self._ledger, self._table = folder, ledger, table
         waiting = [trial for trial in trials if ledger.state(trial.digest) not in OVER]
         for trial in trials:
@@ -51,14 +61,18 @@ class Sweep:
             return CODE_DONE
         first = self._queue[0].config
         wanted = plan(first.cluster, first.rollout, first.learner)
-        own_ray = not ray.is_initialized() and start_ray(first.cluster, num_cpus=wanted.num_cpus * (parallel or 1))
+        own_ray = not ray.is_initialized() and start_ray(
+            first.cluster, num_cpus=wanted.num_cpus * (parallel or 1)
+        )
         loop = asyncio.get_running_loop()
         for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
             loop.add_signal_handler(number, self._signalled, number)
         try:
             room = room_for(wanted.num_cpus, wanted.bundles)
             if (parallel or 0) > room:
-                self._table.say(f"parallel={parallel}: this Ray holds {room} at once; the others wait their turn")
+                self._table.say(
+                    f"parallel={parallel}: this Ray holds {room} at once; the others wait their turn"
+                )
             states = await self.go(min(parallel or room, room))
         finally:
             for number in SIGNALS:
@@ -109,7 +123,9 @@ class Sweep:
                 state, message = STATES[await self._attempt(lane, trial)], ""
             except Exception as error:  # of any kind: the other runs go on
                 state, message = FAILED, f"{type(error).__name__}: {error}"
-                again = attempt < ATTEMPTS and not (isinstance(error, ValueError) and is_ours(error))
+                again = attempt < ATTEMPTS and not (
+                    isinstance(error, ValueError) and is_ours(error)
+                )
                 with self._log(trial).open("a", encoding="utf-8") as file:
                     traceback.print_exception(error, file=file)
             seconds = time.monotonic() - start
@@ -133,15 +149,26 @@ class Sweep:
             try:
                 row = self._table.rows[trial.name]
                 terminal = Terminal(config.run.steps, stream=text)
-                return await run_with(config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row])
+                return await run_with(
+                    config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row]
+                )
             except asyncio.CancelledError:
                 return RESUMABLE  # a second Ctrl-C
             finally:
                 del self._stopping[trial.name]
 
-    def _note(self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float) -> None:
-        about = {"run": trial.name, "overrides": trial.overrides, "state": state, "attempts": attempt}
-        self._ledger.write(trial.digest, **about, **cost, **({"message": message} if message else {}))
+    def _note(
+        self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float
+    ) -> None:
+        about = {
+            "run": trial.name,
+            "overrides": trial.overrides,
+            "state": state,
+            "attempts": attempt,
+        }
+        self._ledger.write(
+            trial.digest, **about, **cost, **({"message": message} if message else {})
+        )
         told = f"overhead {cost['overhead_s']:.1f} s" if cost else ""
         self._table.state(trial.name, state, message or told)
 

@@ -10,7 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-NUMBERS = {"reward": "reward/mean", "entropy": "entropy/mean", "clip": "clip/frac", "held-out": "eval/avg_at_k"}
+NUMBERS = {
+    "reward": "reward/mean",
+    "entropy": "entropy/mean",
+    "clip": "clip/frac",
+    "held-out": "eval/avg_at_k",
+}
 
 
 @dataclass
@@ -30,9 +35,15 @@ class Row:
         """A line of the run: this is one of its logs."""
         now = time.monotonic()
         # Of the first line only its own figure is known; what else happened before it is no step's.
-        self.steps_s += metrics.get("time/step_s") or 0.0 if self.last_line is None else now - self.last_line
+        self.steps_s += (
+            metrics.get("time/step_s") or 0.0 if self.last_line is None else now - self.last_line
+        )
         self.step, self.last_line = step, now
-        self.seen |= {label: metrics[key] for label, key in NUMBERS.items() if isinstance(metrics.get(key), float)}
+        self.seen |= {
+            label: metrics[key]
+            for label, key in NUMBERS.items()
+            if isinstance(metrics.get(key), float)
+        }
 
     def begin(self) -> None:
         """An attempt begins: nothing of the one before counts."""
@@ -46,7 +57,9 @@ class Row:
 class SweepTable:
     """Rows in the order of the sweep's runs."""
 
-    def __init__(self, title: str, runs: Sequence[tuple[str, int]], stream: TextIO | None = None) -> None:
+    def __init__(
+        self, title: str, runs: Sequence[tuple[str, int]], stream: TextIO | None = None
+    ) -> None:
         """runs: name and number of steps of each."""
         self.rows = {name: Row(name, steps) for name, steps in runs}
         self._title = title
@@ -55,7 +68,9 @@ class SweepTable:
 
     def __enter__(self) -> "SweepTable":
         if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=2, get_renderable=self.render)
+            self._live = Live(
+                console=self._console, refresh_per_second=2, get_renderable=self.render
+            )
             self._live.start()
         return self
 
@@ -68,9 +83,15 @@ class SweepTable:
         """A run changed its state."""
         self.rows[name].state = state
         if self._live is None:
-            numbers = "".join(f"  {label} {value:.3f}" for label, value in self.rows[name].seen.items())
-            left = sum(row.state in ("waiting", "running", "interrupted") for row in self.rows.values())
-            self.say(f"{name}: {state}{numbers}{'  ' + more if more else ''}  ({left} of {len(self.rows)} to go)")
+            numbers = "".join(
+                f"  {label} {value:.3f}" for label, value in self.rows[name].seen.items()
+            )
+            left = sum(
+                row.state in ("waiting", "running", "interrupted") for row in self.rows.values()
+            )
+            self.say(
+                f"{name}: {state}{numbers}{'  ' + more if more else ''}  ({left} of {len(self.rows)} to go)"
+            )
 
     def say(self, text: str) -> None:
         """A line for people, above the live table."""
@@ -79,8 +100,12 @@ class SweepTable:
     def render(self) -> Table:
         table = Table(title=self._title, title_justify="left", box=None)
         for head in ("run", "state", "step", *NUMBERS, "alarms"):
-            table.add_column(head, justify="left" if head in ("run", "state", "alarms") else "right")
+            table.add_column(
+                head, justify="left" if head in ("run", "state", "alarms") else "right"
+            )
         for row in self.rows.values():
             numbers = [f"{row.seen[label]:.3f}" if label in row.seen else "" for label in NUMBERS]
-            table.add_row(row.name, row.state, f"{row.step}/{row.steps}", *numbers, " ".join(row.alarms))
+            table.add_row(
+                row.name, row.state, f"{row.step}/{row.steps}", *numbers, " ".join(row.alarms)
+            )
         return table

@@ -62,7 +62,11 @@ class TfidfEncoder:
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
         self._hash = HashingVectorizer(
-            n_features=FEATURES, ngram_range=(1, 3), token_pattern=NGRAM, alternate_sign=False, norm=None
+            n_features=FEATURES,
+            ngram_range=(1, 3),
+            token_pattern=NGRAM,
+            alternate_sign=False,
+            norm=None,
         )
         self._weigh = TfidfTransformer().fit(self._hash.transform(corpus))
         self.identity = f"tfidf:{FEATURES}:{_digest(*corpus)}"
@@ -87,7 +91,12 @@ class PolicyEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModel.from_pretrained(self._path, dtype=torch.float32).to(device).eval().requires_grad_(False)
+        model = (
+            AutoModel.from_pretrained(self._path, dtype=torch.float32)
+            .to(device)
+            .eval()
+            .requires_grad_(False)
+        )
         return AutoTokenizer.from_pretrained(self._path), model
 
     @cached_property
@@ -133,9 +142,13 @@ class SentenceEncoder:
 
     def encode(self, texts: Sequence[str]) -> Floats:
         pieces = [self._windows(text) for text in texts]
-        flat = self._model.encode([piece for group in pieces for piece in group], convert_to_numpy=True)
+        flat = self._model.encode(
+            [piece for group in pieces for piece in group], convert_to_numpy=True
+        )
         ends = np.cumsum([len(group) for group in pieces])[:-1]
-        return np.stack([unit(unit(rows.astype(np.float64)).mean(axis=0)) for rows in np.split(flat, ends)])
+        return np.stack(
+            [unit(unit(rows.astype(np.float64)).mean(axis=0)) for rows in np.split(flat, ends)]
+        )
 
     def _windows(self, text: str) -> list[str]:
         tokenizer = self._model.tokenizer

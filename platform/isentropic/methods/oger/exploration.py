@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.oger.encoders import CachedEncoder, Encoder, build_encoder, check_encoder, unit
+from isentropic.methods.oger.encoders import (
+    CachedEncoder,
+    Encoder,
+    build_encoder,
+    check_encoder,
+    unit,
+)
 from isentropic.methods.oger.offline_set import OfflineSet
 from isentropic.methods.oger.report import Report
 from isentropic.methods.oger.teachers import load_source
@@ -32,7 +38,9 @@ TIE = 9  # decimals: closer divergences are a tie
 
 def cosines(online: Floats, offline: Floats) -> Floats:
     """[N, d] and [M, d] vectors of any length -> [N, M] s_ij, in float64."""
-    return np.einsum("id,jd->ij", unit(online), unit(offline))  # no BLAS: the same bits for any batch
+    return np.einsum(
+        "id,jd->ij", unit(online), unit(offline)
+    )  # no BLAS: the same bits for any batch
 
 
 def divergence(similarity: Floats, *, clamp: bool) -> Floats:
@@ -86,7 +94,9 @@ class ExplorationConfig:
         check_choice("oger.offline.ratio", self.ratio, ("old_policy", "shaped"))
         check_encoder(self.encoder)
         if not re.fullmatch(r"last|mean|tail:[1-9]\d*", self.entropy):
-            raise ValueError(f"oger.entropy must be last, mean or tail:<n> with n >= 1; got {self.entropy!r}.")
+            raise ValueError(
+                f"oger.entropy must be last, mean or tail:<n> with n >= 1; got {self.entropy!r}."
+            )
 
     @property
     def offline_shape(self) -> float | None:
@@ -108,7 +118,10 @@ class Exploration:
         cached: Encoder | None = None,
     ) -> None:
         self._config, self._offline = config, offline
-        self._encoder, self._cached = encoder, cached or encoder  # of the policy's responses, of the teachers'
+        self._encoder, self._cached = (
+            encoder,
+            cached or encoder,
+        )  # of the policy's responses, of the teachers'
 
     def bind(self, *, chat: Chat, task: Task, model_path: str) -> None:
         """Reads the teachers and makes the encoder; without teachers there is nothing to do.
@@ -152,18 +165,25 @@ class Exploration:
         return [rollout for group in groups if (rollout := self._offline.draw(group)) is not None]
 
     def shape(
-        self, groups: Sequence[Group], scores: Mapping[RolloutKey, TokenScores], teachers: Sequence[Rollout] = ()
+        self,
+        groups: Sequence[Group],
+        scores: Mapping[RolloutKey, TokenScores],
+        teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
         """Groups with shaped rewards and, where a prompt has teachers, one of them; metrics under oger/."""
         report = Report()
         of_draw = {teacher.key.draw: teacher for teacher in teachers or self.candidates(groups)}
         joining = [of_draw.get(group.draw) for group in groups]
-        taught = [group for group, teacher in zip(groups, joining, strict=True) if teacher is not None]
+        taught = [
+            group for group, teacher in zip(groups, joining, strict=True) if teacher is not None
+        ]
         similarities = iter(self._similarities(taught))
         shaped = []
         for group, teacher in zip(groups, joining, strict=True):
             if teacher is None:
-                rollouts = tuple(replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts)
+                rollouts = tuple(
+                    replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts
+                )
                 report.alone(rollouts)
                 shaped.append(replace(group, rollouts=rollouts))
             else:
@@ -187,7 +207,9 @@ class Exploration:
         metrics["oger/offline_advantage_negative_frac"] = float((given < 0).mean())
         if self._config.offline_min_adv is not None:
             out |= {key: max(advantages[key], self._config.offline_min_adv) for key in keys}
-            metrics["oger/offline_clamped_frac"] = float((given < self._config.offline_min_adv).mean())
+            metrics["oger/offline_clamped_frac"] = float(
+                (given < self._config.offline_min_adv).mean()
+            )
         return out, metrics
 
     def _similarities(self, groups: Sequence[Group]) -> list[Floats]:
@@ -213,13 +235,22 @@ class Exploration:
         """The bonus, and the teacher in the place of the most similar response of the first wave."""
         rollouts = group.rollouts
         gap = divergence(similarity, clamp=self._config.clamp)
-        entropy = np.array([confidence_entropy(scores[r.key].entropy, self._config.entropy) for r in rollouts])
+        entropy = np.array(
+            [confidence_entropy(scores[r.key].entropy, self._config.entropy) for r in rollouts]
+        )
         reward = np.array([rollout.reward for rollout in rollouts])
         bonus = exploration_reward(reward, gap, entropy, coef=self._config.coef)
-        shaped = [replace(r, shaped_reward=float(total)) for r, total in zip(rollouts, reward + bonus, strict=True)]
+        shaped = [
+            replace(r, shaped_reward=float(total))
+            for r, total in zip(rollouts, reward + bonus, strict=True)
+        ]
         report.group(reward, gap, entropy, bonus, shaped, scores)
-        report.similarities([row.teacher for row in self._offline.responses(group.prompt)], similarity)
+        report.similarities(
+            [row.teacher for row in self._offline.responses(group.prompt)], similarity
+        )
         report.exchange(teacher, scores)
         first = [index for index, rollout in enumerate(rollouts) if rollout.key.wave == 0]
-        shaped[first[most_teacher_like(gap[first])]] = replace(teacher, shaped_reward=teacher.reward)
+        shaped[first[most_teacher_like(gap[first])]] = replace(
+            teacher, shaped_reward=teacher.reward
+        )
         return replace(group, rollouts=tuple(shaped))

@@ -67,7 +67,8 @@ class OfflineSet:
         return tuple(
             row
             for row in graded
-            if len(self._tokens(row.text)) <= self._max_tokens and (row.reward >= CORRECT or not self._require_correct)
+            if len(self._tokens(row.text)) <= self._max_tokens
+            and (row.reward >= CORRECT or not self._require_correct)
         )
 
     def _graded(self, prompt: Prompt, row: TeacherResponse) -> TeacherResponse:
@@ -88,7 +89,9 @@ class OfflineSet:
         return np.array([*ids, self._chat.eos_token_id], dtype=np.int64)
 
 
-def _rollout(chosen: TeacherResponse, first: Sequence[Rollout], prompt: Ints, response: Ints, seed: int) -> Rollout:
+def _rollout(
+    chosen: TeacherResponse, first: Sequence[Rollout], prompt: Ints, response: Ints, seed: int
+) -> Rollout:
     sibling = first[0]
     sample = 1 + max(rollout.key.sample for rollout in first)
     return Rollout(

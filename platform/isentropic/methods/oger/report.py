@@ -27,7 +27,9 @@ class Report:
         self._add("confidence_mean", np.exp(-entropy))
         self._add("bonus_mean", bonus)
         self._add("_total", reward + bonus)
-        self._add("online_prob_mean", np.concatenate([np.exp(scores[r.key].logprob) for r in rollouts]))
+        self._add(
+            "online_prob_mean", np.concatenate([np.exp(scores[r.key].logprob) for r in rollouts])
+        )
 
     def similarities(self, teachers: Sequence[str], similarity: Floats) -> None:
         for teacher, column in zip(teachers, similarity.T, strict=True):
@@ -40,10 +42,20 @@ class Report:
 
     def metrics(self) -> dict[str, float]:
         """Means; `bonus_variance_share` is cov(bonus, total) / var(total), the share of the rewards' variance."""
-        means = {f"oger/{key}": float(np.mean(values)) for key, values in self._lists.items() if key != "_total"}
-        means |= {f"oger/similarity/{name}": float(np.mean(values)) for name, values in self._similarity.items()}
+        means = {
+            f"oger/{key}": float(np.mean(values))
+            for key, values in self._lists.items()
+            if key != "_total"
+        }
+        means |= {
+            f"oger/similarity/{name}": float(np.mean(values))
+            for name, values in self._similarity.items()
+        }
         means["oger/teacher_groups_frac"] = self._exchanged / max(self._groups, 1)
-        total, bonus = np.array(self._lists.get("_total", [])), np.array(self._lists.get("bonus_mean", []))
+        total, bonus = (
+            np.array(self._lists.get("_total", [])),
+            np.array(self._lists.get("bonus_mean", [])),
+        )
         if total.size and total.var() > 0:
             share = np.mean((bonus - bonus.mean()) * (total - total.mean())) / total.var()
             means["oger/bonus_variance_share"] = float(share)

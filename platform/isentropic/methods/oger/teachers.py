@@ -76,8 +76,12 @@ class ArithmeticTeachers:
     def _texts(self, prompt: Prompt, style: str) -> list[str]:
         """Different ones only: a style may have fewer ways to write a sum than samples are asked for."""
         weights = [float(style == other) for other in STYLES]
-        seeds = (hash_seed("teacher", style, sample, prompt.prompt_id) for sample in range(self._samples))
-        return list(dict.fromkeys(demonstration(prompt, random.Random(seed), weights) for seed in seeds))
+        seeds = (
+            hash_seed("teacher", style, sample, prompt.prompt_id) for sample in range(self._samples)
+        )
+        return list(
+            dict.fromkeys(demonstration(prompt, random.Random(seed), weights) for seed in seeds)
+        )
 
     def corpus(self) -> Sequence[str]:
         count = min(self._task.size("train"), CORPUS // len(STYLES))
@@ -107,7 +111,9 @@ def read_teachers(path: Path) -> list[TeacherResponse]:
         ValueError: the file is missing, empty, of another kind, or a row is malformed; names file and row.
     """
     if not path.is_file():
-        raise ValueError(f"oger.teachers: no file {path}. Make one with jobs/make_teachers.py, or write null for none.")
+        raise ValueError(
+            f"oger.teachers: no file {path}. Make one with jobs/make_teachers.py, or write null for none."
+        )
     rows = [_response(path, number, row) for number, row in _rows(path)]
     if not rows:
         raise ValueError(f"oger.teachers: {path} has no rows. Each needs {', '.join(COLUMNS)}.")
@@ -120,7 +126,11 @@ def write_teachers(path: Path, rows: Iterable[TeacherResponse]) -> int:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             count += 1
-            about: dict[str, Any] = {"prompt_id": row.prompt_id, "teacher": row.teacher, "response": row.text}
+            about: dict[str, Any] = {
+                "prompt_id": row.prompt_id,
+                "teacher": row.teacher,
+                "response": row.text,
+            }
             if not math.isnan(row.reward):
                 about["reward"] = row.reward
             file.write(json.dumps(about, ensure_ascii=False) + "\n")
@@ -135,7 +145,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             yield from enumerate(pq.read_table(path).to_pylist(), start=1)
         except pa.ArrowException as error:
-            raise ValueError(f"oger.teachers: {path} is not readable as parquet ({error}).") from error
+            raise ValueError(
+                f"oger.teachers: {path} is not readable as parquet ({error})."
+            ) from error
         return
     if path.suffix != ".jsonl":
         raise ValueError(f"oger.teachers: {path} must end in .jsonl or .parquet.")
@@ -144,7 +156,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(f"oger.teachers: {path}, row {number} is not JSON ({error}).") from error
+                raise ValueError(
+                    f"oger.teachers: {path}, row {number} is not JSON ({error})."
+                ) from error
 
 
 def _response(path: Path, number: int, row: Any) -> TeacherResponse:
@@ -152,10 +166,14 @@ def _response(path: Path, number: int, row: Any) -> TeacherResponse:
         raise ValueError(f"oger.teachers: {path}, row {number} must be an object, got {row!r}.")
     for column in COLUMNS:
         if not isinstance(row.get(column), str):
-            raise ValueError(f"oger.teachers: {path}, row {number}: {column} must be text, got {row.get(column)!r}.")
+            raise ValueError(
+                f"oger.teachers: {path}, row {number}: {column} must be text, got {row.get(column)!r}."
+            )
     verdict = row.get("reward", row.get("verified"))
     if verdict is not None and not isinstance(verdict, bool | int | float):
-        raise ValueError(f"oger.teachers: {path}, row {number}: reward must be a number, got {verdict!r}.")
+        raise ValueError(
+            f"oger.teachers: {path}, row {number}: reward must be a number, got {verdict!r}."
+        )
     return TeacherResponse(
         prompt_id=row["prompt_id"],
         teacher=row["teacher"],

@@ -30,7 +30,12 @@ class PhaseConfig:
         if isinstance(self.h_ref, str):
             check_choice("papo.h_ref", self.h_ref, ("auto",))
         else:
-            check_range("papo.h_ref", self.h_ref, above=0, hint="It is an entropy in nats a token; or write auto.")
+            check_range(
+                "papo.h_ref",
+                self.h_ref,
+                above=0,
+                hint="It is an entropy in nats a token; or write auto.",
+            )
         check_range("papo.tau", self.tau, above=0)
         check_range("papo.beta", self.beta, at_least=0, below=1)
 
@@ -95,7 +100,11 @@ class Phase:
         return {"smoothed": self.smoothed, "slow": self.slow, "first": list(self.first)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.smoothed, self.slow, self.first = state["smoothed"], state["slow"], list(state["first"])
+        self.smoothed, self.slow, self.first = (
+            state["smoothed"],
+            state["slow"],
+            list(state["first"]),
+        )
 
 
 def _average(old: float | None, new: float, decay: float) -> float:

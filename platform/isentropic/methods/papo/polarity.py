@@ -24,7 +24,9 @@ WEIGHTS = ("branch", "smooth")
 HISTORY = 50  # steps that the rank correlation of predicted and measured change looks back on
 
 
-def polarity_weights(polarity: Floats, u: float, *, alpha: float, delta: float, kind: str) -> Floats:
+def polarity_weights(
+    polarity: Floats, u: float, *, alpha: float, delta: float, kind: str
+) -> Floats:
     """Weights of the two branches (spec A.4, [reconstructed]); alpha < 1 keeps every sign.
 
         branch   w = 1 + alpha u where P > delta, 1 - alpha u where P < -delta, else 1
@@ -57,7 +59,11 @@ class PolarityConfig(PhaseConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(
-            "papo.alpha", self.alpha, at_least=0, below=1, hint="At 1 a branch would vanish; both must be kept."
+            "papo.alpha",
+            self.alpha,
+            at_least=0,
+            below=1,
+            hint="At 1 a branch would vanish; both must be kept.",
         )
         check_range("papo.delta", self.delta, at_least=0)
         check_choice("papo.weight", self.weight, WEIGHTS)
@@ -72,10 +78,14 @@ class Polarity:
     def __init__(self, config: PolarityConfig) -> None:
         self.config = config
         self.phase = Phase(config)
-        self._last: tuple[float, float] | None = None  # entropy and predicted change of the step before
+        self._last: tuple[float, float] | None = (
+            None  # entropy and predicted change of the step before
+        )
         self._pairs: list[tuple[float, float]] = []  # predicted, measured
 
-    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> tuple[list[Sample], dict[str, float]]:
+    def weigh(
+        self, samples: Sequence[Sample], entropy_mean: float
+    ) -> tuple[list[Sample], dict[str, float]]:
         """Samples with `advantage` w * A; the same objects where nothing changes. See `slots.Reweight`.
 
         Teacher tokens are weighted like all others: P uses whichever A and T a token carries ([reconstructed]).
@@ -86,7 +96,9 @@ class Polarity:
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
         u = self.phase.advance(entropy_mean, expand, contract)
-        weight = polarity_weights(polarity, u, alpha=config.alpha, delta=config.delta, kind=config.weight)
+        weight = polarity_weights(
+            polarity, u, alpha=config.alpha, delta=config.delta, kind=config.weight
+        )
         weighted = weight * advantage
         if config.renorm and np.abs(weighted).sum() > 0:
             weighted *= np.abs(advantage).sum() / np.abs(weighted).sum()
@@ -95,10 +107,14 @@ class Polarity:
         metrics = self._flow_metrics(advantage, sensitivity, weight)
         metrics |= self._trajectory_metrics(entropy_mean, u, float((weighted * sensitivity).sum()))
         if advantage.any():
-            metrics["papo/advantage_scale"] = float(np.abs(weighted).sum() / np.abs(advantage).sum())
+            metrics["papo/advantage_scale"] = float(
+                np.abs(weighted).sum() / np.abs(advantage).sum()
+            )
         return out, {key: value for key, value in metrics.items() if np.isfinite(value)}
 
-    def _flow_metrics(self, advantage: Floats, sensitivity: Floats, weight: Floats) -> dict[str, float]:
+    def _flow_metrics(
+        self, advantage: Floats, sensitivity: Floats, weight: Floats
+    ) -> dict[str, float]:
         """Spec A.9 over the batch's tokens; `expand_flow` and `contract_flow` are F+ and F-, sums of |P|."""
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
@@ -119,7 +135,9 @@ class Polarity:
             "papo/sensitivity_mean": _mean(sensitivity),  # of T
         }
 
-    def _trajectory_metrics(self, entropy_mean: float, u: float, predicted: float) -> dict[str, float]:
+    def _trajectory_metrics(
+        self, entropy_mean: float, u: float, predicted: float
+    ) -> dict[str, float]:
         """Entropy, signal, and how well the last step's sum of w P ranked the change that then came."""
         metrics = {
             "papo/u": u,
@@ -139,7 +157,11 @@ class Polarity:
     def state_dict(self) -> dict[str, Any]:
         """Numbers and lists only."""
         last = None if self._last is None else list(self._last)
-        return {"phase": self.phase.state_dict(), "last": last, "pairs": [list(pair) for pair in self._pairs]}
+        return {
+            "phase": self.phase.state_dict(),
+            "last": last,
+            "pairs": [list(pair) for pair in self._pairs],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.phase.load_state_dict(state["phase"])
@@ -160,7 +182,9 @@ class NoReweightConfig:
 class NoReweight:
     """The base method."""
 
-    def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> tuple[list[Sample], dict[str, float]]:
+    def weigh(
+        self, samples: Sequence[Sample], entropy_mean: float
+    ) -> tuple[list[Sample], dict[str, float]]:
         return list(samples), {}
 
     def state_dict(self) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class KeepRules:
     def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
         """See `slots.Filter`. A teacher is judged by its advantage in the hybrid group ([reconstructed])."""
         verdicts = {**advantages, **_task_advantages(group)}
-        kept = [rollout for rollout in group.rollouts if self._keeps(rollout, verdicts[rollout.key])]
+        kept = [
+            rollout for rollout in group.rollouts if self._keeps(rollout, verdicts[rollout.key])
+        ]
         return tuple(sorted(kept, key=lambda rollout: rollout.key))
 
     def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
@@ -73,7 +75,9 @@ def _task_advantages(group: Group) -> dict[RolloutKey, float]:
     out: dict[RolloutKey, float] = {}
     for wave in sorted({rollout.key.wave for rollout in group.rollouts}):
         members = group.wave(wave)
-        touched = any(r.is_teacher or abs(r.shaped_reward - r.reward) > 0 for r in members)  # NaN: never shaped
+        touched = any(
+            r.is_teacher or abs(r.shaped_reward - r.reward) > 0 for r in members
+        )  # NaN: never shaped
         online = [rollout for rollout in members if not rollout.is_teacher]
         if not touched or len(online) < 2:
             continue
@@ -85,8 +89,13 @@ def _task_advantages(group: Group) -> dict[RolloutKey, float]:
 
 def keep_metrics(kept: Mapping[RolloutKey, float]) -> dict[str, float]:
     """Kept rollouts per class (spec C.8): first or later wave, right or wrong way, from key -> advantage."""
-    counts = dict.fromkeys(("regular_positive", "regular_negative", "explore_positive", "explore_negative"), 0.0)
+    counts = dict.fromkeys(
+        ("regular_positive", "regular_negative", "explore_positive", "explore_negative"), 0.0
+    )
     for key, advantage in kept.items():
-        wave, sign = "explore" if key.wave > 0 else "regular", "positive" if advantage > 0 else "negative"
+        wave, sign = (
+            "explore" if key.wave > 0 else "regular",
+            "positive" if advantage > 0 else "negative",
+        )
         counts[f"{wave}_{sign}"] += 1
     return {f"uec/kept_{name}": count for name, count in counts.items()}

@@ -92,6 +92,10 @@ def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
         solved = [any(r.reward > 0 for r in group.rollouts if r.key.wave > 0) for group in hard]
         metrics["uec/explore_solved_frac"] = sum(solved) / len(hard)
         metrics["uec/explore_reward_mean"] = sum(rollout.reward for rollout in extra) / len(extra)
-        metrics["uec/explore_tokens_mean"] = sum(rollout.num_response_tokens for rollout in extra) / len(extra)
-        metrics["uec/explore_truncated_frac"] = sum(r.finish_reason == "length" for r in extra) / len(extra)
+        metrics["uec/explore_tokens_mean"] = sum(
+            rollout.num_response_tokens for rollout in extra
+        ) / len(extra)
+        metrics["uec/explore_truncated_frac"] = sum(
+            r.finish_reason == "length" for r in extra
+        ) / len(extra)
     return metrics

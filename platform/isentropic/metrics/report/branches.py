@@ -27,7 +27,11 @@ class Branches:
         rows, self.torn = read_lines(folder / BRANCHES)
         self._by_setting: dict[str, dict[tuple[str, int], Row]] = {}
         for number_, row in enumerate(rows, start=1):
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int) or "setting" not in row:
+            if (
+                not isinstance(row, dict)
+                or not isinstance(row.get("step"), int)
+                or "setting" not in row
+            ):
                 raise ValueError(
                     f"{folder / BRANCHES}, line {number_} needs 'step' (the branch point) and 'setting', got {row!r}."
                 )
@@ -48,7 +52,9 @@ class Branches:
         rows = self._by_setting[setting].values()
         return mean_of([row[key] for row in rows if is_number(row.get(key))])
 
-    def differences(self, setting: str, key: str, base: str | None = None) -> dict[tuple[str, int], float]:
+    def differences(
+        self, setting: str, key: str, base: str | None = None
+    ) -> dict[tuple[str, int], float]:
         """setting - base at each branch point that has both, in the order of the points."""
         own, other = self._by_setting[setting], self._by_setting[base or self.settings[0]]
         return {
@@ -76,13 +82,18 @@ def branch_table(branches: Branches) -> str:
         for key in branches.measured:
             differences = list(branches.differences(setting, key).values())
             base = setting == branches.settings[0]
-            row += [mean_and_error(branches.mean(setting, key)), "base" if base else difference(mean_of(differences))]
+            row += [
+                mean_and_error(branches.mean(setting, key)),
+                "base" if base else difference(mean_of(differences)),
+            ]
         rows.append(row)
     head = [title for key in branches.measured for title in (key, "difference")]
     return table(["setting", *head], rows)
 
 
-def _means(branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]) -> Figure:
+def _means(
+    branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]
+) -> Figure:
     means = {setting: mean_of(list(values.values())) for setting, values in by_setting.items()}
     trace = {
         "type": "scatter",
@@ -90,18 +101,26 @@ def _means(branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, i
         "name": text(key),
         "x": [text(setting) for setting in (branches.settings[0], *means)],
         "y": [0, *(number(mean.value) for mean in means.values())],
-        "error_y": {"type": "data", "array": [0, *(number(mean.error) or 0 for mean in means.values())], "width": 4},
+        "error_y": {
+            "type": "data",
+            "array": [0, *(number(mean.error) or 0 for mean in means.values())],
+            "width": 4,
+        },
         "customdata": [branches.num_points, *(mean.count for mean in means.values())],
         "hovertemplate": "%{y:.4~g} ± %{error_y.array:.2~g} over %{customdata} points<extra></extra>",
         "marker": {"size": 9, "color": colour(0)},
     }
-    axes = layout(x="setting", y=f"{key}, minus base", hovermode="closest", xaxis={"type": "category"})
+    axes = layout(
+        x="setting", y=f"{key}, minus base", hovermode="closest", xaxis={"type": "category"}
+    )
     axes["yaxis"]["zeroline"] = True
     note = f"Mean over branch points ± standard error of the paired differences; base: {branches.settings[0]}."
     return Figure(title=f"{key} by setting", traces=[trace], layout=axes, note=note)
 
 
-def _by_point(branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]) -> Figure:
+def _by_point(
+    branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]
+) -> Figure:
     traces = []
     for index, (setting, values) in enumerate(by_setting.items(), start=1):
         points = [(step, step, value) for (_, step), value in values.items()]

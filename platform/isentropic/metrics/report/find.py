@@ -24,11 +24,17 @@ def resolve(name: str) -> Path:
     Raises ValueError where there is neither.
     """
     root = runs_folder()
-    for path in (Path(name), root / name, root / name.removeprefix("runs/")):  # runs/ as it is called at home
+    for path in (
+        Path(name),
+        root / name,
+        root / name.removeprefix("runs/"),
+    ):  # runs/ as it is called at home
         if path.is_dir():
             return path
     known = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
-    there = f" Runs here: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
+    there = (
+        f" Runs here: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
+    )
     raise ValueError(f"{name}: no such folder, nor {root / name}. {EXPECTED}{there}")
 
 
@@ -50,7 +56,9 @@ def _below(folder: Path, depth: int) -> Iterable[Path]:
     if depth == 0 or not folder.is_dir():
         return
     with os.scandir(folder) as entries:
-        children = sorted(Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] != ".")
+        children = sorted(
+            Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] != "."
+        )
     for child in children:
         if is_run(child):
             yield child

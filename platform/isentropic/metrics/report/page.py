@@ -12,7 +12,9 @@ from importlib.resources import files
 from isentropic.metrics.report.charts.figures import Figure
 
 # What the page may load: nothing but itself. A script that slipped out of a sample could not talk to anybody.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,10 @@ class Page:
         return f"<div class='charts'>{''.join(cards)}</div>" if cards else ""
 
     def render(self) -> str:
-        links = "".join(f"<a href='#s{i}'>{html.escape(title)}</a>" for i, (title, _) in enumerate(self.sections))
+        links = "".join(
+            f"<a href='#s{i}'>{html.escape(title)}</a>"
+            for i, (title, _) in enumerate(self.sections)
+        )
         body = "".join(
             f"<section><h2 id='s{i}'>{html.escape(title)}</h2>{text}</section>"
             for i, (title, text) in enumerate(self.sections)
@@ -82,4 +87,6 @@ def _plotly() -> str:
     """plotly.js as gzip in base64: 2 MB instead of 4.8."""
     from plotly.offline import get_plotlyjs
 
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)).decode()
+    return base64.b64encode(
+        gzip.compress(get_plotlyjs().encode(), compresslevel=6, mtime=0)
+    ).decode()

@@ -27,7 +27,9 @@ class RunData:
     alarms: list[dict[str, Any]]  # raised and cleared
     notes: list[str] = field(default_factory=list)  # damage that a reader must know of
     age_s: float = math.inf  # of the newest line
-    _curves: dict[tuple[str, bool], list[tuple[int, int, float]]] = field(default_factory=dict, repr=False)
+    _curves: dict[tuple[str, bool], list[tuple[int, int, float]]] = field(
+        default_factory=dict, repr=False
+    )
 
     @property
     def name(self) -> str:
@@ -69,7 +71,11 @@ class RunData:
         if (key, start) not in self._curves:
             version = "eval/policy_version" if key.startswith("eval/") else "policy_version"
             self._curves[key, start] = [
-                (line.get(version, line.get("policy_version", line["step"])), line["step"], line[key])
+                (
+                    line.get(version, line.get("policy_version", line["step"])),
+                    line["step"],
+                    line[key],
+                )
                 for line in (self.lines if start else self.steps)
                 if is_number(line.get(key))
             ]
@@ -84,7 +90,9 @@ class RunData:
     @cached_property
     def metrics(self) -> list[str]:
         """Names of all metrics with a finite number in some step, in the order in which lines have them."""
-        return list({key: None for line in self.steps for key, value in line.items() if is_number(value)})
+        return list(
+            {key: None for line in self.steps for key, value in line.items() if is_number(value)}
+        )
 
 
 def read_run(folder: Path, *, ended: bool = False) -> RunData:
@@ -98,11 +106,17 @@ def read_run(folder: Path, *, ended: bool = False) -> RunData:
     notes = []
     lines, torn = read_lines(metrics)
     if torn:
-        notes.append("The last line of metrics.jsonl is torn (the run was killed, or writes it now); it is left out.")
+        notes.append(
+            "The last line of metrics.jsonl is torn (the run was killed, or writes it now); it is left out."
+        )
     alarms, torn = read_lines(folder / "alarms.jsonl")
     if torn:
         notes.append("The last line of alarms.jsonl is torn; it is left out.")
-    kept = {line["step"]: line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)}
+    kept = {
+        line["step"]: line
+        for line in lines
+        if isinstance(line, dict) and isinstance(line.get("step"), int)
+    }
     return RunData(
         folder=folder,
         config=_config(folder / "config.yaml", notes),
@@ -123,7 +137,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
     items: dict[str, Any] = {}
     for name, value in values.items():
-        items |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        items |= (
+            flat(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{name}": value}
+        )
     return items
 
 
@@ -137,7 +155,9 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
             raise TypeError("it is no mapping")
         return config
     except Exception as error:  # any parser's; a report of the curves is worth more than a refusal
-        notes.append(f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left out.")
+        notes.append(
+            f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left out."
+        )
         return {}
 
 

@@ -67,14 +67,24 @@ def _pick(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     graded = [row for row in rows if row["reward"] is not None and row["reward"] == row["reward"]]
     groups: dict[int, list[dict[str, Any]]] = {}
     for row in graded:
-        if row["wave"] == 0 and row["origin"] == "policy":  # a teacher who is right makes no group less flat
+        if (
+            row["wave"] == 0 and row["origin"] == "policy"
+        ):  # a teacher who is right makes no group less flat
             groups.setdefault(row["draw"], []).append(row)
-    flat = [group for group in groups.values() if len(group) > 1 and len({row["reward"] for row in group}) == 1]
+    flat = [
+        group
+        for group in groups.values()
+        if len(group) > 1 and len({row["reward"] for row in group}) == 1
+    ]
     flat.sort(key=lambda group: group[0]["reward"])
     kinds = {
         "Best": _distinct(sorted(graded, key=lambda row: -row["reward"])),
         "Worst": _distinct(sorted(graded, key=lambda row: row["reward"])),
-        "Flat groups": [row for group in flat[: SHOWN // 2] + flat[SHOWN // 2 :][-SHOWN // 2 :] for row in group[:2]],
+        "Flat groups": [
+            row
+            for group in flat[: SHOWN // 2] + flat[SHOWN // 2 :][-SHOWN // 2 :]
+            for row in group[:2]
+        ],
         "Longest": _distinct(sorted(rows, key=lambda row: -row["tokens"])),
     }
     return {kind: picked for kind, picked in kinds.items() if picked}
@@ -99,8 +109,14 @@ def samples_html(samples: Samples) -> str:
 
 
 def _card(row: dict[str, Any]) -> str:
-    messages = "\n".join(str(message.get("content", "")) for message in row["prompt"].get("messages", []))
-    facts = [f"draw {row['draw']}, sample {row['sample']}", f"{row['tokens']} tokens", str(row["finish_reason"])]
+    messages = "\n".join(
+        str(message.get("content", "")) for message in row["prompt"].get("messages", [])
+    )
+    facts = [
+        f"draw {row['draw']}, sample {row['sample']}",
+        f"{row['tokens']} tokens",
+        str(row["finish_reason"]),
+    ]
     facts += [f"wave {row['wave']}"] if row["wave"] else []
     facts += [str(row["origin"])] if row["origin"] != "policy" else []
     reward = row["reward"]

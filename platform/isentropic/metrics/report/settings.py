@@ -10,7 +10,13 @@ from isentropic.metrics.report.run_data import RunData, flat
 
 # Keys that say nothing about what is computed, or that are not swept but repeated.
 NOT_A_SETTING = ("seed", "run", "resume", "tracking", "cluster", "checkpoint")
-FIRST = ("objective.name", "objective.beta1", "objective.beta2", "objective.clip_low", "objective.clip_high")
+FIRST = (
+    "objective.name",
+    "objective.beta1",
+    "objective.beta2",
+    "objective.clip_low",
+    "objective.clip_high",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,9 @@ class Setting:
 
     def mean(self, key: str, kind: str) -> "Mean":
         """Over the runs: 'last', 'best' (largest) or 'average' (over the steps) of a metric."""
-        return mean_of([value for run in self.runs if (value := summary(run, key, kind)) is not None])
+        return mean_of(
+            [value for run in self.runs if (value := summary(run, key, kind)) is not None]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +73,19 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     settings = []
     for indices in members.values():
         values = {key: configs[indices[0]].get(key) for key in keys}
-        own = sorted((runs[index] for index in indices), key=lambda run: (run.setting("seed") or 0, run.name))
-        terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]  # null is a value
+        own = sorted(
+            (runs[index] for index in indices), key=lambda run: (run.setting("seed") or 0, run.name)
+        )
+        terms = [
+            _term(key, values[key], telling) for key in telling if key in configs[indices[0]]
+        ]  # null is a value
         label = ", ".join(terms) or (own[0].name if len(own) == 1 else f"{len(own)} seeds")
         settings.append(Setting(label=label, values=values, runs=tuple(own)))
     given = [{run.setting("run.label") for run in setting.runs} for setting in settings]
     if all(len(own) == 1 for own in given) and len(set.union(*given) - {None}) == len(settings) > 0:
-        settings = [replace(each, label=own.pop()) for each, own in zip(settings, given, strict=True)]
+        settings = [
+            replace(each, label=own.pop()) for each, own in zip(settings, given, strict=True)
+        ]
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 
 
@@ -101,7 +115,8 @@ def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
     differences = [
         value - other
         for run in setting.runs
-        if (value := summary(run, key, kind)) is not None and (other := by_seed.get(run.setting("seed"))) is not None
+        if (value := summary(run, key, kind)) is not None
+        and (other := by_seed.get(run.setting("seed"))) is not None
     ]
     return mean_of(differences)
 
@@ -111,7 +126,11 @@ def short(value: Any) -> str:
 
 
 def _computed(run: RunData) -> dict[str, Any]:
-    return {key: value for key, value in flat(run.config).items() if key.split(".")[0] not in NOT_A_SETTING}
+    return {
+        key: value
+        for key, value in flat(run.config).items()
+        if key.split(".")[0] not in NOT_A_SETTING
+    }
 
 
 def _telling_keys(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
@@ -147,6 +166,11 @@ def order_of(value: Any) -> tuple[int, float, str]:
 
 
 def _is_axis(settings: Sequence[Setting], key: str) -> bool:
-    values = {setting.values[key] if not isinstance(setting.values[key], list | dict) else "" for setting in settings}
-    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    values = {
+        setting.values[key] if not isinstance(setting.values[key], list | dict) else ""
+        for setting in settings
+    }
+    numbers = [
+        value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     return len(numbers) > 1 and all(value is None or value in numbers for value in values)

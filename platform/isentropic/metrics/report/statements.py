@@ -20,7 +20,10 @@ def statements_table(folder: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        rows = [[row.get(column) for column in COLUMNS] for row in json.loads(path.read_text(encoding="utf-8"))]
+        rows = [
+            [row.get(column) for column in COLUMNS]
+            for row in json.loads(path.read_text(encoding="utf-8"))
+        ]
     except (ValueError, AttributeError, TypeError) as error:
         return f"<p class='warn'>{html.escape(f'{STATEMENTS} cannot be read: {error}')}</p>"
     return table(COLUMNS, rows) if rows else ""

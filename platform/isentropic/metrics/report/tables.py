@@ -38,17 +38,29 @@ def headline(run: RunData) -> str:
         curve = run.curve(key)
         if curve:
             best = max(curve, key=lambda point: point[2])
-            small = f"best {best[2]:.3g} at step {best[1]}" if label == "reward" else "nats a token, first to last"
+            small = (
+                f"best {best[2]:.3g} at step {best[1]}"
+                if label == "reward"
+                else "nats a token, first to last"
+            )
             tiles.append((label, _change(curve[0][2], curve[-1][2]), small))
     k = run.setting("evaluation.samples") or "k"
     for label, key in ((f"avg@{k}", "eval/avg_at_k"), (f"pass@{k}", "eval/pass_at_k")):
         curve = run.curve(key, start=True)
         if curve:
             best = max(curve, key=lambda point: point[2])
-            tiles.append((label, _change(curve[0][2], curve[-1][2]), f"best {best[2]:.3g} at step {best[1]}"))
+            tiles.append(
+                (label, _change(curve[0][2], curve[-1][2]), f"best {best[2]:.3g} at step {best[1]}")
+            )
     planned = run.setting("run.steps")
     seconds = sum(run.values("time/step_s"))
-    tiles.append(("steps", f"{run.last_step}" + (f" of {planned}" if planned else ""), f"{duration(seconds)} in steps"))
+    tiles.append(
+        (
+            "steps",
+            f"{run.last_step}" + (f" of {planned}" if planned else ""),
+            f"{duration(seconds)} in steps",
+        )
+    )
     rules = sorted({str(alarm.get("rule", "")).replace("_", " ") for alarm in run.raised})
     tiles.append(("alarms", str(len(run.raised)), ", ".join(rules) or "none raised"))
     return "<div class='tiles'>" + "".join(_tile(*tile) for tile in tiles) + "</div>"
@@ -56,11 +68,14 @@ def headline(run: RunData) -> str:
 
 def alarms_table(runs: Sequence[RunData]) -> str:
     rows = [
-        ([run.name] if len(runs) > 1 else []) + [alarm.get("step"), alarm.get("state"), alarm.get("message")]
+        ([run.name] if len(runs) > 1 else [])
+        + [alarm.get("step"), alarm.get("state"), alarm.get("message")]
         for run in runs
         for alarm in run.alarms
     ]
-    return table((["run"] if len(runs) > 1 else []) + ["step", "state", "what"], rows) if rows else ""
+    return (
+        table((["run"] if len(runs) > 1 else []) + ["step", "state", "what"], rows) if rows else ""
+    )
 
 
 def settings_table(run: RunData) -> str:
@@ -68,7 +83,11 @@ def settings_table(run: RunData) -> str:
     config = flat(run.config)
     rows = [[key, short(config[key])] for key in SHOWN_KEYS if config.get(key) is not None]
     for slot in SLOTS:
-        own = {key.removeprefix(f"{slot}."): value for key, value in config.items() if key.startswith(f"{slot}.")}
+        own = {
+            key.removeprefix(f"{slot}."): value
+            for key, value in config.items()
+            if key.startswith(f"{slot}.")
+        }
         name = own.pop("name", None)
         if name is not None or own:
             rest = ", ".join(f"{key}={short(value)}" for key, value in own.items())
@@ -78,7 +97,9 @@ def settings_table(run: RunData) -> str:
 
 def outcomes_table(settings: Sequence[Setting]) -> str:
     """Last and best for every setting, mean and standard error over its runs."""
-    shown = [column for column in OUTCOMES if any(s.mean(column[0], column[1]).count for s in settings)]
+    shown = [
+        column for column in OUTCOMES if any(s.mean(column[0], column[1]).count for s in settings)
+    ]
     rows = []
     for setting in settings:
         ended = sum(run.status == "finished" for run in setting.runs)
@@ -100,11 +121,19 @@ def paired_tables(settings: Sequence[Setting]) -> str:
         for other in settings:
             means = [paired(other, base, key, kind) for key, kind, _ in shown]
             if other is not base and any(mean.count for mean in means):
-                rows.append([other.label, max(mean.count for mean in means), *(difference(mean) for mean in means)])
+                rows.append(
+                    [
+                        other.label,
+                        max(mean.count for mean in means),
+                        *(difference(mean) for mean in means),
+                    ]
+                )
         if rows:
             inner = table(["setting", "pairs", *(label for _, _, label in shown)], rows)
             title = f"against {html.escape(base.label)}"
-            parts.append(f"<details{' open' if index == 0 else ''}><summary>{title}</summary>{inner}</details>")
+            parts.append(
+                f"<details{' open' if index == 0 else ''}><summary>{title}</summary>{inner}</details>"
+            )
     return "".join(parts)
 
 
@@ -117,11 +146,15 @@ def differences_table(settings: Sequence[Setting]) -> str:
 
 def runs_table(runs: Sequence[RunData], links: dict[str, str]) -> str:
     """All runs with their state; `links` from a run's name to its own report."""
-    rows = [[run.name, run.setting("seed"), run.status, run.last_step, len(run.raised)] for run in runs]
+    rows = [
+        [run.name, run.setting("seed"), run.status, run.last_step, len(run.raised)] for run in runs
+    ]
     body = table(["run", "seed", "state", "step", "alarms"], rows)
     for name, href in links.items():
         cell = html.escape(name)
-        body = body.replace(f">{cell}<", f"><a href='{html.escape(href, quote=True)}'>{cell}</a><", 1)
+        body = body.replace(
+            f">{cell}<", f"><a href='{html.escape(href, quote=True)}'>{cell}</a><", 1
+        )
     return body
 
 
@@ -137,7 +170,9 @@ def duration(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return (
-        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        f"{whole // 60} min {whole % 60:02d} s"
+        if whole < 3600
+        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     )
 
 
@@ -167,5 +202,7 @@ def difference(mean: Mean) -> str:
         return "-"
     if not math.isfinite(mean.error):
         return f"{mean.value:+.4g}"
-    size = f" ({abs(mean.value) / mean.error:.1f} s.e.)" if mean.error > 1e-9 * abs(mean.value) else ""
+    size = (
+        f" ({abs(mean.value) / mean.error:.1f} s.e.)" if mean.error > 1e-9 * abs(mean.value) else ""
+    )
     return f"{mean.value:+.4g} ± {mean.error:.2g}{size}"

@@ -67,9 +67,17 @@ def run_page(run: RunData) -> Page:
     page.section("Samples", samples_html(samples))
     page.section("Alarms", tables.alarms_table([run]))
     page.section("Settings", tables.settings_table(run))
-    config = html.escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)) if run.config else ""
-    page.section("Config", details("config.yaml", f"<pre class='config'>{config}</pre>") if config else "")
-    page.section("Everything else", details("all other metrics", page.charts(other_charts(run, shown))))
+    config = (
+        html.escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
+        if run.config
+        else ""
+    )
+    page.section(
+        "Config", details("config.yaml", f"<pre class='config'>{config}</pre>") if config else ""
+    )
+    page.section(
+        "Everything else", details("all other metrics", page.charts(other_charts(run, shown)))
+    )
     return page
 
 
@@ -107,7 +115,9 @@ def branch_page(folder: Path) -> Page:
     count = f"{branches.num_points} branch points, {len(branches.settings)} settings; base: "
     facts = count + branches.settings[0] if branches.settings else "no branch point yet"
     notes = [f"The last line of {BRANCHES} is torn; it is left out."] if branches.torn else []
-    head = f"<h1>{html.escape(title)}</h1><p class='facts'>{html.escape(facts)}</p>{warnings(notes)}"
+    head = (
+        f"<h1>{html.escape(title)}</h1><p class='facts'>{html.escape(facts)}</p>{warnings(notes)}"
+    )
     page = Page(title=f"{title}: report", head=head)
     page.section("Statements", statements_table(folder))
     page.section("Paired differences", branch_table(branches) if branches.settings else "")

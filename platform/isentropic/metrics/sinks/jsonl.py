@@ -35,7 +35,9 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}. It should be a file that you may read.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}. It should be a file that you may read."
+        ) from error
     rest = lines.pop() if lines else b""  # what stands behind the last newline
     rows = []
     for number, line in enumerate(lines, start=1):

@@ -33,17 +33,25 @@ class Terminal:
     """One run on one stream. Rich where the stream is a terminal, plain lines where it is not."""
 
     def __init__(
-        self, total_steps: int, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total_steps: int,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = stream or sys.stdout
         self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self._live: Live | None = None
         self._total = total_steps
         self._clock = clock
-        self._started: tuple[int, float] | None = None  # the step before the first one seen, and when that was
+        self._started: tuple[int, float] | None = (
+            None  # the step before the first one seen, and when that was
+        )
         self._phase = ""
         self._last: dict[str, Any] = {"step": 0}
-        self._seen: dict[str, Any] = {}  # the latest number of each metric: some come every few steps alone
+        self._seen: dict[
+            str, Any
+        ] = {}  # the latest number of each metric: some come every few steps alone
         self._curves: dict[str, list[float]] = {"reward/mean": [], "entropy/mean": []}
         self._alarms: dict[str, str] = {}
 
@@ -53,7 +61,9 @@ class Terminal:
         for label, value in facts.items():
             self._say(f"{label:<{width}}  {value}")
         if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4, get_renderable=self._render)
+            self._live = Live(
+                console=self._console, refresh_per_second=4, get_renderable=self._render
+            )
             self._live.start()
 
     def phase(self, name: str) -> None:
@@ -147,7 +157,9 @@ class Terminal:
         curves = Table.grid(padding=(0, 2))
         for name, curve in self._curves.items():
             if curve:
-                curves.add_row(Text(name.split("/")[0], style="dim"), sparkline(curve, bars=self._bars()))
+                curves.add_row(
+                    Text(name.split("/")[0], style="dim"), sparkline(curve, bars=self._bars())
+                )
         alarms = [Text(message, style="bold red") for message in self._alarms.values()]
         return Group(head, values, curves, *alarms)
 

@@ -31,7 +31,9 @@ PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
 OFFLINE_INIT_S = 60.0  # no network in it: only a busy machine makes it slow
 FINISH_S = 10.0
-SECRET = re.compile(r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+SECRET = re.compile(
+    r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
+)
 RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the entrypoint of a job
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
 
@@ -71,7 +73,9 @@ class WandbSink:
             return "off"
         folder = os.path.relpath(self._run.settings.sync_dir)
         folder = self._run.settings.sync_dir if folder.startswith("..") else folder
-        return self._run.url if self.mode == "online" else f"offline; upload with: wandb sync {folder}"
+        return (
+            self._run.url if self.mode == "online" else f"offline; upload with: wandb sync {folder}"
+        )
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Mirrors a line of metrics.jsonl. A step told before the crash that a resume repeats is not told twice."""
@@ -79,7 +83,11 @@ class WandbSink:
             self._guarded("log", lambda: self._log(step, metrics))
 
     def log_alarm(self, record: dict[str, Any]) -> None:
-        if self._run is not None and record["state"] == "raised" and record["step"] >= self._state["last_step"]:
+        if (
+            self._run is not None
+            and record["state"] == "raised"
+            and record["step"] >= self._state["last_step"]
+        ):
             level = {"error": "ERROR", "warning": "WARN"}.get(record["level"], "INFO")
             title = record["rule"].replace("_", " ")
             self._guarded("alert", lambda: self._run.alert(title, record["message"], level=level))
@@ -99,7 +107,9 @@ class WandbSink:
         resumed = state_path.exists()
         if resumed:
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
-            self._state["last_step"] = last_recorded(self._folder, otherwise=self._state["last_step"])
+            self._state["last_step"] = last_recorded(
+                self._folder, otherwise=self._state["last_step"]
+            )
         self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
@@ -118,7 +128,9 @@ class WandbSink:
         self._run = self._open(wandb, arguments)
         self._run.define_metric("policy_version")
         self._run.define_metric("*", step_metric="policy_version")
-        self._run.define_metric("entropy/mean", step_metric="policy_version", summary="min,max,last")
+        self._run.define_metric(
+            "entropy/mean", step_metric="policy_version", summary="min,max,last"
+        )
         for line in read_lines(self._folder / "metrics.jsonl")[0] if resumed else ():
             if line["step"] > self._state["last_step"]:
                 self._log(line["step"], line)
@@ -146,7 +158,9 @@ class WandbSink:
         values = {name: value for name, value in metrics.items() if value is not None}
         histogram = values.pop("entropy/histogram", None)
         if histogram is not None and sum(histogram):
-            values["entropy/histogram"] = wandb.Histogram(np_histogram=(histogram, list(ENTROPY_EDGES)))
+            values["entropy/histogram"] = wandb.Histogram(
+                np_histogram=(histogram, list(ENTROPY_EDGES))
+            )
         self._run.log(values | {"step": step}, step=step, commit=True)
         self._state["last_step"] = step
         self._save_state()
@@ -163,7 +177,9 @@ class WandbSink:
             call()
         except Exception as error:
             self._run = None
-            self._warn(f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}")
+            self._warn(
+                f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}"
+            )
 
 
 def _service_apart() -> None:
@@ -187,7 +203,9 @@ def last_recorded(folder: Path, otherwise: int) -> int:
     for record in records:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
         try:
-            text = subprocess.run(command, capture_output=True, text=True, timeout=OFFLINE_INIT_S, check=True).stdout
+            text = subprocess.run(
+                command, capture_output=True, text=True, timeout=OFFLINE_INIT_S, check=True
+            ).stdout
             rows = [json.loads(line) for line in text.splitlines()]
             steps += [row["history"]["item"]["step"] for row in rows if row["type"] == "history"]
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
@@ -218,7 +236,9 @@ def why_offline(wandb: Any, *, need_key: bool) -> str | None:
     if need_key and not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
         return "there is no API key (set WANDB_API_KEY, or run `wandb login`)"
     answer: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_probe, args=(url, answer), daemon=True).start()  # a thread: DNS has no timeout
+    threading.Thread(
+        target=_probe, args=(url, answer), daemon=True
+    ).start()  # a thread: DNS has no timeout
     try:
         return answer.get(timeout=PROBE_S)
     except queue.Empty:
@@ -230,7 +250,9 @@ def _probe(url: str, answer: "queue.Queue[str | None]") -> None:
     try:
         urllib.request.urlopen(url, timeout=2 * PROBE_S).close()  # the one who asks waits less
         answer.put(None)
-    except urllib.error.HTTPError as error:  # it answers; that this page wants more than a key is no matter
+    except (
+        urllib.error.HTTPError
+    ) as error:  # it answers; that this page wants more than a key is no matter
         answer.put(None if error.code < 500 else f"{url} answers with error {error.code}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         answer.put(f"{url} cannot be reached ({_short(error)})")
@@ -244,7 +266,9 @@ def _netrc_has(url: str) -> bool:
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
     """`config` with the values of keys that name a secret masked, and of any secret of this process's environment."""
-    hidden = {value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+    hidden = {
+        value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8
+    }
     return {key: _masked(key, value, hidden) for key, value in config.items()}
 
 

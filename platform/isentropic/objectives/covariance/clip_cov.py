@@ -44,7 +44,9 @@ def clip_cov(
     """
     base = clip(log_ratio, advantage, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     covariance = token_covariance(logprob, advantage)
-    open_to_draw = (covariance > cov_low) & (covariance < cov_high) & (base.metrics["clip/frac"] == 0)
+    open_to_draw = (
+        (covariance > cov_low) & (covariance < cov_high) & (base.metrics["clip/frac"] == 0)
+    )
     drawn = _draw(open_to_draw, picked(share, log_ratio.numel()), seed)
     metrics = {"cov": covariance, "clip_cov/frac": drawn.to(covariance.dtype)}
     return TokenLoss(torch.where(drawn, 0.0, base.loss), base.metrics | metrics)
@@ -53,7 +55,11 @@ def clip_cov(
 def _draw(candidates: Tensor, count: int, seed: int) -> Tensor:
     """[N] True for `count` of the candidates, those with the smallest hashes; all of them if they are fewer."""
     hashes = token_hash(seed, candidates.numel(), candidates.device)
-    smallest = hashes.masked_fill(~candidates, torch.iinfo(torch.int64).max).topk(count, largest=False).indices
+    smallest = (
+        hashes.masked_fill(~candidates, torch.iinfo(torch.int64).max)
+        .topk(count, largest=False)
+        .indices
+    )
     drawn = torch.zeros_like(candidates)
     drawn[smallest] = True
     return drawn & candidates
@@ -69,6 +75,8 @@ class ClipCovConfig(ClipConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_coefficient("objective.share", self.share, above=0, at_most=1, hint="A fraction, not percent.")
+        check_coefficient(
+            "objective.share", self.share, above=0, at_most=1, hint="A fraction, not percent."
+        )
         check_coefficient("objective.cov_low", self.cov_low)
         check_coefficient("objective.cov_high", self.cov_high)

@@ -12,7 +12,9 @@ from isentropic.objectives.loss.schedule import check_coefficient
 from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
 
 
-def kl_cov(log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float) -> TokenLoss:
+def kl_cov(
+    log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float
+) -> TokenLoss:
     """Unclipped surrogate with a penalty on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
 
         cov_t  = (A_t - mean A)(logprob_t - mean logprob)
@@ -31,7 +33,9 @@ def kl_cov(log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: floa
     ratio = bounded_exp(log_ratio)
     covariance = token_covariance(logprob, advantage)
     held = torch.zeros_like(covariance, dtype=torch.bool)
-    held[covariance.argsort(descending=True, stable=True)[: picked(share, covariance.numel())]] = True
+    held[covariance.argsort(descending=True, stable=True)[: picked(share, covariance.numel())]] = (
+        True
+    )
     penalty = torch.where(held, kl_coef * log_ratio.abs(), 0.0)
     metrics = {"ratio": ratio.detach(), "cov": covariance, "kl_cov/frac": held.to(covariance.dtype)}
     return TokenLoss(-(ratio * advantage) + penalty, metrics)
@@ -46,5 +50,7 @@ class KlCovConfig(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_coefficient("objective.share", self.share, above=0, at_most=1, hint="A fraction, not percent.")
+        check_coefficient(
+            "objective.share", self.share, above=0, at_most=1, hint="A fraction, not percent."
+        )
         check_coefficient("objective.kl_coef", self.kl_coef, at_least=0)

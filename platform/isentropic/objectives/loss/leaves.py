@@ -55,7 +55,9 @@ def step_loss(
         inputs |= objective.options()
         if objective.ratio == "sequence" and not entry(objective).own_ratio:
             log_ratio = sequence_log_ratio(log_ratio, fields["sequence_id"])
-    loss, metrics = entry(objective).function(log_ratio, fields["advantage"], **coefficients, **inputs)
+    loss, metrics = entry(objective).function(
+        log_ratio, fields["advantage"], **coefficients, **inputs
+    )
     if "token_weight" in fields:
         loss = loss * fields["token_weight"]
     added, term_metrics = _terms(fields, terms, term_coefficients or {})

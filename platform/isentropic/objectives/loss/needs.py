@@ -22,7 +22,9 @@ def function_fields(objective: ObjectiveConfig | str) -> frozenset[str]:
     return frozenset(name for layer in _layers(objective) for name in entry(layer).fields)
 
 
-def required_fields(objective: ObjectiveConfig | str, terms: TermsConfig | None = None) -> frozenset[str]:
+def required_fields(
+    objective: ObjectiveConfig | str, terms: TermsConfig | None = None
+) -> frozenset[str]:
     """All [N] tensors that `step_loss` reads, those of the model (logprob, entropy) included."""
     needed = ALWAYS | function_fields(objective)
     if any(layer.ratio == "sequence" for layer in _layers(objective) if not isinstance(layer, str)):

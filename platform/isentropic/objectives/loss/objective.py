@@ -54,7 +54,9 @@ class Objective:
 
     function: Callable[..., TokenLoss]
     config: type[ObjectiveConfig]
-    needs_minibatch: bool = False  # uses statistics over the tokens it is given: it must be given a whole minibatch
+    needs_minibatch: bool = (
+        False  # uses statistics over the tokens it is given: it must be given a whole minibatch
+    )
     own_ratio: bool = False  # forms the sequence ratio itself, from the token one
 
     @cached_property

@@ -43,7 +43,9 @@ def resolve(coefficient: Any, step: int) -> float | None:
     return start + (end - start) * done
 
 
-def check_coefficient(key: str, coefficient: Any, *, optional: bool = False, **bounds: float | str) -> None:
+def check_coefficient(
+    key: str, coefficient: Any, *, optional: bool = False, **bounds: float | str
+) -> None:
     """Every value that `coefficient` can take must be a number inside `bounds` (those of `check_range`).
 
     Args:
@@ -74,8 +76,12 @@ def _values(key: str, coefficient: Any) -> list[tuple[str, Any]]:
             f"got {', '.join(map(str, coefficient))}."
         )
     for name in wanted:
-        if name in STEPS and (isinstance(coefficient[name], bool) or not isinstance(coefficient[name], int)):
-            raise ValueError(f"{key}.{name} must be a step (a whole number from 1), got {coefficient[name]!r}.")
+        if name in STEPS and (
+            isinstance(coefficient[name], bool) or not isinstance(coefficient[name], int)
+        ):
+            raise ValueError(
+                f"{key}.{name} must be a step (a whole number from 1), got {coefficient[name]!r}."
+            )
         if name in STEPS:
             check_range(f"{key}.{name}", coefficient[name], at_least=1)
     values = [(f"{key}.{name}", coefficient[name]) for name in wanted if name not in STEPS]
@@ -83,5 +89,7 @@ def _values(key: str, coefficient: Any) -> list[tuple[str, Any]]:
         check_range(f"{key}.to_step", coefficient["to_step"], above=coefficient["from_step"])
         for name, value in values:
             if value is None:
-                raise ValueError(f"{name} must be a number: there is no way between null and a number. Use a switch.")
+                raise ValueError(
+                    f"{name} must be a number: there is no way between null and a number. Use a switch."
+                )
     return values

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-MAX_LOG_RATIO = 20.0  # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval
+MAX_LOG_RATIO = (
+    20.0  # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval
+)
 
 
 class TokenLoss(NamedTuple):
@@ -34,7 +36,9 @@ def above(ratio: Tensor, bound: float | None) -> Tensor:
     return ratio > (float("inf") if bound is None else bound)
 
 
-def clip_metrics(ratio: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None) -> dict[str, Tensor]:
+def clip_metrics(
+    ratio: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None
+) -> dict[str, Tensor]:
     """Metrics of a clipped objective: which tokens are bound on the low, high and dual side ([N] bool each)."""
     ratio = ratio.detach()
     metrics = {

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic import objectives  # read when called: the base is looked up by name, and this file is in the list
+from isentropic import (
+    objectives,
+)  # read when called: the base is looked up by name, and this file is in the list
 from isentropic.checks import check_choice, nearest
 from isentropic.objectives.loss.objective import ObjectiveConfig
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
@@ -53,7 +55,9 @@ def erc(
         "erc/low_frac": low.to(change.dtype),
         "erc/high_frac": high.to(change.dtype),
     }
-    return TokenLoss(torch.where(low | high, result.loss.detach(), result.loss), result.metrics | metrics)
+    return TokenLoss(
+        torch.where(low | high, result.loss.detach(), result.loss), result.metrics | metrics
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,9 @@ class ErcConfig(ObjectiveConfig):
         check_coefficient("objective.band_high", self.band_high, above=1)
         base = self.base_config.ratio
         if base != self.ratio:
-            raise ValueError(f"objective.ratio={self.ratio} with objective.base.ratio={base}: they must be equal.")
+            raise ValueError(
+                f"objective.ratio={self.ratio} with objective.base.ratio={base}: they must be equal."
+            )
 
     @cached_property
     def base_config(self) -> ObjectiveConfig:
@@ -79,7 +85,11 @@ class ErcConfig(ObjectiveConfig):
         Raises:
             ValueError: an unknown base or key, or a value the base refuses.
         """
-        known = {name: entry for name, entry in objectives.OBJECTIVES.items() if name != "erc" and not entry.own_ratio}
+        known = {
+            name: entry
+            for name, entry in objectives.OBJECTIVES.items()
+            if name != "erc" and not entry.own_ratio
+        }
         check_choice("objective.base.name", self.base.get("name"), known)
         config = known[self.base["name"]].config
         wanted = [field.name for field in fields(config)]
@@ -90,7 +100,9 @@ class ErcConfig(ObjectiveConfig):
                 )
         for key in wanted:
             if key not in self.base:
-                raise ValueError(f"objective.base.{key} has no value. Give one: objective.base.{key}=...")
+                raise ValueError(
+                    f"objective.base.{key} has no value. Give one: objective.base.{key}=..."
+                )
         return config(**self.base)
 
     def at(self, step: int) -> dict[str, float | None]:

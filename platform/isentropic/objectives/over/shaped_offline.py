@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic import objectives  # read when called: the base is looked up by name, and this file is in the list
+from isentropic import (
+    objectives,
+)  # read when called: the base is looked up by name, and this file is in the list
 from isentropic.checks import check_choice
 from isentropic.objectives.loss.objective import ObjectiveConfig
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
@@ -45,7 +47,9 @@ def shaped_offline(
     own = {"logprob": logprob, "is_teacher": is_teacher}
     online_inputs |= {name: own[name] for name in objective.fields if name in own}
     loss, metrics = objective.function(log_ratio, advantage, **online_inputs)
-    shaped = -torch.sigmoid(logprob - math.log(offline_shape)) * advantage  # p / (p + s), safe for any logprob
+    shaped = (
+        -torch.sigmoid(logprob - math.log(offline_shape)) * advantage
+    )  # p / (p + s), safe for any logprob
     metrics = {
         name: torch.where(is_teacher, 0.0, values) if name.startswith("clip/") else values
         for name, values in metrics.items()
@@ -103,4 +107,6 @@ def with_shaped_offline(base: ObjectiveConfig, offline_shape: float | None) -> O
     if offline_shape is None:
         return base
     ratio = "token" if objectives.OBJECTIVES[base.name].own_ratio else base.ratio
-    return ShapedOfflineConfig(name="shaped_offline", ratio=ratio, offline_shape=offline_shape, base=asdict(base))
+    return ShapedOfflineConfig(
+        name="shaped_offline", ratio=ratio, offline_shape=offline_shape, base=asdict(base)
+    )

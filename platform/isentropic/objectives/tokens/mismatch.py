@@ -33,7 +33,9 @@ class NoTokenWeight:
 
     name: str
 
-    def weigh(self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor) -> TokenWeight:
+    def weigh(
+        self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor
+    ) -> TokenWeight:
         return TokenWeight(torch.ones_like(old_logprob), {})
 
 
@@ -52,7 +54,9 @@ class TruncatedWeight:
         check_choice("token_weight.level", self.level, ("token", "sequence"))
         check_range("token_weight.cap", self.cap, above=0)
 
-    def weigh(self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor) -> TokenWeight:
+    def weigh(
+        self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor
+    ) -> TokenWeight:
         """[N] weights from [N] logprobs in nats and int64 sequence ids."""
         ratio = _ratio(log_mismatch(old_logprob, rollout_logprob), sequence_id, self.level)
         return _result(ratio.clamp(max=self.cap), ratio, ratio > self.cap)
@@ -76,7 +80,9 @@ class MaskedWeight:
         check_range("token_weight.low", self.low, at_least=0, at_most=1)
         check_range("token_weight.high", self.high, at_least=1)
 
-    def weigh(self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor) -> TokenWeight:
+    def weigh(
+        self, old_logprob: Tensor, rollout_logprob: Tensor, sequence_id: Tensor
+    ) -> TokenWeight:
         """[N] weights from [N] logprobs in nats and int64 sequence ids."""
         ratio = _ratio(log_mismatch(old_logprob, rollout_logprob), sequence_id, self.level)
         outside = (ratio < self.low) | (ratio > self.high)
@@ -84,7 +90,11 @@ class MaskedWeight:
         return _result(inside.masked_fill(outside, 0.0), ratio, outside)
 
 
-TOKEN_WEIGHTS: dict[str, type] = {"none": NoTokenWeight, "truncated": TruncatedWeight, "masked": MaskedWeight}
+TOKEN_WEIGHTS: dict[str, type] = {
+    "none": NoTokenWeight,
+    "truncated": TruncatedWeight,
+    "masked": MaskedWeight,
+}
 
 
 def _ratio(log_ratio: Tensor, sequence_id: Tensor, level: str) -> Tensor:

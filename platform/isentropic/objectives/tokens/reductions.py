@@ -85,8 +85,14 @@ class MicrobatchMean:
     @staticmethod
     def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
         if microbatch_of is None:
-            raise ValueError("reduction microbatch_mean needs to know the packing: give microbatch_of.")
-        lengths, chosen, present = np.asarray(lengths), _chosen(lengths, chosen), _chosen(lengths, None)
+            raise ValueError(
+                "reduction microbatch_mean needs to know the packing: give microbatch_of."
+            )
+        lengths, chosen, present = (
+            np.asarray(lengths),
+            _chosen(lengths, chosen),
+            _chosen(lengths, None),
+        )
         count = microbatch_of.max(initial=-1) + 1
         responses = np.bincount(microbatch_of[present], minlength=count)
         tokens = np.bincount(microbatch_of, weights=lengths * chosen, minlength=count)

@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 
 MAX_TILE = 1 << 24  # elements of one tile of logits: 64 MiB in float32
 CPU_BLOCK = 1 << 18  # elements that a CPU's cache keeps from one pass over them to the next
-MAX_KEPT = 1 << 22  # a single tile up to this size is kept for the backward pass instead of being computed again
+MAX_KEPT = (
+    1 << 22
+)  # a single tile up to this size is kept for the backward pass instead of being computed again
 
 
 class TokenStatistics(NamedTuple):
@@ -54,8 +56,12 @@ def token_statistics(
         bias: [V] of the output layer, where it has one.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature must be > 0, got {temperature}. Greedy sampling has no distribution to score.")
-    return TokenStatistics(*_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk))
+        raise ValueError(
+            f"temperature must be > 0, got {temperature}. Greedy sampling has no distribution to score."
+        )
+    return TokenStatistics(
+        *_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk)
+    )
 
 
 class _TokenStatistics(torch.autograd.Function):
@@ -81,7 +87,9 @@ class _TokenStatistics(torch.autograd.Function):
             return (None,) * 6
         sums = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
         whole = [(slice(0, hidden.shape[0]), slice(0, weight.shape[0]))]
-        for rows, columns in whole if kept is not None else _tiles(hidden.shape[0], weight.shape[0], ctx.vocab_chunk):
+        for rows, columns in (
+            whole if kept is not None else _tiles(hidden.shape[0], weight.shape[0], ctx.vocab_chunk)
+        ):
             logprob = kept
             if kept is None:
                 part = None if bias is None else bias[columns]
@@ -122,7 +130,9 @@ def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
     entropy = -torch.linalg.vecdot(p, logprobs)
     sum_p2 = torch.linalg.vecdot(p, p)
     correction = torch.linalg.vecdot(p.square(), logprobs) + sum_p2 * entropy
-    logprob = logprobs.gather(1, target[:, None])[:, 0].clone()  # FSDP warns of outputs that are views
+    logprob = logprobs.gather(1, target[:, None])[
+        :, 0
+    ].clone()  # FSDP warns of outputs that are views
     sensitivity = logprob.exp() * (logprob + entropy) - correction
     return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
 
@@ -140,12 +150,15 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
             size = logits.shape[0] if logits.is_cuda else max(1, CPU_BLOCK // logits.shape[1])
             sums = [_Sums(block) for block in logits.split(size)]
         local_target = target[rows] - columns.start
-        for own, block, targets in zip(sums, logits.split(size), local_target.split(size), strict=True):
+        for own, block, targets in zip(
+            sums, logits.split(size), local_target.split(size), strict=True
+        ):
             own.add(block, targets)
         if columns.stop < weight.shape[0]:
             continue
         maximum, s0, s1, q0, q1, picked = (
-            torch.cat([getattr(own, name) for own in sums]) for name in ("maximum", "s0", "s1", "q0", "q1", "picked")
+            torch.cat([getattr(own, name) for own in sums])
+            for name in ("maximum", "s0", "s1", "q0", "q1", "picked")
         )
         picked = picked - maximum
         mean = s1 / s0  # of z - m under p; log p_a + H = (z_a - m) - mean
@@ -154,7 +167,9 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
         logprob[rows] = picked - log_s0
         entropy[rows] = log_s0 - mean
         sum_p2[rows] = q0 / s0.square()
-        sensitivity[rows] = (picked - log_s0).exp() * (picked - mean) - (q1 - q0 * mean) / s0.square()
+        sensitivity[rows] = (picked - log_s0).exp() * (picked - mean) - (
+            q1 - q0 * mean
+        ) / s0.square()
     return norm, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
 
 
@@ -205,7 +220,9 @@ class _Gradients:
             for tensor, need in zip(inputs, needed[:3], strict=True)
         ]
 
-    def add(self, grad: Tensor, rows: slice, columns: slice, hidden: Tensor, weight: Tensor) -> None:
+    def add(
+        self, grad: Tensor, rows: slice, columns: slice, hidden: Tensor, weight: Tensor
+    ) -> None:
         """Adds what the logit gradients [R, C] of one tile give."""
         grad_hidden, grad_weight, grad_bias = self.sums
         if grad_bias is not None:
@@ -224,12 +241,18 @@ class _Gradients:
 
 
 def _logit_gradient(
-    logprob: Tensor, local_target: Tensor, grad_logprob: Tensor | None, grad_entropy: Tensor | None, entropy: Tensor
+    logprob: Tensor,
+    local_target: Tensor,
+    grad_logprob: Tensor | None,
+    grad_entropy: Tensor | None,
+    entropy: Tensor,
 ) -> Tensor:
     """[R, C] d(loss) / d(logits over temperature): g_y (1[a = y] - p_a) - g_H p_a (log p_a + H)."""
     grad = logprob.exp()
     if grad_entropy is not None:
-        pull = torch.addcmul(entropy[:, None] * grad_entropy[:, None], logprob, grad_entropy[:, None])
+        pull = torch.addcmul(
+            entropy[:, None] * grad_entropy[:, None], logprob, grad_entropy[:, None]
+        )
         grad.mul_(pull.add_(grad_logprob[:, None]) if grad_logprob is not None else pull).neg_()
     else:
         grad.mul_(grad_logprob.neg()[:, None])

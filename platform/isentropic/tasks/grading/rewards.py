@@ -38,7 +38,9 @@ class RewardsConfig:
     timeout_s: float  # wall clock for one check
     deadline_s: float  # for one call of `grade`; what is not checked by then counts as timed out
     memory_gib: float  # address space of a worker
-    batch_size: int  # checks sent to a worker at once; a batch that fails is checked again one by one
+    batch_size: (
+        int  # checks sent to a worker at once; a batch that fails is checked again one by one
+    )
     reward_on_error: float
     max_errors_in_a_row: int | None  # more stop the run; null: never
 
@@ -47,7 +49,12 @@ class RewardsConfig:
             check_range(f"rewards.{key}", getattr(self, key), at_least=1)
         for key in ("timeout_s", "memory_gib"):
             check_range(f"rewards.{key}", getattr(self, key), above=0)
-        check_range("rewards.deadline_s", self.deadline_s, at_least=self.timeout_s, hint="It must hold one check.")
+        check_range(
+            "rewards.deadline_s",
+            self.deadline_s,
+            at_least=self.timeout_s,
+            hint="It must hold one check.",
+        )
         check_range("rewards.reward_on_error", self.reward_on_error)
         if self.max_errors_in_a_row is not None:
             check_range("rewards.max_errors_in_a_row", self.max_errors_in_a_row, at_least=1)
@@ -71,7 +78,10 @@ class RewardWorkers:
             outcomes = [sandbox.check_one(self._task, prompt, turns) for prompt, turns in items]
         for outcome, (prompt, _) in zip(outcomes, items, strict=True):
             self._count(outcome, prompt)
-        return [self._config.reward_on_error if isinstance(outcome, str) else outcome for outcome in outcomes]
+        return [
+            self._config.reward_on_error if isinstance(outcome, str) else outcome
+            for outcome in outcomes
+        ]
 
     def counts(self) -> dict[str, int]:
         """Checks that timed out, crashed, raised or gave no finite number, since the start."""
@@ -93,13 +103,17 @@ class RewardWorkers:
         outcomes = [outcome for batch in first for outcome in batch]
         if size == 1:
             return outcomes
-        lost = [index for index, outcome in enumerate(outcomes) if outcome in ("timed_out", "crashed")]
+        lost = [
+            index for index, outcome in enumerate(outcomes) if outcome in ("timed_out", "crashed")
+        ]
         again = await self._check_batches([[items[index]] for index in lost], deadline)
         for index, (outcome,) in zip(lost, again, strict=True):
             outcomes[index] = outcome
         return outcomes
 
-    async def _check_batches(self, batches: Sequence[Sequence[Item]], deadline: float) -> list[list[Outcome]]:
+    async def _check_batches(
+        self, batches: Sequence[Sequence[Item]], deadline: float
+    ) -> list[list[Outcome]]:
         """Outcomes of each batch; a batch that did not come back has the same kind of error for all its items."""
         outcomes: list[list[Outcome]] = [["timed_out"] * len(batch) for batch in batches]
         todo = iter(range(len(batches)))
@@ -117,7 +131,9 @@ class RewardWorkers:
     async def _check_batch(self, batch: Sequence[Item], deadline: float) -> list[Outcome]:
         pool = self._started_pool()
         left = max(0.001, deadline - time.monotonic())
-        future = pool.schedule(sandbox.check, args=(list(batch),), timeout=min(self._config.timeout_s, left))
+        future = pool.schedule(
+            sandbox.check, args=(list(batch),), timeout=min(self._config.timeout_s, left)
+        )
         try:
             async with asyncio.timeout(left + GRACE_S):  # should the pool itself not answer
                 return await asyncio.wrap_future(future)
@@ -130,7 +146,11 @@ class RewardWorkers:
         if self._pool is None:
             context = multiprocessing.get_context("forkserver")
             # Workers are forked from a small server that has the imports already: a killed one is back in 0.01 s.
-            modules = (type(self._task).__module__, sandbox.__name__, *getattr(self._task, "preload", ()))
+            modules = (
+                type(self._task).__module__,
+                sandbox.__name__,
+                *getattr(self._task, "preload", ()),
+            )
             context.set_forkserver_preload(list(modules))
             with _without_secrets():
                 multiprocessing.forkserver.ensure_running()

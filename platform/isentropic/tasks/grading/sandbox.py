@@ -67,7 +67,9 @@ def check(items: list[tuple[Prompt, tuple[str, ...]]]) -> list[float | str]:
     return [check_one(_task, prompt, turns, cpu_s=_timeout_s) for prompt, turns in items]
 
 
-def check_one(task: Task, prompt: Prompt, turns: tuple[str, ...], cpu_s: float | None = None) -> float | str:
+def check_one(
+    task: Task, prompt: Prompt, turns: tuple[str, ...], cpu_s: float | None = None
+) -> float | str:
     """The reward, or 'raised' or 'not_finite'. `cpu_s` bounds the CPU time left to this process."""
     if cpu_s is not None:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
@@ -75,7 +77,9 @@ def check_one(task: Task, prompt: Prompt, turns: tuple[str, ...], cpu_s: float |
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + cpu_s) + 1, hard))
     try:
         reward = float(task.grade(prompt, turns))
-    except Exception:  # foreign code: whatever it raises is one answer's fault, counted and shown by the caller
+    except (
+        Exception
+    ):  # foreign code: whatever it raises is one answer's fault, counted and shown by the caller
         return "raised"
     return reward if math.isfinite(reward) else "not_finite"
 

@@ -28,7 +28,9 @@ def test_a_chart_without_its_metrics_is_left_out(make, tmp_path):
     run = read_run(make.run(tmp_path / "a", steps=5))
 
     assert curves(run, "KL", {"kl/none": "none"}, y="") is None
-    assert [trace["name"] for trace in curves(run, "KL", {"kl/k1": "k1", "kl/none": "x"}, y="").traces] == ["k1"]
+    assert [
+        trace["name"] for trace in curves(run, "KL", {"kl/k1": "k1", "kl/none": "x"}, y="").traces
+    ] == ["k1"]
 
 
 def test_an_alarm_lies_on_its_curve(make, tmp_path):
@@ -53,5 +55,9 @@ def test_every_metric_of_a_run_is_shown_once(make, tmp_path):
     first = {key for figures in shown.values() for figure in figures for key in figure.keys}
     second = [key for figure in rest for key in figure.keys]
     assert len(second) == len(set(second)) and not first & set(second)
-    missing = {key for key in run.metrics if "/" in key and not key.endswith("policy_version")} - first - set(second)
+    missing = (
+        {key for key in run.metrics if "/" in key and not key.endswith("policy_version")}
+        - first
+        - set(second)
+    )
     assert missing <= {"time/eval_s"}

@@ -3,7 +3,16 @@
 from typing import Any
 
 from isentropic.metrics.classes import CLASSES
-from isentropic.metrics.report.charts.figures import PERCENT, Figure, colour, curves, layout, number, stacked, thin
+from isentropic.metrics.report.charts.figures import (
+    PERCENT,
+    Figure,
+    colour,
+    curves,
+    layout,
+    number,
+    stacked,
+    thin,
+)
 from isentropic.metrics.report.run_data import RunData, is_number
 
 CLASS_NOTE = "PA, NA: advantage above, below 0. HP, LP: high-, low-probability tokens."
@@ -17,10 +26,16 @@ CLASS_NAMES = dict(
 
 
 def clip(run: RunData) -> Figure | None:
-    names = {"clip/low_frac": "low side (A<0)", "clip/high_frac": "high side (A>0)", "clip/frac": "both"}
+    names = {
+        "clip/low_frac": "low side (A<0)",
+        "clip/high_frac": "high side (A>0)",
+        "clip/frac": "both",
+    }
     if any(run.values("clip/dual_frac")):
         names["clip/dual_frac"] = "dual"
-    return curves(run, "Clipped tokens", names, y="share of tokens", yaxis=PERCENT | {"rangemode": "tozero"})
+    return curves(
+        run, "Clipped tokens", names, y="share of tokens", yaxis=PERCENT | {"rangemode": "tozero"}
+    )
 
 
 def classes(run: RunData) -> Figure | None:
@@ -41,7 +56,8 @@ def prediction(run: RunData) -> Figure | None:
     rows = [
         row
         for row in run.steps
-        if is_number(row.get("entropy/predicted_change")) and is_number(row.get("entropy/measured_change"))
+        if is_number(row.get("entropy/predicted_change"))
+        and is_number(row.get("entropy/measured_change"))
     ]
     if not rows:
         return None
@@ -57,11 +73,21 @@ def prediction(run: RunData) -> Figure | None:
         "<extra></extra>",
         "marker": {"size": 7, "color": [row["step"] for row in rows], "colorscale": "Viridis"},
     }
-    trace["marker"]["colorbar"] = {"title": {"text": "step", "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    trace["marker"]["colorbar"] = {
+        "title": {"text": "step", "side": "right"},
+        "thickness": 12,
+        "outlinewidth": 0,
+    }
     errors = [row.get("entropy/measured_change_se") for row in rows]
     if any(is_number(error) for error in errors):
         bars = [number(error) or 0 for error in errors]
-        trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 0, "color": "@muted/0.6"}
+        trace["error_y"] = {
+            "type": "data",
+            "array": bars,
+            "thickness": 1,
+            "width": 0,
+            "color": "@muted/0.6",
+        }
     axes = layout(x="predicted, first order (nats)", y="measured (nats)", hovermode="closest")
     axes["xaxis"]["zeroline"] = axes["yaxis"]["zeroline"] = True
     note = f"{_correlation(run)} The prediction leaves out Adam: read its sign and correlation, not its size."
@@ -74,31 +100,59 @@ def prediction(run: RunData) -> Figure | None:
 def changes(run: RunData) -> Figure | None:
     names = {"entropy/measured_change": "measured"}
     skip = ("entropy/measured_change_se", "entropy/recheck_tokens")
-    figure = curves(run, "Measured entropy change of a step", names, y="nats", yaxis={"zeroline": True})
+    figure = curves(
+        run, "Measured entropy change of a step", names, y="nats", yaxis={"zeroline": True}
+    )
     if figure is None:
         return None
     errors = {row["step"]: row.get("entropy/measured_change_se") for row in run.steps}
     trace = figure.traces[0]
     bars = [number(errors.get(step)) or 0 for step in trace["customdata"]]
-    trace["error_y"] = {"type": "data", "array": bars, "thickness": 1, "width": 0, "color": colour(0, 0.5)}
-    return Figure(title=figure.title, traces=figure.traces, layout=figure.layout, keys=(*names, *skip))
+    trace["error_y"] = {
+        "type": "data",
+        "array": bars,
+        "thickness": 1,
+        "width": 0,
+        "color": colour(0, 0.5),
+    }
+    return Figure(
+        title=figure.title, traces=figure.traces, layout=figure.layout, keys=(*names, *skip)
+    )
 
 
 def drift(run: RunData) -> Figure | None:
     names = {f"drift/{name}": label for name, label in CLASS_NAMES.items() if name != "zero_adv"}
     names["drift/total"] = "sum"
     note = "First-order entropy change per unit learning rate that each class of tokens asks for."
-    return curves(run, "Entropy drift by class", names, y="nats / learning rate", note=note, yaxis={"zeroline": True})
+    return curves(
+        run,
+        "Entropy drift by class",
+        names,
+        y="nats / learning rate",
+        note=note,
+        yaxis={"zeroline": True},
+    )
 
 
 def clipped_probability(run: RunData) -> Figure | None:
     names = {"lp_given_low": "of the low side", "lp_given_high": "of the high side"}
     note = "Share of low-probability tokens among those clipped."
-    return curves(run, "Who is clipped", names, y="low probability", note=note, yaxis=PERCENT | {"range": [0, 1.02]})
+    return curves(
+        run,
+        "Who is clipped",
+        names,
+        y="low probability",
+        note=note,
+        yaxis=PERCENT | {"range": [0, 1.02]},
+    )
 
 
 def panel(run: RunData) -> Figure | None:
-    labels = [key.split("/")[1] for key in run.metrics if key.startswith("cf/") and key.endswith("/cosine")]
+    labels = [
+        key.split("/")[1]
+        for key in run.metrics
+        if key.startswith("cf/") and key.endswith("/cosine")
+    ]
     note = "Cosine of the push each objective would have given to the same tokens, with the push that was used."
     names = {f"cf/{label}/cosine": label for label in labels}
     return curves(run, "Other objectives on the same batch", names, y="cosine", note=note)

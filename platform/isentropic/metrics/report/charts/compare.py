@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from isentropic.metrics.report.charts.figures import Figure, Point, colour, heat, layout, line, number, text
+from isentropic.metrics.report.charts.figures import (
+    Figure,
+    Point,
+    colour,
+    heat,
+    layout,
+    line,
+    number,
+    text,
+)
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Setting, order_of, short, swept_axes
 
@@ -14,13 +23,38 @@ CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("reward/mean", "Reward", "task reward", {}),
     ("eval/avg_at_k", "Held-out prompts, avg@k", "share", {"tickformat": ".2~%"}),
     ("eval/pass_at_k", "Held-out prompts, pass@k", "share", {"tickformat": ".2~%"}),
-    ("clip/low_frac", "Clipped tokens, low side", "share of tokens", {"tickformat": ".2~%", "rangemode": "tozero"}),
-    ("clip/high_frac", "Clipped tokens, high side", "share of tokens", {"tickformat": ".2~%", "rangemode": "tozero"}),
-    ("grad_share/low", "Gradient mass, low side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
-    ("grad_share/high", "Gradient mass, high side", "share of |push|", {"tickformat": ".2~%", "rangemode": "tozero"}),
+    (
+        "clip/low_frac",
+        "Clipped tokens, low side",
+        "share of tokens",
+        {"tickformat": ".2~%", "rangemode": "tozero"},
+    ),
+    (
+        "clip/high_frac",
+        "Clipped tokens, high side",
+        "share of tokens",
+        {"tickformat": ".2~%", "rangemode": "tozero"},
+    ),
+    (
+        "grad_share/low",
+        "Gradient mass, low side",
+        "share of |push|",
+        {"tickformat": ".2~%", "rangemode": "tozero"},
+    ),
+    (
+        "grad_share/high",
+        "Gradient mass, high side",
+        "share of |push|",
+        {"tickformat": ".2~%", "rangemode": "tozero"},
+    ),
     ("kl/k1", "KL to the old policy, k1", "nats a token", {"zeroline": True}),
     ("grad_norm/max", "Largest gradient norm of a step", "L2 norm", {}),
-    ("entropy/prediction_correlation", "Predicted against measured entropy change", "correlation", {"range": [-1, 1]}),
+    (
+        "entropy/prediction_correlation",
+        "Predicted against measured entropy change",
+        "correlation",
+        {"range": [-1, 1]},
+    ),
     ("response/tokens_mean", "Response length", "tokens", {}),
 )
 MAPS = (("entropy/mean", "Final entropy", "nats"), ("reward/mean", "Final reward", "reward"))
@@ -37,7 +71,13 @@ def compare_charts(settings: Sequence[Setting]) -> list[Figure]:
 
 
 def _curve(
-    settings: Sequence[Setting], key: str, title: str, unit: str, axis: dict[str, Any], *, limit: int
+    settings: Sequence[Setting],
+    key: str,
+    title: str,
+    unit: str,
+    axis: dict[str, Any],
+    *,
+    limit: int,
 ) -> Figure | None:
     traces: list[dict[str, Any]] = []
     banded = False
@@ -56,14 +96,18 @@ def _curve(
         return None
     note = "Line: mean over seeds; band: one standard deviation. " if banded else ""
     wide = key == CURVES[0][0]
-    axes = layout(y=unit, yaxis=axis, hovermode="x unified" if len(settings) <= HOVERED else "closest")
+    axes = layout(
+        y=unit, yaxis=axis, hovermode="x unified" if len(settings) <= HOVERED else "closest"
+    )
     if not wide and len(settings) > NAMED:
         axes["showlegend"] = False
         note += "Colours as in the first chart."
     return Figure(title=title, traces=traces, layout=axes, note=note, wide=wide, keys=(key,))
 
 
-def over_seeds(runs: Sequence[RunData], key: str) -> tuple[list[Point], dict[int, float], dict[int, int]]:
+def over_seeds(
+    runs: Sequence[RunData], key: str
+) -> tuple[list[Point], dict[int, float], dict[int, int]]:
     """Mean over the runs, by step; their standard deviation (n - 1; 0 for one run) and count at each step.
 
     A run that ended early counts as far as it came.
@@ -129,19 +173,25 @@ def maps(settings: Sequence[Setting]) -> list[Figure]:
     if axes is None:
         return []
     first, second = axes
-    columns, rows = ([*sorted({s.values[key] for s in settings}, key=order_of)] for key in (first, second))
+    columns, rows = (
+        [*sorted({s.values[key] for s in settings}, key=order_of)] for key in (first, second)
+    )
     figures = []
     for key, title, unit in (*MAPS, *MAPS_HELD_OUT):
         cells: dict[tuple[Any, Any], list[float]] = {}
         for setting in settings:
             mean = setting.mean(key, "last")
             if mean.count:
-                cells.setdefault((setting.values[first], setting.values[second]), []).append(mean.value)
+                cells.setdefault((setting.values[first], setting.values[second]), []).append(
+                    mean.value
+                )
         if cells:
             z = [[fmean(cells[c, r]) if (c, r) in cells else None for c in columns] for r in rows]
             x, y = [short(c) for c in columns], [short(r) for r in rows]
             note = "Last value, mean over seeds" + (
                 " and over the other swept keys." if len(settings) > len(cells) else "."
             )
-            figures.append(heat(title, x, y, z, unit=unit, x_title=first, y_title=second, show=True, note=note))
+            figures.append(
+                heat(title, x, y, z, unit=unit, x_title=first, y_title=second, show=True, note=note)
+            )
     return figures

@@ -48,11 +48,17 @@ def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
         "hovermode": "x unified",
     }
     for key, value in changes.items():
-        base[key] = base[key] | value if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+        base[key] = (
+            base[key] | value
+            if isinstance(base.get(key), dict) and isinstance(value, dict)
+            else value
+        )
     return base
 
 
-def line(points: Sequence[Point], name: str, index: int, *, limit: int = POINTS, **changes: Any) -> dict[str, Any]:
+def line(
+    points: Sequence[Point], name: str, index: int, *, limit: int = POINTS, **changes: Any
+) -> dict[str, Any]:
     """A curve over the policy version; the step stands in the hover."""
     kept = thin(points, limit)
     trace: dict[str, Any] = {
@@ -63,7 +69,11 @@ def line(points: Sequence[Point], name: str, index: int, *, limit: int = POINTS,
         "y": [number(value) for _, _, value in kept],
         "customdata": [step for _, step, _ in kept],
         "hovertemplate": "%{y:.4~g} (step %{customdata})",
-        "line": {"color": colour(index), "width": 2, "dash": DASHES[index // NUM_COLOURS % len(DASHES)]},
+        "line": {
+            "color": colour(index),
+            "width": 2,
+            "dash": DASHES[index // NUM_COLOURS % len(DASHES)],
+        },
         "marker": {"size": 5, "color": colour(index)},
     }
     return trace | changes
@@ -87,9 +97,17 @@ def curves(
     if not present:
         return None
     traces = [
-        line(run.curve(key, start=start), name, list(names).index(key), limit=limit) for key, name in present.items()
+        line(run.curve(key, start=start), name, list(names).index(key), limit=limit)
+        for key, name in present.items()
     ] + alarm_marks(run, tuple(present))
-    return Figure(title=title, traces=traces, layout=layout(y=y, **changes), note=note, wide=wide, keys=tuple(names))
+    return Figure(
+        title=title,
+        traces=traces,
+        layout=layout(y=y, **changes),
+        note=note,
+        wide=wide,
+        keys=tuple(names),
+    )
 
 
 def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) -> Figure | None:
@@ -103,14 +121,23 @@ def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) 
     return figure
 
 
-def alarm_marks(run: RunData, keys: Sequence[str], *, on: str | None = None) -> list[dict[str, Any]]:
+def alarm_marks(
+    run: RunData, keys: Sequence[str], *, on: str | None = None
+) -> list[dict[str, Any]]:
     """Raised alarms as crosses on their curve; with `on`, those of every metric, on that one's curve."""
-    where = {(key, step): (version, value) for key in {*keys, on} if key for version, step, value in run.curve(key)}
+    where = {
+        (key, step): (version, value)
+        for key in {*keys, on}
+        if key
+        for version, step, value in run.curve(key)
+    }
     marks = []
     for alarm in run.raised:
         key = on or alarm.get("metric")
         if (key, alarm.get("step")) in where and (on or key in keys):
-            marks.append((*where[key, alarm["step"]], text(str(alarm.get("message", alarm.get("rule"))))))
+            marks.append(
+                (*where[key, alarm["step"]], text(str(alarm.get("message", alarm.get("rule")))))
+            )
     if not marks:
         return []
     return [
@@ -122,12 +149,23 @@ def alarm_marks(run: RunData, keys: Sequence[str], *, on: str | None = None) -> 
             "y": [mark[1] for mark in marks],
             "text": [mark[2] for mark in marks],
             "hovertemplate": "%{text}",
-            "marker": {"symbol": "x", "size": 11, "color": "@warn", "line": {"width": 1, "color": "@bg"}},
+            "marker": {
+                "symbol": "x",
+                "size": 11,
+                "color": "@warn",
+                "line": {"width": 1, "color": "@bg"},
+            },
         }
     ]
 
 
-def heat(title: str, x: Sequence[Any], y: Sequence[Any], z: Sequence[Sequence[float | None]], **options: Any) -> Figure:
+def heat(
+    title: str,
+    x: Sequence[Any],
+    y: Sequence[Any],
+    z: Sequence[Sequence[float | None]],
+    **options: Any,
+) -> Figure:
     """A heat map; options: unit (of the colours), x_title, y_title, note, wide, show (numbers in the cells), keys."""
     trace: dict[str, Any] = {
         "type": "heatmap",
@@ -135,13 +173,19 @@ def heat(title: str, x: Sequence[Any], y: Sequence[Any], z: Sequence[Sequence[fl
         "y": list(y),
         "z": [[number(value) for value in row] for row in z],
         "colorscale": "Viridis",
-        "colorbar": {"title": {"text": options.get("unit", ""), "side": "right"}, "thickness": 12, "outlinewidth": 0},
+        "colorbar": {
+            "title": {"text": options.get("unit", ""), "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+        },
         "hovertemplate": "%{x}, %{y}: %{z:.4~g}<extra></extra>",
         "hoverongaps": False,
     }
     if options.get("show"):
         trace["texttemplate"] = "%{z:.3~g}"
-    axes = layout(y=options.get("y_title", ""), x=options.get("x_title", VERSION), hovermode="closest")
+    axes = layout(
+        y=options.get("y_title", ""), x=options.get("x_title", VERSION), hovermode="closest"
+    )
     for axis, labels in (("xaxis", x), ("yaxis", y)):
         axes[axis]["showgrid"] = False
         if labels and isinstance(labels[0], str):

@@ -5,13 +5,20 @@ from isentropic.metrics.report.run_data import RunData
 
 
 def kl(run: RunData) -> Figure | None:
-    names = {"kl/k1": "k1, to the old policy", "kl/k3": "k3, to the old policy", "kl/initial": "to the reference"}
+    names = {
+        "kl/k1": "k1, to the old policy",
+        "kl/k3": "k3, to the old policy",
+        "kl/initial": "to the reference",
+    }
     return curves(run, "KL", names, y="nats a token", yaxis={"zeroline": True})
 
 
 def grad_norm(run: RunData) -> Figure | None:
     return curves(
-        run, "Gradient norm, before clipping", {"grad_norm/mean": "mean", "grad_norm/max": "max"}, y="L2 norm"
+        run,
+        "Gradient norm, before clipping",
+        {"grad_norm/mean": "mean", "grad_norm/max": "max"},
+        y="L2 norm",
     )
 
 
@@ -22,7 +29,9 @@ def mismatch(run: RunData) -> Figure | None:
         "sync/probe_logprob_abs_max": "probe after the sync, max",
     }
     note = "|engine - learner| on the tokens the engine drew."
-    axis = LOG if any(value > 0 for key in names for value in run.values(key)) else {}  # a log axis shows no 0
+    axis = (
+        LOG if any(value > 0 for key in names for value in run.values(key)) else {}
+    )  # a log axis shows no 0
     return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=axis)
 
 
@@ -34,16 +43,31 @@ def ratios(run: RunData) -> Figure | None:
 def staleness(run: RunData) -> Figure | None:
     names = {"staleness/mean": "new, mean", "staleness/max": "new, max"}
     names |= {"age/queue_mean": "queue, mean", "age/replay_mean": "replay, mean"}
-    return curves(run, "Age of what was trained on", names, y="steps", yaxis={"rangemode": "tozero"})
+    return curves(
+        run, "Age of what was trained on", names, y="steps", yaxis={"rangemode": "tozero"}
+    )
 
 
 def phases(run: RunData) -> Figure | None:
-    keys = [key for key in run.metrics if key.startswith("time/") and key not in ("time/step_s", "time/eval_s")]
+    keys = [
+        key
+        for key in run.metrics
+        if key.startswith("time/") and key not in ("time/step_s", "time/eval_s")
+    ]
     names = {key: key.removeprefix("time/").removesuffix("_s").replace("_", " ") for key in keys}
-    figure = stacked(run, "Seconds a step, by phase", names, y="seconds", yaxis={"rangemode": "tozero"}, wide=True)
+    figure = stacked(
+        run,
+        "Seconds a step, by phase",
+        names,
+        y="seconds",
+        yaxis={"rangemode": "tozero"},
+        wide=True,
+    )
     if figure and run.has("time/step_s"):
         whole = {"color": "@fg", "width": 1.5, "dash": "dot"}
-        figure.traces.append(line(run.curve("time/step_s"), "whole step", 0, mode="lines", line=whole))
+        figure.traces.append(
+            line(run.curve("time/step_s"), "whole step", 0, mode="lines", line=whole)
+        )
     return figure
 
 

@@ -22,12 +22,18 @@ from isentropic.metrics.report.run_data import RunData, is_number
 def entropy(run: RunData) -> Figure | None:
     names = {"entropy/mean": "mean, all response tokens", "entropy/trained": "trained on"}
     figure = curves(run, "Entropy of the policy", names, y="nats a token", wide=True)
-    start = [(version, step, value) for version, step, value in run.curve("entropy/mean", start=True) if step == 0]
+    start = [
+        (version, step, value)
+        for version, step, value in run.curve("entropy/mean", start=True)
+        if step == 0
+    ]
     if figure is None and not start:
         return None
     traces = [trace for trace in figure.traces if trace["name"] != "alarm"] if figure else []
     mark = {"symbol": "diamond-open", "size": 10, "color": colour(0)}
-    traces += [line(start, "start, held-out prompts", 0, mode="markers", marker=mark)] if start else []
+    traces += (
+        [line(start, "start, held-out prompts", 0, mode="markers", marker=mark)] if start else []
+    )
     traces += alarm_marks(run, (), on="entropy/mean")
     note = "Exact, over the full vocabulary, at the training temperature, under the policy that drew the tokens."
     return Figure(
@@ -42,7 +48,9 @@ def entropy(run: RunData) -> Figure | None:
 
 def deciles(run: RunData) -> Figure | None:
     keys = [f"entropy/decile_{index}" for index in range(DECILES)]
-    rows = thin([row for row in run.steps if any(is_number(row.get(key)) for key in keys)], POINTS // 4)
+    rows = thin(
+        [row for row in run.steps if any(is_number(row.get(key)) for key in keys)], POINTS // 4
+    )
     if not rows:
         return None
     bands = [f"{10 * index}-{10 * index + 10} %" for index in range(DECILES)]
@@ -57,7 +65,10 @@ def histogram(run: RunData) -> Figure | None:
     rows = thin([row for row in run.steps if sum(row.get("entropy/histogram") or [])], POINTS // 4)
     if not rows:
         return None
-    shares = [[count / sum(row["entropy/histogram"]) for count in row["entropy/histogram"]] for row in rows]
+    shares = [
+        [count / sum(row["entropy/histogram"]) for count in row["entropy/histogram"]]
+        for row in rows
+    ]
     used = max(index for share in shares for index, part in enumerate(share) if part) + 1
     bins = [f"{low:g} to {high:g}" for low, high in pairwise(ENTROPY_EDGES)][:used]
     z = [[share[index] for share in shares] for index in range(used)]
@@ -65,15 +76,24 @@ def histogram(run: RunData) -> Figure | None:
 
 
 def reward(run: RunData) -> Figure | None:
-    return curves(run, "Reward", {"reward/mean": "mean", "reward/std": "std over rollouts"}, y="task reward")
+    return curves(
+        run, "Reward", {"reward/mean": "mean", "reward/std": "std over rollouts"}, y="task reward"
+    )
 
 
 def evaluation(run: RunData) -> Figure | None:
     k = run.setting("evaluation.samples") or "k"
     names = {"eval/avg_at_k": f"avg@{k}", "eval/pass_at_k": f"pass@{k}"}
-    sets = [key for key in run.metrics if key.startswith("eval/") and key.count("/") == 2 and key.endswith("_at_k")]
+    sets = [
+        key
+        for key in run.metrics
+        if key.startswith("eval/") and key.count("/") == 2 and key.endswith("_at_k")
+    ]
     if len(sets) > len(names):
-        names |= {key: key.removeprefix("eval/").replace("_at_k", f"@{k}").replace("/", " ") for key in sets}
+        names |= {
+            key: key.removeprefix("eval/").replace("_at_k", f"@{k}").replace("/", " ")
+            for key in sets
+        }
     figure = curves(run, "Held-out prompts", names, y="share", start=True, yaxis=PERCENT)
     if figure:
         for trace in figure.traces:
@@ -84,7 +104,14 @@ def evaluation(run: RunData) -> Figure | None:
 def groups(run: RunData) -> Figure | None:
     names = {"group/all_right_frac": "all right", "group/all_wrong_frac": "none right"}
     note = "These groups have no spread in reward: under group normalisation they teach nothing."
-    return curves(run, "Flat groups", names, y="share of groups", yaxis=PERCENT | {"rangemode": "tozero"}, note=note)
+    return curves(
+        run,
+        "Flat groups",
+        names,
+        y="share of groups",
+        yaxis=PERCENT | {"rangemode": "tozero"},
+        note=note,
+    )
 
 
 def response(run: RunData) -> Figure | None:
@@ -92,6 +119,11 @@ def response(run: RunData) -> Figure | None:
     cut = run.curve("response/truncated_frac")
     if figure and any(value for _, _, value in cut):
         figure.traces.append(line(cut, "cut off", 1, yaxis="y2"))
-        second = {"overlaying": "y", "side": "right", "showgrid": False, "title": {"text": "share cut off"}}
+        second = {
+            "overlaying": "y",
+            "side": "right",
+            "showgrid": False,
+            "title": {"text": "share cut off"},
+        }
         figure.layout["yaxis2"] = second | PERCENT | {"rangemode": "tozero", "zeroline": False}
     return figure

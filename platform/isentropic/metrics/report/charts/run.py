@@ -19,14 +19,24 @@ SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
         cause.drift,
         cause.panel,
     ),
-    "Is it sound": (health.kl, health.grad_norm, health.mismatch, health.ratios, health.staleness, health.throughput),
+    "Is it sound": (
+        health.kl,
+        health.grad_norm,
+        health.mismatch,
+        health.ratios,
+        health.staleness,
+        health.throughput,
+    ),
     "Time": (health.phases,),
 }
 
 
 def run_charts(run: RunData) -> dict[str, list[Figure]]:
     """Section -> figures; a chart whose metrics the run has not is left out."""
-    drawn = {name: [figure for make in makers if (figure := make(run))] for name, makers in SECTIONS.items()}
+    drawn = {
+        name: [figure for make in makers if (figure := make(run))]
+        for name, makers in SECTIONS.items()
+    }
     return {name: figures for name, figures in drawn.items() if figures}
 
 

@@ -28,10 +28,19 @@ def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
         for index, setting in enumerate(settings):
             for order, (key, side) in enumerate(metrics):
                 points, spread, _ = over_seeds(setting.runs, key)
-                words = ", ".join(part for part in (setting.label if len(settings) > 1 else "", side) if part)
+                words = ", ".join(
+                    part for part in (setting.label if len(settings) > 1 else "", side) if part
+                )
                 colour = COLOURS[(index if len(settings) > 1 else order) % len(COLOURS)]
                 x, y = [point[0] for point in points], [point[2] for point in points]
-                axes.plot(x, y, STYLES[order % 4], color=colour, label=_plain(words) or None, linewidth=1.4)
+                axes.plot(
+                    x,
+                    y,
+                    STYLES[order % 4],
+                    color=colour,
+                    label=_plain(words) or None,
+                    linewidth=1.4,
+                )
                 low, high = ([p[2] + sign * spread[p[1]] for p in points] for sign in (-1, 1))
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         if not any(len(drawn.get_xdata()) for drawn in axes.lines):
