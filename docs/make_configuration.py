@@ -124,13 +124,20 @@ def _run_keys(composed: Mapping[str, Any]) -> list[str]:
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
     section = SECTIONS[name]
-    default = _default_choice(name)
+    files = [CONF / name / f"{_default_choice(name)}.yaml"]
+    if set(values) == {"name"}:  # the default turns everything off: show what other choices set
+        files = _files(name)
+        values = _merged(files)
     parts = [f"### `{name}`", _doc(section), _choices(name)]
-    notes = yaml_comments(CONF / name / f"{default}.yaml")
-    parts.append(_table(_keys(name, section, values, notes)))
+    parts.append(_table(_keys(name, section, values, _notes(files))))
     if name == "alarms":
         parts.append(_alarm_rules(values["rules"]))
     return parts
+
+
+def _notes(files: list[Path]) -> dict[str, str]:
+    """Comments of all files; the first that has one for a key wins."""
+    return {key: note for path in reversed(files) for key, note in yaml_comments(path).items()}
 
 
 def _slot(name: str) -> list[str]:
@@ -142,8 +149,9 @@ def _slot(name: str) -> list[str]:
         by_class.setdefault(section, []).extend(files)
     for section, files in by_class.items():
         values = _merged(files) if len(by_class) == 1 else _read(files[0]) if files else {}
-        notes = {key: note for path in reversed(files) for key, note in yaml_comments(path).items()}
-        keys = [key for key in _keys(name, section, values, notes) if key.name != f"{name}.name"]
+        keys = [
+            key for key in _keys(name, section, values, _notes(files)) if key.name != f"{name}.name"
+        ]
         for key in keys:
             key.default += _other_defaults(key.name.removeprefix(f"{name}."), files, values)
         chosen = ", ".join(f"`{name}={path.stem}`" for path in files) or "not a choice of its own"
@@ -226,14 +234,12 @@ def _bounds(prefix: str, section: type) -> Bounds:
 def _instances(prefix: str, section: type) -> Iterator[dict[str, Any]]:
     """Plain values for the class: as composed, or from each choice of its slot."""
     base = _everything()
-    for own in (
-        [_with_defaults(path) for path in _files(prefix)] if prefix in SLOTS else [base[prefix]]
-    ):
-        if prefix in SLOTS and SLOTS[prefix].get(own["name"]) is not section:
-            continue
-        values = OmegaConf.to_container(
-            OmegaConf.create(base | {prefix: own})[prefix], resolve=True
-        )
+    choices = [_with_defaults(path) for path in _files(prefix)]
+    if prefix in SLOTS:
+        choices = [own for own in choices if SLOTS[prefix].get(own["name"]) is section]
+    for own in [base[prefix], *choices] if prefix not in SLOTS else choices:
+        cfg = OmegaConf.create(base | {prefix: own})
+        values = OmegaConf.to_container(cfg[prefix], resolve=True)
         yield {key: "given" if value == "???" else value for key, value in values.items()}
 
 
@@ -241,10 +247,9 @@ def _with_defaults(path: Path) -> dict[str, Any]:
     """A choice's values; what it takes from another choice (/objective@base: dapo) stands in them."""
     values = _read(path)
     for entry in values.pop("defaults", []):
-        if isinstance(entry, Mapping):
-            ((where, choice),) = entry.items()
-            group, _, key = where.strip("/").partition("@")
-            values[key] = _read(CONF / group / f"{choice}.yaml")
+        for where, choice in entry.items() if isinstance(entry, Mapping) else ():
+            group, at, key = where.strip("/").partition("@")
+            values |= {key: _read(CONF / group / f"{choice}.yaml")} if at else {}
     return values
 
 

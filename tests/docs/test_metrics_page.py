@@ -149,3 +149,9 @@ def test_what_is_said_to_be_out_of_reach_is_not_reached(written):
     reached = {key for key in ONLY_WITH if any(pattern(key).fullmatch(each) for each in keys)}
     assert not reached, f"take out of ONLY_WITH: {sorted(reached)}"
     assert set(ONLY_WITH) <= set(documented())
+
+
+def test_the_fates_of_the_page_are_those_of_the_code():
+    fates = pytest.importorskip("isentropic.methods.fates").FATES
+    table = PAGE.split("| fate | what", 1)[1].split("\n\n", 1)[0]
+    assert re.findall(r"^\| (\w+) \|", table, re.MULTILINE) == list(fates)
