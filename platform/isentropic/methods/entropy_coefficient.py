@@ -10,7 +10,8 @@ class EntropyCoefficient:
 
         c <- min(c + step_size, max) if H < target else max(c - step_size, 0)
 
-    The bonus is on only while H < target: `value` is c then, else 0. Before the first step it is `start`.
+    The bonus is on only while H < target: `value` is c then, else 0. Before the first step it is
+    `start`.
     """
 
     def __init__(self, config: AdaptiveEntropyConfig) -> None:

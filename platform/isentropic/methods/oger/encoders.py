@@ -1,6 +1,7 @@
 """Frozen text encoders of OGER: responses to unit vectors, and a cache of them by content.
 
-[reconstructed] which encoder the paper (arXiv:2604.18530) uses is not known; `oger.encoder` names one of
+[reconstructed] which encoder the paper (arXiv:2604.18530) uses is not known; `oger.encoder` names
+one of
     tfidf        hashed word 1- to 3-grams, weights fitted on the offline set; no model
     policy       mean last hidden state of the frozen initial policy, minus the mean vector of the offline set
     st:<model>   a sentence-transformers model, by folder or Hub name

@@ -4,10 +4,12 @@
     R_i  = r_i + coef * D_i * exp(-H_i) * r_i        for the policy's responses, r_i the task's reward
     R    = r                                          for a teacher's
 
-The response with the smallest D gives its place to one teacher response, drawn uniformly: the group keeps its size.
-[source: notes on the paper] these formulas and the exchange. [reconstructed] coef, the clamp of D, the statistic H,
-the encoder, no bonus and no exchange for a prompt without teachers, ties to the lowest index, and what later waves
-get (the bonus, never a teacher). Each is a config value or named where it is decided.
+The response with the smallest D gives its place to one teacher response, drawn uniformly: the group
+keeps its size.
+[source: notes on the paper] these formulas and the exchange. [reconstructed] coef, the clamp of D,
+the statistic H, the encoder, no bonus and no exchange for a prompt without teachers, ties to the
+lowest index, and what later waves get (the bonus, never a teacher). Each is a config value or named
+where it is decided.
 """
 
 import re
@@ -154,11 +156,16 @@ class Exploration:
         self._encoder = build_encoder(config.encoder, corpus=source.corpus, model_path=model_path)
         self._cached = CachedEncoder(self._encoder, cache)
 
+    @property
+    def fates(self) -> tuple[str, ...]:
+        return ("replaced",) if self._offline is not None else ()
+
     def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
         """The teacher response of each group, to be scored in the old-policy pass before `shape` puts it in.
 
-        Its key is (split, draw, wave 0, G): the first free sample index, so that it names one rollout in scores and
-        ledger, and stays with the response. The draw depends on the run's seed and the group's draw alone.
+        Its key is (split, draw, wave 0, G): the first free sample index, so that it names one
+        rollout in scores and ledger, and stays with the response. The draw depends on the run's
+        seed and the group's draw alone.
         """
         if self._offline is None:
             return []
@@ -195,8 +202,8 @@ class Exploration:
     ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
         """Advantages after `oger.offline_min_adv`, and how the teachers fared.
 
-        [derived] In a group that is all right the teacher has the lowest total, so it is pushed down; the clamp
-        prevents it ([reconstructed], default none).
+        [derived] In a group that is all right the teacher has the lowest total, so it is pushed
+        down; the clamp prevents it ([reconstructed], default none).
         """
         out = dict(advantages)
         keys = [rollout.key for group in groups for rollout in group.rollouts if rollout.is_teacher]

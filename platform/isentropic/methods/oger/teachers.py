@@ -1,8 +1,9 @@
 """Teacher responses keyed by prompt: from JSONL or parquet files, or made on the spot for the embedded task.
 
-A row names `prompt_id`, `teacher`, `response`, and what is known of its correctness: `reward` (the task's own) or
-`verified` (true or false). [source] OGER (arXiv:2604.18530) keeps verified responses only. [reconstructed] responses
-over the response limit are dropped; a row without a verdict is graded by the task when its prompt is first drawn.
+A row names `prompt_id`, `teacher`, `response`, and what is known of its correctness: `reward` (the
+task's own) or `verified` (true or false). [source] OGER (arXiv:2604.18530) keeps verified responses
+only. [reconstructed] responses over the response limit are dropped; a row without a verdict is
+graded by the task when its prompt is first drawn.
 """
 
 import json

@@ -1,8 +1,11 @@
 """The phase signal of PAPO: from the entropy trajectory of the run to one number u_k in [-1, 1] a step.
 
-u = +1: entropy is too low, favour expansion; -1: too high, favour contraction; 0: the plain base method.
-[source] PAPO (arXiv:2605.11775), abstract: the empirical entropy trajectory is an online phase signal.
-[reconstructed] all formulas and constants here: the paper's text could not be had. Each is a config value.
+u = +1: entropy is too low, favour expansion; -1: too high, favour contraction; 0: the plain base
+method.
+[source] PAPO (arXiv:2605.11775), abstract: the empirical entropy trajectory is an online phase
+signal.
+[reconstructed] all formulas and constants here: the paper's text could not be had. Each is a config
+value.
 """
 
 import math

@@ -4,10 +4,12 @@ One update at a token changes the entropy of its state by eta * P + O(eta^2), wh
 
     P = A * T,    T = - p_k (log p_k + H) + sum_j p_j^2 (log p_j + H) = - sensitivity
 
-[source] abstract: a signed token quantity that predicts expansion or contraction of the entropy; both branches are
-kept, and control works by reweighting advantages, with the entropy trajectory as phase signal.
+[source] abstract: a signed token quantity that predicts expansion or contraction of the entropy;
+both branches are kept, and control works by reweighting advantages, with the entropy trajectory as
+phase signal.
 [derived] the formula of T, exact to first order; one number a token from the old-policy pass.
-[reconstructed] the weights and the signal (`phase.py`): the paper's text could not be had. Each is a config value.
+[reconstructed] the weights and the signal (`phase.py`): the paper's text could not be had. Each is
+a config value.
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,8 @@ def polarity_weights(
         branch   w = 1 + alpha u where P > delta, 1 - alpha u where P < -delta, else 1
         smooth   w = 1 + alpha u tanh(P / rms(P))
 
-    So d(first-order entropy change)/du = eta alpha sum |P| >= 0: a larger u always means more entropy.
+    So d(first-order entropy change)/du = eta alpha sum |P| >= 0: a larger u always means more
+    entropy.
 
     Args:
         polarity: [N] P over the whole batch.
@@ -88,7 +91,8 @@ class Polarity:
     ) -> tuple[list[Sample], dict[str, float]]:
         """Samples with `advantage` w * A; the same objects where nothing changes. See `slots.Reweight`.
 
-        Teacher tokens are weighted like all others: P uses whichever A and T a token carries ([reconstructed]).
+        Teacher tokens are weighted like all others: P uses whichever A and T a token carries
+        ([reconstructed]).
         """
         config = self.config
         advantage = _concat([sample.advantage for sample in samples])
@@ -167,34 +171,6 @@ class Polarity:
         self.phase.load_state_dict(state["phase"])
         self._last = None if state["last"] is None else tuple(state["last"])
         self._pairs = [tuple(pair) for pair in state["pairs"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoReweightConfig:
-    """Every token keeps its rollout's advantage."""
-
-    name: str
-
-    def build(self) -> "NoReweight":
-        return NoReweight()
-
-
-class NoReweight:
-    """The base method."""
-
-    def weigh(
-        self, samples: Sequence[Sample], entropy_mean: float
-    ) -> tuple[list[Sample], dict[str, float]]:
-        return list(samples), {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state, f"a checkpoint holds state of another reweight slot: {sorted(state)}"
-
-
-REWEIGHTS: dict[str, type] = {"none": NoReweightConfig, "polarity": PolarityConfig}
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
