@@ -1,4 +1,4 @@
-"""The stages of a method, from graded groups and their scores to weighted samples; and the fate of each rollout."""
+"""The stages of a method: from graded groups and their scores to weighted samples and fates."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,10 @@ class Selected:
 
 
 class Method:
-    """The stages between the old-policy pass and the updates. Owns the state of shaping, reweight and reuse."""
+    """The stages between the old-policy pass and the updates.
+
+    Owns the state of shaping, reweight and reuse.
+    """
 
     def __init__(self, config: Config) -> None:
         self._sampling: Sampling = config.sampling
@@ -66,7 +69,7 @@ class Method:
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
     ) -> Selected:
-        """Chooses what to train on, with what advantage; groups beyond the plan's `max_groups` are cut."""
+        """Chooses what to train on, with what advantage; cuts groups beyond `max_groups`."""
         shaped, metrics = self._shaping.shape(groups, scores, teachers)
         advantages: dict[RolloutKey, float] = {}
         for group in shaped:
@@ -75,7 +78,7 @@ class Method:
         verdicts: dict[RolloutKey, str] = {}
         for group in shaped:
             verdicts |= self._filter.judge(group, advantages)
-        # What shaping left in its group gets its verdict in the second line; the rest keeps the first.
+        # The second line gives a verdict to what shaping left in its group; the rest was replaced.
         fates = {r.key: Fate(name="replaced", rollout=r) for r in [*_rollouts(groups), *teachers]}
         fates |= {r.key: Fate(name=verdicts[r.key], rollout=r) for r in _rollouts(shaped)}
         passed = [kept for group in shaped if (kept := _passed(group, verdicts))]
@@ -95,11 +98,11 @@ class Method:
         return Selected(samples=samples, metrics=metrics, fates=fates)
 
     def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
-        """The samples to train on now; queued ones still carry the scores they were queued with."""
+        """The samples to train on now; queued ones still have the scores they were queued with."""
         return self._reuse.take(step, new)
 
     def weigh(self, samples: Sequence[Sample], entropy_mean: float) -> Weighed:
-        """Token advantages and token weights, on samples whose scores are of the current weights."""
+        """Gives token advantages and token weights to samples scored under the current weights."""
         # Called for an empty batch too: the reweight slot follows the entropy of every step.
         weighed, metrics = self._reweight.weigh(samples, entropy_mean)
         if not weighed:
@@ -120,7 +123,7 @@ class Method:
         return Weighed(samples=weighed, metrics=metrics)
 
     def fates(self, selected: Selected, trained: Sequence[Sample]) -> dict[RolloutKey, Fate]:
-        """What became of every rollout of the step, each with exactly one fate (see `methods/fates.py`).
+        """What became of every rollout of the step: exactly one fate each (see `methods/fates.py`).
 
         Rollouts of earlier steps are among them if the queue gave them back or lost them in this
         step.
@@ -159,7 +162,7 @@ class Method:
         return self._reuse.updates(samples, per_batch)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """Of queue and buffer, after the step."""
+        """Metrics of queue and buffer, after the step."""
         return self._reuse.metrics(step)
 
     def state_dict(self) -> dict[str, Any]:
@@ -170,7 +173,7 @@ class Method:
         self._reuse.load_state_dict(state["reuse"])
 
     def _advantages(self, group: Group) -> dict[RolloutKey, float]:
-        """Waves are never mixed: each is normalised by itself."""
+        """Advantages wave by wave: each is normalised by itself, never mixed with another."""
         advantages: dict[RolloutKey, float] = {}
         for wave in sorted({rollout.key.wave for rollout in group.rollouts}):
             members = group.wave(wave)

@@ -18,7 +18,8 @@ class Normalised:
     """
 
     name: str
-    std: str  # unbiased: divides by G - 1, as nearly all code does | population: by G, as some papers print
+    # unbiased divides by G - 1, as nearly all code does; population by G, as some papers print.
+    std: str
 
     def __post_init__(self) -> None:
         check_choice("advantage.std", self.std, ("unbiased", "population"))
@@ -33,7 +34,7 @@ class Normalised:
 
 @dataclass(frozen=True, kw_only=True)
 class Centred:
-    """Dr. GRPO's advantage (arXiv:2503.20783), not divided by the std: A_i = R_i - mean R; 0 for a single member."""
+    """Dr. GRPO's advantage (arXiv:2503.20783): A_i = R_i - mean R; 0 for a single member."""
 
     name: str
 
@@ -43,9 +44,9 @@ class Centred:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
-    """RLOO's advantage (arXiv:2402.14740): A_i = R_i - mean of the others' R; 0 for a single member.
+    """RLOO's advantage (arXiv:2402.14740): A_i = R_i - mean of the others' R.
 
-    That is G / (G - 1) * (R_i - mean R).
+    That is G / (G - 1) * (R_i - mean R); 0 for a single member.
     """
 
     name: str
@@ -56,7 +57,7 @@ class LeaveOneOut:
 
 
 def _centred(rewards: Floats) -> np.ndarray:
-    """[G] float64 rewards minus their mean; exactly 0 if all are equal, whatever the mean rounds to."""
+    """[G] float64 rewards minus their mean; exactly 0 if all are equal, however the mean rounds."""
     values = np.asarray(rewards, dtype=np.float64)
     if not len(values) or np.ptp(values) == 0:
         return np.zeros(len(values))

@@ -38,6 +38,7 @@ def _refilled(config: Any) -> None:
             "Set sampling=one_wave, or filter=drop_flat filter.on=reward."
         )
     raise ValueError(
-        f"sampling=refilled with {chosen}: it draws until enough groups differ in the task's reward, "
-        "and another filter drops others. Set filter=drop_flat filter.on=reward, or sampling=one_wave."
+        f"sampling=refilled with {chosen}: it draws until enough groups differ in the task's "
+        "reward, and another filter drops others. "
+        "Set filter=drop_flat filter.on=reward, or sampling=one_wave."
     )

@@ -12,8 +12,8 @@ from isentropic.records import Rollout, Sample
 FATES = {
     "trained": "It was trained on in this step.",
     "queued": "It passed the filter and waits in the queue for a later step.",
-    "overflowed": "It passed the filter of this or an earlier step, and fell out of the full queue.",
-    "surplus": "It passed the filter, but the batch was full: its group is beyond the groups of a step.",
+    "overflowed": "It passed the filter of this or an earlier step, and fell out of the queue.",
+    "surplus": "It passed the filter, but its group is beyond the number of groups of a step.",
     "flat": "The rewards of its wave are all equal: no response is better than another.",
     "single": "It is alone in its wave: there is nothing to compare it with.",
     "below_threshold": "Its advantage is too small: |A| does not exceed the threshold of its wave.",

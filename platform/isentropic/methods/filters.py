@@ -9,13 +9,16 @@ from isentropic.records import Group, Rollout, RolloutKey
 
 
 def is_flat(rollouts: Sequence[Rollout], on: str) -> bool:
-    """Whether all have the same `on` (reward | shaped_reward), so that no advantage can tell them apart."""
+    """Whether all have the same `on` (reward | shaped_reward): no advantage can tell them apart."""
     return len({getattr(rollout, on) for rollout in rollouts}) <= 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropFlat:
-    """Drops every wave whose rewards are all equal, as DAPO does (arXiv:2503.14476); a single member always is."""
+    """Drops every wave whose rewards are all equal, as DAPO does (arXiv:2503.14476).
+
+    A single member is dropped too, and so is a response without a token.
+    """
 
     name: str
     on: str  # reward | shaped_reward
@@ -37,7 +40,7 @@ class DropFlat:
 
 @dataclass(frozen=True, kw_only=True)
 class KeepAll:
-    """Keeps all but what can have no advantage: a single member, and a rollout without a response token."""
+    """Keeps all but what can have no advantage: a single member, and a response without a token."""
 
     name: str
     fates: ClassVar[tuple[str, ...]] = ("single", "no_response")
@@ -59,5 +62,5 @@ def waves(group: Group) -> list[tuple[Rollout, ...]]:
 
 
 def answered(rollout: Rollout) -> str:
-    """The fate of a rollout that nothing else speaks against: without a response token there is nothing to train."""
+    """The fate of a rollout that no other rule drops: it needs a token to be trained on."""
     return "trained" if rollout.num_response_tokens else "no_response"

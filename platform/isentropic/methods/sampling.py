@@ -58,9 +58,10 @@ class Refilled(OneWave):
         check_range("sampling.max_draws", self.max_draws, at_least=1)
         if self.draw_prompts * self.max_draws < self.prompts_per_step:
             raise ValueError(
-                f"sampling.draw_prompts={self.draw_prompts} times sampling.max_draws={self.max_draws} "
-                f"is less than rollout.prompts_per_step={self.prompts_per_step}: the batch can never "
-                "be full. Raise either."
+                f"sampling.draw_prompts={self.draw_prompts} times "
+                f"sampling.max_draws={self.max_draws} is less than "
+                f"rollout.prompts_per_step={self.prompts_per_step}: the batch can never be full. "
+                "Raise either."
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Shaping: from the task's reward to the one that advantages are made of. The task's own is never overwritten."""
+"""Shaping: makes the reward that advantages are made of; the task's own is never overwritten."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""The slots that a method fills: one dataclass per implementation, chosen by its `name` in conf/<slot>/.
+"""The slots that a method fills: one dataclass per implementation, chosen by its `name`.
 
 The dataclass holds the settings and has the methods of its slot: it IS the slot. Shaping, reweight
 and reuse may hold state during a run, so Method asks their dataclasses for `build()`, which gives
@@ -23,7 +23,7 @@ from isentropic.records import Floats, Group, Rollout, RolloutKey, Sample, Token
 
 @dataclass(frozen=True, kw_only=True)
 class Wave:
-    """What to draw next: new prompts of the data order, or further samples for prompts drawn already."""
+    """What to draw next: new prompts of the data order, or more samples for earlier prompts."""
 
     new_prompts: int = 0
     draws: tuple[int, ...] = ()
@@ -34,7 +34,7 @@ class Wave:
 
 
 class Sampling(Protocol):
-    """Decides what a step draws, on task rewards only; all its waves are drawn under one policy version."""
+    """Decides what a step draws, on task rewards only; all waves are of one policy version."""
 
     max_groups: int | None  # groups that go on after the filter, in the order of draws; None: all
 
@@ -64,7 +64,7 @@ class Shaping(Protocol):
         ...
 
     def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
-        """Teacher rollouts that may join this step, with keys of their own; the old-policy pass scores them too."""
+        """Teacher rollouts that may join this step, with new keys, to be scored with the others."""
         ...
 
     def shape(
@@ -84,7 +84,7 @@ class Shaping(Protocol):
     def adjust(
         self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
     ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
-        """Advantages of the shaped groups with those of teachers bounded, and metrics; before the filter."""
+        """Bounds the advantages of teachers before the filter; gives all of them, and metrics."""
         ...
 
 
@@ -102,7 +102,7 @@ class Filter(Protocol):
     fates: tuple[str, ...]  # that it can give besides "trained"
 
     def judge(self, group: Group, advantages: Mapping[RolloutKey, float]) -> dict[RolloutKey, str]:
-        """The fate of every rollout of a shaped group: "trained", or why not (a key of `fates.FATES`)."""
+        """The fate of every rollout of a shaped group: "trained", or why not (see `fates.py`)."""
         ...
 
     def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
@@ -116,7 +116,11 @@ class Reweight(Protocol):
     def weigh(
         self, samples: Sequence[Sample], entropy_mean: float
     ) -> tuple[list[Sample], dict[str, float]]:
-        """Samples with new `advantage` [N], and metrics. `entropy_mean` is the step's `entropy/mean`, in nats."""
+        """Samples with new `advantage` [N], and metrics.
+
+        Args:
+            entropy_mean: the step's `entropy/mean`, in nats.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -139,11 +143,15 @@ class Reuse(Protocol):
         ...
 
     def replay(self, step: int) -> list[Sample]:
-        """A further batch to train on with its stored fields, marked source='replay'; mostly empty."""
+        """A further batch to train on, as it was stored, marked source='replay'; mostly empty."""
         ...
 
     def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
-        """Optimizer steps to make on what `take` or `replay` gave; `per_batch` is learner.updates_per_rollout."""
+        """The number of optimizer steps to make on what `take` or `replay` gave.
+
+        Args:
+            per_batch: learner.updates_per_rollout.
+        """
         ...
 
     def metrics(self, step: int) -> dict[str, float]:

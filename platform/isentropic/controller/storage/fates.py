@@ -1,4 +1,4 @@
-"""What became of a step's rollouts: one row per rollout, trained or not. The ledger has the rollouts themselves."""
+"""What became of a step's rollouts: one row each, trained or not; the ledger has the rollouts."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
 
 
 def write_fates(folder: Path, step: int, fates: Iterable[Fate]) -> Path:
-    """Writes step_*.parquet in `folder`, in canonical order: key, fate, rewards, and means of what it was trained with.
+    """Writes step_*.parquet in `folder`: key, fate, rewards, and means of what was trained with.
 
     The rows are those of everything drawn for the step, and of the earlier rollouts that left the
     queue in it.

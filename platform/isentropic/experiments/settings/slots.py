@@ -1,4 +1,4 @@
-"""The class that a slot's `name` in the config stands for: everything that can fill a slot, in one table."""
+"""Everything that can fill a slot: the class that its `name` in the config stands for."""
 
 from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised
 from isentropic.methods.filters import DropFlat, KeepAll

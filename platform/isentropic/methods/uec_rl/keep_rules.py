@@ -1,8 +1,8 @@
-"""The filter of UEC-RL (arXiv:2604.14646): thresholds on the advantage for each wave, and the overlong filter.
+"""The filter of UEC-RL (arXiv:2604.14646): thresholds on the advantage per wave, overlong filter.
 
-    first wave     |A| > regular                               drops groups that are all right or all wrong
-    later waves    released: |A| > explore                     [source: code]
-                   positive: A > 0 and |A| > explore           [reconstructed]: the paper's rule, as noted, is A > 0
+    first wave     |A| > regular                         drops groups all right or all wrong
+    later waves    released: |A| > explore               [source: code]
+                   positive: A > 0 and |A| > explore     [reconstructed] the paper's rule: A > 0
     overlong       drops what fills the response limit and has A > 0
 
 `released` keeps only the wrong answers of an explored group once 11 of 20 are right; `positive`
@@ -20,9 +20,8 @@ from isentropic.methods.filters import answered, is_flat, waves
 from isentropic.records import Group, Rollout, RolloutKey
 
 KEEP = ("positive", "released")
-NEARLY_ZERO = (
-    1e-6  # a flat group's advantages may miss 0 by rounding; a threshold of 0 must still drop them
-)
+# A flat group's advantages may miss 0 by rounding; a threshold of 0 must still drop them.
+NEARLY_ZERO = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +51,7 @@ class KeepRules:
         check_range("uec.keep_explore", self.keep_explore, at_least=0)
 
     def judge(self, group: Group, advantages: Mapping[RolloutKey, float]) -> dict[RolloutKey, str]:
-        """See `slots.Filter`. A teacher is judged by its advantage in the hybrid group ([reconstructed])."""
+        """Judges a teacher by its advantage in the hybrid group ([reconstructed])."""
         judged_by = {**advantages, **_task_advantages(group)}
         fates = {}
         for wave in waves(group):
@@ -79,10 +78,10 @@ class KeepRules:
 
 
 def _task_advantages(group: Group) -> dict[RolloutKey, float]:
-    """(R - mean) / (std + 1e-6), std with ddof 1, over the policy's rollouts of each wave that shaping touched.
+    """Normalised task rewards of the policy's rollouts, for each wave that shaping touched.
 
-    Thresholds are made for this form ([source: code]). A wave whose rewards are the task's keeps
-    the advantages that the method gave it.
+    (R - mean) / (std + 1e-6), std with ddof 1: thresholds are made for this form ([source: code]).
+    A wave whose rewards are the task's keeps the advantages that the method gave it.
     """
     out: dict[RolloutKey, float] = {}
     for wave in waves(group):

@@ -1,4 +1,4 @@
-"""The reuse slot of UEC-RL (arXiv:2604.14646): a queue in front of the updates, and a replay buffer behind them.
+"""The reuse slot of UEC-RL (arXiv:2604.14646): a queue before the updates, a replay buffer after.
 
 [source: code] B prompts of G samples are a unit. Kept samples join a first-in-first-out queue,
 those of the second wave first; whole units leave it, oldest first, and are scored again under the
@@ -24,7 +24,7 @@ from isentropic.seeds import hash_seed
 
 @dataclass(frozen=True, kw_only=True)
 class QueueReplayConfig:
-    """Values live in conf/method/uec_rl.yaml under `uec`."""
+    """Settings of the slot; their values live in conf/method/uec_rl.yaml under `uec`."""
 
     name: str
     unit: tuple[int, ...]  # B, G: their product is the samples of a unit
@@ -61,7 +61,7 @@ class QueueReplayConfig:
 
 
 class QueueReplay:
-    """The reuse slot of UEC-RL; queue and buffer are its state."""
+    """The slot itself; queue and buffer are its state."""
 
     def __init__(self, config: QueueReplayConfig) -> None:
         self.config = config
@@ -73,7 +73,7 @@ class QueueReplay:
         self._replayed_age: list[int] = []
 
     def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
-        """Whole units, oldest first; [] while the queue holds less than one."""
+        """Whole units, oldest first; [] as long as the queue holds less than one."""
         taken = self._pop(step, new) if self.config.queue else list(new)
         self._advantages = {sample.rollout.key: _advantage(sample) for sample in taken}
         return taken
@@ -88,14 +88,14 @@ class QueueReplay:
         return [s if s.rollout.step == step else replace(s, source="queue") for s in queue[:count]]
 
     def trained(self, step: int, samples: Sequence[Sample]) -> None:
-        """Inserts what passes the threshold and keeps the newest; samples of a replay are in the buffer already."""
+        """Inserts what passes the threshold; keeps the newest. A replay is in it already."""
         if self.config.replay_every is None:
             return
         fresh = [sample for sample in samples if sample.source != "replay" and self._enters(sample)]
         self._buffer = [*self._buffer, *fresh][-self._capacity :]
 
     def replay(self, step: int) -> list[Sample]:
-        """Every f steps: the whole buffer if it is full, else whole units drawn without replacement."""
+        """Every f steps: the whole buffer if full, else whole units drawn without replacement."""
         every = self.config.replay_every
         self._replayed_age = []
         if every is None or step % every or len(self._buffer) < self._unit:
@@ -110,7 +110,7 @@ class QueueReplay:
         return samples
 
     def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
-        """`per_batch` for each unit: minibatches keep their size however many units were popped or are replayed.
+        """`per_batch` for each unit: minibatches keep their size, however many units there are.
 
         [source: code] minibatches of B G / 4 responses, so 4 updates a unit. Without the queue a
         batch is no unit.

@@ -1,4 +1,4 @@
-"""The sampling plan of UEC-RL (arXiv:2604.14646): more samples, and hotter ones, for prompts that nobody solved.
+"""The sampling plan of UEC-RL (arXiv:2604.14646): more, hotter samples for prompts nobody solved.
 
 [source: code] A prompt is hard if all G rewards of the first wave are 0; it gets G' further samples
 at temperature t'. Statistics of the two waves are never mixed, and all samples are scored at the
@@ -59,7 +59,7 @@ class SecondWave(OneWave):
 
 
 def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of a step's hard prompts and of what the second wave made of them, from task rewards, under uec/."""
+    """Hard prompts of a step and what the second wave made of them, in task rewards, under uec/."""
     drawn = [group for group in groups if group.wave(0)]
     hard = [group for group in drawn if is_hard(group)]
     extra = [rollout for group in hard for rollout in group.rollouts if rollout.key.wave > 0]

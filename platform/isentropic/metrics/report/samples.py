@@ -1,7 +1,7 @@
-"""Samples to read, of the newest trained step: best, worst, longest, groups without spread, dropped.
+"""Samples to read, of the newest trained step: best, worst, flat groups, dropped, longest.
 
-The ledger and the file of fates are read as the parquet they are, a few columns of each; nothing here depends on
-who wrote them.
+The ledger and the file of fates are read as the parquet they are, a few columns of each; nothing
+here depends on who wrote them.
 """
 
 import html
@@ -41,7 +41,7 @@ class Samples:
 
 
 def pick_samples(run: Path) -> Samples:
-    """Picks from the newest step that was trained, or drawn if none was; damaged files are named and passed over.
+    """Picks from the newest step that was trained (drawn, if none was); passes over damaged files.
 
     Args:
         run: the run folder, with rollouts/ and trained/.
