@@ -1,9 +1,11 @@
 """Metrics of a step's rollouts: reward, groups, lengths, age, and the engine against the learner."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.evaluation import is_right
@@ -44,6 +46,19 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
             np.mean([rollout.finish_reason == "length" for rollout in own])
         ),
     }
+
+
+def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> dict[str, float]:
+    """`fate/<name>_frac`: what became of the policy's rollouts of this step, all waves; the shares sum to 1.
+
+    Teachers are left out, and so are rollouts of earlier steps that left the queue in this one.
+
+    Args:
+        possible: every fate that the method can give (`Method.possible_fates`); one that none had is 0.
+    """
+    drawn = [fate for fate in fates if fate.rollout.step == step and not fate.rollout.is_teacher]
+    counts = Counter(fate.name for fate in drawn)
+    return {f"fate/{name}_frac": counts[name] / max(len(drawn), 1) for name in possible}
 
 
 def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:

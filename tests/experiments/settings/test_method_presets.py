@@ -59,7 +59,7 @@ def test_the_shaped_ratio_goes_over_the_chosen_objective():
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["method=oger", "sampling=refilled"], "sampling sees task rewards alone"),
+        (["method=oger", "sampling=refilled"], "sampling sees task rewards only"),
         (["method=uec_rl", "advantage=centred"], "count standard deviations"),
         (["method=papo", "reweight=none"], "papo"),
     ],
