@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from isentropic.objectives import OBJECTIVES, Objective
+from isentropic.objectives import OBJECTIVES
 from isentropic.objectives.loss.leaves import leaf_gradients
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -33,14 +33,14 @@ def test_the_example_runs(monkeypatch):
     module = types.ModuleType("tempered")
     monkeypatch.setitem(sys.modules, "tempered", module)
     exec(compile(source, "README.md", "exec"), module.__dict__)
-    entry = eval(f"{{{line}}}", {"Objective": Objective, **module.__dict__})["tempered"]
+    entry = eval(f"{{{line}}}", module.__dict__)["tempered"]
     monkeypatch.setitem(OBJECTIVES, "tempered", entry)
 
     exec(
         compile(f"{test}\ntest_gradient()", "README.md", "exec"),
         {"torch": torch, **module.__dict__},
     )
-    config = entry.config(**yaml.safe_load(preset))
+    config = entry(**yaml.safe_load(preset))
     fields = {name: torch.zeros(2, dtype=torch.float64) for name in ("logprob", "old_logprob")}
     fields |= {"advantage": torch.tensor([2.0, -1.0], dtype=torch.float64)}
     fields["loss_weight"] = torch.tensor([0.5, 0.5], dtype=torch.float64)

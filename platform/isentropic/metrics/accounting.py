@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_range
+from isentropic.columns import WEIGHTS
 from isentropic.metrics.classes import (
     CLASSES,
-    LOG_RATIO_LIMIT,
     ClipSides,
     bounded_ratio,
     class_index,
@@ -23,7 +23,8 @@ from isentropic.metrics.classes import (
     high_by_sensitivity,
 )
 from isentropic.metrics.panel import build_counterfactuals
-from isentropic.metrics.tokens import Array, Mask, TokenTable
+from isentropic.metrics.tokens import Array, Mask, TokenTable, token_table
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 
 RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
 
@@ -131,15 +132,14 @@ def mean_over_updates(
     A step without updates gets the metrics of an empty batch, so that every line has the same keys.
     """
     if not rows:
-        empty = TokenTable(**{name: np.zeros(0) for name in _COLUMNS})
+        nothing = np.zeros(0)
+        unweighed = dict.fromkeys(WEIGHTS, ())
+        empty = token_table([], weights=unweighed, logprob=nothing, entropy=nothing)
         return update_metrics(empty, push=np.zeros(0), bounds={}, p_split=p_split)
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     if "ratio/max" in means:
         means["ratio/max"] = max(row["ratio/max"] for row in rows)
     return means
-
-
-_COLUMNS = tuple(name for name in TokenTable.__dataclass_fields__ if name != "ref_logprob")
 
 
 def _fractions(table: TokenTable, sides: ClipSides, high: Mask) -> dict[str, float]:

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentropic.metrics.tokens import Array, Mask
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 
 CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
-LOG_RATIO_LIMIT = 20.0  # as in the objectives: beyond it a ratio says nothing and may overflow
 
 
 def bounded_ratio(log_ratio: Array) -> Array:
-    """[N] exp(log_ratio), the log clamped to [-20, 20] (specs/objectives.md 12)."""
+    """[N] exp(log_ratio), the log clamped to +-20 as in the objectives."""
     return np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 

@@ -1,4 +1,7 @@
-"""What other objectives would have done on the batch that was trained on: no further forward pass, [N] leaves alone."""
+"""What other objectives would have done on the batch that was trained on.
+
+No further forward pass: only [N] leaves are needed.
+"""
 
 from collections.abc import Mapping
 
@@ -15,24 +18,10 @@ from isentropic.objectives.loss.leaves import leaf_gradients
 
 
 def loss_fields(table: TokenTable) -> dict[str, Tensor]:
-    """The table's columns as the objectives take them: [N] float64 (ids int64, is_teacher bool), no copy."""
-    names = (
-        "logprob",
-        "old_logprob",
-        "rollout_logprob",
-        "advantage",
-        "old_entropy",
-        "entropy",
-        "sensitivity",
-    )
-    columns = {
-        name: getattr(table, name) for name in (*names, "loss_weight", "token_weight", "reward")
-    }
-    columns |= {"sequence_id": table.sequence_id, "is_teacher": table.is_teacher}
-    if table.ref_logprob is not None:
-        columns["ref_logprob"] = table.ref_logprob
+    """Give the table's columns as the objectives take them: [N] tensors, no copy."""
     return {
-        name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()
+        name: torch.from_numpy(np.ascontiguousarray(column))
+        for name, column in table.columns.items()
     }
 
 

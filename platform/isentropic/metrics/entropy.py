@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isentropic.columns import join
 from isentropic.metrics.tokens import Array
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
@@ -52,9 +53,9 @@ def entropy_metrics(
         scores: the old-policy pass, by rollout.
     """
     entropies = [scores[rollout.key].entropy.astype(np.float64) for rollout in first_wave(rollouts)]
-    entropy = np.concatenate(entropies) if entropies else np.zeros(0)
+    entropy = join(entropies, np.float64)
     deciles = [np.arange(len(part)) * DECILES // len(part) for part in entropies if len(part)]
-    decile = np.concatenate(deciles) if deciles else np.zeros(0, dtype=np.int64)
+    decile = join(deciles, np.int64)
     counts = np.bincount(decile, minlength=DECILES)
     sums = np.bincount(decile, weights=entropy, minlength=DECILES)
     means = np.divide(sums, counts, out=np.full(DECILES, np.nan), where=counts > 0)
@@ -67,8 +68,8 @@ def entropy_metrics(
 
 def entropy_trained(samples: Sequence[Sample]) -> dict[str, float]:
     """`entropy/trained`: mean over the tokens trained on, under the old policy. NaN where nothing was."""
-    parts = [sample.old.entropy.astype(np.float64) for sample in samples]
-    return {"entropy/trained": _mean(np.concatenate(parts)) if parts else float("nan")}
+    entropy = join([sample.old.entropy for sample in samples])
+    return {"entropy/trained": _mean(entropy.astype(np.float64))}
 
 
 def entropy_histogram(entropy: Array) -> list[int]:

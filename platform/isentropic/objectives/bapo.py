@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import clip_between
-from isentropic.objectives.loss.objective import ObjectiveConfig, check_dual_clip
-from isentropic.objectives.loss.schedule import check_coefficient, resolve
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import (
+    ObjectiveConfig,
+    TokenLoss,
+    bounded_exp,
+    check_coefficient,
+    check_dual_clip,
+    resolve,
+)
 
 
 def bapo(
@@ -64,6 +69,9 @@ def bapo(
 @dataclass(frozen=True, kw_only=True)
 class BapoConfig(ObjectiveConfig):
     """Coefficients of `objectives.bapo`; bounds are ratios, not widths."""
+
+    function = staticmethod(bapo)
+    needs_minibatch = True
 
     c_low: Any
     c_low_max: Any

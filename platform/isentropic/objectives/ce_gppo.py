@@ -7,21 +7,19 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import cap_dual
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
-    check_clip,
-    check_dual_clip,
-    lower_bound,
-    upper_bound,
-)
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import (
     TokenLoss,
     above,
     below,
     bounded_exp,
+    check_clip,
+    check_coefficient,
+    check_dual_clip,
     clip_metrics,
+    lower_bound,
     unit_slope,
+    upper_bound,
 )
 
 
@@ -68,6 +66,8 @@ def ce_gppo(
 @dataclass(frozen=True, kw_only=True)
 class CeGppoConfig(ObjectiveConfig):
     """Coefficients of `objectives.ce_gppo`; each may be a schedule."""
+
+    function = staticmethod(ce_gppo)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

@@ -5,13 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
+    TokenLoss,
+    above,
+    below,
+    bounded_exp,
     check_clip,
+    clip_metrics,
     lower_bound,
     upper_bound,
 )
-from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def cispo(
@@ -46,6 +50,8 @@ def cispo(
 @dataclass(frozen=True, kw_only=True)
 class CispoConfig(ObjectiveConfig):
     """Coefficients of `objectives.cispo`."""
+
+    function = staticmethod(cispo)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
+    TokenLoss,
+    above,
+    below,
+    bounded_exp,
     check_clip,
     check_dual_clip,
+    clip_metrics,
     lower_bound,
     upper_bound,
 )
-from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def clip(
@@ -77,6 +81,8 @@ def cap_dual(
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(ObjectiveConfig):
     """Coefficients of `objectives.clip`; the values live in conf/objective/."""
+
+    function = staticmethod(clip)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp, clip_metrics
+from isentropic.objectives.loss import (
+    ObjectiveConfig,
+    TokenLoss,
+    bounded_exp,
+    check_coefficient,
+    clip_metrics,
+)
 
 
 def dppo_tv(
@@ -45,6 +49,8 @@ def dppo_tv(
 @dataclass(frozen=True, kw_only=True)
 class DppoTvConfig(ObjectiveConfig):
     """Coefficients of `objectives.dppo_tv`."""
+
+    function = staticmethod(dppo_tv)
 
     delta: Any  # largest change of probability
     square_coef: Any  # of the square of the log ratio

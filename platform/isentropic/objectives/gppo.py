@@ -6,7 +6,7 @@ from torch import Tensor
 
 from isentropic.objectives.ce_gppo import ce_gppo
 from isentropic.objectives.clip import ClipConfig
-from isentropic.objectives.loss.token_loss import TokenLoss
+from isentropic.objectives.loss import TokenLoss
 
 
 def gppo(
@@ -38,3 +38,5 @@ def gppo(
 @dataclass(frozen=True, kw_only=True)
 class GppoConfig(ClipConfig):
     """Coefficients of `objectives.gppo`: those of `clip`."""
+
+    function = staticmethod(gppo)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from isentropic.objectives.clip import ClipConfig, clip
+from isentropic.objectives.loss import TokenLoss
 from isentropic.objectives.loss.ratio import sequence_log_ratio
-from isentropic.objectives.loss.token_loss import TokenLoss
 
 
 def gspo(
@@ -35,11 +35,15 @@ def gspo(
 
 @dataclass(frozen=True, kw_only=True)
 class GspoConfig(ClipConfig):
-    """Coefficients of `objectives.gspo`: those of `clip`, whose form with `ratio: sequence` is the same loss."""
+    """Coefficients of `objectives.gspo`.
+
+    `step_loss` forms the sequence ratio before it calls an objective, so the function is `clip`'s.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ratio != "sequence":
             raise ValueError(
-                f"objective.ratio of gspo must be sequence, got {self.ratio!r}. For token ratios choose objective=clip."
+                f"objective.ratio of gspo must be sequence, got {self.ratio!r}. "
+                "For token ratios choose objective=clip."
             )

@@ -6,9 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
 
 def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float) -> TokenLoss:
@@ -33,6 +31,8 @@ def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float
 @dataclass(frozen=True, kw_only=True)
 class SapoConfig(ObjectiveConfig):
     """Coefficients of `objectives.sapo`."""
+
+    function = staticmethod(sapo)
 
     tau_pos: Any  # steepness where A > 0
     tau_neg: Any  # steepness elsewhere

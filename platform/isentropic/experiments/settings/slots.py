@@ -9,7 +9,6 @@ from isentropic.methods.reuse import REUSES
 from isentropic.methods.sampling import SAMPLINGS
 from isentropic.methods.shaping import SHAPINGS
 from isentropic.objectives import OBJECTIVES
-from isentropic.objectives.terms import TERMS
 from isentropic.objectives.tokens.mismatch import TOKEN_WEIGHTS
 from isentropic.objectives.tokens.reductions import REDUCTIONS
 from isentropic.tasks import TASKS
@@ -31,7 +30,6 @@ SLOTS: dict[str, dict[str, type]] = {
         "reweight": REWEIGHTS,
         "token_weight": TOKEN_WEIGHTS,
         "objective": OBJECTIVES,
-        "terms": TERMS,
         "reduction": REDUCTIONS,
         "reuse": REUSES,
     }.items()

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from isentropic.objectives.clip import ClipConfig, clip
 from isentropic.objectives.covariance.covariance import picked, token_covariance, token_hash
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss
+from isentropic.objectives.loss import TokenLoss, check_coefficient
 
 
 def clip_cov(
@@ -68,6 +67,9 @@ def _draw(candidates: Tensor, count: int, seed: int) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ClipCovConfig(ClipConfig):
     """Coefficients of `objectives.clip_cov`."""
+
+    function = staticmethod(clip_cov)
+    needs_minibatch = True
 
     share: Any  # fraction of the minibatch's tokens
     cov_low: Any

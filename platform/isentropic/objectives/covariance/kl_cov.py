@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.covariance.covariance import picked, token_covariance
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
 
 def kl_cov(
@@ -44,6 +42,9 @@ def kl_cov(
 @dataclass(frozen=True, kw_only=True)
 class KlCovConfig(ObjectiveConfig):
     """Coefficients of `objectives.kl_cov`."""
+
+    function = staticmethod(kl_cov)
+    needs_minibatch = True
 
     share: Any  # fraction of the minibatch's tokens
     kl_coef: Any
