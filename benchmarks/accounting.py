@@ -156,7 +156,9 @@ def one_step(learner: Learner, rollouts: list[Rollout], updates: int, clock: Sto
                 {name: value.numpy() for name, value in leaves.metrics.items()},
             )
             rows.append(
-                update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+                update_metrics(
+                    table, push=push, bounds=coefficients, p_split=p_split, token_metrics=own
+                )
             )
         with clock("panel"):
             counterfactual_metrics(table, push, panel, step=1, seed=0, p_split=p_split)

@@ -1,4 +1,4 @@
-"""Samples as plain arrays and JSON values, for checkpoints: no pickle, equal bits after the way back."""
+"""Samples as plain arrays and JSON values, for checkpoints: no pickle, equal bits when read."""
 
 from collections.abc import Sequence
 from operator import attrgetter

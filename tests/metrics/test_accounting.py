@@ -45,9 +45,13 @@ def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None
 def account(table, objective=CE_GPPO, p_split=0.5):
     coefficients = objective.at(1)
     leaves = leaf_gradients(objective, coefficients, loss_fields(table))
-    own = {name: value.numpy() for name, value in leaves.metrics.items()}
+    token_metrics = {name: value.numpy() for name, value in leaves.metrics.items()}
     return update_metrics(
-        table, push=-leaves.d_logprob.numpy(), bounds=coefficients, p_split=p_split, own=own
+        table,
+        push=-leaves.d_logprob.numpy(),
+        bounds=coefficients,
+        p_split=p_split,
+        token_metrics=token_metrics,
     )
 
 

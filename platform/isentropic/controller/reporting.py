@@ -185,7 +185,9 @@ class Reporter:
             "skipped": update.skipped,
             "learning_rate": update.learning_rate,
         }
-        row |= update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+        row |= update_metrics(
+            table, push=push, bounds=coefficients, p_split=p_split, token_metrics=own
+        )
         row |= {
             name: float(value.mean())
             for name, value in own.items()

@@ -34,15 +34,16 @@ def counterfactual_metrics(
     seed: int,
     p_split: float,
 ) -> dict[str, float]:
-    """For each objective of the panel, on the tokens of one update:
+    """Compute the metrics of each objective of the panel, on the tokens of one update.
 
         cf/<label>/grad_share/<class>, /low, /high   its gradient mass
-        cf/<label>/mass                              its sum of |push| over that of the loss used
-        cf/<label>/drift                             its predicted entropy change per unit learning rate
-        cf/<label>/cosine                            of its push and the one used, over the tokens; 0 where either is 0
+        cf/<label>/mass       its sum of |push| over that of the loss used
+        cf/<label>/drift      its predicted entropy change per unit learning rate
+        cf/<label>/cosine     of its push and the one used, over the tokens; 0 if either is 0
 
-    The tokens are those that the objective used has reached: after the first update the panel says what the others
-    would do from here, not where they would be. Added loss terms are left out of the panel's losses.
+    The tokens are those that the objective used has reached: after the first update the panel says
+    what the others would do from here, not where they would be. Added loss terms are left out of
+    the panel's losses.
 
     Args:
         table: the tokens of the update.
@@ -60,8 +61,10 @@ def counterfactual_metrics(
         coefficients = config.at(step)
         leaves = leaf_gradients(config, coefficients, fields, seed=seed)
         push = -leaves.d_logprob.numpy()
-        own = {name: value.numpy() for name, value in leaves.metrics.items()}
-        sides = clip_sides(own.get("ratio", token_ratio), table.advantage, coefficients, own)
+        token_metrics = {name: value.numpy() for name, value in leaves.metrics.items()}
+        sides = clip_sides(
+            token_metrics.get("ratio", token_ratio), table.advantage, coefficients, token_metrics
+        )
         mass = np.abs(push)
         metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
         metrics[f"cf/{label}/mass"] = share(mass.sum(), used_mass)

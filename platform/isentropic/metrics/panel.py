@@ -9,7 +9,7 @@ from isentropic.objectives import OBJECTIVES, ObjectiveConfig
 
 
 def build_counterfactuals(panel: Mapping[str, Mapping[str, Any]]) -> dict[str, ObjectiveConfig]:
-    """Label -> objective config, from `accounting.counterfactuals`; every key checked."""
+    """Build label -> objective config from `accounting.counterfactuals`; every key is checked."""
     return {label: _build(label, values) for label, values in panel.items() if values is not None}
 
 

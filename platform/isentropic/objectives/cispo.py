@@ -33,10 +33,11 @@ def cispo(
     The weight is clipped for either sign of A. MiniMax has no lower bound: clip_low None.
 
     Args:
-        log_ratio: [N] logprob - old_logprob in nats; carries the gradient (`logprob` gives its value alone).
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        logprob: [N] nats.
-        clip_low, clip_high: the weight is bounded to [1 - clip_low, 1 + clip_high]; None is no bound.
+        logprob: [N] nats; only its value is used.
+        clip_low, clip_high: the weight is bounded to [1 - clip_low, 1 + clip_high]; None is no
+            bound.
     """
     ratio = bounded_exp(log_ratio.detach())
     lower, upper = lower_bound(clip_low), upper_bound(clip_high)

@@ -17,10 +17,12 @@ def gppo(
     clip_high: float | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """GPPO of Klear-Reasoner (arXiv:2508.07629, Eq. 11): a clipped token keeps the gradient of the bound.
+    """GPPO (Klear-Reasoner, arXiv:2508.07629, Eq. 11): a clipped token keeps the bound's gradient.
 
-        loss_t = -F_t * A_t,   F_t = 1 - clip_low where r_t < 1 - clip_low and A_t < 0,
-                                     1 + clip_high where r_t > 1 + clip_high and A_t > 0, r_t elsewhere
+        loss_t = -F_t * A_t
+        F_t    = 1 - clip_low     where r_t < 1 - clip_low  and A_t < 0
+                 1 + clip_high    where r_t > 1 + clip_high and A_t > 0
+                 r_t              elsewhere
 
     The forward value equals PPO's. Arguments as in `ce_gppo`.
     """

@@ -1,4 +1,4 @@
-"""GSPO: the clipped surrogate on one ratio a sequence."""
+"""GSPO: the clipped surrogate on one ratio per sequence."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,9 @@ def gspo(
     clip_high: float | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """Clipped surrogate with the sequence ratio (GSPO, arXiv:2507.18071; token form, see `sequence_log_ratio`).
+    """Clipped surrogate with the sequence ratio (GSPO, arXiv:2507.18071).
+
+    In the token form, see `sequence_log_ratio`:
 
         s_i     = exp(mean over t of log_ratio_it)
         loss_it = -min(s_it * A_it, clamp(s_it, 1 - clip_low, 1 + clip_high) * A_it)
@@ -26,7 +28,7 @@ def gspo(
     Args:
         log_ratio: [N] logprob - old_logprob of each TOKEN, in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        sequence_id: [N] int64, the sequence each token belongs to; all tokens of a sequence must be there.
+        sequence_id: [N] int64, the sequence each token belongs to; sequences must be whole.
         clip_low, clip_high, dual_clip: as in `clip`; 3e-4 and 4e-4 in the paper.
     """
     log_ratio = sequence_log_ratio(log_ratio, sequence_id)

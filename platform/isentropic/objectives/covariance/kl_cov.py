@@ -13,16 +13,18 @@ from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, 
 def kl_cov(
     log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float
 ) -> TokenLoss:
-    """Unclipped surrogate with a penalty on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
+    """Unclipped surrogate, a penalty at the highest covariances (KL-Cov, arXiv:2505.22617).
 
         cov_t  = (A_t - mean A)(logprob_t - mean logprob)
-        loss_t = -r_t * A_t + kl_coef * |log_ratio_t|     for the max(1, int(share * N)) tokens of largest cov_t
+        loss_t = -r_t * A_t + kl_coef * |log_ratio_t|     for the max(1, int(share * N)) tokens
+                                                          of largest cov_t
                  -r_t * A_t                               elsewhere
 
-    Equal covariances are taken in token order. N and the means are those of the tokens given: a whole minibatch.
+    Equal covariances are taken in token order. N and the means are those of the tokens given: a
+    whole minibatch.
 
     Args:
-        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 inside r_t.
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 in r_t.
         advantage: [N] in reward units, no gradient.
         logprob: [N] nats.
         share: fraction of all N tokens (not percent).

@@ -1,4 +1,4 @@
-"""One loss for everyone: the update, the accounting and the panel of objectives call `step_loss`."""
+"""One loss for everyone: the update, the accounting and the panel call `step_loss`."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

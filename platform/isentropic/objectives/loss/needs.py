@@ -7,7 +7,7 @@ ALWAYS = frozenset({"logprob", "old_logprob", "advantage", "loss_weight"})
 
 
 def required_fields(objective: ObjectiveConfig, terms: TermsConfig | None = None) -> frozenset[str]:
-    """Name all [N] tensors that `step_loss` reads, those of the model (logprob, entropy) included."""
+    """Name all [N] tensors that `step_loss` reads, the model's logprob and entropy included."""
     needed = ALWAYS | objective.token_fields
     if objective.ratio == "sequence":
         needed |= {"sequence_id"}

@@ -63,7 +63,7 @@ class ObjectiveConfig:
     def inputs(
         self, coefficients: Mapping[str, float | None], fields: Mapping[str, Tensor], seed: int
     ) -> dict[str, Any]:
-        """Gather the function's keyword arguments: coefficients, token fields, the seed if named."""
+        """Gather the function's keywords: coefficients, token fields, the seed if it names it."""
         named = {name: coefficients[name] for name in self.coefficients}
         named |= {name: fields[name] for name in TOKEN_FIELDS if name in self.token_fields}
         return named | ({"seed": seed} if "seed" in _keywords(self.function) else {})

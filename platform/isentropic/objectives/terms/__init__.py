@@ -1,4 +1,7 @@
-"""Losses added to the policy's. A new one is a file with its class, a line in TermsConfig, a preset."""
+"""Losses added to the policy's.
+
+A new one is a file with its class, a line in TermsConfig, a preset, a test.
+"""
 
 from dataclasses import dataclass, fields
 
