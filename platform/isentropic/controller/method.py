@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from isentropic.columns import cut, join
 from isentropic.config import Config
 from isentropic.methods.fates import FATES, Fate
 from isentropic.methods.slots import Advantage, Filter, Reuse, Reweight, Sampling, Shaping
@@ -109,13 +110,11 @@ class Method:
             return Weighed(samples=[], metrics=metrics)
         lengths = [len(sample.advantage) for sample in weighed]
         result = self._token_weight.weigh(
-            torch.from_numpy(np.concatenate([sample.old.logprob for sample in weighed])),
-            torch.from_numpy(
-                np.concatenate([sample.rollout.rollout_logprob for sample in weighed])
-            ),
+            torch.from_numpy(join([sample.old.logprob for sample in weighed])),
+            torch.from_numpy(join([sample.rollout.rollout_logprob for sample in weighed])),
             torch.from_numpy(np.repeat(np.arange(len(weighed)), lengths)),
         )
-        parts = np.split(result.weight.numpy(), np.cumsum(lengths)[:-1])
+        parts = cut(result.weight.numpy(), lengths)
         weighed = [
             replace(sample, token_weight=part) for sample, part in zip(weighed, parts, strict=True)
         ]

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from isentropic.columns import join
 from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.evaluation import is_right
-from isentropic.metrics.tokens import Array
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
 
 NAN = float("nan")
@@ -102,8 +103,8 @@ def mismatch_metrics(
         for rollout in rollouts
         if not rollout.is_teacher and rollout.temperature == temperature
     ]
-    engine = _tokens([rollout.rollout_logprob for rollout in same])
-    learner = _tokens([scores[rollout.key].logprob for rollout in same])
+    engine = join([rollout.rollout_logprob for rollout in same]).astype(np.float64)
+    learner = join([scores[rollout.key].logprob for rollout in same]).astype(np.float64)
     if not len(engine):
         return {
             f"mismatch/{name}": NAN
@@ -123,12 +124,7 @@ def mismatch_metrics(
 def initial_kl(scores: Sequence[TokenScores]) -> dict[str, float]:
     """`kl/initial`: KL(policy || reference model) by k3, over tokens that the policy drew; NaN without a reference."""
     scored = [score for score in scores if score.ref_logprob is not None]
-    log_ratio = _tokens([score.ref_logprob for score in scored]) - _tokens(
-        [score.logprob for score in scored]
-    )
-    bounded = np.clip(log_ratio, -20, 20)
+    reference = join([score.ref_logprob for score in scored]).astype(np.float64)
+    log_ratio = reference - join([score.logprob for score in scored])
+    bounded = np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return {"kl/initial": float((np.expm1(bounded) - bounded).mean()) if len(bounded) else NAN}
-
-
-def _tokens(parts: Sequence[np.ndarray]) -> Array:
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)

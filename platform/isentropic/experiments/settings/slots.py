@@ -12,7 +12,6 @@ from isentropic.methods.uec_rl.keep_rules import KeepRules
 from isentropic.methods.uec_rl.queue_replay import QueueReplayConfig
 from isentropic.methods.uec_rl.second_wave import SecondWave
 from isentropic.objectives import OBJECTIVES
-from isentropic.objectives.terms import TERMS
 from isentropic.objectives.tokens.mismatch import TOKEN_WEIGHTS
 from isentropic.objectives.tokens.reductions import REDUCTIONS
 from isentropic.tasks import TASKS
@@ -25,8 +24,7 @@ SLOTS: dict[str, dict[str, type]] = {
     "advantage": {"normalised": Normalised, "centred": Centred, "leave_one_out": LeaveOneOut},
     "reweight": {"none": NoReweight, "polarity": PolarityConfig},
     "token_weight": TOKEN_WEIGHTS,
-    "objective": {name: objective.config for name, objective in OBJECTIVES.items()},
-    "terms": TERMS,
+    "objective": OBJECTIVES,
     "reduction": REDUCTIONS,
     "reuse": {"none": NoReuse, "queue_replay": QueueReplayConfig},
 }

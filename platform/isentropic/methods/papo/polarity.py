@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
+from isentropic.columns import cut, join
 from isentropic.methods.papo.phase import Phase, PhaseConfig
 from isentropic.records import Floats, Sample
 
@@ -94,8 +95,9 @@ class Polarity:
         ([reconstructed]).
         """
         config = self.config
-        advantage = _concat([sample.advantage for sample in samples])
-        sensitivity = -_concat([sample.old.sensitivity for sample in samples])  # T
+        advantage = join([sample.advantage for sample in samples]).astype(np.float64)
+        # T of the paper, with the sign of its A T
+        sensitivity = -join([sample.old.sensitivity for sample in samples]).astype(np.float64)
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
         u = self.phase.advance(entropy_mean, expand, contract)
@@ -182,8 +184,7 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
 
 def _with_advantages(samples: Sequence[Sample], weighted: Floats) -> list[Sample]:
     """The flat [N] advantages cut back into the samples, in each sample's own type."""
-    cuts = np.cumsum([len(sample.advantage) for sample in samples])[:-1]
-    parts = np.split(weighted, cuts)
+    parts = cut(weighted, [len(sample.advantage) for sample in samples])
     return [
         replace(sample, advantage=part.astype(sample.advantage.dtype))
         for sample, part in zip(samples, parts, strict=True)
@@ -193,10 +194,6 @@ def _with_advantages(samples: Sequence[Sample], weighted: Floats) -> list[Sample
 def _flows(polarity: Floats) -> tuple[float, float]:
     """F+ and F-: sums of |P| over the expanding and the contracting tokens."""
     return float(polarity[polarity > 0].sum()), float(-polarity[polarity < 0].sum())
-
-
-def _concat(arrays: Sequence[Floats]) -> Floats:
-    return np.concatenate(arrays).astype(np.float64) if arrays else np.zeros(0)
 
 
 def _mean(values: Floats) -> float:
