@@ -289,10 +289,13 @@ class FakeRun:
         from isentropic.controller.method import Method
         from isentropic.controller.reporting import Reporter
         from isentropic.controller.sampler import Sampler
+        from isentropic.controller.trainer import Trainer
 
         for name in ("rollouts", "checkpoints"):
             (self.folder / name).mkdir(exist_ok=True)
         config, task, chat, grader = self.config, FakeTask(), FakeChat(), FakeGrader()
+        method = Method(config)
+        method.bind(chat=chat, task=task, model_path="")
         sampler = Sampler(
             task=task,
             chat=chat,
@@ -309,19 +312,18 @@ class FakeRun:
             chat=chat,
             grader=grader,
             make_sampling=lambda step: config.sampling.build(),
+            candidates=method.candidates,
             ledger=self.folder / "rollouts",
             eval_size=task.size("eval"),
         )
-        reporter = Reporter(config, self.lines, [], about={})
-        method = Method(config)
-        method.bind(chat=chat, task=task, model_path="")
         return Controller(
             config=config,
             learner=self.learner,
+            trainer=Trainer(config, self.learner, method),
             feed=feed,
-            reporter=reporter,
-            method=method,
+            reporter=Reporter(config, self.lines),
             folder=self.folder,
+            metadata={},
             **arguments,
         )
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from isentropic import batching
-from isentropic.controller.sampler import Clock, DrawnFrom, Sampler
+from isentropic.controller.sampler import DrawnFrom, Sampler
+from isentropic.controller.step import Clock
 from isentropic.methods.papo.polarity import Polarity, PolarityConfig
 from isentropic.methods.slots import Wave
 from isentropic.models.tiny import build_tokenizer
