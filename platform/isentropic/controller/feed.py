@@ -1,21 +1,22 @@
 """The engines' side of the run: which weights they hold when, and what they draw under them.
 
-The schedule is fixed by `rollout.max_staleness`, whatever the timing, so an overlapped run can be replayed and resumed
-bit for bit. "w2" are the weights after step 2; w0 are those of the start.
+`rollout.max_staleness` fixes the schedule, whatever the timing: an overlapped run can be replayed
+and resumed bit for bit. Below, w2 are the weights after step 2 and w0 those of the start.
 
     staleness   step:  1   2   3   4   5    the engines load w2
-        0              w0  w1  w2  w3  w4   when it is published, right after step 2
-        1              w0  w0  w1  w2  w3   when step 3 is drawn as well; they draw step 4 while 3 trains
-        2              w0  w0  w0  w1  w2   when step 4 is drawn as well; they draw step 5 while 3 and 4 train
+        0              w0  w1  w2  w3  w4   once published; then they draw step 3, and nobody trains
+        1              w0  w0  w1  w2  w3   once step 3 is drawn too; they draw 4 while 3 trains
+        2              w0  w0  w0  w1  w2   once step 4 is drawn too; they draw 5 while 3, 4 train
 
-So with staleness n the weights after step s draw step s + 1 + n, and those of the start all steps up to 1 + n:
+With staleness n the weights after step s draw step s + 1 + n, and w0 all steps up to 1 + n:
 
     n = 0   engines   draw 1 (w0) |         | draw 2 (w1) |         | draw 3 (w2)
             learner               | train 1 |             | train 2 |
     n = 1   engines   draw 1 (w0) | draw 2 (w0) | draw 3 (w1) | draw 4 (w2)
             learner               | train 1     | train 2     | train 3
 
-Weights that nothing is drawn under (all of it is in the ledger, or the run ends) are never loaded, except to evaluate.
+Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
+only to evaluate them.
 """
 
 import asyncio
@@ -42,14 +43,14 @@ PROBE_PROMPTS = 2  # per engine
 
 
 def steps_drawn_from(source: int, *, staleness: int, last: int) -> range:
-    """The steps up to `last` that the weights after step `source` draw: the table above, read by its entries."""
+    """The steps, up to `last`, that are drawn from the weights after step `source`."""
     newest = source + 1 + staleness
     oldest = newest if source else 1
     return range(oldest, min(newest, last) + 1)
 
 
 def last_step_drawn(done: int, *, staleness: int, last: int) -> int:
-    """The last step that is drawn from weights older than those after step `done`; 0 at the start."""
+    """The last step that is drawn from weights before those after step `done`; 0 at the start."""
     return min(done + staleness, last) if done else 0
 
 
@@ -105,11 +106,14 @@ class Feed:
         return await _future(self._deliveries, step)
 
     async def evaluation(self, step: int) -> Evaluation:
-        """Returns when the evaluation of the weights after `step` is drawn, if `evaluates(step)`."""
+        """Returns when the weights after `step` are evaluated; never if `evaluates` says no."""
         return await _future(self._evaluations, step)
 
     async def probe(self, source: int) -> list[Rollout]:
-        """A few rollouts sampled right after the engines took the weights after step `source`; [] if they never do."""
+        """A few rollouts, the first that the engines sample with the weights after step `source`.
+
+        [] if they never load these.
+        """
         return await _future(self._probes, source)
 
     def probe_so_far(self, source: int) -> list[Rollout]:
@@ -118,12 +122,15 @@ class Feed:
         return probe.result() if probe.done() else []
 
     async def next_draw(self, step: int) -> int:
-        """Where a run that resumes after `step` goes on in the data order: behind the last step drawn by then."""
+        """Where a run that resumes after `step` goes on in the data order.
+
+        That is behind the last step that the weights before it have drawn.
+        """
         drawn = last_step_drawn(step, staleness=self._staleness, last=self._last)
         return (await self.batch(drawn)).batch.next_draw
 
     async def settled(self) -> None:
-        """Returns when what is being drawn is in the ledger, and nothing more can be drawn without new weights."""
+        """Returns when nothing is being drawn, and nothing more can be without new weights."""
         await self._idle.wait()
 
     def forget(self, step: int) -> None:
@@ -133,7 +140,7 @@ class Feed:
         self._probes.pop(step - 1, None)
 
     def evaluates(self, step: int) -> bool:
-        """Whether the weights after `step` are evaluated. Those of the start always are: line 0 has their entropy."""
+        """Whether the weights after `step` are evaluated; w0 always, for the entropy of line 0."""
         every = self._config.evaluation.every
         return step == 0 or (every > 0 and (step % every == 0 or step == self._last))
 
@@ -142,7 +149,7 @@ class Feed:
 
         Args:
             done: the last step trained, 0 at the start.
-            next_draw: position in the data order of the first step that no weights before those after `done` draw.
+            next_draw: position in the data order behind what weights before those of `done` draw.
         """
         drawn = last_step_drawn(done, staleness=self._staleness, last=self._last)
         for step in range(done + 1, drawn + 1):
@@ -166,8 +173,8 @@ class Feed:
         batch = read_batch(self._ledger, step)
         if batch is None:
             raise ValueError(
-                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made after it was drawn. "
-                "Restore the file, or resume from an earlier checkpoint."
+                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made "
+                "after it was drawn. Restore the file, or resume from an earlier checkpoint."
             )
         return Delivery(batch)
 
@@ -185,7 +192,7 @@ class Feed:
         _future(self._deliveries, delivery.batch.step).set_result(delivery)
 
     async def _load(self, source: int) -> None:
-        """The engines take the weights after step `source`, unless they have them, and sample the probe under them."""
+        """Gives the engines the weights after step `source`, unless they have them, and probes."""
         if self._loaded == source:
             return
         self._idle.set()
@@ -201,7 +208,8 @@ class Feed:
         _future(self._probes, source).set_result(probe)
 
     async def _draw_probe(self, source: int) -> list[Rollout]:
-        # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than the learner's.
+        # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than
+        # the learner's, and the two could not be compared.
         wave = Wave(group_size=1, temperature=self._config.rollout.temperature)
         groups = await self._sampler.draw_evaluation(
             f"probe/{source}",

@@ -1,4 +1,4 @@
-"""The learner's side of a step, in records: score rollouts, train on samples. Packing is `batching`'s."""
+"""The learner's side of a step, in records: score rollouts, train on samples. `batching` packs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ class LearnerClient:
         return {rollout.key: score for rollout, score in zip(rollouts, scores, strict=True)}
 
     async def rescore(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Gives queued samples old scores of the weights they are about to be trained from; others stay as they are."""
+        """Scores queued samples again, under the weights that they are about to be trained from."""
         queued = [sample for sample in samples if sample.source == "queue"]
         if not queued:
             return list(samples)

@@ -1,7 +1,8 @@
 """The schedule of a run: what happens in a step, in which order. Start reading here.
 
-What is drawn under which weights is `feed.py`'s, how a step is trained `trainer.py`'s, what its line of numbers says
-`reporting.py`'s. The state of a run lies in the trainer, the reporter and the learner, and is in every checkpoint.
+`feed.py` decides what is drawn under which weights, `trainer.py` how a step is trained, and
+`reporting.py` which numbers it leaves. The state of a run lies in the trainer, the reporter and the
+learner; every checkpoint has all three.
 """
 
 import asyncio
@@ -44,7 +45,12 @@ class Controller:
         metadata: dict[str, Any],
         warn: Callable[[str], None] = log.warning,
     ) -> None:
-        """folder: of the run; metadata: what every checkpoint's manifest says of the run; warn: takes each warning."""
+        """
+        Args:
+            folder: of the run.
+            metadata: what the manifest of every checkpoint says of the run.
+            warn: takes each warning, for people to read.
+        """
         self._config = config
         self._learner = learner
         self._trainer = trainer
@@ -67,7 +73,8 @@ class Controller:
     async def run(self, resume: tuple[Path, checkpoints.Manifest] | None = None) -> None:
         """Runs all steps, from the start or from a checkpoint.
 
-        Raises LearnerLost only when what was being drawn is in the ledger: a new controller draws nothing again.
+        Raises LearnerLost only when what was being drawn is in the ledger, so that a new controller
+        draws nothing again.
         """
         next_draw = await self._restore(*resume) if resume else 0
         self._feeding = asyncio.create_task(self._feed.run(self._trainer.step, next_draw))
@@ -91,6 +98,7 @@ class Controller:
             await asyncio.gather(self._feeding, self._saver.settle(), return_exceptions=True)
 
     async def _run_step(self, number: int) -> None:
+        """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves."""
         await self._saver.look()
         watch = Stopwatch()
         with watch("waited"):
@@ -98,14 +106,14 @@ class Controller:
 
         probe = self._feed.probe_so_far(number - 1)
         step = await self._trainer.score(delivery, probe, watch)
-        # With staleness 1 the engines are about to sample the probe. Beyond 1 they draw another step first, and after
-        # the updates below the weights that the probe belongs to are gone: what comes too late is not compared.
+        # With staleness 1 the engines are about to sample the probe. Beyond 1 they draw another
+        # step first; by then the updates below have replaced the weights that it belongs to.
         if probe or self._config.rollout.max_staleness == 1:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
 
-        # Engines on the learner's GPUs wake up when weights are published: the learner has to be done with the memory.
-        # Engines on their own GPUs draw on while it measures.
+        # Engines on the learner's GPUs wake up when weights are published, and need its memory:
+        # it measures before that. Engines on GPUs of their own draw on while it measures.
         shared = self._config.cluster.placement == "shared"
         if shared:
             await self._trainer.recheck(step)
@@ -129,7 +137,7 @@ class Controller:
         self._feed.forget(number)
 
     async def _check_probe(self, step: Step, source: int) -> None:
-        """The engines have the weights after step `source`, or nothing more is trained on what they draw."""
+        """Raises RuntimeError if the engines drew with other weights than those after `source`."""
         probe = await self._fed(self._feed.probe(source))
         missing = [rollout for rollout in probe if rollout.key not in step.scores]
         step.scores |= await self._trainer.score_rollouts(missing)
@@ -160,7 +168,7 @@ class Controller:
         await self._saver.begin(manifest, state, best)
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
-        """Brings learner, trainer and reporter to the checkpoint; the position in the data from there on."""
+        """Goes back to a checkpoint; the position in the data order from there on."""
         state = checkpoints.read_state(checkpoint)
         await self._trainer.restore(checkpoint, manifest, state)
         self._reporter.load_state_dict(state["reporter"])

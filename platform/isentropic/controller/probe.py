@@ -1,4 +1,4 @@
-"""The probe: a few rollouts sampled right after each sync. They show whether the engines have the learner's weights."""
+"""The probe: a few rollouts sampled right after each sync. Do the engines have the weights?"""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,12 +18,12 @@ def probe_gap(probe: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]
 def check_probe(
     probe: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores], tolerance: float
 ) -> None:
-    """Raises RuntimeError if the engines' logprobs are not the learner's, up to `tolerance` nats."""
+    """Raises RuntimeError if engines and learner are over `tolerance` nats apart on any token."""
     gap = probe_gap(probe, scores)
     if gap > tolerance:
         raise RuntimeError(
-            f"after the last sync the engines' logprobs are {gap:.3g} nats off the learner's on the "
-            f"same tokens; rollout.probe_tolerance={tolerance:g} is allowed. Either the weights did "
-            "not arrive whole, or the two compute in different precision: compare rollout.dtype with "
-            "learner.dtype before raising the limit."
+            f"after the last sync the engines' logprobs are {gap:.3g} nats off the learner's on "
+            f"the same tokens; rollout.probe_tolerance={tolerance:g} is allowed. Either the "
+            "weights did not arrive whole, or the two compute in different precision: compare "
+            "rollout.dtype with learner.dtype before raising the limit."
         )

@@ -1,7 +1,7 @@
-"""What the controller needs of the others. `actors/` implements these over Ray, tests with short fakes.
+"""What the controller needs of the others: `actors/` has it over Ray, tests have short fakes.
 
-Every call has a deadline inside its implementation; on expiry it raises `WaitError`, which names who was
-waited for, for what, and how long.
+Every call has a deadline inside its implementation; on expiry it raises `WaitError`, which names
+who was waited for, for what, and how long.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -24,11 +24,11 @@ class WaitError(RuntimeError):
 
 
 class LearnerLost(RuntimeError):
-    """A rank died, hung or lost its peers. No rank can go on; new ones can, from the last checkpoint."""
+    """A rank died, hung or lost its peers. No rank can go on; new ones can, from a checkpoint."""
 
 
 class Weights(Protocol):
-    """Published weights. The controller never looks inside: it carries them from the learner to the pool."""
+    """Published weights. The controller carries them from the learner to the pool, unopened."""
 
     policy_version: int
 
@@ -39,11 +39,11 @@ class RolloutPool(Protocol):
     num_actors: int
 
     def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Completion]]:
-        """Yields completions as they finish, each request answered exactly once, in no promised order."""
+        """Yields completions as they finish: one per request, in no promised order."""
         ...
 
     async def load_weights(self, weights: Weights) -> None:
-        """All engines finish their requests, then hold `weights`; returns when the last one does."""
+        """All engines finish their requests, then take `weights`; returns when the last has."""
         ...
 
     async def sleep(self) -> None:
@@ -78,7 +78,10 @@ class LearnerGroup(Protocol):
         ...
 
     async def begin_save(self, folder: Path) -> None:
-        """Copies model, optimizer, scheduler and RNG; the copy is written under `folder` while other calls come."""
+        """Copies model, optimizer, scheduler and RNG.
+
+        The copy is written under `folder` while other calls come.
+        """
         ...
 
     async def end_save(self) -> None:
@@ -94,7 +97,10 @@ class Grader(Protocol):
     """Scores responses, outside the trusted process if the task demands it."""
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """One task reward per rollout, in order. A hung, crashed or non-finite check counts as `reward_on_error`."""
+        """One task reward per rollout, in order.
+
+        A check that hangs, crashes or gives no finite number counts as `rewards.reward_on_error`.
+        """
         ...
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a step leaves in numbers: its line of metrics.jsonl, one line of updates.jsonl per update, alarms."""
+"""What a step leaves in numbers: its line of metrics.jsonl, the rows of its updates, alarms."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ from isentropic.metrics.tokens import token_table
 from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
-# Facts about an update that only its line of updates.jsonl has: the step's line has no mean of them.
+# Facts about an update: they stand in updates.jsonl, and the step's line has no mean of them.
 FACTS = ("policy_version", "grad_norm", "skipped")
 
 
@@ -66,7 +66,11 @@ class Reporter:
     """Computes the metrics of every step and hands them out. Its state is in the checkpoint."""
 
     def __init__(self, config: Config, files: UpdateLog, logs: Sequence[Log] = ()) -> None:
-        """files: the run folder's JSONL, which also takes the updates; logs: the others that take every line."""
+        """
+        Args:
+            files: the JSONL files of the run folder, which also take the rows of the updates.
+            logs: the others that take every line.
+        """
         self._config = config
         self._files = files
         self._logs = [files, *logs]
@@ -76,7 +80,10 @@ class Reporter:
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
 
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
-        """Writes line 0: the policy before its first update, on held-out prompts at the training temperature."""
+        """Writes line 0: the policy before any update, on held-out prompts.
+
+        They are sampled at the training temperature, as the entropy of every later line.
+        """
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         metrics = {"policy_version": 0} | entropy_metrics(rollouts, scores)
         metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
@@ -155,7 +162,7 @@ class Reporter:
         return metrics
 
     def _update_row(self, step: Step, update: Update) -> dict[str, float]:
-        """The row of one update: the accounting of its tokens, and the panel of other objectives."""
+        """The row of an update: the accounting of its tokens, and the panel of other objectives."""
         config = self._config
         lengths = [len(sample.advantage) for sample in update.samples]
         table = token_table(
@@ -199,7 +206,7 @@ class Reporter:
         )
 
     def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """The entropy change predicted from all updates, beside the one measured on a share of the contexts."""
+        """The entropy change predicted from all updates, and the one measured on some contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
@@ -228,7 +235,8 @@ class Reporter:
         """Where the time went, and how fast both sides were."""
         seconds, total = step.watch.seconds, step.watch.total
         clock, sync_s = step.delivery.clock, step.delivery.sync_s
-        # On policy the loop waits while the engines load, draw and are graded: that time has keys of its own.
+        # On policy the loop waits while engines load, draw and are graded. That time has keys of
+        # its own and must not count as waiting too.
         on_policy = self._config.rollout.max_staleness == 0
         engines = clock.rollout_s + clock.reward_s + sync_s if on_policy else 0.0
         evaluated = step.evaluation.seconds if step.evaluation else 0.0

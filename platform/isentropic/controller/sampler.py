@@ -55,7 +55,7 @@ class Episode:
 
 
 class Sampler:
-    """Turns waves into graded groups. Holds no state of the run: the same draws give the same rollouts."""
+    """Turns waves into graded groups. It has no state: the same draws give the same rollouts."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Sampler:
     async def draw_step(
         self, sampling: Sampling, first_draw: int, drawn_from: DrawnFrom, clock: Clock
     ) -> tuple[tuple[Group, ...], int]:
-        """Draws all waves of one step; the groups in the order of their draws, and the next draw."""
+        """Draws all waves of one step: its groups, in the order of draws, and the next draw."""
         groups: dict[int, Group] = {}
         next_draw = first_draw
         while (wave := sampling.next_wave(tuple(groups.values()))) is not None:
@@ -196,7 +196,10 @@ class Sampler:
     def _advance(
         self, episode: Episode, completion: Completion, further: list[Request]
     ) -> Episode | None:
-        """Adds a turn. If the environment replies, adds the next request to `further`; else returns the episode."""
+        """Adds a turn to an episode; the episode if it is finished.
+
+        If the environment replies instead, the request of the next turn goes to `further`.
+        """
         start = episode.length
         episode.tokens.append(completion.token_ids)
         episode.turns.append((start, start + len(completion.token_ids)))

@@ -83,7 +83,7 @@ class Update:
 
 @dataclass(slots=True, kw_only=True)
 class Step:
-    """One step, filled in from the old-policy pass to the evaluation; the report reads all of it."""
+    """All that one step did, filled in from its old-policy pass on; the report is made from it."""
 
     step: int
     policy_version: int  # before its updates

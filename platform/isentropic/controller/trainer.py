@@ -1,6 +1,7 @@
-"""One step's training: old-policy pass, the method's stages, updates, replay. No engine, no schedule.
+"""The training of one step: old-policy pass, the method's stages, updates, replay.
 
-The loop hands it batches that were just drawn, a replay batches of the ledger; the numbers are the same.
+No engine and no schedule: the loop hands in batches that were just drawn, a replay those of the
+ledger, and the numbers are the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +23,14 @@ from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 class Trainer:
     """Trains one step after the other.
 
-    Owns the position in training (step, policy version, skipped updates in a row) and the state of the method and
-    of the coefficients of its loss terms. Weights and optimizer are the learner's.
+    Owns the position in training (step, policy version, skipped updates in a row) and the state of
+    the method and of the coefficients of its loss terms. Weights and optimizer are the learner's.
     """
 
     def __init__(
         self, config: Config, learner: LearnerGroup, method: Method, *, order: int = 0
     ) -> None:
-        """order: 0 puts a step's prompts into updates as every run does, any other number in another way."""
+        """order: 0 puts a step's prompts into updates as every run does; others, in other ways."""
         self.step = 0  # the last one trained; 0 is the start
         self.policy_version = 0
         self._config = config
@@ -42,7 +43,7 @@ class Trainer:
     async def score(
         self, delivery: Delivery, probe: Sequence[Rollout] = (), watch: Stopwatch | None = None
     ) -> Step:
-        """Opens the step after the last one, with the old-policy pass over everything that was drawn for it.
+        """Opens the next step, with the old-policy pass over everything that was drawn for it.
 
         Args:
             probe: rollouts sampled right after the last sync, as many as are there by now.
@@ -54,8 +55,8 @@ class Trainer:
         with watch("old_logprob"):
             teachers = self._method.candidates(batch.groups, batch.teachers)
             scores = await self._client.score([*batch.rollouts, *teachers])
-            # Whether the probe is there by now depends on timing, and packing moves the last bits of what is
-            # packed together: the step's own scores must not depend on it.
+            # Packed apart from the step's own rollouts: whether the probe is there by now depends
+            # on timing, and the last bits of a score depend on what it is packed with.
             scores |= await self._client.score(probe, reference=False)
         return Step(
             step=batch.step,
@@ -67,7 +68,7 @@ class Trainer:
         )
 
     async def train(self, step: Step) -> Step:
-        """Runs the method's stages on a scored step, then the updates, then those on replayed samples."""
+        """Runs the method's stages on a scored step, then its updates, then those of a replay."""
         batch = step.delivery.batch
         entropy = mean_entropy(batch.rollouts, step.scores)
         selected = self._method.select(batch.groups, step.scores, step.teachers)
@@ -86,7 +87,7 @@ class Trainer:
         return step
 
     async def recheck(self, step: Step) -> None:
-        """Measures the entropy after the updates, on a hashed share of the contexts that the step trained on."""
+        """Scores a hashed share of what the step trained on again, for the entropy afterwards."""
         if not step.updates:
             return
         contexts = self._recheck_subset([sample.rollout for sample in step.samples])
@@ -102,7 +103,7 @@ class Trainer:
         return {"method": self._method.state_dict(), "terms": self._terms.state_dict()}
 
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
-        """Goes back to a checkpoint, the learner too. `state` is the whole of `checkpoints.read_state`."""
+        """Goes back to a checkpoint, the learner too; `state` is what its `read_state` gave."""
         await self._learner.load(checkpoint / "learner")
         # Checkpoints from before version 0.2 say "teaching".
         self._method.load_state_dict(state["method"] if "method" in state else state["teaching"])
@@ -111,7 +112,7 @@ class Trainer:
         self.policy_version = manifest.policy_version
 
     def follow(self, other: "Trainer") -> None:
-        """Takes the position of a trainer of another config, and its state as far as both have the same slots."""
+        """Takes another trainer's position, and its state as far as both have the same slots."""
         state = self._method.state_dict()
         for slot, value in other._method.state_dict().items():
             if getattr(self._config, slot) == getattr(other._config, slot):
@@ -142,14 +143,19 @@ class Trainer:
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if update.skipped else 0
             if self._skipped_in_a_row > limit:
                 raise RuntimeError(
-                    f"{self._skipped_in_a_row} updates in a row (the last in step {step}) had a gradient or loss "
-                    f"that is not finite; learner.max_skipped_updates={limit} are allowed. The weights are still "
-                    f"those of policy version {self.policy_version}, and the step's rollouts are in the ledger. "
-                    "Lower learner.lr, look at the step's longest responses, or use learner.dtype=float32."
+                    f"{self._skipped_in_a_row} updates in a row (the last in step {step}) had a "
+                    "gradient or loss that is not finite; "
+                    f"learner.max_skipped_updates={limit} are allowed. The weights are still those "
+                    f"of policy version {self.policy_version}, and the step's rollouts are in the "
+                    "ledger. Lower learner.lr, look at the step's longest responses, or use "
+                    "learner.dtype=float32."
                 )
 
     async def _replay(self, step: Step) -> None:
-        """Makes the updates on stored samples, and measures what they do to the entropy of the step's own contexts."""
+        """Makes the updates on stored samples, if this step replays.
+
+        Measures what they do to the entropy of a hashed share of the step's own first wave.
+        """
         samples = self._method.replay(step.step)
         if not samples:
             return
@@ -167,7 +173,7 @@ class Trainer:
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
-    """Entropy of the first wave in nats per token, over all its response tokens, before any filter."""
+    """Entropy of the first wave, in nats per token, over all its responses, before any filter."""
     entropies = [scores[rollout.key].entropy for rollout in first_wave(rollouts)]
     tokens = sum(len(entropy) for entropy in entropies)
     return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / max(tokens, 1))
