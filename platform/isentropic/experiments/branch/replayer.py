@@ -38,10 +38,10 @@ class LastLine:
 
 
 class Replayer:
-    """Trains steps of a recorded run again, under its config or another, from any state of its learner.
+    """Trains steps of a recorded run again, under its config or another.
 
-    The state of the training (step, method, loss terms) and of the report is its own; that of the learner, which
-    several replayers may share, is the caller's business.
+    It starts from any state of its learner, which several replayers may share: that state is the
+    caller's business. The state of the method, the loss terms and the report is the replayer's.
     """
 
     def __init__(
@@ -62,7 +62,10 @@ class Replayer:
         return self._trainer.step
 
     async def configure(self) -> None:
-        """Gives the learner this replayer's objective and hyper-parameters; its weights stay, AdamW starts afresh."""
+        """Gives the learner this replayer's objective and hyper-parameters.
+
+        The weights stay; AdamW starts afresh.
+        """
         await self._learner.configure(**settings_of(self._config))
 
     async def restore(self, checkpoint: Path, manifest: Manifest) -> None:
@@ -76,11 +79,11 @@ class Replayer:
         self._trainer.follow(other._trainer)
 
     async def train(self, batch: Batch) -> Step:
-        """Trains the step of `batch`: old-policy pass, the method's stages, its updates. No report."""
+        """Trains the step of `batch`: old-policy pass, the method's stages, updates. No report."""
         return await self._trainer.train(await self._trainer.score(Delivery(batch)))
 
     async def report(self, step: Step) -> dict[str, Any]:
-        """The line of metrics.jsonl that the step would have written, as far as it needs no engine."""
+        """The line that the step would have in metrics.jsonl, as far as it needs no engine."""
         await self._trainer.recheck(step)
         self._reporter.step(step)
         line = self._last.line
@@ -92,10 +95,10 @@ class Replayer:
 
 
 async def walk_to(run: RecordedRun, replayer: Replayer, step: int, *, exact: bool = False) -> int:
-    """Brings a replayer of the recorded config to the state after `step`; the number of steps it had to train.
+    """Brings a replayer of the recorded config to the state after `step`; the steps it trained.
 
-    It starts from its own state or a checkpoint, whichever is nearer, and trains the recorded steps between. `exact`
-    reports them too, so that the reporter's running statistics are those of the run.
+    It starts from its own state or a checkpoint, whichever is nearer, and trains the recorded steps
+    between. `exact` reports them too, so that the reporter's running statistics are the run's.
 
     Raises ValueError if the ledger lacks a step between.
     """
@@ -112,5 +115,8 @@ async def walk_to(run: RecordedRun, replayer: Replayer, step: int, *, exact: boo
 
 
 def without_panel(config: Config) -> Config:
-    """The config without the panel of counterfactual objectives: a comparison that trains them needs no guess."""
+    """The config without its panel of counterfactual objectives.
+
+    A comparison trains other objectives: it needs no estimate of what they would have done.
+    """
     return replace(config, accounting=replace(config.accounting, counterfactuals={}))
