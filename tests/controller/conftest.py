@@ -343,14 +343,14 @@ class FakeRun:
             eval_size=FakeTask().size("eval"),
         )
 
-    def sampler(self):
+    def sampler(self, grader=None):
         from isentropic.controller.sampler import Sampler
 
         return Sampler(
             task=FakeTask(),
             chat=FakeChat(),
             pool=self.pool,
-            grader=FakeGrader(),
+            grader=grader or FakeGrader(),
             config=self.config.rollout,
             seed=self.config.seed,
             window=20,
