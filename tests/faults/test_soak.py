@@ -50,6 +50,10 @@ def train_less(run):
     )
 
 
+def lose_a_fate(run):
+    rewrite(run / "trained" / "step_000003.parquet", lambda table: table.slice(1))
+
+
 def lose_a_line(run):
     path = run / "metrics.jsonl"
     path.write_text("".join(line for line in path.open() if json.loads(line)["step"] != 3))
@@ -62,6 +66,7 @@ def lose_a_line(run):
         (lose_a_rollout, "is not in the ledger|are not 0, 1, 2"),
         (train_twice, "was trained on 2 times as new"),
         (train_less, "samples and has"),
+        (lose_a_fate, "of step 3 has no fate"),
         (lose_a_line, "does not have each step once"),
     ],
 )
