@@ -255,12 +255,13 @@ def check(folder: Path, seed: int) -> list[str]:
     trained = Counter()
     for line in written[1:]:
         table = pq.read_table(folder / "trained" / f"step_{line['step']:06d}.parquet").to_pylist()
+        rows = [row for row in table if row.get("fate", "trained") == "trained"]
         trained.update(
-            (row["draw"], row["wave"], row["sample"]) for row in table if row["source"] == "new"
+            (row["draw"], row["wave"], row["sample"]) for row in rows if row["source"] == "new"
         )
-        if len(table) != line["update/samples"]:
+        if len(rows) != line["update/samples"]:
             wrong.append(
-                f"step {line['step']} says {line['update/samples']} samples and has {len(table)}"
+                f"step {line['step']} says {line['update/samples']} samples and has {len(rows)}"
             )
     wrong += [
         f"{key} was trained on {count} times as new" for key, count in trained.items() if count > 1

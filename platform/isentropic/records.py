@@ -157,7 +157,8 @@ class MicroBatch:
     predict: Ints  # [N] position in T of the hidden state that predicts each response token
     target: Ints  # [N] the response token itself
     sequence_id: Ints  # [N] which of the S sequences a response token belongs to
-    rows: Ints  # [S] index of each sequence in the batch that was packed; -1 for a filler
+    # [S] place of each sequence in what was packed (an update: its minibatch); -1: a filler.
+    rows: Ints
     # Each [N]: advantage, old_logprob, loss_weight, ...
     fields: dict[str, NDArray] = field(default_factory=dict)
     # [S] references of each sequence's images; empty: no sequence has an image.

@@ -308,7 +308,7 @@ class FakeRun:
             sampler=sampler,
             chat=chat,
             grader=grader,
-            make_sampling=lambda step: config.sampling.build(),
+            make_sampling=lambda step: config.sampling,
             ledger=self.folder / "rollouts",
             eval_size=task.size("eval"),
         )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from isentropic import batching
+from isentropic.columns import join
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.records import Floats, Rollout, RolloutKey, Sample, TokenScores
@@ -19,8 +20,7 @@ class Update:
     """One optimizer step, its tokens in the order of `samples`."""
 
     samples: tuple[Sample, ...]
-    loss_weight: tuple[float, ...]  # of every token of each sample
-    nll_weight: tuple[float, ...]  # same, in the NLL term
+    weights: dict[str, list[float]]  # by name, of every token of each sample
     term_coefficients: dict[str, float]
     seed: int
     policy_version: int  # of the weights it started from
@@ -102,19 +102,18 @@ class LearnerClient:
         for index, members in enumerate(plan):
             ranks = [result.updates[index] for result in results]
             packed = [batch.updates[index] for batch in batches]
-            columns = batching.unpack_columns(
-                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(samples)
+            rows = batching.unpack_columns(
+                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(members)
             )
             updates.append(
                 Update(
                     samples=tuple(samples[member] for member in members),
-                    loss_weight=tuple(weights[index][0]),
-                    nll_weight=tuple(weights[index][1]),
+                    weights=weights[index],
                     term_coefficients=term_coefficients,
                     seed=batches[0].seeds[index],
                     policy_version=version + sum(not update.skipped for update in updates),
-                    logprob=np.concatenate([columns[member][0] for member in members]),
-                    entropy=np.concatenate([columns[member][1] for member in members]),
+                    logprob=join([logprob for logprob, _ in rows]),
+                    entropy=join([entropy for _, entropy in rows]),
                     grad_norm=ranks[0].grad_norm,
                     skipped=ranks[0].skipped,
                     learning_rate=ranks[0].learning_rate,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from isentropic.config import Config
 from isentropic.controller.feed import Evaluation
@@ -158,21 +157,18 @@ class Reporter:
 
     def _update_row(self, step: Any, update: Update) -> dict[str, float]:
         """One update: the accounting of its tokens, and the panel of other objectives."""
-        config, lengths = self._config, [len(sample.advantage) for sample in update.samples]
+        config = self._config
         table = token_table(
             update.samples,
-            loss_weight=np.repeat(update.loss_weight, lengths),
+            weights=update.weights,
             logprob=update.logprob,
             entropy=update.entropy,
         )
         coefficients = config.objective.at(step.step)
-        fields = loss_fields(table) | {
-            "nll_weight": torch.from_numpy(np.repeat(update.nll_weight, lengths))
-        }
         leaves = leaf_gradients(
             config.objective,
             coefficients,
-            fields,
+            loss_fields(table),
             terms=config.terms,
             term_coefficients=update.term_coefficients,
             seed=update.seed,
@@ -189,7 +185,9 @@ class Reporter:
             "skipped": update.skipped,
             "learning_rate": update.learning_rate,
         }
-        row |= update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+        row |= update_metrics(
+            table, push=push, bounds=coefficients, p_split=p_split, token_metrics=own
+        )
         row |= {
             name: float(value.mean())
             for name, value in own.items()

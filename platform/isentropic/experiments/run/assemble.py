@@ -152,7 +152,7 @@ class Assembly:
             sampler=sampler,
             chat=prepared.chat,
             grader=self.grader,
-            make_sampling=lambda step: config.sampling.build(),
+            make_sampling=lambda step: config.sampling,
             ledger=self.folder / "rollouts",
             eval_size=prepared.task.size("eval"),
         )
