@@ -51,12 +51,14 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> dict[str, float]:
-    """`fate/<name>_frac`: what became of the policy's rollouts of this step, all waves; the shares sum to 1.
+    """Computes `fate/<name>_frac`, the shares of what became of the policy's rollouts of this step.
 
+    Over all waves; the shares sum to 1.
     Teachers are left out, and so are rollouts of earlier steps that left the queue in this one.
 
     Args:
-        possible: every fate that the method can give (`Method.possible_fates`); one that none had is 0.
+        possible: every fate that the method can give (`Method.possible_fates`); one that no
+            rollout had is 0.
     """
     drawn = [fate for fate in fates if fate.rollout.step == step and not fate.rollout.is_teacher]
     counts = Counter(fate.name for fate in drawn)
