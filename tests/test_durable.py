@@ -1,4 +1,4 @@
-"""A disk that is full for a moment costs nothing; one that stays full is told."""
+"""A disk that is full for a moment costs nothing; one that stays full raises."""
 
 import errno
 from functools import partial
@@ -14,7 +14,7 @@ from isentropic.metrics.sinks.jsonl import JsonlFile, read_lines
 
 @pytest.fixture
 def waits(monkeypatch):
-    """Seconds waited; no time passes."""
+    """Records the seconds that would be waited; no time passes."""
     waited = []
     monkeypatch.setattr(durable.time, "sleep", waited.append)
     return waited
@@ -24,7 +24,9 @@ class Disk:
     """Fails so many times, then takes three bytes at a time."""
 
     def __init__(self, failures, number=errno.ENOSPC):
-        self.failures, self.number, self.taken = failures, number, b""
+        self.failures = failures
+        self.number = number
+        self.taken = b""
 
     def write(self, data):
         if self.failures:
@@ -57,7 +59,7 @@ def test_other_errors_are_no_matter_of_room(waits):
 
 
 def test_parquet_says_when_the_disk_is_full(tmp_path):
-    """What the ledger is written with keeps the number of the error; it then removes the file, here a link."""
+    """The ledger's writer keeps the error's number, and removes the file, which is a link here."""
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError, match="space") as caught:
         pq.write_table(pa.table({"a": list(range(100_000))}), tmp_path / "full")

@@ -14,7 +14,7 @@ PAD = 9
 
 @pytest.fixture
 def images():
-    """A token shows 28 x 28 pixels, an image has 1 to 16 tokens."""
+    """Reads images of 1 to 16 tokens; a token shows 28 x 28 pixels."""
     processor = Qwen2VLImageProcessorPil(patch_size=14, merge_size=2, temporal_patch_size=2)
     return Images(processor, limits=(28**2, 16 * 28**2), token_id=PAD)
 
@@ -48,7 +48,7 @@ def test_size(images, picture, width, height, size):
 
 
 def test_an_image_at_its_final_size_is_left_alone_by_the_processor(images, picture):
-    """So an engine whose processor scales images with another library sees the same pixels."""
+    """An engine whose processor scales images with another library sees the same pixels."""
     path = picture(60, 30)
     processor = Qwen2VLImageProcessorPil(
         patch_size=14, merge_size=2, temporal_patch_size=2, min_pixels=28**2, max_pixels=16 * 28**2
@@ -83,6 +83,5 @@ def test_a_file_that_is_no_image_is_named(images, tmp_path):
 
 def test_only_models_with_images_have_tokens_that_are_never_written():
     assert banned_tokens(SimpleNamespace(model_type="qwen3")) == ()
-    assert banned_tokens(
-        SimpleNamespace(model_type="qwen2_5_vl", image_token_id=5, video_token_id=6)
-    ) == (5, 6)
+    config = SimpleNamespace(model_type="qwen2_5_vl", image_token_id=5, video_token_id=6)
+    assert banned_tokens(config) == (5, 6)

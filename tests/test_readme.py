@@ -142,7 +142,6 @@ STILL_TO_CLEAN = {
     *(f"platform/isentropic/metrics/{name}.py" for name in ("accounting", "classes", "tokens")),
     "platform/isentropic/metrics/report/charts/cause.py",
     "platform/isentropic/objectives/tokens/statistics.py",
-    "platform/isentropic/records.py",
     "tests/controller/test_loop.py",
     "tests/faults/training_job.py",
     "tests/methods/uec_rl/test_keep_rules.py",

@@ -10,12 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-WAITS_S = (0.1, 0.3, 1.0, 3.0)  # for room
+WAITS_S = (0.1, 0.3, 1.0, 3.0)  # before each new attempt on a full disk
 
 
 @contextmanager
 def replace_durably(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there becomes `path` on success, and only then."""
+    """Yields a temporary path; what is written there becomes `path`, on success only."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
         yield temporary
@@ -33,9 +33,10 @@ def write_text_durably(path: Path, text: str) -> None:
 
 
 def when_there_is_room(write: Callable[[], T]) -> T:
-    """write(), again after a while where the disk is full: a checkpoint that filled it is being removed.
+    """Calls `write`, and again after a while if the disk is full.
 
-    To be called in a thread. Raises the last OSError.
+    A checkpoint that filled the disk is removed meanwhile. Call this in a thread: it sleeps. Raises
+    the last OSError.
     """
     for seconds in WAITS_S:
         try:
@@ -48,7 +49,7 @@ def when_there_is_room(write: Callable[[], T]) -> T:
 
 
 def sync_file(path: Path) -> None:
-    """Hands the file's bytes to the disk."""
+    """Forces the file's bytes to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -57,5 +58,5 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Hands the folder's names to the disk: without it a rename may be lost with the power."""
+    """Forces the folder's names to disk: without it a loss of power may undo a rename."""
     sync_file(path)

@@ -1,7 +1,7 @@
-"""Images of prompts, from references to pixels: one way for the controller, the engines and the learner.
+"""Images of prompts, from references to pixels, for the controller, the engines and the learner.
 
-Queues, ledgers and checkpoints hold references (paths) alone. Whoever needs pixels reads them here, so that all sides
-see the same ones: an image is brought to its final size before it reaches any processor.
+Queues, ledgers and checkpoints hold only references (paths). All who need pixels read them here and
+so see the same ones: an image is brought to its final size before it reaches any processor.
 """
 
 from functools import lru_cache
@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 from isentropic.records import Floats, Ints
 
 KINDS = ("qwen2_vl", "qwen2_5_vl")  # model types whose images are understood here
-# Added to the logits of image and video tokens, in engine and learner alike: a policy that wrote one would be read as
-# having seen an image that is not there. e^-100 of anything is nothing in float32.
+# Added to the logits of image and video tokens, in engine and learner alike: a policy that wrote
+# one would be read as having seen an image that is not there. Beside any other token's probability
+# a factor of e^-100 is nothing in float32.
 BANNED = -100.0
-READ_IMAGES = 16  # kept: the requests of a group follow each other
+READ_IMAGES = 16  # that are kept: the requests of a group follow each other
 
 
 def reads_images(config: Any) -> bool:
-    """Whether a model with this Hugging Face config is given the images of its prompts."""
+    """Returns whether a model with this Hugging Face config is given its prompts' images."""
     return getattr(config, "model_type", None) in KINDS
 
 
 def banned_tokens(config: Any) -> tuple[int, ...]:
-    """Token ids that the policy never writes; none where the model reads text alone."""
+    """Returns the token ids that the policy never writes; none for a text-only model."""
     return (config.image_token_id, config.video_token_id) if reads_images(config) else ()
 
 
@@ -41,16 +42,14 @@ class Images:
 
     Args:
         processor: transformers' `Qwen2VLImageProcessorPil`, which needs no torchvision.
-        limits: least and most pixels of an image, which is scaled to lie between; None: those of `processor`.
+        limits: fewest and most pixels of an image, which is scaled to lie between; None: those of
+            `processor`.
         token_id: stands in a prompt once for each token of an image.
     """
 
     def __init__(self, processor: Any, *, limits: tuple[int, int] | None, token_id: int) -> None:
-        self.limits = (
-            tuple(limits)
-            if limits
-            else (processor.size["shortest_edge"], processor.size["longest_edge"])
-        )
+        size = processor.size
+        self.limits = tuple(limits or (size["shortest_edge"], size["longest_edge"]))
         self.token_id = token_id
         self._processor = processor
         self._factor = processor.patch_size * processor.merge_size
@@ -58,39 +57,45 @@ class Images:
         self.read = lru_cache(maxsize=READ_IMAGES)(self._read)
 
     def expand(self, token_ids: Ints, media: tuple[str, ...], prompt_id: str) -> Ints:
-        """The prompt with one token in the place of each image -> one for each token of the image."""
-        found = int((token_ids == self.token_id).sum())
-        if found != len(media):
+        """Repeats the one token in the place of each image once per token of the image."""
+        is_image = token_ids == self.token_id
+        places = int(is_image.sum())
+        if places != len(media):
             raise ValueError(
-                f"prompt {prompt_id} with {len(media)} image(s) has {found} place(s) for them after the chat template. "
-                "Give each image one place, '<image>' in its prompt's text, or none to have them all in front of it."
+                f"prompt {prompt_id} with {len(media)} image(s) has {places} place(s) for them "
+                "after the chat template. Give each image one place, '<image>' in its prompt's "
+                "text, or none to have them all in front of it."
             )
         counts = np.ones(len(token_ids), dtype=np.int64)
-        counts[token_ids == self.token_id] = [self.num_tokens(reference) for reference in media]
+        counts[is_image] = [self.num_tokens(reference) for reference in media]
         return np.repeat(token_ids, counts)
 
     def collapse(self, token_ids: Ints) -> Ints:
-        """One token for each run of image tokens, as vLLM wants to be given them."""
+        """Replaces each run of image tokens by one token, which is what vLLM expects."""
         image = token_ids == self.token_id
         again = np.zeros_like(image)
         again[1:] = image[1:] & image[:-1]
         return token_ids[~again]
 
     def patches(self, reference: str) -> Patches:
-        """The image of `reference` for the vision tower."""
-        out = self._processor(images=[self.read(reference)], do_resize=False, return_tensors="np")
-        return Patches(
-            np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0])
-        )
+        """Reads the image of `reference` for the vision tower."""
+        return self._cut(self.read(reference))
 
     def blank(self) -> Patches:
-        """The smallest image there is, one token; for a microbatch without one, so that all ranks do the same."""
+        """Makes the smallest image, one token, for a microbatch without any.
+
+        With it the vision tower runs on every rank, as FSDP's collectives demand.
+        """
         from PIL import Image
 
-        square = Image.new("RGB", (self._factor, self._factor))
-        out = self._processor(images=[square], do_resize=False, return_tensors="np")
+        return self._cut(Image.new("RGB", (self._factor, self._factor)))
+
+    def _cut(self, image: Any) -> Patches:
+        # do_resize=False: the processor must not scale again what has its final size.
+        out = self._processor(images=[image], do_resize=False, return_tensors="np")
         return Patches(
-            np.asarray(out["pixel_values"], dtype=np.float32), np.asarray(out["image_grid_thw"][0])
+            pixels=np.asarray(out["pixel_values"], dtype=np.float32),
+            grid=np.asarray(out["image_grid_thw"][0]),
         )
 
     def _num_tokens(self, reference: str) -> int:
@@ -99,7 +104,7 @@ class Images:
         return height * width // self._factor**2
 
     def _read(self, reference: str) -> Any:
-        """The image in RGB at its final size; what is transparent is white."""
+        """Reads the image in RGB at its final size; what is transparent becomes white."""
         from PIL import Image
 
         with _opened(reference) as image:
@@ -129,10 +134,10 @@ class Images:
 def load_images(
     path: str, config: Any, limits: tuple[int, int] | None, revision: str | None = None
 ) -> Images | None:
-    """The reader for the model of `path` with this Hugging Face config; None where it reads text alone."""
+    """Makes the reader for the model of `path` with this Hugging Face config; None if text-only."""
     if not reads_images(config):
         return None
-    # By its own module: transformers' public name for it asks for torchvision.
+    # From the module itself: transformers' public name for the class asks for torchvision.
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     processor = Qwen2VLImageProcessorPil.from_pretrained(path, revision=revision)
@@ -140,7 +145,10 @@ def load_images(
 
 
 def same_tokens(one: NDArray, other: NDArray) -> bool:
-    """Whether two prompts are the same; what an engine made of an image must be what the learner will read."""
+    """Returns whether two prompts are the same.
+
+    What an engine made of an image must be what the learner will read.
+    """
     return len(one) == len(other) and bool((np.asarray(one) == np.asarray(other)).all())
 
 
@@ -151,5 +159,6 @@ def _opened(reference: str) -> Any:
         return Image.open(reference)
     except OSError as error:
         raise ValueError(
-            f"image {reference} cannot be opened ({error}). References are paths that every machine of the run sees."
+            f"image {reference} cannot be opened ({error}). "
+            "Give a path that every machine of the run sees."
         ) from error

@@ -1,7 +1,7 @@
 """The records that travel through a step: prompts, requests, rollouts, samples, microbatches.
 
-Shapes: T tokens of a sequence (prompt and turns), N response tokens (those the policy chose), S sequences.
-Arrays are numpy on the host; the learner alone turns them into tensors on its device.
+Shapes: T tokens of a sequence (prompt and turns), N response tokens (those the policy chose), S
+sequences. Arrays are numpy on the host; only the learner turns them into tensors on its device.
 """
 
 from dataclasses import dataclass, field
@@ -15,16 +15,18 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "turns"]
 Source = Literal["new", "queue", "replay"]
 
-POLICY = "policy"  # Rollout.origin of what the policy itself wrote; teachers are "teacher:<name>"
+# Rollout.origin of what the policy itself wrote; of a teacher it is "teacher:<name>".
+POLICY = "policy"
 
 
 class RolloutKey(NamedTuple):
-    """Names one rollout of a run. Sorting by it is the canonical order: it does not depend on who finished first."""
+    """Names one rollout of a run.
+
+    Sorting by it is the canonical order: it does not depend on which rollout finished first.
+    """
 
     split: str  # "train", or "eval/<set>"
-    draw: (
-        int  # index in the data order; the prompt of draw d is the same in every run with this seed
-    )
+    draw: int  # index in the data order; draw d has the same prompt in every run with this seed
     wave: int  # 0 is the first wave
     sample: int  # index inside (draw, wave)
 
@@ -45,7 +47,7 @@ class Request:
 
     key: RolloutKey
     turn: int
-    token_ids: Ints  # [T] all tokens before this turn; one for each token of an image
+    token_ids: Ints  # [T] all tokens before this turn, image tokens included
     seed: int  # 62 bits, from `seeds.rollout_seed`
     temperature: float
     top_p: float = 1.0
@@ -56,11 +58,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """What an engine answers to one Request."""
+    """An engine's answer to one Request."""
 
     key: RolloutKey
     turn: int
-    token_ids: Ints  # [N] the end-of-sequence token included, where there is one
+    token_ids: Ints  # [N] with the end-of-sequence token, if there is one
     logprob: Floats  # [N] nats, as sampled: at the request's temperature
     finish_reason: FinishReason
     policy_version: int
@@ -68,13 +70,16 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One finished episode. `reward` is the task's and is never overwritten; shaping writes `shaped_reward`."""
+    """One finished episode.
+
+    `reward` is the task's and is never overwritten; shaping writes `shaped_reward`.
+    """
 
     key: RolloutKey
     prompt: Prompt
     token_ids: Ints  # [T] prompt, then turns with the environment's text between them
     turns: tuple[tuple[int, int], ...]  # spans [start, end) of token_ids that the policy wrote
-    rollout_logprob: Floats  # [N] as the engine sampled them; NaN where no engine did (teachers)
+    rollout_logprob: Floats  # [N] nats, as the engine sampled; NaN if none did (teachers)
     temperature: float
     seed: int
     finish_reason: FinishReason
@@ -87,7 +92,7 @@ class Rollout:
 
     @property
     def response_mask(self) -> NDArray[np.bool_]:
-        """[T] True where the policy chose the token."""
+        """[T] bool: the policy chose the token."""
         mask = np.zeros(len(self.token_ids), dtype=bool)
         for start, end in self.turns:
             mask[start:end] = True
@@ -117,23 +122,28 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenScores:
-    """Statistics of one rollout's response tokens under one set of weights, at the training temperature."""
+    """Statistics of one rollout's response tokens under one set of weights.
+
+    All are at the training temperature.
+    """
 
     logprob: Floats  # [N] nats
     entropy: Floats  # [N] nats, exact, over the full vocabulary
-    sensitivity: Floats  # [N] S of CE-GPPO (specs/ce_gppo.md 5.2): dH = -eta * weight * S
+    # [N] S = p_y (log p_y + H) - sum_a p_a^2 (log p_a + H): a push of the token moves the entropy H
+    # by -eta * push * S (docs/metrics.md).
+    sensitivity: Floats
     sum_p2: Floats  # [N] sum over the vocabulary of p^2
-    ref_logprob: Floats | None = None  # [N] under the frozen reference model, where asked
+    ref_logprob: Floats | None = None  # [N] under the frozen reference model, if requested
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A rollout with all that its update needs. Replayed samples keep what they were inserted with."""
+    """A rollout with all that its update needs; a replayed one keeps what it was stored with."""
 
     rollout: Rollout
     old: TokenScores  # under the weights its update began with
     advantage: Floats  # [N] reward units
-    token_weight: Floats  # [N] correction of the engine's mismatch; 1 where none
+    token_weight: Floats  # [N] correction of the engine's mismatch; 1: no correction
     source: Source = "new"
 
 
@@ -144,18 +154,15 @@ class MicroBatch:
     token_ids: Ints  # [T] all sequences end to end
     position_ids: Ints  # [T] position inside its own sequence
     cu_seqlens: Ints  # [S + 1] boundaries of the sequences in token_ids
-    predict: Ints  # [N] where in T the hidden state that predicts each response token stands
+    predict: Ints  # [N] position in T of the hidden state that predicts each response token
     target: Ints  # [N] the response token itself
     sequence_id: Ints  # [N] which of the S sequences a response token belongs to
-    rows: (
-        Ints  # [S] place of each sequence in what was packed (an update: its minibatch); -1 filler
-    )
-    fields: dict[str, NDArray] = field(
-        default_factory=dict
-    )  # [N] each: advantage, old_logprob, loss_weight, ...
-    media: tuple[
-        tuple[str, ...], ...
-    ] = ()  # [S] references of each sequence's images; empty: no image in any
+    # [S] place of each sequence in what was packed (an update: its minibatch); -1: a filler.
+    rows: Ints
+    # Each [N]: advantage, old_logprob, loss_weight, ...
+    fields: dict[str, NDArray] = field(default_factory=dict)
+    # [S] references of each sequence's images; empty: no sequence has an image.
+    media: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +170,9 @@ class StepBatch:
     """The updates of one step, for one learner rank."""
 
     step: int
-    updates: tuple[
-        tuple[MicroBatch, ...], ...
-    ]  # [K][microbatches]; every rank has equally many in each update
+    # [K][microbatches]. Every rank has equally many in each update: FSDP's collectives would wait
+    # forever for a rank that has one less.
+    updates: tuple[tuple[MicroBatch, ...], ...]
     coefficients: dict[str, float | None]  # of the objective, schedules resolved for this step
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
     seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
@@ -175,9 +182,8 @@ class StepBatch:
 class UpdateResult:
     """One optimizer step, as one learner rank saw it."""
 
-    logprob: (
-        Floats  # [N] under the weights of this update, in the order of the rank's packed tokens
-    )
+    # [N] under the weights of this update, in the order of the rank's packed tokens.
+    logprob: Floats
     entropy: Floats  # [N] same
     grad_norm: float  # before clipping, over all parameters and ranks
     skipped: bool  # the gradient was not finite: no step was made
@@ -187,10 +193,9 @@ class UpdateResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What a learner rank answers to a StepBatch."""
+    """A learner rank's answer to a StepBatch."""
 
     updates: tuple[UpdateResult, ...]
     policy_version: int  # after the updates
-    mfu: float | None = (
-        None  # this rank's share of its device's bfloat16 peak during the updates; GPUs alone
-    )
+    # This rank's share of its device's bfloat16 peak during the updates; only on GPUs.
+    mfu: float | None = None

@@ -6,12 +6,15 @@ SEED_BITS = 62
 
 
 def hash_seed(*parts: str | int) -> int:
-    """A 62-bit seed from any parts: equal parts, equal seed, on every machine and in every process."""
+    """Hashes any parts to a 62-bit seed: equal parts, equal seed, on every machine."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - SEED_BITS)
 
 
 def rollout_seed(run_seed: int, split: str, draw: int, sample: int, wave: int, turn: int) -> int:
-    """The engine's seed of one turn of one rollout: independent of actors, their order, version and staleness."""
+    """Hashes what names one turn of one rollout to the engine's seed.
+
+    It does not depend on the actors, their number or order, the policy version or the staleness.
+    """
     return hash_seed("rollout", run_seed, split, draw, sample, wave, turn)

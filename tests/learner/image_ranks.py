@@ -1,4 +1,4 @@
-"""A tiny learner that reads images, and its samples; run as a script it is one of two ranks of `test_images.py`.
+"""A tiny learner that reads images, and its samples; as a script, a rank of `test_images.py`.
 
 python image_ranks.py RANK FOLDER
 """
@@ -59,10 +59,11 @@ def picture(folder, name, *, seed, size=56):
 
 
 def make_samples(folder):
-    """Prompts with one image, none, and two of different sizes; two responses each."""
+    """Makes prompts with one image, none, and two of different sizes; two responses each."""
     chat = load_chat(str(folder / "model"))
-    one, two, wide = (picture(folder, name, seed=seed, size=size) for name, seed, size in
-                      (("one", 1, 56), ("two", 2, 70), ("wide", 3, 100)))  # fmt: skip
+    one = picture(folder, "one", seed=1, size=56)
+    two = picture(folder, "two", seed=2, size=70)
+    wide = picture(folder, "wide", seed=3, size=100)
     rng = np.random.default_rng(0)
     samples = []
     for draw_index, (text, media) in enumerate(
@@ -97,7 +98,7 @@ def make_samples(folder):
 
 
 def with_scores(folder, drawn):
-    """Under the weights that an update will begin with."""
+    """Scores the rollouts under the weights that an update will begin with."""
     learner = make_learner(folder)
     batches = batching.score_batches([rollout for rollout, _ in drawn], 1, 10_000)
     scores = batching.unpack_scores(batches, [learner.score(batches[0])], len(drawn))
@@ -138,7 +139,7 @@ def make_learner(folder, rank=0, world=1, meeting=None, **changes):
 
 
 def main(rank, folder):
-    """One update of two ranks, one of which has no image; rank 0 writes its weights down."""
+    """Makes one update of two ranks, one of them without an image; rank 0 writes its weights."""
     samples = make_samples(folder)
     text = [sample for sample in samples if not sample.rollout.prompt.media]
     seen = [sample for sample in samples if sample.rollout.prompt.media]

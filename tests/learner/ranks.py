@@ -69,7 +69,7 @@ def model_config(folder):
 
 
 def make_model(folder, **settings):
-    """A random Qwen3 with attention heads that share keys, dropout in its config, tied embeddings."""
+    """Writes a random Qwen3: heads that share keys, dropout in its config, tied embeddings."""
     torch.manual_seed(0)
     settings = {
         "tie_word_embeddings": True,
@@ -91,17 +91,15 @@ def make_model(folder, **settings):
 
 
 def make_samples(prompts=4, group=3, seed=1):
-    """Responses of 1 to 12 tokens, some in two turns; ratios on both sides of the clip."""
+    """Makes responses of 1 to 12 tokens, some in two turns; ratios on both sides of the clip."""
     rng = np.random.default_rng(seed)
     samples = []
     for draw in range(prompts):
         for index in range(group):
-            prompt, first, gap, second = (
-                rng.integers(1, 6),
-                rng.integers(1, 7),
-                rng.integers(1, 4),
-                rng.integers(0, 7),
-            )
+            prompt = rng.integers(1, 6)
+            first = rng.integers(1, 7)
+            gap = rng.integers(1, 4)
+            second = rng.integers(0, 7)
             turns = (
                 (prompt, prompt + first),
                 (prompt + first + gap, prompt + first + gap + second),
@@ -134,7 +132,7 @@ def make_samples(prompts=4, group=3, seed=1):
 
 
 def with_own_scores(learner, samples):
-    """The samples with the old-policy scores that the learner gives them (each rank scores all of them itself)."""
+    """Gives the samples the learner's old-policy scores; each rank scores all of them itself."""
     batches = batching.score_batches([sample.rollout for sample in samples], 1, 100)
     scores = batching.unpack_scores(batches, [learner.score(batches[0])], len(samples))
     # Moved apart a little, so that the clip has something to do.
@@ -178,7 +176,7 @@ def weights_of(learner):
 
 
 def main(rank, world, folder):
-    """What two ranks find out; rank 0 writes it down."""
+    """Runs every case on this rank; rank 0 writes the results to found.pickle."""
     folder = Path(folder)
     samples = make_samples()
     found = {}
@@ -208,7 +206,7 @@ def main(rank, world, folder):
     before = weights_of(learner)
     broken = first.updates[0][0].fields["advantage"]
     kept = broken.copy()
-    broken[:1] = np.nan if rank == 1 else kept[:1]  # on one rank alone
+    broken[:1] = np.nan if rank == 1 else kept[:1]  # on one rank only
     skipped = learner.update(first)
     broken[:] = kept
     found["skipped"] = {

@@ -10,7 +10,10 @@ from isentropic.learner.attention import packed_attention
 
 
 def alone(query, key, value, window):
-    """Attention of one sequence [H, L, D] by its definition; query heads share key heads in blocks."""
+    """Attends within one sequence [H, L, D] by the definition.
+
+    Query heads share key heads in blocks.
+    """
     key, value = (
         tensor.repeat_interleave(query.size(0) // key.size(0), dim=0) for tensor in (key, value)
     )

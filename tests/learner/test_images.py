@@ -1,4 +1,4 @@
-"""Images in packed sequences: the scores are those of the Hugging Face model, one sequence at a time, unpacked."""
+"""Images in packed sequences are scored as the Hugging Face model scores one sequence at a time."""
 
 import importlib.util
 import os
@@ -43,7 +43,10 @@ def learner(folder):
 
 
 def reference_logprobs(folder, rollout, *, media=None):
-    """[N] of one rollout, by the model's own forward with one image-text pair; image tokens are never chosen."""
+    """Computes one rollout's logprobs [N] by the model's own forward, unpacked.
+
+    Image tokens are never chosen.
+    """
     lm = AutoModelForImageTextToText.from_pretrained(folder / "model", dtype=torch.float32).eval()
     media = rollout.prompt.media if media is None else media
     patches = [
@@ -54,14 +57,14 @@ def reference_logprobs(folder, rollout, *, media=None):
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if patches:
         inputs["mm_token_type_ids"] = (tokens == lm.config.image_token_id).int()
-        inputs["pixel_values"] = torch.from_numpy(np.concatenate([each.pixels for each in patches]))
-        inputs["image_grid_thw"] = torch.from_numpy(np.stack([each.grid for each in patches]))
+        pixels = np.concatenate([image.pixels for image in patches])
+        inputs["pixel_values"] = torch.from_numpy(pixels)
+        inputs["image_grid_thw"] = torch.from_numpy(np.stack([image.grid for image in patches]))
     with torch.no_grad():
         logits = lm(**inputs).logits[0]
     logits[:, [lm.config.image_token_id, lm.config.video_token_id]] = -torch.inf
-    logprob = (
-        (logits / image_ranks.TEMPERATURE).log_softmax(-1)[:-1].gather(1, tokens[0, 1:, None])[:, 0]
-    )
+    logprobs = (logits / image_ranks.TEMPERATURE).log_softmax(-1)[:-1]
+    logprob = logprobs.gather(1, tokens[0, 1:, None])[:, 0]
     return logprob[torch.from_numpy(rollout.response_mask[1:])].numpy()
 
 
@@ -84,10 +87,8 @@ def test_another_image_gives_other_scores(folder, samples, learner):
     sample = next(sample for sample in samples if len(sample.rollout.prompt.media) == 1)
     other = image_ranks.picture(folder, "other", seed=99)  # of the same size
     [score] = scores(learner, [sample])
-    assert (
-        np.abs(score.logprob - reference_logprobs(folder, sample.rollout, media=(other,))).max()
-        > 1e-2
-    )
+    with_other = reference_logprobs(folder, sample.rollout, media=(other,))
+    assert np.abs(score.logprob - with_other).max() > 1e-2
 
 
 def test_the_vision_tower_learns(samples, learner):
@@ -119,10 +120,8 @@ def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(folder, 
     seen = [sample for sample in samples if sample.rollout.prompt.media]
     chosen = [text[0], seen[0]]  # by their lengths, each rank gets one
     by_rank = image_ranks.step_batches(chosen, 2)
-    assert sorted(bool(batch.media) for rank in by_rank for batch in rank.updates[0]) == [
-        False,
-        True,
-    ]
+    has_image = [bool(batch.media) for rank in by_rank for batch in rank.updates[0]]
+    assert sorted(has_image) == [False, True]
     learner.update(image_ranks.step_batches(chosen, 1)[0])
 
     found = two_ranks(folder)
@@ -155,9 +154,8 @@ def test_what_is_exported_is_read_back_with_its_images(folder, samples, learner,
     expected = reference_logprobs(folder, samples[0].rollout)
     lm = AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype=torch.float32)
     weights = dict(learner.named_weights())
-    assert {name: weight.shape for name, weight in lm.named_parameters()} == {
-        n: w.shape for n, w in weights.items()
-    }
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    assert {name: weight.shape for name, weight in lm.named_parameters()} == shapes
     (tmp_path / "model").symlink_to(tmp_path / "export")
     np.testing.assert_allclose(
         reference_logprobs(tmp_path, samples[0].rollout), expected, rtol=0, atol=1e-6

@@ -1,4 +1,4 @@
-"""The gradient is that of one process with one big batch, whatever the packing, the budget and the ranks."""
+"""The gradient is that of one process with one big batch, whatever the packing and the ranks."""
 
 import importlib.util
 import math
@@ -21,7 +21,7 @@ spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
 ranks = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ranks)
 
-CLOSE = {"rtol": 2e-4, "atol": 2e-6}  # float32, a few hundred terms a sum
+CLOSE = {"rtol": 2e-4, "atol": 2e-6}  # float32, a few hundred terms per sum
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def make_learner(folder):
-    """Single-rank learners, one at a time: the process group of the one before is left first."""
+    """Makes single-rank learners, one at a time; the one before leaves its process group first."""
     made = []
 
     def leave():
@@ -51,7 +51,7 @@ def make_learner(folder):
 
 @pytest.fixture(scope="module")
 def two_ranks(folder):
-    """What two real processes on gloo found (`ranks.main`)."""
+    """Runs `ranks.main` in two real processes on gloo and returns what they found."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(SCRIPT.parents[2] / "platform"),
@@ -71,9 +71,9 @@ def two_ranks(folder):
 
 
 def plain_update(folder, samples, objective=ranks.OBJECTIVE):
-    """Two updates without any of our machinery: one sequence at a time, whole logits, the optimizer's formula.
+    """Makes two updates by the formulas: one sequence at a time, whole logits, AdamW by hand.
 
-    With AdamW's eps = 1 and lr = 1 the n-th step is -m / (sqrt(v) + 1), m and v corrected for their bias.
+    With eps = 1 and lr = 1 AdamW's n-th step is -m / (sqrt(v) + 1), m and v corrected for bias.
     """
     model = AutoModelForCausalLM.from_pretrained(folder / "model", attention_dropout=0.0)
     state = {
@@ -88,13 +88,13 @@ def plain_update(folder, samples, objective=ranks.OBJECTIVE):
             mask = torch.tensor(rollout.response_mask[1:])
             logp = logits.log_softmax(-1)[mask]
             picked = logp.gather(1, torch.tensor(rollout.token_ids[1:])[mask][:, None])[:, 0]
-            own = {
+            values = {
                 "logprob": picked,
                 "old_logprob": sample.old.logprob,
                 "advantage": sample.advantage,
+                "token_weight": sample.token_weight,
             }
-            own["token_weight"] = sample.token_weight
-            for name, value in own.items():
+            for name, value in values.items():
                 columns.setdefault(name, []).append(torch.as_tensor(value))
         fields = {name: torch.cat(parts) for name, parts in columns.items()}
         fields["loss_weight"] = torch.full_like(fields["advantage"], 1 / len(fields["advantage"]))
@@ -114,7 +114,7 @@ def assert_same(found, expected, **tolerance):
     assert found.keys() == expected.keys()
     for name in expected:
         torch.testing.assert_close(
-            found[name], expected[name], **tolerance, msg=lambda told, name=name: f"{name}: {told}"
+            found[name], expected[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -126,9 +126,8 @@ def test_one_rank_is_the_plain_loop(folder, make_learner):
     expected, norms = plain_update(folder, samples)
     assert [update.grad_norm for update in result.updates] == pytest.approx(norms, rel=1e-4)
     assert_same(ranks.weights_of(learner), expected, **CLOSE)
-    assert (
-        expected["model.norm.weight"] - before["model.norm.weight"]
-    ).abs().max() > 0.01  # it did move
+    moved = expected["model.norm.weight"] - before["model.norm.weight"]
+    assert moved.abs().max() > 0.01, "else this test shows nothing"
     assert result.policy_version == 2
 
 
@@ -141,7 +140,7 @@ def test_two_ranks_are_the_plain_loop(folder, two_ranks, make_learner, case):
 
 
 def test_minibatch_statistics_do_not_see_the_ranks(folder, two_ranks, make_learner):
-    """BAPO searches its bounds over all tokens of both ranks: the plain loop does so by giving it all of them."""
+    """BAPO searches its bounds over all tokens of both ranks, as the plain loop does."""
     samples = ranks.with_own_scores(make_learner(objective=ranks.WHOLE), ranks.make_samples())
     expected, norms = plain_update(folder, samples, ranks.WHOLE)
     assert two_ranks["whole minibatch"]["norms"] == pytest.approx(norms, rel=1e-4)
@@ -181,7 +180,7 @@ def test_one_sample_on_two_ranks(two_ranks):
 
 
 def test_named_weights_are_those_of_hugging_face(folder, two_ranks):
-    """Whole tensors in the dtype asked for; a tied lm_head is not among them."""
+    """Whole tensors in the requested dtype; a tied lm_head is not among them."""
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     expected = {
         name: (torch.bfloat16, parameter.shape) for name, parameter in model.named_parameters()
@@ -190,7 +189,7 @@ def test_named_weights_are_those_of_hugging_face(folder, two_ranks):
 
 
 def test_scores_are_those_of_the_plain_model(folder, make_learner):
-    """At the training temperature, with dropout in the model's config; the reference is the same model here."""
+    """At the training temperature; the config's dropout is off; the reference is the same model."""
     learner = make_learner(reference=True)
     samples = ranks.make_samples(prompts=2)
     batches = ranks.batching.score_batches([sample.rollout for sample in samples], 1, 30)
@@ -213,7 +212,7 @@ def test_scores_are_those_of_the_plain_model(folder, make_learner):
 
 
 def test_update_sees_the_scores_of_the_pass_before_it(make_learner):
-    """The first update's logprobs are the old ones to the bit when both are packed alike: dropout is off in both."""
+    """Packed alike, the first update's logprobs are the old ones to the bit: dropout is off."""
     learner = make_learner()
     samples = ranks.make_samples()
     batches = ranks.batching.score_batches([sample.rollout for sample in samples], 1, 10_000)
@@ -242,7 +241,7 @@ def test_exported_folder_is_a_model(folder, make_learner, tmp_path):
 
 
 def test_bfloat16_stays_near_float32(make_learner):
-    """Weights and sums stay in float32: the gradient's norm differs by bfloat16's rounding, not by more."""
+    """Weights and sums stay in float32: the gradient's norm differs only by bfloat16's rounding."""
     samples = ranks.make_samples()
     exact = make_learner()
     expected = exact.update(ranks.step_batches(samples, 1, 60, updates=1)[0]).updates[0].grad_norm
@@ -276,7 +275,7 @@ def test_a_torn_checkpoint_is_refused(make_learner, tmp_path):
 
 
 def test_an_index_with_foreign_objects_is_refused(make_learner, tmp_path):
-    """A pickle that would call something when it is read: it is refused by name, and not called."""
+    """A pickle that would call something when it is read is refused by name, and not called."""
     learner = make_learner()
     (tmp_path / ".metadata").write_bytes(pickle.dumps(Path.touch))
     with pytest.raises(ValueError, match=r"names (builtins\.getattr|pathlib\.Path)"):
@@ -300,7 +299,7 @@ def call_it_bytes(index, state):
 
 
 def call_it_a_tensor(index, state):
-    """The index stays as it was."""
+    """Leaves the index as it was."""
 
 
 def name_a_file_outside(index, state):
@@ -318,18 +317,16 @@ def name_a_file_outside(index, state):
     ],
 )
 def test_a_payload_among_the_tensors_is_not_unpickled(make_learner, tmp_path, lie, message):
-    """An index that points at a pickle of somebody's: torch alone would run it where it is said to be bytes."""
+    """The index points at a stranger's pickle: called bytes, torch by itself would run it."""
     learner, state, called = make_learner(), tmp_path / "state", tmp_path / "called"
     learner.save(state)
     (state / "payload.bin").write_bytes(pickle.dumps(Payload(called)))
     index = pickle.loads((state / ".metadata").read_bytes())
     for place, info in index.storage_data.items():
         if place.fqn == "policy_version":
-            info.relative_path, info.offset, info.length = (
-                "payload.bin",
-                0,
-                (state / "payload.bin").stat().st_size,
-            )
+            info.relative_path = "payload.bin"
+            info.offset = 0
+            info.length = (state / "payload.bin").stat().st_size
     lie(index, state)
     (state / ".metadata").write_bytes(pickle.dumps(index))
     with pytest.raises(ValueError, match=message):

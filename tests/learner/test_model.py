@@ -83,7 +83,7 @@ def test_missing_weights_are_refused(model):
 
 
 def test_another_architecture_is_refused(model):
-    """GPT-2 keeps its layers elsewhere, and adds positions that start at the packed batch's beginning."""
+    """GPT-2 keeps its layers elsewhere; its positions would count through the whole pack."""
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=16)).save_pretrained(
         model.path
     )

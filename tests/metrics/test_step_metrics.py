@@ -45,13 +45,11 @@ def test_truncated_responses(make):
 
 
 def test_age_of_fresh_and_of_stored_samples(make):
-    """Fresh: the weights after step 8 are one step old in step 10, those after step 9 are its own."""
-    stale, own = (
-        make.rollout(0, 0, step=10, source_step=8),
-        make.rollout(0, 1, step=10, source_step=9),
-    )
+    """In step 10 the weights after step 8 are one step old; those after step 9 are its own."""
+    stale = make.rollout(0, 0, step=10, source_step=8)
+    current = make.rollout(0, 1, step=10, source_step=9)
     teacher = make.rollout(0, 2, step=10, source_step=0, origin="teacher:book")
-    samples = [make.sample(rollout) for rollout in (stale, own, teacher)]
+    samples = [make.sample(rollout) for rollout in (stale, current, teacher)]
     samples += [make.sample(make.rollout(0, 3, step=8), source="queue")]
     samples += [make.sample(make.rollout(0, 4, step=1), source="replay")]
     assert staleness_metrics(samples, step=10) == {
@@ -65,10 +63,8 @@ def test_age_of_fresh_and_of_stored_samples(make):
 
 def test_mismatch_by_hand(make):
     """Log weights +ln 2 and -ln 2: w = 2 and 1/2, ess = 2.5^2 / (2 * 4.25)."""
-    half, twice = (
-        make.rollout(0, 0, tokens=1, logprob=-2.0),
-        make.rollout(0, 1, tokens=1, logprob=-2.0),
-    )
+    half = make.rollout(0, 0, tokens=1, logprob=-2.0)
+    twice = make.rollout(0, 1, tokens=1, logprob=-2.0)
     hot = make.rollout(0, 2, tokens=1, logprob=-9.0, temperature=1.5)
     teacher = make.rollout(0, 3, tokens=1, logprob=float("nan"), origin="teacher:book")
     scores = {

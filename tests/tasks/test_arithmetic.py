@@ -22,7 +22,7 @@ def terms_of(prompt):
     ("response", "reward"),
     [
         pytest.param("47+25=72;72+8=80#80", 1.0, id="worked out"),
-        pytest.param("#80", 1.0, id="the result alone"),
+        pytest.param("#80", 1.0, id="only the result"),
         pytest.param("1+1=3#7# 80 ", 1.0, id="only what follows the last mark counts"),
         pytest.param("80", 0.0, id="no mark"),
         pytest.param("47+25=72;72+8=80#8", 0.0, id="cut short"),

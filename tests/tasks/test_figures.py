@@ -1,4 +1,4 @@
-"""Drawings are made from their index alone, and an answer is the first number."""
+"""Drawings are made only from their index, and an answer is the first number."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +14,19 @@ from isentropic.tasks.figures import FiguresConfig, FiguresTask
 @pytest.fixture
 def config(tmp_path):
     return FiguresConfig(
-        name="figures", folder=str(tmp_path / "a"), pixels=120, max_count=4, others=3, train_size=40, eval_size=4,
+        name="figures",
+        folder=str(tmp_path / "a"),
+        pixels=120,
+        max_count=4,
+        others=3,
+        train_size=40,
+        eval_size=4,
         seed=0,
-    )  # fmt: skip
+    )
 
 
 def blobs(path):
-    """Connected regions of a drawing that are not white: one a figure, as cells keep them apart."""
+    """Counts connected regions that are not white: one per figure, as cells keep them apart."""
     ink = np.asarray(Image.open(path).convert("L")) < 250
     count = 0
     while ink.any():
@@ -29,27 +35,20 @@ def blobs(path):
         ink[front[0]] = False
         while front:
             row, column = front.pop()
-            for near in (
-                (row + 1, column),
-                (row - 1, column),
-                (row, column + 1),
-                (row, column - 1),
-            ):
-                if (
-                    all(0 <= at < size for at, size in zip(near, ink.shape, strict=True))
-                    and ink[near]
-                ):
+            for down, right in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+                near = (row + down, column + right)
+                inside = all(0 <= at < size for at, size in zip(near, ink.shape, strict=True))
+                if inside and ink[near]:
                     ink[near] = False
                     front.append(near)
     return count
 
 
-def test_a_drawing_has_as_many_figures_as_asked_for_where_there_are_no_others(config):
+def test_a_drawing_without_other_figures_has_as_many_as_its_answer_says(config):
     task = FiguresTask(replace(config, others=0))
     prompts = [task.prompt("train", index) for index in range(12)]
-    assert [str(blobs(prompt.media[0])) for prompt in prompts] == [
-        prompt.answer for prompt in prompts
-    ]
+    counts = [str(blobs(prompt.media[0])) for prompt in prompts]
+    assert counts == [prompt.answer for prompt in prompts]
     assert len({prompt.answer for prompt in prompts}) > 1
 
 
@@ -76,9 +75,8 @@ def test_a_drawing_is_made_once(config):
     ("text", "reward"), [("3", 1), ("there are 3.", 1), ("33", 0), ("2 or 3", 0), ("three", 0)]
 )
 def test_grade(config, text, reward):
-    assert (
-        FiguresTask(config).grade(Prompt(prompt_id="p", messages=(), answer="3"), [text]) == reward
-    )
+    prompt = Prompt(prompt_id="p", messages=(), answer="3")
+    assert FiguresTask(config).grade(prompt, [text]) == reward
 
 
 def test_more_figures_than_cells_are_refused(config):

@@ -1,4 +1,4 @@
-"""Each prompt once an epoch, in an order that the seed and the epoch decide."""
+"""Each prompt once per epoch, in an order that the seed and the epoch decide."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from isentropic.tasks.order import index_of
 
 
 @given(size=st.integers(1, 300), seed=st.integers(0, 2**62), epoch=st.integers(0, 3))
-def test_every_index_once_an_epoch(size, seed, epoch):
+def test_every_index_once_per_epoch(size, seed, epoch):
     drawn = [index_of(epoch * size + position, size, seed) for position in range(size)]
     assert sorted(drawn) == list(range(size))
 
@@ -18,11 +18,10 @@ def test_another_epoch_or_seed_is_another_order():
         return [index_of(epoch * 100 + position, 100, seed) for position in range(100)]
 
     orders = [order(0, 7), order(1, 7), order(0, 8)]
-    assert len({tuple(each) for each in orders}) == 3
+    assert len(set(map(tuple, orders))) == 3
     assert order(0, 7) == orders[0]
-    assert (
-        sum(index == position for position, index in enumerate(orders[0])) < 10
-    )  # it is a shuffle
+    unmoved = sum(index == position for position, index in enumerate(orders[0]))
+    assert unmoved < 10, "it is no shuffle"
 
 
 @pytest.mark.parametrize(("draw", "size"), [(-1, 5), (0, 0)])

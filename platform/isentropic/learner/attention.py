@@ -1,4 +1,4 @@
-"""Attention over packed sequences: each token sees its own sequence, no mask is ever built, nothing is padded."""
+"""Attention over packed sequences: a token sees only its own sequence; no mask, no padding."""
 
 from itertools import groupby, pairwise
 from typing import Any
@@ -9,7 +9,7 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
-NAME = "isentropic_varlen"  # of the attention in transformers' registry
+NAME = "isentropic_varlen"  # in transformers' registry
 
 
 def register() -> None:
@@ -31,31 +31,34 @@ def packed_attention(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each packed sequence, as transformers calls it.
+    """Computes causal attention inside each packed sequence; transformers calls it.
 
-    On a GPU in half precision one flash kernel takes all sequences; elsewhere sequences of one length, which
-    `batching` puts side by side, go through SDPA together.
+    On a GPU in half precision one flash kernel takes all sequences; elsewhere sequences of one
+    length, which `batching` puts side by side, go through SDPA together.
 
     Args:
         query: [1, H, T, D]; key, value: [1, H_kv, T, D].
         cu_seq_lens_q: [S + 1] int32, boundaries of the sequences.
-        max_length_q: of the longest.
+        max_length_q: tokens of the longest sequence.
 
     Returns:
         [1, T, H, D], and no attention weights.
 
     Raises:
-        ValueError: where the model does not say where its sequences end, or asks for what is not computed here.
+        ValueError: if the model does not say where its sequences end, or uses something that is
+            not computed here.
     """
     if cu_seq_lens_q is None:
         raise ValueError(
-            f"{type(module).__name__} does not hand cu_seq_lens_q on to its attention, so packed sequences would see "
-            "each other. Choose an architecture that does, such as Llama, Qwen2 or Qwen3."
+            f"{type(module).__name__} does not hand cu_seq_lens_q on to its attention, so packed "
+            "sequences would see each other. Choose an architecture that does, such as Llama, "
+            "Qwen2 or Qwen3."
         )
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise ValueError(
-                f"{type(module).__name__} uses {name} in its attention, which is not supported here."
+                f"{type(module).__name__} uses {name} in its attention, which is not supported "
+                "here. Choose a model without it."
             )
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         heads_last = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -66,14 +69,15 @@ def packed_attention(
             max_length_q,
             max_length_q,
             scale=scaling,
-            # (-1, 0) is causal; (w, 0) sees w tokens before itself, where transformers' window counts itself too.
+            # (-1, 0) is causal; (w, 0) sees w tokens before the token itself, which transformers'
+            # window counts too.
             window_size=(-1, 0) if sliding_window is None else (sliding_window - 1, 0),
             enable_gqa=query.size(1) != key.size(1),
         )
         return out[None], None
-    return _by_length(query[0], key[0], value[0], cu_seq_lens_q.tolist(), scaling, sliding_window)[
-        None
-    ], None
+    bounds = cu_seq_lens_q.tolist()
+    out = _by_length(query[0], key[0], value[0], bounds, scaling, sliding_window)
+    return out[None], None
 
 
 def _by_length(
@@ -84,8 +88,9 @@ def _by_length(
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
-    """[T, H, D] from [H, T, D]: one SDPA call for each run of sequences of one length."""
-    parts, start = [], 0
+    """Attends, [H, T, D] to [T, H, D], in one SDPA call per run of sequences of one length."""
+    parts = []
+    start = 0
     for length, run in groupby(end - begin for begin, end in pairwise(bounds)):
         count = len(list(run))
         stop = start + count * length
@@ -106,7 +111,7 @@ def _by_length(
 
 
 def _window(length: int, sliding_window: int | None, device: torch.device) -> Tensor | None:
-    """[L, L] True where a token sees another one; None where the window is as long as the sequence."""
+    """Makes a mask [L, L], True where a token sees another; None if the window sees everything."""
     if sliding_window is None or length <= sliding_window:
         return None
     every = torch.ones(length, length, dtype=torch.bool, device=device)

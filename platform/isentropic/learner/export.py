@@ -1,4 +1,4 @@
-"""A Hugging Face folder of the trained model."""
+"""Writes the trained model as a Hugging Face folder."""
 
 import shutil
 from pathlib import Path
@@ -19,11 +19,11 @@ TOKENIZER_FILES = (
 def write_folder(
     folder: Path, lm: PreTrainedModel, weights: dict[str, Tensor], model: ModelConfig
 ) -> None:
-    """Writes safetensors, config, generation config and, where the model has one, its tokenizer.
+    """Writes safetensors, config, generation config and, if the model has one, its tokenizer.
 
     Args:
         weights: full tensors by their Hugging Face names, a tied output layer once.
-        model: where the tokenizer comes from.
+        model: the source of the tokenizer.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def write_folder(
 
 
 def _write_tokenizer(folder: Path, model: ModelConfig, with_images: bool) -> None:
-    """Copies a folder's tokenizer files as they are; a Hub model's tokenizer goes through transformers."""
+    """Copies a folder's tokenizer files as they are; loads and saves that of a Hub model."""
     source = Path(model.path)
     if not source.is_dir():
         tokenizer = AutoTokenizer.from_pretrained(

@@ -1,4 +1,4 @@
-"""One learner rank: the old-policy pass, K updates on packed microbatches, and the state of both."""
+"""One learner rank: the old-policy pass, K updates on packed microbatches, their state."""
 
 import math
 import time
@@ -34,12 +34,14 @@ FROM_MODEL = ("logprob", "entropy")
 
 
 class Learner:
-    """Owns weights, optimizer and `policy_version`. Every method is collective: all ranks call it together.
+    """Owns weights, optimizer and `policy_version`.
+
+    Every method is collective: all ranks call it together.
 
     Args:
-        config, model: of the run; `model.path` is a folder or a Hub name.
-        objective, terms: what `objectives.leaves.step_loss` is called with.
-        temperature: of the first wave; logprobs, entropy and loss are at this temperature.
+        config, model: the run's; `model.path` is a folder or a Hub name.
+        objective, terms: what `objectives.loss.leaves.step_loss` is called with.
+        temperature: the first wave's; logprobs, entropy and loss are at this temperature.
         total_updates: optimizer steps of the whole run, for the schedule.
         reference: keep a frozen copy of the initial model, sharded too.
         rank, world_size, init_method: as in `sharding.join`.
@@ -61,7 +63,9 @@ class Learner:
         seed: int = 0,
     ) -> None:
         self.policy_version = 0
-        self._config, self._model_config, self._rank = config, model, rank
+        self._config = config
+        self._model_config = model
+        self._rank = rank
         self._remembered: dict[str, Tensor] = {}
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
@@ -84,30 +88,32 @@ class Learner:
         terms: TermsConfig | None,
         total_updates: int,
     ) -> None:
-        """Another objective and other hyper-parameters on the weights that are there; AdamW starts afresh.
+        """Sets objective and hyper-parameters; the weights stay, AdamW starts afresh.
 
-        What the model was built with (dtype, compile, vocab_chunk, ...) stays: such keys of `config` may not differ.
+        The model stays as it was built: `config` must agree with it in dtype, compile, vocab_chunk
+        and the like.
         """
-        self._config, self._objective, self._terms, self._total_updates = (
-            config,
-            objective,
-            terms,
-            total_updates,
-        )
+        self._config = config
+        self._objective = objective
+        self._terms = terms
+        self._total_updates = total_updates
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
         self._needs_minibatch = objective.needs_minibatch
         self._optimizer = build_optimizer(self._model, config)
 
     def remember(self) -> None:
-        """Keeps a copy of weights, optimizer and policy version in memory, in the place of an earlier one."""
+        """Copies weights, optimizer and policy version in memory, replacing an earlier copy."""
         self._remembered = copy_state(self._model.lm, self._optimizer, self.policy_version)
 
     def recall(self) -> None:
-        """Back to what `remember` kept, bit for bit, also under another configuration."""
+        """Restores what `remember` kept, bit for bit, also under another configuration."""
         self.policy_version = put_back(self._remembered, self._model.lm, self._optimizer)
 
     def is_remembered(self) -> bool:
-        """True where this rank's weights, optimizer and policy version are those that `remember` kept, to the bit."""
+        """Returns whether this rank's state is what `remember` kept, to the bit.
+
+        The state is weights, optimizer and policy version.
+        """
         return same_state(
             self._remembered, copy_state(self._model.lm, self._optimizer, self.policy_version)
         )
@@ -115,19 +121,19 @@ class Learner:
     def score(
         self, microbatches: Sequence[MicroBatch], reference: bool = False
     ) -> list[TokenScores]:
-        """Token statistics of each microbatch under the current weights; with `reference`, `ref_logprob` too."""
+        """Computes each microbatch's token statistics under the current weights.
+
+        With `reference` also `ref_logprob`, under the frozen initial model.
+        """
         if reference and self._reference is None:
             raise ValueError(
-                "reference scores were asked of a learner that was built without a reference model."
+                "reference scores were requested, but the learner has no reference model. "
+                "Build it with reference=True."
             )
-        scores = [
-            self._host(statistics) for statistics in self._statistics(self._model, microbatches)
-        ]
+        scores = [self._host(part) for part in self._statistics(self._model, microbatches)]
         if not reference:
             return [TokenScores(**score) for score in scores]
-        frozen = [
-            self._host(statistics) for statistics in self._statistics(self._reference, microbatches)
-        ]
+        frozen = [self._host(part) for part in self._statistics(self._reference, microbatches)]
         return [
             TokenScores(**score, ref_logprob=other["logprob"])
             for score, other in zip(scores, frozen, strict=True)
@@ -141,28 +147,29 @@ class Learner:
         )
 
     def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, full tensor on the device) of every weight, a tied output layer once.
+        """Yields (Hugging Face name, full tensor on the device) per weight, tied ones once.
 
-        Each tensor is gathered when it is asked for: go through it to its end, on every rank. On a single rank a
-        tensor may share memory with the weight itself; copy what must outlive the next update.
+        Each tensor is gathered when the iterator reaches it: every rank must go through to the end.
+        On a single rank a tensor may share memory with the weight itself; copy what must outlive
+        the next update.
         """
         for name, parameter in self._model.lm.named_parameters():
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def save(self, folder: Path) -> None:
-        """Writes model, optimizer, policy version and random state under `folder`; durable when it returns."""
+        """Writes model, optimizer, policy version and random state; durable when it returns."""
         self.begin_save(folder)
         self.end_save()
 
     def begin_save(self, folder: Path) -> None:
-        """Copies the state, and writes the copy in the background: other calls may come before `end_save`."""
+        """Copies the state and starts to write the copy; other calls may come before `end_save`."""
         self._saved = begin_save(
             folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo
         )
 
     def end_save(self) -> None:
-        """Returns when what `begin_save` copied is durable. OSError where there is no room."""
+        """Waits until what `begin_save` copied is durable; raises OSError if there is no room."""
         self._saved()
 
     def load(self, folder: Path) -> None:
@@ -170,7 +177,7 @@ class Learner:
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes a Hugging Face folder (weights, config, tokenizer) that transformers and vLLM load."""
+        """Writes weights, config and tokenizer as a folder that transformers and vLLM load."""
         weights = {
             name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0
         }
@@ -179,20 +186,21 @@ class Learner:
         dist.barrier()
 
     def close(self) -> None:
-        """Leaves the process group, where it is this learner's."""
+        """Leaves the process group, or only its own gloo group if another owner made the first."""
         dist.destroy_process_group(None if self._own_group else self._gloo)
 
     def _build(
         self, model: ModelConfig, temperature: float, *, trained: bool
     ) -> tuple[PackedModel, bool]:
-        """A sharded model on this rank's device, and whether its layers stay gathered."""
+        """Builds a sharded model on this rank's device; the bool: its layers stay gathered."""
         packed = PackedModel(
             load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk
         )
         packed.requires_grad_(trained)
         if trained and self._config.gradient_checkpointing:
             packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
-            packed.train()  # transformers checkpoints in this mode alone; every dropout is 0
+            # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
+            packed.train()
         dtype = getattr(torch, self._config.dtype)
         return packed, sharding.shard(
             packed, self._mesh, dtype=dtype, compile_layers=self._config.compile
@@ -249,24 +257,23 @@ class Learner:
         )
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
-        """Model operations a second over the device's peak; None on a CPU, an unknown device or without updates."""
-        peak = (
-            peak_flops(torch.cuda.get_device_name(self._device))
-            if self._device.type == "cuda"
-            else None
-        )
+        """Computes model operations per second over the device's peak.
+
+        None on a CPU, on an unknown device or without updates.
+        """
+        if self._device.type != "cuda":
+            return None
+        peak = peak_flops(torch.cuda.get_device_name(self._device))
         packed = [microbatch for part in batch.updates for microbatch in part]
         if peak is None or not packed:
             return None
-        tokens, sequences = (
-            sum(len(each.token_ids) for each in packed),
-            sum(len(each.rows) for each in packed),
-        )
+        tokens = sum(len(microbatch.token_ids) for microbatch in packed)
+        sequences = sum(len(microbatch.rows) for microbatch in packed)
         work = flops_per_token(self._model.lm.config, tokens / sequences) * tokens
         return work / sum(update.seconds for update in updates) / peak
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
-        """What turns the statistics of the n-th microbatch into its share of the loss."""
+        """Makes what turns the statistics of the n-th microbatch into its share of the loss."""
         microbatches = batch.updates[index]
         fields = [self._batch_fields(microbatch) for microbatch in microbatches]
         arguments = {
@@ -275,14 +282,12 @@ class Learner:
             "seed": batch.seeds[index] if batch.seeds else 0,
         }
         if not self._needs_minibatch:
-            return _StepLoss(
-                partial(step_loss, self._objective, batch.coefficients, **arguments), fields
-            )
+            loss = partial(step_loss, self._objective, batch.coefficients, **arguments)
+            return _StepLoss(loss, fields)
+        current = self._statistics(self._model, microbatches)
         known = [
-            {**own, "logprob": statistics.logprob, "entropy": statistics.entropy}
-            for own, statistics in zip(
-                fields, self._statistics(self._model, microbatches), strict=True
-            )
+            {**columns, "logprob": statistics.logprob, "entropy": statistics.entropy}
+            for columns, statistics in zip(fields, current, strict=True)
         ]
         leaves = partial(leaf_gradients, self._objective, batch.coefficients, **arguments)
         return _LeafLoss(*minibatch_gradients(microbatches, known, leaves))
@@ -290,10 +295,14 @@ class Learner:
     def _backward(
         self, microbatches: Sequence[MicroBatch], losses: "_StepLoss | _LeafLoss"
     ) -> tuple[Tensor, Floats, Floats]:
-        """Sums the gradients over microbatches, then over ranks; returns this rank's loss, logprobs and entropies."""
+        """Sums the gradients over microbatches, then over ranks.
+
+        Returns this rank's loss, logprobs and entropies.
+        """
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         seen: list[TokenStatistics] = []
         for number, microbatch in enumerate(microbatches):
+            # Only the last backward reduces over ranks: once per update, not once per microbatch.
             last = number == len(microbatches) - 1
             self._model.set_requires_gradient_sync(last)
             self._model.set_is_last_backward(last)
@@ -304,12 +313,13 @@ class Learner:
             total += loss.detach()
             seen.append(TokenStatistics(*(column.detach() for column in statistics)))
         logprob, entropy = (
-            torch.cat([getattr(s, name) for s in seen]).float().cpu().numpy() for name in FROM_MODEL
+            torch.cat([getattr(part, name) for part in seen]).float().cpu().numpy()
+            for name in FROM_MODEL
         )
         return total, logprob, entropy
 
     def _batch_fields(self, batch: MicroBatch) -> dict[str, Tensor]:
-        """The fields that the objective reads, on the device."""
+        """Moves the fields that the objective reads to the device."""
         columns = {**batch.fields, "sequence_id": batch.sequence_id}
         absent = sorted(self._fields - columns.keys())
         assert not absent, f"objective {self._objective.name} needs {absent}, which the batch lacks"
@@ -324,7 +334,7 @@ class Learner:
 
 
 def _image_reader(packed: PackedModel, model: ModelConfig) -> ImageReader | None:
-    """What reads the images of microbatches; None where the model reads text alone."""
+    """Makes the reader of the microbatches' images; None for a text-only model."""
     config = packed.lm.config
     images = load_images(model.path, config, model.image_pixels, model.revision)
     merge = config.vision_config.spatial_merge_size if images else 1
@@ -335,7 +345,8 @@ class _StepLoss:
     """The loss of each microbatch, straight from the objective."""
 
     def __init__(self, step_loss: partial, fields: Sequence[dict[str, Tensor]]) -> None:
-        self._step_loss, self._fields = step_loss, fields
+        self._step_loss = step_loss
+        self._fields = fields
 
     def __call__(self, number: int, statistics: TokenStatistics) -> Tensor:
         live = {"logprob": statistics.logprob, "entropy": statistics.entropy}
@@ -343,13 +354,17 @@ class _StepLoss:
 
 
 class _LeafLoss:
-    """A linear function of the statistics whose gradient is that of the loss, for objectives that need the whole."""
+    """A linear function of the statistics whose gradient is that of the loss.
+
+    For objectives that need the whole minibatch: their gradients were computed before this pass.
+    """
 
     def __init__(self, gradients: Sequence[tuple[Tensor, Tensor | None]], loss: Tensor) -> None:
-        self._gradients, self._loss = gradients, loss
+        self._gradients = gradients
+        self._loss = loss
 
     def __call__(self, number: int, statistics: TokenStatistics) -> Tensor:
         d_logprob, d_entropy = self._gradients[number]
-        # Its value is nobody's loss, but where that is not finite this is not either.
+        # Only its gradient matters; it is non-finite whenever the loss is.
         total = (d_logprob * statistics.logprob).sum() + 0.0 * self._loss
         return total if d_entropy is None else total + (d_entropy * statistics.entropy).sum()

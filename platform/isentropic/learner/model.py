@@ -20,7 +20,7 @@ from isentropic.learner import attention
 from isentropic.learner.images import ImageInputs
 from isentropic.objectives.tokens.statistics import TokenStatistics, token_statistics
 
-# What some architectures do to their logits, and the value that means: nothing.
+# What some architectures do to their logits, each with the value that turns it off.
 LOGIT_CHANGES = {
     "final_logit_softcapping": None,
     "attn_logit_softcapping": None,
@@ -31,16 +31,17 @@ LOGIT_CHANGES = {
 
 
 class PackedModel(nn.Module):
-    """A causal LM whose output layer is applied where a response token is predicted, and nowhere else.
+    """A causal LM whose output layer is applied only where a response token is predicted.
 
-    It is the root of FSDP: the output layer's weight, which the LM's own forward would read, is gathered for the
-    whole of this forward and of its backward.
+    It is the root of FSDP: the output layer's weight, which the LM's own forward would read, is
+    gathered for the whole of this forward and of its backward.
     """
 
     def __init__(self, lm: PreTrainedModel, *, temperature: float, vocab_chunk: int) -> None:
         super().__init__()
         self.lm = lm
-        self.temperature, self.vocab_chunk = temperature, vocab_chunk
+        self.temperature = temperature
+        self.vocab_chunk = vocab_chunk
         self.reads_images = reads_images(lm.config)
         self._banned = banned_tokens(lm.config)
 
@@ -51,7 +52,7 @@ class PackedModel(nn.Module):
 
     @property
     def vision_layers(self) -> list[nn.Module]:
-        """The vision tower's layers, further units of sharding; none where the model reads text alone."""
+        """The vision tower's layers, further units of sharding; none for a text-only model."""
         return list(self.lm.model.visual.blocks) if self.reads_images else []
 
     def forward(
@@ -65,14 +66,15 @@ class PackedModel(nn.Module):
         max_length: int,
         images: ImageInputs | None = None,
     ) -> TokenStatistics:
-        """Statistics [N] of the response tokens, at the training temperature.
+        """Computes the statistics [N] of the response tokens, at the training temperature.
 
         Args:
             token_ids, position_ids: [T] int64.
             cu_seqlens: [S + 1] int32.
-            predict: [N] positions in T of the states that predict the targets; target: [N] token ids.
-            max_length: of the longest sequence.
-            images: for a model that reads images, always, whether or not this microbatch has any.
+            predict: [N] positions in T of the states that predict the targets.
+            target: [N] token ids.
+            max_length: tokens of the longest sequence.
+            images: required by a model that reads images, even if this microbatch has none.
         """
         hidden = self.lm.get_decoder()(
             **self._inputs(token_ids, position_ids, images),
@@ -95,7 +97,11 @@ class PackedModel(nn.Module):
     def _inputs(
         self, token_ids: Tensor, position_ids: Tensor, images: ImageInputs | None
     ) -> dict[str, Tensor]:
-        """Of the decoder. The vision tower runs in every microbatch of its model: FSDP's collectives are in it."""
+        """Makes the decoder's inputs.
+
+        The vision tower runs even in a microbatch without an image: FSDP's collectives are in it,
+        and a rank that left it out would leave the others waiting.
+        """
         if images is None:
             assert not self.reads_images, "a model that reads images was given none of their inputs"
             return {"input_ids": token_ids[None], "position_ids": position_ids[None]}
@@ -104,14 +110,13 @@ class PackedModel(nn.Module):
             images.pixels, images.grid, return_dict=True
         ).pooler_output
         features = torch.cat(features).to(embeddings.dtype)
-        # Where no token is an image this changes nothing, and the tower's gradient is zero rather than absent.
-        embeddings = embeddings.index_copy(
-            0, images.place, features.index_select(0, images.feature)
-        )
+        # If no token is an image this changes nothing, but the tower gets a gradient, of zero.
+        features = features.index_select(0, images.feature)
+        embeddings = embeddings.index_copy(0, images.place, features)
         return {"inputs_embeds": embeddings[None], "position_ids": images.position_ids[:, None]}
 
     def _bias(self, head: nn.Linear) -> Tensor | None:
-        """[V] of the output layer; tokens that the engine may not sample have no probability here either."""
+        """Returns the output layer's bias [V], with the tokens banned that no engine samples."""
         if not self._banned:
             return head.bias
         banned = torch.zeros(
@@ -122,10 +127,11 @@ class PackedModel(nn.Module):
 
 
 def read_config(model: ModelConfig) -> PretrainedConfig:
-    """The model's own config, checked: no dropout, no change to its logits, a window that is long enough."""
+    """Reads the model's config: no dropout, logits unchanged, a window that is long enough."""
     if Path(model.path).is_absolute() and not Path(model.path).is_dir():
         raise ValueError(
-            f"model.path {model.path} is not a folder. Give a Hugging Face model's folder or Hub name."
+            f"model.path {model.path} is not a folder. "
+            "Give a Hugging Face model's folder or Hub name."
         )
     whole = AutoConfig.from_pretrained(
         model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -137,51 +143,50 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
         if getattr(config, name, nothing) not in (nothing, None)
     }
     if changed:
-        told = ", ".join(f"{name}={value}" for name, value in changed.items())
+        changes = ", ".join(f"{name}={value}" for name, value in changed.items())
         raise ValueError(
-            f"model {model.name} changes its logits ({told}), which the token statistics do not follow. "
-            "Choose a model without it."
+            f"model {model.name} changes its logits ({changes}), which the token statistics do not "
+            "follow. Choose a model that does not."
         )
     window = getattr(config, "max_position_embeddings", None)
     if window is not None and model.max_length > window:
         raise ValueError(
-            f"model.max_length is {model.max_length}, but {model.name} has a window of {window} tokens."
+            f"model.max_length is {model.max_length}, but {model.name} has a window of {window} "
+            f"tokens. Give at most {window}."
         )
+    # No dropout: the old-policy pass and the update must see the same network.
     for name, value in vars(config).items():
-        # The old-policy pass and the update must see the same network.
         if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return whole if reads_images(whole) else config
 
 
 def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The causal LM with its weights in `dtype`, packed attention, no dropout.
+    """Loads the causal LM with its weights in `dtype`, packed attention, no dropout.
 
-    Raises ValueError where it is no decoder with an output layer, or where weights are missing from its files.
+    Raises ValueError if it is no decoder with an output layer, or if its files lack weights.
     """
     attention.register()
     logging.disable_progress_bar()
     config = read_config(model)
+    # The vision tower cuts an image into windows of its own and attends to both sides: packed
+    # attention, which is causal, would be wrong there.
+    by_part = {"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
     lm, loading = model_class(config).from_pretrained(
         model.path,
         config=config,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
         dtype=dtype,
-        # The vision tower cuts its own sequences, windows of an image, and attends to both sides.
-        attn_implementation={
-            "": attention.NAME,
-            "text_config": attention.NAME,
-            "vision_config": "sdpa",
-        }
-        if reads_images(config)
-        else attention.NAME,
+        attn_implementation=by_part if reads_images(config) else attention.NAME,
         output_loading_info=True,
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = sorted(map(str, loading["missing_keys"]))[:5]
+        misshapen = sorted(map(str, loading["mismatched_keys"]))[:5]
         raise ValueError(
-            f"model {model.path}: its files lack or misshape {sorted(map(str, loading['missing_keys']))[:5]} "
-            f"{sorted(map(str, loading['mismatched_keys']))[:5]}; they would start at random. Check the download."
+            f"model {model.path}: its files lack or misshape {missing} {misshapen}; "
+            "they would start at random. Check the download."
         )
     check_decoder(lm)
     for module in lm.modules():
@@ -191,16 +196,17 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Pre
 
 
 def check_decoder(lm: PreTrainedModel) -> None:
-    """The packed forward needs a decoder with `layers`, and an output layer with a weight [V, D]."""
+    """Refuses a model without a decoder with `layers` or an output layer with a weight [V, D].
+
+    The packed forward calls both.
+    """
     decoder = lm.get_decoder() if hasattr(lm, "get_decoder") else None
     head = lm.get_output_embeddings()
-    if (
-        decoder is None
-        or decoder is lm
-        or not isinstance(getattr(decoder, "layers", None), nn.ModuleList)
-    ):
+    layers = None if decoder is lm else getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
         raise ValueError(
-            f"{type(lm).__name__} has no decoder with layers; only decoder-only causal LMs can be trained."
+            f"{type(lm).__name__} has no decoder with layers; "
+            "only decoder-only causal LMs can be trained."
         )
     if not isinstance(head, nn.Linear):
         raise ValueError(
@@ -209,19 +215,22 @@ def check_decoder(lm: PreTrainedModel) -> None:
 
 
 def model_class(config: PretrainedConfig) -> type:
-    """transformers' class that makes the model of this config, with its vision tower where it reads images."""
+    """Returns the transformers class for this config, with a vision tower if it reads images."""
     return AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM
 
 
 def count_parameters(config: PretrainedConfig) -> int:
-    """Parameters of the model that `config` describes, without making it; tied weights once, a vision tower too."""
+    """Counts the parameters of the model that `config` describes, without making it.
+
+    Tied weights count once; a vision tower counts too.
+    """
     with torch.device("meta"):
         lm = model_class(config).from_config(config)
     return sum(math.prod(parameter.shape) for parameter in lm.parameters())
 
 
 def count_vision_parameters(config: PretrainedConfig) -> int:
-    """Of them those of the vision tower; 0 where the model reads text alone."""
+    """Counts the parameters of the vision tower; 0 for a text-only model."""
     if not reads_images(config):
         return 0
     with torch.device("meta"):

@@ -9,17 +9,17 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from isentropic.learner.model import PackedModel
 
-# Below this the gathered layers stay between forward, backward and microbatches: memory nobody misses, for one
-# all-gather an update in place of two for each microbatch.
+# Below this size the gathered layers stay between forward, backward and microbatches: it costs
+# little memory, and an update needs one all-gather instead of two per microbatch.
 KEEP_GATHERED_BYTES = 1 << 30
 
 
 def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: float) -> DeviceMesh:
-    """The ranks' mesh, one device each: NCCL on GPUs (and gloo for what lies on the host), gloo on CPUs.
+    """Joins the ranks, one device each: NCCL on GPUs (gloo for host tensors), gloo on CPUs.
 
     Args:
-        init_method: tcp://host:port of rank 0; None for a single rank, which needs no port, and shares the group
-            that its process belongs to already.
+        init_method: tcp://host:port of rank 0; None for a single rank, which needs no port and
+            shares the group that its process belongs to already.
         timeout_s: for any collective; then the process group aborts.
     """
     if init_method is None and world_size > 1:
@@ -30,12 +30,11 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
     if cuda:
         torch.cuda.set_device(rank % torch.cuda.device_count())
     else:
-        # Free on a CPU. Filling new memory, which it would do too, is not.
+        # Free on a CPU, except that it would also fill all new memory, which is not: off.
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False
-    if (
-        init_method is None and dist.is_initialized()
-    ):  # a single rank beside an engine or another learner
+    # A single rank beside an engine or another learner: a process can have only one default group.
+    if init_method is None and dist.is_initialized():
         return _mesh(cuda, world_size)
     meeting = {"store": dist.HashStore()} if init_method is None else {"init_method": init_method}
     dist.init_process_group(
@@ -49,7 +48,7 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
 
 
 def host_group(timeout_s: float) -> dist.ProcessGroup:
-    """The same ranks once more, over gloo: for a thread whose collectives run beside the others."""
+    """Makes a second group of all ranks, over gloo, for collectives of a background thread."""
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
 
@@ -63,18 +62,16 @@ def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
 def shard(
     model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool
 ) -> bool:
-    """Shards the model in place: each layer, then the rest. Gradients are summed over ranks, not averaged.
+    """Shards the model in place: each layer, then the rest.
 
-    The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that the device never
-    holds it whole. Weights stay in float32; forward and backward use `dtype`, gradients are reduced in float32.
+    The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that
+    the device never holds it whole. Weights stay in float32; forward and backward use `dtype`.
+    Gradients are summed over ranks, not averaged, in float32.
     Returns whether the layers stay gathered (small models).
     """
-    half = dtype != torch.float32
-    policy = (
-        MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-        if half
-        else MixedPrecisionPolicy()
-    )
+    policy = MixedPrecisionPolicy()
+    if dtype != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
     size = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
     keep = size <= KEEP_GATHERED_BYTES
     for layer in model.layers:
@@ -84,7 +81,8 @@ def shard(
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in fsdp_modules(model):
-        # Loss weights come from global counts, so the ranks' gradients add up to that of the loss.
+        # FSDP averages by default. Loss weights come from global counts: the ranks' gradients add
+        # up to that of the loss.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     return keep
@@ -95,6 +93,6 @@ def fsdp_modules(model: torch.nn.Module) -> list[FSDPModule]:
 
 
 def release(model: torch.nn.Module) -> None:
-    """Frees gathered weights; without it a pass that had no backward would leave them where the sharded ones belong."""
+    """Frees gathered weights: a pass without a backward leaves them in place of the shards."""
     for module in fsdp_modules(model):
         module.reshard()

@@ -1,4 +1,4 @@
-"""The learner's state on disk: sharded, tensors alone, loadable on another number of ranks."""
+"""The learner's state on disk: sharded, only tensors, loadable on another number of ranks."""
 
 import os
 import pickle
@@ -20,8 +20,9 @@ from torch.distributed.tensor import DTensor
 from isentropic.durable import sync_folder
 from isentropic.learner.optimizer import moments, set_steps
 
-# The whole of what a checkpoint's index is made of. Anything else in it is not ours. BytesStorageMetadata is left out
-# on purpose: what an index calls bytes, torch unpickles without limits.
+# Every class that the index of a checkpoint of ours is made of; any other is refused.
+# BytesStorageMetadata is left out on purpose: what an index calls bytes, torch unpickles without
+# limits.
 ALLOWED = {
     ("torch", "Size"),
     ("torch", "device"),
@@ -38,10 +39,12 @@ ALLOWED = {
     ("pathlib", "PosixPath"),
     ("collections", "OrderedDict"),
 }
+# What unpickling raises on a file that is cut short or changed.
+DAMAGE = (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError)
 
 
 class SafeReader(FileSystemReader):
-    """Reads a checkpoint whose index may come from a stranger: nothing but plain records is unpickled."""
+    """Reads a checkpoint whose index may come from a stranger: only plain records are unpickled."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         path = self._get_metadata_path(kwargs.get("rank"))
@@ -50,23 +53,18 @@ class SafeReader(FileSystemReader):
                 metadata = _Unpickler(file).load()
         except FileNotFoundError:
             raise ValueError(
-                f"{path} does not exist: this is no checkpoint of a learner, or a torn one."
+                f"{path} does not exist: this is no checkpoint of a learner, or a torn one. "
+                "Load another checkpoint."
             ) from None
-        except (
-            pickle.UnpicklingError,
-            EOFError,
-            AttributeError,
-            IndexError,
-            KeyError,
-            TypeError,
-        ) as error:
+        except DAMAGE as error:
             raise ValueError(f"{path} is damaged ({error}): load an older checkpoint.") from error
         if not isinstance(metadata, Metadata):
             raise ValueError(f"{path} holds a {type(metadata).__name__}, not a checkpoint's index.")
         for info in metadata.storage_data.values():
             if info.relative_path != os.path.basename(info.relative_path):
                 raise ValueError(
-                    f"{path} names {info.relative_path!r}, outside the checkpoint. It was not loaded."
+                    f"{path} names {info.relative_path!r}, outside the checkpoint. "
+                    "It was not loaded."
                 )
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -74,11 +72,11 @@ class SafeReader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED and not (
-            module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)
-        ):
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)
+        if (module, name) not in ALLOWED and not is_dtype:
             raise ValueError(
-                f"the checkpoint's index names {module}.{name}, which no checkpoint of ours holds. It was not loaded."
+                f"the checkpoint's index names {module}.{name}, which no checkpoint of ours holds. "
+                "It was not loaded."
             )
         return super().find_class(module, name)
 
@@ -91,30 +89,31 @@ def begin_save(
     rank: int,
     group: dist.ProcessGroup | None = None,
 ) -> Callable[[], None]:
-    """Copies weights, optimizer, policy version and this rank's random state, and writes the copies in a thread.
+    """Copies the state and writes the copy in a thread.
 
-    The state may change as soon as this returns. Collective: every rank calls it, and then what it returns: that
-    waits until all is durable, or raises OSError on every rank where one of them cannot write, such as on a full disk.
-    AdamW's step count and the schedule's position are `policy_version`.
+    The state is weights, optimizer, policy version and this rank's random state; AdamW's step count
+    and the schedule's position are `policy_version`. It may change as soon as this returns.
+
+    Collective: every rank calls it, and then what it returns. That call waits until all is durable;
+    if one rank cannot write, such as on a full disk, it raises OSError on every rank.
 
     Args:
-        group: for the thread's collectives alone, with a CPU backend; None: no collectives run beside it.
+        group: only for the thread's collectives, with a CPU backend; None if no other collectives
+            run at the same time.
     """
     os.makedirs(folder, exist_ok=True)
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
-    return partial(
-        _end_save, folder, dcp.async_save(state, checkpoint_id=folder, process_group=group)
-    )
+    writing = dcp.async_save(state, checkpoint_id=folder, process_group=group)
+    return partial(_end_save, folder, writing)
 
 
 def _end_save(folder: Path, writing: Future) -> None:
     try:
         writing.result()
-    except (
-        CheckpointException
-    ) as error:  # a BaseException, which would take the whole process along
+    except CheckpointException as error:
+        # A BaseException: uncaught it would pass every `except Exception` and end the process.
         raise OSError(f"{folder}: {_reasons(error)}") from None
     sync_folder(folder)
     sync_folder(Path(folder).parent)
@@ -131,7 +130,8 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
     missing = sorted(state.keys() - known.keys())
     if missing:
         raise ValueError(
-            f"{folder} lacks {missing[:3]} ({len(missing)} in all): it is of another model."
+            f"{folder} lacks {missing[:3]} ({len(missing)} in all): it is of another model. "
+            "Load a checkpoint of this run's model."
         )
     state["policy_version"] = torch.tensor(0)
     random = {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
@@ -149,22 +149,21 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
 
 
 def _reasons(error: CheckpointException) -> str:
-    return "; ".join(
-        sorted({f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()})
-    )
+    reasons = {f"rank {rank}: {cause}" for rank, (cause, _) in error.failures.items()}
+    return "; ".join(sorted(reasons))
 
 
 def copy_state(
     model: nn.Module, optimizer: torch.optim.AdamW, policy_version: int
 ) -> dict[str, Tensor]:
-    """Copies of this rank's weights and moments, and the policy version: what `put_back` needs."""
+    """Copies this rank's weights and moments, and the policy version, for `put_back`."""
     state = {name: tensor.detach().clone() for name, tensor in _weights(model, optimizer).items()}
     return state | {"policy_version": torch.tensor(policy_version)}
 
 
 @torch.no_grad()
 def put_back(state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.AdamW) -> int:
-    """Fills weights and optimizer with copies that `copy_state` made; the policy version."""
+    """Fills weights and optimizer from `copy_state`'s copies; returns the policy version."""
     for name, tensor in _weights(model, optimizer).items():
         tensor.copy_(state[name])
     policy_version = int(state["policy_version"])
@@ -173,7 +172,7 @@ def put_back(state: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.
 
 
 def same_state(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Equal bits in two copies."""
+    """Returns whether two copies are equal."""
     return all(torch.equal(_local(one[name]), _local(value)) for name, value in other.items())
 
 
@@ -182,7 +181,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 
 def _weights(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
-    """Flat names to the live tensors, which loading fills in place."""
+    """Maps flat names to the live tensors, which loading fills in place."""
     state = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
     for moment in ("exp_avg", "exp_avg_sq"):
         state |= {

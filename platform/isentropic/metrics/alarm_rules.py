@@ -1,8 +1,7 @@
-"""When a curve is wrong: the conditions that alarm rules are made of."""
+"""The conditions of alarm rules: when a curve counts as wrong."""
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -17,11 +16,11 @@ BASELINES = ("none", "start", "recent")
 class AlarmRule:
     """One rule; the values live in conf/alarms/.
 
-    below, above   metric < or > limit, `patience` steps in a row. The limit is `value` (baseline none), or `value`
-                   times the mean of the first `window` steps (start), or times the median of the last `window`
-                   steps (recent; needs half of them).
-    stall          the mean of the last `window` steps is not `value` above that of the window before, and is below
-                   `ceiling` (above it there is nothing left to gain).
+    below, above   metric < or > limit, `patience` steps in a row. The limit is `value` (baseline
+                   none), or `value` times the mean of the first `window` steps (start), or times
+                   the median of the last `window` steps (recent; needs half of them).
+    stall          the mean of the last `window` steps is not `value` above that of the window
+                   before, and is below `ceiling` (above it there is nothing left to gain).
     non_finite     the metric is NaN or infinite.
     """
 
@@ -37,7 +36,7 @@ class AlarmRule:
     unit: str  # printed behind the numbers
 
     def check(self, name: str) -> None:
-        """Refuses values that make no rule; `name` is the rule's, for the message."""
+        """Refuses values that make no rule; the message names the rule `name`."""
         key = f"alarms.rules.{name}"
         check_choice(f"{key}.kind", self.kind, KINDS)
         check_choice(f"{key}.baseline", self.baseline, BASELINES)
@@ -47,19 +46,21 @@ class AlarmRule:
             check_range(f"{key}.{field}", getattr(self, field), at_least=1)
             if type(getattr(self, field)) is not int:
                 raise ValueError(
-                    f"{key}.{field} counts steps, got {getattr(self, field)!r}. Give a whole number."
+                    f"{key}.{field} counts steps, got {getattr(self, field)!r}. "
+                    "Give a whole number."
                 )
         if self.kind != "non_finite":
             if self.value is None:
                 raise ValueError(
-                    f"{key}.value must be a number for kind {self.kind!r}, got null. Give the threshold."
+                    f"{key}.value must be a number for kind {self.kind!r}, got null. "
+                    "Give the threshold."
                 )
             check_range(f"{key}.value", self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a rule thinks of one step."""
+    """A rule's judgement of one step."""
 
     holds: bool
     value: float
@@ -82,16 +83,12 @@ class RuleState:
         """Judges a step's value against the past, then remembers it."""
         rule = self.rule
         if rule.kind == "non_finite":
-            return Verdict(
-                holds=not math.isfinite(value),
-                value=value,
-                limit=None,
-                reason="which is not finite",
-            )
-        if not math.isfinite(value):  # nothing was measured: neither good nor bad
-            return Verdict(
-                holds=self.since_step is not None, value=value, limit=None, reason="not measured"
-            )
+            bad = not math.isfinite(value)
+            return Verdict(holds=bad, value=value, limit=None, reason="which is not finite")
+        # Nothing was measured: that neither starts nor ends a condition, and is not remembered.
+        if not math.isfinite(value):
+            held = self.since_step is not None
+            return Verdict(holds=held, value=value, limit=None, reason="not measured")
         verdict = self._stall(value) if rule.kind == "stall" else self._against_limit(value)
         self.recent.append(value)
         if len(self.start) < rule.window:
@@ -109,22 +106,24 @@ class RuleState:
         rule = self.rule
         if rule.baseline == "none":
             return rule.value, f"{rule.value:g}{_unit(rule)}"
-        past: Sequence[float] = (
-            self.start if rule.baseline == "start" else list(self.recent)[-rule.window :]
-        )
-        needed = rule.window if rule.baseline == "start" else (rule.window + 1) // 2
-        if len(past) < needed:
+        base, meaning = self._from_start() if rule.baseline == "start" else self._from_recent()
+        if base is None:
             return None, ""
-        base = fmean(past) if rule.baseline == "start" else median(past)
-        said = (
-            "its value at the start"
-            if rule.baseline == "start"
-            else f"its median of the last {len(past)} steps"
-        )
-        return (
-            rule.value * base,
-            f"{rule.value * base:.4g}{_unit(rule)} = {rule.value:g} x {base:.4g} ({said})",
-        )
+        limit = rule.value * base
+        return limit, f"{limit:.4g}{_unit(rule)} = {rule.value:g} x {base:.4g} ({meaning})"
+
+    def _from_start(self) -> tuple[float | None, str]:
+        """Returns the mean of the first `window` values; None until all are there."""
+        if len(self.start) < self.rule.window:
+            return None, ""
+        return fmean(self.start), "its value at the start"
+
+    def _from_recent(self) -> tuple[float | None, str]:
+        """Returns the median of the last `window` values; None until half of them are there."""
+        past = list(self.recent)[-self.rule.window :]
+        if len(past) < (self.rule.window + 1) // 2:
+            return None, ""
+        return median(past), f"its median of the last {len(past)} steps"
 
     def _stall(self, value: float) -> Verdict:
         window = self.rule.window
@@ -152,11 +151,9 @@ class RuleState:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.start = list(state["start"])
         self.recent = deque(state["recent"], maxlen=2 * self.rule.window)
-        self.since_step, self.steps_held, self.raised = (
-            state["since_step"],
-            state["steps_held"],
-            state["raised"],
-        )
+        self.since_step = state["since_step"]
+        self.steps_held = state["steps_held"]
+        self.raised = state["raised"]
 
 
 def _unit(rule: AlarmRule) -> str:

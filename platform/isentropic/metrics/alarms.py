@@ -1,4 +1,7 @@
-"""Alarms: rules over the step's metrics that say what was seen and since when, and ask for a checkpoint or a stop."""
+"""Alarms: rules over the step's metrics that report what was seen and since when.
+
+An alarm may also ask for a checkpoint or a stop.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,13 +15,13 @@ from isentropic.metrics.alarm_rules import AlarmRule, RuleState, Verdict
 class AlarmsConfig:
     """Name -> rule. Rules are added, changed and removed by name."""
 
-    rules: dict[str, Any]  # each the keys of `AlarmRule`; null removes a rule
+    rules: dict[str, Any]  # name -> the keys of `AlarmRule`; null removes a rule
 
     def __post_init__(self) -> None:
         self.build()
 
     def build(self) -> dict[str, AlarmRule]:
-        """The rules by name, checked."""
+        """Makes the rules, by name, and checks them."""
         built = {
             name: _build(name, values) for name, values in self.rules.items() if values is not None
         }
@@ -34,27 +37,33 @@ def _build(name: str, values: Any) -> AlarmRule:
     for key in values:
         if key not in known:
             raise ValueError(
-                f"alarms.rules.{name}.{key} is no key of a rule.{nearest(key, known)} Allowed: {known}."
+                f"alarms.rules.{name}.{key} is no key of a rule.{nearest(key, known)} "
+                f"Allowed: {known}."
             )
     missing = [key for key in known if key not in values]
     if missing:
         raise ValueError(
-            f"alarms.rules.{name} lacks {', '.join(missing)}. A rule has all of: {', '.join(known)}."
+            f"alarms.rules.{name} lacks {', '.join(missing)}. "
+            f"A rule has all of: {', '.join(known)}."
         )
     return AlarmRule(**values)
 
 
 class Alarms:
-    """Judges every step. An alarm is raised once, when its condition has held `patience` steps, and cleared once."""
+    """Judges every step.
+
+    An alarm is raised once, when its condition has held for `patience` steps, and cleared once.
+    """
 
     def __init__(self, config: AlarmsConfig) -> None:
         self._states = {name: RuleState(rule) for name, rule in config.build().items()}
 
     def check(self, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One record for each alarm raised or cleared by this step; a rule whose metric is missing is silent.
+        """Returns one record per alarm that this step raises or clears.
 
-        A record has step, policy_version, rule, state (raised | cleared), level, action, metric, value, limit,
-        since_step, message; it is what alarms.jsonl holds.
+        A rule whose metric is missing is silent. A record is a line of alarms.jsonl: step,
+        policy_version, rule, state (raised | cleared), level, action, metric, value, limit,
+        since_step, message.
         """
         records = []
         for name, state in self._states.items():
@@ -77,7 +86,9 @@ class Alarms:
                 return self._record(name, state, verdict, metrics, "raised")
             return None
         record = self._record(name, state, verdict, metrics, "cleared") if state.raised else None
-        state.raised, state.since_step, state.steps_held = False, None, 0
+        state.raised = False
+        state.since_step = None
+        state.steps_held = 0
         return record
 
     def _record(
@@ -86,11 +97,11 @@ class Alarms:
         rule = state.rule
         title = name.replace("_", " ")
         seen = f"{rule.metric} is {verdict.value:.4g}{' ' + rule.unit if rule.unit else ''}"
-        since = f"step {state.since_step}"
+        since = f"since step {state.since_step}"
         if change == "raised":
-            message = f"{title}: {seen}, {verdict.reason}, since {since}"
+            message = f"{title}: {seen}, {verdict.reason}, {since}"
         else:
-            message = f"{title}: over, {seen}; it had held since {since}"
+            message = f"{title} cleared: {seen} (it had held {since})"
         return {
             "step": int(metrics["step"]),
             "policy_version": metrics.get("policy_version"),
@@ -114,7 +125,7 @@ class Alarms:
         return {name: state.state_dict() for name, state in self._states.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Rules that the state does not know (added since) start afresh."""
+        """Restores the rules that the state knows; those added since start afresh."""
         for name, rule_state in self._states.items():
             if name in state:
                 rule_state.load_state_dict(state[name])

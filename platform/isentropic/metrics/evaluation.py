@@ -8,30 +8,33 @@ import numpy as np
 
 from isentropic.records import Rollout
 
-RIGHT = 1.0 - 1e-6  # a response is right from this task reward on; partial credit is not
+RIGHT = 1.0 - 1e-6  # a response counts as right at or above this task reward
 
 
 def is_right(rollout: Rollout) -> bool:
-    """Whether the task gave the response its full reward."""
+    """Returns whether the task gave the response its full reward; partial credit is not right."""
     return rollout.reward >= RIGHT
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
-    """Chance that at least one of k samples is right, given `right` of `samples` are: 1 - C(n - c, k) / C(n, k).
+    """Estimates the chance that at least one of k samples is right.
+
+        1 - C(n - c, k) / C(n, k)    n = samples, c = right
 
     The unbiased estimator of Chen et al. (arXiv:2107.03374, eq. 1).
     """
     if not 0 <= right <= samples or not 1 <= k <= samples:
         raise ValueError(
-            f"pass@k needs 0 <= right <= samples and 1 <= k <= samples; got right {right}, samples {samples}, k {k}. "
-            "Draw at least k samples a prompt (evaluation.samples)."
+            "pass@k needs 0 <= right <= samples and 1 <= k <= samples; "
+            f"got right {right}, samples {samples}, k {k}. "
+            "Draw at least k samples per prompt (evaluation.samples)."
         )
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemScore:
-    """One held-out prompt."""
+    """How the samples of one held-out prompt did."""
 
     prompt_id: str
     samples: int
@@ -45,7 +48,7 @@ class ProblemScore:
 
 
 def problem_scores(rollouts: Sequence[Rollout]) -> list[ProblemScore]:
-    """Scores by draw, in the order of the draws."""
+    """Scores each draw, in the order of the draws."""
     by_draw: dict[int, list[Rollout]] = {}
     for rollout in rollouts:
         by_draw.setdefault(rollout.key.draw, []).append(rollout)
@@ -64,19 +67,21 @@ def problem_scores(rollouts: Sequence[Rollout]) -> list[ProblemScore]:
 def evaluation_metrics(
     rollouts_by_set: Mapping[str, Sequence[Rollout]], k: int
 ) -> dict[str, float]:
-    """`eval/<set>/{avg_at_k,pass_at_k,reward_mean,tokens_mean}`, and over the sets the mean `eval/{avg,pass}_at_k`.
+    """Computes the keys `eval/*` of all held-out sets.
 
-    avg@k is the share of right samples, a mean over prompts; pass@k as in `pass_at_k`.
+    eval/<set>/avg_at_k                     share of right samples, mean over prompts
+    eval/<set>/pass_at_k                    see `pass_at_k`, mean over prompts
+    eval/<set>/{reward_mean,tokens_mean}    means over prompts
+    eval/{avg_at_k,pass_at_k}               means over the sets
     """
     metrics: dict[str, float] = {}
     for name, rollouts in rollouts_by_set.items():
         scores = problem_scores(rollouts)
         if scores:
+            passed = [pass_at_k(score.samples, score.right, k) for score in scores]
             metrics |= {
                 f"eval/{name}/avg_at_k": float(np.mean([score.avg for score in scores])),
-                f"eval/{name}/pass_at_k": float(
-                    np.mean([pass_at_k(s.samples, s.right, k) for s in scores])
-                ),
+                f"eval/{name}/pass_at_k": float(np.mean(passed)),
                 f"eval/{name}/reward_mean": float(np.mean([score.reward_mean for score in scores])),
                 f"eval/{name}/tokens_mean": float(np.mean([score.tokens_mean for score in scores])),
             }

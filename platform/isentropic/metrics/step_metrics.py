@@ -1,4 +1,4 @@
-"""Metrics of a step's rollouts: reward, groups, lengths, age, and the engine against the learner."""
+"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,45 +17,48 @@ NAN = float("nan")
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """`reward/{mean,std}` and `group/{all_right_frac,all_wrong_frac}` of the first wave, before any filter.
+    """Computes `reward/{mean,std}` and `group/{all_right_frac,all_wrong_frac}`.
 
-    Task rewards, not shaped ones, and only the policy's own: later waves go to chosen prompts, teachers are not the
-    policy, and both would bend the curve. The std is the population's, over rollouts. all_wrong: no response of the
-    group got the full reward.
+    Over the first wave, before any filter. Task rewards, not shaped ones, and only the policy's
+    own: later waves go to chosen prompts, teachers are not the policy, and both would bend the
+    curve. The std is the population's, over rollouts. all_wrong: no response of the group got the
+    full reward.
     """
     waves = [wave for group in groups if (wave := first_wave(group.rollouts))]
     rewards = np.array([rollout.reward for wave in waves for rollout in wave], dtype=np.float64)
     right = [[is_right(rollout) for rollout in wave] for wave in waves]
+    if not right:
+        names = ("reward/mean", "reward/std", "group/all_right_frac", "group/all_wrong_frac")
+        return dict.fromkeys(names, NAN)
     return {
-        "reward/mean": float(rewards.mean()) if len(rewards) else NAN,
-        "reward/std": float(rewards.std()) if len(rewards) else NAN,
-        "group/all_right_frac": float(np.mean([all(group) for group in right])) if right else NAN,
-        "group/all_wrong_frac": float(np.mean([not any(group) for group in right]))
-        if right
-        else NAN,
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std()),
+        "group/all_right_frac": float(np.mean([all(group) for group in right])),
+        "group/all_wrong_frac": float(np.mean([not any(group) for group in right])),
     }
 
 
 def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """`response/{tokens_mean,truncated_frac}` of the first wave."""
-    own = first_wave(rollouts)
-    if not own:
+    """Computes `response/{tokens_mean,truncated_frac}` of the first wave."""
+    first = first_wave(rollouts)
+    if not first:
         return {"response/tokens_mean": NAN, "response/truncated_frac": NAN}
+    truncated = [rollout.finish_reason == "length" for rollout in first]
     return {
-        "response/tokens_mean": float(np.mean([rollout.num_response_tokens for rollout in own])),
-        "response/truncated_frac": float(
-            np.mean([rollout.finish_reason == "length" for rollout in own])
-        ),
+        "response/tokens_mean": float(np.mean([rollout.num_response_tokens for rollout in first])),
+        "response/truncated_frac": float(np.mean(truncated)),
     }
 
 
 def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> dict[str, float]:
-    """`fate/<name>_frac`: what became of the policy's rollouts of this step, all waves; the shares sum to 1.
+    """Computes `fate/<name>_frac`, the shares of what became of the policy's rollouts of this step.
 
+    Over all waves; the shares sum to 1.
     Teachers are left out, and so are rollouts of earlier steps that left the queue in this one.
 
     Args:
-        possible: every fate that the method can give (`Method.possible_fates`); one that none had is 0.
+        possible: every fate that the method can give (`Method.possible_fates`); one that no
+            rollout had is 0.
     """
     drawn = [fate for fate in fates if fate.rollout.step == step and not fate.rollout.is_teacher]
     counts = Counter(fate.name for fate in drawn)
@@ -63,19 +66,19 @@ def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> d
 
 
 def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
-    """`staleness/{mean,max}`: steps between the weights that drew a fresh sample and those it is trained from.
+    """Computes `staleness/{mean,max}` of fresh samples and `age/{queue,replay}_mean` of the others.
 
-    Queued and replayed samples count apart, from the step they were drawn for; teachers have no age.
-
-    `age/{queue,replay}_mean` is there where such samples were trained on.
+    Staleness: steps between the weights that drew a sample and those its training began with.
+    Age: steps since the one that a queued or replayed sample was drawn for; the key is absent if
+    no such sample was trained on. Teachers have neither.
     """
     ages: dict[str, list[int]] = {"new": [], "queue": [], "replay": []}
     for sample in samples:
         rollout = sample.rollout
         if not rollout.is_teacher:
-            ages[sample.source].append(
-                step - (rollout.source_step + 1 if sample.source == "new" else rollout.step)
-            )
+            # A rollout drawn from the weights that its own step began with has staleness 0.
+            from_step = rollout.source_step + 1 if sample.source == "new" else rollout.step
+            ages[sample.source].append(step - from_step)
     new = ages.pop("new")
     metrics = {
         "staleness/mean": float(np.mean(new)) if new else 0.0,
@@ -89,14 +92,16 @@ def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
 def mismatch_metrics(
     rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores], temperature: float
 ) -> dict[str, float]:
-    """The engine's logprobs against the learner's, on the tokens that the engine drew.
+    """Compares the engine's logprobs with the learner's, on the tokens that the engine drew.
 
-    Over rollouts drawn at the training temperature. Rollouts of waves with top-p or top-k are the caller's to leave
-    out: there the engine's logprob is of another distribution by intent.
+    Over rollouts drawn at the training temperature. The caller leaves out waves with top-p or
+    top-k: there the engine's logprob is of another distribution by intent.
 
         logprob_abs_max, logprob_abs_mean    |rollout_logprob - old_logprob|, nats
-        k1, k3                               KL(engine || learner), w = exp(old_logprob - rollout_logprob)
-        ess                                  (sum w)^2 / (n sum w^2): share of the sample that would be left
+        w                                    exp(old_logprob - rollout_logprob)
+        k1, k3                               KL(engine || learner): mean of -log w, of w - 1 - log w
+        ess                                  (sum w)^2 / (n sum w^2): share of the sample that
+                                             would be left
     """
     same = [
         rollout
@@ -106,10 +111,8 @@ def mismatch_metrics(
     engine = join([rollout.rollout_logprob for rollout in same]).astype(np.float64)
     learner = join([scores[rollout.key].logprob for rollout in same]).astype(np.float64)
     if not len(engine):
-        return {
-            f"mismatch/{name}": NAN
-            for name in ("logprob_abs_max", "logprob_abs_mean", "k1", "k3", "ess")
-        }
+        names = ("logprob_abs_max", "logprob_abs_mean", "k1", "k3", "ess")
+        return {f"mismatch/{name}": NAN for name in names}
     difference = learner - engine
     weight = bounded_ratio(difference)
     return {
@@ -122,7 +125,10 @@ def mismatch_metrics(
 
 
 def initial_kl(scores: Sequence[TokenScores]) -> dict[str, float]:
-    """`kl/initial`: KL(policy || reference model) by k3, over tokens that the policy drew; NaN without a reference."""
+    """Computes `kl/initial`, KL(policy || reference) by k3 on tokens that the policy drew.
+
+    NaN without a reference model.
+    """
     scored = [score for score in scores if score.ref_logprob is not None]
     reference = join([score.ref_logprob for score in scored]).astype(np.float64)
     log_ratio = reference - join([score.logprob for score in scored])

@@ -3,8 +3,9 @@
     prompt    47+25+8=
     response  47+25=72;72+8=80#80      the working is free, only what follows the last '#' counts
 
-A level is named 'TERMSxDIGITS': '3x2' adds three numbers of two digits. Prompts are made from their index, so
-nothing is stored. A question belongs to train or to eval by a hash of its numbers, whatever their order.
+A level is named 'TERMSxDIGITS': '3x2' adds three numbers of two digits. Prompts are made from their
+index, so nothing is stored. A hash of a question's numbers, whatever their order, decides whether
+it belongs to train or to eval.
 """
 
 import random
@@ -17,7 +18,7 @@ from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
 
 LEVEL = re.compile(r"([2-9])x([1-6])")
-EVAL_SHARE = 8  # one question in so many is held out
+EVAL_SHARE = 8  # one question in 8 is held out
 SEPARATORS = (";", ",", " ")
 STYLES = ("steps", "sums", "direct")
 
@@ -38,13 +39,13 @@ class ArithmeticConfig:
         bad = [level for level in self.levels if not LEVEL.fullmatch(level)]
         if bad or not self.levels:
             raise ValueError(
-                f"task.levels must be a list of 'TERMSxDIGITS' with 2 to 9 terms and 1 to 6 digits; got {self.levels}. "
-                "For three numbers of two digits write '3x2'."
+                "task.levels must be a list of 'TERMSxDIGITS' with 2 to 9 terms and 1 to 6 digits; "
+                f"got {self.levels}. For three numbers of two digits write '3x2'."
             )
 
 
 class ArithmeticTask:
-    """See the module's text. `prompt_id` is 'arithmetic/<split>/<level>/<index>'."""
+    """Sums, graded by their result. `prompt_id` is 'arithmetic/<split>/<level>/<index>'."""
 
     isolated = False  # a comparison of two strings: nothing in it can hang or crash
     max_turns = 1
@@ -65,7 +66,7 @@ class ArithmeticTask:
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """1 if the text after the last '#' is the answer, else 0."""
+        """Gives 1 if the text after the last '#' is the answer, else 0."""
         _, mark, result = turns[-1].rpartition("#")
         return float(mark == "#" and result.strip() == prompt.answer)
 
@@ -75,11 +76,11 @@ class ArithmeticTask:
     def demonstration(
         self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]
     ) -> list[str]:
-        """The policy's turns of one right episode; here one."""
+        """Writes the policy's turns of one right episode; here it is one turn."""
         return [demonstration(prompt, rng, style_weights)]
 
     def _question(self, split: str, index: int) -> tuple[str, list[int]]:
-        """Level and terms: drawn again until the question falls into the split."""
+        """Draws level and terms, again and again until the question falls into the split."""
         rng = random.Random(hash_seed("arithmetic", self.config.seed, split, index))
         level = rng.choice(self.config.levels)
         count, digits = map(int, level.split("x"))
@@ -90,30 +91,31 @@ class ArithmeticTask:
 
 
 def terms_of(prompt: Prompt) -> list[int]:
-    """The numbers to add."""
+    """Reads the numbers to add from the prompt."""
     return list(map(int, prompt.messages[-1]["content"].rstrip("=").split("+")))
 
 
 def is_held_out(terms: Sequence[int]) -> bool:
-    """Whether a question, in any order of its terms, belongs to eval."""
+    """Returns whether a question, in any order of its terms, belongs to eval."""
     return hash_seed("held out", *sorted(terms)) % EVAL_SHARE == 0
 
 
 def demonstration(prompt: Prompt, rng: random.Random, style_weights: Sequence[float]) -> str:
-    """One of the many right responses: any order of the terms, any separator, steps, partial sums or none.
+    """Writes one of the many right responses.
 
-    The freedom is what gives the warm-started policy entropy to lose.
+    Any order of the terms, any separator; with steps, partial sums or neither. Without this freedom
+    the warm-started policy would have no entropy to lose.
     """
     terms = terms_of(prompt)
     style = rng.choices(STYLES, style_weights)[0]
     if style == "direct":
         return f"#{prompt.answer}"
     rng.shuffle(terms)
-    total, lines = terms[0], []
+    total = terms[0]
+    lines = []
     for term in terms[1:]:
-        pair = rng.sample((total, term), 2)
-        lines.append(
-            f"{pair[0]}+{pair[1]}={total + term}" if style == "steps" else f"{total + term}"
-        )
+        # Drawn in both styles, so that the draws after it are the same.
+        first, second = rng.sample((total, term), 2)
         total += term
+        lines.append(f"{first}+{second}={total}" if style == "steps" else f"{total}")
     return rng.choice(SEPARATORS).join(lines) + f"#{total}"

@@ -3,7 +3,8 @@
     prompt    <a drawing> circles?
     response  3                       the first number in it is the answer
 
-A drawing is made from its index, into a file, when its prompt is first asked for; prompts carry the file's path.
+A drawing is made from its index and written to a file when its prompt is first requested; prompts
+carry the file's path.
 """
 
 import os
@@ -28,10 +29,10 @@ class FiguresConfig:
     """Values live in conf/task/figures.yaml."""
 
     name: str
-    folder: str  # where the drawings lie; every machine of a run must see it
+    folder: str  # where the drawings are written; every machine of a run must see it
     pixels: int  # of a side
-    max_count: int  # figures of the kind that is asked for, at least one
-    others: int  # figures of other kinds, at most
+    max_count: int  # most figures of the kind in question; there is at least one
+    others: int  # most figures of other kinds
     train_size: int
     eval_size: int
     seed: int  # of the drawings, not of the run
@@ -43,13 +44,13 @@ class FiguresConfig:
         check_range("task.others", self.others, at_least=0)
         if self.max_count + self.others > CELLS**2:
             raise ValueError(
-                f"task.max_count + task.others must be at most {CELLS**2}, the cells of a drawing; got "
-                f"{self.max_count} + {self.others}."
+                f"task.max_count + task.others must be at most {CELLS**2}, the cells of a drawing; "
+                f"got {self.max_count} + {self.others}. Lower one of them."
             )
 
 
 class FiguresTask:
-    """See the module's text. `prompt_id` is 'figures/<split>/<index>'."""
+    """Drawings, graded by the count. `prompt_id` is 'figures/<split>/<index>'."""
 
     isolated = False  # a comparison of two strings
     max_turns = 1
@@ -73,7 +74,7 @@ class FiguresTask:
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """1 if the first number in the response is the answer, else 0."""
+        """Gives 1 if the first number in the response is the answer, else 0."""
         number = re.search(r"\d+", turns[-1])
         return float(number is not None and number.group() == prompt.answer)
 
@@ -81,7 +82,7 @@ class FiguresTask:
         return None
 
     def _drawing(self, name: str, kind: str, count: int, rng: random.Random) -> Path:
-        """The drawing's file, made where it is not there yet. Its name tells all that it was made from."""
+        """Makes the drawing's file, once; the path names all that the drawing depends on."""
         config = self.config
         settings = f"{config.pixels}px-{config.max_count}-{config.others}-seed{config.seed}"
         path = self._folder / settings / f"{name}.png"
@@ -94,7 +95,8 @@ class FiguresTask:
         try:
             with os.fdopen(handle, "wb") as file:
                 draw(kinds, config.pixels, rng).save(file, format="PNG")
-            os.replace(scratch, path)  # whole or not there, whoever else is drawing it
+            # Whole or not there, even if another process makes the same drawing now.
+            os.replace(scratch, path)
         except BaseException:
             os.unlink(scratch)
             raise
@@ -102,7 +104,7 @@ class FiguresTask:
 
 
 def draw(kinds: Sequence[str], pixels: int, rng: random.Random):
-    """A drawing [pixels x pixels], RGB: each figure in a cell of its own, its size, place and colour at random."""
+    """Draws RGB [pixels x pixels]: each figure in its own cell; size, place, colour are random."""
     from PIL import Image, ImageDraw
 
     image = Image.new("RGB", (pixels, pixels), "white")
@@ -119,7 +121,6 @@ def draw(kinds: Sequence[str], pixels: int, rng: random.Random):
         elif kind == "square":
             pen.rectangle(box, fill=colour)
         else:
-            pen.polygon(
-                [(left, top + side), (left + side, top + side), (left + side / 2, top)], fill=colour
-            )
+            corners = [(left, top + side), (left + side, top + side), (left + side / 2, top)]
+            pen.polygon(corners, fill=colour)
     return image

@@ -1,4 +1,4 @@
-"""What is printed, where stdout is a terminal and where it is not."""
+"""What is printed, if stdout is a terminal and if it is not."""
 
 import io
 
@@ -27,7 +27,7 @@ METRICS = {
 }
 
 
-def test_one_plain_line_a_step_with_the_time_left():
+def test_one_plain_line_per_step_with_the_time_left():
     stream, clock = io.StringIO(), Clock()
     terminal = Terminal(10, stream=stream, clock=clock)
     terminal.banner({"run": "runs/a", "resume with": "python jobs/train.py resume=auto"})
@@ -38,7 +38,8 @@ def test_one_plain_line_a_step_with_the_time_left():
     assert lines[:2] == ["run          runs/a", "resume with  python jobs/train.py resume=auto"]
     assert lines[2].startswith("step 0/10  reward 0.412")
     assert lines[3] == (
-        "step 2/10  reward 0.412  entropy 0.731  clip low 0.31%  high 0.50%  gen tok/s 12,346  3.2 s  16 s left"
+        "step 2/10  reward 0.412  entropy 0.731  clip low 0.31%  high 0.50%  "
+        "gen tok/s 12,346  3.2 s  16 s left"
     )
     assert len(lines) == 4
 

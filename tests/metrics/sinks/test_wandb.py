@@ -36,20 +36,13 @@ def open_sink(folder, mode="offline", **changes):
 
 
 def offline_records(folder):
-    """All records of the folder's offline runs, by type."""
+    """Reads all records of the folder's offline runs, by type."""
     records = {}
     for run in sorted(folder.glob("wandb/offline-run-*")):
-        command = [
-            str(Path(sys.executable).parent / "wandb"),
-            "leet",
-            "inspect",
-            "--json",
-            str(run),
-        ]
-        lines = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=60
-        ).stdout.splitlines()
-        for line in lines:
+        program = Path(sys.executable).parent / "wandb"
+        command = [str(program), "leet", "inspect", "--json", str(run)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        for line in done.stdout.splitlines():
             record = json.loads(line)
             records.setdefault(record["type"], []).append(record.get(record["type"]))
     return records
@@ -79,25 +72,25 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
     again.close()
 
     records = offline_records(tmp_path)
-    points = [
-        (item["policy_version"], item["entropy/mean"])
-        for item in (r["item"] for r in records["history"])
-    ]
+    items = [record["item"] for record in records["history"]]
+    points = [(item["policy_version"], item["entropy/mean"]) for item in items]
     assert points == [(0, 1.0), (8, 0.5), (16, 1 / 3), (24, 0.25)]
     assert len({run["run_id"] for run in records["run"]}) == 1
     assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == ["ce_gppo"]
     assert records["run"][0]["config"]["update"]["objective"] == {"beta1": 0.5}
-    assert {"glob_name": "*", "step_metric": "policy_version"}.items() <= records["metric"][
-        1
-    ].items()
+    by_version = {"glob_name": "*", "step_metric": "policy_version"}
+    assert by_version.items() <= records["metric"][1].items()
     assert [alert["text"] for alert in records["alert"]] == ["kl drift: seen"]
     assert warnings == []
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY.encode() not in written and b"hf_canary" not in written
 
 
-def test_the_last_step_is_told_though_all_processes_were_asked_to_stop(tmp_path):
-    """As by Ray, which signals a stopped job's children too. In a process of its own: W&B starts its own but once."""
+def test_the_last_step_is_logged_though_all_processes_were_signalled_to_stop(tmp_path):
+    """Ray signals a stopped job's children too.
+
+    The program has a process of its own, because W&B starts its service only once per process.
+    """
     program = """
 import os, signal, sys, time
 from pathlib import Path
@@ -122,13 +115,12 @@ sink.close()
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert [
-        record["item"]["policy_version"] for record in offline_records(tmp_path)["history"]
-    ] == [0, 8]
+    history = offline_records(tmp_path)["history"]
+    assert [record["item"]["policy_version"] for record in history] == [0, 8]
 
 
 def test_a_killed_run_lacks_no_step_after_its_resume(tmp_path):
-    """W&B's process dies with steps that it has been told and has not written."""
+    """W&B's process dies with steps that it was given and has not written."""
     program = """
 import sys
 from pathlib import Path
@@ -201,7 +193,7 @@ class Failing:
         raise ConnectionResetError("wandb-core is gone")
 
 
-def test_a_failure_in_mid_run_is_told_once_and_never_raised(tmp_path):
+def test_a_failure_in_mid_run_is_reported_once_and_never_raised(tmp_path):
     sink, warnings = open_sink(tmp_path, mode="disabled")
     sink._run = Failing()
     for step in range(3):

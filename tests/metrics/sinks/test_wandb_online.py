@@ -1,4 +1,4 @@
-"""W&B online, against a loopback server with as much of its API as wandb 0.31 needs to log a run."""
+"""W&B online, against a loopback server with the part of its API that wandb 0.31 needs."""
 
 import json
 import subprocess
@@ -36,19 +36,13 @@ class WandbStub:
             def do_POST(self):
                 body = json.loads(self.body() or b"{}")
                 if "file_stream" in self.path:
-                    lines = (
-                        (body.get("files") or {}).get("wandb-history.jsonl", {}).get("content", [])
-                    )
+                    files = body.get("files") or {}
+                    lines = files.get("wandb-history.jsonl", {}).get("content", [])
                     stub.history += [json.loads(line) for line in lines]
                     self.answer({})
                 else:
-                    self.answer(
-                        {
-                            "data": graphql(
-                                body.get("query", ""), body.get("variables", {}), stub.url
-                            )
-                        }
-                    )
+                    query, variables = body.get("query", ""), body.get("variables", {})
+                    self.answer({"data": graphql(query, variables, stub.url)})
 
             def body(self):
                 return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -79,18 +73,12 @@ class WandbStub:
 def graphql(query, variables, url):
     if "upsertBucket" in query:
         project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
-        bucket = {
-            "id": "x",
-            "name": variables.get("name"),
-            "displayName": "r",
-            "config": "{}",
-            "project": project,
-        }
+        bucket = {"id": "x", "name": variables.get("name"), "displayName": "r", "config": "{}"}
+        bucket["project"] = project
         return {"upsertBucket": {"bucket": bucket, "inserted": True}}
     if "createRunFiles" in query:
-        files = [
-            {"name": name, "uploadUrl": f"{url}/{name}"} for name in variables.get("files", [])
-        ]
+        names = variables.get("files", [])
+        files = [{"name": name, "uploadUrl": f"{url}/{name}"} for name in names]
         return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
     return {"serverInfo": {"features": []}} if "serverInfo" in query else {}
 
@@ -112,7 +100,7 @@ def server(monkeypatch):
     stub = WandbStub()
     monkeypatch.setenv("WANDB_BASE_URL", stub.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    wandb.teardown()  # it reads the address once a process
+    wandb.teardown()  # it reads the address once per process
     yield stub
     wandb.teardown()
     stub.die()

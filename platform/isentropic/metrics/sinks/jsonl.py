@@ -1,4 +1,4 @@
-"""metrics.jsonl, updates.jsonl, alarms.jsonl: one JSON object a line, the record that everything else mirrors."""
+"""metrics.jsonl, updates.jsonl, alarms.jsonl: the record that everything else mirrors."""
 
 import json
 import math
@@ -15,7 +15,7 @@ LOGS = ("metrics.jsonl", "updates.jsonl", "alarms.jsonl")
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON knows it: numpy scalars and arrays as numbers and lists, NaN and infinity as null."""
+    """Converts `value` to strict JSON: numpy to numbers and lists, NaN and infinity to null."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
     if isinstance(value, float):
@@ -28,9 +28,10 @@ def plain(value: Any) -> Any:
 
 
 def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The objects of a JSONL file, and whether its last line was torn by a crash (it is left out then).
+    """Reads the objects of a JSONL file; the bool: a crash tore the last line, which is left out.
 
-    Raises ValueError where any other line is damaged: that is no crash of ours; and where the file cannot be read.
+    Raises ValueError if any other line is invalid (a crash can only tear the last one) or if the
+    file is unreadable.
     """
     try:
         lines = path.read_bytes().split(b"\n") if path.exists() else []
@@ -38,7 +39,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
         raise ValueError(
             f"{path} cannot be read: {error.strerror}. It should be a file that you may read."
         ) from error
-    rest = lines.pop() if lines else b""  # what stands behind the last newline
+    # What follows the last newline: nothing, unless the last line is torn.
+    rest = lines.pop() if lines else b""
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -47,28 +49,33 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             if number == len(lines) and not rest:
                 return rows, True
             raise ValueError(
-                f"{path}, line {number} is not JSON: {line[:80]!r}. Only a torn last line is repaired on resume; "
-                "restore the file or remove the line."
+                f"{path}, line {number} is not JSON: {line[:80]!r}. Only a torn last line is "
+                "repaired on resume; restore the file or remove the line."
             ) from error
     return rows, bool(rest)
 
 
 def sync_logs(folder: Path) -> None:
-    """Hands the lines that the run has written so far to the disk."""
+    """Forces the lines that the run has written so far to disk."""
     for path in (folder / name for name in LOGS):
         if path.exists():
             sync_file(path)
 
 
 class JsonlFile:
-    """Appends one object a line, handed to the system at once, so that a killed process loses nothing it has logged.
+    """Appends one object per line, unbuffered: a killed process loses nothing it has logged.
 
-    Opened for resume it first drops what lies behind the resumed step, and a torn last line, in one atomic
-    replacement. A disk that stays full raises OSError: this is the record of the run, and losing it must be seen.
+    Opened for resume it first drops the lines of later steps, and a torn last line, in one atomic
+    replacement. A disk that stays full raises OSError: this is the record of the run, and its loss
+    must not go unseen.
     """
 
     def __init__(self, path: Path, *, resume_step: int | None = None) -> None:
-        """resume_step: the last step to keep; None starts a new file and refuses to overwrite an old one."""
+        """Opens the file.
+
+        Args:
+            resume_step: the last step to keep; None: start a new file, never overwrite an old one.
+        """
         if resume_step is None:
             self._file = path.open("xb", buffering=0)
             return
@@ -76,8 +83,8 @@ class JsonlFile:
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict) or type(row.get("step")) is not int:
                 raise ValueError(
-                    f"{path}, line {number} is not a line of a run (an object with a whole number `step`): "
-                    f"{json.dumps(row)[:80]}. Restore the file or remove the line."
+                    f"{path}, line {number} is not a line of a run (an object with a whole number "
+                    f"`step`): {json.dumps(row)[:80]}. Restore the file or remove the line."
                 )
         with replace_durably(path) as temporary, temporary.open("w", encoding="utf-8") as file:
             file.writelines(_line(row) for row in rows if row["step"] <= resume_step)
@@ -85,7 +92,8 @@ class JsonlFile:
 
     def write(self, row: Mapping[str, Any]) -> None:
         rest = memoryview(_line(row).encode())
-        while rest:  # a disk that fills takes a part
+        # A disk that fills takes only a part: writing the whole line again would double its start.
+        while rest:
             rest = rest[when_there_is_room(partial(self._file.write, rest)) :]
 
     def close(self) -> None:
@@ -96,16 +104,17 @@ class JsonlSink:
     """The three files of a run folder."""
 
     def __init__(self, folder: Path, *, resume_step: int | None = None) -> None:
-        self._metrics, self._updates, self._alarms = (
-            JsonlFile(folder / name, resume_step=resume_step) for name in LOGS
-        )
+        metrics, updates, alarms = (folder / name for name in LOGS)
+        self._metrics = JsonlFile(metrics, resume_step=resume_step)
+        self._updates = JsonlFile(updates, resume_step=resume_step)
+        self._alarms = JsonlFile(alarms, resume_step=resume_step)
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """One line of metrics.jsonl; the step comes first."""
+        """Writes a line of metrics.jsonl; the step comes first."""
         self._metrics.write({"step": step} | metrics)
 
     def log_updates(self, step: int, rows: list[dict[str, Any]]) -> None:
-        """A line of updates.jsonl for each optimizer step; `update` is its index inside the rollout."""
+        """Writes a line of updates.jsonl per optimizer step; `update` is its index in the step."""
         for index, row in enumerate(rows):
             self._updates.write({"step": step, "update": index} | row)
 

@@ -1,4 +1,7 @@
-"""What a run shows: a banner, a live display (or one plain line a step where stdout is no terminal), a summary."""
+"""What a run shows: a banner, a live display, a summary.
+
+If stdout is no terminal, one plain line per step takes the place of the display.
+"""
 
 import math
 import sys
@@ -14,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
-KEPT_POINTS = 2000  # of a curve on the screen; older ones are thinned out
-# label, metric, format: the columns of a step, in this order.
+KEPT_POINTS = 4000  # of a curve on the screen; older ones are dropped
+# The columns of a step, in this order: label, metric, format.
 COLUMNS = (
     ("reward", "reward/mean", "{:.3f}"),
     ("entropy", "entropy/mean", "{:.3f}"),
@@ -30,7 +33,7 @@ COLUMNS = (
 
 
 class Terminal:
-    """One run on one stream. Rich where the stream is a terminal, plain lines where it is not."""
+    """Shows one run on one stream: live on a terminal, else as plain lines."""
 
     def __init__(
         self,
@@ -44,19 +47,17 @@ class Terminal:
         self._live: Live | None = None
         self._total = total_steps
         self._clock = clock
-        self._started: tuple[int, float] | None = (
-            None  # the step before the first one seen, and when that was
-        )
+        # The step before the first one seen, and when that was.
+        self._started: tuple[int, float] | None = None
         self._phase = ""
         self._last: dict[str, Any] = {"step": 0}
-        self._seen: dict[
-            str, Any
-        ] = {}  # the latest number of each metric: some come every few steps alone
+        # The latest number of each metric: some come only every few steps.
+        self._seen: dict[str, Any] = {}
         self._curves: dict[str, list[float]] = {"reward/mean": [], "entropy/mean": []}
         self._alarms: dict[str, str] = {}
 
     def banner(self, facts: Mapping[str, Any]) -> None:
-        """What runs, where, and how to go on after a stop: `label  value` lines. Then the display starts."""
+        """Prints what runs, where, and how to resume, as `label  value`; starts the display."""
         width = max(map(len, facts), default=0)
         for label, value in facts.items():
             self._say(f"{label:<{width}}  {value}")
@@ -67,38 +68,39 @@ class Terminal:
             self._live.start()
 
     def phase(self, name: str) -> None:
-        """The part of the step that runs now; shown by the live display alone."""
+        """Sets the part of the step that runs now; only the live display shows it."""
         self._phase = name
         if self._started is None:
             self._started = (int(self._last["step"]), self._clock())
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Shows a finished step (0 is the evaluation before the first)."""
+        """Shows a finished step; 0 is the evaluation before the first."""
         self._last = {"step": step, **metrics}
         self._seen |= {name: value for name, value in metrics.items() if _is_number(value)}
         for name, curve in self._curves.items():
             if _is_number(metrics.get(name)):
                 curve.append(float(metrics[name]))
-                del curve[: -2 * KEPT_POINTS]
+                del curve[:-KEPT_POINTS]
         if self._started is None or step == 0:
             self._started = (step, self._clock())
         if self._live is None:
             self._say(self._line())
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
-        """Shows an alarm where it was raised, and forgets it once it is over."""
+        """Shows an alarm that is raised until it is cleared."""
         if record["state"] == "raised":
             self._alarms[record["rule"]] = record["message"]
+            self.say(f"ALARM {record['message']}")
         else:
             self._alarms.pop(record["rule"], None)
-        self.say(f"ALARM {record['message']}" if record["state"] == "raised" else record["message"])
+            self.say(record["message"])
 
     def say(self, text: str) -> None:
-        """A line of its own, above the live display."""
+        """Prints a line, above the live display."""
         self._say(text)
 
     def summary(self, history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
-        """The end: held-out reward before and after, entropy first -> last, then `facts`."""
+        """Ends the display; prints held-out reward and entropy, first -> last, then `facts`."""
         self.close()
         for line in summary_lines(history, bars=self._bars()):
             self._say(line)
@@ -165,9 +167,10 @@ class Terminal:
 
 
 def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str:
-    """A curve in one line of at most `width` characters, from its lowest value to its highest.
+    """Draws a curve in one line of at most `width` characters.
 
-    Where there are more values than characters each stands for the mean of a stretch.
+    The lowest value gets the lowest bar, the highest the highest.
+    If there are more values than characters, a character stands for the mean of a stretch.
     """
     finite = [float(value) for value in values if math.isfinite(value)]
     if not finite:
@@ -181,7 +184,7 @@ def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str
 
 
 def summary_lines(history: Sequence[Mapping[str, Any]], bars: str = BARS) -> list[str]:
-    """What came of a run, from the lines of its metrics.jsonl."""
+    """Summarises a run from the lines of its metrics.jsonl."""
     lines = []
     for label, name in (("held-out avg@k", "eval/avg_at_k"), ("held-out pass@k", "eval/pass_at_k")):
         values = _curve(history, name)
@@ -195,7 +198,7 @@ def summary_lines(history: Sequence[Mapping[str, Any]], bars: str = BARS) -> lis
 
 
 def duration(seconds: float) -> str:
-    """'42 s', '3 min 10 s', '2 h 05 min'."""
+    """Formats a time: '42 s', '3 min 10 s', '2 h 05 min'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,11 +1,12 @@
 """Weights & Biases on top of the JSONL record, and never in its way.
 
-One process logs: the controller. Every call is guarded: the first one that fails is told once, and W&B is left
-alone for the rest of the run. W&B's own process writes its record every 15 s only, so a killed run has lost some steps
-there: a resumed one reads that record, and tells what it lacks from metrics.jsonl.
+Only one process logs, the controller. Every call is guarded: the first that fails is reported once,
+and W&B is off for the rest of the run. W&B's own process writes its record only every 15 s, so a
+killed run has lost some steps there: a resumed run reads that record and logs what it lacks from
+metrics.jsonl.
 
-Limits were chosen from measurements with wandb 0.31: a server that hangs costs `PROBE_S` at the start; one that dies
-in mid-run costs nothing until the end, and there `FINISH_S`.
+Limits were chosen from measurements with wandb 0.31: a server that hangs costs `PROBE_S` at the
+start; one that dies in mid-run costs nothing until the end, and there `FINISH_S`.
 """
 
 import http.client
@@ -29,7 +30,7 @@ from isentropic.metrics.sinks.jsonl import read_lines
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
-OFFLINE_INIT_S = 60.0  # no network in it: only a busy machine makes it slow
+OFFLINE_INIT_S = 60.0  # it needs no network: only a busy machine makes it slow
 FINISH_S = 10.0
 SECRET = re.compile(
     r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
@@ -39,7 +40,7 @@ STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last
 
 
 class WandbSink:
-    """A run in W&B that continues across resumes under one id, each step told once."""
+    """A run in W&B that continues across resumes under one id, each step logged once."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class WandbSink:
             tracking: mode, project, entity, group, tags.
             folder: the run folder; W&B's own files go under folder/wandb.
             config: the resolved config; what looks like a secret is masked.
-            warn: told, once, what failed.
+            warn: called once, with what failed.
         """
         self._warn = warn
         self._run: Any = None
@@ -71,45 +72,48 @@ class WandbSink:
         """Where the curves are, for the banner."""
         if self._run is None:
             return "off"
+        if self.mode == "online":
+            return self._run.url
         folder = os.path.relpath(self._run.settings.sync_dir)
         folder = self._run.settings.sync_dir if folder.startswith("..") else folder
-        return (
-            self._run.url if self.mode == "online" else f"offline; upload with: wandb sync {folder}"
-        )
+        return f"offline; upload with: wandb sync {folder}"
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
-        """Mirrors a line of metrics.jsonl. A step told before the crash that a resume repeats is not told twice."""
+        """Mirrors a line of metrics.jsonl; a step that a resume repeats is not logged twice."""
         if self._run is not None and step > self._state["last_step"]:
             self._guarded("log", lambda: self._log(step, metrics))
 
     def log_alarm(self, record: dict[str, Any]) -> None:
-        if (
-            self._run is not None
-            and record["state"] == "raised"
-            and record["step"] >= self._state["last_step"]
-        ):
+        """Sends an alert for a raised alarm, except for steps that were logged before a resume."""
+        if self._run is None or record["state"] != "raised":
+            return
+        if record["step"] >= self._state["last_step"]:
             level = {"error": "ERROR", "warning": "WARN"}.get(record["level"], "INFO")
             title = record["rule"].replace("_", " ")
             self._guarded("alert", lambda: self._run.alert(title, record["message"], level=level))
 
     def close(self, exit_code: int = 0) -> None:
-        """Uploads what is left, for at most FINISH_S seconds; the local record is complete either way."""
+        """Uploads what is left, for at most FINISH_S seconds.
+
+        The local record is complete either way.
+        """
         if self._run is not None:
             self._guarded("finish", lambda: self._run.finish(exit_code=exit_code))
             self._run = None
 
     def _start(self, tracking: TrackingConfig, run_name: str, config: dict[str, Any]) -> None:
-        # Its reports about itself, to its makers: where the server hangs they hold up the end of the process by 10 s.
+        # W&B reports its own errors to its makers; if the server hangs, that delays the end of the
+        # process by 10 s.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        import wandb  # costs most of a second: only where it is used
+        # Here and not at the top: it takes most of a second, and a run may not use it.
+        import wandb
 
         state_path = self._folder / STATE_FILE
         resumed = state_path.exists()
         if resumed:
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
-            self._state["last_step"] = last_recorded(
-                self._folder, otherwise=self._state["last_step"]
-            )
+            written = last_recorded(self._folder, otherwise=self._state["last_step"])
+            self._state["last_step"] = written
         self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
@@ -137,7 +141,7 @@ class WandbSink:
         self._save_state()
 
     def _open(self, wandb: Any, arguments: dict[str, Any]) -> Any:
-        """Online where asked or possible, else offline."""
+        """Opens the run online if the mode asks for it and the server answers, else offline."""
         if self.mode != "offline":
             reason = why_offline(wandb, need_key=self.mode == "auto")
             self.mode = "offline" if reason else "online"
@@ -149,18 +153,18 @@ class WandbSink:
             except Exception as error:
                 self._warn(f"W&B works offline: {type(error).__name__}: {_short(error)}")
                 self.mode = "offline"
-                wandb.teardown()  # the failed run still holds its id
+                # The failed run still holds its id: the offline run would not get it.
+                wandb.teardown()
         return wandb.init(mode="offline", settings=_settings(wandb, OFFLINE_INIT_S), **arguments)
 
     def _log(self, step: int, metrics: dict[str, Any]) -> None:
-        import wandb  # loaded already
+        import wandb
 
         values = {name: value for name, value in metrics.items() if value is not None}
         histogram = values.pop("entropy/histogram", None)
         if histogram is not None and sum(histogram):
-            values["entropy/histogram"] = wandb.Histogram(
-                np_histogram=(histogram, list(ENTROPY_EDGES))
-            )
+            bins = (histogram, list(ENTROPY_EDGES))
+            values["entropy/histogram"] = wandb.Histogram(np_histogram=bins)
         self._run.log(values | {"step": step}, step=step, commit=True)
         self._state["last_step"] = step
         self._save_state()
@@ -172,21 +176,23 @@ class WandbSink:
         os.replace(temporary, path)
 
     def _guarded(self, what: str, call: Callable[[], None]) -> None:
-        """Nothing that W&B raises reaches the loop; the first failure ends its part in the run."""
+        """Calls W&B; what it raises never reaches the loop, and the first failure turns it off."""
         try:
             call()
         except Exception as error:
             self._run = None
             self._warn(
-                f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. {_short(error)}"
+                f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. "
+                f"{_short(error)}"
             )
 
 
 def _service_apart() -> None:
-    """Starts W&B's process so that it is no descendant of ours.
+    """Starts W&B's process so that it is no descendant of this one.
 
-    A stopped Ray job has SIGTERM sent to every descendant, and W&B's process would end before the run's last step. It
-    ends by itself when no run has spoken to it for a minute. Where it does not start, W&B starts one of its own.
+    Ray sends a stopped job's descendants SIGTERM, and W&B's process would end before the run's last
+    step. It ends by itself after a minute without a run. If it does not start here, W&B starts one
+    of its own.
     """
     command = [sys.executable, "-m", "wandb", "beta", "core", "start", "--idle-timeout", "60s"]
     try:
@@ -198,15 +204,19 @@ def _service_apart() -> None:
 
 
 def last_recorded(folder: Path, otherwise: int) -> int:
-    """The last step in W&B's local records of the run folder, -1 for none; `otherwise` where they cannot be read."""
-    records, steps = list(folder.glob("wandb/*run-*/*.wandb")), [-1]
+    """Reads the last step in W&B's local records of the run folder, -1 if they hold none.
+
+    Returns `otherwise` if there are no records or they cannot be read.
+    """
+    records = list(folder.glob("wandb/*run-*/*.wandb"))
+    steps = [-1]
     for record in records:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(record)]
         try:
-            text = subprocess.run(
+            done = subprocess.run(
                 command, capture_output=True, text=True, timeout=OFFLINE_INIT_S, check=True
-            ).stdout
-            rows = [json.loads(line) for line in text.splitlines()]
+            )
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
             steps += [row["history"]["item"]["step"] for row in rows if row["type"] == "history"]
         except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
             return otherwise
@@ -214,7 +224,10 @@ def last_recorded(folder: Path, otherwise: int) -> int:
 
 
 def _settings(wandb: Any, init_timeout: float) -> Any:
-    """Nothing on the terminal, nothing of the machine beyond its load; the run folder has code and git state."""
+    """Makes settings: nothing on the terminal, nothing of the machine beyond its load.
+
+    Code and git state are left out: the run folder has them.
+    """
     return wandb.Settings(
         reinit="create_new",  # a sweep has several runs in one process at once
         silent=True,
@@ -228,17 +241,17 @@ def _settings(wandb: Any, init_timeout: float) -> Any:
 
 
 def why_offline(wandb: Any, *, need_key: bool) -> str | None:
-    """Why a run cannot be online: no key, or no answer of the server within PROBE_S. None where it can.
+    """Says why a run cannot be online: no key, or no answer within PROBE_S. None if it can.
 
-    W&B itself waits much longer for a server that hangs, and again when the process ends: so it is asked first.
+    W&B itself waits much longer for a server that hangs, and again when the process ends: so the
+    server is tried first.
     """
     url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
     if need_key and not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
         return "there is no API key (set WANDB_API_KEY, or run `wandb login`)"
     answer: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(
-        target=_probe, args=(url, answer), daemon=True
-    ).start()  # a thread: DNS has no timeout
+    # In a thread, because a DNS look-up has no timeout.
+    threading.Thread(target=_probe, args=(url, answer), daemon=True).start()
     try:
         return answer.get(timeout=PROBE_S)
     except queue.Empty:
@@ -246,26 +259,27 @@ def why_offline(wandb: Any, *, need_key: bool) -> str | None:
 
 
 def _probe(url: str, answer: "queue.Queue[str | None]") -> None:
-    """Puts None where the server answers, else what stood in the way. Goes through a proxy where one is set."""
+    """Puts None if the server answers, else what stood in the way; uses a proxy if one is set."""
     try:
-        urllib.request.urlopen(url, timeout=2 * PROBE_S).close()  # the one who asks waits less
+        # The caller waits for less time than this.
+        urllib.request.urlopen(url, timeout=2 * PROBE_S).close()
         answer.put(None)
-    except (
-        urllib.error.HTTPError
-    ) as error:  # it answers; that this page wants more than a key is no matter
+    except urllib.error.HTTPError as error:
+        # The server answers. That it refuses this page without a login does not matter.
         answer.put(None if error.code < 500 else f"{url} answers with error {error.code}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         answer.put(f"{url} cannot be reached ({_short(error)})")
 
 
 def _netrc_has(url: str) -> bool:
-    from requests.utils import get_netrc_auth  # wandb's own dependency; honours NETRC
+    # A dependency of wandb; it honours NETRC.
+    from requests.utils import get_netrc_auth
 
     return get_netrc_auth(url) is not None
 
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` with the values of keys that name a secret masked, and of any secret of this process's environment."""
+    """Masks the values of keys that name a secret, and any secret of this environment."""
     hidden = {
         value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8
     }
