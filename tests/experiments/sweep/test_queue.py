@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.experiments.branch.arms import read_preset
-from isentropic.experiments.commands.sweep import sweep, take_apart
-from isentropic.experiments.hydra_main import DONE as CODE_DONE
-from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.program import RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep import table as sweep_table
 from isentropic.experiments.sweep.draws import draw
 from isentropic.experiments.sweep.ledger import (
@@ -27,6 +27,10 @@ from isentropic.experiments.sweep.queue import Sweep, ordered
 from isentropic.experiments.sweep.table import SweepTable
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def asked(*arguments):
+    return request(*OPTIONS.parse(arguments))
 
 
 def trials_of(tmp_path, *arguments, preset=None):
@@ -99,15 +103,15 @@ def test_plans_that_cannot_be(preset, arguments, message):
 
 def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"Did you mean 'objective\.beta1'"):
-        sweep(take_apart(["name=s", "experiment=ce_gppo_tiny", "objective.beta11=0,1"]), tmp_path)
+        sweep(asked("name=s", "experiment=ce_gppo_tiny", "objective.beta11=0,1"), tmp_path)
     with pytest.raises(ValueError, match=r"objective\.beta1=-1: objective\.beta1 must be >= 0"):
-        sweep(take_apart(["name=s", "experiment=ce_gppo_tiny", "objective.beta1=0,-1"]), tmp_path)
-    with pytest.raises(ValueError, match=r"has 2000 runs\. If that is meant, say --yes"):
-        sweep(take_apart(["name=s", "objective.beta1=range(0,100)", "seed=range(0,20)"]), tmp_path)
+        sweep(asked("name=s", "experiment=ce_gppo_tiny", "objective.beta1=0,-1"), tmp_path)
+    with pytest.raises(ValueError, match=r"has 2000 runs\. If that is meant, say yes=true"):
+        sweep(asked("name=s", "objective.beta1=range(0,100)", "seed=range(0,20)"), tmp_path)
     with pytest.raises(ValueError, match="no sweep to resume"):
-        sweep(take_apart(["name=s", "seed=0,1", "--resume"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'parallel'"):
-        take_apart(["name=s", "seed=0,1", "parrallel=2"])
+        asked("name=s", "seed=0,1", "parrallel=2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +128,7 @@ def test_a_file_that_is_no_sweep(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        sweep(take_apart([f"sweep={path}"]), tmp_path)
+        sweep(asked(f"sweep={path}"), tmp_path)
 
 
 def test_a_folder_is_one_sweeps(tmp_path):
@@ -134,20 +138,20 @@ def test_a_folder_is_one_sweeps(tmp_path):
     with pytest.raises(
         ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."
     ):
-        sweep(take_apart(["name=s", "seed=0,1,2", "--resume"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1,2", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match=r"no sweep to resume.*Sweeps here: s\.$"):
-        sweep(take_apart(["name=t", "--resume"]), tmp_path)
+        sweep(asked("name=t", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match="already has a sweep"):
-        sweep(take_apart(["name=s", "seed=0,1"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1"), tmp_path)
     with pytest.raises(ValueError, match="has files that are not a sweep's"):
-        sweep(take_apart(["name=other", "seed=0,1"]), tmp_path)
+        sweep(asked("name=other", "seed=0,1"), tmp_path)
     for again in ([], ["experiment=ce_gppo_tiny", "seed=0,1"]):
-        assert sweep(take_apart(["name=s", *again, "--resume", "--dry"]), tmp_path) == 0
+        assert sweep(asked("name=s", *again, "resume=auto", "dry=true"), tmp_path) == 0
 
 
 @pytest.mark.parametrize("preset", ["ce_gppo_fig3", "ce_gppo_fig5", "ce_gppo_fig6", "baselines"])
 def test_presets_compose(preset, tmp_path, capsys):
-    assert sweep(take_apart([f"sweep={preset}", "seed=0", "--dry"]), tmp_path) == 0
+    assert sweep(asked(f"sweep={preset}", "seed=0", "dry=true"), tmp_path) == 0
     assert "nothing was started" in capsys.readouterr().out
 
 
@@ -291,9 +295,7 @@ def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, mo
         "filter=keep_all", "evaluation.prompts=2", "evaluation.samples=1",
         "rollout.max_prompt_tokens=64", "terms=entropy_bonus", "terms.entropy_bonus.coef=1.0", "learner.lr=1e-2",
     ]  # fmt: skip
-    assert (
-        sweep(take_apart(["name=s", "parallel=1", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
-    )
+    assert sweep(asked("name=s", "parallel=1", *small, "tracking.tags=[a],[b]"), tmp_path) == 0
 
     rows = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").read_text().splitlines()]
     over = [row for row in rows if row["state"] == DONE]

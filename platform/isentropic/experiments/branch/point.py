@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.experiments.branch.arms import Setting
+from isentropic.experiments.branch.arms import Arm
 from isentropic.experiments.branch.learner import replay_learner
 from isentropic.experiments.branch.once_per_state import OncePerState
 from isentropic.experiments.branch.replayer import Replayer, walk_to, without_panel
@@ -40,7 +40,7 @@ class Comparison:
     """
 
     run: RecordedRun
-    settings: tuple[Setting, ...]
+    settings: tuple[Arm, ...]
     exact: bool
     contexts: int
     orders: int
@@ -90,7 +90,7 @@ class Brancher:
         return rows
 
     async def _branch(
-        self, setting: Setting, where: Contexts, before: Scores, order: int
+        self, setting: Arm, where: Contexts, before: Scores, order: int
     ) -> dict[str, float]:
         """One setting from the state that the learner remembers."""
         own = Replayer(without_panel(setting.config), self._learner, self._prepared, order=order)

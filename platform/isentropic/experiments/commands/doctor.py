@@ -1,4 +1,7 @@
-"""python -m isentropic.doctor: what would keep a run from starting here, each with its remedy. Exit code 0 or 1."""
+"""Says what would keep a run from starting here, each with its remedy: python jobs/doctor.py
+
+The exit code is 1 if something has to be repaired first.
+"""
 
 import os
 import resource
@@ -14,11 +17,15 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+from isentropic.experiments.program import DONE, FAULT, program
+from isentropic.experiments.settings.options import Options
+from isentropic.folders import variable
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
@@ -41,8 +48,8 @@ class Finding:
     remedy: str = ""
 
 
-def main() -> int:
-    """Prints the findings; 1 where one of them is wrong."""
+def doctor(options: dict[str, Any], overrides: list[str]) -> int:
+    """Print the findings. Returns 1 if one of them is wrong."""
     findings = list(examine())
     for finding in findings:
         print(
@@ -51,7 +58,7 @@ def main() -> int:
         )
     wrong = sum(finding.state == "wrong" for finding in findings)
     print(f"{wrong} to repair before a run can start" if wrong else "a run can start here")
-    return 1 if wrong else 0
+    return FAULT if wrong else DONE
 
 
 def examine() -> Iterator[Finding]:
@@ -239,7 +246,7 @@ def ray_token() -> Iterator[Finding]:
         yield Finding(
             "warning", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports may run code", remedy
         )
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(variable("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         yield Finding(
             "warning",
@@ -251,7 +258,7 @@ def ray_token() -> Iterator[Finding]:
 
 
 def ray_address() -> Iterator[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
+    address = variable("RAY_ADDRESS")
     if not address:
         yield Finding("ok", "Ray: RAY_ADDRESS is not set, a run starts a Ray of its own")
         return
@@ -329,8 +336,9 @@ def _fits_torch(name: str) -> bool:
     )
 
 
-def program() -> None:
-    """`main` as a process of its own."""
-    code = main()
+def main() -> NoReturn:
+    """Run the doctor as a process of its own."""
+    code = program(doctor, Options("doctor", __doc__, ()))()
     sys.stdout.flush()
-    os._exit(code)  # a check that hangs must not hold up the end
+    # A check that hangs must not hold up the end.
+    os._exit(code)

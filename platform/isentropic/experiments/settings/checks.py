@@ -3,11 +3,12 @@
 import os
 
 from isentropic.config import Config
+from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
 
 
 def check_together(config: Config) -> None:
-    """Raises ValueError for the first combination that cannot work."""
+    """Raise ValueError for the first combination that cannot work."""
     for check in (
         _lengths,
         _batch,
@@ -60,8 +61,8 @@ def _placement(config: Config) -> None:
 
 
 def _devices(config: Config) -> None:
-    """A Ray of our own has this machine's devices alone; those of a cluster are known once it answers."""
-    if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+    """Check a Ray of our own: it has only this machine's devices; those of a cluster are known once it answers."""
+    if (config.cluster.address or variable("RAY_ADDRESS") or "local") != "local":
         return
     ranks = config.learner.num_ranks
     if config.cluster.gpus_per_rank == 0:
@@ -70,9 +71,8 @@ def _devices(config: Config) -> None:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1
         )
-        allowed = max(
-            2, cores
-        )  # two ranks on one core are slow, but they are the smallest group there is
+        # Two ranks on one core are slow, but they are the smallest group there is.
+        allowed = max(2, cores)
         if ranks > allowed:
             raise ValueError(
                 f"learner.num_ranks={ranks} is more than this machine's CPU cores allow ({cores} cores, at most "
@@ -92,7 +92,7 @@ def _devices(config: Config) -> None:
 
 
 def gpus_needed(config: Config) -> float:
-    """GPUs of all ranks and engines together."""
+    """Return the GPUs of all ranks and engines together."""
     cluster, rollout = config.cluster, config.rollout
     engines = rollout.num_actors * rollout.tensor_parallel * cluster.gpus_per_engine
     return config.learner.num_ranks * cluster.gpus_per_rank + engines

@@ -7,18 +7,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
-from isentropic.experiments.settings.keys import flat, is_under
+from isentropic.config import flat, is_under
 
-PRESET_SECTIONS = (
-    "papo",
-    "oger",
-    "uec",
-)  # values that a method's preset brings and its slots read: ${papo.alpha}
+# Values that a method's preset brings and its slots read: ${papo.alpha}.
+PRESET_SECTIONS = ("papo", "oger", "uec")
 
 
 def check_presets(settings: DictConfig) -> None:
-    """Raises ValueError where two chosen methods, or a chosen method and the experiment, set one slot or key
-    differently and nothing on the command line settles it.
+    """Refuse two choices that set one slot or key differently, if nothing on the command line settles it.
+
+    The two may be two methods, or a method and the experiment.
 
     Args:
         settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins anyway.
@@ -41,7 +39,7 @@ def check_presets(settings: DictConfig) -> None:
 
 
 def _check_known(keys: list[str], folder: Path) -> None:
-    """Keys forced into a preset's section (+papo.foo=1) must be ones that a preset has."""
+    """Refuse a key that is forced into a preset's section (+papo.foo=1) if no preset has it."""
     for key in keys:
         if key.partition(".")[0] in PRESET_SECTIONS:
             known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
@@ -53,7 +51,7 @@ def _check_known(keys: list[str], folder: Path) -> None:
 def _beside_experiment(
     method: str, values: dict[str, Any], experiment: str, wins: dict[str, Any], given: set[str]
 ) -> None:
-    """Refuses a method of the command line that the experiment would overrule in silence."""
+    """Refuse a method of the command line that the experiment would overrule in silence."""
     for key, value in values.items():
         if key in wins and wins[key] != value and not is_under(key, tuple(given)):
             raise ValueError(
@@ -65,7 +63,7 @@ def _beside_experiment(
 def _values_of_another_choice(
     experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]
 ) -> None:
-    """Refuses a choice for a slot whose values the experiment sets for a choice of its own."""
+    """Refuse a choice for a slot whose values the experiment sets for a choice of its own."""
     for key, value in wins.items():
         slot = key.partition(".")[0]
         if key != slot and slot in wins and choices.get(slot) != wins[slot] and key not in given:
@@ -77,12 +75,16 @@ def _values_of_another_choice(
 
 
 def as_names(choice: Any) -> list[str]:
-    """The choice of the method group, one name or a list of them, as a list."""
-    return [str(choice)] if isinstance(choice, str) else [str(name) for name in choice or []]
+    """Return the choice of the method group, one name or a list of them, as a list."""
+    names = [choice] if isinstance(choice, str) else list(choice or [])
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"method must be a name or a list of names, got {choice!r}.")
+    return names
 
 
 def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
-    """Refuses two presets with different values for one key, unless `settled` has the key or a parent of it."""
+    """Refuse two presets with different values for one key, unless `settled` has the key or a parent of it."""
     seen: dict[str, str] = {}
     for name, values in presets.items():
         for key, value in values.items():
@@ -97,7 +99,7 @@ def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
 
 
 def preset_values(path: Path) -> dict[str, Any]:
-    """What a preset sets: slot -> choice for its `override /slot: choice`, dotted key -> value for the rest."""
+    """Return what a preset sets: slot -> choice for its `override /slot: choice`, dotted key -> value for the rest."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     values: dict[str, Any] = {}
     for entry in content.pop("defaults", []):

@@ -12,7 +12,8 @@ import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from isentropic.experiments.hydra_main import FAULT, RESUMABLE
+from isentropic.experiments.program import FAULT, RESUMABLE
+from isentropic.folders import variable
 
 ANSWER_S = 5.0
 POLL_S = 0.5
@@ -21,8 +22,8 @@ GIVE_UP_S = 120.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 HINT = (
-    "--address is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
-    "kubectl port-forward service/<cluster>-head-svc 8265, then --address http://127.0.0.1:8265."
+    "address= is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
+    "kubectl port-forward service/<cluster>-head-svc 8265, then address=http://127.0.0.1:8265."
 )
 HOW_TO_TOKEN = (
     "Give the cluster's token as RAY_AUTH_TOKEN=<token>, as RAY_AUTH_TOKEN_PATH=<file>, or in ~/.ray/auth_token. "
@@ -40,7 +41,7 @@ def connect(address: str | None) -> JobSubmissionClient:
     A token is sent to a cluster that asks for one (401), unless RAY_AUTH_MODE=disabled.
     Raises ValueError where nobody answers, the answer is not Ray's, or the token is missing or wrong.
     """
-    url = _url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+    url = _url(address or _default_address())
     status, headers = _probe(url, {}), {}
     if status == 401 and os.environ.get("RAY_AUTH_MODE") != "disabled":
         headers = {
@@ -82,6 +83,16 @@ def _url(address: str) -> str:
     return url.rstrip("/")
 
 
+def _default_address() -> str:
+    """Return the address that `ray job submit` would take: RAY_ADDRESS may be a cluster's port instead of a URL."""
+    ray_address = variable("RAY_ADDRESS") or ""
+    return (
+        variable("RAY_API_SERVER_ADDRESS")
+        or (ray_address if ray_address.startswith(("http://", "https://")) else None)
+        or DEFAULT_ADDRESS
+    )
+
+
 def _probe(url: str, headers: dict[str, str]) -> int:
     """The status of /api/version."""
     try:
@@ -94,9 +105,9 @@ def _probe(url: str, headers: dict[str, str]) -> int:
 
 def _token(url: str) -> str:
     """The token, from where Ray looks for it."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+    if token := (variable("RAY_AUTH_TOKEN") or "").strip():
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(variable("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError:

@@ -32,15 +32,17 @@ OF_A_RUN = {
         "probe_tolerance",
     ),
     "learner": (
-        *(
-            "updates_per_rollout",
-            "microbatch_tokens",
-            "lr",
-            "lr_schedule",
-            "warmup_updates",
-            "weight_decay",
-        ),
-        *("beta1", "beta2", "eps", "max_grad_norm", "max_skipped_updates"),
+        "updates_per_rollout",
+        "microbatch_tokens",
+        "lr",
+        "lr_schedule",
+        "warmup_updates",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_eps",
+        "max_grad_norm",
+        "max_skipped_updates",
     ),
 }
 

@@ -13,8 +13,8 @@ import ray
 
 from isentropic.actors.placement import plan
 from isentropic.actors.ray_runtime import start_ray
-from isentropic.experiments.hydra_main import DONE as CODE_DONE
-from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.program import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
 from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.folder import check_run_folder
 from isentropic.experiments.run.lock import run_lock

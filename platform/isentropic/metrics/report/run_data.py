@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from isentropic.config import flat, with_current_keys
 from isentropic.metrics.sinks.jsonl import read_lines
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
@@ -133,18 +133,6 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
-    items: dict[str, Any] = {}
-    for name, value in values.items():
-        items |= (
-            flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{name}": value}
-        )
-    return items
-
-
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.exists():
         notes.append("There is no config.yaml: settings are left out.")
@@ -153,7 +141,7 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
         config = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(config, dict):
             raise TypeError("it is no mapping")
-        return config
+        return with_current_keys(config)
     except Exception as error:  # any parser's; a report of the curves is worth more than a refusal
         notes.append(
             f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left out."

@@ -5,8 +5,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from isentropic.metrics.report.run_data import RunData, flat
+from isentropic.config import flat
+from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, Setting, paired, short
+from isentropic.metrics.sinks.terminal import duration
 
 SHOWN_KEYS = (
     "seed", "model.name", "model.path", "task.name", "rollout.prompts_per_step", "rollout.group_size",
@@ -163,17 +165,6 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
     return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return (
-        f"{whole // 60} min {whole % 60:02d} s"
-        if whole < 3600
-        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    )
 
 
 def _cell(value: Any) -> str:
