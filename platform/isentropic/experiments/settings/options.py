@@ -155,16 +155,16 @@ class Commands:
 
 def _rows(options: Sequence[Option]) -> list[str]:
     heads = [f"{option.name}={option.form}" for option in options]
-    width = min(30, max(map(len, heads), default=0)) + 2
-    return [
-        textwrap.fill(
-            option.help,
-            width=100,
-            initial_indent=f"  {head:<{width}}",
-            subsequent_indent=" " * (width + 2),
+    width = min(24, max(map(len, heads), default=0)) + 4
+    rows = []
+    for head, option in zip(heads, options, strict=True):
+        indent = " " * width
+        text = textwrap.fill(
+            option.help, width=100, initial_indent=indent, subsequent_indent=indent
         )
-        for head, option in zip(heads, options, strict=True)
-    ]
+        fits = len(head) + 4 <= width
+        rows.append(f"  {head}{text[len(head) + 2 :]}" if fits else f"  {head}\n{text}")
+    return rows
 
 
 def text(name: str, value: str) -> str:

@@ -26,7 +26,9 @@ def check_presets(settings: DictConfig) -> None:
     )
     experiment = settings.runtime.choices.get("experiment")
     wins = preset_values(conf / "experiment" / f"{experiment}.yaml") if experiment else {}
-    given = OverridesParser.create().parse_overrides(list(settings.overrides.task))
+    # As they were typed: an element of the list would come with its interpolations resolved.
+    typed = OmegaConf.to_container(settings.overrides.task, resolve=False)
+    given = OverridesParser.create().parse_overrides(typed)
     chosen = [override.value() for override in given if override.key_or_group == "method"]
     methods = as_names(chosen[-1] if chosen else wins.get("method"))
     _check_known([override.key_or_group for override in given], conf / "method")

@@ -4,7 +4,7 @@ import hashlib
 import re
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 LABEL_LENGTH = 32  # characters; the hash after it keeps cut labels apart
 
@@ -23,7 +23,7 @@ def name_sweep_job(cfg: DictConfig, settings: DictConfig, arguments: list[str]) 
         for override in parser.parse_overrides(given)
         if override.is_sweep_override()
     }
-    label = sweep_label([str(override) for override in settings.overrides.task], swept)
+    label = sweep_label(OmegaConf.to_container(settings.overrides.task, resolve=False), swept)
     own_folder = "${run.name}" in str(cfg.run._get_node("dir")._value())
     cfg.run.name = f"{cfg.run.name}-{label}"
     # A folder named on the command line is the parent of all.
