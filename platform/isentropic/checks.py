@@ -1,4 +1,4 @@
-"""Checks of what a user gave. Each error says what is wrong, the value, what is allowed, and what to do."""
+"""Checks of what a user gave. An error says what is wrong, what was given, what is allowed."""
 
 import difflib
 import math
@@ -32,7 +32,8 @@ def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     allowed = list(allowed)
     if value not in allowed:
         raise ValueError(
-            f"{key} must be one of {', '.join(allowed)}; got {value!r}.{nearest(str(value), allowed)}"
+            f"{key} must be one of {', '.join(allowed)}; got "
+            f"{value!r}.{nearest(str(value), allowed)}"
         )
 
 
@@ -80,7 +81,7 @@ def check_path(key: str, path: str) -> None:
 
 
 def is_secret_name(name: str) -> bool:
-    """Return True if a variable or key of this name usually holds a secret: WANDB_API_KEY, PGPASSWORD, GITHUB_PAT."""
+    """Return True if a variable of this name holds a secret: WANDB_API_KEY, PGPASSWORD."""
     words = re.findall("[a-z]+", name.lower()) or [""]
     if words[-1] in NOT_SECRET:
         return False

@@ -1,7 +1,8 @@
-"""The typed config of a run. Values live in conf/; each is checked once, here, before anything starts.
+"""The typed config of a run. Values live in conf/; each is checked once, before anything starts.
 
-A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this file holds
-what belongs to no single function. `experiments.settings.load.load` turns Hydra's dict into a `Config`.
+A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this
+file holds what belongs to no single function. `experiments.settings.load.load` turns Hydra's dict
+into a `Config`.
 """
 
 import re
@@ -13,8 +14,9 @@ from isentropic.checks import check_choice, check_path, check_range
 
 LABEL_LENGTH = 80
 
-# Old key -> its name of today. The command line refuses the old one and names the new one; a recorded config is
-# translated when it is read, so runs made before the change still resume, replay, branch and export.
+# Old key -> its name of today. The command line refuses the old one and names the new one; a
+# recorded config is translated when it is read, so runs made before the change still resume,
+# replay, branch and export.
 RENAMED = {
     "learner.beta1": "learner.adam_beta1",
     "learner.beta2": "learner.adam_beta2",
@@ -46,10 +48,10 @@ class RunConfig:
 class ResumeConfig:
     """What to do with a folder that has a run already."""
 
-    mode: str  # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
-    allow_changes: tuple[
-        str, ...
-    ]  # keys that may differ from the run that is resumed, such as run.steps
+    # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
+    mode: str
+    # keys that may differ from the run that is resumed, such as run.steps
+    allow_changes: tuple[str, ...]
 
     def __post_init__(self) -> None:
         check_choice("resume", self.mode, ("never", "auto"))
@@ -60,7 +62,8 @@ class ModelConfig:
     """Which causal LM, and what goes with it."""
 
     name: str
-    path: str  # a folder, a Hub name, or "embedded" for the tiny model that is warm-started on the spot
+    # a folder, a Hub name, or "embedded" for the tiny model that is warm-started on the spot
+    path: str
     revision: str | None
     max_length: int  # tokens, prompt and response together: the window that is used of the model
     trust_remote_code: bool
@@ -75,8 +78,9 @@ class ModelConfig:
             len(self.image_pixels) == 2 and 0 < self.image_pixels[0] <= self.image_pixels[1]
         ):
             raise ValueError(
-                f"model.image_pixels must be [least, most] pixels of an image, got {list(self.image_pixels)}. "
-                "Write null for the limits of the model's own preprocessor_config.json."
+                "model.image_pixels must be [least, most] pixels of an image, got "
+                f"{list(self.image_pixels)}. Write null for the limits of the model's own "
+                "preprocessor_config.json."
             )
 
 
@@ -283,13 +287,13 @@ def check_name(key: str, name: str) -> None:
     """Raise ValueError unless `name` can name a folder of a run or sweep, or a job."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
         raise ValueError(
-            f"{key} must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit; "
-            f"got {name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
+            f"{key} must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or "
+            f"digit; got {name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
         )
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested values to dotted keys: {'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
+    """Flatten nested values: {'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
     items: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"

@@ -1,6 +1,7 @@
 """Where runs and sweeps lie: ISENTROPIC_RUNS, or runs/ of the working folder.
 
-The working directory of a Ray job is a copy of the tree that Ray deletes, so nothing that lasts may land there.
+The working directory of a Ray job is a copy of the tree that Ray deletes, so nothing that lasts may
+land there.
 """
 
 import json
@@ -45,10 +46,11 @@ def origin(root: Path) -> str:
 
 
 def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Give ISENTROPIC_RUNS and ISENTROPIC_CACHE a value inside a Ray job whose node has none. Every program calls it.
+    """Give ISENTROPIC_RUNS and ISENTROPIC_CACHE a value inside a Ray job whose node has none.
 
-    Both follow, in this order: the node's own environment (or `runs=` of jobs/submit.py); the tree that was submitted,
-    if it lies on this very machine; the cache beside the runs; a folder in the home of the user that Ray runs as.
+    Both follow, in this order: the node's own environment (or `runs=` of jobs/submit.py); the tree
+    that was submitted, if it lies on this very machine; the cache beside the runs; a folder in the
+    home of the user that Ray runs as.
     """
     if "working_dir" not in json.loads(environ.get(RAY_JOB) or "{}").get("runtime_env", {}):
         return

@@ -1,6 +1,7 @@
 """Hydra in front of a job: composes the config, loads it, and runs the job on it.
 
-This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspelled key answer at once.
+This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspelled key answer at
+once.
 """
 
 import os
@@ -30,8 +31,9 @@ Job = Callable[[Config, DictConfig], int | None]
 def hydra_main(job: Job) -> Callable[..., int]:
     """Make `job(config, cfg)` a program: `cfg` is the composed config that the run folder keeps.
 
-    The program returns what the job returns, and the codes of `program` for its errors; what Hydra refuses is bad
-    input. The jobs of a multirun go on if one of them fails; the highest code counts.
+    The program returns what the job returns, and the codes of `program` for its errors; what Hydra
+    refuses is bad input. The jobs of a multirun go on if one of them fails; the highest code
+    counts.
     """
 
     def main() -> int:
@@ -46,7 +48,8 @@ def _run_hydra(job: Job) -> int:
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:
-        # An error that left this function would end the multirun, and Hydra would print its own traceback.
+        # An error that left this function would end the multirun, and Hydra would print its own
+        # traceback.
         codes.append(
             exit_code(lambda: _load_and_run(job, cfg), go_on=GO_ON, folder=Path(cfg.run.dir))
         )

@@ -1,4 +1,4 @@
-"""What every command shares: exit codes, and the one place where errors become messages and codes."""
+"""What all commands share: exit codes, and the one place where errors become messages and codes."""
 
 import asyncio
 import shutil
@@ -27,7 +27,9 @@ Job = Callable[[dict[str, Any], list[str]], int | None]
 
 
 def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callable[..., int]:
-    """Make `job(options, overrides)` a program: a function of the command line that returns the exit code.
+    """Make `job(options, overrides)` a program: a function of the command line.
+
+    The function returns the exit code.
 
     go_on: how to go on after Ctrl-C, for the reader of the terminal.
     """
@@ -53,10 +55,12 @@ def begin() -> None:
 def exit_code(job: Callable[[], int | None], *, go_on: str = "", folder: Path | None = None) -> int:
     """Run the job and return its exit code (None is 0), or that of the error that it ended with.
 
-    A ValueError of our own code is bad input (2), a ConnectionError of our own code is a fault without a traceback
-    (1); both are one line, `error: ...`. Any other error is a fault and keeps its traceback.
+    A ValueError of our own code is bad input (2), a ConnectionError of our own code is a fault
+    without a traceback (1); both are one line, `error: ...`. Any other error is a fault and keeps
+    its traceback.
 
-    folder: where the job writes (default: the folder of all runs), for the message about a full disk.
+    folder: where the job writes (default: the folder of all runs), for the message about a full
+        disk.
     """
     try:
         return job() or DONE
@@ -80,7 +84,7 @@ def refuse(message: str) -> int:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Return True if the exception was raised by this package's own code, not by a library that it called."""
+    """Return True if this package's own code raised the exception, not a library that it called."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
 
@@ -93,4 +97,7 @@ def _full(folder: Path) -> str:
         tempfile.gettempdir(): shutil.disk_usage(tempfile.gettempdir()).free / 2**20,
     }
     places = ", ".join(f"{mib:.0f} MiB are free in {place}" for place, mib in free.items())
-    return f"a disk is full: {places}. Make room; what the run has written is whole, and resume=auto goes on with it."
+    return (
+        f"a disk is full: {places}. Make room; what the run has written is whole, and resume=auto "
+        "goes on with it."
+    )

@@ -94,6 +94,25 @@ def test_random_draws_are_those_of_their_seed():
             r"must be \[low, high\]",
             id="bounds reversed",
         ),
+        pytest.param(
+            {"random": {"count": 2, "keys": {"a": ["x", 1]}}},
+            [],
+            r"must be \[low, high\]",
+            id="bounds that are no numbers",
+        ),
+        pytest.param({"random": {"count": 2, "keys": [1]}}, [], "needs count and keys", id="keys"),
+        pytest.param(
+            {"random": {"count": 2.5, "keys": {"a": [0, 1]}}},
+            [],
+            "random.count must be",
+            id="count",
+        ),
+        pytest.param({"grid": [1, 2]}, [], "grid must be keys", id="a grid without keys"),
+        pytest.param({"settings": 3}, [], "list of lists", id="settings that are a number"),
+        pytest.param({"settings": {"a": "seed=1"}}, [], r"settings\.a must be a list", id="a text"),
+        pytest.param({"list": ["seed=1"]}, [], r"list\[0\] must be a list", id="a flat list"),
+        pytest.param({"overrides": "seed=1"}, [], "overrides must be a list", id="one override"),
+        pytest.param({}, ["learner.beta1=0,1"], "is now learner.adam_beta1", id="an old key"),
     ],
 )
 def test_plans_that_cannot_be(preset, arguments, message):
@@ -147,6 +166,31 @@ def test_a_folder_is_one_sweeps(tmp_path):
         sweep(asked("name=other", "seed=0,1"), tmp_path)
     for again in ([], ["experiment=ce_gppo_tiny", "seed=0,1"]):
         assert sweep(asked("name=s", *again, "resume=auto", "dry=true"), tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"arguments": 3}', '{"arguments": [1]}', '{"x": 1}', "\xff"]
+)
+def test_a_damaged_plan_is_named(tmp_path, text):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"sweep\.json does not say what the sweep was started with"
+    ):
+        sweep(asked("name=s", "resume=auto"), tmp_path)
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"hash": 1, "state": "done"}', '{"hash": "a"}'])
+def test_a_damaged_ledger_is_named(tmp_path, line):
+    (tmp_path / "sweep.jsonl").write_text(f'{{"hash": "a", "state": "done"}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"sweep\.jsonl line 2 is no row of a sweep"):
+        SweepLedger(tmp_path)
+
+
+def test_names_of_texts_are_as_typed(tmp_path):
+    trials = trials_of(tmp_path, "run.label=1e5,2026_11", "tracking.project=1_0")
+    assert [trial.config.run.label for trial in trials] == ["1e5", "2026_11"]
+    assert trials[0].config.tracking.project == "1_0"
 
 
 @pytest.mark.parametrize("preset", ["ce_gppo_fig3", "ce_gppo_fig5", "ce_gppo_fig6", "baselines"])

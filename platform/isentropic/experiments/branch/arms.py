@@ -59,7 +59,8 @@ def settings_of_run(values: Mapping[str, Any], named: Mapping[str, Sequence[str]
     """Return the arms by label, each the recorded config with overrides.
 
     Raises:
-        ValueError: an unknown key or choice, a value out of range, or a key that the recorded rollouts settled.
+        ValueError: an unknown key or choice, a value out of range, or a key that the recorded
+            rollouts settled.
     """
     return [
         Arm(
@@ -72,7 +73,7 @@ def settings_of_run(values: Mapping[str, Any], named: Mapping[str, Sequence[str]
 
 
 def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return a recorded config with overrides: a choice brings the group's whole section, a key its value."""
+    """Return a recorded config with overrides: a choice brings its section, a key its value."""
     result = copy.deepcopy(dict(values))
     parsed = parse(overrides)
     groups = [override for override in parsed if _is_group(override)]
@@ -106,7 +107,7 @@ def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; an unknown one is refused later, by the strict loader, with the nearest name."""
+    """Set a dotted key; the loader refuses an unknown one later, with the nearest name."""
     _check_changeable(key)
     *parents, name = key.split(".")
     for parent in parents:
@@ -117,7 +118,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 def _check_changeable(key: str) -> None:
     if not is_under(key, CHANGEABLE):
         raise ValueError(
-            f"{key} cannot differ between branches of one state: rollouts and model are those of the "
-            f"recorded run. What may differ: {', '.join(AFTER_ROLLOUTS)}, method, learner.<{'|'.join(LEARNER)}>. "
-            "Compare whole runs with jobs/sweep.py instead."
+            f"{key} cannot differ between branches of one state: rollouts and model are those of "
+            f"the recorded run. What may differ: {', '.join(AFTER_ROLLOUTS)}, method, "
+            f"learner.<{'|'.join(LEARNER)}>. Compare whole runs with jobs/sweep.py instead."
         )

@@ -2,8 +2,8 @@
 
 python jobs/branch.py run=<folder or name> steps=10,20,30 'objective.beta1=0,0.5,1'
 
-What is no option is an override of what comes after the rollouts. Several values span a grid, whose first setting is
-the base of the differences.
+What is no option is an override of what comes after the rollouts. Several values span a grid, whose
+first setting is the base of the differences.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ OPTIONS = Options(
         Option(
             "steps",
             "a,b,c|first:last:step|every:n",
-            "branch points, the state after each step (default: 40, evenly spread; not the start, where AdamW knows "
-            "nothing yet and its first update is far too large to compare by)",
+            "branch points, the state after each step (default: 40, evenly spread; not the start, "
+            "where AdamW knows nothing yet and its first update is far too large to compare by)",
             text,
         ),
         Option(
@@ -55,27 +55,29 @@ OPTIONS = Options(
         Option(
             "exact",
             "true|false",
-            "true: as many learner ranks as the run had, over Ray; false: one rank in this process (default)",
+            "true: as many learner ranks as the run had, over Ray; false: one rank in this process "
+            "(default)",
             flag,
         ),
         Option(
             "contexts",
             "<count>",
-            "rollouts to measure on, of the step trained on and of each of two others (default: 256)",
+            "rollouts to measure on, of the step trained on and of each of two others (default: "
+            "256)",
             count,
         ),
         Option(
             "processes",
             "<count>",
-            "points made at once, each in a process of its own (default: what the CPUs hold; one with exact=true or "
-            "a GPU)",
+            "points made at once, each in a process of its own (default: what the CPUs hold; one "
+            "with exact=true or a GPU)",
             count,
         ),
         Option(
             "orders",
             "<count>",
-            "ways to put a step's prompts into its updates, whose mean a point is (default: about 18 branches per "
-            "point)",
+            "ways to put a step's prompts into its updates, whose mean a point is (default: about "
+            "18 branches per point)",
             count,
         ),
     ),
@@ -112,8 +114,9 @@ def branch_points(text: str | None, run: RecordedRun) -> list[int]:
     absent = [point for point in points if point not in possible]
     if absent or not points:
         raise ValueError(
-            f"steps={text}: no branch can start after step {', '.join(map(str, absent)) or 'none'}, because the ledger "
-            f"of {run.folder} has no step after it. Choose from {possible[0]} to {possible[-1]}."
+            f"steps={text}: no branch can start after step "
+            f"{', '.join(map(str, absent)) or 'none'}, because the ledger of {run.folder} has no "
+            f"step after it. Choose from {possible[0]} to {possible[-1]}."
         )
     return sorted(set(points))
 
@@ -125,8 +128,8 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
         named = preset_settings(options["sweep"]) | named
     if len(named) < 2:
         raise ValueError(
-            "a comparison needs two settings: give a key several values, 'objective.beta1=0,0.5,1', or settings "
-            "by name, sweep=ce_gppo_t3."
+            "a comparison needs two settings: give a key several values, "
+            "'objective.beta1=0,0.5,1', or settings by name, sweep=ce_gppo_t3."
         )
     run = recorded_run(options["run"])
     settings = settings_of_run(run.values, named)
@@ -137,11 +140,13 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
     processes = options.get("processes") or (1 if exact else room_for_processes(run.config))
     if exact and processes > 1:
         raise ValueError(
-            f"processes={processes} with exact=true: the ranks are shared by all points. Leave one out."
+            f"processes={processes} with exact=true: the ranks are shared by all points. Leave one "
+            "out."
         )
     orders = options.get("orders") or max(1, BRANCHES // len(named))
     _say(
-        f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: {settings[0].label}\n{out}"
+        f"{len(points)} branch points, {len(settings)} settings, {orders} orders; base: "
+        f"{settings[0].label}\n{out}"
     )
 
     # torch: after everything was checked
@@ -166,7 +171,7 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
 
 
 def room_for_processes(config: Config) -> int:
-    """Return how many learners of one rank the CPUs hold at once; one if the learner is on a GPU."""
+    """Return how many learners of one rank the CPUs hold at once; one if they are on a GPU."""
     if config.cluster.gpus_per_rank:
         return 1
     room = int(len(os.sched_getaffinity(0)) // max(1.0, config.cluster.cpus_per_rank))
@@ -194,7 +199,7 @@ _main = program(branch, OPTIONS, go_on="the same command goes on where it was")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program. `branch.py replay ...` was the form of `replay.py ...` in an earlier release."""
+    """Run the program. `branch.py replay ...` was an earlier form of `replay.py ...`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] != ["replay"]:
         return _main(given)

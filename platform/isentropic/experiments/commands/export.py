@@ -1,4 +1,4 @@
-"""Writes a checkpoint as a Hugging Face folder, which transformers and vLLM load like any other model.
+"""Writes a checkpoint as a Hugging Face folder, which transformers and vLLM load.
 
 python jobs/export.py run=<folder or name>
 """
@@ -55,7 +55,8 @@ def export(
     """
     if not (run / "config.yaml").is_file():
         raise ValueError(
-            f"{run} has no config.yaml: it is no run. Give the folder of a run, such as runs/<name>."
+            f"{run} has no config.yaml: it is no run. Give the folder of a run, such as "
+            "runs/<name>."
         )
     checkpoint, step = _checkpoint(run, step)
     to = to or run / f"model_{step:06d}"
@@ -95,7 +96,8 @@ def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
         found = latest(folder, print)
         if found is None:
             raise ValueError(
-                f"{folder} has no whole checkpoint. Go on with the run (resume=auto) until it has one."
+                f"{folder} has no whole checkpoint. Go on with the run (resume=auto) until it has "
+                "one."
             )
         return found[0], found[1].step
     path = checkpoint_path(folder, step)

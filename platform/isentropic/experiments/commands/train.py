@@ -10,7 +10,7 @@ from isentropic.experiments.program import DONE
 
 
 def train(config: Config, cfg: DictConfig) -> int:
-    """Check everything, then run. Returns 0 done, 3 stopped by an alarm, 75 stopped but resumable."""
+    """Check everything, then run. Returns 0 done, 3 stopped by an alarm, 75 resumable."""
     from isentropic.experiments.run.folder import check_run_folder
     from isentropic.experiments.run.lock import run_lock
 

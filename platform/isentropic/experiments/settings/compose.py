@@ -1,4 +1,4 @@
-"""Composes the config from conf/ and a command line's overrides; what Hydra refuses is said in our words."""
+"""Composes the config from conf/ and overrides; what Hydra refuses is said in our words."""
 
 from collections.abc import Sequence
 

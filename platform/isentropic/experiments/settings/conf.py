@@ -1,4 +1,4 @@
-"""The YAML files of conf/: where they lie, what each group offers, and what their interpolations may read."""
+"""The YAML files of conf/: where they lie, what a group offers, what interpolations may read."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def choices(group: str) -> list[str]:
 
 
 def compose_raw(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
-    """Compose the config; raises what Hydra raises. `settings.compose.compose` is the one that speaks to users.
+    """Compose the config; raises what Hydra raises. `settings.compose` speaks to users.
 
     with_hydra: keep the node `hydra`, which says what was chosen.
     """
@@ -35,13 +35,15 @@ def compose_raw(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> D
 def _environment_variable(name: str, *default: str | None) -> str | None:
     """Stand in for OmegaConf's `oc.env`: an allow-list, and an empty variable is an unset one.
 
-    The config is written to the run folder, the report and the trackers. A list of forbidden names would always lack
-    one, and a pattern over the YAML text misses quotes and nested interpolations; here the final name arrives.
+    The config is written to the run folder, the report and the trackers. A list of forbidden names
+    would always lack one, and a pattern over the YAML text misses quotes and nested interpolations;
+    here the final name arrives.
     """
     if name not in READABLE:
         raise ValueError(
-            f"the environment variable {name} may not be read by a config, which is written to the run folder and to "
-            f"the trackers; allowed are {', '.join(READABLE)}. Libraries find their keys in the environment themselves"
+            f"the environment variable {name} may not be read by a config, which is written to the "
+            f"run folder and to the trackers; allowed are {', '.join(READABLE)}. Libraries find "
+            "their keys in the environment themselves"
         )
     value = variable(name)
     if value is None and not default:

@@ -96,7 +96,8 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
 def quoted(text: str) -> str:
     """Return `text` as Hydra reads it back to the letter, whatever it holds."""
     mark = "'" if '"' in text and "'" not in text else '"'
-    # A run of backslashes means itself, unless a quote follows it: then each of them is written twice.
+    # A run of backslashes means itself, unless a quote follows it: then each of them is written
+    # twice.
     text = re.sub(r"(\\*)" + mark, lambda run: run[1] * 2 + "\\" + mark, text)
     text = re.sub(r"(\\+)$", lambda run: run[1] * 2, text)
     return f"{mark}{text}{mark}"
@@ -128,7 +129,8 @@ def _how_to_type(argument: str) -> str:
 def _no_choice(missing: str) -> str:
     group, _, name = missing.rpartition("/")
     options = choices(group)
-    return f"{group}={name} is not a choice. {group} may be {', '.join(options)}.{nearest(name, options)}"
+    allowed = ", ".join(options)
+    return f"{group}={name} is not a choice. {group} may be {allowed}.{nearest(name, options)}"
 
 
 def _no_key(key: str, arguments: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Hydra's dict to a `Config`: every key known, every value typed and in range, before anything starts."""
+"""Hydra's dict to a `Config`: every key known, every value typed and in range, before the start."""
 
 import math
 import types
@@ -44,7 +44,8 @@ def load(cfg: DictConfig) -> Config:
     """Return the typed config of a composed Hydra config (without its `hydra` node).
 
     Raises:
-        ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do not go together.
+        ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do
+            not go together.
     """
     raw = plain_config(cfg)
     keys = flat(raw)
@@ -69,7 +70,8 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as plain values, interpolations resolved.
 
     Raises:
-        ValueError: an interpolation that cannot be resolved, or one that would write a secret into the run folder.
+        ValueError: an interpolation that cannot be resolved, or one that would write a secret into
+            the run folder.
     """
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
@@ -82,18 +84,19 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     for key, value in flat(values).items():
         if variable := secret_in(str(value), secrets):
             raise ValueError(
-                f"{key} holds the value of the environment variable {variable}, which looks like a secret. The config "
-                "is written to the run folder and to the trackers; libraries find their keys in the environment "
-                "themselves."
+                f"{key} holds the value of the environment variable {variable}, which looks like a "
+                "secret. The config is written to the run folder and to the trackers; libraries "
+                "find their keys in the environment themselves."
             )
     return values
 
 
 def typed(key: str, section: type, raw: Any) -> Any:
-    """Return `raw` as an instance of the dataclass `section`; `key` is where it stands in the config."""
+    """Return `raw` as an instance of the dataclass `section`; `key` is its place in the config."""
     if not isinstance(raw, Mapping):
         raise ValueError(
-            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: {key}.<key>=..."
+            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: "
+            f"{key}.<key>=..."
         )
     _check_keys(f"{key}.", raw, [field.name for field in fields(section)])
     hints = typing.get_type_hints(section)
@@ -117,12 +120,14 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
     for entry in value if isinstance(value, list) else ():
         if not isinstance(entry, _entries(hint)):
             raise ValueError(
-                f"{key} must be a list of single values, got {entry!r} in it ({type(entry).__name__})."
+                f"{key} must be a list of single values, got {entry!r} in it "
+                f"({type(entry).__name__})."
             )
     for path, number in _numbers(key, value):
         if not math.isfinite(number):
             raise ValueError(
-                f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed."
+                f"{path} must be a finite number, got {number}. 'No bound' is null, where it is "
+                "allowed."
             )
     return tuple(value) if isinstance(value, list) else value
 
@@ -147,7 +152,7 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
 
 
 def _check_read(section: str, text: str) -> None:
-    """Refuse a preset's own section that no slot takes its values from: setting it would do nothing."""
+    """Refuse a preset's section that no slot takes its values from: it would do nothing."""
     if f"${{{section}." not in text:
         raise ValueError(
             f"unknown config key '{section}': no slot reads it. Choose the method that does."
@@ -160,7 +165,8 @@ def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None
             refuse_renamed(f"{prefix}{key}")
             hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
             raise ValueError(
-                f"unknown config key {f'{prefix}{key}'!r}; allowed here: {', '.join(allowed)}.{hint}"
+                f"unknown config key {f'{prefix}{key}'!r}; allowed here: "
+                f"{', '.join(allowed)}.{hint}"
             )
     for key in allowed:
         if key not in raw or raw[key] == MISSING:
@@ -168,9 +174,10 @@ def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None
 
 
 def _check_allowed_changes(allowed: Sequence[str], keys: Mapping[str, Any]) -> None:
-    """Refuse a misspelled key: it would allow nothing, and the resume would be refused for another reason.
+    """Refuse a misspelled key: it would allow nothing.
 
-    Keys of every choice count: what is allowed to change may be a key that only the recorded choice has.
+    Keys of every choice count: what is allowed to change may be a key that only the recorded choice
+        has.
     """
     every = [
         f"{slot}.{field.name}"
@@ -184,8 +191,8 @@ def _check_allowed_changes(allowed: Sequence[str], keys: Mapping[str, Any]) -> N
             is_under(other, [key]) for other in known
         ):
             raise ValueError(
-                f"resume.allow_changes names {key!r}, which is no config key.{nearest(key, known)} `--cfg job` shows "
-                "all keys."
+                f"resume.allow_changes names {key!r}, which is no config key.{nearest(key, known)} "
+                "`--cfg job` shows all keys."
             )
 
 

@@ -1,7 +1,7 @@
-"""The options of a command: key=value, each with its kind, checked before anything is imported or written.
+"""The options of a command: key=value, each with its kind, checked before anything starts.
 
-Every command speaks this one dialect. What is no option is an override of the config, if the command takes any.
-Flags of an earlier release still work and name their new form.
+Every command speaks this one dialect. What is no option is an override of the config, if the
+command takes any. Flags of an earlier release still work and name their new form.
 """
 
 import difflib
@@ -37,9 +37,11 @@ class Options:
 
     Attributes:
         doc: what --help prints above the options: how to call it, and what it does.
-        words: the option that arguments without key= belong to, as in `report.py a b`; None: there are none.
+        words: the option that arguments without key= belong to, as in `report.py a b`; None: there
+            are none.
         takes_overrides: other key=value arguments are overrides of the config.
-        takes_all: whatever is no option is handed on as an override, unchecked: it is another program's.
+        takes_all: whatever is no option is handed on as an override, unchecked: it is another
+            program's.
         old: flag of an earlier release -> its form of today; one that ends with '=' took a value.
     """
 
@@ -55,7 +57,8 @@ class Options:
         """Return the options given, by name, and the overrides.
 
         Raises:
-            ValueError: an argument that is neither, a value of another kind, or a required option that is missing.
+            ValueError: an argument that is neither, a value of another kind, or a required option
+                that is missing.
         """
         texts: dict[str, str] = {}
         overrides: list[str] = []
@@ -74,7 +77,8 @@ class Options:
         for option in self.options:
             if option.required and option.name not in texts:
                 raise ValueError(
-                    f"which {option.name}? Give {option.name}={option.form}; --help shows all options."
+                    f"which {option.name}? Give {option.name}={option.form}; --help shows all "
+                    "options."
                 )
         values = {
             option.name: option.kind(option.name, texts[option.name])
@@ -119,7 +123,8 @@ class Options:
         if self.takes_overrides and not argument.startswith("-"):
             if not separator and not argument.startswith("~"):
                 raise ValueError(
-                    f"{argument!r} is no option and no override. Write key=value; --help shows the options."
+                    f"{argument!r} is no option and no override. Write key=value; --help shows the "
+                    "options."
                 )
             # A misspelled option must not pass for a key of the config.
             if not difflib.get_close_matches(key, names, cutoff=0.8):

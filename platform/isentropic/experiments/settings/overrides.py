@@ -1,4 +1,4 @@
-"""Overrides of a command line or a YAML file, as sweeps and branches share them: parsed, multiplied, labelled."""
+"""Overrides of a command line or a YAML file: parsed, taken as typed, multiplied, labelled."""
 
 import itertools
 import re
@@ -25,7 +25,7 @@ QUOTES_OR_CALLS = re.compile(r"['\"(){}\\$]")
 
 
 def parse(arguments: Sequence[str]) -> list[Override]:
-    """Parse Hydra overrides. Raises ValueError if an argument is none, or names a key by its old name."""
+    """Parse Hydra overrides. Raises ValueError if an argument is none, or has an old key."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(arguments))
     except HydraException as error:
@@ -39,8 +39,8 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra is to read them: text keys have the text that was typed.
 
     Raises:
-        ValueError: a key by its old name, a NUL, or a choice that is no name. Other errors are left to Hydra; what is
-            no override (its own options) is left alone.
+        ValueError: a key by its old name, a NUL, or a choice that is no name. Other errors are left
+            to Hydra; what is no override (its own options) is left alone.
     """
     for argument in arguments:
         _check(argument)
@@ -50,8 +50,8 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
 def as_typed(arguments: Sequence[str]) -> list[str]:
     """Put quotes around the values of text keys that Hydra would read as something else.
 
-    run.name=2026_11_25 is the number 20261125 to Hydra, run.name=1e5 is 100000.0, and run.label=lr=1e-4 is an error.
-    A key whose annotation is text means the text as it was typed.
+    run.name=2026_11_25 is the number 20261125 to Hydra, run.name=1e5 is 100000.0, and
+    run.label=lr=1e-4 is an error. A key whose annotation is text means the text as it was typed.
     """
     return [_as_typed(argument) for argument in arguments]
 
@@ -75,7 +75,10 @@ def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def labels(settings: Sequence[Sequence[str]]) -> list[str]:
-    """Return short names: the overrides in which the settings differ, by the last part of each key if that is clear."""
+    """Return short names: the overrides in which the settings differ.
+
+    A key is shortened to its last part if that is clear.
+    """
     common = (
         set.intersection(*(set(setting) for setting in settings)) if len(settings) > 1 else set()
     )
@@ -99,7 +102,11 @@ def named_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def read_preset(name: str) -> dict[str, Any]:
-    """Read conf/sweep/<name>.yaml, or the file at that path, as plain values. Raises ValueError if there is none."""
+    """Read conf/sweep/<name>.yaml, or the file at that path, as plain values.
+
+    Raises:
+        ValueError: there is no such file, or it is no YAML with keys.
+    """
     path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
     if path == Path(name) and not path.is_file():
         raise ValueError(
@@ -139,7 +146,11 @@ def _check(argument: str) -> None:
 
 
 def overrides_of(part: str, given: Any) -> tuple[str, ...]:
-    """Return the overrides that a sweep's YAML lists in one place. Raises ValueError if it is no list of them."""
+    """Return the overrides that a sweep's YAML lists in one place.
+
+    Raises:
+        ValueError: it is no list of texts.
+    """
     if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
         raise ValueError(
             f"the sweep's {part} must be a list of overrides (key=value), got {given!r}."
@@ -161,7 +172,7 @@ def _as_typed(argument: str) -> str:
 
 
 def _numbers_quoted(value: str) -> str:
-    """Quote the parts of a value, a list or a sweep that Hydra takes for a number, true or false."""
+    """Quote the parts of a value that Hydra takes for a number, true or false."""
     if QUOTES_OR_CALLS.search(value):
         return value
     parts = re.split(r"([\[\],])", value)
@@ -169,7 +180,7 @@ def _numbers_quoted(value: str) -> str:
 
 
 def _may_differ(value: str) -> bool:
-    """Return False for most values: those that are words to Hydra, or numbers that come back as they are."""
+    """Return False for most values: words to Hydra, and numbers that come back as they are."""
     parts = [part.strip() for part in re.split(r"[\[\],]", value)]
     return any(_is_rewritten(part) or not (part == "" or _reads(f"x={part}")) for part in parts)
 
@@ -192,7 +203,7 @@ def _reads(argument: str) -> bool:
 
 
 def _annotation(key: str) -> Any:
-    """Return the type of a config key; None if it has none, or has another one in another choice of its slot."""
+    """Return the type of a config key; None if there is none, or not one in all choices."""
     section, _, name = key.lstrip("+").partition(".")
     hint = typing.get_type_hints(Config).get(section)
     if hint is not Any:

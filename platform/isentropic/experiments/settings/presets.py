@@ -1,4 +1,4 @@
-"""Method presets compose; two that set one slot differently are refused (Hydra would take the last in silence)."""
+"""Method presets compose; two that set one slot differently are refused (Hydra takes the last)."""
 
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ PRESET_SECTIONS = ("papo", "oger", "uec")
 
 
 def check_presets(settings: DictConfig) -> None:
-    """Refuse two choices that set one slot or key differently, if nothing on the command line settles it.
+    """Refuse two choices that set one key differently, if the command line does not settle it.
 
     The two may be two methods, or a method and the experiment.
 
     Args:
-        settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins anyway.
+        settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins
+            anyway.
     """
     conf = next(
         Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
@@ -57,8 +58,9 @@ def _beside_experiment(
     for key, value in values.items():
         if key in wins and wins[key] != value and not is_under(key, tuple(given)):
             raise ValueError(
-                f"experiment={experiment} sets {key}: {wins[key]!r}, and would win over method={method}, which sets "
-                f"{value!r}. Say which on the command line: {key}={value}, or {key}={wins[key]}."
+                f"experiment={experiment} sets {key}: {wins[key]!r}, and would win over "
+                f"method={method}, which sets {value!r}. Say which on the command line: "
+                f"{key}={value}, or {key}={wins[key]}."
             )
 
 
@@ -70,9 +72,9 @@ def _values_of_another_choice(
         slot = key.partition(".")[0]
         if key != slot and slot in wins and choices.get(slot) != wins[slot] and key not in given:
             raise ValueError(
-                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it would hold for "
-                f"{slot}={choices.get(slot)} too. Say on the command line which {key} is meant, or choose another "
-                "experiment."
+                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it "
+                f"would hold for {slot}={choices.get(slot)} too. Say on the command line which "
+                f"{key} is meant, or choose another experiment."
             )
 
 
@@ -86,7 +88,7 @@ def as_names(choice: Any) -> list[str]:
 
 
 def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
-    """Refuse two presets with different values for one key, unless `settled` has the key or a parent of it."""
+    """Refuse two presets with different values for one key, unless `settled` has it or a parent."""
     seen: dict[str, str] = {}
     for name, values in presets.items():
         for key, value in values.items():
@@ -95,13 +97,14 @@ def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
             other = seen.setdefault(key, name)
             if presets[other][key] != value:
                 raise ValueError(
-                    f"method={other} and method={name} both set {key}: {presets[other][key]!r} and {value!r}. "
-                    f"Settle it on the command line, {key}={value} for one, or choose one method alone."
+                    f"method={other} and method={name} both set {key}: {presets[other][key]!r} and "
+                    f"{value!r}. Settle it on the command line, {key}={value} for one, or choose "
+                    "one method alone."
                 )
 
 
 def preset_values(path: Path) -> dict[str, Any]:
-    """Return what a preset sets: slot -> choice for its `override /slot: choice`, dotted key -> value for the rest."""
+    """Return what a preset sets: slot -> its choice, dotted key -> its value."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     values: dict[str, Any] = {}
     for entry in content.pop("defaults", []):

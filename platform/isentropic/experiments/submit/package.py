@@ -1,4 +1,4 @@
-"""What a job takes along: the working tree as one zip, without outputs, data, caches and secrets."""
+"""What a job takes along: the tree as one zip, without outputs, data, caches and secrets."""
 
 import re
 import subprocess
@@ -42,8 +42,9 @@ SECRET_TEXT = {
 }
 MAX_MIB = 100  # Ray refuses 500; a tree of code has less than one
 NO_SECRETS = (
-    "Secrets stay where they are: a job's files and environment can be read by all who see the cluster. Give the "
-    "cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a Kubernetes Secret mounted as a file)."
+    "Secrets stay where they are: a job's files and environment can be read by all who see the "
+    "cluster. Give the cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a "
+    "Kubernetes Secret mounted as a file)."
 )
 
 
@@ -105,8 +106,9 @@ def check_arguments(arguments: list[str]) -> None:
                 f"holds the value of {variable}" if variable else f"looks like {kind or 'a secret'}"
             )
             raise ValueError(
-                f"argument {key.lstrip('+') if value and not secret_in(key, secrets) else '(not shown)'} {shown}. "
-                f"{NO_SECRETS}"
+                "argument "
+                f"{key.lstrip('+') if value and not secret_in(key, secrets) else '(not shown)'} "
+                f"{shown}. {NO_SECRETS}"
             )
 
 
@@ -118,7 +120,8 @@ def _kind_of_secret(text: bytes) -> str | None:
 def _not_ignored(root: Path) -> list[str]:
     """Return all files that .gitignore does not name, sorted.
 
-    git looks at the tree through an empty repository of our own, so that an exported tree works too.
+    git looks at the tree through an empty repository of our own, so that an exported tree works
+    too.
     """
     with tempfile.TemporaryDirectory() as empty:
         try:
@@ -166,8 +169,9 @@ def _check_size(found: Package) -> None:
         return
     largest = sorted(found.files, key=lambda name: -(found.root / name).stat().st_size)[:3]
     raise ValueError(
-        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. The largest files: "
-        f"{', '.join(largest)}. Put data on the cluster's own storage, and its folder into .gitignore."
+        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. "
+        f"The largest files: {', '.join(largest)}. Put data on the cluster's own storage, and its "
+        "folder into .gitignore."
     )
 
 
@@ -178,6 +182,6 @@ def _check_text(found: Package) -> None:
         kind = _kind_of_secret(text)
         if kind or any(secret in text for secret in secrets):
             raise ValueError(
-                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. Remove it, or put the "
-                f"file's name into .gitignore. {NO_SECRETS}"
+                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. "
+                f"Remove it, or put the file's name into .gitignore. {NO_SECRETS}"
             )

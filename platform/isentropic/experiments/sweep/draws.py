@@ -46,7 +46,10 @@ def _are_bounds(bounds: Any) -> bool:
 
 
 def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Draw points: uniform in [low, high], in its logarithm, or one of some choices; equal seed, equal points."""
+    """Draw points: uniform in [low, high], in its logarithm, or one of some choices.
+
+    The same seed gives the same points.
+    """
     rng = random.Random(random_part.get("seed", 0))
 
     def one(key: str, bounds: Any) -> str:

@@ -1,4 +1,4 @@
-"""sweep.jsonl: what became of each run of a sweep. A sweep goes on from it after whatever stopped it."""
+"""sweep.jsonl: what became of each run of a sweep, which goes on from it after any stop."""
 
 import json
 import os
@@ -35,8 +35,8 @@ class SweepLedger:
         for number, row in enumerate(rows, start=1):
             if not _is_row(row):
                 raise ValueError(
-                    f"{self._path} line {number} is no row of a sweep (hash, run, state). Restore the file, or move it "
-                    "away: runs that are finished then say so themselves."
+                    f"{self._path} line {number} is no row of a sweep (hash, run, state). Restore "
+                    "the file, or move it away: runs that are finished then say so themselves."
                 )
         if torn:
             write_text_durably(self._path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -73,8 +73,8 @@ def read_plan(folder: Path) -> list[str] | None:
         return list(arguments)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"{path} does not say what the sweep was started with ({type(error).__name__}: {error}). Restore it, or "
-            "start another sweep: name=<another>."
+            f"{path} does not say what the sweep was started with ({type(error).__name__}: "
+            f"{error}). Restore it, or start another sweep: name=<another>."
         ) from error
 
 

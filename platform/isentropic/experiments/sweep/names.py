@@ -32,7 +32,7 @@ def name_sweep_job(cfg: DictConfig, settings: DictConfig, arguments: list[str]) 
 
 
 def sweep_label(overrides: list[str], swept: set[str], label: str | None = None) -> str:
-    """Return a short name for a job: its swept keys and values in letters that a folder may have, and a hash of all.
+    """Return a short name for a job: its swept keys and values, fit for a folder, and a hash.
 
     label: of its setting, in the place of all keys but the seed.
     """

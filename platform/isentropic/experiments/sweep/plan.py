@@ -1,4 +1,4 @@
-"""The runs of a sweep: a grid, a list or random draws of overrides, each composed and checked before any starts."""
+"""The runs of a sweep: a grid, a list or random draws, all checked before any starts."""
 
 import copy
 import hashlib
@@ -80,10 +80,11 @@ class Trial:
 
 
 def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> SweepPlan:
-    """Return a preset with the command line over it: one value replaces, several span a further axis of the grid.
+    """Return a preset with the command line over it: one value replaces, several add an axis.
 
     Raises:
-        ValueError: an unknown part, a grid or a key without values, keys that the sweep sets itself.
+        ValueError: an unknown part, a grid or a key without values, keys that the sweep sets
+            itself.
     """
     for part in preset:
         check_choice("sweep part", part, PARTS)
@@ -117,7 +118,8 @@ def _grid_of(preset: Mapping[str, Any]) -> dict[str, list[Any]]:
     for key, values in given.items():
         if not isinstance(values, list) or not values:
             raise ValueError(
-                f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty."
+                f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is "
+                "empty."
             )
     return given
 
@@ -143,14 +145,15 @@ def _check_plan(plan: SweepPlan) -> None:
     for override in parse(every):
         if override.key_or_group in OWN_KEYS:
             raise ValueError(
-                f"{override.key_or_group} is set by the sweep for each of its runs; name the sweep: name=..."
+                f"{override.key_or_group} is set by the sweep for each of its runs; name the "
+                "sweep: name=..."
             )
     if plan.count == 0 or (
         plan.count == 1 and not (plan.grid or plan.random or plan.settings != SweepPlan.settings)
     ):
         raise ValueError(
-            "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
-            "sweep=ce_gppo_fig3."
+            "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', "
+            "or a preset, sweep=ce_gppo_fig3."
         )
 
 
@@ -181,7 +184,8 @@ def _compose(
 ) -> Trial:
     """Compose one run.
 
-    known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a second for each.
+    known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a
+        second for each.
     """
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
     name = sweep_label(list(own), set(), label)
@@ -216,6 +220,6 @@ def _terms(overrides: Sequence[str]) -> list[str]:
 
 
 def _is_choice(override: Override) -> bool:
-    """Return True for what Hydra settles while it composes: choices of groups, and keys added or taken away."""
+    """Return True for what Hydra settles while it composes: choices, and keys added or removed."""
     plain = override.type == OverrideType.CHANGE and override.package is None
     return not plain or (CONF / override.key_or_group).is_dir()

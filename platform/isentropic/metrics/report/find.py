@@ -9,8 +9,8 @@ from isentropic.folders import runs_folder
 RUN_FILES = ("metrics.jsonl", "config.yaml")
 DEPTH = 3  # folders that a sweep may put between itself and its runs
 EXPECTED = (
-    "Give a run folder (with metrics.jsonl or config.yaml, as jobs/train.py writes it), the name of a run under runs/, "
-    "or a sweep's or branch's folder with run folders in it."
+    "Give a run folder (with metrics.jsonl or config.yaml, as jobs/train.py writes it), the name "
+    "of a run under runs/, or a sweep's or branch's folder with run folders in it."
 )
 
 

@@ -1,4 +1,4 @@
-"""The tables of the page: headline numbers, settings, alarms; for several runs last and best, and differences."""
+"""The tables of the page: headline, settings, alarms; for several runs outcomes and differences."""
 
 import html
 import math
@@ -15,7 +15,8 @@ SHOWN_KEYS = (
     "rollout.temperature", "rollout.max_response_tokens", "rollout.max_staleness", "learner.updates_per_rollout",
     "learner.lr", "learner.num_ranks", "rollout.num_actors", "evaluation.samples",
 )  # fmt: skip
-BASES = 12  # settings that differences are shown against; all pairs of a large sweep would be the largest part of it
+# Settings that differences are shown against: all pairs of a large sweep would fill the page.
+BASES = 12
 SHORT = 48  # characters of a cell that is kept on one line
 SLOTS = (
     "sampling", "shaping", "filter", "advantage", "reweight", "token_weight", "objective", "terms", "reduction",
@@ -134,7 +135,8 @@ def paired_tables(settings: Sequence[Setting]) -> str:
             inner = table(["setting", "pairs", *(label for _, _, label in shown)], rows)
             title = f"against {html.escape(base.label)}"
             parts.append(
-                f"<details{' open' if index == 0 else ''}><summary>{title}</summary>{inner}</details>"
+                f"<details{' open' if index == 0 else ''}><summary>{title}</summary>"
+                f"{inner}</details>"
             )
     return "".join(parts)
 
@@ -164,7 +166,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Cells are escaped."""
     top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    return (
+        f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+        "</div>"
+    )
 
 
 def _cell(value: Any) -> str:
@@ -173,7 +178,10 @@ def _cell(value: Any) -> str:
 
 
 def _tile(label: str, value: str, small: str) -> str:
-    return f"<div class='tile'><span>{label}</span><b>{value}</b><small>{html.escape(small)}</small></div>"
+    return (
+        f"<div class='tile'><span>{label}</span><b>{value}</b>"
+        f"<small>{html.escape(small)}</small></div>"
+    )
 
 
 def _change(first: float, last: float) -> str:
