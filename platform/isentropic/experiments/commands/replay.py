@@ -38,10 +38,10 @@ OPTIONS = Options(
 
 
 def replay(options: dict[str, Any], overrides: list[str]) -> int:
-    """Trains the step from the state before it and prints the comparison. 0: as asked; 1: bits differ that should not.
+    """Trains the step from the state before it and prints how it compares; the exit code.
 
-    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32.
-    With overrides the difference is what was asked for.
+    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32:
+    else the code is 1. With overrides the difference is what the user wants to see.
     """
     step = options["step"]
     exact = options.get("exact", True)
@@ -50,20 +50,18 @@ def replay(options: dict[str, Any], overrides: list[str]) -> int:
     arm = settings_of_run(run.values, {"replay": as_typed(overrides)})[0]
     line, same_weights = asyncio.run(replay_step(run, step, arm.config, exact=exact))
     if same_weights is not None:
-        print(
-            f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, "
-            "bit for bit"
-        )
-    return _tell(run, step, line, exact=exact, overrides=overrides)
+        equal = "" if same_weights else "NOT "
+        print(f"weights and optimizer are {equal}those of the checkpoint, bit for bit")
+    return _print_comparison(run, step, line, exact=exact, overrides=overrides)
 
 
 async def replay_step(
     run: RecordedRun, step: int, config: Config, *, exact: bool
 ) -> tuple[dict[str, Any], bool | None]:
-    """The line of the step under `config`; and whether weights and optimizer have the bits of the step's checkpoint.
+    """The line of the step under `config`; whether the learner's state is that of its checkpoint.
 
-    None: the step has no checkpoint. (The line speaks of the weights too: entropy/measured_change
-        comes after them.)
+    None: the step has no checkpoint. (The line depends on the new weights too:
+    entropy/measured_change is measured under them.)
     """
     from isentropic.experiments.branch.learner import replay_learner
     from isentropic.experiments.branch.replayer import Replayer, walk_to
@@ -95,11 +93,11 @@ async def replay_step(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Key -> (recorded, replayed), of all keys whose values are not equal bits."""
+    """Key -> (recorded, replayed), of all keys whose values differ."""
     return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
 
 
-def _tell(
+def _print_comparison(
     run: RecordedRun, step: int, line: dict[str, Any], *, exact: bool, overrides: list[str]
 ) -> int:
     if step not in run.lines:
@@ -113,7 +111,7 @@ def _tell(
     numbers = {
         key: pair
         for key, pair in changed.items()
-        if all(isinstance(each, int | float) for each in pair)
+        if all(isinstance(value, int | float) for value in pair)
     }
     ranked = sorted(numbers.items(), key=lambda item: -_relative(*item[1]))
     for key, (old, new) in ranked[:SHOWN]:
