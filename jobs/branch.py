@@ -1,13 +1,12 @@
-"""Branches of a recorded run: python jobs/branch.py run=ce_gppo_tiny steps=every:5 'objective.beta1=0,0.5,1'"""
+"""Branches of a recorded run: python jobs/branch.py run=ce_gppo_tiny 'objective.beta1=0,0.5,1'"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1] / "platform"
-)  # in the place of jobs/: this tree's own code
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 from isentropic.experiments.commands.branch import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,13 +1,12 @@
-"""Scores a run's checkpoint on held-out prompts: python jobs/evaluate.py run=ce_gppo_tiny samples=16"""
+"""Scores a checkpoint on held-out prompts: python jobs/evaluate.py run=ce_gppo_tiny samples=16"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1] / "platform"
-)  # in the place of jobs/: this tree's own code
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 from isentropic.experiments.commands.evaluate import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

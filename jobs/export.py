@@ -1,11 +1,10 @@
-"""Writes a checkpoint as a Hugging Face folder: python jobs/export.py runs/ce_gppo_tiny --to my-model"""
+"""Writes a checkpoint as a Hugging Face folder: python jobs/export.py run=ce_gppo_tiny"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1] / "platform"
-)  # in the place of jobs/: this tree's own code
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 from isentropic.experiments.commands.export import main
 

@@ -1,11 +1,10 @@
-"""Makes teacher responses for OGER: python jobs/make_teachers.py teachers.jsonl --prompts 1024"""
+"""Makes teacher responses for OGER: python jobs/make_teachers.py out=teachers.jsonl"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1] / "platform"
-)  # in the place of jobs/: this tree's own code
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 from isentropic.experiments.commands.make_teachers import main
 

@@ -1,11 +1,10 @@
-"""Sends a job to a Ray cluster: python jobs/submit.py train experiment=ce_gppo_tiny --address http://head:8265"""
+"""Sends a job to a Ray cluster: python jobs/submit.py train experiment=ce_gppo_tiny"""
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1] / "platform"
-)  # in the place of jobs/: this tree's own code
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 from isentropic.experiments.commands.submit import main
 

@@ -68,6 +68,45 @@ def test_imports_point_down(path):
     assert not upward, f"{own} (level {level(own)}) imports from above: {sorted(upward)}"
 
 
+ROOM = {  # of experiments/: a module may import its own room and those below, not one beside it
+    "commands": 6,
+    "hydra_main": 5,
+    "statements": 4,
+    "sweep": 3,
+    "branch": 3,
+    "run": 2,
+    "submit": 2,
+    "program": 1,
+    "settings": 0,
+}
+EXPERIMENTS = sorted((PACKAGE / "experiments").rglob("*.py"))
+NOT_YET = {("lane.py", "branch")}  # settings_of: to run/builders.py
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_rooms_of_experiments_point_down(path):
+    room = path.relative_to(PACKAGE / "experiments").parts[0].removesuffix(".py")
+    if room == "__init__":
+        return
+    text = path.read_text(encoding="utf-8")
+    others = set(re.findall(r"isentropic\.experiments\.(\w+)", text)) - {room}
+    wrong = {other for other in others if ROOM[other] >= ROOM[room]}
+
+    assert {(path.name, other) for other in wrong} <= NOT_YET
+
+
+def test_each_job_is_a_command():
+    jobs = {path.name for path in (ROOT / "jobs").glob("*.py")}
+    commands = {path.name for path in (PACKAGE / "experiments" / "commands").glob("*.py")}
+
+    assert jobs == commands - {"__init__.py"}
+    shapes = {
+        re.sub(rf"^.*|{path.stem}", "", path.read_text(), count=2)
+        for path in (ROOT / "jobs").glob("*.py")
+    }
+    assert len(shapes) == 1, "the scripts differ in more than their first line and their command"
+
+
 def module_name(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

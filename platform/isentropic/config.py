@@ -1,17 +1,27 @@
-"""The typed config of a run. Values live in conf/; each is checked once, here, before anything starts.
+"""The typed config of a run. Values live in conf/; each is checked once, before anything starts.
 
-A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this file holds
-what belongs to no single function. `experiments.config_load.load` turns Hydra's dict into a `Config`.
+A slot's config (objective, filter, advantage, ...) stands beside the function that reads it; this
+file holds what belongs to no single function. `experiments.settings.load.load` turns Hydra's dict
+into a `Config`.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isentropic.checks import check_choice, check_range
+from isentropic.checks import check_choice, check_path, check_range
 
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LABEL_LENGTH = 80
+
+# Old key -> its name of today. The command line refuses the old one and names the new one; a
+# recorded config is translated when it is read, so runs made before the change still resume,
+# replay, branch and export.
+RENAMED = {
+    "learner.beta1": "learner.adam_beta1",
+    "learner.beta2": "learner.adam_beta2",
+    "learner.eps": "learner.adam_eps",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +35,8 @@ class RunConfig:
     label: str | None  # what reports call its setting; null: the keys that tell it from the others
 
     def __post_init__(self) -> None:
-        if not RUN_NAME.fullmatch(self.name):
-            raise ValueError(
-                f"run.name must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit; "
-                f"got {self.name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
-            )
+        check_name("run.name", self.name)
+        check_path("run.dir", self.dir)
         check_range("run.steps", self.steps, at_least=1)
         if self.label is not None and not (self.label.strip() and len(self.label) <= LABEL_LENGTH):
             raise ValueError(
@@ -41,10 +48,10 @@ class RunConfig:
 class ResumeConfig:
     """What to do with a folder that has a run already."""
 
-    mode: str  # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
-    allow_changes: tuple[
-        str, ...
-    ]  # keys that may differ from the run that is resumed, such as run.steps
+    # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
+    mode: str
+    # keys that may differ from the run that is resumed, such as run.steps
+    allow_changes: tuple[str, ...]
 
     def __post_init__(self) -> None:
         check_choice("resume", self.mode, ("never", "auto"))
@@ -55,7 +62,8 @@ class ModelConfig:
     """Which causal LM, and what goes with it."""
 
     name: str
-    path: str  # a folder, a Hub name, or "embedded" for the tiny model that is warm-started on the spot
+    # a folder, a Hub name, or "embedded" for the tiny model that is warm-started on the spot
+    path: str
     revision: str | None
     max_length: int  # tokens, prompt and response together: the window that is used of the model
     trust_remote_code: bool
@@ -70,8 +78,9 @@ class ModelConfig:
             len(self.image_pixels) == 2 and 0 < self.image_pixels[0] <= self.image_pixels[1]
         ):
             raise ValueError(
-                f"model.image_pixels must be [least, most] pixels of an image, got {list(self.image_pixels)}. "
-                "Write null for the limits of the model's own preprocessor_config.json."
+                "model.image_pixels must be [least, most] pixels of an image, got "
+                f"{list(self.image_pixels)}. Write null for the limits of the model's own "
+                "preprocessor_config.json."
             )
 
 
@@ -138,9 +147,9 @@ class LearnerConfig:
     lr_schedule: str
     warmup_updates: int
     weight_decay: float
-    beta1: float
-    beta2: float
-    eps: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
     max_grad_norm: float
     max_skipped_updates: int  # in a row; more stop the run
     gradient_checkpointing: bool
@@ -153,9 +162,9 @@ class LearnerConfig:
             check_range(f"learner.{key}", getattr(self, key), at_least=1)
         for key in ("lr", "warmup_updates", "weight_decay", "max_skipped_updates"):
             check_range(f"learner.{key}", getattr(self, key), at_least=0)
-        for key in ("beta1", "beta2"):
+        for key in ("adam_beta1", "adam_beta2"):
             check_range(f"learner.{key}", getattr(self, key), at_least=0, below=1)
-        for key in ("eps", "max_grad_norm", "timeout_s"):
+        for key in ("adam_eps", "max_grad_norm", "timeout_s"):
             check_range(f"learner.{key}", getattr(self, key), above=0)
         check_choice("learner.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("learner.lr_schedule", self.lr_schedule, ("constant", "linear", "cosine"))
@@ -272,3 +281,38 @@ class Config:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, at_least=0)
+
+
+def check_name(key: str, name: str) -> None:
+    """Raise ValueError unless `name` can name a folder of a run or sweep, or a job."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise ValueError(
+            f"{key} must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or "
+            f"digit; got {name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested values: {'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
+    items: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        items |= flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
+    return items
+
+
+def is_under(key: str, parents: Iterable[str]) -> bool:
+    """Return True if `key` is one of `parents` or stands below one."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded config with each renamed key under its name of today."""
+    result = dict(values)
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        if isinstance(result.get(section), Mapping) and name in result[section]:
+            value = result[section][name]
+            result[section] = {key: inner for key, inner in result[section].items() if key != name}
+            result[section].setdefault(new.partition(".")[2], value)
+    return result

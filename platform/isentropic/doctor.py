@@ -1,6 +1,6 @@
-"""python -m isentropic.doctor: the command in experiments/commands/doctor.py."""
+"""python -m isentropic.doctor: the same as python jobs/doctor.py."""
 
-from isentropic.experiments.commands.doctor import program
+from isentropic.experiments.commands.doctor import main
 
 if __name__ == "__main__":
-    program()
+    main()

@@ -1,6 +1,7 @@
-"""Where runs and sweeps lie: ISENTROPIC_RUNS, or runs/ of the folder one is in.
+"""Where runs and sweeps lie: ISENTROPIC_RUNS, or runs/ of the working folder.
 
-The working directory of a Ray job is a copy of the tree that Ray deletes, so nothing that lasts may land there.
+The working directory of a Ray job is a copy of the tree that Ray deletes, so nothing that lasts may
+land there.
 """
 
 import json
@@ -10,32 +11,52 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-RUNS, CACHE, ORIGIN = "ISENTROPIC_RUNS", "ISENTROPIC_CACHE", "ISENTROPIC_SUBMITTED_FROM"
-JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entrypoint of a job, and for nothing else
+RUNS = "ISENTROPIC_RUNS"
+CACHE = "ISENTROPIC_CACHE"
+ORIGIN = "ISENTROPIC_SUBMITTED_FROM"
+RAY_JOB = (
+    "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entrypoint of a job, and for nothing else
+)
+
+# Ray and libraries read some of these themselves, and not all of them take an empty one for unset.
+OURS = (RUNS, CACHE, ORIGIN, "ISENTROPIC_TORCHVISION")
+OTHERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+def variable(name: str) -> str | None:
+    """Return an environment variable; one that is set but empty counts as unset."""
+    return os.environ.get(name) or None
+
+
+def unset_empty(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables that are set but empty, so that every reader takes them for unset."""
+    for name in (*OURS, *OTHERS):
+        if environ.get(name) == "":
+            del environ[name]
 
 
 def runs_folder() -> Path:
-    """The folder of all runs and sweeps."""
-    return Path(os.environ.get(RUNS) or "runs")
+    """Return the folder of all runs and sweeps."""
+    return Path(variable(RUNS) or "runs")
 
 
 def origin(root: Path) -> str:
-    """Which tree, of which machine, a job was made from."""
+    """Return which tree, of which machine, a job was made from."""
     return f"{socket.gethostname()}:{root}"
 
 
 def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Inside a Ray job, gives ISENTROPIC_RUNS and ISENTROPIC_CACHE a value where the node has none. Scripts start so.
+    """Give ISENTROPIC_RUNS and ISENTROPIC_CACHE a value inside a Ray job whose node has none.
 
-    Both follow, in this order: the node's own environment (or `submit --runs`); the tree that was submitted, where it
-    lies on this very machine; the cache beside the runs; a folder in the home of the user that Ray runs as.
+    Both follow, in this order: the node's own environment (or `runs=` of jobs/submit.py); the tree
+    that was submitted, if it lies on this very machine; the cache beside the runs; a folder in the
+    home of the user that Ray runs as.
     """
-    if "working_dir" not in json.loads(environ.get(JOB) or "{}").get("runtime_env", {}):
+    if "working_dir" not in json.loads(environ.get(RAY_JOB) or "{}").get("runtime_env", {}):
         return
     host, _, tree = environ.get(ORIGIN, "").partition(":")
-    here = (
-        Path(tree) if tree and host == socket.gethostname() and os.access(tree, os.W_OK) else None
-    )
+    submitted_here = tree and host == socket.gethostname() and os.access(tree, os.W_OK)
+    here = Path(tree) if submitted_here else None
     runs = Path(environ.get(RUNS) or (here / "runs" if here else Path.home() / "isentropic-runs"))
     if not environ.get(RUNS):
         print(
@@ -44,4 +65,5 @@ def use_durable_folders(environ: MutableMapping[str, str] = os.environ) -> None:
             flush=True,
         )
     environ[RUNS] = str(runs)
-    environ.setdefault(CACHE, str((here or runs) / ".cache" / "models"))
+    if not environ.get(CACHE):
+        environ[CACHE] = str((here or runs) / ".cache" / "models")

@@ -20,7 +20,7 @@ def export(*arguments):
 @pytest.fixture(scope="module")
 def exported(golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
-    answer = export(golden, "--to", folder)
+    answer = export(f"run={golden}", f"to={folder}")
     assert answer.returncode == 0, answer.stderr
     return folder
 
@@ -44,7 +44,7 @@ def test_transformers_loads_it(exported, tiny_model_path):
 def test_refusals(golden, tmp_path):
     for arguments, told in (
         ((tmp_path,), "has no config.yaml"),
-        ((golden, "--step", 3), "has no checkpoint of step 3"),
+        ((golden, "step=3"), "has no checkpoint of step 3"),
         ((golden, "--to", golden), "has files already"),
     ):
         answer = export(*arguments)

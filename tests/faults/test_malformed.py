@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from isentropic.config import flat
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.controller.storage.ledger import LedgerError, ledger_path, read_batch
-from isentropic.experiments.settings.keys import flat
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.statements.runs import run_statements
 from isentropic.metrics.report.run_data import read_run

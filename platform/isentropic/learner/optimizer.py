@@ -13,8 +13,8 @@ def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Adam
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_eps,
         weight_decay=config.weight_decay,
         fused=True,
     )

@@ -8,18 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isentropic.experiments.branch.arms import (
-    changed,
-    grid,
-    labels,
-    named_settings,
-    settings_of_run,
-)
+from isentropic.experiments.branch.arms import changed, settings_of_run
 from isentropic.experiments.branch.branch import BRANCHES, append, begin, branch
 from isentropic.experiments.branch.point import Comparison, expected_reward
 from isentropic.experiments.branch.workers import stretches
-from isentropic.experiments.commands.branch import branch_points, split
+from isentropic.experiments.commands.branch import OPTIONS, branch_points
 from isentropic.experiments.run.recorded import RecordedRun
+from isentropic.experiments.settings.overrides import named_settings
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.sinks.jsonl import read_lines
 from isentropic.records import TokenScores
@@ -170,20 +165,6 @@ def test_bad_branch_points(recorded, text, message):
         branch_points(text, RecordedRun(recorded[0]))
 
 
-def test_grid_and_labels():
-    assert grid(["objective.beta1=0,1", "seed=3"]) == [
-        ("objective.beta1=0", "seed=3"),
-        ("objective.beta1=1", "seed=3"),
-    ]
-    assert labels(grid(["objective.beta1=0,1", "seed=3"])) == ["beta1=0", "beta1=1"]
-    assert labels(
-        [("objective.beta1=0", "learner.beta2=1"), ("learner.beta1=0", "learner.beta2=1")]
-    ) == [
-        "objective.beta1=0, learner.beta2=1",
-        "learner.beta1=0, learner.beta2=1",
-    ]
-
-
 def test_a_choice_brings_its_whole_section(recorded):
     values = RecordedRun(recorded[0]).values
     new = changed(values, ["objective=dapo", "objective.clip_low=0.1"])
@@ -219,14 +200,14 @@ def test_settings_that_cannot_be(recorded, override, message):
 
 
 def test_command_line():
-    options, overrides = split(
+    options, overrides = OPTIONS.parse(
         ["run=x", "steps=1,2", "branch.exact=true", "objective.beta1=0,1", "method=grpo,gspo"]
     )
-    assert options == {"run": "x", "steps": "1,2", "exact": "true"}
+    assert options == {"run": "x", "steps": "1,2", "exact": True}
     assert overrides == ["objective.beta1=0,1", "method=grpo,gspo"]
     for arguments, message in (
         (["steps=1"], "which run"),
         (["run=x", "stepps=1"], "Did you mean 'steps'"),
     ):
         with pytest.raises(ValueError, match=message):
-            split(arguments)
+            OPTIONS.parse(arguments)

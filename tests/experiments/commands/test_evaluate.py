@@ -5,9 +5,9 @@ import json
 import pytest
 
 from isentropic.experiments.commands.evaluate import (
+    OPTIONS,
     checkpoint_of,
     evaluated_config,
-    options_of,
     record,
 )
 from isentropic.experiments.run.recorded import RecordedRun
@@ -16,17 +16,15 @@ from isentropic.experiments.run.recorded import RecordedRun
 def test_which_checkpoint(recorded):
     run = RecordedRun(recorded[0])
     assert checkpoint_of(run, "last").name == "step_000005"
-    assert checkpoint_of(run, "2").name == "step_000002"
+    assert checkpoint_of(run, 2).name == "step_000002"
     assert checkpoint_of(run, "start") is None
     with pytest.raises(ValueError, match="no whole checkpoint of step 3; it has: 2, 4, 5"):
-        checkpoint_of(run, "3")
-    with pytest.raises(ValueError, match="step must be >= 0"):
-        checkpoint_of(run, "first")
+        checkpoint_of(run, 3)
 
 
 def test_what_is_evaluated_otherwise(recorded):
     run = RecordedRun(recorded[0])
-    config = evaluated_config(run, {"samples": "16", "temperature": "0.6"})
+    config = evaluated_config(run, {"samples": 16, "temperature": 0.6})
     assert (config.evaluation.samples, config.evaluation.temperature) == (16, 0.6)
     assert config.evaluation.top_p == run.config.evaluation.top_p
     assert config.evaluation.prompts > 10**9  # all there are
@@ -38,18 +36,22 @@ def test_what_is_evaluated_otherwise(recorded):
     [
         pytest.param(["run=x", "sampels=4"], "Did you mean 'samples'", id="misspelled option"),
         pytest.param(["samples=4"], "which run", id="no run"),
+        pytest.param(["run=x", "step=first"], "step must be a number.*last, start", id="no step"),
+        pytest.param(["run=x", "step=²"], "step must be a number", id="a digit that is no number"),
+        pytest.param(["run=x", "samples=many"], "samples must be a number", id="a word"),
+        pytest.param(["run=x", "samples=0"], "samples must be >= 1", id="no samples"),
+        pytest.param(["run=x", "top_p=all"], "top_p must be a number", id="a word for a float"),
     ],
 )
 def test_bad_options(arguments, message):
     with pytest.raises(ValueError, match=message):
-        options_of(arguments)
+        OPTIONS.parse(arguments)
 
 
 def test_bad_numbers(recorded):
     run = RecordedRun(recorded[0])
     for options, message in (
-        ({"samples": "many"}, "samples must be a number"),
-        ({"samples": "0"}, r"evaluation\.samples must be >= 1"),
+        ({"top_p": 2.0}, r"evaluation\.top_p must be > 0 and <= 1"),
         ({"task": "arithmetics"}, "Did you mean 'arithmetic'"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -147,22 +147,24 @@ def test_a_node_that_has_the_environment_uses_it(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(["train", "--name", "a b;c"], "--name 'a b;c': a job's name has", id="name"),
-        pytest.param(["train", "--name", "../evil"], "a job's name has", id="name with a path"),
+        pytest.param(["train", "job=a b;c"], "job must be 1 to 64 letters", id="name"),
+        pytest.param(["train", "--name", "../evil"], "job must be 1 to", id="name with a path"),
         pytest.param(
             ["train", "run.dir=runs/x"], "run.dir=runs/x is relative", id="relative run.dir"
         ),
-        pytest.param(["train", "--runs", "runs"], "--runs=runs is relative", id="relative --runs"),
+        pytest.param(["train", "runs=runs"], "runs=runs is relative", id="relative runs"),
         pytest.param(["branch", "run=a", "out=b"], "out=b is relative", id="relative out"),
+        pytest.param(["export", "a", "--to", "model"], "to=model is relative", id="relative to"),
         pytest.param(
-            ["export", "a", "--to", "model"], "--to=model is relative", id="relative --to"
+            ["branch", "run=a", "stepps=1"], "Did you mean 'steps'", id="a script's option"
         ),
+        pytest.param(["traim"], "Did you mean 'train'", id="misspelled command"),
         pytest.param(
             ["train", "objective.betta1=0"], "Did you mean 'objective.beta1'", id="misspelled key"
         ),
-        pytest.param(["status", "a", "b"], "status takes no 'b'", id="too many words"),
+        pytest.param(["status", "a", "jobb=b"], "unknown option 'jobb'", id="unknown option"),
         pytest.param(
-            ["list", "--address", "ray://head:10001"],
+            ["list", "address=ray://head:10001"],
             "the dashboard's, http://<head>:8265",
             id="ray client",
         ),
@@ -178,7 +180,7 @@ def test_nobody_answers(capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
-        assert submit.main(["list", "--address", address]) == 2
+        assert submit.main(["list", f"address={address}"]) == 2
     assert f"no Ray dashboard answers at {address} (connection refused)" in capsys.readouterr().err
 
 
@@ -269,7 +271,8 @@ SCRIPTS = {
     "branch": ["run=taken", "steps=1", "objective.beta1=0,1"],
     "evaluate": ["run=taken"],
     "export": ["runs/taken"],
-    "report": ["taken", "--out", os.devnull],
+    "replay": ["run=taken", "step=1"],
+    "report": ["taken", f"out={os.devnull}"],
 }
 
 

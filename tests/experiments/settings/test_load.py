@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.experiments.run.describe import describe
-from isentropic.experiments.settings.load import load, plain, typed
+from isentropic.experiments.settings.load import load, plain_config, typed
 from isentropic.experiments.settings.slots import SLOTS
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -28,7 +28,7 @@ def choices(group: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def default() -> dict[str, Any]:
-    return plain(composed())
+    return plain_config(composed())
 
 
 def changed(default: dict[str, Any], key: str, value: Any) -> DictConfig:

@@ -3,7 +3,7 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from isentropic.experiments.hydra_main import CONF
+from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.presets import (
     as_names,
     check_presets,

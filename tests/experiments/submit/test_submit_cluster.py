@@ -99,7 +99,7 @@ def tree(tmp_path, monkeypatch):
 @pytest.mark.engine
 def test_submit_follow_list_stop(cluster, tree, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "canary-canary")
-    address = ["--address", cluster]
+    address = [f"address={cluster}"]
     monkeypatch.setenv("RAY_AUTH_TOKEN", "wrong-" * 6)
     assert submit.main(["list", *address]) == 2
     monkeypatch.delenv("RAY_AUTH_TOKEN")
@@ -109,12 +109,12 @@ def test_submit_follow_list_stop(cluster, tree, monkeypatch, capsys):
     assert "(403)" in refused and "(401)" in refused
     monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
 
-    assert submit.main(["train", "seed=2", "--name", "first", *address]) == 3  # the job's own code
+    assert submit.main(["train", "seed=2", "job=first", *address]) == 3  # the job's own code
     log = capsys.readouterr().out
     assert "arguments ['seed=2']" in log and "secret None" in log
-    assert submit.main(["train", "--name", "first", *address]) == 2
+    assert submit.main(["train", "job=first", *address]) == 2
     assert submit.main(["status", "nobody", *address]) == 2
-    assert submit.main(["train", "seed=1", "--name", "second", "--no-follow", *address]) == 0
+    assert submit.main(["train", "seed=1", "job=second", "follow=false", *address]) == 0
     assert submit.main(["stop", "second", *address]) == 0
     capsys.readouterr()
     assert submit.main(["list", *address]) == 0
@@ -137,10 +137,8 @@ def test_a_run_on_the_cluster(cluster, tmp_path, capsys):
         "train",
         *overrides,
         "tracking.wandb=disabled",
-        "--runs",
-        str(tmp_path),
-        "--address",
-        cluster,
+        f"runs={tmp_path}",
+        f"address={cluster}",
     ]
 
     code = submit.main(command)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.experiments.branch.arms import read_preset
-from isentropic.experiments.commands.sweep import sweep, take_apart
-from isentropic.experiments.hydra_main import DONE as CODE_DONE
-from isentropic.experiments.hydra_main import RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.program import RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep import table as sweep_table
 from isentropic.experiments.sweep.draws import draw
 from isentropic.experiments.sweep.ledger import (
@@ -27,6 +27,10 @@ from isentropic.experiments.sweep.queue import Sweep, ordered
 from isentropic.experiments.sweep.table import SweepTable
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def asked(*arguments):
+    return request(*OPTIONS.parse(arguments))
 
 
 def trials_of(tmp_path, *arguments, preset=None):
@@ -90,6 +94,25 @@ def test_random_draws_are_those_of_their_seed():
             r"must be \[low, high\]",
             id="bounds reversed",
         ),
+        pytest.param(
+            {"random": {"count": 2, "keys": {"a": ["x", 1]}}},
+            [],
+            r"must be \[low, high\]",
+            id="bounds that are no numbers",
+        ),
+        pytest.param({"random": {"count": 2, "keys": [1]}}, [], "needs count and keys", id="keys"),
+        pytest.param(
+            {"random": {"count": 2.5, "keys": {"a": [0, 1]}}},
+            [],
+            "random.count must be",
+            id="count",
+        ),
+        pytest.param({"grid": [1, 2]}, [], "grid must be keys", id="a grid without keys"),
+        pytest.param({"settings": 3}, [], "list of lists", id="settings that are a number"),
+        pytest.param({"settings": {"a": "seed=1"}}, [], r"settings\.a must be a list", id="a text"),
+        pytest.param({"list": ["seed=1"]}, [], r"list\[0\] must be a list", id="a flat list"),
+        pytest.param({"overrides": "seed=1"}, [], "overrides must be a list", id="one override"),
+        pytest.param({}, ["learner.beta1=0,1"], "is now learner.adam_beta1", id="an old key"),
     ],
 )
 def test_plans_that_cannot_be(preset, arguments, message):
@@ -99,15 +122,15 @@ def test_plans_that_cannot_be(preset, arguments, message):
 
 def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match=r"Did you mean 'objective\.beta1'"):
-        sweep(take_apart(["name=s", "experiment=ce_gppo_tiny", "objective.beta11=0,1"]), tmp_path)
+        sweep(asked("name=s", "experiment=ce_gppo_tiny", "objective.beta11=0,1"), tmp_path)
     with pytest.raises(ValueError, match=r"objective\.beta1=-1: objective\.beta1 must be >= 0"):
-        sweep(take_apart(["name=s", "experiment=ce_gppo_tiny", "objective.beta1=0,-1"]), tmp_path)
-    with pytest.raises(ValueError, match=r"has 2000 runs\. If that is meant, say --yes"):
-        sweep(take_apart(["name=s", "objective.beta1=range(0,100)", "seed=range(0,20)"]), tmp_path)
+        sweep(asked("name=s", "experiment=ce_gppo_tiny", "objective.beta1=0,-1"), tmp_path)
+    with pytest.raises(ValueError, match=r"has 2000 runs\. If that is meant, say yes=true"):
+        sweep(asked("name=s", "objective.beta1=range(0,100)", "seed=range(0,20)"), tmp_path)
     with pytest.raises(ValueError, match="no sweep to resume"):
-        sweep(take_apart(["name=s", "seed=0,1", "--resume"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match="Did you mean 'parallel'"):
-        take_apart(["name=s", "seed=0,1", "parrallel=2"])
+        asked("name=s", "seed=0,1", "parrallel=2")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +147,7 @@ def test_a_file_that_is_no_sweep(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        sweep(take_apart([f"sweep={path}"]), tmp_path)
+        sweep(asked(f"sweep={path}"), tmp_path)
 
 
 def test_a_folder_is_one_sweeps(tmp_path):
@@ -134,20 +157,45 @@ def test_a_folder_is_one_sweeps(tmp_path):
     with pytest.raises(
         ValueError, match=r"was started with other arguments: experiment=ce_gppo_tiny seed=0,1\."
     ):
-        sweep(take_apart(["name=s", "seed=0,1,2", "--resume"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1,2", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match=r"no sweep to resume.*Sweeps here: s\.$"):
-        sweep(take_apart(["name=t", "--resume"]), tmp_path)
+        sweep(asked("name=t", "resume=auto"), tmp_path)
     with pytest.raises(ValueError, match="already has a sweep"):
-        sweep(take_apart(["name=s", "seed=0,1"]), tmp_path)
+        sweep(asked("name=s", "seed=0,1"), tmp_path)
     with pytest.raises(ValueError, match="has files that are not a sweep's"):
-        sweep(take_apart(["name=other", "seed=0,1"]), tmp_path)
+        sweep(asked("name=other", "seed=0,1"), tmp_path)
     for again in ([], ["experiment=ce_gppo_tiny", "seed=0,1"]):
-        assert sweep(take_apart(["name=s", *again, "--resume", "--dry"]), tmp_path) == 0
+        assert sweep(asked("name=s", *again, "resume=auto", "dry=true"), tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"arguments": 3}', '{"arguments": [1]}', '{"x": 1}', "\xff"]
+)
+def test_a_damaged_plan_is_named(tmp_path, text):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "sweep.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"sweep\.json does not say what the sweep was started with"
+    ):
+        sweep(asked("name=s", "resume=auto"), tmp_path)
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"hash": 1, "state": "done"}', '{"hash": "a"}'])
+def test_a_damaged_ledger_is_named(tmp_path, line):
+    (tmp_path / "sweep.jsonl").write_text(f'{{"hash": "a", "state": "done"}}\n{line}\n')
+    with pytest.raises(ValueError, match=r"sweep\.jsonl line 2 is no row of a sweep"):
+        SweepLedger(tmp_path)
+
+
+def test_names_of_texts_are_as_typed(tmp_path):
+    trials = trials_of(tmp_path, "run.label=1e5,2026_11", "tracking.project=1_0")
+    assert [trial.config.run.label for trial in trials] == ["1e5", "2026_11"]
+    assert trials[0].config.tracking.project == "1_0"
 
 
 @pytest.mark.parametrize("preset", ["ce_gppo_fig3", "ce_gppo_fig5", "ce_gppo_fig6", "baselines"])
 def test_presets_compose(preset, tmp_path, capsys):
-    assert sweep(take_apart([f"sweep={preset}", "seed=0", "--dry"]), tmp_path) == 0
+    assert sweep(asked(f"sweep={preset}", "seed=0", "dry=true"), tmp_path) == 0
     assert "nothing was started" in capsys.readouterr().out
 
 
@@ -291,9 +339,7 @@ def test_a_run_on_used_actors_is_a_run_on_new_ones(tmp_path, tiny_model_path, mo
         "filter=keep_all", "evaluation.prompts=2", "evaluation.samples=1",
         "rollout.max_prompt_tokens=64", "terms=entropy_bonus", "terms.entropy_bonus.coef=1.0", "learner.lr=1e-2",
     ]  # fmt: skip
-    assert (
-        sweep(take_apart(["name=s", "parallel=1", *small, "tracking.tags=[a],[b]"]), tmp_path) == 0
-    )
+    assert sweep(asked("name=s", "parallel=1", *small, "tracking.tags=[a],[b]"), tmp_path) == 0
 
     rows = [json.loads(line) for line in (tmp_path / "s" / "sweep.jsonl").read_text().splitlines()]
     over = [row for row in rows if row["state"] == DONE]

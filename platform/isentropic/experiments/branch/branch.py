@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import write_text_durably
-from isentropic.experiments.branch.arms import Setting
+from isentropic.experiments.branch.arms import Arm
 from isentropic.experiments.branch.point import Comparison, Rows
 from isentropic.experiments.branch.workers import branch_workers
 from isentropic.experiments.run.prepare import Prepared
@@ -51,7 +51,7 @@ async def branch(
     _sort(out, comparison.settings)
 
 
-def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
+def begin(out: Path, settings: Sequence[Arm], orders: int) -> set[int]:
     """Writes the settings, or checks those that are there; the points with a row of every setting.
 
     Raises ValueError if the folder has branches of other settings.
@@ -90,7 +90,7 @@ def append(out: Path, rows: Rows) -> None:
         file.write(_text(rows))
 
 
-def _sort(out: Path, settings: Sequence[Setting]) -> None:
+def _sort(out: Path, settings: Sequence[Arm]) -> None:
     """Sorts rows by point, then in the order of the settings, whichever process was first."""
     order = {setting.label: number for number, setting in enumerate(settings)}
     rows = sorted(
@@ -103,7 +103,7 @@ def _text(rows: Rows) -> str:
     return "".join(json.dumps(plain(row), allow_nan=False) + "\n" for row in rows)
 
 
-def _objective(setting: Setting) -> dict[str, Any]:
+def _objective(setting: Arm) -> dict[str, Any]:
     """Name and coefficients, as plain values."""
     objective = setting.config.objective
     values = {

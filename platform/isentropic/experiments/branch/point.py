@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.experiments.branch.arms import Setting
+from isentropic.experiments.branch.arms import Arm
 from isentropic.experiments.branch.learner import replay_learner
 from isentropic.experiments.branch.once_per_state import OncePerState
 from isentropic.experiments.branch.replayer import Replayer, walk_to, without_panel
@@ -41,7 +41,7 @@ class Comparison:
     """
 
     run: RecordedRun
-    settings: tuple[Setting, ...]
+    settings: tuple[Arm, ...]
     exact: bool
     contexts: int
     orders: int
@@ -96,7 +96,7 @@ class Brancher:
         return rows
 
     async def _branch(
-        self, setting: Setting, contexts: Contexts, before: Scores, order: int
+        self, setting: Arm, contexts: Contexts, before: Scores, order: int
     ) -> dict[str, float]:
         """Makes one branch from the state that the learner remembers, and measures it."""
         replayer = Replayer(

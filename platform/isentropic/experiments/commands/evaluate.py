@@ -1,115 +1,110 @@
-"""python jobs/evaluate.py run=<folder|name> samples=16
+"""Scores a run's checkpoint on held-out prompts: python jobs/evaluate.py run=<name> samples=16
 
-run=          a run folder, or a name under runs/
-step=         of the checkpoint: a number, last (default), or start for the weights before the first step
-samples=      k of avg@k and pass@k (default: the run's)
-prompts=      held-out prompts, at most (default: all)
-temperature=, top_p=   of the samples (default: the run's evaluation)
-task=         another task's held-out set, by its preset in conf/task
-
-The line is appended to <run>/evaluations.jsonl. Prompts and seeds are those of the run's own evaluations.
+The line is appended to <run>/evaluations.jsonl. Prompts and seeds are those of the run's own
+evaluations.
 """
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from isentropic.checks import check_choice, check_range
+from isentropic.checks import check_choice
 from isentropic.config import Config
 from isentropic.controller.storage.checkpoints import listed
-from isentropic.experiments.hydra_main import BAD_INPUT, CONF, is_ours, refuse
+from isentropic.experiments.program import program
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.conf import choices
 from isentropic.experiments.settings.load import load
-from isentropic.folders import use_durable_folders
+from isentropic.experiments.settings.options import Option, Options, count, number, text
 
-NUMBERS = {"samples": int, "prompts": int, "temperature": float, "top_p": float}
-OPTIONS = ("run", "step", "task", *NUMBERS)
+LAST = "last"
+START = "start"
+EVALUATION = ("samples", "prompts", "temperature", "top_p")  # options that are keys of evaluation
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; exits with 2 on bad input."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or set(given) & {"-h", "--help"}:
-        print(__doc__)
-        sys.exit(0 if given else BAD_INPUT)
-    use_durable_folders()
-    try:
-        options = options_of(given)
-        run = recorded_run(options["run"])
-        config, checkpoint = (
-            evaluated_config(run, options),
-            checkpoint_of(run, options.get("step", "last")),
-        )
-        line = asyncio.run(evaluate(config, checkpoint))
-    except ValueError as error:
-        if not is_ours(error):
-            raise
-        sys.exit(refuse(str(error)))
+def checkpoint_step(name: str, value: str) -> int | str:
+    """Take the number of a step, last or start."""
+    if value in (LAST, START):
+        return value
+    return count(name, value, at_least=0, hint=f"Or: {LAST}, {START}.")
+
+
+OPTIONS = Options(
+    "evaluate",
+    __doc__,
+    (
+        Option(
+            "run", "<folder or name>", "a run folder, or a name under runs/", text, required=True
+        ),
+        Option(
+            "step",
+            "<number>|last|start",
+            "of the checkpoint; start: the weights before the first step (default: last)",
+            checkpoint_step,
+        ),
+        Option("samples", "<count>", "k of avg@k and pass@k (default: the run's)", count),
+        Option("prompts", "<count>", "held-out prompts, at most (default: all)", count),
+        Option("temperature", "<number>", "of the samples (default: the run's)", number),
+        Option("top_p", "<number>", "of the samples (default: the run's)", number),
+        Option("task", "<name>", "another task's held-out set, by its preset in conf/task", text),
+    ),
+    words="run",
+)
+
+
+def run_evaluation(options: dict[str, Any], overrides: list[str]) -> None:
+    """Evaluate, and keep the line."""
+    run = recorded_run(options["run"])
+    config = evaluated_config(run, options)
+    checkpoint = checkpoint_of(run, options.get("step", LAST))
+    line = asyncio.run(evaluate(config, checkpoint))
     record(run.folder, {"step": step_of(checkpoint)} | line)
 
 
-def options_of(arguments: Sequence[str]) -> dict[str, str]:
-    """key=value by key. Raises ValueError for a key that is none of ours."""
-    options = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        check_choice("option", key, OPTIONS)
-        options[key] = value
-    if "run" not in options:
-        raise ValueError("which run? Give run=<folder or name>; --help shows all options.")
-    return options
-
-
-def evaluated_config(run: RecordedRun, options: Mapping[str, str]) -> Config:
-    """The run's config, with what is evaluated otherwise than it did."""
+def evaluated_config(run: RecordedRun, options: Mapping[str, Any]) -> Config:
+    """Return the run's config, with what is evaluated otherwise than it did."""
     config = run.config
     if "task" in options:
-        known = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
-        check_choice("task", options["task"], known)
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            task = OmegaConf.to_container(
-                compose("config", overrides=[f"task={options['task']}"]).task, resolve=True
-            )
+        check_choice("task", options["task"], choices("task"))
+        cfg = compose([f"task={options['task']}"])
+        task = OmegaConf.to_container(cfg.task, resolve=True)
         config = load(OmegaConf.create(run.values | {"task": task}))
-    values: dict[str, Any] = {"prompts": sys.maxsize}
-    for key, kind in NUMBERS.items():
-        if key in options:
-            try:
-                values[key] = kind(options[key])
-            except ValueError:
-                raise ValueError(f"{key} must be a number, got {options[key]!r}.") from None
+    values = {key: options[key] for key in EVALUATION if key in options}
+    values.setdefault("prompts", sys.maxsize)
     return replace(config, evaluation=replace(config.evaluation, **values))
 
 
-def checkpoint_of(run: RecordedRun, step: str) -> Path | None:
-    """The checkpoint's folder; None for the start. Raises ValueError where there is none of that step."""
-    if step == "start":
+def checkpoint_of(run: RecordedRun, step: int | str) -> Path | None:
+    """Return the checkpoint's folder; None for the start.
+
+    Raises:
+        ValueError: there is none of that step.
+    """
+    if step == START:
         return None
-    if step != "last":
-        check_range(
-            "step", int(step) if step.isdigit() else -1, at_least=0, hint="Or: last, start."
-        )
-    found = run.checkpoint_before(sys.maxsize if step == "last" else int(step))
-    if found is None or (step != "last" and found[1].step != int(step)):
-        has = ", ".join(map(str, listed(run.folder / "checkpoints"))) or "none"
+    found = run.checkpoint_before(sys.maxsize if step == LAST else step)
+    if found is None or (step != LAST and found[1].step != step):
+        steps = ", ".join(map(str, listed(run.folder / "checkpoints"))) or "none"
         raise ValueError(
-            f"{run.folder} has no whole checkpoint of step {step}; it has: {has}. step=start needs none."
+            f"{run.folder} has no whole checkpoint of step {step}; it has: {steps}. step=start "
+            "needs none."
         )
     return found[0]
 
 
 def step_of(checkpoint: Path | None) -> int:
+    """Return the step of a checkpoint's folder; 0 for the start."""
     return int(checkpoint.name.removeprefix("step_")) if checkpoint else 0
 
 
 async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
-    """Engines with the checkpoint's weights, and what they score on the held-out prompts."""
+    """Start engines with the checkpoint's weights; score their answers to the held-out prompts."""
     from isentropic.controller.sampler import DrawnFrom, Sampler
     from isentropic.experiments.run.assemble import own_actors
     from isentropic.experiments.run.prepare import prepare
@@ -146,17 +141,19 @@ async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
     finally:
         grader.close()
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    about = {"policy_version": weights.policy_version, "task": config.task.name, "prompts": prompts}
-    about |= {
+    line = {
+        "policy_version": weights.policy_version,
+        "task": config.task.name,
+        "prompts": prompts,
         "samples": evaluation.samples,
         "temperature": evaluation.temperature,
         "top_p": evaluation.top_p,
     }
-    return about | evaluation_metrics({config.task.name: rollouts}, evaluation.samples)
+    return line | evaluation_metrics({config.task.name: rollouts}, evaluation.samples)
 
 
 def record(folder: Path, line: Mapping[str, Any]) -> None:
-    """Appends the line to evaluations.jsonl, and shows it."""
+    """Append the line to evaluations.jsonl, and show it."""
     from isentropic.metrics.sinks.jsonl import JsonlFile
 
     file = JsonlFile(folder / "evaluations.jsonl", resume_step=sys.maxsize)
@@ -165,3 +162,6 @@ def record(folder: Path, line: Mapping[str, Any]) -> None:
     for key, value in line.items():
         print(f"{key:<32} {value:.4f}" if isinstance(value, float) else f"{key:<32} {value}")
     print(folder / "evaluations.jsonl")
+
+
+main = program(run_evaluation, OPTIONS)

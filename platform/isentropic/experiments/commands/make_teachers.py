@@ -1,16 +1,21 @@
-"""Teacher files for OGER: written by the embedded task's solver, or graded once by a task's own check."""
+"""Makes teacher responses for oger.teachers: python jobs/make_teachers.py out=<file>.jsonl
 
-import argparse
+The arithmetic task's solver writes them; with grade=, given responses get the reward of the chosen
+task. All else are overrides of the config, such as task=math task.path=problems.jsonl.
+"""
+
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
-from isentropic.experiments.hydra_main import CONF, DONE, refuse
+from isentropic.experiments.program import program
+from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.options import Option, Options, count, names, path
 from isentropic.methods.oger.offline_set import CORRECT
 from isentropic.methods.oger.teachers import (
     ArithmeticTeachers,
@@ -25,34 +30,43 @@ from isentropic.tasks.base import Task
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
 CHUNK = 2048  # responses that are checked at once
+OPTIONS = Options(
+    "make_teachers",
+    __doc__,
+    (
+        Option("out", "<file>", "JSONL file to write", path, required=True, writes=True),
+        Option("grade", "<file>,...", "JSONL or parquet files of responses to grade", names),
+        Option(
+            "prompts", "<count>", "train prompts that the solver answers (default: 1024)", count
+        ),
+        Option("samples", "<count>", "responses of each style, at most (default: 1)", count),
+    ),
+    takes_overrides=True,
+    old={"--grade": "grade=", "--prompts": "prompts=", "--samples": "samples="},
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The program of jobs/make_teachers.py, see `--help`; returns its exit code."""
-    options = _options(arguments)
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            config = load(compose("config", options.overrides))
-        task = TASKS[config.task.name].make(config.task)
-        if options.grade is None:
-            rows = solve(task, options.prompts, options.samples)
-        else:
-            given = [row for path in options.grade for row in read_teachers(path)]
-            rows = grade(given, task, config.rewards)
-    except ValueError as error:
-        return refuse(str(error))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    count = write_teachers(options.out, rows)
+def make_teachers(options: dict[str, Any], overrides: list[str]) -> None:
+    """Write the file, and say what it holds."""
+    out: Path = options["out"]
+    config = load(compose(overrides))
+    task = TASKS[config.task.name].make(config.task)
+    if "grade" in options:
+        given = [row for file in options["grade"] for row in read_teachers(Path(file))]
+        rows = grade(given, task, config.rewards)
+    else:
+        rows = solve(task, options.get("prompts", 1024), options.get("samples", 1))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    total = write_teachers(out, rows)
     right = sum(row.reward >= CORRECT for row in rows)
-    print(
-        f"{options.out}: {count} responses of {len({row.teacher for row in rows})} teachers, {right} right"
-    )
-    return DONE
+    teachers = len({row.teacher for row in rows})
+    print(f"{out}: {total} responses of {teachers} teachers, {right} right")
 
 
 def solve(task: Task, prompts: int, samples: int) -> list[TeacherResponse]:
-    """Responses of the embedded task's solver, a teacher a style, to the first `prompts` train prompts."""
-    assert isinstance(load_source("embedded", task), ArithmeticTeachers)  # refuses other tasks
+    """Answer the first train prompts by the embedded task's solver, one teacher per style."""
+    # load_source refuses other tasks
+    assert isinstance(load_source("embedded", task), ArithmeticTeachers)
     source = ArithmeticTeachers(task, samples)
     chosen = [task.prompt("train", index) for index in range(min(prompts, task.size("train")))]
     rows = [(prompt, row) for prompt in chosen for row in source.responses(prompt)]
@@ -62,7 +76,7 @@ def solve(task: Task, prompts: int, samples: int) -> list[TeacherResponse]:
 def grade(
     rows: Sequence[TeacherResponse], task: Task, config: RewardsConfig
 ) -> list[TeacherResponse]:
-    """The rows with the task's reward, checked in killable processes where the task asks for it.
+    """Return the rows with the task's reward, in killable processes if the task asks for it.
 
     Raises:
         ValueError: rows whose prompt the task does not have.
@@ -74,8 +88,9 @@ def grade(
     unknown = [row.prompt_id for row in rows if row.prompt_id not in prompts]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} responses are to prompts that the train split does not have, the first {unknown[0]!r}; "
-            f"it has ids such as {next(iter(prompts))!r}. Choose the task and file that the teachers answered."
+            f"{len(unknown)} responses are to prompts that the train split does not have, the "
+            f"first {unknown[0]!r}; it has ids such as {next(iter(prompts))!r}. Choose the task "
+            "and file that the teachers answered."
         )
     workers = RewardWorkers(task, _Given([row.text for row in rows]), config)
     rollouts = [_rollout(index, prompts[row.prompt_id]) for index, row in enumerate(rows)]
@@ -87,7 +102,7 @@ def grade(
 
 
 async def _in_chunks(workers: RewardWorkers, rollouts: Sequence[Rollout]) -> list[float]:
-    """Each chunk has the deadline that a step's rollouts have."""
+    """Grade chunk by chunk: each has the deadline that a step's rollouts have."""
     chunks = [rollouts[start : start + CHUNK] for start in range(0, len(rollouts), CHUNK)]
     return [reward for chunk in chunks for reward in await workers.grade(chunk)]
 
@@ -117,20 +132,4 @@ def _rollout(index: int, prompt: Prompt) -> Rollout:
     )
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="Makes a JSONL file of teacher responses for oger.teachers: by the arithmetic task's solver, or, "
-        "with --grade, from files of responses, adding the reward of the chosen task."
-    )
-    parser.add_argument("out", type=Path, help="JSONL file to write")
-    parser.add_argument(
-        "--grade", type=Path, action="append", help="JSONL or parquet file; may be repeated"
-    )
-    parser.add_argument(
-        "--prompts", type=int, default=1024, help="train prompts that the solver answers"
-    )
-    parser.add_argument("--samples", type=int, default=1, help="responses of each style, at most")
-    parser.add_argument(
-        "overrides", nargs="*", help="Hydra overrides, such as task=math task.path=problems.jsonl"
-    )
-    return parser.parse_intermixed_args(arguments)
+main = program(make_teachers, OPTIONS)

@@ -1,36 +1,58 @@
-"""python jobs/branch.py replay run=<folder|name> step=17: trains one recorded step again."""
+"""Trains one recorded step again and compares: python jobs/replay.py run=<name> step=17
+
+Without overrides every number must be equal on CPU float32; with overrides the difference is what
+was asked for.
+"""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from isentropic.checks import check_choice
 from isentropic.config import Config
 from isentropic.experiments.branch.arms import settings_of_run
+from isentropic.experiments.program import program
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
+from isentropic.experiments.settings.options import Option, Options, count, flag, text
+from isentropic.experiments.settings.overrides import as_typed
 
 SHOWN = 12  # differences that are printed
+OPTIONS = Options(
+    "replay",
+    __doc__,
+    (
+        Option(
+            "run", "<folder or name>", "a run folder, or a name under runs/", text, required=True
+        ),
+        Option("step", "<number>", "the step to train again", count, required=True),
+        Option(
+            "exact",
+            "true|false",
+            "true: as many learner ranks as the run had, over Ray (default); false: one rank in "
+            "this process",
+            flag,
+        ),
+    ),
+    words="run",
+    takes_overrides=True,
+)
 
 
-def replay(options: dict[str, str], overrides: list[str]) -> int:
+def replay(options: dict[str, Any], overrides: list[str]) -> int:
     """Trains the step from the state before it and prints how it compares; the exit code.
 
     Without overrides, on the recorded number of ranks, every number must be equal on CPU float32:
     else the code is 1. With overrides the difference is what the user wants to see.
     """
-    step = options.get("step") or options.get("steps", "")
-    if not step.isdigit():
-        raise ValueError(f"replay needs one step, step=17; got {step!r}.")
-    check_choice("exact", options.get("exact", "true"), ("true", "false"))
+    step = options["step"]
+    exact = options.get("exact", True)
     run = recorded_run(options["run"])
-    run.batch(int(step))  # refused now, not after the walk
-    setting = settings_of_run(run.values, {"replay": tuple(overrides)})[0]
-    exact = options.get("exact", "true") == "true"
-    line, same_weights = asyncio.run(replay_step(run, int(step), setting.config, exact=exact))
+    run.batch(step)  # refused now, not after the walk
+    arm = settings_of_run(run.values, {"replay": as_typed(overrides)})[0]
+    line, same_weights = asyncio.run(replay_step(run, step, arm.config, exact=exact))
     if same_weights is not None:
         equal = "" if same_weights else "NOT "
         print(f"weights and optimizer are {equal}those of the checkpoint, bit for bit")
-    return _print_comparison(run, int(step), line, exact=exact, overrides=overrides)
+    return _print_comparison(run, step, line, exact=exact, overrides=overrides)
 
 
 async def replay_step(
@@ -101,3 +123,6 @@ def _print_comparison(
 
 def _relative(old: float, new: float) -> float:
     return abs(new - old) / max(abs(old), abs(new), 1e-12)
+
+
+main = program(replay, OPTIONS, go_on="the same command begins again")

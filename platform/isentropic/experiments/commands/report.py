@@ -1,40 +1,46 @@
-"""python jobs/report.py <run folder | name | several | sweep folder | branch folder>"""
+"""Writes one HTML file about runs, a sweep or branches: python jobs/report.py <name> ..."""
 
-import argparse
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from isentropic.folders import use_durable_folders
-from isentropic.metrics.report.find import EXPECTED, resolve
+from isentropic.experiments.program import program
+from isentropic.experiments.settings.options import Option, Options, names, path
+from isentropic.metrics.report.find import find_run
 from isentropic.metrics.report.write import default_out, write_report
 
-BAD_INPUT = 2
+OPTIONS = Options(
+    "report",
+    __doc__,
+    (
+        Option(
+            "run",
+            "<folder or name>,...",
+            "run folders, names of runs, sweeps or branch folders; `run=` may be left out",
+            names,
+            required=True,
+        ),
+        Option(
+            "out", "<file>", "the HTML file (default: report.html in the folder)", path, writes=True
+        ),
+    ),
+    words="run",
+    old={"--out": "out="},
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the report and says where it is; exits with 2 on what is no run."""
-    parser = argparse.ArgumentParser(
-        prog="report.py", description="Writes one HTML file about runs.", epilog=EXPECTED
-    )
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="a run folder, a run's name, or a folder of runs"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the HTML file (default: report.html in the folder)",
-    )
-    given = parser.parse_args(arguments)
-    use_durable_folders()
+def report(options: dict[str, Any], overrides: list[str]) -> None:
+    """Write the report and say where it is."""
+    paths = [find_run(name) for name in options["run"]]
+    out: Path = options.get("out") or default_out(paths)
     try:
-        paths = [resolve(name.removeprefix("run=")) for name in given.runs]
-        out = write_report(paths, given.out or default_out(paths))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        out = write_report(paths, out)
+    except OSError as error:
+        raise ValueError(
+            f"{error.filename or out}: {error.strerror or error}. Choose another file: out=<file>."
+        ) from error
     figures = out.parent / "report"
-    print(
-        f"{out}  ({out.stat().st_size / 1e6:.1f} MB{f'; PNGs in {figures}' if figures.is_dir() else ''})"
-    )
+    pngs = f"; PNGs in {figures}" if figures.is_dir() else ""
+    print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB{pngs})")
+
+
+main = program(report, OPTIONS)

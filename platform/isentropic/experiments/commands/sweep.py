@@ -1,179 +1,177 @@
-"""python jobs/sweep.py experiment=ce_gppo_tiny 'objective.beta1=0,0.25,0.5' 'objective.beta2=0.5,1' 'seed=0,1,2'
+"""Trains many runs on shared actors and writes one report.
 
-sweep=       a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random
-name=        the sweep's folder, runs/<name> (default: the preset's name, or sweep-<hash>)
-parallel=    runs at once (default: what the resources hold)
-early_stop=  true: the alarms of collapse and explosion end a run (default false: they are reported alone)
---resume     go on with the sweep of that name: finished runs are not repeated, unfinished ones continue
---yes        for a sweep of more than 200 runs
---dry        compose and check all runs, start none
+python jobs/sweep.py experiment=ce_gppo_tiny 'objective.beta1=0,0.25,0.5' 'seed=0,1,2'
 
-All else are Hydra overrides; several values span the grid.
+What is no option is an override of the config; several values span the grid.
 """
 
 import asyncio
-import difflib
 import hashlib
 import os
 import shlex
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from isentropic.checks import check_choice, check_range
-from isentropic.config import RUN_NAME
-from isentropic.experiments.branch.arms import read_preset
-from isentropic.experiments.hydra_main import BAD_INPUT, RESUMABLE, is_ours, refuse
+from isentropic.config import check_name
+from isentropic.experiments.program import DONE, RESUMABLE, program
 from isentropic.experiments.run.lock import run_lock
+from isentropic.experiments.settings.options import Option, Options, choice, count, flag, text
+from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep.ledger import OVER, PLAN, SweepLedger, read_plan, write_plan
 from isentropic.experiments.sweep.plan import Trial, compose_trials, plan_of
-from isentropic.folders import runs_folder, use_durable_folders
+from isentropic.folders import runs_folder
 
-OPTIONS = ("sweep", "name", "parallel", "early_stop")
-FLAGS = ("--resume", "--yes", "--dry")
 MANY = 200
+OPTIONS = Options(
+    "sweep",
+    __doc__,
+    (
+        Option(
+            "sweep",
+            "<name or file>",
+            "a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random",
+            text,
+        ),
+        Option(
+            "name",
+            "<name>",
+            "the sweep's folder, runs/<name> (default: the preset's name, or sweep-<hash>)",
+            text,
+        ),
+        Option("parallel", "<count>", "runs at once (default: what the resources hold)", count),
+        Option(
+            "early_stop",
+            "true|false",
+            "true: the alarms of collapse and explosion end a run (default: false, they are only "
+            "reported)",
+            flag,
+        ),
+        Option(
+            "resume",
+            "auto|never",
+            "auto: go on with the sweep of that name; finished runs are not repeated, unfinished "
+            "ones continue (default: never)",
+            choice("auto", "never"),
+        ),
+        Option("yes", "true|false", f"true: start a sweep of more than {MANY} runs", flag),
+        Option("dry", "true|false", "true: compose and check all runs, start none", flag),
+    ),
+    takes_overrides=True,
+    old={"--resume": "resume=auto", "--yes": "yes=true", "--dry": "dry=true"},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The command line, taken apart."""
+class Request:
+    """The command line of a sweep."""
 
-    options: dict[str, str] = field(default_factory=dict)
-    flags: frozenset[str] = frozenset()
+    options: dict[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
     @property
     def lasting(self) -> list[str]:
         """What says which runs the sweep has: kept in its folder."""
-        return [
-            *(
-                f"{key}={self.options[key]}"
-                for key in ("sweep", "early_stop")
-                if key in self.options
-            ),
-            *self.overrides,
-        ]
+        kept = [f"sweep={self.options['sweep']}"] if "sweep" in self.options else []
+        if "early_stop" in self.options:
+            kept.append(f"early_stop={str(self.options['early_stop']).lower()}")
+        return [*kept, *self.overrides]
+
+    @property
+    def resumes(self) -> bool:
+        return self.options.get("resume") == "auto"
+
+    def is_set(self, name: str) -> bool:
+        """Return the value of a flag."""
+        return bool(self.options.get(name))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The program; exits with 0 done, 1 a run failed, 2 bad input, 75 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or set(given) & {"-h", "--help"}:
-        print(__doc__)
-        sys.exit(0 if given else BAD_INPUT)
-    use_durable_folders()
-    try:
-        sys.exit(sweep(take_apart(given)))
-    except ValueError as error:
-        if not is_ours(error):
-            raise
-        sys.exit(refuse(str(error)))
+def request(options: dict[str, Any], overrides: list[str]) -> Request:
+    """Return the request of a parsed command line."""
+    return Request(options=options, overrides=tuple(overrides))
 
 
-def take_apart(arguments: Sequence[str]) -> Asked:
-    options, flags, overrides = {}, set(), []
-    for argument in arguments:
-        key, separator, value = argument.partition("=")
-        if argument.startswith("--"):
-            check_choice("option", argument, FLAGS)
-            flags.add(argument)
-        elif separator and (key in OPTIONS or difflib.get_close_matches(key, OPTIONS, cutoff=0.8)):
-            check_choice("option", key, OPTIONS)
-            options[key] = value
-        else:
-            overrides.append(argument)
-    check_choice("early_stop", options.get("early_stop", "false"), ("true", "false"))
-    return Asked(options=options, flags=frozenset(flags), overrides=tuple(overrides))
-
-
-def sweep(asked: Asked, root: Path | None = None) -> int:
-    """Checks everything, runs, reports; the exit code."""
-    folder = (root or runs_folder()) / _name(asked)
-    asked, trials = _trials(asked, folder)
-    if "--dry" in asked.flags:
+def sweep(request: Request, root: Path | None = None) -> int:
+    """Check everything, run, report. Returns 0 done, 1 a run failed, 75 interrupted."""
+    folder = (root or runs_folder()) / _name(request)
+    request, trials = _trials(request, folder)
+    if request.is_set("dry"):
         print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
         print(f"{len(trials)} runs; nothing was started")
-        return 0
-    parallel = asked.options.get("parallel")
-    if parallel is not None:
-        check_range("parallel", int(parallel) if parallel.isdigit() else 0, at_least=1)
+        return DONE
 
-    from isentropic.actors.ray_runtime import (
-        check_address,
-    )  # Ray and torch: after everything was checked
+    # Ray and torch: after everything was checked
+    from isentropic.actors.ray_runtime import check_address
     from isentropic.experiments.sweep.queue import Sweep, ordered
     from isentropic.experiments.sweep.table import SweepTable
 
     check_address(trials[0].config.cluster)
     os.environ.setdefault("WANDB_SILENT", "true")
     with run_lock(folder):
-        write_plan(folder, asked.lasting)
-        with SweepTable(
-            folder.name, [(trial.name, trial.config.run.steps) for trial in trials]
-        ) as table:
+        write_plan(folder, request.lasting)
+        rows = [(trial.name, trial.config.run.steps) for trial in trials]
+        with SweepTable(folder.name, rows) as table:
             ledger = SweepLedger(folder)
-            job = Sweep(folder, ordered(trials), ledger, table)
-            code = asyncio.run(job.run(int(parallel) if parallel else None))
+            queue = Sweep(folder, ordered(trials), ledger, table)
+            code = asyncio.run(queue.run(request.options.get("parallel")))
     _conclude(folder, ledger)
     if code == RESUMABLE:
-        print(f"stopped; go on with: python jobs/sweep.py name={folder.name} --resume")
+        print(f"stopped; go on with: python jobs/sweep.py name={folder.name} resume=auto")
     return code
 
 
-def _name(asked: Asked) -> str:
-    preset = Path(asked.options.get("sweep", "")).stem
-    digest = hashlib.blake2b("\n".join(asked.lasting).encode(), digest_size=4).hexdigest()
-    name = asked.options.get("name") or preset or f"sweep-{digest}"
-    if not RUN_NAME.fullmatch(name):
-        raise ValueError(
-            f"name must be letters, digits, '.', '_' or '-', 64 at most; got {name!r}: it names a folder."
-        )
+def _name(request: Request) -> str:
+    preset = Path(request.options.get("sweep", "")).stem
+    digest = hashlib.blake2b("\n".join(request.lasting).encode(), digest_size=4).hexdigest()
+    name = request.options.get("name") or preset or f"sweep-{digest}"
+    check_name("name", name)
     return name
 
 
-def _trials(asked: Asked, folder: Path) -> tuple[Asked, list[Trial]]:
-    """The runs asked for; with --resume alone, those that the folder was started with.
+def _trials(request: Request, folder: Path) -> tuple[Request, list[Trial]]:
+    """Return the runs of the request; with resume=auto those that the folder was started with.
 
     Raises:
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
     """
     before = read_plan(folder)
-    if "--resume" in asked.flags:
-        if before is None:
-            known = (
-                ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}")))
-                or "none"
-            )
-            raise ValueError(
-                f"{folder} has no sweep to resume. Leave out --resume, or give its name: name=... Sweeps here: {known}."
-            )
-        own = take_apart(before)
-        if asked.lasting not in ([], [f"sweep={folder.name}"], before):
-            raise ValueError(
-                f"{folder} was started with other arguments: {shlex.join(before)}. To go on with it: "
-                f"name={folder.name} --resume, and none of them. To start another: name=<another>."
-            )
-        asked = Asked(
-            options=own.options | asked.options, flags=asked.flags, overrides=own.overrides
-        )
-    elif before is not None and "--dry" not in asked.flags:
+    if request.resumes:
+        request = _resumed(request, folder, before)
+    elif before is not None and not request.is_set("dry"):
         raise ValueError(
-            f"{folder} already has a sweep. To go on with it: --resume. To start another: name=<another>."
+            f"{folder} already has a sweep. To go on with it: resume=auto. To start another: "
+            "name=<another>."
         )
     elif before is None and folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
             f"{folder} has files that are not a sweep's. Choose another name: name=<another>."
         )
-    preset = read_preset(asked.options["sweep"]) if "sweep" in asked.options else {}
-    plan = plan_of(preset, asked.overrides)
-    if plan.count > MANY and "--yes" not in asked.flags:
-        raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say --yes.")
-    return asked, compose_trials(plan, folder, early_stop=asked.options.get("early_stop") == "true")
+    preset = read_preset(request.options["sweep"]) if "sweep" in request.options else {}
+    plan = plan_of(preset, request.overrides)
+    if plan.count > MANY and not request.is_set("yes"):
+        raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say yes=true.")
+    return request, compose_trials(plan, folder, early_stop=request.is_set("early_stop"))
+
+
+def _resumed(request: Request, folder: Path, before: list[str] | None) -> Request:
+    """Return the request with what the sweep of the folder was started with."""
+    if before is None:
+        sweeps = ", ".join(sorted(path.parent.name for path in folder.parent.glob(f"*/{PLAN}")))
+        raise ValueError(
+            f"{folder} has no sweep to resume. Leave out resume=auto, or give its name: name=... "
+            f"Sweeps here: {sweeps or 'none'}."
+        )
+    if request.lasting not in ([], [f"sweep={folder.name}"], before):
+        raise ValueError(
+            f"{folder} was started with other arguments: {shlex.join(before)}. To go on with it: "
+            f"name={folder.name} resume=auto, and none of them. To start another: name=<another>."
+        )
+    options, overrides = OPTIONS.parse(before)
+    return Request(options=options | request.options, overrides=tuple(overrides))
 
 
 def _conclude(folder: Path, ledger: SweepLedger) -> None:
-    """Statements, report and cost over the runs that have lines; a report that fails does not fail the sweep."""
+    """Print statements, report and cost; a report that fails does not fail the sweep."""
     from isentropic.experiments.statements.branches import write_statements
     from isentropic.experiments.statements.runs import run_statements
     from isentropic.metrics.report import write_report
@@ -186,7 +184,8 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
         print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
         print(
-            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
+            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py "
+            f"{folder}"
         )
     used = [
         row
@@ -197,5 +196,13 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
     if costs:
         mean, most = sum(costs) / len(costs), max(costs)
         print(
-            f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most {most:.1f} s"
+            f"cost of a run on actors that were there, but for its steps: {mean:.1f} s, at most "
+            f"{most:.1f} s"
         )
+
+
+main = program(
+    lambda options, overrides: sweep(request(options, overrides)),
+    OPTIONS,
+    go_on="go on with resume=auto",
+)

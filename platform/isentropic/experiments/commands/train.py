@@ -1,4 +1,4 @@
-"""The train job: config in, exit code out. What takes seconds to import is imported once the config holds."""
+"""Trains one run. What takes seconds to import is imported once the config holds."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ from omegaconf import DictConfig
 
 from isentropic.config import Config
 from isentropic.experiments.hydra_main import hydra_main
+from isentropic.experiments.program import DONE
 
 
 def train(config: Config, cfg: DictConfig) -> int:
-    """Checks everything, then runs. Returns the exit code: 0 done, 3 stopped by an alarm, 75 stopped but resumable."""
+    """Check everything, then run. Returns 0 done, 3 stopped by an alarm, 75 resumable."""
     from isentropic.experiments.run.folder import check_run_folder
     from isentropic.experiments.run.lock import run_lock
 
@@ -19,7 +20,7 @@ def train(config: Config, cfg: DictConfig) -> int:
             from isentropic.experiments.run.describe import describe
 
             print(describe(config))
-            return 0
+            return DONE
         from isentropic.actors.ray_runtime import check_address
         from isentropic.experiments.run.assemble import run
         from isentropic.experiments.run.prepare import prepare

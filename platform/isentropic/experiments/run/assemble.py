@@ -21,7 +21,7 @@ from isentropic.controller.reporting import Reporter
 from isentropic.controller.sampler import Sampler
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.trainer import Trainer
-from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.stopping import SIGNALS, Stopping

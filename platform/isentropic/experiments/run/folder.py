@@ -16,10 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from isentropic.config import Config
+from isentropic.config import Config, flat, is_under, with_current_keys
 from isentropic.durable import write_text_durably
 from isentropic.experiments.run.environment import environment
-from isentropic.experiments.settings.keys import flat, is_under
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -81,7 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
         if isinstance(values, dict) and values:
-            return values
+            return with_current_keys(values)
         reason = "it holds no keys"
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]

@@ -5,17 +5,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from isentropic.config import Config
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch, read_batch
-from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.run.folder import CONFIG, read_config
+from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
-from isentropic.metrics.report.find import EXPECTED, resolve
+from isentropic.metrics.report.find import EXPECTED, find_run
 from isentropic.metrics.sinks.jsonl import read_lines
 
 AROUND = (
@@ -44,8 +43,7 @@ class RecordedRun:
         Keys that say nothing about what a step computes, and that the run's version did not have yet, get today's.
         """
         values = read_config(self.folder)
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            today = compose("config")
+        today = compose()
         around = {
             key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {})
             for key in AROUND
@@ -95,7 +93,7 @@ def recorded_run(name: str) -> RecordedRun:
     Raises:
         ValueError: there is none, or it recorded nothing to train on again.
     """
-    folder = resolve(name)
+    folder = find_run(name)
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} is no run: it has no {CONFIG}. {EXPECTED}")
     run = RecordedRun(folder)

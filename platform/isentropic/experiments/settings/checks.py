@@ -3,11 +3,12 @@
 import os
 
 from isentropic.config import Config
+from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
 
 
 def check_together(config: Config) -> None:
-    """Raises ValueError for the first combination that cannot work."""
+    """Raise ValueError for the first combination that cannot work."""
     for check in (
         _lengths,
         _batch,
@@ -26,9 +27,11 @@ def _lengths(config: Config) -> None:
     needed = rollout.max_prompt_tokens + rollout.max_response_tokens
     if needed > window:
         raise ValueError(
-            f"rollout.max_prompt_tokens + rollout.max_response_tokens is {rollout.max_prompt_tokens} + "
-            f"{rollout.max_response_tokens} = {needed}, more than model.max_length={window}. "
-            f"Set rollout.max_response_tokens={max(1, window - rollout.max_prompt_tokens)} or less, or a longer window."
+            "rollout.max_prompt_tokens + rollout.max_response_tokens is "
+            f"{rollout.max_prompt_tokens} + {rollout.max_response_tokens} = {needed}, more than "
+            f"model.max_length={window}. Set "
+            f"rollout.max_response_tokens={max(1, window - rollout.max_prompt_tokens)} or less, or "
+            "a longer window."
         )
 
 
@@ -37,31 +40,33 @@ def _batch(config: Config) -> None:
     if prompts % updates:
         fitting = ", ".join(str(k) for k in range(1, min(prompts, 64) + 1) if prompts % k == 0)
         raise ValueError(
-            f"rollout.prompts_per_step={prompts} cannot be split into learner.updates_per_rollout={updates} equal "
-            f"minibatches. With {prompts} prompts, updates_per_rollout may be {fitting}."
+            f"rollout.prompts_per_step={prompts} cannot be split into "
+            f"learner.updates_per_rollout={updates} equal minibatches. With {prompts} prompts, "
+            f"updates_per_rollout may be {fitting}."
         )
 
 
 def _advantage(config: Config) -> None:
     if config.rollout.group_size == 1 and config.advantage.name == "normalised":
         raise ValueError(
-            "rollout.group_size=1 with advantage=normalised: one reward minus its own mean is always 0, so nothing "
-            "is learned. Set rollout.group_size to 2 or more, or choose another advantage."
+            "rollout.group_size=1 with advantage=normalised: one reward minus its own mean is "
+            "always 0, so nothing is learned. Set rollout.group_size to 2 or more, or choose "
+            "another advantage."
         )
 
 
 def _placement(config: Config) -> None:
     if config.cluster.placement == "shared" and config.rollout.max_staleness > 0:
         raise ValueError(
-            f"rollout.max_staleness={config.rollout.max_staleness} with cluster.placement=shared: engines sleep while "
-            "the learner works, so rollouts cannot overlap with it. Set rollout.max_staleness=0 or "
-            "cluster.placement=apart."
+            f"rollout.max_staleness={config.rollout.max_staleness} with cluster.placement=shared: "
+            "engines sleep while the learner works, so rollouts cannot overlap with it. Set "
+            "rollout.max_staleness=0 or cluster.placement=apart."
         )
 
 
 def _devices(config: Config) -> None:
-    """A Ray of our own has this machine's devices alone; those of a cluster are known once it answers."""
-    if (config.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+    """Check what a Ray of our own needs against this machine; a cluster says itself what it has."""
+    if (config.cluster.address or variable("RAY_ADDRESS") or "local") != "local":
         return
     ranks = config.learner.num_ranks
     if config.cluster.gpus_per_rank == 0:
@@ -70,13 +75,13 @@ def _devices(config: Config) -> None:
             if hasattr(os, "sched_getaffinity")
             else os.cpu_count() or 1
         )
-        allowed = max(
-            2, cores
-        )  # two ranks on one core are slow, but they are the smallest group there is
+        # Two ranks on one core are slow, but they are the smallest group there is.
+        allowed = max(2, cores)
         if ranks > allowed:
             raise ValueError(
-                f"learner.num_ranks={ranks} is more than this machine's CPU cores allow ({cores} cores, at most "
-                f"{allowed} ranks). Set learner.num_ranks={allowed} or less, or use a cluster: cluster=existing."
+                f"learner.num_ranks={ranks} is more than this machine's CPU cores allow ({cores} "
+                f"cores, at most {allowed} ranks). Set learner.num_ranks={allowed} or less, or use "
+                "a cluster: cluster=existing."
             )
         return
     import torch
@@ -85,14 +90,15 @@ def _devices(config: Config) -> None:
     needed = gpus_needed(config)
     if needed > gpus:
         raise ValueError(
-            f"the run needs {needed:g} GPUs ({ranks} ranks and {config.rollout.num_actors} engines, "
-            f"cluster.placement={config.cluster.placement}), this machine has {gpus}. Set learner.num_ranks and "
-            "rollout.num_actors lower, cluster=shared_gpu for one GPU, or use a cluster: cluster=existing."
+            f"the run needs {needed:g} GPUs ({ranks} ranks and {config.rollout.num_actors} "
+            f"engines, cluster.placement={config.cluster.placement}), this machine has {gpus}. Set "
+            "learner.num_ranks and rollout.num_actors lower, cluster=shared_gpu for one GPU, or "
+            "use a cluster: cluster=existing."
         )
 
 
 def gpus_needed(config: Config) -> float:
-    """GPUs of all ranks and engines together."""
+    """Return the GPUs of all ranks and engines together."""
     cluster, rollout = config.cluster, config.rollout
     engines = rollout.num_actors * rollout.tensor_parallel * cluster.gpus_per_engine
     return config.learner.num_ranks * cluster.gpus_per_rank + engines
@@ -102,9 +108,10 @@ def _truncation(config: Config) -> None:
     rollout = config.rollout
     if config.token_weight.name != "none" and (rollout.top_p < 1 or rollout.top_k != -1):
         raise ValueError(
-            f"token_weight={config.token_weight.name} with rollout.top_p={rollout.top_p}, rollout.top_k="
-            f"{rollout.top_k}: the engine renormalises the logprobs of a truncated distribution, so their ratio to "
-            "the learner's says nothing. Set rollout.top_p=1.0 rollout.top_k=-1, or token_weight=none."
+            f"token_weight={config.token_weight.name} with rollout.top_p={rollout.top_p}, "
+            f"rollout.top_k={rollout.top_k}: the engine renormalises the logprobs of a truncated "
+            "distribution, so their ratio to the learner's says nothing. Set rollout.top_p=1.0 "
+            "rollout.top_k=-1, or token_weight=none."
         )
 
 
@@ -112,6 +119,6 @@ def _evaluation(config: Config) -> None:
     evaluation = config.evaluation
     if evaluation.temperature == 0 and evaluation.samples > 1:
         raise ValueError(
-            f"evaluation.samples={evaluation.samples} with evaluation.temperature=0: greedy samples are all the same. "
-            "Set evaluation.samples=1 or a temperature above 0."
+            f"evaluation.samples={evaluation.samples} with evaluation.temperature=0: greedy "
+            "samples are all the same. Set evaluation.samples=1 or a temperature above 0."
         )

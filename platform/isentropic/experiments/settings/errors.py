@@ -1,76 +1,178 @@
 """Hydra's errors in our words: what is wrong, what is allowed, the nearest valid name."""
 
 import re
-from pathlib import Path
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
 from isentropic.checks import nearest
-from isentropic.experiments.settings.keys import flat
+from isentropic.config import RENAMED, flat
+from isentropic.experiments.settings.conf import choices, compose_raw, groups
 
 NO_KEY = re.compile(r"Could not (?:override|append|delete)[^'\n]*'([^'=\n]+)")
-NO_MATCH = "No match in the defaults list"
+
+# What other libraries call our keys: the spelling is far from ours, the meaning is the same.
+SYNONYMS = {
+    "learning_rate": "learner.lr",
+    "adam_epsilon": "learner.adam_eps",
+    "epsilon": "learner.adam_eps",
+    "warmup_steps": "learner.warmup_updates",
+    "max_grad_clip": "learner.max_grad_norm",
+    "grad_clip": "learner.max_grad_norm",
+    "epochs": "learner.updates_per_rollout",
+    "num_epochs": "learner.updates_per_rollout",
+    "ppo_epochs": "learner.updates_per_rollout",
+    "num_iterations": "learner.updates_per_rollout",
+    "mini_batch_size": "learner.updates_per_rollout",
+    "minibatch_size": "learner.updates_per_rollout",
+    "micro_batch_size": "learner.microbatch_tokens",
+    "per_device_train_batch_size": "learner.microbatch_tokens",
+    "world_size": "learner.num_ranks",
+    "batch_size": "rollout.prompts_per_step",
+    "train_batch_size": "rollout.prompts_per_step",
+    "rollout_batch_size": "rollout.prompts_per_step",
+    "num_generations": "rollout.group_size",
+    "n": "rollout.group_size",
+    "num_samples": "rollout.group_size",
+    "num_return_sequences": "rollout.group_size",
+    "max_new_tokens": "rollout.max_response_tokens",
+    "max_tokens": "rollout.max_response_tokens",
+    "max_completion_length": "rollout.max_response_tokens",
+    "max_response_length": "rollout.max_response_tokens",
+    "response_length": "rollout.max_response_tokens",
+    "max_prompt_length": "rollout.max_prompt_tokens",
+    "max_seq_len": "model.max_length",
+    "max_model_len": "model.max_length",
+    "context_length": "model.max_length",
+    "model_name_or_path": "model.path",
+    "pretrained_model_name_or_path": "model.path",
+    "clip_eps": "objective.clip_low",
+    "clip_range": "objective.clip_low",
+    "clip_ratio": "objective.clip_low",
+    "clip_ratio_low": "objective.clip_low",
+    "clip_eps_low": "objective.clip_low",
+    "clip_ratio_high": "objective.clip_high",
+    "clip_eps_high": "objective.clip_high",
+    "kl_coef": "terms.kl.coef",
+    "kl_beta": "terms.kl.coef",
+    "kl_loss_coef": "terms.kl.coef",
+    "ent_coef": "terms.entropy_bonus.coef",
+    "entropy_coef": "terms.entropy_bonus.coef",
+    "entropy_coeff": "terms.entropy_bonus.coef",
+    "total_steps": "run.steps",
+    "max_steps": "run.steps",
+    "num_steps": "run.steps",
+    "save_steps": "checkpoint.every",
+    "save_freq": "checkpoint.every",
+    "eval_steps": "evaluation.every",
+    "test_freq": "evaluation.every",
+    "output_dir": "run.dir",
+    "experiment_name": "run.name",
+    "run_name": "run.name",
+    "project_name": "tracking.project",
+    "wandb_project": "tracking.project",
+}
+CHOSEN_BY = {"terms.kl.coef": "terms=kl", "terms.entropy_bonus.coef": "terms=entropy_bonus"}
 
 
-def explain(error: Exception, conf: Path, arguments: list[str]) -> str:
-    """A message for what Hydra or OmegaConf refused, given the command line's arguments."""
+def explain(error: Exception, arguments: Sequence[str]) -> str:
+    """Return a message for what Hydra or OmegaConf refused, given the command line's arguments."""
     text = str(error).strip()
     if isinstance(error, OverrideParseException):
-        return (
-            f"cannot read {error.override!r} as an override. Write key=value, and put quotes around lists and "
-            "spaces: 'method=[papo,uec_rl]'."
-        )
+        return f"cannot read {error.override!r} as an override. {_how_to_type(error.override)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _no_choice(str(error.missing_cfg_file), conf)
+        return _no_choice(str(error.missing_cfg_file))
     match = NO_KEY.search(text)
     if match:
-        return _no_key(match.group(1), conf, arguments)
+        return _no_key(match.group(1), arguments)
     cause = f" ({str(error.__cause__).splitlines()[0]})" if error.__cause__ else ""
     return f"config: {text}{cause}"
 
 
-def _no_choice(missing: str, conf: Path) -> str:
+def quoted(text: str) -> str:
+    """Return `text` as Hydra reads it back to the letter, whatever it holds."""
+    mark = "'" if '"' in text and "'" not in text else '"'
+    # A run of backslashes means itself, unless a quote follows it: then each of them is written
+    # twice.
+    text = re.sub(r"(\\*)" + mark, lambda run: run[1] * 2 + "\\" + mark, text)
+    text = re.sub(r"(\\+)$", lambda run: run[1] * 2, text)
+    return f"{mark}{text}{mark}"
+
+
+def refuse_renamed(key: str) -> None:
+    """Raise ValueError for a key that has another name today."""
+    if key in RENAMED:
+        raise ValueError(f"{key} is now {RENAMED[key]}")
+
+
+def _how_to_type(argument: str) -> str:
+    """Return the argument as it must be typed in a shell, if quotes make an override of it."""
+    key, separator, value = argument.partition("=")
+    if not separator:
+        return "Write key=value."
+    in_quotes = quoted(value)
+    if value.startswith("[") and value.endswith("]"):
+        in_quotes = f"[{','.join(quoted(part.strip()) for part in value[1:-1].split(','))}]"
+    for candidate in (f"{key}={in_quotes}", f"{key}={quoted(value)}"):
+        try:
+            OverridesParser.create().parse_override(candidate)
+            return f"Type it so: {shlex.quote(candidate)}"
+        except HydraException:
+            continue
+    return "Write key=value, and put quotes around lists and spaces: 'method=[papo,uec_rl]'."
+
+
+def _no_choice(missing: str) -> str:
     group, _, name = missing.rpartition("/")
-    options = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-    return f"{group}={name} is not a choice. {group} may be {', '.join(options)}.{nearest(name, options)}"
+    options = choices(group)
+    allowed = ", ".join(options)
+    return f"{group}={name} is not a choice. {group} may be {allowed}.{nearest(name, options)}"
 
 
-def _no_key(key: str, conf: Path, arguments: list[str]) -> str:
+def _no_key(key: str, arguments: Sequence[str]) -> str:
     key = key.partition("@")[0].strip("+~")
-    groups = sorted(path.name for path in conf.iterdir() if path.is_dir())
-    composed = _composed(conf, arguments)
+    if key in RENAMED:
+        return f"{key} is now {RENAMED[key]}"
+    composed = _composed(arguments)
     if key in flat(composed):  # with some of the arguments; not with all of them
         advice = f"Leave it out, or choose the {key.partition('.')[0]} that has it."
         return f"{key} is no key of what the other arguments choose. {advice}"
-    valid = list(dict.fromkeys([*groups, *composed, *flat(composed)]))
-    same_name = [name for name in valid if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = (
-        f" Did you mean {' or '.join(map(repr, same_name[:3]))}?"
-        if same_name
-        else nearest(key, valid)
-    )
-    parent = key.rpartition(".")[0]
+    valid = list(dict.fromkeys([*groups(), *composed, *flat(composed)]))
+    parent, _, name = key.rpartition(".")
     siblings = [
-        name.rpartition(".")[2] for name in valid if parent and name.rpartition(".")[0] == parent
+        other.rpartition(".")[2] for other in valid if parent and other.rpartition(".")[0] == parent
     ]
     allowed = f" {parent} has the keys {', '.join(siblings)}." if siblings else ""
-    return f"unknown config key {key!r}.{allowed}{hint or ' See `--cfg job` for all keys.'}"
+    hint = _hint(key, name, valid) or " See `--cfg job` for all keys."
+    return f"unknown config key {key!r}.{allowed}{hint}"
 
 
-def _composed(conf: Path, arguments: list[str]) -> dict[str, Any]:
-    """The config of those choices of the command line that compose: what the user could have meant."""
+def _hint(key: str, name: str, valid: Sequence[str]) -> str:
+    """Return the key that is meant: by meaning, of the same name elsewhere, or by spelling."""
+    meant = SYNONYMS.get(name)
+    close = [other for other in valid if other.rpartition(".")[2] == name]
+    section = key.partition(".")[0]
+    if meant and (section in (name, meant.partition(".")[0]) or not close):
+        close.insert(0, meant)
+    if not close:
+        return nearest(key, valid)
+    choice = f" (with {CHOSEN_BY[meant]})" if meant in CHOSEN_BY and meant not in valid else ""
+    return f" Did you mean {' or '.join(map(repr, close[:3]))}?{choice}"
+
+
+def _composed(arguments: Sequence[str]) -> dict[str, Any]:
+    """Compose those choices of the command line that compose: what the user could have meant."""
     overrides: list[str] = []
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf)):
-        config = compose("config")
-        for argument in arguments:
-            try:
-                OverridesParser.create().parse_override(argument)
-                config = compose("config", [*overrides, argument])
-            except HydraException:
-                continue
-            overrides.append(argument)
+    config = compose_raw()
+    for argument in arguments:
+        try:
+            OverridesParser.create().parse_override(argument)
+            config = compose_raw([*overrides, argument])
+        except HydraException:
+            continue
+        overrides.append(argument)
     return OmegaConf.to_container(config, resolve=False)

@@ -1,7 +1,6 @@
-"""Hydra's dict to a `Config`: every key known, every value typed and in range, before anything starts."""
+"""Hydra's dict to a `Config`: every key known, every value typed and in range, before the start."""
 
 import math
-import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from isentropic import config as sections
-from isentropic.checks import check_choice, nearest
-from isentropic.config import Config
+from isentropic.checks import check_choice, nearest, secret_in, secret_values
+from isentropic.config import Config, flat, is_under
 from isentropic.experiments.settings.checks import check_together
+from isentropic.experiments.settings.errors import refuse_renamed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.metrics.accounting import AccountingConfig
@@ -41,16 +41,17 @@ SECTIONS: dict[str, type] = {
     "terms": TermsConfig,
 }
 MISSING = "???"  # how a YAML says that the user must give a value
-SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
 
 
 def load(cfg: DictConfig) -> Config:
-    """The typed config of a composed Hydra config (without its `hydra` node).
+    """Return the typed config of a composed Hydra config (without its `hydra` node).
 
     Raises:
-        ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do not go together.
+        ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do
+            not go together.
     """
-    raw = plain(cfg)
+    raw = plain_config(cfg)
+    keys = flat(raw)
     for section in PRESET_SECTIONS:
         if raw.pop(section, None) is not None:
             _check_read(section, OmegaConf.to_yaml(cfg))
@@ -63,35 +64,42 @@ def load(cfg: DictConfig) -> Config:
     teachers = getattr(values["shaping"], "offline_shape", None)
     values["objective"] = with_shaped_offline(values["objective"], teachers)
     config = Config(**values)
+    _check_allowed_changes(config.resume.allow_changes, keys)
     check_together(config)
     return config
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain values, interpolations resolved.
+def plain_config(cfg: DictConfig) -> dict[str, Any]:
+    """Return the config as plain values, interpolations resolved.
 
     Raises:
-        ValueError: an interpolation that cannot be resolved, or one that would write a secret into the run folder.
+        ValueError: an interpolation that cannot be resolved, or one that would write a secret into
+            the run folder.
     """
-    secret = SECRET.search(OmegaConf.to_yaml(cfg))
-    if secret:
-        raise ValueError(
-            f"config: a value reads the environment variable {secret[1]}, which looks like a secret. The config is "
-            "written to the run folder and to the trackers; libraries find their keys in the environment themselves."
-        )
     try:
-        return OmegaConf.to_container(cfg, resolve=True)
+        values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(
-            f"config: {_first_line(error)}. Check the ${{...}} in the value."
-        ) from error
+        reason = _first_line(error).removeprefix(
+            "ValueError raised while resolving interpolation: "
+        )
+        raise ValueError(f"config: {reason}. Check the ${{...}} in the value.") from error
+    secrets = secret_values()
+    for key, value in flat(values).items():
+        if variable := secret_in(str(value), secrets):
+            raise ValueError(
+                f"{key} holds the value of the environment variable {variable}, which looks like a "
+                "secret. The config is written to the run folder and to the trackers; libraries "
+                "find their keys in the environment themselves."
+            )
+    return values
 
 
 def typed(key: str, section: type, raw: Any) -> Any:
-    """`raw` as an instance of the dataclass `section`; `key` is where it stands in the config."""
+    """Return `raw` as an instance of the dataclass `section`; `key` is its place in the config."""
     if not isinstance(raw, Mapping):
         raise ValueError(
-            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: {key}.<key>=..."
+            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: "
+            f"{key}.<key>=..."
         )
     optional = [field.name for field in fields(section) if field.default is None]
     _check_keys(f"{key}.", raw, [field.name for field in fields(section)], optional)
@@ -102,7 +110,7 @@ def typed(key: str, section: type, raw: Any) -> Any:
 
 
 def _value(key: str, hint: Any, raw: Any) -> Any:
-    """One value as its annotation wants it, with OmegaConf's conversions: '1e-6' is a float, and so is 1."""
+    """Convert one value to its annotation by OmegaConf's rules: '1e-6' is a float, and so is 1."""
     for option in _options(hint):
         if option is ObjectiveConfig:  # the base of another objective, chosen as that one is
             return _slot(key, SLOTS["objective"], raw)
@@ -114,24 +122,25 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
         raise ValueError(
             f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__})."
         ) from error
-    for entry in (
-        value if isinstance(value, list) else ()
-    ):  # of which OmegaConf lets a list or a section pass
+    # OmegaConf lets a list or a section inside a list of single values pass.
+    for entry in value if isinstance(value, list) else ():
         if not isinstance(entry, _entries(hint)):
             raise ValueError(
-                f"{key} must be a list of single values, got {entry!r} in it ({type(entry).__name__})."
+                f"{key} must be a list of single values, got {entry!r} in it "
+                f"({type(entry).__name__})."
             )
     for path, number in _numbers(key, value):
         if not math.isfinite(number):
             raise ValueError(
-                f"{path} must be a finite number, got {number}. 'No bound' is null, where it is allowed."
+                f"{path} must be a finite number, got {number}. 'No bound' is null, where it is "
+                "allowed."
             )
     return tuple(value) if isinstance(value, list) else value
 
 
 @cache
 def _field(hint: Any) -> DictConfig:
-    """OmegaConf's node for one annotation."""
+    """Make OmegaConf's node for one annotation."""
     return OmegaConf.structured(make_dataclass("Field", [("value", hint)]))
 
 
@@ -149,7 +158,7 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
 
 
 def _check_read(section: str, text: str) -> None:
-    """A preset's own section needs a slot that takes its values from it, or setting it would do nothing."""
+    """Refuse a preset's section that no slot takes its values from: it would do nothing."""
     if f"${{{section}." not in text:
         raise ValueError(
             f"unknown config key '{section}': no slot reads it. Choose the method that does."
@@ -162,9 +171,11 @@ def _check_keys(
     """Every key of `raw` must be allowed, and every allowed one there, but for the optional."""
     for key in raw:
         if key not in allowed:
+            refuse_renamed(f"{prefix}{key}")
             hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
             raise ValueError(
-                f"unknown config key {f'{prefix}{key}'!r}; allowed here: {', '.join(allowed)}.{hint}"
+                f"unknown config key {f'{prefix}{key}'!r}; allowed here: "
+                f"{', '.join(allowed)}.{hint}"
             )
     for key in allowed:
         if key not in raw and key in optional:
@@ -173,8 +184,31 @@ def _check_keys(
             raise ValueError(f"{prefix}{key} has no value. Give one: {prefix}{key}=...")
 
 
+def _check_allowed_changes(allowed: Sequence[str], keys: Mapping[str, Any]) -> None:
+    """Refuse a misspelled key: it would allow nothing.
+
+    Keys of every choice count: what is allowed to change may be a key that only the recorded choice
+        has.
+    """
+    every = [
+        f"{slot}.{field.name}"
+        for slot, entries in SLOTS.items()
+        for entry in entries.values()
+        for field in fields(entry)
+    ]
+    known = dict.fromkeys([*keys, *every])
+    for key in allowed:
+        if not is_under(key, PRESET_SECTIONS) and not any(
+            is_under(other, [key]) for other in known
+        ):
+            raise ValueError(
+                f"resume.allow_changes names {key!r}, which is no config key.{nearest(key, known)} "
+                "`--cfg job` shows all keys."
+            )
+
+
 def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
-    """All floats inside a value, with the key of each."""
+    """Yield all floats inside a value, with the key of each."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _numbers(f"{key}.{name}", inner)
@@ -186,7 +220,7 @@ def _numbers(key: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation itself."""
+    """Return the members of a union, or the annotation itself."""
     return (
         typing.get_args(hint)
         if typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -195,7 +229,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _entries(hint: Any) -> tuple[type, ...]:
-    """What a list that is annotated so may hold."""
+    """Return the types that a list of this annotation may hold."""
     inner = {typing.get_args(option)[0] for option in _options(hint) if typing.get_args(option)}
     plain = inner & {str, int, float, bool}
     return tuple(plain) if inner and plain == inner else (object,)

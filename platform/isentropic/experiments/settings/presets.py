@@ -1,4 +1,4 @@
-"""Method presets compose; two that set one slot differently are refused (Hydra would take the last in silence)."""
+"""Method presets compose; two that set one slot differently are refused (Hydra takes the last)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,28 +7,29 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
-from isentropic.experiments.settings.keys import flat, is_under
+from isentropic.config import flat, is_under
 
-PRESET_SECTIONS = (
-    "papo",
-    "oger",
-    "uec",
-)  # values that a method's preset brings and its slots read: ${papo.alpha}
+# Values that a method's preset brings and its slots read: ${papo.alpha}.
+PRESET_SECTIONS = ("papo", "oger", "uec")
 
 
 def check_presets(settings: DictConfig) -> None:
-    """Raises ValueError where two chosen methods, or a chosen method and the experiment, set one slot or key
-    differently and nothing on the command line settles it.
+    """Refuse two choices that set one key differently, if the command line does not settle it.
+
+    The two may be two methods, or a method and the experiment.
 
     Args:
-        settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins anyway.
+        settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins
+            anyway.
     """
     conf = next(
         Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
     )
     experiment = settings.runtime.choices.get("experiment")
     wins = preset_values(conf / "experiment" / f"{experiment}.yaml") if experiment else {}
-    given = OverridesParser.create().parse_overrides(list(settings.overrides.task))
+    # As they were typed: an element of the list would come with its interpolations resolved.
+    typed = OmegaConf.to_container(settings.overrides.task, resolve=False)
+    given = OverridesParser.create().parse_overrides(typed)
     chosen = [override.value() for override in given if override.key_or_group == "method"]
     methods = as_names(chosen[-1] if chosen else wins.get("method"))
     _check_known([override.key_or_group for override in given], conf / "method")
@@ -41,7 +42,7 @@ def check_presets(settings: DictConfig) -> None:
 
 
 def _check_known(keys: list[str], folder: Path) -> None:
-    """Keys forced into a preset's section (+papo.foo=1) must be ones that a preset has."""
+    """Refuse a key that is forced into a preset's section (+papo.foo=1) if no preset has it."""
     for key in keys:
         if key.partition(".")[0] in PRESET_SECTIONS:
             known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
@@ -53,36 +54,41 @@ def _check_known(keys: list[str], folder: Path) -> None:
 def _beside_experiment(
     method: str, values: dict[str, Any], experiment: str, wins: dict[str, Any], given: set[str]
 ) -> None:
-    """Refuses a method of the command line that the experiment would overrule in silence."""
+    """Refuse a method of the command line that the experiment would overrule in silence."""
     for key, value in values.items():
         if key in wins and wins[key] != value and not is_under(key, tuple(given)):
             raise ValueError(
-                f"experiment={experiment} sets {key}: {wins[key]!r}, and would win over method={method}, which sets "
-                f"{value!r}. Say which on the command line: {key}={value}, or {key}={wins[key]}."
+                f"experiment={experiment} sets {key}: {wins[key]!r}, and would win over "
+                f"method={method}, which sets {value!r}. Say which on the command line: "
+                f"{key}={value}, or {key}={wins[key]}."
             )
 
 
 def _values_of_another_choice(
     experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]
 ) -> None:
-    """Refuses a choice for a slot whose values the experiment sets for a choice of its own."""
+    """Refuse a choice for a slot whose values the experiment sets for a choice of its own."""
     for key, value in wins.items():
         slot = key.partition(".")[0]
         if key != slot and slot in wins and choices.get(slot) != wins[slot] and key not in given:
             raise ValueError(
-                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it would hold for "
-                f"{slot}={choices.get(slot)} too. Say on the command line which {key} is meant, or choose another "
-                "experiment."
+                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it "
+                f"would hold for {slot}={choices.get(slot)} too. Say on the command line which "
+                f"{key} is meant, or choose another experiment."
             )
 
 
 def as_names(choice: Any) -> list[str]:
-    """The choice of the method group, one name or a list of them, as a list."""
-    return [str(choice)] if isinstance(choice, str) else [str(name) for name in choice or []]
+    """Return the choice of the method group, one name or a list of them, as a list."""
+    names = [choice] if isinstance(choice, str) else list(choice or [])
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"method must be a name or a list of names, got {choice!r}.")
+    return names
 
 
 def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
-    """Refuses two presets with different values for one key, unless `settled` has the key or a parent of it."""
+    """Refuse two presets with different values for one key, unless `settled` has it or a parent."""
     seen: dict[str, str] = {}
     for name, values in presets.items():
         for key, value in values.items():
@@ -91,13 +97,14 @@ def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
             other = seen.setdefault(key, name)
             if presets[other][key] != value:
                 raise ValueError(
-                    f"method={other} and method={name} both set {key}: {presets[other][key]!r} and {value!r}. "
-                    f"Settle it on the command line, {key}={value} for one, or choose one method alone."
+                    f"method={other} and method={name} both set {key}: {presets[other][key]!r} and "
+                    f"{value!r}. Settle it on the command line, {key}={value} for one, or choose "
+                    "one method alone."
                 )
 
 
 def preset_values(path: Path) -> dict[str, Any]:
-    """What a preset sets: slot -> choice for its `override /slot: choice`, dotted key -> value for the rest."""
+    """Return what a preset sets: slot -> its choice, dotted key -> its value."""
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     values: dict[str, Any] = {}
     for entry in content.pop("defaults", []):

@@ -1,4 +1,4 @@
-"""T2 and T4 to T10 of specs/ce_gppo.md 4.4, on finished runs: judged where the runs that they compare are there."""
+"""T2 and T4 to T10 (docs/statements.md) on finished runs: judged if their runs are there."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,30 +17,38 @@ from isentropic.experiments.statements.branches import (
     is_ce_gppo,
     sign_verdict,
 )
-from isentropic.experiments.statements.numbers import Test, area, last_entropy, paired, slope
+from isentropic.experiments.statements.numbers import (
+    Test,
+    area,
+    last_entropy,
+    mean_difference,
+    slope,
+)
 from isentropic.metrics.report.run_data import RunData, is_number, read_run
 from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.sinks.jsonl import read_lines
 
 UPDATES = 50  # of T2
 SEEDS = 3  # of T5, T7 and T9
-OF_UPDATES = (  # what T2 and T4 read of an update
-    *(
-        "drift/low",
-        "drift/high",
-        "clip/frac",
-        "clip/low_frac",
-        "clip/high_frac",
-        "lp_given_low",
-        "lp_given_high",
-    ),
-    *("frac/pa_hp", "frac/pa_lp", "frac/na_hp", "frac/na_lp"),
+# What T2 and T4 read of an update.
+OF_UPDATES = (
+    "drift/low",
+    "drift/high",
+    "clip/frac",
+    "clip/low_frac",
+    "clip/high_frac",
+    "lp_given_low",
+    "lp_given_high",
+    "frac/pa_hp",
+    "frac/pa_lp",
+    "frac/na_hp",
+    "frac/na_lp",
 )
 Rows = Sequence[Mapping[str, Any]]
 
 
 def run_statements(folders: Sequence[Path]) -> list[Statement]:
-    """All statements that the runs allow, in the order of the spec."""
+    """Return all statements that the runs allow, in the order of their numbers."""
     runs = [read_run(folder, ended=True) for folder in folders]
     found = [
         *_sensitivity(runs),
@@ -60,17 +68,20 @@ def ce_gppo(beta1: float, beta2: float) -> Test:
 
 
 def clipped(high: float) -> Test:
-    """GRPO (0.2) and the paper's DAPO (0.28)."""
+    """Test for GRPO (0.2) and the paper's DAPO (0.28)."""
 
     def test(run: RunData) -> bool:
-        own = run.config.get("objective", {})
+        values = run.config.get("objective", {})
         bounds = (
-            own.get("clip_low") == 0.2
-            and own.get("clip_high") == high
-            and own.get("dual_clip") is None
+            values.get("clip_low") == 0.2
+            and values.get("clip_high") == high
+            and values.get("dual_clip") is None
         )
         return (
-            own.get("name") == "clip" and own.get("ratio") == "token" and bounds and not _terms(run)
+            values.get("name") == "clip"
+            and values.get("ratio") == "token"
+            and bounds
+            and not _terms(run)
         )
 
     return test
@@ -80,12 +91,12 @@ GRPO, DAPO = clipped(0.2), clipped(0.28)
 
 
 def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
-    """T2, to first order in the logits: drift/low and drift/high over the beta that scales them."""
+    """Judge T2, to first order in the logits: drift/low and drift/high over their beta."""
     sides: dict[str, list[float]] = {"low": [], "high": []}
     for run in runs:
-        own = run.config.get("objective", {})
-        for side, beta in (("low", own.get("beta1")), ("high", own.get("beta2"))):
-            if own.get("name") == "ce_gppo" and isinstance(beta, int | float) and beta > 0:
+        values = run.config.get("objective", {})
+        for side, beta in (("low", values.get("beta1")), ("high", values.get("beta2"))):
+            if values.get("name") == "ce_gppo" and isinstance(beta, int | float) and beta > 0:
                 rows = [row for row in updates_of(run) if row.get(f"clip/{side}_frac")]
                 sides[side] += [row[f"drift/{side}"] / beta for row in rows]
     if not any(sides.values()):
@@ -95,20 +106,21 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
     verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
     if min(low.count, high.count) < UPDATES:
         verdict = UNDECIDED
-    left = f"left {in_errors(Mean(value=-low.value, error=low.error, count=low.count))}, {low.count} updates"
+    left = f"left {in_errors(replace(low, value=-low.value))}, {low.count} updates"
     return [
         Statement(
             id="T2",
             statement="left-clipped tokens push the entropy down, right-clipped ones up",
             verdict=verdict,
             number=f"{left}; right {in_errors(high)}, {high.count} updates",
-            rule=f"mean drift below and above 0, beyond 3 s.e. over {UPDATES} updates (first order in the logits)",
+            rule=f"mean drift below and above 0, beyond 3 s.e. over {UPDATES} updates (first order "
+            "in the logits)",
         )
     ]
 
 
 def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
-    """T4, over the updates that clip something."""
+    """Judge T4, over the updates that clip something."""
     rows = [
         row for run in runs if _token_clip(run) for row in updates_of(run) if row.get("clip/frac")
     ]
@@ -133,61 +145,66 @@ def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
             statement="tokens outside the interval are mostly low-probability ones",
             verdict=NOT_HELD if lost else HELD if verdicts == {HELD} else UNDECIDED,
             number=f"low-probability share left {_in_percent(low)}, right {_in_percent(high)}; "
-            f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 ({len(rows)} updates)",
+            f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 "
+            f"({len(rows)} updates)",
             rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on",
         )
     ]
 
 
 def _fall(runs: Sequence[RunData]) -> list[Statement]:
-    """T5: area under the entropy curve, paired by seed."""
+    """Judge T5: area under the entropy curve, paired by seed."""
     sets = {"GRPO": GRPO, "(0.75, 1)": ce_gppo(0.75, 1.0), "DAPO": DAPO}
     if not all(any(test(run) for run in runs) for test in sets.values()):
         return []
     pairs = {
-        f"{a} - {b}": paired(runs, sets[a], sets[b], area)
+        f"{a} - {b}": mean_difference(runs, sets[a], sets[b], area)
         for a, b in (("(0.75, 1)", "GRPO"), ("DAPO", "GRPO"))
     }
-    pairs["DAPO - (0.75, 1), at the end"] = paired(runs, DAPO, sets["(0.75, 1)"], last_entropy)
+    pairs["DAPO - (0.75, 1), at the end"] = mean_difference(
+        runs, DAPO, sets["(0.75, 1)"], last_entropy
+    )
     return [
         _all_positive(
             "T5",
             "GRPO's entropy falls fastest of GRPO, (0.75, 1) and DAPO; DAPO ends highest",
             pairs,
-            "mean entropy over the run, at the end for DAPO; paired differences above 0, beyond 3 s.e.",
+            "mean entropy over the run, at the end for DAPO; paired differences above 0, beyond 3 "
+            "s.e.",
         )
     ]
 
 
 def _stability(runs: Sequence[RunData]) -> list[Statement]:
-    """T6: the worst step of any seed."""
+    """Judge T6: the worst step of any seed."""
     base = [run for run in runs if GRPO(run)]
     found = []
     for label, test in (("(0.5, 1)", ce_gppo(0.5, 1.0)), ("(0.75, 1)", ce_gppo(0.75, 1.0))):
-        own = [run for run in runs if test(run)]
-        if own and base:
+        judged = [run for run in runs if test(run)]
+        if judged and base:
             ratios = {
-                key: _worst(own, key) / max(_worst(base, key), 1e-12)
+                key: _worst(judged, key) / max(_worst(base, key), 1e-12)
                 for key in ("kl/k1", "grad_norm/max")
             }
-            skipped = sum(sum(run.values("update/skipped")) for run in own)
+            skipped = sum(sum(run.values("update/skipped")) for run in judged)
             known = all(math.isfinite(ratio) for ratio in ratios.values())
             held = known and max(ratios.values()) <= 2 and not skipped
-            told = ", ".join(f"{key} {ratio:.2f} of GRPO's" for key, ratio in ratios.items())
+            text = ", ".join(f"{key} {ratio:.2f} of GRPO's" for key, ratio in ratios.items())
             found.append(
                 Statement(
                     id=f"T6 {label}",
                     statement=f"CE-GPPO {label} is as stable as GRPO",
                     verdict=(HELD if held else NOT_HELD) if known else UNDECIDED,
-                    number=f"{told}; {skipped:g} updates skipped",
-                    rule="largest |KL k1| and gradient norm of the runs within 2 of GRPO's, no update skipped",
+                    number=f"{text}; {skipped:g} updates skipped",
+                    rule="largest |KL k1| and gradient norm of the runs within 2 of GRPO's, no "
+                    "update skipped",
                 )
             )
     return found
 
 
 def _switch(runs: Sequence[RunData]) -> list[Statement]:
-    """T7: slope of the entropy behind the switch, against the twin that did not switch."""
+    """Judge T7: slope of the entropy behind the switch, against the twin that did not switch."""
 
     def switched(run: RunData) -> bool:
         return _switch_step(run) is not None
@@ -197,7 +214,7 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
         return []
     step = steps.pop()
     pairs = {
-        "slope twin - switched": paired(
+        "slope twin - switched": mean_difference(
             runs, ce_gppo(0.0, 1.0), switched, lambda run: slope(run, step)
         )
     }
@@ -213,7 +230,7 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def _bonus(runs: Sequence[RunData]) -> list[Statement]:
-    """T8: what a fixed entropy bonus ends in."""
+    """Judge T8: what a fixed entropy bonus ends in."""
     ends: dict[float, list[float]] = {}
     for run in runs:
         coefficient = _bonus_of(run)
@@ -224,31 +241,35 @@ def _bonus(runs: Sequence[RunData]) -> list[Statement]:
         return []
     small, large = (float(np.mean(ends[key])) for key in (min(ends), max(ends)))
     verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
-    told = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
+    text = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
     return [
         Statement(
             id="T8",
             statement="a fixed entropy bonus collapses or explodes, by its coefficient",
             verdict=verdict,
-            number=f"last entropy over the first, by coefficient: {told}",
-            rule="below 0.5 for the smallest, above 1.5 for the largest; not held where they rank the other way",
+            number=f"last entropy over the first, by coefficient: {text}",
+            rule="below 0.5 for the smallest, above 1.5 for the largest; not held if they rank the "
+            "other way",
         )
     ]
 
 
 def _cispo(runs: Sequence[RunData]) -> list[Statement]:
-    """T9."""
+    """Judge T9: CISPO against CE-GPPO."""
 
     def cispo(run: RunData) -> bool:
-        own = run.config.get("objective", {})
-        return own.get("name") == "cispo" and (own.get("clip_low"), own.get("clip_high")) == (
+        values = run.config.get("objective", {})
+        return values.get("name") == "cispo" and (
+            values.get("clip_low"),
+            values.get("clip_high"),
+        ) == (
             0.2,
             0.2,
         )
 
     if not any(map(cispo, runs)) or not any(map(ce_gppo(0.5, 1.0), runs)):
         return []
-    pairs = {"(0.5, 1) - CISPO": paired(runs, ce_gppo(0.5, 1.0), cispo, area)}
+    pairs = {"(0.5, 1) - CISPO": mean_difference(runs, ce_gppo(0.5, 1.0), cispo, area)}
     text = "CISPO (0.2, 0.2) loses entropy faster than CE-GPPO (0.5, 1)"
     return [
         _all_positive(
@@ -261,13 +282,13 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def _gspo(runs: Sequence[RunData]) -> list[Statement]:
-    """T10."""
-    own = [run for run in runs if run.setting("objective.name") == "gspo"]
+    """Judge T10: how much GSPO clips."""
+    gspo = [run for run in runs if run.setting("objective.name") == "gspo"]
     base = [run for run in runs if GRPO(run)]
-    if not own or not base:
+    if not gspo or not base:
         return []
     share = [
-        float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (own, base)
+        float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (gspo, base)
     ]
     ratio = share[0] / share[1] if share[1] else math.nan
     return [
@@ -282,7 +303,7 @@ def _gspo(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def updates_of(run: RunData) -> Rows:
-    """Lines of updates.jsonl that have all numbers a statement may ask for."""
+    """Return the lines of updates.jsonl that have all numbers a statement may need."""
     rows = read_lines(run.folder / "updates.jsonl")[0]
     return [
         row
@@ -305,12 +326,13 @@ def _all_positive(name: str, text: str, pairs: Mapping[str, Mean], rule: str) ->
 
 
 def _if_clipped(statement: Statement, runs: Sequence[RunData]) -> Statement:
-    """T0: where no token left the interval, clipping had no effect that could be judged."""
+    """Apply T0: if no token left the interval, clipping had no effect that could be judged."""
     if any(sum(run.values("clip/frac")) > 0 for run in runs):
         return statement
-    about = {key: getattr(statement, key) for key in ("id", "statement", "rule")}
-    return Statement(
-        **about, verdict=UNDECIDED, number=f"{statement.number}; nothing was clipped in any run"
+    return replace(
+        statement,
+        verdict=UNDECIDED,
+        number=f"{statement.number}; nothing was clipped in any run",
     )
 
 
@@ -328,12 +350,12 @@ def _bonus_of(run: RunData) -> Any:
 
 
 def _token_clip(run: RunData) -> bool:
-    own = run.config.get("objective", {})
-    return own.get("name") in ("clip", "ce_gppo", "gppo") and own.get("ratio") == "token"
+    values = run.config.get("objective", {})
+    return values.get("name") in ("clip", "ce_gppo", "gppo") and values.get("ratio") == "token"
 
 
 def _switch_step(run: RunData) -> int | None:
-    """Of a beta1 that goes from 0 to a half."""
+    """Return the step at which beta1 goes from 0 to a half; None if it does not."""
     beta1 = run.config.get("objective", {}).get("beta1")
     if not isinstance(beta1, Mapping) or beta1.get("kind") != "switch" or beta1.get("before") != 0:
         return None
@@ -341,7 +363,7 @@ def _switch_step(run: RunData) -> int | None:
 
 
 def _weighted(rows: Rows, key: str, weight: str) -> Mean:
-    """Weighted mean over the rows, with the standard error of a ratio of sums."""
+    """Return the weighted mean over the rows, with the standard error of a ratio of sums."""
     weights = np.array([row[weight] for row in rows])
     values = np.array([row[key] for row in rows])
     total, count = weights.sum(), int((weights > 0).sum())

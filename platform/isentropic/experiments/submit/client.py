@@ -1,4 +1,4 @@
-"""The job API of one cluster: reached within seconds or refused, its token, and the log of a job to its end."""
+"""The job API of one cluster: reached within seconds or refused; its token; the log of a job."""
 
 import asyncio
 import logging
@@ -12,7 +12,8 @@ import aiohttp
 import requests
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from isentropic.experiments.hydra_main import FAULT, RESUMABLE
+from isentropic.experiments.program import FAULT, RESUMABLE
+from isentropic.folders import variable
 
 ANSWER_S = 5.0
 POLL_S = 0.5
@@ -21,31 +22,32 @@ GIVE_UP_S = 120.0
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 HINT = (
-    "--address is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
-    "kubectl port-forward service/<cluster>-head-svc 8265, then --address http://127.0.0.1:8265."
+    "address= is the dashboard's, http://<head>:8265 (not port 6379 or 10001); on Kubernetes: "
+    "kubectl port-forward service/<cluster>-head-svc 8265, then address=http://127.0.0.1:8265."
 )
 HOW_TO_TOKEN = (
-    "Give the cluster's token as RAY_AUTH_TOKEN=<token>, as RAY_AUTH_TOKEN_PATH=<file>, or in ~/.ray/auth_token. "
-    "KubeRay keeps it in a Secret named after the cluster: "
-    "kubectl get secret <cluster> -o jsonpath={.data.auth_token} | base64 -d"
+    "Give the cluster's token as RAY_AUTH_TOKEN=<token>, as RAY_AUTH_TOKEN_PATH=<file>, or in "
+    "~/.ray/auth_token. KubeRay keeps it in a Secret named after the cluster: kubectl get secret "
+    "<cluster> -o jsonpath={.data.auth_token} | base64 -d"
 )
 
-for each in ("dashboard_sdk", "job.sdk"):  # they tell of each upload and of each connection
-    logging.getLogger(f"ray.dashboard.modules.{each}").setLevel(logging.WARNING)
+# They report each upload and each connection.
+for module in ("dashboard_sdk", "job.sdk"):
+    logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
 
 
 def connect(address: str | None) -> JobSubmissionClient:
-    """A client that was answered. `address` is the dashboard's: http(s)://host:8265.
+    """Return a client that was answered. `address` is the dashboard's: http(s)://host:8265.
 
     A token is sent to a cluster that asks for one (401), unless RAY_AUTH_MODE=disabled.
-    Raises ValueError where nobody answers, the answer is not Ray's, or the token is missing or wrong.
+    Raises ValueError if nobody answers, the answer is not Ray's, or the token is missing or
+    wrong.
     """
-    url = _url(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
+    url = _url(address or _default_address())
     status, headers = _probe(url, {}), {}
     if status == 401 and os.environ.get("RAY_AUTH_MODE") != "disabled":
-        headers = {
-            "Authorization": f"Bearer {_token(url)}"
-        }  # explicit: Ray read RAY_AUTH_MODE when it was imported
+        # Given here: Ray read RAY_AUTH_MODE when it was imported.
+        headers = {"Authorization": f"Bearer {_token(url)}"}
         status = _probe(url, headers)
     if status == 401:
         off = (
@@ -56,16 +58,15 @@ def connect(address: str | None) -> JobSubmissionClient:
         raise ValueError(f"the cluster at {url} wants a token (401).{off} {HOW_TO_TOKEN}")
     if status == 403:
         raise ValueError(
-            f"the cluster at {url} refuses this token (403): it is another cluster's. {HOW_TO_TOKEN}"
+            f"the cluster at {url} refuses this token (403): it is another cluster's. "
+            f"{HOW_TO_TOKEN}"
         )
     if status != 200:
         raise ValueError(
             f"{url} answers {status} to /api/version, which is no Ray dashboard. {HINT}"
         )
-    for name in (
-        "RAY_ADDRESS",
-        "RAY_API_SERVER_ADDRESS",
-    ):  # Ray lets them win over the address it is given
+    # Ray lets these win over the address that it is given.
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
         os.environ.pop(name, None)
     return JobSubmissionClient(url, headers=headers)
 
@@ -82,8 +83,18 @@ def _url(address: str) -> str:
     return url.rstrip("/")
 
 
+def _default_address() -> str:
+    """Return the address that `ray job submit` would take, if it is a dashboard's."""
+    ray_address = variable("RAY_ADDRESS") or ""
+    return (
+        variable("RAY_API_SERVER_ADDRESS")
+        or (ray_address if ray_address.startswith(("http://", "https://")) else None)
+        or DEFAULT_ADDRESS
+    )
+
+
 def _probe(url: str, headers: dict[str, str]) -> int:
-    """The status of /api/version."""
+    """Return the status of /api/version."""
     try:
         return requests.get(f"{url}/api/version", headers=headers, timeout=ANSWER_S).status_code
     except requests.Timeout as error:
@@ -93,10 +104,10 @@ def _probe(url: str, headers: dict[str, str]) -> int:
 
 
 def _token(url: str) -> str:
-    """The token, from where Ray looks for it."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+    """Return the token, from where Ray looks for it."""
+    if token := (variable("RAY_AUTH_TOKEN") or "").strip():
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = Path(variable("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
         token = path.read_text(encoding="utf-8").strip()
     except OSError:
@@ -123,7 +134,7 @@ def _reason(error: Exception) -> str:
 
 
 def job(client: JobSubmissionClient, name: str) -> JobDetails:
-    """Raises ValueError where the cluster knows no such job."""
+    """Return what the cluster knows of a job. Raises ValueError if it knows none of that name."""
     try:
         return client.get_job_info(name)
     except RuntimeError as error:
@@ -133,10 +144,10 @@ def job(client: JobSubmissionClient, name: str) -> JobDetails:
 
 
 def follow(client: JobSubmissionClient, name: str, write: Callable[[str], None]) -> JobDetails:
-    """Writes a job's log from its start to its end, and returns how it ended.
+    """Write a job's log from its start to its end, and return how it ended.
 
     A connection that breaks is made again, without writing a line twice.
-    Raises ConnectionError where the cluster is gone for GIVE_UP_S.
+    Raises ConnectionError if the cluster is gone for GIVE_UP_S.
     """
     shown, last_answer = 0, time.monotonic()
     while True:
@@ -170,7 +181,7 @@ class _Broken(Exception):
 async def _tail(
     client: JobSubmissionClient, name: str, shown: int, write: Callable[[str], None]
 ) -> int:
-    """Writes what comes after the first `shown` characters; how many the log has by now."""
+    """Write what comes after the first `shown` characters; return how many the log has by now."""
     seen = 0
     try:
         async for text in client.tail_job_logs(name):
@@ -184,7 +195,7 @@ async def _tail(
 
 
 def exit_code(details: JobDetails) -> int:
-    """The job's own exit code; 75, resumable, where it was stopped."""
+    """Return the job's own exit code; 75, resumable, if it was stopped."""
     if details.status == "STOPPED":
         return RESUMABLE
     if details.status == "SUCCEEDED":

@@ -1,6 +1,5 @@
-"""What a job takes along: the working tree as one zip, without outputs, data, caches and secrets."""
+"""What a job takes along: the tree as one zip, without outputs, data, caches and secrets."""
 
-import os
 import re
 import subprocess
 import tempfile
@@ -9,7 +8,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
-OUTPUTS = ("runs", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root alone
+from isentropic.checks import is_secret_name, secret_in, secret_values
+
+OUTPUTS = ("runs", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root only
 KEY_FILES = (
     ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx",
     "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials", "credentials.*", "*.tfvars",
@@ -40,12 +41,10 @@ SECRET_TEXT = {
     "an API key": re.compile(rb"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{40,}"),
 }
 MAX_MIB = 100  # Ray refuses 500; a tree of code has less than one
-SECRET_NAME = re.compile(
-    r"(^|_)(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
-)
 NO_SECRETS = (
-    "Secrets stay where they are: a job's files and environment can be read by all who see the cluster. Give the "
-    "cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a Kubernetes Secret mounted as a file)."
+    "Secrets stay where they are: a job's files and environment can be read by all who see the "
+    "cluster. Give the cluster its W&B key itself, as a netrc file on its nodes (NETRC=<path>; a "
+    "Kubernetes Secret mounted as a file)."
 )
 
 
@@ -63,7 +62,7 @@ class Package:
 
 
 def package(root: Path) -> Package:
-    """Lists the tree. What .gitignore names is not even listed as left out.
+    """List the tree. What .gitignore names is not even listed as left out.
 
     Raises:
         ValueError: a file's text holds a secret, the tree is too large, or git is missing.
@@ -84,40 +83,46 @@ def package(root: Path) -> Package:
 
 
 def write_zip(found: Package, path: Path) -> None:
-    """The same tree gives the same bytes, so that Ray uploads it once."""
+    """Write the archive. The same tree gives the same bytes, so that Ray uploads it once."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in found.files:
             file = found.root / name
-            entry = zipfile.ZipInfo(name)  # of 1980: no time stamp in it
+            # Dated 1980: a time stamp would make other bytes of the same tree.
+            entry = zipfile.ZipInfo(name)
             entry.external_attr = (file.stat().st_mode & 0o777) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, file.read_bytes())
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Raises ValueError where an argument carries a secret: the command of a job is shown in clear."""
-    hidden = {
-        key: value
-        for key, value in os.environ.items()
-        if SECRET_NAME.search(key) and len(value) >= 8
-    }
+    """Raise ValueError if an argument carries a secret: the command of a job is shown in clear."""
+    secrets = secret_values()
     for argument in arguments:
         key, _, value = argument.partition("=")
-        known = next((name for name, secret in hidden.items() if secret in argument), None)
-        kind = next(
-            (kind for kind, pattern in SECRET_TEXT.items() if pattern.search(argument.encode())),
-            None,
-        )
-        if known or kind or (value and SECRET_NAME.search(key.rpartition(".")[2])):
-            shown = f"holds the value of {known}" if known else f"looks like {kind or 'a secret'}"
+        variable = secret_in(argument, secrets)
+        kind = _kind_of_secret(argument.encode())
+        if variable or kind or (value and is_secret_name(key.rpartition(".")[2])):
+            shown = (
+                f"holds the value of {variable}" if variable else f"looks like {kind or 'a secret'}"
+            )
             raise ValueError(
-                f"argument {key.lstrip('+') if value else '(not shown)'} {shown}. {NO_SECRETS}"
+                "argument "
+                f"{key.lstrip('+') if value and not secret_in(key, secrets) else '(not shown)'} "
+                f"{shown}. {NO_SECRETS}"
             )
 
 
+def _kind_of_secret(text: bytes) -> str | None:
+    """Return what kind of secret stands in the text, by the form that its maker gave it."""
+    return next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(text)), None)
+
+
 def _not_ignored(root: Path) -> list[str]:
-    """Names of all files that .gitignore does not name, sorted. Works in an exported tree, too: git looks at it
-    through an empty repository of our own."""
+    """Return all files that .gitignore does not name, sorted.
+
+    git looks at the tree through an empty repository of our own, so that an exported tree works
+    too.
+    """
     with tempfile.TemporaryDirectory() as empty:
         try:
             subprocess.run(
@@ -164,22 +169,19 @@ def _check_size(found: Package) -> None:
         return
     largest = sorted(found.files, key=lambda name: -(found.root / name).stat().st_size)[:3]
     raise ValueError(
-        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. The largest files: "
-        f"{', '.join(largest)}. Put data on the cluster's own storage, and its folder into .gitignore."
+        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. "
+        f"The largest files: {', '.join(largest)}. Put data on the cluster's own storage, and its "
+        "folder into .gitignore."
     )
 
 
 def _check_text(found: Package) -> None:
-    hidden = [
-        value.encode()
-        for key, value in os.environ.items()
-        if SECRET_NAME.search(key) and len(value) >= 8
-    ]
+    secrets = [value.encode() for value in secret_values().values()]
     for name in found.files:
         text = (found.root / name).read_bytes()
-        kind = next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(text)), None)
-        if kind or any(secret in text for secret in hidden):
+        kind = _kind_of_secret(text)
+        if kind or any(secret in text for secret in secrets):
             raise ValueError(
-                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. Remove it, or put the "
-                f"file's name into .gitignore. {NO_SECRETS}"
+                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. "
+                f"Remove it, or put the file's name into .gitignore. {NO_SECRETS}"
             )

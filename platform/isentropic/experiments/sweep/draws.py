@@ -9,30 +9,48 @@ from isentropic.checks import check_range
 
 
 def random_of(given: Any) -> dict[str, Any] | None:
-    """A preset's `random` part, checked. Raises ValueError for what cannot be drawn from."""
+    """Check a preset's `random` part. Raises ValueError for what cannot be drawn from."""
     if given is None:
         return None
-    if not isinstance(given, Mapping) or not {"count", "keys"} <= set(given) or not given["keys"]:
+    keys = given.get("keys") if isinstance(given, Mapping) else None
+    if not isinstance(keys, Mapping) or not keys or "count" not in given:
         raise ValueError(
             f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}."
         )
-    check_range("random.count", given["count"], at_least=1)
-    for key, about in given["keys"].items():
-        bounds = about.get("log", []) if isinstance(about, Mapping) else about
-        if isinstance(about, Mapping) and about.get("choice"):
+    count = given["count"]
+    check_range("random.count", count if isinstance(count, int) else repr(count), at_least=1)
+    for key, range_ in keys.items():
+        bounds = range_.get("log", []) if isinstance(range_, Mapping) else range_
+        if (
+            isinstance(range_, Mapping)
+            and isinstance(range_.get("choice"), list)
+            and range_["choice"]
+        ):
             continue
-        if not isinstance(bounds, list) or len(bounds) != 2 or not bounds[0] < bounds[1]:
+        if not _are_bounds(bounds):
             raise ValueError(
                 f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}."
             )
-        if isinstance(about, Mapping):
+        if isinstance(range_, Mapping):
             check_range(f"random.keys.{key}.log", bounds[0], above=0)
     return dict(given)
 
 
-def draw(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Random points: uniform in [low, high], in its logarithm, or one of some choices; equal seed, equal points."""
-    rng = random.Random(about.get("seed", 0))
+def _are_bounds(bounds: Any) -> bool:
+    return (
+        isinstance(bounds, list)
+        and len(bounds) == 2
+        and all(isinstance(bound, int | float) for bound in bounds)
+        and bounds[0] < bounds[1]
+    )
+
+
+def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Draw points: uniform in [low, high], in its logarithm, or one of some choices.
+
+    The same seed gives the same points.
+    """
+    rng = random.Random(random_part.get("seed", 0))
 
     def one(key: str, bounds: Any) -> str:
         if isinstance(bounds, Mapping) and "choice" in bounds:
@@ -46,13 +64,13 @@ def draw(about: Mapping[str, Any]) -> list[tuple[str, ...]]:
         return f"{key}={value:.4g}"
 
     return [
-        tuple(one(key, bounds) for key, bounds in about["keys"].items())
-        for _ in range(about["count"])
+        tuple(one(key, bounds) for key, bounds in random_part["keys"].items())
+        for _ in range(random_part["count"])
     ]
 
 
 def as_text(value: Any) -> str:
-    """A YAML value as Hydra's command line has it."""
+    """Write a YAML value as Hydra's command line has it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):

@@ -1,9 +1,10 @@
-"""Actors that go from one run of a sweep to the next: engines and ranks start once, not once a run.
+"""Actors that go from one run of a sweep to the next: engines and ranks start once.
 
-Why not Ray Tune, which queues, retries and restores: it can keep a trial's own actor (`reuse_actors`), but not after
-a failure or a restore, and each of its trials is a process of its own around our actors, with its own start, its own
-folder names and its own signals. What a sweep needs of it is small here (a queue, two attempts, a ledger), and runs
-keep their folders, their resume and their exit codes.
+Why not Ray Tune, which queues, retries and restores: it can keep a trial's own actor
+(`reuse_actors`), but not after a failure or a restore, and each of its trials is a process of its
+own around our actors, with its own start, its own folder names and its own signals. What a sweep
+needs of it is small here (a queue, two attempts, a ledger), and runs keep their folders, their
+resume and their exit codes.
 """
 
 import shutil
@@ -21,7 +22,8 @@ from isentropic.experiments.branch.learner import settings_of
 from isentropic.experiments.run.assemble import make_engine, make_learner
 from isentropic.experiments.run.prepare import Prepared
 
-# What a run may have of its own on actors that are there: nothing here is built into an engine or a model.
+# What a run may have of its own on actors that are there: nothing here is built into an engine or a
+# model.
 OF_A_RUN = {
     "rollout": (
         "prompts_per_step",
@@ -32,31 +34,33 @@ OF_A_RUN = {
         "probe_tolerance",
     ),
     "learner": (
-        *(
-            "updates_per_rollout",
-            "microbatch_tokens",
-            "lr",
-            "lr_schedule",
-            "warmup_updates",
-            "weight_decay",
-        ),
-        *("beta1", "beta2", "eps", "max_grad_norm", "max_skipped_updates"),
+        "updates_per_rollout",
+        "microbatch_tokens",
+        "lr",
+        "lr_schedule",
+        "warmup_updates",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_eps",
+        "max_grad_norm",
+        "max_skipped_updates",
     ),
 }
 
 
 def reuse_key(config: Config, prepared: Prepared) -> str:
-    """Runs with equal keys can follow each other on the same actors."""
+    """Return a key: runs that have the same one can follow each other on the same actors."""
     parts: dict[str, Any] = {"cluster": asdict(config.cluster), "model": asdict(prepared.model)}
-    for section, own in OF_A_RUN.items():
+    for section, free in OF_A_RUN.items():
         values = asdict(getattr(config, section))
-        parts[section] = {key: value for key, value in values.items() if key not in own}
+        parts[section] = {key: value for key, value in values.items() if key not in free}
     return repr(parts | {"reference": config.terms.kl is not None})
 
 
 @dataclass
 class Lent:
-    """The actors of a lane in the hands of one run; a restarted learner gets this run's objective."""
+    """The actors of a lane, lent to one run; a restarted learner gets this run's objective."""
 
     actors: Actors
     config: Config
@@ -78,7 +82,8 @@ class Lane:
     """One set of actors at a time.
 
     Args:
-        scratch: a folder that every rank can write; the learner's first state is kept there, to go back to.
+        scratch: a folder that every rank can write; the learner's first state is kept there, to go
+            back to.
     """
 
     def __init__(self, scratch: Path) -> None:
@@ -88,12 +93,12 @@ class Lane:
         self.starts = 0
 
     def fits(self, config: Config, prepared: Prepared) -> bool:
-        """True where the run could use the actors that are there."""
+        """Return True if the run could use the actors that are there."""
         return self._actors is not None and self._key == reuse_key(config, prepared)
 
     @asynccontextmanager
     async def lend(self, config: Config, prepared: Prepared) -> AsyncIterator[Lent]:
-        """The actors as a run expects them: weights of the start, its own objective. An error ends them."""
+        """Lend the actors with the weights of the start and the run's objective. An error ends them."""
         if self.fits(config, prepared):
             await self._actors.learner.configure(**settings_of(config))
             await self._actors.learner.load(self._scratch)
@@ -102,7 +107,8 @@ class Lane:
         try:
             yield Lent(self._actors, config)
         except BaseException:
-            self.close()  # nobody knows what state they are in
+            # Nobody knows what state they are in.
+            self.close()
             raise
 
     async def _start(self, config: Config, prepared: Prepared) -> None:

@@ -1,4 +1,4 @@
-"""sweep.jsonl: what became of each run of a sweep. A sweep goes on from it after whatever stopped it."""
+"""sweep.jsonl: what became of each run of a sweep, which goes on from it after any stop."""
 
 import json
 import os
@@ -12,13 +12,11 @@ from isentropic.metrics.sinks.jsonl import plain, read_lines
 
 LEDGER = "sweep.jsonl"
 PLAN = "sweep.json"  # what the sweep was started with
-RUNNING, DONE, STOPPED, FAILED, INTERRUPTED = (
-    "running",
-    "done",
-    "stopped by an alarm",
-    "failed",
-    "interrupted",
-)
+RUNNING = "running"
+DONE = "done"
+STOPPED = "stopped by an alarm"
+FAILED = "failed"
+INTERRUPTED = "interrupted"
 OVER = (DONE, STOPPED)  # not run again
 
 
@@ -26,23 +24,32 @@ class SweepLedger:
     """Appends a row for each change of a run's state; the last row of a run counts."""
 
     def __init__(self, folder: Path) -> None:
-        """A torn last line, of a process that was killed, is dropped."""
+        """Read the ledger; a torn last line, of a process that was killed, is dropped.
+
+        Raises:
+            ValueError: a line that is no row of a sweep.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / LEDGER
         rows, torn = read_lines(self._path)
+        for number, row in enumerate(rows, start=1):
+            if not _is_row(row):
+                raise ValueError(
+                    f"{self._path} line {number} is no row of a sweep (hash, run, state). Restore "
+                    "the file, or move it away: runs that are finished then say so themselves."
+                )
         if torn:
             write_text_durably(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.rows: dict[str, dict[str, Any]] = {row["hash"]: row for row in rows}
 
     def state(self, digest: str) -> str | None:
-        """Of the run; None where it never started."""
+        """Return the state of a run; None if it never started."""
         return self.rows[digest]["state"] if digest in self.rows else None
 
-    def write(self, digest: str, **about: Any) -> None:
-        """about: run, overrides, state, attempts, ..."""
-        row = plain(
-            {"hash": digest, "time": datetime.now(UTC).isoformat(timespec="seconds"), **about}
-        )
+    def write(self, digest: str, **values: Any) -> None:
+        """Append a row with values such as run, overrides, state and attempts."""
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        row = plain({"hash": digest, "time": now, **values})
         self.rows[digest] = row
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -51,13 +58,31 @@ class SweepLedger:
 
 
 def read_plan(folder: Path) -> list[str] | None:
-    """The arguments that the sweep of a folder was started with; None where there is no sweep."""
+    """Return the arguments that the sweep of a folder was started with; None if there is no sweep.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     path = folder / PLAN
-    return (
-        list(json.loads(path.read_text(encoding="utf-8"))["arguments"]) if path.exists() else None
-    )
+    if not path.exists():
+        return None
+    try:
+        arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        if not all(isinstance(argument, str) for argument in arguments):
+            raise TypeError("arguments must be texts")
+        return list(arguments)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not say what the sweep was started with ({type(error).__name__}: "
+            f"{error}). Restore it, or start another sweep: name=<another>."
+        ) from error
 
 
 def write_plan(folder: Path, arguments: Sequence[str]) -> None:
+    """Keep what the sweep was started with."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text_durably(folder / PLAN, json.dumps({"arguments": list(arguments)}, indent=1) + "\n")
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("hash", "state"))

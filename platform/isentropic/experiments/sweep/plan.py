@@ -1,4 +1,4 @@
-"""The runs of a sweep: a grid, a list or random draws of overrides, each composed and checked before any starts."""
+"""The runs of a sweep: a grid, a list or random draws, all checked before any starts."""
 
 import copy
 import hashlib
@@ -9,55 +9,52 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.types import Override, OverrideType
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
-from isentropic.experiments.branch.arms import grid, parse, short_override
-from isentropic.experiments.hydra_main import CONF
-from isentropic.experiments.settings.errors import explain
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.overrides import (
+    as_typed,
+    grid,
+    overrides_of,
+    parse,
+    short_override,
+)
 from isentropic.experiments.settings.presets import check_presets
 from isentropic.experiments.sweep.draws import as_text, draw, random_of
 from isentropic.experiments.sweep.names import sweep_label
 
-OWN_KEYS = (
-    "run.name",
-    "run.dir",
-    "resume",
-    "resume.mode",
-    "tracking.group",
-)  # set by the sweep itself
+# The sweep sets these itself, for each of its runs.
+OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")
 PARTS = ("overrides", "grid", "settings", "list", "random")
 EARLY_STOP = ("entropy_collapse", "entropy_explosion")
 
 
-Named = tuple[
-    str | None, tuple[str, ...]
-]  # a setting's name in the preset, where it has one; overrides
+# A setting's name in the preset, if it has one, and its overrides.
+Named = tuple[str | None, tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What a sweep is made of, before it is composed."""
 
     common: tuple[str, ...] = ()
-    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # key -> overrides, one a value
+    grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # key -> one override per value
     settings: tuple[Named, ...] = ((None, ()),)  # each with every point of the grid
     random: dict[str, Any] | None = None
 
     @property
     def count(self) -> int:
-        """Runs, without making them."""
+        """Return the number of runs, without making them."""
         draws = 1 if self.random is None else self.random["count"]
         return len(self.settings) * math.prod(len(values) for values in self.grid.values()) * draws
 
     def points(self) -> list[Named]:
-        """Name of the setting and overrides of each run, those in common left out."""
+        """Return name of the setting and overrides of each run, those in common left out."""
         draws = [()] if self.random is None else draw(self.random)
         combinations = itertools.product(
             self.settings, itertools.product(*self.grid.values()), draws
@@ -82,15 +79,17 @@ class Trial:
     cfg: DictConfig
 
 
-def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
-    """A preset with the command line over it: one value replaces, several span a further axis of the grid.
+def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> SweepPlan:
+    """Return a preset with the command line over it: one value replaces, several add an axis.
 
     Raises:
-        ValueError: a part that is none, a grid or a key without values, keys that the sweep sets itself.
+        ValueError: an unknown part, a grid or a key without values, keys that the sweep sets
+            itself.
     """
     for part in preset:
         check_choice("sweep part", part, PARTS)
-    common = [str(each) for each in preset.get("overrides") or ()]
+    arguments = as_typed(arguments)
+    common = list(overrides_of("overrides", preset.get("overrides") or []))
     axes = {
         key: tuple(f"{key}={as_text(value)}" for value in values)
         for key, values in _grid_of(preset).items()
@@ -102,12 +101,10 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
             axes[key] = tuple(point[0] for point in grid([argument]))
         else:
             common.append(argument)
-    settings = preset.get("settings") or preset.get("list") or [[]]
-    named = settings.items() if isinstance(settings, Mapping) else ((None, own) for own in settings)
-    plan = Plan(
+    plan = SweepPlan(
         common=tuple(common),
         grid=axes,
-        settings=tuple((name and str(name), tuple(map(str, own))) for name, own in named),
+        settings=_settings_of(preset),
         random=random_of(preset.get("random")),
     )
     _check_plan(plan)
@@ -116,36 +113,52 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> Plan:
 
 def _grid_of(preset: Mapping[str, Any]) -> dict[str, list[Any]]:
     given = preset.get("grid") or {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"the sweep's grid must be keys with lists of values, got {given!r}.")
     for key, values in given.items():
         if not isinstance(values, list) or not values:
             raise ValueError(
-                f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is empty."
+                f"the sweep's grid.{key} must be a list of values, got {values!r}: the grid is "
+                "empty."
             )
     return given
 
 
-def _check_plan(plan: Plan) -> None:
+def _settings_of(preset: Mapping[str, Any]) -> tuple[Named, ...]:
+    """Return the overrides of each setting, with its name if it has one."""
+    given = preset.get("settings") or preset.get("list") or [[]]
+    if isinstance(given, Mapping):
+        return tuple(
+            (str(name), overrides_of(f"settings.{name}", item)) for name, item in given.items()
+        )
+    if not isinstance(given, list):
+        raise ValueError(f"the sweep's list must be a list of lists of overrides, got {given!r}.")
+    return tuple((None, overrides_of(f"list[{index}]", item)) for index, item in enumerate(given))
+
+
+def _check_plan(plan: SweepPlan) -> None:
     every = [
         *plan.common,
-        *(own for values in plan.grid.values() for own in values[:1]),
-        *itertools.chain(*(own for _, own in plan.settings)),
+        *(values[0] for values in plan.grid.values()),
+        *itertools.chain(*(overrides for _, overrides in plan.settings)),
     ]
     for override in parse(every):
         if override.key_or_group in OWN_KEYS:
             raise ValueError(
-                f"{override.key_or_group} is set by the sweep for each of its runs; name the sweep: name=..."
+                f"{override.key_or_group} is set by the sweep for each of its runs; name the "
+                "sweep: name=..."
             )
     if plan.count == 0 or (
-        plan.count == 1 and not (plan.grid or plan.random or plan.settings != Plan.settings)
+        plan.count == 1 and not (plan.grid or plan.random or plan.settings != SweepPlan.settings)
     ):
         raise ValueError(
-            "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', or a preset, "
-            "sweep=ce_gppo_fig3."
+            "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', "
+            "or a preset, sweep=ce_gppo_fig3."
         )
 
 
-def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]:
-    """Every run's config, checked. Nothing is written.
+def compose_trials(plan: SweepPlan, folder: Path, *, early_stop: bool) -> list[Trial]:
+    """Compose and check every run's config. Nothing is written.
 
     Raises:
         ValueError: the first run that could not start, with its overrides.
@@ -156,8 +169,6 @@ def compose_trials(plan: Plan, folder: Path, *, early_stop: bool) -> list[Trial]
     for label, own in plan.points():
         try:
             trial = _compose((*common, *own), label, own or common, folder, known)
-        except (HydraException, OmegaConfBaseException) as error:
-            raise ValueError(explain(error, CONF, [*common, *own])) from error
         except ValueError as error:
             raise ValueError(f"{' '.join(own)}: {error}") from error
         trials.setdefault(trial.digest, trial)
@@ -171,7 +182,11 @@ def _compose(
     folder: Path,
     known: dict[tuple[str, ...], DictConfig],
 ) -> Trial:
-    """known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a second for each."""
+    """Compose one run.
+
+    known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a
+        second for each.
+    """
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
     name = sweep_label(list(own), set(), label)
     ours = (
@@ -182,30 +197,29 @@ def _compose(
     )
     parsed = parse([*overrides, *ours])
     kind = tuple(
-        str(each.input_line) if _is_choice(each) else each.get_key_element() for each in parsed
+        str(item.input_line) if _is_choice(item) else item.get_key_element() for item in parsed
     )
     if kind not in known:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            cfg = compose("config", overrides=[*overrides, *ours], return_hydra_config=True)
+        cfg = compose([*overrides, *ours], with_hydra=True)
         check_presets(cfg.hydra)
         with open_dict(cfg):
             del cfg["hydra"]
         known[kind] = cfg
     cfg = copy.deepcopy(known[kind])
-    for each in parsed:
-        if not _is_choice(each):
-            OmegaConf.update(cfg, each.key_or_group, each.value(), merge=True)  # as Hydra does it
+    for item in parsed:
+        if not _is_choice(item):
+            OmegaConf.update(cfg, item.key_or_group, item.value(), merge=True)  # as Hydra does it
     if label is not None:
         cfg.run.label = label
     return Trial(name=name, overrides=tuple(overrides), digest=digest, config=load(cfg), cfg=cfg)
 
 
 def _terms(overrides: Sequence[str]) -> list[str]:
-    """A seed is no part of a setting."""
+    """Shorten the overrides; a seed is no part of a setting."""
     return [short_override(override) for override in overrides if not override.startswith("seed=")]
 
 
 def _is_choice(override: Override) -> bool:
-    """True for what Hydra settles while it composes: choices of groups, and keys that are added or taken away."""
+    """Return True for what Hydra settles while it composes: choices, and keys added or removed."""
     plain = override.type == OverrideType.CHANGE and override.package is None
     return not plain or (CONF / override.key_or_group).is_dir()

@@ -1,4 +1,4 @@
-"""Runs of a sweep on shared actors: as many at once as the resources hold, the rest wait their turn."""
+"""Runs of a sweep on shared actors: as many at once as the resources hold, the rest wait."""
 
 import asyncio
 import shutil
@@ -13,8 +13,8 @@ import ray
 
 from isentropic.actors.placement import plan
 from isentropic.actors.ray_runtime import start_ray
-from isentropic.experiments.hydra_main import DONE as CODE_DONE
-from isentropic.experiments.hydra_main import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.program import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
 from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.folder import check_run_folder
 from isentropic.experiments.run.lock import run_lock
@@ -56,22 +56,23 @@ class Sweep:
         self._stop: signal.Signals | None = None
 
     async def run(self, parallel: int | None) -> int:
-        """All runs that are not over; the exit code."""
+        """Run all that are not over; return the exit code."""
         if not self._queue:
             return CODE_DONE
         first = self._queue[0].config
-        wanted = plan(first.cluster, first.rollout, first.learner)
+        needed = plan(first.cluster, first.rollout, first.learner)
         own_ray = not ray.is_initialized() and start_ray(
-            first.cluster, num_cpus=wanted.num_cpus * (parallel or 1)
+            first.cluster, num_cpus=needed.num_cpus * (parallel or 1)
         )
         loop = asyncio.get_running_loop()
         for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
             loop.add_signal_handler(number, self._signalled, number)
         try:
-            room = room_for(wanted.num_cpus, wanted.bundles)
+            room = room_for(needed.num_cpus, needed.bundles)
             if (parallel or 0) > room:
                 self._table.say(
-                    f"parallel={parallel}: this Ray holds {room} at once; the others wait their turn"
+                    f"parallel={parallel}: this Ray holds {room} at once; the others wait their "
+                    "turn"
                 )
             states = await self.go(min(parallel or room, room))
         finally:
@@ -84,7 +85,7 @@ class Sweep:
         return FAULT if FAILED in states else CODE_DONE
 
     async def go(self, parallel: int) -> set[str]:
-        """The queue, worked off by that many lanes at most; the states that runs ended in."""
+        """Work off the queue by that many lanes at most; return the states that runs ended in."""
         lanes = min(len(self._queue), parallel)
         self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
         try:
@@ -94,7 +95,7 @@ class Sweep:
         return set().union(*states)
 
     async def _lane(self, index: int) -> set[str]:
-        """Runs one after the other on one set of actors; the states they ended in."""
+        """Take runs one after the other on one set of actors; return the states they ended in."""
         lane, states = Lane(self._folder / LANES / str(index)), set()
         try:
             while self._queue and self._stop is None:
@@ -104,7 +105,7 @@ class Sweep:
         return states
 
     def _next(self, lane: Lane) -> Trial:
-        """The first run that the lane's actors fit, else the first of all."""
+        """Return the first run that the lane's actors fit, else the first of all."""
         for trial in self._queue:
             known = self._prepared.get(_prepared_key(trial))
             if known is not None and lane.fits(trial.config, known):
@@ -113,16 +114,17 @@ class Sweep:
         return self._queue.popleft()
 
     async def _run(self, lane: Lane, trial: Trial) -> str:
-        """One run to its end, a second time where it fails; its state."""
+        """Take one run to its end, a second time if it fails; return its state."""
         for attempt in range(1, ATTEMPTS + 1):
             start, starts, row = time.monotonic(), lane.starts, self._table.rows[trial.name]
             row.begin()
-            again = False  # bad input stays bad: it is not tried again
+            again = False
             self._note(trial, RUNNING, attempt)
             try:
                 state, message = STATES[await self._attempt(lane, trial)], ""
             except Exception as error:  # of any kind: the other runs go on
                 state, message = FAILED, f"{type(error).__name__}: {error}"
+                # Bad input stays bad: it is not tried again.
                 again = attempt < ATTEMPTS and not (
                     isinstance(error, ValueError) and is_ours(error)
                 )
@@ -160,26 +162,26 @@ class Sweep:
     def _note(
         self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float
     ) -> None:
-        about = {
+        row = {
             "run": trial.name,
             "overrides": trial.overrides,
             "state": state,
             "attempts": attempt,
         }
-        self._ledger.write(
-            trial.digest, **about, **cost, **({"message": message} if message else {})
-        )
-        told = f"overhead {cost['overhead_s']:.1f} s" if cost else ""
-        self._table.state(trial.name, state, message or told)
+        if message:
+            cost = cost | {"message": message}
+        self._ledger.write(trial.digest, **row, **cost)
+        overhead = f"overhead {cost['overhead_s']:.1f} s" if "overhead_s" in cost else ""
+        self._table.state(trial.name, state, message or overhead)
 
     def _log(self, trial: Trial) -> Path:
-        """What the run would have said on its own terminal."""
+        """Return the file for what the run would have said on its own terminal."""
         path = self._folder / "logs" / f"{trial.name}.log"
         path.parent.mkdir(exist_ok=True)
         return path
 
     def _signalled(self, number: signal.Signals) -> None:
-        """No further run is started; those under way are stopped as a run by itself would be."""
+        """Start no further run; stop those under way as a run by itself would be stopped."""
         self._stop = number
         for stopping in list(self._stopping.values()):
             stopping.signalled(number)
@@ -196,7 +198,7 @@ class LaneStopping(Stopping):
         pass
 
     def signalled(self, number: signal.Signals) -> None:
-        """As if the signal had come to the run alone; before its controller is there it is kept."""
+        """Pass the signal on as if only this run had got it; keep it until its controller is there."""
         if hasattr(self, "_running"):
             self._stop(number)
         else:
@@ -204,15 +206,17 @@ class LaneStopping(Stopping):
 
 
 def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
-    """How many runs of this size the cluster holds at once, at least one."""
-    has = ray.cluster_resources()
+    """Return how many runs of this size the cluster holds at once, at least one."""
+    resources = ray.cluster_resources()
     gpus = sum(bundle.get("GPU", 0) for bundle in bundles)
-    rooms = [has.get("CPU", 0) / cpus, *([has.get("GPU", 0) / gpus] if gpus else [])]
+    rooms = [resources.get("CPU", 0) / cpus]
+    if gpus:
+        rooms.append(resources.get("GPU", 0) / gpus)
     return max(1, int(min(rooms)))
 
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:
-    """Runs that can share actors next to each other, else as they were."""
+    """Return the runs with those that can share actors next to each other, else as they were."""
     first: dict[str, int] = {}
     for index, trial in enumerate(trials):
         first.setdefault(_actors_key(trial), index)

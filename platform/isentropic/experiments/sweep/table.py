@@ -1,4 +1,4 @@
-"""A live table of a sweep's runs; plain lines where stdout is no terminal."""
+"""A live table of a sweep's runs; plain lines if stdout is no terminal."""
 
 import sys
 import time
@@ -32,9 +32,9 @@ class Row:
     last_line: float | None = None
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """A line of the run: this is one of its logs."""
+        """Take a line of the run: this is one of its logs."""
         now = time.monotonic()
-        # Of the first line only its own figure is known; what else happened before it is no step's.
+        # The first line has only its own figure; what else happened before it belongs to no step.
         self.steps_s += (
             metrics.get("time/step_s") or 0.0 if self.last_line is None else now - self.last_line
         )
@@ -46,7 +46,7 @@ class Row:
         }
 
     def begin(self) -> None:
-        """An attempt begins: nothing of the one before counts."""
+        """Begin an attempt: nothing of the one before counts."""
         self.steps_s, self.last_line = 0.0, None
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
@@ -80,7 +80,7 @@ class SweepTable:
             self._live = None
 
     def state(self, name: str, state: str, more: str = "") -> None:
-        """A run changed its state."""
+        """Show that a run changed its state."""
         self.rows[name].state = state
         if self._live is None:
             numbers = "".join(
@@ -90,11 +90,12 @@ class SweepTable:
                 row.state in ("waiting", "running", "interrupted") for row in self.rows.values()
             )
             self.say(
-                f"{name}: {state}{numbers}{'  ' + more if more else ''}  ({left} of {len(self.rows)} to go)"
+                f"{name}: {state}{numbers}{'  ' + more if more else ''}  ({left} of "
+                f"{len(self.rows)} to go)"
             )
 
     def say(self, text: str) -> None:
-        """A line for people, above the live table."""
+        """Print a line for people, above the live table."""
         self._console.print(text, markup=False)
 
     def render(self) -> Table:

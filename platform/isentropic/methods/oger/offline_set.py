@@ -82,7 +82,7 @@ class OfflineSet:
                 f"oger.teachers: the response of {row.teacher!r} to prompt {row.prompt_id!r} has "
                 "neither reward nor verified, and this task's check may only run in a killable "
                 "process. Grade the file once: "
-                "python jobs/make_teachers.py graded.jsonl --grade <file> task=..."
+                "python jobs/make_teachers.py out=graded.jsonl grade=<file> task=..."
             )
         return replace(row, reward=float(self._task.grade(prompt, [row.text])))
 

@@ -9,8 +9,8 @@ from isentropic.folders import runs_folder
 RUN_FILES = ("metrics.jsonl", "config.yaml")
 DEPTH = 3  # folders that a sweep may put between itself and its runs
 EXPECTED = (
-    "Give a run folder (with metrics.jsonl or config.yaml, as jobs/train.py writes it), the name of a run under runs/, "
-    "or a sweep's or branch's folder with run folders in it."
+    "Give a run folder (with metrics.jsonl or config.yaml, as jobs/train.py writes it), the name "
+    "of a run under runs/, or a sweep's or branch's folder with run folders in it."
 )
 
 
@@ -18,17 +18,14 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in RUN_FILES)
 
 
-def resolve(name: str) -> Path:
-    """A path as given, else the run or sweep of that name in the folder of runs.
+def find_run(name: str) -> Path:
+    """Return a path as given, else the run or sweep of that name in the folder of runs.
 
-    Raises ValueError where there is neither.
+    Raises ValueError if there is neither.
     """
     root = runs_folder()
-    for path in (
-        Path(name),
-        root / name,
-        root / name.removeprefix("runs/"),
-    ):  # runs/ as it is called at home
+    # runs/<name>: as a run is called where ISENTROPIC_RUNS is not set
+    for path in (Path(name), root / name, root / name.removeprefix("runs/")):
         if path.is_dir():
             return path
     known = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
@@ -39,16 +36,16 @@ def resolve(name: str) -> Path:
 
 
 def runs_under(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that `paths` are or hold, each once.
+    """Return the run folders that `paths` are or hold, each once.
 
-    Raises ValueError for a path that is no run and holds none.
+    Raises ValueError for a path that is no run folder and contains none.
     """
     found: dict[Path, None] = {}
     for path in paths:
-        own = [path] if is_run(path) else list(_below(path, DEPTH))
-        if not own:
-            raise ValueError(f"{path} is no run and holds none. {EXPECTED}")
-        found |= {run.resolve(): None for run in own}
+        runs = [path] if is_run(path) else list(_below(path, DEPTH))
+        if not runs:
+            raise ValueError(f"{path} is not a run folder and contains none. {EXPECTED}")
+        found |= {run.resolve(): None for run in runs}
     return list(found)
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from isentropic.config import flat, with_current_keys
 from isentropic.metrics.sinks.jsonl import read_lines
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
@@ -63,11 +63,11 @@ class RunData:
         return f"not finished: {where}"
 
     def setting(self, key: str) -> Any:
-        """The config's value under a dotted key; None where there is none."""
+        """Return the config's value under a dotted key; None if there is none."""
         return flat(self.config).get(key)
 
     def curve(self, key: str, *, start: bool = False) -> list[tuple[int, int, float]]:
-        """(policy_version, step, value) wherever the metric is a finite number. `start` takes line 0 along."""
+        """Return (policy_version, step, value) of finite numbers. `start` takes line 0 along."""
         if (key, start) not in self._curves:
             version = "eval/policy_version" if key.startswith("eval/") else "policy_version"
             self._curves[key, start] = [
@@ -89,25 +89,26 @@ class RunData:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Names of all metrics with a finite number in some step, in the order in which lines have them."""
+        """Return the metrics that have a finite number in some step, in the order of the lines."""
         return list(
             {key: None for line in self.steps for key, value in line.items() if is_number(value)}
         )
 
 
 def read_run(folder: Path, *, ended: bool = False) -> RunData:
-    """Reads a run folder; a run that is still going, empty, or torn in its last line is fine.
+    """Read a run folder; a run that is still going, empty, or torn in its last line is fine.
 
     `ended`: the caller knows that the run is over; else the age of its last line tells.
 
-    Raises ValueError where a line other than the last is damaged.
+    Raises ValueError if a line other than the last is damaged.
     """
     metrics = folder / "metrics.jsonl"
     notes = []
     lines, torn = read_lines(metrics)
     if torn:
         notes.append(
-            "The last line of metrics.jsonl is torn (the run was killed, or writes it now); it is left out."
+            "The last line of metrics.jsonl is torn (the run was killed, or writes it now); it is "
+            "left out."
         )
     alarms, torn = read_lines(folder / "alarms.jsonl")
     if torn:
@@ -129,20 +130,8 @@ def read_run(folder: Path, *, ended: bool = False) -> RunData:
 
 
 def is_number(value: Any) -> bool:
-    """A finite number of a JSON file; true, false and null are none."""
+    """Return True for a finite number of a JSON file; true, false and null are none."""
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{'objective': {'beta1': 0.5}} -> {'objective.beta1': 0.5}."""
-    items: dict[str, Any] = {}
-    for name, value in values.items():
-        items |= (
-            flat(value, f"{prefix}{name}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{name}": value}
-        )
-    return items
 
 
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -153,10 +142,11 @@ def _config(path: Path, notes: list[str]) -> dict[str, Any]:
         config = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(config, dict):
             raise TypeError("it is no mapping")
-        return config
+        return with_current_keys(config)
     except Exception as error:  # any parser's; a report of the curves is worth more than a refusal
         notes.append(
-            f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left out."
+            f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left "
+            "out."
         )
         return {}
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from isentropic.metrics.report.run_data import RunData, flat
+from isentropic.config import flat
+from isentropic.metrics.report.run_data import RunData
 
 # Keys that say nothing about what is computed, or that are not swept but repeated.
 NOT_A_SETTING = ("seed", "run", "resume", "tracking", "cluster", "checkpoint")

@@ -1,19 +1,22 @@
-"""The tables of the page: headline numbers, settings, alarms; for several runs last and best, and differences."""
+"""The tables of the page: headline, settings, alarms; for several runs outcomes and differences."""
 
 import html
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from isentropic.metrics.report.run_data import RunData, flat
+from isentropic.config import flat
+from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, Setting, paired, short
+from isentropic.metrics.sinks.terminal import duration
 
 SHOWN_KEYS = (
     "seed", "model.name", "model.path", "task.name", "rollout.prompts_per_step", "rollout.group_size",
     "rollout.temperature", "rollout.max_response_tokens", "rollout.max_staleness", "learner.updates_per_rollout",
     "learner.lr", "learner.num_ranks", "rollout.num_actors", "evaluation.samples",
 )  # fmt: skip
-BASES = 12  # settings that differences are shown against; all pairs of a large sweep would be the largest part of it
+# Settings that differences are shown against: all pairs of a large sweep would fill the page.
+BASES = 12
 SHORT = 48  # characters of a cell that is kept on one line
 SLOTS = (
     "sampling", "shaping", "filter", "advantage", "reweight", "token_weight", "objective", "terms", "reduction",
@@ -132,7 +135,8 @@ def paired_tables(settings: Sequence[Setting]) -> str:
             inner = table(["setting", "pairs", *(label for _, _, label in shown)], rows)
             title = f"against {html.escape(base.label)}"
             parts.append(
-                f"<details{' open' if index == 0 else ''}><summary>{title}</summary>{inner}</details>"
+                f"<details{' open' if index == 0 else ''}><summary>{title}</summary>"
+                f"{inner}</details>"
             )
     return "".join(parts)
 
@@ -162,17 +166,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Cells are escaped."""
     top = "".join(f"<th>{html.escape(str(cell))}</th>" for cell in head)
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def duration(seconds: float) -> str:
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     return (
-        f"{whole // 60} min {whole % 60:02d} s"
-        if whole < 3600
-        else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+        "</div>"
     )
 
 
@@ -182,7 +178,10 @@ def _cell(value: Any) -> str:
 
 
 def _tile(label: str, value: str, small: str) -> str:
-    return f"<div class='tile'><span>{label}</span><b>{value}</b><small>{html.escape(small)}</small></div>"
+    return (
+        f"<div class='tile'><span>{label}</span><b>{value}</b>"
+        f"<small>{html.escape(small)}</small></div>"
+    )
 
 
 def _change(first: float, last: float) -> str:

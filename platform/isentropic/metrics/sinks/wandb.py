@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import queue
-import re
 import subprocess
 import sys
 import threading
@@ -24,7 +23,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from isentropic.checks import is_secret_name, secret_values
 from isentropic.config import TrackingConfig
+from isentropic.folders import RAY_JOB, variable
 from isentropic.metrics.entropy import ENTROPY_EDGES
 from isentropic.metrics.sinks.jsonl import read_lines
 
@@ -32,10 +33,6 @@ PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
 OFFLINE_INIT_S = 60.0  # it needs no network: only a busy machine makes it slow
 FINISH_S = 10.0
-SECRET = re.compile(
-    r"(^|[_.-])(api_?key|token|secret|password|passwd|credentials?)$", re.IGNORECASE
-)
-RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set for the entrypoint of a job
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
 
 
@@ -246,8 +243,8 @@ def why_offline(wandb: Any, *, need_key: bool) -> str | None:
     W&B itself waits much longer for a server that hangs, and again when the process ends: so the
     server is tried first.
     """
-    url = os.environ.get("WANDB_BASE_URL") or wandb.Settings().base_url
-    if need_key and not (os.environ.get("WANDB_API_KEY") or _netrc_has(url)):
+    url = variable("WANDB_BASE_URL") or wandb.Settings().base_url
+    if need_key and not (variable("WANDB_API_KEY") or _netrc_has(url)):
         return "there is no API key (set WANDB_API_KEY, or run `wandb login`)"
     answer: queue.Queue[str | None] = queue.Queue()
     # In a thread, because a DNS look-up has no timeout.
@@ -280,9 +277,7 @@ def _netrc_has(url: str) -> bool:
 
 def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
     """Masks the values of keys that name a secret, and any secret of this environment."""
-    hidden = {
-        value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8
-    }
+    hidden = set(secret_values().values())
     return {key: _masked(key, value, hidden) for key, value in config.items()}
 
 
@@ -291,7 +286,9 @@ def _masked(key: str, value: Any, hidden: set[str]) -> Any:
         return {name: _masked(str(name), part, hidden) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(key, part, hidden) for part in value]
-    if isinstance(value, str) and (SECRET.search(key) or any(secret in value for secret in hidden)):
+    if isinstance(value, str) and (
+        is_secret_name(key) or any(secret in value for secret in hidden)
+    ):
         return "<hidden>"
     return value
 

@@ -1,0 +1,12 @@
+"""Says what would keep a run from starting here: python jobs/doctor.py"""
+
+import sys
+from pathlib import Path
+
+# In the place of jobs/: this tree's own code runs, and no script's name shadows a library.
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
+
+from isentropic.experiments.commands.doctor import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""What all commands share: exit codes, and the one place where errors become messages and codes."""
+
+import asyncio
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from isentropic.durable import NO_ROOM
+from isentropic.experiments.settings.options import HELP, Commands, Options
+from isentropic.folders import runs_folder, unset_empty, use_durable_folders
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+DONE = 0
+FAULT = 1
+BAD_INPUT = 2
+STOPPED_BY_ALARM = 3
+RESUMABLE = 75
+INTERRUPTED = 130
+
+Job = Callable[[dict[str, Any], list[str]], int | None]
+
+
+def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callable[..., int]:
+    """Make `job(options, overrides)` a program: a function of the command line.
+
+    The function returns the exit code.
+
+    go_on: how to go on after Ctrl-C, for the reader of the terminal.
+    """
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        if set(given) & set(HELP) or (not given and options.takes_something):
+            print(options.help())
+            return DONE if given else BAD_INPUT
+        begin()
+        return exit_code(lambda: job(*options.parse(given)), go_on=go_on)
+
+    return main
+
+
+def begin() -> None:
+    """Prepare the process: its folders, and SIGTERM as an orderly end that can be resumed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))
+    unset_empty()
+    use_durable_folders()
+
+
+def exit_code(job: Callable[[], int | None], *, go_on: str = "", folder: Path | None = None) -> int:
+    """Run the job and return its exit code (None is 0), or that of the error that it ended with.
+
+    A ValueError of our own code is bad input (2), a ConnectionError of our own code is a fault
+    without a traceback (1); both are one line, `error: ...`. Any other error is a fault and keeps
+    its traceback.
+
+    folder: where the job writes (default: the folder of all runs), for the message about a full
+        disk.
+    """
+    try:
+        return job() or DONE
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print(f"interrupted{'; ' if go_on else ''}{go_on}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if isinstance(error, ValueError | ConnectionError) and is_ours(error):
+            code = refuse(str(error))
+            return code if isinstance(error, ValueError) else FAULT
+        traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            print(_full(folder or runs_folder()), file=sys.stderr)
+        return FAULT
+
+
+def refuse(message: str) -> int:
+    """Say what the user gave that cannot be run, and return the exit code."""
+    print(f"error: {message}", file=sys.stderr)
+    return BAD_INPUT
+
+
+def is_ours(error: BaseException) -> bool:
+    """Return True if this package's own code raised the exception, not a library that it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).resolve().is_relative_to(PACKAGE)
+
+
+def _full(folder: Path) -> str:
+    """Return what to do about a full disk."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = {
+        str(folder): shutil.disk_usage(existing).free / 2**20,
+        tempfile.gettempdir(): shutil.disk_usage(tempfile.gettempdir()).free / 2**20,
+    }
+    places = ", ".join(f"{mib:.0f} MiB are free in {place}" for place, mib in free.items())
+    return (
+        f"a disk is full: {places}. Make room; what the run has written is whole, and resume=auto "
+        "goes on with it."
+    )

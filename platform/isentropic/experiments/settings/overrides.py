@@ -1,0 +1,218 @@
+"""Overrides of a command line or a YAML file: parsed, taken as typed, multiplied, labelled."""
+
+import itertools
+import re
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from isentropic.checks import check_choice
+from isentropic.config import Config
+from isentropic.experiments.settings.conf import CONF, choices
+from isentropic.experiments.settings.errors import explain, quoted, refuse_renamed
+
+TEXT = (str, str | None)
+TEXTS = (tuple[str, ...],)
+QUOTES_OR_CALLS = re.compile(r"['\"(){}\\$]")
+
+
+def parse(arguments: Sequence[str]) -> list[Override]:
+    """Parse Hydra overrides. Raises ValueError if an argument is none, or has an old key."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+    except HydraException as error:
+        raise ValueError(explain(error, arguments)) from error
+    for override in parsed:
+        refuse_renamed(override.key_or_group)
+    return parsed
+
+
+def for_hydra(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments as Hydra is to read them: text keys have the text that was typed.
+
+    Raises:
+        ValueError: a key by its old name, a NUL, or a choice that is no name. Other errors are left
+            to Hydra; what is no override (its own options) is left alone.
+    """
+    for argument in arguments:
+        _check(argument)
+    return as_typed(arguments)
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """Put quotes around the values of text keys that Hydra would read as something else.
+
+    run.name=2026_11_25 is the number 20261125 to Hydra, run.name=1e5 is 100000.0, and
+    run.label=lr=1e-4 is an error. A key whose annotation is text means the text as it was typed.
+    """
+    return [_as_typed(argument) for argument in arguments]
+
+
+def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return all combinations of the values: ['a=1,2', 'b=3'] -> [('a=1', 'b=3'), ('a=2', 'b=3')].
+
+    Raises:
+        ValueError: an argument is no override, or a key has no value at all.
+    """
+    axes = []
+    for argument, override in zip(arguments, parse(arguments), strict=True):
+        if not override.is_sweep_override():
+            axes.append([argument])
+            continue
+        key = override.get_key_element()
+        axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        if not axes[-1]:
+            raise ValueError(f"{argument} gives {key} no value: the grid is empty.")
+    return list(itertools.product(*axes))
+
+
+def labels(settings: Sequence[Sequence[str]]) -> list[str]:
+    """Return short names: the overrides in which the settings differ.
+
+    A key is shortened to its last part if that is clear.
+    """
+    common = (
+        set.intersection(*(set(setting) for setting in settings)) if len(settings) > 1 else set()
+    )
+    names = []
+    for setting in settings:
+        differing = [override for override in setting if override not in common]
+        names.append(", ".join(map(short_override, differing or setting)))
+    return names if len(set(names)) == len(names) else [", ".join(setting) for setting in settings]
+
+
+def short_override(override: str) -> str:
+    """Return beta1=0.5 for objective.beta1=0.5."""
+    key, _, value = override.partition("=")
+    return f"{key.rpartition('.')[2]}={value}"
+
+
+def named_settings(arguments: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return label -> overrides of the grid that the arguments span."""
+    combinations = grid(as_typed(arguments))
+    return dict(zip(labels(combinations), combinations, strict=True))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read conf/sweep/<name>.yaml, or the file at that path, as plain values.
+
+    Raises:
+        ValueError: there is no such file, or it is no YAML with keys.
+    """
+    path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
+    if path == Path(name) and not path.is_file():
+        raise ValueError(
+            f"sweep={name}: there is no such file. Give a YAML file, or a name from conf/sweep."
+        )
+    if not path.is_file():
+        check_choice("sweep", name, choices("sweep"))
+    try:
+        values = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as YAML: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys (grid, list or random), got {values!r}.")
+    return {str(key): value for key, value in values.items()}
+
+
+def _check(argument: str) -> None:
+    if "\0" in argument:
+        raise ValueError(f"the argument {argument!r} has a NUL in it. No text of a config has.")
+    try:
+        override = OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return
+    refuse_renamed(override.key_or_group)
+    if override.is_sweep_override() or override.is_delete():
+        return
+    value = override.value()
+    if not (CONF / override.key_or_group).is_dir():
+        return
+    names = value if isinstance(value, list) and override.key_or_group == "method" else [value]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{override.key_or_group} must be chosen by name, got {value!r}. It may be "
+            f"{', '.join(choices(override.key_or_group))}."
+        )
+
+
+def overrides_of(part: str, given: Any) -> tuple[str, ...]:
+    """Return the overrides that a sweep's YAML lists in one place.
+
+    Raises:
+        ValueError: it is no list of texts.
+    """
+    if not isinstance(given, list) or not all(isinstance(item, str) for item in given):
+        raise ValueError(
+            f"the sweep's {part} must be a list of overrides (key=value), got {given!r}."
+        )
+    return tuple(as_typed(given))
+
+
+def _as_typed(argument: str) -> str:
+    key, separator, value = argument.partition("=")
+    if not separator or not _may_differ(value):
+        return argument
+    hint = _annotation(key)
+    if hint not in (*TEXT, *TEXTS):
+        return argument
+    if _reads(f"{key}={value}"):
+        return f"{key}={_numbers_quoted(value)}"
+    whole = f"{key}={quoted(value)}"
+    return whole if hint in TEXT and _reads(whole) else argument
+
+
+def _numbers_quoted(value: str) -> str:
+    """Quote the parts of a value that Hydra takes for a number, true or false."""
+    if QUOTES_OR_CALLS.search(value):
+        return value
+    parts = re.split(r"([\[\],])", value)
+    return "".join(quoted(part.strip()) if _is_rewritten(part) else part for part in parts)
+
+
+def _may_differ(value: str) -> bool:
+    """Return False for most values: words to Hydra, and numbers that come back as they are."""
+    parts = [part.strip() for part in re.split(r"[\[\],]", value)]
+    return any(_is_rewritten(part) or not (part == "" or _reads(f"x={part}")) for part in parts)
+
+
+def _is_rewritten(text: str) -> bool:
+    """Return True for a number, true or false that would come back in other letters."""
+    try:
+        value = OverridesParser.create().parse_override(f"x={text.strip()}").value()
+    except HydraException:
+        return False
+    return isinstance(value, bool | int | float) and str(value) != text.strip()
+
+
+def _reads(argument: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
+
+
+def _annotation(key: str) -> Any:
+    """Return the type of a config key; None if there is none, or not one in all choices."""
+    section, _, name = key.lstrip("+").partition(".")
+    hint = typing.get_type_hints(Config).get(section)
+    if hint is not Any:
+        return typing.get_type_hints(hint).get(name) if isinstance(hint, type) else None
+    from isentropic.experiments.settings.slots import SLOTS  # torch: only if a slot's key asks
+
+    hints = {
+        typing.get_type_hints(entry)[name]
+        for entry in SLOTS.get(section, {}).values()
+        if name in typing.get_type_hints(entry)
+    }
+    return hints.pop() if len(hints) == 1 else None

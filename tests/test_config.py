@@ -1,0 +1,81 @@
+"""Keys of yesterday lead to those of today; names and paths are ones that a file system can hold."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from isentropic.config import RENAMED, check_name, flat, is_under, with_current_keys
+from isentropic.experiments.run.folder import read_config
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.load import load, plain_config
+from isentropic.metrics.report.run_data import read_run
+
+
+def test_flat_and_under():
+    assert flat({"objective": {"beta1": 0.5, "x": {}}, "seed": 1}) == {
+        "objective.beta1": 0.5,
+        "seed": 1,
+    }
+    assert is_under("learner.lr", ("learner",)) and is_under("seed", ("seed",))
+    assert not is_under("learner_lr", ("learner",))
+
+
+@pytest.fixture
+def of_yesterday():
+    """The default config as an earlier release wrote it."""
+    values = plain_config(compose(["learner.adam_beta2=0.95", "cluster.address=auto"]))
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        values[section][name] = values[section].pop(new.partition(".")[2])
+    return values
+
+
+def test_a_recorded_config_is_read_under_the_names_of_today(of_yesterday, tmp_path):
+    assert of_yesterday["learner"]["beta2"] == 0.95
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(of_yesterday))
+
+    for values in (read_config(tmp_path), read_run(tmp_path).config):
+        assert load(OmegaConf.create(values)).learner.adam_beta2 == 0.95
+        assert not set(RENAMED) & set(flat(values))
+    assert of_yesterday["learner"]["beta2"] == 0.95  # what was given is as it was
+
+
+def test_objective_beta_is_another_key():
+    values = {"objective": {"beta1": 0.5}, "learner": {"beta1": 0.9}}
+    assert with_current_keys(values) == {
+        "objective": {"beta1": 0.5},
+        "learner": {"adam_beta1": 0.9},
+    }
+
+
+def test_a_config_that_still_has_an_old_key_is_refused_by_its_new_name(of_yesterday):
+    with pytest.raises(ValueError, match=r"learner\.\w+ is now learner\.adam_"):
+        load(OmegaConf.create(of_yesterday))
+
+
+@pytest.mark.parametrize("name", ["", ".", "../x", "a b", "-x", "é", "x" * 65, "a\0b"])
+def test_names_that_no_folder_should_have(name):
+    with pytest.raises(ValueError, match=r"run\.name must be 1 to 64 letters"):
+        check_name("run.name", name)
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("runs/" + "é" * 128, "a name of 256 bytes"),
+        ("a\0b", "must be a path"),
+        ("", "must be a path"),
+    ],
+)
+def test_a_folder_that_cannot_be(folder, message):
+    cfg = compose()
+    cfg.run.dir = folder
+    with pytest.raises(ValueError, match=rf"run\.dir .*{message}"):
+        load(cfg)
+
+
+def test_allowed_changes_are_keys():
+    for known in ("run.steps", "objective", "objective.dual_clip", "papo.alpha", "alarms.rules"):
+        cfg = compose([f"resume.allow_changes=[{known}]", "objective=gspo", "cluster.address=auto"])
+        assert load(cfg).resume.allow_changes == (known,)
+    with pytest.raises(ValueError, match=r"'runsteps', which is no config key\. Did you mean 'run"):
+        load(compose(["resume.allow_changes=[runsteps]"]))
