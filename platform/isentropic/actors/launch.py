@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -18,7 +19,7 @@ from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
-from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine
+from isentropic.rollout import ENGINES, Engine
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ async def start_actors(
     if not own_ray:
         wanted = sharing_cpus(wanted)
     group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
-    handles = _engines(wanted, group, cluster, make_engine)
+    variables = ENGINES[rollout.engine].environment(cluster.engine_device)
+    handles = _engines(wanted, group, cluster, make_engine, variables)
     pool = RayRolloutPool(
         handles,
         max_num_seqs=rollout.max_num_seqs,
@@ -74,7 +76,8 @@ async def start_actors(
     )
 
     def learner_group() -> RayLearnerGroup:
-        ranks = _ranks(wanted, group, make_learner, own_ray)
+        places = [_where(group, bundle, wanted.rank) for bundle in wanted.ranks]
+        ranks = start_ranks(make_learner, places, own_ray=own_ray)
         return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
 
     actors = Actors(pool, learner_group(), group, own_ray, learner_group, cluster.startup_timeout_s)
@@ -95,11 +98,13 @@ async def start_actors(
 
 
 def _engines(
-    wanted: Plan, group: PlacementGroup, cluster: ClusterConfig, make_engine: Callable[[], Engine]
+    wanted: Plan,
+    group: PlacementGroup,
+    cluster: ClusterConfig,
+    make_engine: Callable[[], Engine],
+    variables: dict[str, str],
 ) -> list[EngineHandle]:
-    env = worker_env(
-        wanted.engine["CPU"], **ENGINE_ENV, **({} if "GPU" in wanted.engine else CPU_ENV)
-    )
+    env = worker_env(wanted.engine["CPU"], **variables)
     handles = []
     for index, bundle in enumerate(wanted.engines):
         actor = RolloutActor.options(
@@ -116,13 +121,18 @@ def _engines(
     return handles
 
 
-def _ranks(wanted: Plan, group: PlacementGroup, make_learner: MakeLearner, own_ray: bool) -> list:
-    env = worker_env(wanted.rank["CPU"], **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
+def start_ranks(
+    make_learner: MakeLearner, places: Sequence[dict[str, Any]], *, own_ray: bool
+) -> list[Any]:
+    """Starts one `LearnerActor` per place (Ray's options: resources, and where); the handles by rank."""
+    # On a Ray of our own all ranks are on this machine, whose other interfaces may not let them meet.
+    interface = {"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}
+    env = worker_env(places[0]["num_cpus"], **interface)
     return [
-        LearnerActor.options(
-            **_where(group, bundle, wanted.rank), runtime_env={"env_vars": env}, max_restarts=0
-        ).remote(make_learner, rank, len(wanted.ranks))
-        for rank, bundle in enumerate(wanted.ranks)
+        LearnerActor.options(**place, runtime_env={"env_vars": env}, max_restarts=0).remote(
+            make_learner, rank, len(places)
+        )
+        for rank, place in enumerate(places)
     ]
 
 

@@ -11,7 +11,7 @@ import ray
 from isentropic.actors.transport import PublishedWeights, RemoteBuckets
 from isentropic.actors.waiting import thread_stacks
 from isentropic.records import Completion, Request
-from isentropic.rollout.engine import Engine
+from isentropic.rollout import Engine
 
 MAX_CALLS = 8  # `generate` calls that an actor runs at once
 

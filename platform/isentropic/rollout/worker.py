@@ -18,7 +18,10 @@ if current_platform.is_cpu():
 
 
 class WorkerExtension:
-    """Called through `collective_rpc` by name; with tensor parallelism once in every worker."""
+    """Loads weights into a worker.
+
+    Called through `collective_rpc` by name; with tensor parallelism once in every worker.
+    """
 
     def isentropic_begin_load(self) -> None:
         self._isentropic_loaded: set[str] = set()
@@ -34,7 +37,7 @@ class WorkerExtension:
             )
 
     def isentropic_end_load(self) -> None:
-        """Raises RuntimeError where a parameter of the live model was not written: vLLM itself would not say so."""
+        """Raises RuntimeError if a parameter of the live model was not written: vLLM itself would not say so."""
         model = self.model_runner.get_model()
         if not current_platform.is_cpu():
             with set_current_vllm_config(self.vllm_config), torch.no_grad():

@@ -143,3 +143,16 @@ def test_a_damaged_config_is_named(tmp_path, written):
         ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"
     ):
         check_run_folder(Run(tmp_path, "auto"), CFG)
+
+
+def test_a_run_from_before_a_key_resumes_with_the_value_it_had(tmp_path):
+    """`rollout.engine` came later: an older run had vLLM, so vLLM is no change and another engine is one."""
+    (tmp_path / "config.yaml").write_text("seed: 0\nrollout: {num_actors: 1}\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+
+    def today(engine):
+        return OmegaConf.create({"seed": 0, "rollout": {"num_actors": 1, "engine": engine}})
+
+    check_run_folder(Run(tmp_path, mode="auto"), today("vllm"))
+    with pytest.raises(ValueError, match=r"rollout\.engine: vllm -> other.*allow_changes="):
+        check_run_folder(Run(tmp_path, mode="auto"), today("other"))

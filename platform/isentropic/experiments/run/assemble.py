@@ -21,16 +21,15 @@ from isentropic.controller.reporting import Reporter
 from isentropic.controller.sampler import Sampler
 from isentropic.controller.storage import checkpoints
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
-from isentropic.learner.learner import Learner
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
 from isentropic.metrics.sinks.terminal import Terminal
 from isentropic.metrics.sinks.wandb import WandbSink
-from isentropic.rollout.engine import Engine
 from isentropic.tasks.grading.rewards import RewardWorkers
 
 FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
@@ -198,38 +197,6 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
             return (
                 signal.SIGTERM.name
             )  # it came in the middle of `ray.init`, whose own handler took it
-
-
-def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
-    """What builds an engine, in its own process."""
-    model = prepared.model
-    return partial(
-        Engine,
-        model.path,
-        config.rollout,
-        max_length=model.max_length,
-        device="cuda" if config.cluster.gpus_per_engine else "cpu",
-        seed=0,  # every request brings its own
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        sleep_mode=config.cluster.placement == "shared",
-        image_pixels=model.image_pixels,
-    )
-
-
-def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
-    """What builds a rank, in its own process."""
-    return partial(
-        Learner,
-        config=config.learner,
-        model=prepared.model,
-        objective=config.objective,
-        terms=config.terms,
-        temperature=config.rollout.temperature,
-        total_updates=config.run.steps * config.learner.updates_per_rollout,
-        reference=config.terms.kl is not None,
-        seed=config.seed,
-    )
 
 
 def _banner(
