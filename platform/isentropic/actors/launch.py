@@ -14,7 +14,7 @@ from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.placement import Plan, place, plan, sharing_cpus
-from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.actors.waiting import wait_all
@@ -42,11 +42,13 @@ class Actors:
         await self.learner.setup(self.startup_timeout_s)
 
     def close(self) -> None:
-        self.pool.close()
-        self.learner.close()
-        remove_placement_group(self.group)
+        # Without its head, Ray hangs for a minute in these calls and then ends this process.
+        if head_answers():
+            self.pool.close()
+            self.learner.close()
+            remove_placement_group(self.group)
         if self.own_ray:
-            ray.shutdown()
+            stop_ray()
 
 
 async def start_actors(

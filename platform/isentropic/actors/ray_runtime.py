@@ -3,15 +3,17 @@
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
 import ray
+from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
-from ray._private.services import canonicalize_bootstrap_address
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
@@ -19,6 +21,7 @@ import isentropic
 from isentropic.config import ClusterConfig
 
 CONNECT_S = 5.0
+GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
 PASSED_ON = (
     "HF_HUB_OFFLINE",
@@ -39,7 +42,7 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept():
+        with _sigterm_kept(), _session_of_its_own():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -60,9 +63,52 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     return False
 
 
+def stop_ray() -> None:
+    """Ends a Ray of our own, or the connection to another one."""
+    # Without its head, Ray would wait for half a minute here; it ends with this process.
+    if head_answers():
+        with _sigterm_kept():
+            ray.shutdown()
+
+
+def leave_lost_ray(code: int) -> None:
+    """Ends this process with the exit code, if the head of its Ray is gone: Ray's own way out hangs or crashes."""
+    if not head_answers():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def head_answers() -> bool:
+    """Returns False if the head of the Ray that this process uses is gone: further calls hang, then end the process."""
+    if not ray.is_initialized():
+        return True
+    try:
+        _ask(ray.get_runtime_context().gcs_address, GONE_S)
+    except grpc.RpcError as error:
+        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return error.code() not in gone
+    return True
+
+
+@contextmanager
+def _session_of_its_own() -> Iterator[None]:
+    """Starts Ray's processes outside the driver's process group.
+
+    A SIGTERM to the whole group (`timeout`, many batch systems) would end Ray while the driver saves its last step.
+    Ray's processes still die with the driver: the kernel kills them when their parent is gone, in any session.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """SIGTERM stays with whom it was: the handlers that `ray.init` puts in print a stack and abort, or exit with 15."""
+    """Keeps the SIGTERM handler: those of `ray.init` print a stack and abort, `ray.shutdown` leaves the default."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -116,7 +162,7 @@ def _check_reachable(address: str) -> None:
     """Ray itself waits for half a minute, and does not say that it is its token which is refused."""
     if address == "auto":
         try:
-            address = canonicalize_bootstrap_address("auto")
+            address = services.canonicalize_bootstrap_address("auto")
         except ConnectionError as error:
             raise ValueError(_unreachable("auto", "none is running on this machine")) from error
     if address.startswith("ray://"):
@@ -127,11 +173,16 @@ def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"cluster.address must be host:port, auto, or null; got {address!r}.")
+    try:
+        _ask(address, CONNECT_S)
+    except grpc.RpcError as error:
+        raise ValueError(_refused(address, error)) from error
+
+
+def _ask(address: str, timeout_s: float) -> None:
+    """Asks the head for the smallest thing that it answers."""
     with init_grpc_channel(address) as channel:
-        try:
-            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=CONNECT_S)
-        except grpc.RpcError as error:
-            raise ValueError(_refused(address, error)) from error
+        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=timeout_s)
 
 
 def _refused(address: str, error: grpc.RpcError) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from isentropic.actors.launch import start_ranks
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.ray_runtime import start_ray
+from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.experiments.run.builders import settings_of
@@ -117,4 +117,4 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     finally:
         group.close()
         if own_ray:
-            ray.shutdown()
+            stop_ray()

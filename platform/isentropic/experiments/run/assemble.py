@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
+from isentropic.actors.ray_runtime import leave_lost_ray
 from isentropic.config import Config
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
@@ -38,9 +39,10 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    return asyncio.run(
-        run_with(config, cfg, prepared, own_actors, stopping, Terminal(config.run.steps))
-    )
+    terminal = Terminal(config.run.steps)
+    code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
+    leave_lost_ray(code)
+    return code
 
 
 async def run_with(
@@ -67,18 +69,19 @@ async def run_with(
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
     logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
-    stopped, code = None, FAULT
-    with (
-        ExitStack() as closing
-    ):  # each of them, also where another one cannot write its last line to a full disk
-        closing.callback(lambda: wandb.close(exit_code=code))
-        for each in (text, assembly, grader, terminal):
-            closing.callback(each.close)
-        assembly.cut_back(start)
-        terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
-        stopped = await _drive(assembly, start, lend, stopping)
-        code = _exit_code(stopped)
-    await asyncio.to_thread(_conclude, terminal, folder, stopped)
+    code = FAULT
+    # To the very end: a signal that comes while the report is written must not cut it off.
+    with stopping:
+        # Closes each, even if another one cannot write its last line to a full disk.
+        with ExitStack() as closing:
+            closing.callback(lambda: wandb.close(exit_code=code))
+            for part in (text, assembly, grader, terminal):
+                closing.callback(part.close)
+            assembly.cut_back(start)
+            terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
+            stopped = await _drive(assembly, start, lend, stopping)
+            code = _exit_code(stopped)
+        await asyncio.to_thread(_conclude, terminal, folder, stopped)
     return code
 
 
@@ -173,30 +176,30 @@ def _method(config: Config, prepared: Prepared) -> Method:
 
 
 async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
-    """Runs to the end; why it stopped early, or None."""
+    """Runs to the end; returns why it stopped early, or None."""
     config, terminal = assembly.config, assembly.terminal
-    with stopping:
-        try:
-            async with lend(config, assembly.prepared) as actors:
-                return await supervise(
-                    actors,
-                    partial(assembly.controller, actors),
-                    start,
-                    lambda: checkpoints.latest(assembly.folder / "checkpoints", terminal.say),
-                    max_restarts=config.cluster.max_learner_restarts,
-                    stopping=stopping,
-                    say=terminal.say,
-                )
-        except asyncio.CancelledError:
-            if not stopping.overdue:
-                raise
-            return stopping.reason
-        except SystemExit as error:
-            if error.code != signal.SIGTERM:
-                raise
-            return (
-                signal.SIGTERM.name
-            )  # it came in the middle of `ray.init`, whose own handler took it
+    try:
+        async with lend(config, assembly.prepared) as actors:
+            return await supervise(
+                actors,
+                partial(assembly.controller, actors),
+                start,
+                lambda: checkpoints.latest(assembly.folder / "checkpoints", terminal.say),
+                max_restarts=config.cluster.max_learner_restarts,
+                stopping=stopping,
+                say=terminal.say,
+            )
+    except asyncio.CancelledError:
+        if not stopping.overdue:
+            raise
+        return stopping.reason
+    except SystemExit as error:
+        # It came in the middle of `ray.init`, whose own handler took it.
+        if error.code != signal.SIGTERM:
+            raise
+        return signal.SIGTERM.name
+    finally:
+        stopping.over()
 
 
 def _banner(
