@@ -59,17 +59,18 @@ async def start_actors(
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
 ) -> Actors:
-    """Engines and ranks start in parallel. Raises ValueError or WaitError saying what could not be had.
+    """Starts engines and ranks in parallel.
 
-    `make_engine` and `make_learner` are pickled: a `functools.partial` of the class and plain values.
+    Raises ValueError or WaitError that says what could not be had. `make_engine` and `make_learner`
+    are pickled: a `functools.partial` of the class and plain values.
     """
-    wanted = plan(cluster, rollout, learner)
-    own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=wanted.num_cpus)
+    layout = plan(cluster, rollout, learner)
+    own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
     if not own_ray:
-        wanted = sharing_cpus(wanted)
-    group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
+        layout = sharing_cpus(layout)
+    group = place(layout, cluster.strategy, cluster.startup_timeout_s)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
-    handles = _engines(wanted, group, cluster, make_engine, variables)
+    handles = _engines(layout, group, cluster, make_engine, variables)
     pool = RayRolloutPool(
         handles,
         max_num_seqs=rollout.max_num_seqs,
@@ -78,7 +79,7 @@ async def start_actors(
     )
 
     def learner_group() -> RayLearnerGroup:
-        places = [_where(group, bundle, wanted.rank) for bundle in wanted.ranks]
+        places = [_where(group, bundle, layout.rank) for bundle in layout.ranks]
         ranks = start_ranks(make_learner, places, own_ray=own_ray)
         return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
 
@@ -100,17 +101,17 @@ async def start_actors(
 
 
 def _engines(
-    wanted: Plan,
+    layout: Plan,
     group: PlacementGroup,
     cluster: ClusterConfig,
     make_engine: Callable[[], Engine],
     variables: dict[str, str],
 ) -> list[EngineHandle]:
-    env = worker_env(wanted.engine["CPU"], **variables)
+    env = worker_env(layout.engine["CPU"], **variables)
     handles = []
-    for index, bundle in enumerate(wanted.engines):
+    for index, bundle in enumerate(layout.engines):
         actor = RolloutActor.options(
-            **_where(group, bundle, wanted.engine),
+            **_where(group, bundle, layout.engine),
             runtime_env={"env_vars": env},
             max_restarts=-1,
             max_task_retries=0,
@@ -126,8 +127,8 @@ def _engines(
 def start_ranks(
     make_learner: MakeLearner, places: Sequence[dict[str, Any]], *, own_ray: bool
 ) -> list[Any]:
-    """Starts one `LearnerActor` per place (Ray's options: resources, and where); the handles by rank."""
-    # On a Ray of our own all ranks are on this machine, whose other interfaces may not let them meet.
+    """Starts one `LearnerActor` per place, which is Ray's options for it; returns them by rank."""
+    # On a Ray of our own all ranks are on this machine; on its other interfaces they may not meet.
     interface = {"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}
     env = worker_env(places[0]["num_cpus"], **interface)
     return [

@@ -1,4 +1,4 @@
-"""Starts a Ray of our own, or connects to one that runs; what its workers get in their environment."""
+"""Starts a Ray of our own or connects to one, and ends it; sets its workers' environment."""
 
 import logging
 import os
@@ -23,21 +23,19 @@ from isentropic.config import ClusterConfig
 CONNECT_S = 5.0
 GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
-PASSED_ON = (
-    "HF_HUB_OFFLINE",
-    "HF_HOME",
-    "TRANSFORMERS_OFFLINE",
-    "CUDA_DEVICE_ORDER",
-)  # never a secret
+# Variables that workers get from the driver; never a secret.
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")
 
 
 def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
-    """Connects to `cluster.address` or RAY_ADDRESS; where neither is set, starts a Ray here, without dashboard.
+    """Connects to `cluster.address` or RAY_ADDRESS; if neither is set, starts a Ray here.
 
-    Ray listens on all interfaces and lets in who has its token (it switches token authentication on by itself).
+    Ray listens on all interfaces and lets in who has its token (it switches token authentication on
+    by itself).
 
-    A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one processes share cores.
-    Returns True if the Ray is ours. Raises ValueError within seconds where the address does not answer.
+    A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one
+    processes share cores. Returns True if the Ray is ours. Raises ValueError within seconds if the
+    address does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
@@ -72,7 +70,7 @@ def stop_ray() -> None:
 
 
 def leave_lost_ray(code: int) -> None:
-    """Ends this process with the exit code, if the head of its Ray is gone: Ray's own way out hangs or crashes."""
+    """Ends this process with `code` if the head of its Ray is gone: the usual exit would hang."""
     if not head_answers():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -80,7 +78,10 @@ def leave_lost_ray(code: int) -> None:
 
 
 def head_answers() -> bool:
-    """Returns False if the head of the Ray that this process uses is gone: further calls hang, then end the process."""
+    """Returns False if this process uses a Ray whose head is gone.
+
+    Further calls on it would hang, until Ray ends the process with code 1.
+    """
     if not ray.is_initialized():
         return True
     try:
@@ -95,8 +96,9 @@ def head_answers() -> bool:
 def _session_of_its_own() -> Iterator[None]:
     """Starts Ray's processes outside the driver's process group.
 
-    A SIGTERM to the whole group (`timeout`, many batch systems) would end Ray while the driver saves its last step.
-    Ray's processes still die with the driver: the kernel kills them when their parent is gone, in any session.
+    A SIGTERM to the whole group (`timeout`, many batch systems) would end Ray while the driver
+    saves its last step. Ray's processes still die with the driver: the kernel kills them when their
+    parent is gone, in any session.
     """
     popen = services.ConsolePopen
     services.ConsolePopen = partial(popen, start_new_session=True)
@@ -108,7 +110,11 @@ def _session_of_its_own() -> Iterator[None]:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Keeps the SIGTERM handler: those of `ray.init` print a stack and abort, `ray.shutdown` leaves the default."""
+    """Keeps the SIGTERM handler, which `ray.init` and `ray.shutdown` replace.
+
+    Those of `ray.init` print a stack and abort, or exit with 15; `ray.shutdown` leaves the default,
+    with which a late SIGTERM ends the run without a report.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -118,14 +124,14 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def _close_token_file() -> None:
-    """Ray writes its token readable by every user of the machine."""
+    """Closes Ray's token, which Ray writes readable by every user of the machine."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)
 
 
 def worker_env(cpus: float, **more: str) -> dict[str, str]:
-    """Environment of one of our actors. Named variables alone are passed on, so that no secret travels."""
+    """Returns an actor's environment; the driver's secrets stay here, only `PASSED_ON` travels."""
     paths = [_source_root(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
@@ -137,8 +143,11 @@ def worker_env(cpus: float, **more: str) -> dict[str, str]:
 
 
 def _source_root() -> str:
-    """Where an actor finds this code. In a job, every node unpacks the uploaded tree into a folder of its own and
-    starts its workers there: the path is relative to that folder."""
+    """Returns where an actor finds this code.
+
+    In a job, every node unpacks the uploaded tree into a folder of its own and starts its workers
+    there: the path is relative to that folder.
+    """
     working_dir = (
         ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
     )
@@ -151,7 +160,7 @@ def _source_root() -> str:
 
 
 def check_address(cluster: ClusterConfig) -> str:
-    """The address to use, which answers, or "local". Raises ValueError within seconds where it does not answer."""
+    """Returns the address to use, or "local". Raises ValueError within seconds if it is silent."""
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         _check_reachable(address)
@@ -159,7 +168,7 @@ def check_address(cluster: ClusterConfig) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for half a minute, and does not say that it is its token which is refused."""
+    """Refuses a silent address: Ray would wait half a minute, and not say if it wants a token."""
     if address == "auto":
         try:
             address = services.canonicalize_bootstrap_address("auto")
@@ -167,8 +176,9 @@ def _check_reachable(address: str) -> None:
             raise ValueError(_unreachable("auto", "none is running on this machine")) from error
     if address.startswith("ray://"):
         raise ValueError(
-            f"cluster.address={address}: Ray's remote client is not supported, weights would pass through it. "
-            "Send the run to the cluster as a job (jobs/submit.py), or give the address of its head as host:6379."
+            f"cluster.address={address}: Ray's remote client is not supported, weights would pass "
+            "through it. Send the run to the cluster as a job (jobs/submit.py), or give the "
+            "address of its head as host:6379."
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
@@ -188,22 +198,23 @@ def _ask(address: str, timeout_s: float) -> None:
 def _refused(address: str, error: grpc.RpcError) -> str:
     if error.code() == grpc.StatusCode.UNAUTHENTICATED:
         return (
-            f"the Ray cluster at {address} wants its token, got none or another one. Set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN=<token> or RAY_AUTH_TOKEN_PATH=<file>, or correct cluster.address or RAY_ADDRESS."
+            f"the Ray cluster at {address} wants its token, got none or another one. Set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN=<token> or RAY_AUTH_TOKEN_PATH=<file>, or "
+            "correct cluster.address or RAY_ADDRESS."
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return _unreachable(address, f"no answer in {CONNECT_S:g} s")
-    told = error.details().lower()
+    details = error.details().lower()
     reasons = (
         sign
         for sign in ("connection refused", "domain name not found", "unreachable")
-        if sign in told
+        if sign in details
     )
     return _unreachable(address, next(reasons, "what listens there is no Ray"))
 
 
 def _unreachable(address: str, reason: str) -> str:
     return (
-        f"no Ray cluster answers at {address} ({reason}). Start one there (ray start --head), correct "
-        "cluster.address or RAY_ADDRESS, or unset both to run on a Ray of this machine."
+        f"no Ray cluster answers at {address} ({reason}). Start one there (ray start --head), "
+        "correct cluster.address or RAY_ADDRESS, or unset both to run on a Ray of this machine."
     )

@@ -9,7 +9,7 @@ from isentropic.images import Images, reads_images
 
 
 def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
-    """Returns vLLM's arguments; every line that is not obvious was once silently wrong, or fatal."""
+    """Returns vLLM's arguments; each line that is not obvious was once silently wrong, or fatal."""
     common = {
         "dtype": config.dtype,
         "max_model_len": max_length,
@@ -29,7 +29,7 @@ def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
 
 
 def image_options(images: Images | None) -> dict:
-    """Returns arguments for images, which come at their final size: vLLM's processor leaves those as they are."""
+    """Returns arguments that keep images as they are: they come at their final size."""
     if images is None:
         return {}
     low, high = images.limits
@@ -38,7 +38,7 @@ def image_options(images: Images | None) -> dict:
 
 
 def parameter_shapes(config: Any, trust_remote_code: bool) -> dict[str, tuple[int, ...]]:
-    """Returns name -> shape that published weights must have: the Hugging Face model's, built without memory."""
+    """Returns the shapes that published weights must have, from a model built without memory."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     make = AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM

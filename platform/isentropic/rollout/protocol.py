@@ -11,8 +11,9 @@ from isentropic.weights.buckets import Bucket
 class Engine(Protocol):
     """Draws tokens from one copy of the model, in a process of its own.
 
-    `actors.rollout_actor.RolloutActor` calls it from several threads: up to eight `generate` at once, and the
-    counters at any time. `load_weights`, `sleep` and `wake` come only while no request runs.
+    `actors.rollout_actor.RolloutActor` calls it from several threads: up to eight `generate` at
+    once, and the counters at any time. `load_weights`, `sleep` and `wake` come only while no
+    request runs.
 
     Another engine is a class that has these members, and a line in `rollout.ENGINES`.
     """
@@ -49,19 +50,20 @@ class Engine(Protocol):
     def generate(
         self, requests: Iterable[Request], *, cancelled: Callable[[], bool] = ...
     ) -> Iterator[list[Completion]]:
-        """Yields each request's completion once, in any order, as they finish: [N] token ids and their logprobs.
+        """Yields one completion per request as they finish, in any order.
 
-        Tokens depend only on the request and the weights, never on what else runs. `logprob` is in nats, at the
-        request's temperature, after top-p and top-k. A request that does not fit raises ValueError before any is
-        started. A caller that stops reading, an error, or `cancelled()` leaves no request of this call behind.
+        Tokens depend only on the request and the weights, never on what else runs. `logprob` is in
+        nats, at the request's temperature, after top-p and top-k. A request that does not fit
+        raises ValueError before any is started. A caller that stops reading, an error, or
+        `cancelled()` leaves no request of this call behind.
         """
         ...
 
     def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> None:
-        """Takes all weights, forgets what was cached under the old ones, then sets `policy_version`.
+        """Takes all weights, drops what was cached under the old ones, sets `policy_version`.
 
-        `buckets` may be read more than once. Weights that do not fit raise ValueError and change nothing
-        (`weights.buckets.check_buckets`).
+        `buckets` may be read more than once. Weights that do not fit raise ValueError and change
+        nothing (`weights.buckets.check_buckets`).
         """
         ...
 

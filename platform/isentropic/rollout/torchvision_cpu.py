@@ -1,8 +1,8 @@
-"""torchvision for vLLM's image models on a CPU, for which the package index has only the CUDA build.
+"""Adds torchvision for vLLM's image models on a CPU: the index has only its CUDA build.
 
-That build's Python part works with torch's CPU build once two of its operators are declared; its own library does not
-load, and nothing that runs here calls it. It lies beside the environment, never in it, where it would break the import
-of every transformers model: `docker/install.sh` puts it there when it is asked for (`make vlm`).
+That build's Python part works with torch's CPU build once two of its operators are declared; its
+own library does not load, and nothing that runs here calls it. `docker/install.sh vlm` (`make vlm`)
+puts it beside the environment: in it, it would break the import of every transformers model.
 """
 
 import os
@@ -32,8 +32,8 @@ def missing() -> str:
     if find_spec("torchvision") or (folder() / "torchvision").is_dir():
         return ""
     return (
-        f"vLLM reads images through torchvision, which is neither installed nor in {folder()}. On a CPU `make vlm` "
-        "fetches it there; on a GPU `make venv DEVICE=cuda` installs it."
+        f"vLLM reads images through torchvision, which is neither installed nor in {folder()}. On "
+        "a CPU `make vlm` fetches it there; on a GPU `make venv DEVICE=cuda` installs it."
     )
 
 

@@ -1,4 +1,4 @@
-"""One live vLLM engine: takes Requests, yields Completions as they finish, takes new weights between them.
+"""Runs one vLLM engine: Requests in, Completions out as they finish, new weights in between.
 
 On a CPU the engine runs in this process and leaves it with one torch thread.
 """
@@ -114,8 +114,8 @@ class VllmEngine:
     ) -> Iterator[list[Completion]]:
         """Samples one completion per request; yields finished ones a few times per second.
 
-        As `Engine.generate`; a request of temperature 0 is greedy, its logprobs are at temperature 1. `cancelled` is
-        asked between steps.
+        As `Engine.generate`; a request of temperature 0 is greedy, its logprobs are at temperature
+        1. `cancelled` is asked between steps.
         """
         call = self._admit(list(requests))
         yielded = time.monotonic()
@@ -135,11 +135,11 @@ class VllmEngine:
             self._abandon(call)
 
     def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> None:
-        """Loads, resets the prefix cache and sets the version: one call, so that none of them can be left out.
+        """Loads, resets the prefix cache and sets the version: one call, so that none is left out.
 
-        `buckets` is read twice: all is checked (names, shapes, dtype, finite values, checksums) before the first
-        tensor is written, so a refused load leaves the engine as it was. Raises ValueError if the weights do not fit,
-        RuntimeError if a request is running.
+        `buckets` is read twice: all is checked (names, shapes, dtype, finite values, checksums)
+        before the first tensor is written, so a refused load leaves the engine as it was. Raises
+        ValueError if the weights do not fit, RuntimeError if a request is running.
         """
         if self.num_running:
             raise RuntimeError(
@@ -154,7 +154,8 @@ class VllmEngine:
             # With stale key-value blocks logprobs are wrong by several nats.
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError(
-                    "vLLM did not reset its prefix cache: it still holds blocks of running requests."
+                    "vLLM did not reset its prefix cache: it still holds blocks of running "
+                    "requests."
                 )
             # It holds what the old vision tower saw.
             if self._images:
@@ -162,7 +163,7 @@ class VllmEngine:
             self.policy_version = policy_version
 
     def sleep(self) -> None:
-        """Gives back the GPU's memory and keeps the weights on the host; without sleep mode does nothing."""
+        """Gives back the GPU's memory and keeps the weights on the host, if it has a sleep mode."""
         if self._sleeps:
             self.llm.sleep(level=1)
 
@@ -232,9 +233,9 @@ class VllmEngine:
         request = call.waiting[output.request_id]
         if request.media and not same_tokens(output.prompt_token_ids, request.token_ids):
             raise RuntimeError(
-                f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt with images, "
-                f"the learner would read {len(request.token_ids)}. Its image processor does not follow "
-                "model.image_pixels."
+                f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt "
+                f"with images, the learner would read {len(request.token_ids)}. Its image "
+                "processor does not follow model.image_pixels."
             )
         sampled = output.outputs[0]
         token_ids = np.asarray(sampled.token_ids, dtype=np.int64)
@@ -272,7 +273,10 @@ class VllmEngine:
 def vllm_inputs(
     request: Request, images: Images | None = None, banned: dict[int, float] | None = None
 ) -> tuple:
-    """Returns vLLM's prompt and sampling parameters. ValueError names the request if vLLM refuses a value."""
+    """Returns vLLM's prompt and sampling parameters.
+
+    Raises ValueError, naming the request, if vLLM refuses a value.
+    """
     from vllm import SamplingParams, TokensPrompt
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import RequestOutputKind

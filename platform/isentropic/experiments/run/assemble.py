@@ -54,7 +54,7 @@ async def run_with(
     terminal: Terminal,
     panel: Sequence[Any] = (),
 ) -> int:
-    """A run whose actors come from `lend`, and go back to it; `panel` is told every line, beside the usual logs."""
+    """Runs with actors from `lend`, which get back to it; `panel` is one more log of every line."""
     method = _method(config, prepared)  # what it refuses leaves no folder behind
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
@@ -120,13 +120,13 @@ class Assembly:
     prepared: Prepared
     grader: RewardWorkers
     logs: Sequence[Any]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     terminal: Terminal
     method: Method | None  # of the first attempt
     record: JsonlSink | None = None
 
     def cut_back(self, start: Start) -> None:
-        """The JSONL files, open, without what lies behind the checkpoint."""
+        """Opens the JSONL files, cut back to the checkpoint."""
         self.close()
         self.record = JsonlSink(self.folder, resume_step=start[1].step if start else -1)
 
@@ -135,10 +135,12 @@ class Assembly:
             self.record.close()
 
     def controller(self, actors: Lendable, start: Start) -> Controller:
-        """All state is new; `start` brings the rest."""
+        """Makes a controller whose state is new; `start` brings the rest."""
         self.cut_back(start)
-        prepared, config = self.prepared, self.config
-        method, self.method = self.method or _method(config, prepared), None
+        prepared = self.prepared
+        config = self.config
+        method = self.method or _method(config, prepared)
+        self.method = None
         sampler = Sampler(
             task=prepared.task,
             chat=prepared.chat,
@@ -163,7 +165,7 @@ class Assembly:
             learner=actors.learner,
             feed=feed,
             method=method,
-            reporter=Reporter(config, self.record, self.logs, self.about),
+            reporter=Reporter(config, self.record, self.logs, self.metadata),
             folder=self.folder,
             warn=self.terminal.say,
         )
@@ -177,7 +179,8 @@ def _method(config: Config, prepared: Prepared) -> Method:
 
 async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
     """Runs to the end; returns why it stopped early, or None."""
-    config, terminal = assembly.config, assembly.terminal
+    config = assembly.config
+    terminal = assembly.terminal
     try:
         async with lend(config, assembly.prepared) as actors:
             return await supervise(
@@ -205,15 +208,18 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
 def _banner(
     config: Config, folder: Path, prepared: Prepared, wandb: WandbSink, done: int
 ) -> dict[str, str]:
-    objective = {
-        key: value for key, value in config.objective.at(max(done, 1)).items() if value is not None
-    }
+    values = config.objective.at(max(done, 1))
+    coefficients = ", ".join(
+        f"{key} {value:g}" for key, value in values.items() if value is not None
+    )
+    task = prepared.task
     facts = {
         "run": f"{config.run.name}, seed {config.seed}, {folder}",
         "model": f"{config.model.name} ({prepared.model.path})",
-        "task": f"{config.task.name}: {prepared.task.size('train')} prompts, {prepared.task.size('eval')} held out",
-        "method": f"{config.objective.name} ({', '.join(f'{key} {value:g}' for key, value in objective.items())})",
-        "actors": f"{config.rollout.num_actors} engines, {config.learner.num_ranks} learner ranks",
+        "task": f"{config.task.name}: {task.size('train')} prompts, {task.size('eval')} held out",
+        "method": f"{config.objective.name} ({coefficients})",
+        "actors": f"{_count(config.rollout.num_actors, 'engine')}, "
+        + _count(config.learner.num_ranks, "learner rank"),
         "W&B": wandb.where,
         "go on": "the same command with resume=auto",
     }
@@ -224,6 +230,10 @@ def _banner(
     return facts
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _exit_code(stopped: str | None) -> int:
     if stopped is None:
         return DONE
@@ -231,7 +241,7 @@ def _exit_code(stopped: str | None) -> int:
 
 
 def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
-    """Writes the report, and says what came of the run. A report that fails does not fail the run."""
+    """Writes the report and prints the summary. A report that fails does not fail the run."""
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
     try:

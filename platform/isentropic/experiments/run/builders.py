@@ -1,4 +1,4 @@
-"""What a run's processes are built from: an engine, a learner rank, and the settings that a rank can change."""
+"""Builds what a run's processes start from: an engine, a learner rank, and its settings."""
 
 from functools import partial
 from typing import Any
@@ -39,7 +39,7 @@ def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """Returns the arguments of `Learner.configure`: what ranks that are there can take from another run."""
+    """Returns the arguments of `Learner.configure`, which live ranks can take from another run."""
     return {
         "config": config.learner,
         "objective": config.objective,

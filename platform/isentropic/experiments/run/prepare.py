@@ -1,4 +1,4 @@
-"""What a run needs before anything starts: task, model folder, chat. Bad data and bad models end here."""
+"""Loads task, model folder and chat before anything starts; refuses bad data and models."""
 
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,7 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Loads and checks; warm-starts the embedded model where it is not in the cache.
+    """Loads and checks; warm-starts the embedded model if it is not in the cache.
 
     Raises:
         ValueError: data or model that cannot be used, with what to do.

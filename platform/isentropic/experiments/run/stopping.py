@@ -1,4 +1,4 @@
-"""How a run is stopped from outside: signals, a deadline for the answer, and what they turn into."""
+"""Stops a run from outside: signals, a deadline for the answer, and what they turn into."""
 
 import asyncio
 import signal
@@ -13,12 +13,13 @@ LOOK_EVERY_S = 2.0
 
 
 class Stopping:
-    """Ends the run after the step under way at SIGTERM or the first Ctrl-C, at once at the second Ctrl-C.
+    """Ends the run: at SIGTERM or Ctrl-C after the step under way, at the second Ctrl-C at once.
 
-    The step is given up if it takes longer than `within_s` after the signal, or if the signal ended Ray too (systemd
-    and some batch systems signal every process of a job): the run ends without a checkpoint of it, and goes on later
-    from the one before, with what the ledger has. Before the first step there is nothing to finish: the run ends at
-    once. After the last one SIGTERM changes nothing: the run is ending.
+    The step is given up if it takes longer than `within_s` after the signal, or if the signal ended
+    Ray too (systemd and some batch systems signal every process of a job): the run ends without a
+    checkpoint of it, and goes on later from the one before, with what the ledger has. Before the
+    first step there is nothing to finish: the run ends at once. After the last one SIGTERM changes
+    nothing: the run is ending.
 
     Args:
         ray_answers: False when nothing will answer any more; may take seconds.
@@ -34,13 +35,13 @@ class Stopping:
         self._over = False
 
     def watch(self, controller: Controller) -> None:
-        """From now on signals go to this controller; earlier ones too."""
+        """Sends signals to this controller from now on, and an earlier one now."""
         self._controller = controller
         if self.reason:
             controller.request_stop(self.reason)
 
     def over(self) -> None:
-        """The run has ended; only its files remain to be written."""
+        """Notes that the run has ended, and only its files remain to be written."""
         self._over = True
         if self._deadlines is not None:
             self._deadlines.cancel()
