@@ -119,8 +119,8 @@ def remove_torn(folder: Path) -> None:
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Returns dotted key -> 'key: old -> new' for keys that differ and say what is computed."""
-    before = flat(old)
-    after = flat(new)
+    before = _without_nulls(flat(old))
+    after = _without_nulls(flat(new))
     return {
         key: f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
         for key in sorted(before.keys() | after.keys())
@@ -134,6 +134,15 @@ def _with_later_keys(values: dict[str, Any]) -> dict[str, Any]:
         if isinstance(values.get(section), dict):
             values[section].setdefault(name, value)
     return values
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop loss terms that are null: an absent one is off too, and older configs have the nulls."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None or not is_under(key, ("terms",))
+    }
 
 
 def _check_writable(folder: Path) -> None:
