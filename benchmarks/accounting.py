@@ -98,6 +98,7 @@ def make_learner(folder: Path, hidden: int, updates: int) -> Learner:
         max_length=256,
         trust_remote_code=False,
         warm_start=None,
+        image_pixels=None,
     )
     return Learner(
         config=config, model=model, objective=OBJECTIVE, temperature=1.0, total_updates=1000

@@ -185,6 +185,7 @@ def compare(options: argparse.Namespace, path: str) -> None:
         max_length=64,
         trust_remote_code=False,
         warm_start=None,
+        image_pixels=None,
     )
     config = read_config(model)
     batch = make_batch(options, config.vocab_size)

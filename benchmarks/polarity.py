@@ -83,6 +83,7 @@ def make_learner(folder: Path, given: argparse.Namespace) -> Learner:
         max_length=4096,
         trust_remote_code=False,
         warm_start=None,
+        image_pixels=None,
     )
     values |= {"num_ranks": 1, "microbatch_tokens": given.budget}
     return Learner(

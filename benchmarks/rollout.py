@@ -25,11 +25,12 @@ from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.config import ClusterConfig, RolloutConfig
 from isentropic.records import Request, RolloutKey
-from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine, prepare
+from isentropic.rollout.vllm_engine import VllmEngine, vllm_inputs
 from isentropic.seeds import rollout_seed
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS, MAX_LENGTH = 64, 8, 32, 5, 128
 CONFIG = RolloutConfig(
+    engine="vllm",
     num_actors=1, tensor_parallel=1, prompts_per_step=PROMPTS, group_size=SAMPLES, temperature=1.0, top_p=1.0,
     top_k=-1, max_prompt_tokens=64, max_response_tokens=TOKENS, max_staleness=0, max_num_seqs=512,
     kv_cache_gib=0.5, dtype="float32", probe_tolerance=1e-4, timeout_s=600.0,
@@ -37,6 +38,7 @@ CONFIG = RolloutConfig(
 CLUSTER = ClusterConfig(
     address="local", placement="apart", gpus_per_engine=0.0, gpus_per_rank=0.0, cpus_per_engine=1.0,
     cpus_per_rank=1.0, strategy="PACK", startup_timeout_s=300.0, object_store_gib=0.5,
+    health_timeout_s=120.0, max_restarts=0, max_learner_restarts=0,
 )  # fmt: skip
 
 
@@ -70,9 +72,9 @@ def make_requests() -> list[Request]:
     ]  # fmt: skip
 
 
-def through_bare_engine(engine: Engine, requests: list[Request]) -> int:
+def through_bare_engine(engine: VllmEngine, requests: list[Request]) -> int:
     """vLLM's own batch call: what a script without this project would do."""
-    prompts, sampling = zip(*map(prepare, requests), strict=True)
+    prompts, sampling = zip(*map(vllm_inputs, requests), strict=True)
     outputs = engine.llm.generate(list(prompts), list(sampling), use_tqdm=False)
     return sum(len(output.outputs[0].token_ids) for output in outputs)
 
@@ -84,8 +86,8 @@ async def through_pool(pool: RayRolloutPool, requests: list[Request]) -> int:
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else random_model(tempfile.mkdtemp())
     start_ray(CLUSTER, num_cpus=2)
-    make_engine = partial(Engine, model, CONFIG, max_length=MAX_LENGTH, device="cpu")
-    env = worker_env(1, **ENGINE_ENV, **CPU_ENV)
+    make_engine = partial(VllmEngine, model, CONFIG, max_length=MAX_LENGTH, device="cpu")
+    env = worker_env(1, **VllmEngine.environment("cpu"))
     actor = RolloutActor.options(num_cpus=1, runtime_env={"env_vars": env}).remote(make_engine)
     engine, requests = make_engine(), make_requests()
     handle = EngineHandle(actor, 0, startup_s=300.0, health_s=120.0)

@@ -21,8 +21,9 @@ sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 
 import torch  # noqa: E402
 
-from isentropic.experiments.branch.learner import LocalLearner, settings_of  # noqa: E402
+from isentropic.experiments.branch.learner import LocalLearner  # noqa: E402
 from isentropic.experiments.branch.replayer import Replayer, without_panel  # noqa: E402
+from isentropic.experiments.run.builders import settings_of  # noqa: E402
 from isentropic.experiments.run.prepare import Prepared, prepare  # noqa: E402
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402

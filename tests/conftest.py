@@ -57,8 +57,9 @@ def write_tiny_model(folder, *, seed: int = 0) -> str:
 
 def rollout_config(**changes) -> RolloutConfig:
     values = {
-        "num_actors": 1, "tensor_parallel": 1, "prompts_per_step": 4, "group_size": 4, "temperature": 1.0,
-        "top_p": 1.0, "top_k": -1, "max_prompt_tokens": 32, "max_response_tokens": 64, "max_staleness": 0,
+        "engine": "vllm", "num_actors": 1, "tensor_parallel": 1, "prompts_per_step": 4, "group_size": 4,
+        "temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_prompt_tokens": 32,
+        "max_response_tokens": 64, "max_staleness": 0,
         "max_num_seqs": 64, "kv_cache_gib": 0.125, "dtype": "float32", "probe_tolerance": 1e-4, "timeout_s": 120.0,
     }  # fmt: skip
     return RolloutConfig(**{**values, **changes})
@@ -98,8 +99,8 @@ def rollouts() -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def engine(tiny_model_path):
     """The one vLLM engine of this process. Tests that load weights load the folder's own back."""
-    from isentropic.rollout.engine import Engine
+    from isentropic.rollout.vllm_engine import VllmEngine
 
-    engine = Engine(tiny_model_path, rollout_config(), max_length=MAX_LENGTH, device="cpu")
+    engine = VllmEngine(tiny_model_path, rollout_config(), max_length=MAX_LENGTH, device="cpu")
     yield engine
     engine.close()

@@ -23,6 +23,11 @@ RENAMED = {
     "learner.eps": "learner.adam_eps",
 }
 
+# Keys that came after the first runs, and the value that the runs before had without saying so.
+CAME_LATER: dict[str, Any] = {
+    "rollout.engine": "vllm",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -68,9 +73,8 @@ class ModelConfig:
     max_length: int  # tokens, prompt and response together: the window that is used of the model
     trust_remote_code: bool
     warm_start: dict[str, Any] | None  # of the embedded model: sizes and stopping rule
-    image_pixels: tuple[int, int] | None = (
-        None  # an image is scaled to lie between; None: as the model's own files say
-    )
+    # [least, most] pixels: an image is scaled to lie between; None: as the model's own files say.
+    image_pixels: tuple[int, int] | None
 
     def __post_init__(self) -> None:
         check_range("model.max_length", self.max_length, at_least=2)
@@ -88,6 +92,7 @@ class ModelConfig:
 class RolloutConfig:
     """Engines, and what is drawn from them in a step."""
 
+    engine: str  # a name in `rollout.ENGINES`
     num_actors: int
     tensor_parallel: int
     prompts_per_step: int
@@ -193,7 +198,7 @@ class CheckpointConfig:
     every: int  # steps; 0 is only at the end
     keep_last: int
     keep_best: int
-    stop_within_s: float = 90.0  # after SIGTERM or Ctrl-C; a step that takes longer is given up
+    stop_within_s: float  # after SIGTERM or Ctrl-C; a step that takes longer is given up
 
     def __post_init__(self) -> None:
         check_range("checkpoint.every", self.every, at_least=0)
@@ -217,13 +222,15 @@ class ClusterConfig:
     strategy: str  # of the placement group
     startup_timeout_s: float
     object_store_gib: float | None
-    health_timeout_s: float = (
-        120.0  # an engine that makes no step with work to do for so long is restarted
-    )
-    max_restarts: int = 20  # of engines, in a run; one more stops it
-    max_learner_restarts: int = (
-        5  # of all ranks together, from the last checkpoint; one more stops the run
-    )
+    health_timeout_s: float  # an engine that makes no step with work to do for so long is restarted
+    max_restarts: int  # of all engines together; one more stops the run
+    # Of all ranks together, from the last checkpoint; one more stops the run.
+    max_learner_restarts: int
+
+    @property
+    def engine_device(self) -> str:
+        """The device of an engine, "cuda" or "cpu"."""
+        return "cuda" if self.gpus_per_engine else "cpu"
 
     def __post_init__(self) -> None:
         check_choice("cluster.placement", self.placement, ("apart", "shared"))
@@ -307,7 +314,7 @@ def is_under(key: str, parents: Iterable[str]) -> bool:
 
 
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded config with each renamed key under its name of today."""
+    """Return a recorded config with the keys of today: renamed ones, and those that came later."""
     result = dict(values)
     for old, new in RENAMED.items():
         section, _, name = old.partition(".")
@@ -315,4 +322,10 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
             value = result[section][name]
             result[section] = {key: inner for key, inner in result[section].items() if key != name}
             result[section].setdefault(new.partition(".")[2], value)
+    for key, value in CAME_LATER.items():
+        section, _, name = key.partition(".")
+        if not name:
+            result.setdefault(section, value)
+        elif isinstance(result.get(section), Mapping):
+            result[section] = {name: value} | dict(result[section])
     return result

@@ -10,7 +10,7 @@ from isentropic.actors.ray_runtime import start_ray
 from isentropic.config import ClusterConfig, LearnerConfig, ModelConfig
 from isentropic.learner.learner import Learner
 from isentropic.objectives.clip import ClipConfig
-from isentropic.rollout.engine import Engine
+from isentropic.rollout.vllm_engine import VllmEngine
 
 
 def cluster_config(**changes) -> ClusterConfig:
@@ -18,6 +18,7 @@ def cluster_config(**changes) -> ClusterConfig:
         "address": "local", "placement": "apart", "gpus_per_engine": 0.0, "gpus_per_rank": 0.0,
         "cpus_per_engine": 1.0, "cpus_per_rank": 1.0, "strategy": "PACK", "startup_timeout_s": 120.0,
         "object_store_gib": 0.25, "health_timeout_s": 60.0, "max_restarts": 4,
+        "max_learner_restarts": 2,
     }  # fmt: skip
     return ClusterConfig(**{**values, **changes})
 
@@ -28,6 +29,16 @@ LEARNER = LearnerConfig(
     max_grad_norm=1.0, max_skipped_updates=3, gradient_checkpointing=False, compile=False, vocab_chunk=64,
     timeout_s=60.0,
 )  # fmt: skip
+
+
+@pytest.fixture
+def cluster() -> ClusterConfig:
+    return cluster_config()
+
+
+@pytest.fixture
+def learner_config() -> LearnerConfig:
+    return LEARNER
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +63,7 @@ def ray_session():
 def actors(ray_session, loop, tiny_model_path, rollouts):
     model = ModelConfig(
         name="tiny", path=tiny_model_path, revision=None, max_length=rollouts.max_length,
-        trust_remote_code=False, warm_start=None,
+        trust_remote_code=False, warm_start=None, image_pixels=None,
     )  # fmt: skip
     config = rollouts.config(num_actors=2)
     started = loop.run_until_complete(
@@ -61,7 +72,7 @@ def actors(ray_session, loop, tiny_model_path, rollouts):
             config,
             LEARNER,
             make_engine=partial(
-                Engine, tiny_model_path, config, max_length=rollouts.max_length, device="cpu"
+                VllmEngine, tiny_model_path, config, max_length=rollouts.max_length, device="cpu"
             ),
             make_learner=partial(
                 Learner,

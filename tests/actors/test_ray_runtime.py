@@ -1,10 +1,13 @@
 """An address that is no Ray is told within seconds; workers get no secret."""
 
+import os
+import signal
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import grpc
+import psutil
 import pytest
 
 from isentropic.actors import ray_runtime
@@ -99,3 +102,23 @@ def test_workers_get_the_code_and_no_secret(monkeypatch):
         "1",
         "ERROR",
     )
+
+
+@pytest.mark.engine
+def test_our_ray_is_outside_the_drivers_process_group(ray_session):
+    """Or a SIGTERM to the group would end it while the driver saves its last step; it still dies with the driver."""
+    rays = [each for each in psutil.Process().children() if "gcs_server" in each.name()]
+    rays += [each for each in psutil.Process().children() if "raylet" in each.name()]
+    assert len(rays) == 2
+    assert os.getpgrp() not in {os.getpgid(each.pid) for each in rays}
+    assert ray_runtime.head_answers()
+
+
+def test_what_ray_does_with_sigterm_does_not_stay():
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ray_runtime._sigterm_kept():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -56,9 +56,11 @@ def test_vllm_loads_it(exported, rollouts):
     """Its logprobs are those of transformers on the same tokens."""
     from transformers import AutoModelForCausalLM
 
-    from isentropic.rollout.engine import Engine
+    from isentropic.rollout.vllm_engine import VllmEngine
 
-    engine = Engine(str(exported), rollouts.config(), max_length=rollouts.max_length, device="cpu")
+    engine = VllmEngine(
+        str(exported), rollouts.config(), max_length=rollouts.max_length, device="cpu"
+    )
     try:
         requests = rollouts.requests(2, 1, max_tokens=8)
         found = {each.key: each for batch in engine.generate(requests) for each in batch}

@@ -1,5 +1,6 @@
 """Stopped from outside: an end within a stated time, an exit code, no process left, no secret written."""
 
+import os
 import shutil
 import signal
 import socket
@@ -73,6 +74,26 @@ def test_sigterm_while_ray_or_the_actors_start(job, process):
     run.process.send_signal(signal.SIGTERM)
     assert run.wait(90) == 75, run.text()[-3000:]
     assert "epoll_wait" not in run.text() and "Traceback" not in run.text()
+    assert_nothing_left(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("everyone", [False, True], ids=["process group", "every process"])
+def test_sigterm_to_more_than_the_driver(job, everyone):
+    """`timeout` signals the process group, which Ray is not in: the step is saved. systemd signals every process:
+    Ray ends, the step is given up, but the run still ends with a report and can go on."""
+    run = job("run.steps=500", "checkpoint.every=0")
+    run.until(lambda: run.steps() >= 2)
+    tree = run.tree()
+    if everyone:
+        for process in tree:
+            process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(run.process.pid, signal.SIGTERM)
+    assert run.wait(50) == 75, run.text()[-3000:]  # without its head Ray ends the driver after 60 s
+    assert "SIGTERM; go on with resume=auto" in run.text()
+    assert (run.folder / "report.html").is_file()
+    assert everyone or run.has("checkpoints/step_*")
     assert_nothing_left(run)
 
 

@@ -125,7 +125,13 @@ def step_batches(samples, world, budget=10_000):
 
 
 def make_learner(folder, rank=0, world=1, meeting=None, **changes):
-    settings = {"revision": None, "max_length": 64, "trust_remote_code": False, "warm_start": None}
+    settings = {
+        "revision": None,
+        "max_length": 64,
+        "trust_remote_code": False,
+        "warm_start": None,
+        "image_pixels": None,
+    }
     return Learner(
         config=replace(CONFIG, **changes),
         model=ModelConfig(name="tiny", path=str(folder / "model"), **settings),

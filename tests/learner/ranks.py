@@ -65,6 +65,7 @@ def model_config(folder):
         max_length=64,
         trust_remote_code=False,
         warm_start=None,
+        image_pixels=None,
     )
 
 

@@ -45,6 +45,7 @@ def model(tmp_path):
         max_length=16,
         trust_remote_code=False,
         warm_start=None,
+        image_pixels=None,
     )
 
 

@@ -38,7 +38,13 @@ WARM_START = {
 
 
 def model(path, **changes):
-    values = {"revision": None, "max_length": 64, "trust_remote_code": False, "warm_start": None}
+    values = {
+        "revision": None,
+        "max_length": 64,
+        "trust_remote_code": False,
+        "warm_start": None,
+        "image_pixels": None,
+    }
     return ModelConfig(name="x", path=str(path), **{**values, **changes})
 
 

@@ -17,12 +17,13 @@ import torch
 from isentropic import batching
 from isentropic.config import ModelConfig, RolloutConfig
 from isentropic.records import Request, Rollout, RolloutKey
-from isentropic.rollout.engine import Engine
+from isentropic.rollout.vllm_engine import VllmEngine
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 
 WINDOW, TEMPERATURE = 64, 0.7
 CONFIG = RolloutConfig(
-    num_actors=1, tensor_parallel=1, prompts_per_step=4, group_size=2, temperature=TEMPERATURE, top_p=1.0, top_k=-1,
+    engine="vllm", num_actors=1, tensor_parallel=1, prompts_per_step=4, group_size=2,
+    temperature=TEMPERATURE, top_p=1.0, top_k=-1,
     max_prompt_tokens=32, max_response_tokens=8, max_staleness=0, max_num_seqs=16, kv_cache_gib=0.125,
     dtype="float32", probe_tolerance=1e-4, timeout_s=120.0,
 )  # fmt: skip
@@ -72,7 +73,7 @@ def rollouts(engine, prompts, chat):
 
 def main(folder):
     path = str(folder / "model")
-    engine = Engine(path, CONFIG, max_length=WINDOW, device="cpu")
+    engine = VllmEngine(path, CONFIG, max_length=WINDOW, device="cpu")
     # Only now, as in a real run: the learner is another process.
     from isentropic.images import load_images
     from isentropic.learner.images import ImageReader
@@ -85,6 +86,7 @@ def main(folder):
         "max_length": WINDOW,
         "trust_remote_code": False,
         "warm_start": None,
+        "image_pixels": None,
     }
     lm = load_model(ModelConfig(name="tiny", path=path, **settings))
     packed = PackedModel(lm, temperature=TEMPERATURE, vocab_chunk=48)

@@ -87,7 +87,7 @@ def test_an_answer_is_waited_for_until_it_is_there(engine, rollouts, monkeypatch
         still_waited_for.append(fields["key"] in waited)
         return Completion(**fields)
 
-    monkeypatch.setattr("isentropic.rollout.engine.Completion", watched)
+    monkeypatch.setattr("isentropic.rollout.vllm_engine.Completion", watched)
     assert len(answers(engine, rollouts.requests(4, 4))) == 16
     assert still_waited_for == [True] * 16
 

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("image_engine.py")
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+@pytest.mark.skipif(missing() != "", reason=missing())
 def test_engine_and_learner_agree_on_prompts_with_images_before_and_after_a_load(tmp_path):
     (tmp_path / "model").mkdir()
     write_vision_model(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""One `generate` over all engines: who gets which prompts, and what happens to those of an engine that dies."""
+"""Spreads one `generate` over all engines, and takes back what an engine that dies had left."""
 
 import asyncio
 import itertools
@@ -18,11 +18,11 @@ from isentropic.records import Completion, Request
 log = logging.getLogger(__name__)
 
 Chunk = list[Request]  # samples of one prompt: one engine computes the prompt once
-_CALLS = itertools.count()  # names of calls, so that an actor can be told to end one
+_CALLS = itertools.count()  # names of calls, by which an actor is asked to end one
 
 
 class Dispatch:
-    """One `generate` of the pool: the prompts that no engine has yet, and a task for each call on an engine."""
+    """Runs one `generate` of the pool: prompts that no engine has yet, and a task per call."""
 
     def __init__(
         self,
@@ -34,38 +34,35 @@ class Dispatch:
         timeout_s: float,
         revive: Callable[[EngineHandle], Awaitable[None]],
     ) -> None:
-        self._handles, self._version, self._room, self._timeout_s = (
-            handles,
-            policy_version,
-            room,
-            timeout_s,
-        )
+        self._handles = handles
+        self._version = policy_version
+        self._room = room
+        self._timeout_s = timeout_s
         self._revive = revive
         self._todo: deque[Chunk] = deque(chunks(requests, len(handles)))
         self._unanswered = len(requests)
         self._share = min(math.ceil(len(requests) / len(handles)), room)
-        self._found: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
+        self._results: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
         self._calls: dict[int, EngineHandle] = {}  # on the engines now
-        self._wake = {
-            handle.index: asyncio.Event() for handle in handles
-        }  # there may be work for that engine
+        # Set when there may be work for that engine.
+        self._wake = {handle.index: asyncio.Event() for handle in handles}
 
     async def run(self) -> AsyncIterator[list[Completion]]:
+        """Yields completions as they come. Raises WaitError at the deadline."""
         deadline = time.monotonic() + self._timeout_s
         for handle in self._handles:
             self._spawn(self._serve(handle))
         while self._unanswered:
             try:
-                found = await asyncio.wait_for(
-                    self._found.get(), max(deadline - time.monotonic(), 0.0)
-                )
+                left = max(deadline - time.monotonic(), 0.0)
+                result = await asyncio.wait_for(self._results.get(), left)
             except TimeoutError as error:
                 raise WaitError(self._late()) from error
-            if isinstance(found, BaseException):
-                raise found
-            self._unanswered -= len(found)
-            yield found
+            if isinstance(result, BaseException):
+                raise result
+            self._unanswered -= len(result)
+            yield result
 
     async def stop(self) -> None:
         """Ends what still runs, here and on the engines."""
@@ -78,7 +75,7 @@ class Dispatch:
             handle.outstanding = 0
 
     def _spawn(self, work: Coroutine) -> asyncio.Task:
-        """A task that `stop` ends."""
+        """Starts a task that `stop` ends."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -90,15 +87,18 @@ class Dispatch:
             while True:
                 await handle.ready()
                 watch = self._spawn(handle.watch())
-                await self._keep_busy(handle)  # returns when the engine died
+                # Returns when the engine has died.
+                await self._keep_busy(handle)
                 watch.cancel()
                 await self._revive(handle)
         except Exception as error:
-            self._found.put_nowait(error)
+            self._results.put_nowait(error)
 
     async def _keep_busy(self, handle: EngineHandle) -> None:
         """Hands an engine more prompts whenever it has room, until it dies."""
-        wake, running, alive = self._wake[handle.index], set(), True
+        wake = self._wake[handle.index]
+        running: set[asyncio.Task] = set()
+        alive = True
         while alive or running:
             wake.clear()
             while (
@@ -111,12 +111,11 @@ class Dispatch:
             done, _ = await asyncio.wait({waiter, *running}, return_when=asyncio.FIRST_COMPLETED)
             waiter.cancel()
             running -= done
-            alive = (
-                all([task.result() for task in done - {waiter}]) and alive
-            )  # calls of a dead process all end
+            # Calls of a dead process all end.
+            alive = all([task.result() for task in done - {waiter}]) and alive
 
     def _take(self, handle: EngineHandle, *, first: bool) -> list[Request]:
-        """Prompts for one call: an even share at first, later what fits when a good part is free."""
+        """Takes prompts for one call: first an even share, then what fits in a free quarter."""
         room = (self._share if first else self._room) - handle.outstanding
         if not first and room < self._room // 4:
             return []
@@ -127,7 +126,7 @@ class Dispatch:
         return taken
 
     async def _call(self, handle: EngineHandle, requests: list[Request]) -> bool:
-        """One call on an engine. False where it died: what it had not answered is back on the list."""
+        """Makes one call; False if the engine died: what it left is back on the list."""
         call = next(_CALLS)
         self._calls[call] = handle
         left = dict(enumerate(requests))
@@ -138,7 +137,7 @@ class Dispatch:
                     del left[int(index)]
                 handle.outstanding -= len(packed.index)
                 self._wake[handle.index].set()
-                self._found.put_nowait(unpack(packed, requests))
+                self._results.put_nowait(unpack(packed, requests))
             assert not left, f"{handle.name} left {len(left)} requests unanswered"
             del self._calls[call]
             return True
@@ -154,11 +153,12 @@ class Dispatch:
 
     def _late(self) -> str:
         held = ", ".join(f"{handle.name} has {handle.outstanding}" for handle in self._handles)
-        return f"{self._unanswered} requests were not answered within {self._timeout_s:.0f} s ({held})."
+        waited = f"within {self._timeout_s:.0f} s"
+        return f"{self._unanswered} requests were not answered {waited} ({held})."
 
 
 def chunks(requests: Sequence[Request], num_actors: int) -> list[Chunk]:
-    """Requests by prompt; prompts are cut where there are fewer than engines."""
+    """Groups requests by prompt; prompts are cut if there are fewer of them than engines."""
     groups: dict[tuple, Chunk] = {}
     for request in requests:
         groups.setdefault((request.key.split, request.key.draw), []).append(request)

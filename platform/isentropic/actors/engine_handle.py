@@ -1,4 +1,4 @@
-"""One rollout actor as the pool sees it: its outstanding work, its restarts, its health."""
+"""Keeps one rollout actor for the pool: its outstanding work, its restarts, its health."""
 
 import asyncio
 import logging
@@ -27,14 +27,17 @@ class EngineHandle:
 
     Args:
         startup_s: deadline for a process to start its engine.
-        health_s: an engine that answers no health call, or makes no step with work to do, for so long is hung.
+        health_s: an engine that answers no health call, or makes no step with work to do, for so
+            long is hung.
     """
 
     def __init__(self, actor: Any, index: int, *, startup_s: float, health_s: float) -> None:
-        self.actor, self.index = actor, index
+        self.actor = actor
+        self.index = index
         self.outstanding = 0  # requests handed to it and not answered
         self.restarts = 0
-        self._startup_s, self._health_s = startup_s, health_s
+        self._startup_s = startup_s
+        self._health_s = health_s
         self._reviving: asyncio.Task | None = None
         self._process: Health | None = None  # as it was last seen
 
@@ -43,13 +46,14 @@ class EngineHandle:
         return f"rollout actor {self.index}"
 
     async def answers(self) -> None:
-        """Raises WaitError where the process hangs, RayActorError where it is gone."""
+        """Raises WaitError if the process hangs, RayActorError if it is gone."""
         self._process = await self._asked(self.actor.health.remote(), "health", self._health_s)
 
     async def load(self, weights: PublishedWeights) -> None:
-        """Raises RayActorError (not RuntimeError) where the process is gone, so that the caller can revive it.
+        """Loads weights.
 
-        LearnerLost where the weights have gone with the rank that published them.
+        Raises RayActorError (not RuntimeError) if the process is gone, so that the caller can
+        revive it; LearnerLost if the weights are gone with the rank that published them.
         """
         try:
             version = await self._asked(
@@ -64,12 +68,12 @@ class EngineHandle:
         )
 
     async def ready(self) -> None:
-        """Waits for a restart that is under way. One that failed earlier is for the next call to find out."""
+        """Waits for a restart that is under way; one that failed is reported by the next call."""
         if self._reviving is not None and not self._reviving.done():
             await asyncio.shield(self._reviving)
 
     async def revive(self, weights: PublishedWeights | None) -> None:
-        """Waits until the process is back with the current weights. Callers that come together share one wait."""
+        """Waits until the process is back with the current weights; callers share one wait."""
         if self._reviving is None or self._reviving.done():
             self.restarts += 1
             self._reviving = asyncio.ensure_future(self._revive(weights))
@@ -77,7 +81,8 @@ class EngineHandle:
 
     async def watch(self) -> None:
         """Runs while there is work: kills the process when it hangs, which fails its calls."""
-        steps, progress = -1, time.monotonic()
+        steps = -1
+        progress = time.monotonic()
         while True:
             await asyncio.sleep(min(5.0, self._health_s / 4))
             try:
@@ -91,13 +96,16 @@ class EngineHandle:
             except WaitError:
                 self.kill(f"answers no health call for {self._health_s:.0f} s")
                 return
-            except RuntimeError:  # died: its calls say so by themselves
+            except RuntimeError:
+                # It died: its calls report that.
                 return
             if health.steps != steps or self.outstanding == 0:
-                steps, progress = health.steps, time.monotonic()
+                steps = health.steps
+                progress = time.monotonic()
             elif time.monotonic() - progress > self._health_s:
                 self.kill(
-                    f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to answer"
+                    f"made no step for {self._health_s:.0f} s with {self.outstanding} requests to "
+                    "answer"
                 )
                 return
 
@@ -107,7 +115,8 @@ class EngineHandle:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WaitError(
-                    f"{self.name} did not come back within {self._startup_s:.0f} s after its process died."
+                    f"{self.name} did not come back within {self._startup_s:.0f} s after its "
+                    "process died."
                 )
             try:
                 self._process = await wait_one(
@@ -135,15 +144,14 @@ class EngineHandle:
     def kill(self, why: str) -> None:
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
-        if (
-            self._process is not None
-        ):  # Ray asks the process to end itself; one that is frozen never does
+        # Ray asks the process to end itself; one that is frozen never does.
+        if self._process is not None:
             here = NodeAffinitySchedulingStrategy(self._process.node_id, soft=False)
             end_process.options(scheduling_strategy=here).remote(self._process.pid)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
 def end_process(pid: int) -> None:
-    """On the process's own node."""
+    """Kills a process of the node that this task runs on."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)

@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -13,12 +14,12 @@ from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.placement import Plan, place, plan, sharing_cpus
-from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
-from isentropic.rollout.engine import CPU_ENV, ENGINE_ENV, Engine
+from isentropic.rollout import ENGINES, Engine
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,13 @@ class Actors:
         await self.learner.setup(self.startup_timeout_s)
 
     def close(self) -> None:
-        self.pool.close()
-        self.learner.close()
-        remove_placement_group(self.group)
+        # Without its head, Ray hangs for a minute in these calls and then ends this process.
+        if head_answers():
+            self.pool.close()
+            self.learner.close()
+            remove_placement_group(self.group)
         if self.own_ray:
-            ray.shutdown()
+            stop_ray()
 
 
 async def start_actors(
@@ -56,16 +59,18 @@ async def start_actors(
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
 ) -> Actors:
-    """Engines and ranks start in parallel. Raises ValueError or WaitError saying what could not be had.
+    """Starts engines and ranks in parallel.
 
-    `make_engine` and `make_learner` are pickled: a `functools.partial` of the class and plain values.
+    Raises ValueError or WaitError that says what could not be had. `make_engine` and `make_learner`
+    are pickled: a `functools.partial` of the class and plain values.
     """
-    wanted = plan(cluster, rollout, learner)
-    own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=wanted.num_cpus)
+    layout = plan(cluster, rollout, learner)
+    own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
     if not own_ray:
-        wanted = sharing_cpus(wanted)
-    group = place(wanted, cluster.strategy, cluster.startup_timeout_s)
-    handles = _engines(wanted, group, cluster, make_engine)
+        layout = sharing_cpus(layout)
+    group = place(layout, cluster.strategy, cluster.startup_timeout_s)
+    variables = ENGINES[rollout.engine].environment(cluster.engine_device)
+    handles = _engines(layout, group, cluster, make_engine, variables)
     pool = RayRolloutPool(
         handles,
         max_num_seqs=rollout.max_num_seqs,
@@ -74,7 +79,8 @@ async def start_actors(
     )
 
     def learner_group() -> RayLearnerGroup:
-        ranks = _ranks(wanted, group, make_learner, own_ray)
+        places = [_where(group, bundle, layout.rank) for bundle in layout.ranks]
+        ranks = start_ranks(make_learner, places, own_ray=own_ray)
         return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
 
     actors = Actors(pool, learner_group(), group, own_ray, learner_group, cluster.startup_timeout_s)
@@ -95,15 +101,17 @@ async def start_actors(
 
 
 def _engines(
-    wanted: Plan, group: PlacementGroup, cluster: ClusterConfig, make_engine: Callable[[], Engine]
+    layout: Plan,
+    group: PlacementGroup,
+    cluster: ClusterConfig,
+    make_engine: Callable[[], Engine],
+    variables: dict[str, str],
 ) -> list[EngineHandle]:
-    env = worker_env(
-        wanted.engine["CPU"], **ENGINE_ENV, **({} if "GPU" in wanted.engine else CPU_ENV)
-    )
+    env = worker_env(layout.engine["CPU"], **variables)
     handles = []
-    for index, bundle in enumerate(wanted.engines):
+    for index, bundle in enumerate(layout.engines):
         actor = RolloutActor.options(
-            **_where(group, bundle, wanted.engine),
+            **_where(group, bundle, layout.engine),
             runtime_env={"env_vars": env},
             max_restarts=-1,
             max_task_retries=0,
@@ -116,13 +124,18 @@ def _engines(
     return handles
 
 
-def _ranks(wanted: Plan, group: PlacementGroup, make_learner: MakeLearner, own_ray: bool) -> list:
-    env = worker_env(wanted.rank["CPU"], **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
+def start_ranks(
+    make_learner: MakeLearner, places: Sequence[dict[str, Any]], *, own_ray: bool
+) -> list[Any]:
+    """Starts one `LearnerActor` per place, which is Ray's options for it; returns them by rank."""
+    # On a Ray of our own all ranks are on this machine; on its other interfaces they may not meet.
+    interface = {"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}
+    env = worker_env(places[0]["num_cpus"], **interface)
     return [
-        LearnerActor.options(
-            **_where(group, bundle, wanted.rank), runtime_env={"env_vars": env}, max_restarts=0
-        ).remote(make_learner, rank, len(wanted.ranks))
-        for rank, bundle in enumerate(wanted.ranks)
+        LearnerActor.options(**place, runtime_env={"env_vars": env}, max_restarts=0).remote(
+            make_learner, rank, len(places)
+        )
+        for rank, place in enumerate(places)
     ]
 
 

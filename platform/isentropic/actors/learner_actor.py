@@ -1,4 +1,4 @@
-"""One learner rank in a Ray actor. Every method is a call on the learner, and all ranks are called together."""
+"""Holds one learner rank in a Ray actor. Every method is a call on the learner."""
 
 import socket
 from collections.abc import Callable, Sequence
@@ -19,14 +19,19 @@ MakeLearner = Callable[..., Learner]  # (rank=, world_size=, init_method=)
 
 @ray.remote(concurrency_groups={"learner": 1, "saving": 1, "health": 2})
 class LearnerActor:
-    """One rank, on its own GPU. Built by `setup`, because the ranks must first know where rank 0 is."""
+    """One rank on its own GPU, built by `setup`: the ranks must first know where rank 0 is.
+
+    All ranks are called together.
+    """
 
     def __init__(self, make_learner: MakeLearner, rank: int, num_ranks: int) -> None:
-        self._make, self._rank, self._num_ranks = make_learner, rank, num_ranks
+        self._make = make_learner
+        self._rank = rank
+        self._num_ranks = num_ranks
 
     @ray.method(concurrency_group="health")
     def address(self) -> str:
-        """Where the ranks meet, for rank 0: this host and a port that is free now."""
+        """Returns where the ranks meet, for rank 0: this host and a port that is free now."""
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -48,7 +53,7 @@ class LearnerActor:
 
     @ray.method(concurrency_group="learner")
     def publish(self, dtype: str) -> PublishedWeights | None:
-        """Rank 0 publishes; the others take part in gathering and answer None."""
+        """Publishes on rank 0; the others take part in gathering and return None."""
         weights = self._learner.named_weights(getattr(torch, dtype))
         try:
             if self._rank == 0:
@@ -57,9 +62,8 @@ class LearnerActor:
                 )
             return None
         finally:
-            for _ in (
-                weights
-            ):  # to the end, on an error too: the other ranks are inside the same collectives
+            # To the end, even after an error: the other ranks are inside the same collectives.
+            for _ in weights:
                 pass
 
     @ray.method(concurrency_group="learner")

@@ -14,14 +14,15 @@ from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
-PEER_LOST = re.compile(
-    r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer"
-)  # how gloo and NCCL put it
+# How gloo and NCCL put it.
+PEER_LOST = re.compile(r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer")
 MEETINGS = 3  # a port that was free can be taken before rank 0 listens on it
 
 
 class RayLearnerGroup:
-    """Implements `protocols.LearnerGroup`. A rank that dies fails the call with its name; the group is then lost.
+    """Implements `protocols.LearnerGroup`.
+
+    A rank that dies fails the call with its name; the group is then lost.
 
     Args:
         actors: `LearnerActor` handles, by rank.
@@ -31,10 +32,12 @@ class RayLearnerGroup:
 
     def __init__(self, actors: Sequence[Any], *, dtype: str, timeout_s: float) -> None:
         self.num_ranks = len(actors)
-        self._actors, self._dtype, self._timeout_s = list(actors), dtype, timeout_s
+        self._actors = list(actors)
+        self._dtype = dtype
+        self._timeout_s = timeout_s
 
     async def setup(self, timeout_s: float) -> None:
-        """The ranks meet and build their shards."""
+        """Lets the ranks meet and build their shards."""
         for attempt in range(MEETINGS):
             address = await wait_one(
                 self._actors[0].address.remote(),
@@ -87,19 +90,19 @@ class RayLearnerGroup:
         await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")
 
     async def configure(self, **settings: Any) -> None:
-        """Another objective and other hyper-parameters: the arguments of `Learner.configure`."""
+        """Takes another objective and hyper-parameters: the arguments of `Learner.configure`."""
         await self._all("configure", [(settings,)] * self.num_ranks, what="another configuration")
 
     async def remember(self) -> None:
-        """Every rank keeps a copy of its state in memory."""
+        """Lets every rank keep a copy of its state in memory."""
         await self._all("remember", [()] * self.num_ranks, what="keeping a copy of the state")
 
     async def recall(self) -> None:
-        """Back to the copy."""
+        """Goes back to the copy."""
         await self._all("recall", [()] * self.num_ranks, what="going back to the copy of the state")
 
     async def is_remembered(self) -> bool:
-        """True where the state of every rank is its copy, to the bit."""
+        """Returns True if the state of every rank is its copy, to the bit."""
         return all(
             await self._all(
                 "is_remembered", [()] * self.num_ranks, what="comparing the state with its copy"
@@ -122,8 +125,8 @@ class RayLearnerGroup:
             f"{len(arguments)} batches for {self.num_ranks} ranks"
         )
         refs = [
-            getattr(actor, method).remote(*own)
-            for actor, own in zip(self._actors, arguments, strict=True)
+            getattr(actor, method).remote(*values)
+            for actor, values in zip(self._actors, arguments, strict=True)
         ]
         who = [f"learner rank {rank}" for rank in range(self.num_ranks)]
         deadline = timeout_s or self._timeout_s
@@ -136,7 +139,7 @@ class RayLearnerGroup:
 
 
 def is_loss(error: BaseException) -> bool:
-    """True where a rank died, did not answer, or says that it cannot reach its peers: the group is of no more use."""
+    """Returns True if a rank died, did not answer, or cannot reach its peers: the group is lost."""
     if isinstance(error, WaitError | DistError) or isinstance(error.__cause__, RayActorError):
         return True
     return PEER_LOST.search(str(error)) is not None

@@ -1,4 +1,4 @@
-"""Where engines and learner ranks go: one placement group, waited for with a deadline."""
+"""Places engines and learner ranks in one placement group, waited for with a deadline."""
 
 import itertools
 import logging
@@ -18,7 +18,7 @@ Resources = dict[str, float]
 
 @dataclass(frozen=True)
 class Plan:
-    """Bundles of resources, and what each process takes of its own."""
+    """Bundles of resources, and what each process takes of its bundle."""
 
     bundles: tuple[Resources, ...]
     engines: tuple[int, ...]  # bundle of each engine
@@ -32,9 +32,12 @@ class Plan:
 
 
 def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig) -> Plan:
-    """apart: a bundle for each engine and each rank; shared: engine i and rank i in one bundle, on the same GPU.
+    """Plans the bundles of a run.
 
-    An engine takes `gpus_per_engine` times `tensor_parallel` GPUs. Raises ValueError for what Ray cannot place.
+    apart: one per engine and per rank; shared: engine i and rank i in one bundle, on the same GPU.
+
+    An engine takes `gpus_per_engine` times `tensor_parallel` GPUs. Raises ValueError for what Ray
+    cannot place.
     """
     engine = _resources(cluster.cpus_per_engine, cluster.gpus_per_engine * rollout.tensor_parallel)
     rank = _resources(cluster.cpus_per_rank, cluster.gpus_per_rank)
@@ -42,9 +45,11 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
         gpus = resources.get("GPU", 0)
         if gpus > 1 and gpus != int(gpus):
             raise ValueError(
-                f"cluster.{name} gives {gpus} GPUs to one process; above 1, Ray takes whole numbers only."
+                f"cluster.{name} gives {gpus} GPUs to one process; above 1, Ray takes whole "
+                "numbers only."
             )
-    engines, ranks = range(rollout.num_actors), range(learner.num_ranks)
+    engines = range(rollout.num_actors)
+    ranks = range(learner.num_ranks)
     if cluster.placement == "apart":
         bundles = [engine] * len(engines) + [rank] * len(ranks)
         return Plan(
@@ -52,44 +57,46 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
         )
     if rollout.tensor_parallel > 1:
         raise ValueError(
-            f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an engine that spans "
-            "GPUs cannot share them with ranks. Use cluster.placement=apart, or rollout.tensor_parallel=1."
+            f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an "
+            "engine that spans GPUs cannot share them with ranks. Use cluster.placement=apart, or "
+            "rollout.tensor_parallel=1."
         )
     pairs = itertools.zip_longest([engine] * len(engines), [rank] * len(ranks), fillvalue={})
     bundles = [{key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}} for a, b in pairs]
     return Plan(tuple(bundles), tuple(engines), tuple(ranks), engine, rank)
 
 
-def sharing_cpus(wanted: Plan) -> Plan:
-    """The same processes with fewer logical CPUs each, where the cluster is one small machine: they share its cores,
-    as on a Ray of our own. Elsewhere the plan as it is: nodes may join."""
+def sharing_cpus(layout: Plan) -> Plan:
+    """Plans fewer logical CPUs per process if the cluster is one small machine.
+
+    They share its cores, as on a Ray of our own. Elsewhere the plan stays as it is: nodes may join.
+    """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = nodes[0].get("CPU", 0) if len(nodes) == 1 else 0
-    if not 0 < cpus < wanted.num_cpus:
-        return wanted
-    share = cpus / wanted.num_cpus
+    if not 0 < cpus < layout.num_cpus:
+        return layout
+    share = cpus / layout.num_cpus
 
     def shrunk(resources: Resources) -> Resources:
-        return resources | {
-            "CPU": int(resources["CPU"] * share * 1000) / 1000
-        }  # down, and no finer than Ray counts
+        # Rounded down, and no finer than Ray counts.
+        return resources | {"CPU": int(resources["CPU"] * share * 1000) / 1000}
 
-    log.warning("%s wanted, this Ray has %g CPUs: processes share them", _told(wanted), cpus)
-    bundles = tuple(shrunk(bundle) for bundle in wanted.bundles)
-    return Plan(bundles, wanted.engines, wanted.ranks, shrunk(wanted.engine), shrunk(wanted.rank))
+    log.warning("%s wanted, this Ray has %g CPUs: processes share them", _summary(layout), cpus)
+    bundles = tuple(shrunk(bundle) for bundle in layout.bundles)
+    return Plan(bundles, layout.engines, layout.ranks, shrunk(layout.engine), shrunk(layout.rank))
 
 
-def place(wanted: Plan, strategy: str, timeout_s: float) -> PlacementGroup:
+def place(layout: Plan, strategy: str, timeout_s: float) -> PlacementGroup:
     """Reserves the bundles. Raises WaitError that says what is missing and what the cluster has."""
     start = time.monotonic()
-    group = placement_group(list(wanted.bundles), strategy=strategy)
+    group = placement_group(list(layout.bundles), strategy=strategy)
     if group.wait(timeout_s):
         return group
     remove_placement_group(group)
     raise WaitError(
-        f"the cluster could not place {_told(wanted)} with cluster.strategy={strategy} within "
-        f"{time.monotonic() - start:.0f} s. {_missing(wanted)} Use fewer or smaller engines and ranks "
-        "(rollout.num_actors, learner.num_ranks, cluster.gpus_per_*), or add nodes."
+        f"the cluster could not place {_summary(layout)} with cluster.strategy={strategy} within "
+        f"{time.monotonic() - start:.0f} s. {_missing(layout)} Use fewer or smaller engines and "
+        "ranks (rollout.num_actors, learner.num_ranks, cluster.gpus_per_*), or add nodes."
     )
 
 
@@ -102,24 +109,28 @@ def _total(bundles: tuple[Resources, ...]) -> Resources:
     return {key: sum(bundle.get(key, 0) for bundle in bundles) for key in sorted(keys)}
 
 
-def _told(wanted: Plan) -> str:
-    return f"{len(wanted.bundles)} bundles ({_amounts(_total(wanted.bundles))} in all)"
+def _summary(layout: Plan) -> str:
+    return f"{len(layout.bundles)} bundles ({_amounts(_total(layout.bundles))} in all)"
 
 
 def _amounts(resources: Resources) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
 
 
-def _missing(wanted: Plan) -> str:
-    """Compares what is wanted with the whole cluster, what is free, and the largest node."""
-    total, free = ray.cluster_resources(), ray.available_resources()
+def _missing(layout: Plan) -> str:
+    """Compares the plan with the whole cluster, what is free, and the largest node."""
+    total = ray.cluster_resources()
+    free = ray.available_resources()
     lines = []
-    for name, amount in _total(wanted.bundles).items():
+    for name, amount in _total(layout.bundles).items():
         largest = max(
             (node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0
         )
-        bundle = max(each.get(name, 0) for each in wanted.bundles)
-        has = f"Of {name} the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free, {largest:g} on one node"
+        bundle = max(bundle.get(name, 0) for bundle in layout.bundles)
+        has = (
+            f"Of {name} the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free, "
+            f"{largest:g} on one node"
+        )
         short = max(amount - free.get(name, 0), bundle - largest, 0)
         lines.append(f"{has}; {amount:g} are wanted" + (f": {short:g} missing." if short else "."))
     return " ".join(lines)

@@ -1,17 +1,19 @@
-"""Starts a Ray of our own, or connects to one that runs; what its workers get in their environment."""
+"""Starts a Ray of our own or connects to one, and ends it; sets its workers' environment."""
 
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import grpc
 import ray
+from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
-from ray._private.services import canonicalize_bootstrap_address
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
@@ -19,27 +21,26 @@ import isentropic
 from isentropic.config import ClusterConfig
 
 CONNECT_S = 5.0
+GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
-PASSED_ON = (
-    "HF_HUB_OFFLINE",
-    "HF_HOME",
-    "TRANSFORMERS_OFFLINE",
-    "CUDA_DEVICE_ORDER",
-)  # never a secret
+# Variables that workers get from the driver; never a secret.
+PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")
 
 
 def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
-    """Connects to `cluster.address` or RAY_ADDRESS; where neither is set, starts a Ray here, without dashboard.
+    """Connects to `cluster.address` or RAY_ADDRESS; if neither is set, starts a Ray here.
 
-    Ray listens on all interfaces and lets in who has its token (it switches token authentication on by itself).
+    Ray listens on all interfaces and lets in who has its token (it switches token authentication on
+    by itself).
 
-    A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one processes share cores.
-    Returns True if the Ray is ours. Raises ValueError within seconds where the address does not answer.
+    A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one
+    processes share cores. Returns True if the Ray is ours. Raises ValueError within seconds if the
+    address does not answer.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept():
+        with _sigterm_kept(), _session_of_its_own():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -60,9 +61,60 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     return False
 
 
+def stop_ray() -> None:
+    """Ends a Ray of our own, or the connection to another one."""
+    # Without its head, Ray would wait for half a minute here; it ends with this process.
+    if head_answers():
+        with _sigterm_kept():
+            ray.shutdown()
+
+
+def leave_lost_ray(code: int) -> None:
+    """Ends this process with `code` if the head of its Ray is gone: the usual exit would hang."""
+    if not head_answers():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def head_answers() -> bool:
+    """Returns False if this process uses a Ray whose head is gone.
+
+    Further calls on it would hang, until Ray ends the process with code 1.
+    """
+    if not ray.is_initialized():
+        return True
+    try:
+        _ask(ray.get_runtime_context().gcs_address, GONE_S)
+    except grpc.RpcError as error:
+        gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        return error.code() not in gone
+    return True
+
+
+@contextmanager
+def _session_of_its_own() -> Iterator[None]:
+    """Starts Ray's processes outside the driver's process group.
+
+    A SIGTERM to the whole group (`timeout`, many batch systems) would end Ray while the driver
+    saves its last step. Ray's processes still die with the driver: the kernel kills them when their
+    parent is gone, in any session.
+    """
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """SIGTERM stays with whom it was: the handlers that `ray.init` puts in print a stack and abort, or exit with 15."""
+    """Keeps the SIGTERM handler, which `ray.init` and `ray.shutdown` replace.
+
+    Those of `ray.init` print a stack and abort, or exit with 15; `ray.shutdown` leaves the default,
+    with which a late SIGTERM ends the run without a report.
+    """
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -72,14 +124,14 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def _close_token_file() -> None:
-    """Ray writes its token readable by every user of the machine."""
+    """Closes Ray's token, which Ray writes readable by every user of the machine."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)
 
 
 def worker_env(cpus: float, **more: str) -> dict[str, str]:
-    """Environment of one of our actors. Named variables alone are passed on, so that no secret travels."""
+    """Returns an actor's environment; the driver's secrets stay here, only `PASSED_ON` travels."""
     paths = [_source_root(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
@@ -91,8 +143,11 @@ def worker_env(cpus: float, **more: str) -> dict[str, str]:
 
 
 def _source_root() -> str:
-    """Where an actor finds this code. In a job, every node unpacks the uploaded tree into a folder of its own and
-    starts its workers there: the path is relative to that folder."""
+    """Returns where an actor finds this code.
+
+    In a job, every node unpacks the uploaded tree into a folder of its own and starts its workers
+    there: the path is relative to that folder.
+    """
     working_dir = (
         ray.get_runtime_context().runtime_env.get("working_dir") if ray.is_initialized() else None
     )
@@ -105,7 +160,7 @@ def _source_root() -> str:
 
 
 def check_address(cluster: ClusterConfig) -> str:
-    """The address to use, which answers, or "local". Raises ValueError within seconds where it does not answer."""
+    """Returns the address to use, or "local". Raises ValueError within seconds if it is silent."""
     address = cluster.address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
         _check_reachable(address)
@@ -113,46 +168,53 @@ def check_address(cluster: ClusterConfig) -> str:
 
 
 def _check_reachable(address: str) -> None:
-    """Ray itself waits for half a minute, and does not say that it is its token which is refused."""
+    """Refuses a silent address: Ray would wait half a minute, and not say if it wants a token."""
     if address == "auto":
         try:
-            address = canonicalize_bootstrap_address("auto")
+            address = services.canonicalize_bootstrap_address("auto")
         except ConnectionError as error:
             raise ValueError(_unreachable("auto", "none is running on this machine")) from error
     if address.startswith("ray://"):
         raise ValueError(
-            f"cluster.address={address}: Ray's remote client is not supported, weights would pass through it. "
-            "Send the run to the cluster as a job (jobs/submit.py), or give the address of its head as host:6379."
+            f"cluster.address={address}: Ray's remote client is not supported, weights would pass "
+            "through it. Send the run to the cluster as a job (jobs/submit.py), or give the "
+            "address of its head as host:6379."
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"cluster.address must be host:port, auto, or null; got {address!r}.")
+    try:
+        _ask(address, CONNECT_S)
+    except grpc.RpcError as error:
+        raise ValueError(_refused(address, error)) from error
+
+
+def _ask(address: str, timeout_s: float) -> None:
+    """Asks the head for the smallest thing that it answers."""
     with init_grpc_channel(address) as channel:
-        try:
-            NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=CONNECT_S)
-        except grpc.RpcError as error:
-            raise ValueError(_refused(address, error)) from error
+        NodeInfoGcsServiceStub(channel).GetClusterId(GetClusterIdRequest(), timeout=timeout_s)
 
 
 def _refused(address: str, error: grpc.RpcError) -> str:
     if error.code() == grpc.StatusCode.UNAUTHENTICATED:
         return (
-            f"the Ray cluster at {address} wants its token, got none or another one. Set RAY_AUTH_MODE=token and "
-            "RAY_AUTH_TOKEN=<token> or RAY_AUTH_TOKEN_PATH=<file>, or correct cluster.address or RAY_ADDRESS."
+            f"the Ray cluster at {address} wants its token, got none or another one. Set "
+            "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN=<token> or RAY_AUTH_TOKEN_PATH=<file>, or "
+            "correct cluster.address or RAY_ADDRESS."
         )
     if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
         return _unreachable(address, f"no answer in {CONNECT_S:g} s")
-    told = error.details().lower()
+    details = error.details().lower()
     reasons = (
         sign
         for sign in ("connection refused", "domain name not found", "unreachable")
-        if sign in told
+        if sign in details
     )
     return _unreachable(address, next(reasons, "what listens there is no Ray"))
 
 
 def _unreachable(address: str, reason: str) -> str:
     return (
-        f"no Ray cluster answers at {address} ({reason}). Start one there (ray start --head), correct "
-        "cluster.address or RAY_ADDRESS, or unset both to run on a Ray of this machine."
+        f"no Ray cluster answers at {address} ({reason}). Start one there (ray start --head), "
+        "correct cluster.address or RAY_ADDRESS, or unset both to run on a Ray of this machine."
     )

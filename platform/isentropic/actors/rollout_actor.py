@@ -1,4 +1,4 @@
-"""One engine in a Ray actor. Every method is a call on the engine; `health` is answered while it generates."""
+"""Holds one engine in a Ray actor. Every method is a call on the engine."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ import ray
 from isentropic.actors.transport import PublishedWeights, RemoteBuckets
 from isentropic.actors.waiting import thread_stacks
 from isentropic.records import Completion, Request
-from isentropic.rollout.engine import Engine
+from isentropic.rollout import Engine
 
 MAX_CALLS = 8  # `generate` calls that an actor runs at once
 
@@ -22,7 +22,7 @@ class StaleEngineError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Completions of one `generate` call in a handful of arrays: objects would cost more to send than to sample."""
+    """Completions of a call as arrays: objects would cost more to send than to sample."""
 
     index: np.ndarray  # [B] which request of the call
     length: np.ndarray  # [B] tokens
@@ -46,17 +46,17 @@ class Health:
 
 def pack(completions: Sequence[Completion], index_of: dict) -> Packed:
     return Packed(
-        index=np.array([index_of[each.key, each.turn] for each in completions], dtype=np.int32),
-        length=np.array([len(each.token_ids) for each in completions], dtype=np.int32),
-        stopped=np.array([each.finish_reason == "stop" for each in completions]),
-        token_ids=np.concatenate([each.token_ids for each in completions]).astype(np.int32),
-        logprob=np.concatenate([each.logprob for each in completions]),
+        index=np.array([index_of[part.key, part.turn] for part in completions], dtype=np.int32),
+        length=np.array([len(part.token_ids) for part in completions], dtype=np.int32),
+        stopped=np.array([part.finish_reason == "stop" for part in completions]),
+        token_ids=np.concatenate([part.token_ids for part in completions]).astype(np.int32),
+        logprob=np.concatenate([part.logprob for part in completions]),
         policy_version=completions[0].policy_version,
     )
 
 
 def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
-    """Completions with memory of their own: a queue may keep one of them for long."""
+    """Returns completions with memory of their own: a queue may keep one of them for long."""
     ends = np.cumsum(packed.length)
     return [
         Completion(
@@ -75,7 +75,7 @@ def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
 
 @ray.remote(concurrency_groups={"engine": MAX_CALLS, "health": 2})
 class RolloutActor:
-    """One engine, on its own GPUs."""
+    """One engine on its own GPUs; `health` is answered while it generates."""
 
     def __init__(self, make_engine: Callable[[], Engine]) -> None:
         self._engine = make_engine()
@@ -83,7 +83,7 @@ class RolloutActor:
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(self, call: int, policy_version: int, requests: list[Request]) -> Iterator[Packed]:
-        """Refuses where the engine has other weights: a restarted one is never used before it is loaded."""
+        """Refuses if the engine has other weights: a restarted one must be loaded first."""
         if policy_version != self._engine.policy_version:
             raise StaleEngineError(
                 f"asked for policy version {policy_version}, has {self._engine.policy_version}"

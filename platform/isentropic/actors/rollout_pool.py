@@ -1,4 +1,4 @@
-"""All engines behind awaitables: `protocols.RolloutPool` over Ray. Engines may die; no request is lost or doubled."""
+"""Puts all engines behind awaitables. Engines may die; no request is lost or doubled."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,14 +16,16 @@ from isentropic.records import Completion, Request
 
 
 class RayRolloutPool:
-    """Implements `protocols.RolloutPool`.
+    """Implements `protocols.RolloutPool` over Ray.
 
-    Engines draw from one list of prompts, so that none is idle while work is left. What a dead or hung engine had
-    not answered goes back to the list, with the same seeds: whoever answers, the tokens are the same.
+    Engines draw from one list of prompts, so that none is idle while work is left. What a dead or
+    hung engine had not answered goes back to the list, with the same seeds: whoever answers, the
+    tokens are the same.
 
     Args:
         handles: one per engine.
-        max_num_seqs: requests that an engine runs at once; it is given half as many more, to start when one ends.
+        max_num_seqs: requests that an engine runs at once; it is given half as many more, to start
+            when one ends.
         timeout_s: deadline of one `generate`.
         max_restarts: of all engines together; one more and the run is stopped.
     """
@@ -38,11 +40,9 @@ class RayRolloutPool:
     ) -> None:
         self.num_actors = len(handles)
         self.handles = list(handles)
-        self._room, self._timeout_s, self._max_restarts = (
-            max_num_seqs * 3 // 2,
-            timeout_s,
-            max_restarts,
-        )
+        self._room = max_num_seqs * 3 // 2
+        self._timeout_s = timeout_s
+        self._max_restarts = max_restarts
         self._weights: PublishedWeights | None = None
         self._version = 0
         self._generating = 0
@@ -54,11 +54,11 @@ class RayRolloutPool:
         return sum(handle.restarts for handle in self.handles)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Completion]]:
-        """Yields completions as they finish, each request answered exactly once, in no promised order."""
+        """Yields completions as they finish: one per request, in no promised order."""
         if not requests:
             return
         async with self._while_generating():
-            draw = Dispatch(
+            dispatch = Dispatch(
                 self.handles,
                 requests,
                 policy_version=self._version,
@@ -67,15 +67,16 @@ class RayRolloutPool:
                 revive=self.revive,
             )
             try:
-                async for completions in draw.run():
+                async for completions in dispatch.run():
                     yield completions
             finally:
-                await draw.stop()
+                await dispatch.stop()
 
     async def load_weights(self, weights: PublishedWeights) -> None:
-        """Waits until no request runs, then loads in all engines; a dead one comes back with these weights."""
+        """Waits until no request runs, then loads all engines; a dead one comes back with them."""
         async with self._alone():
-            self._weights, self._version = weights, weights.policy_version
+            self._weights = weights
+            self._version = weights.policy_version
             results = await asyncio.gather(*map(self._load, self.handles), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
@@ -93,8 +94,9 @@ class RayRolloutPool:
         """Brings a dead engine back, within the budget of restarts."""
         if self.restarts >= self._max_restarts:
             raise RuntimeError(
-                f"{handle.name} died, and {self.restarts} restarts were made already (cluster.max_restarts="
-                f"{self._max_restarts}). Look at its log for the cause; memory is the usual one."
+                f"{handle.name} died, and {self.restarts} restarts were made already "
+                f"(cluster.max_restarts={self._max_restarts}). Look at its log for the cause; "
+                "memory is the usual one."
             )
         await handle.revive(self._weights)
 

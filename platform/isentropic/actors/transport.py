@@ -1,4 +1,4 @@
-"""Published weights in Ray's object store: written once by the learner's rank 0, read in place by every engine."""
+"""Moves weights through Ray's object store: written once by rank 0, read in place by engines."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class PublishedWeights:
 
 
 class RemoteBuckets:
-    """Reads the buckets, as often as asked for, one at a time: on the learner's machine without a copy."""
+    """Reads the buckets one at a time, as often as needed; on the learner's machine uncopied."""
 
     def __init__(self, published: PublishedWeights) -> None:
         self._refs = published.refs

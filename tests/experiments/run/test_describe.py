@@ -20,6 +20,7 @@ MODEL = Qwen3Config(
     tie_word_embeddings=True,
 )
 ROLLOUT = RolloutConfig(
+    engine="vllm",
     num_actors=1,
     tensor_parallel=1,
     prompts_per_step=4,

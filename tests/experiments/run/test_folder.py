@@ -153,3 +153,34 @@ def test_a_damaged_config_is_named(tmp_path, written):
         ValueError, match=r"config\.yaml cannot be read.*restore it, or start another run"
     ):
         check_run_folder(Run(tmp_path, "auto"), CFG)
+
+
+def test_a_run_from_before_a_key_resumes_with_the_value_it_had(tmp_path):
+    """`rollout.engine` came later: an older run had vLLM, so vLLM is no change and another engine is one."""
+    (tmp_path / "config.yaml").write_text("seed: 0\nrollout: {num_actors: 1}\n")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+
+    def today(engine):
+        return OmegaConf.create({"seed": 0, "rollout": {"num_actors": 1, "engine": engine}})
+
+    check_run_folder(Run(tmp_path, mode="auto"), today("vllm"))
+    with pytest.raises(ValueError, match=r"rollout\.engine: vllm -> other.*allow_changes="):
+        check_run_folder(Run(tmp_path, mode="auto"), today("other"))
+
+
+@pytest.mark.parametrize("allowed", [(), ("rollout.max_staleness",)])
+def test_staleness_cannot_be_raised(tmp_path, allowed):
+    """The first step behind the checkpoint would need weights from before it."""
+    staleness = [OmegaConf.merge(CFG, {"rollout": {"max_staleness": value}}) for value in (0, 1)]
+    write_run_folder(Run(tmp_path), staleness[0])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(ValueError, match=r"weights that it no longer has.*max_staleness=0"):
+        check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), staleness[1])
+
+
+def test_staleness_can_be_lowered_if_that_is_allowed(tmp_path):
+    staleness = [OmegaConf.merge(CFG, {"rollout": {"max_staleness": value}}) for value in (1, 0)]
+    write_run_folder(Run(tmp_path), staleness[0])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    allowed = ("rollout.max_staleness",)
+    check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), staleness[1])

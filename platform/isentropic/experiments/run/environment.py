@@ -1,4 +1,4 @@
-"""What a run ran with: versions, code, machine. No environment variables: they may hold secrets."""
+"""Records what a run ran with: versions, code, machine; no variables, which may be secret."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Plain values, ready for JSON."""
+    """Returns plain values, ready for JSON."""
     source = Path(isentropic.__file__).resolve().parent
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,12 +40,12 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": _gpus(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
     }
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit, and whether files differ from it; None outside a git checkout (an uploaded tree)."""
+    """Returns commit, and if files differ from it; None outside a checkout (an uploaded tree)."""
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
@@ -70,6 +70,7 @@ def _version(name: str) -> str | None:
 
 
 def _gpus() -> list[str]:
-    import torch  # late: a plain config check does not wait for it
+    # Late: a plain config check does not wait for it.
+    import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

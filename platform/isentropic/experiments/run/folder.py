@@ -1,9 +1,10 @@
-"""The folder a run writes to: who may use it, and the config and environment that it keeps.
+"""Guards the folder that a run writes to, and keeps its config and environment there.
 
 runs/<name>/
   config.yaml        the resolved config
   environment.json   versions, git state, machine; of earlier starts: environment.1.json, ...
-  metrics.jsonl, updates.jsonl, rollouts/, checkpoints/, alarms.jsonl, report.html   from the layers that make them
+  metrics.jsonl, updates.jsonl, rollouts/, checkpoints/, alarms.jsonl, report.html
+                     from the layers that make them
 """
 
 import json
@@ -22,18 +23,12 @@ from isentropic.experiments.run.environment import environment
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
-MAY_CHANGE = (
-    "resume",
-    "run.dry",
-    "run.dir",
-    "run.label",
-    "tracking",
-    "cluster",
-)  # say nothing about what is computed
+# Keys that say nothing about what is computed.
+MAY_CHANGE = ("resume", "run.dry", "run.dir", "run.label", "tracking", "cluster")
 
 
 def has_run(folder: Path) -> bool:
-    """True where a run has left something to go on from; one that failed before its first line has not."""
+    """Returns True if a run has left something to go on from: a first line, or a drawn step."""
     lines = folder / "metrics.jsonl"
     return (lines.exists() and lines.stat().st_size > 0) or any(
         folder.glob("rollouts/step_*.parquet")
@@ -44,8 +39,8 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     """Refuses a folder that this run may not use. Writes nothing.
 
     Raises:
-        ValueError: the folder has a run and resume=never, has other files, cannot be written, or has a run whose
-            config differs in keys that `resume.allow_changes` does not name.
+        ValueError: the folder has a run and resume=never, has other files, cannot be written, or
+            has a run whose config differs in keys that `resume.allow_changes` does not name.
     """
     folder = Path(config.run.dir)
     _check_writable(folder)
@@ -57,25 +52,46 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
         )
         if others and not (folder / CONFIG).exists():
             raise ValueError(
-                f"run.dir={folder} has files that are not a run's ({', '.join(sorted(others)[:3])}). "
-                "Choose an empty or a new folder: run.name=<another> or run.dir=<another>."
+                f"run.dir={folder} has files that are not a run's "
+                f"({', '.join(sorted(others)[:3])}). Choose an empty or a new folder: "
+                "run.name=<another> or run.dir=<another>."
             )
         return
     if config.resume.mode == "never":
         raise ValueError(
-            f"{folder} already has a run. To go on with it: resume=auto. To start another: run.name=<another name>."
+            f"{folder} already has a run. To go on with it: resume=auto. To start another: "
+            "run.name=<another name>."
         )
-    changed = changed_keys(read_config(folder), OmegaConf.to_container(cfg, resolve=True))
+    before = read_config(folder)
+    today = OmegaConf.to_container(cfg, resolve=True)
+    _check_staleness(folder, before, today)
+    changed = changed_keys(before, today)
     refused = [change for change in changed if not is_under(change, config.resume.allow_changes)]
     if refused:
         raise ValueError(
-            f"{folder} was run with another config: {'; '.join(changed[key] for key in refused)}. Give the values of "
-            f"{folder / CONFIG}, or allow the change: 'resume.allow_changes=[{','.join(refused)}]'."
+            f"{folder} was run with another config: {'; '.join(changed[key] for key in refused)}. "
+            f"Give the values of {folder / CONFIG}, or allow the change: "
+            f"'resume.allow_changes=[{','.join(refused)}]'."
+        )
+
+
+def _check_staleness(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:
+    """Raises ValueError if steps would have to be drawn from weights that are gone."""
+    old, new = (flat(values).get("rollout.max_staleness", 0) for values in (before, today))
+    if new > old:
+        raise ValueError(
+            f"rollout.max_staleness={new}, but {folder} was run with {old}: the steps after its "
+            "checkpoint would be drawn from weights that it no longer has. Resume with "
+            f"rollout.max_staleness={old}, or start another run: run.name=<another name>."
         )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The config that the folder's run was given. ValueError where it is missing or damaged."""
+    """Returns the config of the folder's run; keys that came later have the value it ran with.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
     path = folder / CONFIG
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
@@ -85,13 +101,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
     raise ValueError(
-        f"{path} cannot be read ({reason}). It is what the run is compared with: restore it, or start another run with "
-        "run.name=<another>."
+        f"{path} cannot be read ({reason}). It is what the run is compared with: restore it, or "
+        "start another run with run.name=<another>."
     )
 
 
 def write_run_folder(config: Config, cfg: DictConfig) -> Path:
-    """Makes the folder, writes config and environment (no secrets: neither holds any), and returns its path."""
+    """Makes the folder, writes config and environment (they hold no secrets), returns its path."""
     folder = Path(config.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     earlier = folder / ENVIRONMENT
@@ -113,8 +129,9 @@ def remove_torn(folder: Path) -> None:
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> 'key: old -> new', for all keys that differ and that say what is computed."""
-    before, after = _without_nulls(flat(old)), _without_nulls(flat(new))
+    """Returns dotted key -> 'key: old -> new' for keys that differ and say what is computed."""
+    before = _without_nulls(flat(old))
+    after = _without_nulls(flat(new))
     return {
         key: f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
         for key in sorted(before.keys() | after.keys())
@@ -145,5 +162,6 @@ def _check_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"run.dir={folder} cannot be written: {existing}: {error.strerror}. Choose another run.dir."
+            f"run.dir={folder} cannot be written: {existing}: {error.strerror}. Choose another "
+            "run.dir."
         ) from error

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: a lock that the kernel takes back when its holder dies, however it dies."""
+"""Locks a run folder; the kernel takes the lock back when its holder dies, however it dies."""
 
 import fcntl
 import json
@@ -17,7 +17,9 @@ LOCK = ".run.lock"  # in the run folder; holds who has it
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Holds the folder for this process; makes it where it is not there, and takes away what it made if it stays empty.
+    """Holds the folder for this process.
+
+    Makes it if it is missing, and removes what it made if that stays empty.
 
     Raises:
         ValueError: another process holds it (who, since when), or the folder cannot be made.
@@ -34,7 +36,8 @@ def run_lock(folder: Path) -> Iterator[None]:
         _take(descriptor, folder)
         _write(descriptor, _self())
         yield
-        _write(descriptor, {})  # the end was an orderly one
+        # Says that the end was an orderly one.
+        _write(descriptor, {})
     finally:
         if made and [path.name for path in folder.iterdir()] == [LOCK]:
             (folder / LOCK).unlink()
@@ -53,7 +56,8 @@ def _take(descriptor: int, folder: Path) -> None:
         owner = _read(descriptor)
         if owner and _lives(owner):
             raise ValueError(
-                f"{_held(folder, owner)} If that process is gone for certain, remove {folder / LOCK}."
+                f"{_held(folder, owner)} If that process is gone for certain, remove "
+                f"{folder / LOCK}."
             ) from error
 
 
@@ -64,8 +68,8 @@ def _held(folder: Path, owner: dict[str, Any]) -> str:
         else "a process that did not say its name"
     )
     return (
-        f"{folder} is in use by another run ({who}). Two runs in one folder would spoil both: wait for it or stop it, "
-        "then go on with resume=auto; or start another with run.name=<another>."
+        f"{folder} is in use by another run ({who}). Two runs in one folder would spoil both: wait "
+        "for it or stop it, then go on with resume=auto; or start another with run.name=<another>."
     )
 
 
@@ -80,7 +84,8 @@ def _self() -> dict[str, Any]:
 
 
 def _lives(owner: dict[str, Any]) -> bool:
-    """False where the owner was a process of this machine that has ended; of another machine nothing is known."""
+    """Returns False if the owner was a process of this machine, and has ended."""
+    # Nothing is known about the processes of another machine.
     if owner["host"] != socket.gethostname():
         return True
     try:
@@ -90,13 +95,13 @@ def _lives(owner: dict[str, Any]) -> bool:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """The owner, or nothing where none is written or the text is damaged."""
+    """Returns the owner, or nothing if none is written or the text is damaged."""
     try:
         owner = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:
         return {}
-    wanted = {"host", "pid", "started", "create_time"}
-    return owner if isinstance(owner, dict) and wanted <= owner.keys() else {}
+    needed = {"host", "pid", "started", "create_time"}
+    return owner if isinstance(owner, dict) and needed <= owner.keys() else {}
 
 
 def _write(descriptor: int, owner: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
-"""What a run needs before anything starts: task, model folder, chat. Bad data and bad models end here."""
+"""Loads task, model folder and chat before anything starts; refuses bad data and models."""
 
 from dataclasses import dataclass, replace
 
 from isentropic.config import Config, ModelConfig
 from isentropic.models.source import check_model, model_folder
-from isentropic.rollout import torchvision_cpu
+from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat, load_chat
@@ -22,7 +22,7 @@ class Prepared:
 
 
 def prepare(config: Config) -> Prepared:
-    """Loads and checks; warm-starts the embedded model where it is not in the cache.
+    """Loads and checks; warm-starts the embedded model if it is not in the cache.
 
     Raises:
         ValueError: data or model that cannot be used, with what to do.
@@ -31,10 +31,7 @@ def prepare(config: Config) -> Prepared:
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
-    if chat.images and not config.cluster.gpus_per_engine and (why := torchvision_cpu.missing()):
-        raise ValueError(
-            f"model {model.name} reads images, and its engines could not start here. {why}"
-        )
+    _check_engine(config, reads_images=chat.images is not None)
     task, dropped = fitting(
         task,
         chat,
@@ -43,3 +40,18 @@ def prepare(config: Config) -> Prepared:
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
     return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+
+
+def _check_engine(config: Config, *, reads_images: bool) -> None:
+    # Engines on GPUs may start on other machines, in an image of their own.
+    if config.cluster.engine_device != "cpu":
+        return
+    if why := ENGINES[config.rollout.engine].missing("cpu", images=reads_images):
+        what = (
+            f"model {config.model.name} reads images, and its engines"
+            if reads_images
+            else "engines"
+        )
+        raise ValueError(
+            f"{what} (rollout.engine={config.rollout.engine}) could not start here. {why}"
+        )

@@ -1,4 +1,4 @@
-"""A recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
+"""Reads a recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,15 +17,8 @@ from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.metrics.report.find import EXPECTED, find_run
 from isentropic.metrics.sinks.jsonl import read_lines
 
-AROUND = (
-    "run",
-    "cluster",
-    "evaluation",
-    "checkpoint",
-    "tracking",
-    "resume",
-    "rewards",
-)  # of a step, not in it
+# Sections that are around a step, not in it: they say nothing about what it computes.
+AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
 
@@ -38,9 +31,10 @@ class RecordedRun:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The config as plain values. A preset's own section is left out: what reads it has the values already.
+        """The config as plain values, without a preset's own section: its readers have the values.
 
-        Keys that say nothing about what a step computes, and that the run's version did not have yet, get today's.
+        Keys that say nothing about what a step computes, and that the run's version did not have
+        yet, get today's.
         """
         values = read_config(self.folder)
         today = compose()
@@ -68,7 +62,7 @@ class RecordedRun:
         return {row["step"]: row for row in read_lines(self.folder / "metrics.jsonl")[0]}
 
     def batch(self, step: int) -> Batch:
-        """What was drawn for the step. Raises ValueError where the ledger has no such step."""
+        """Returns what was drawn for the step. Raises ValueError if the ledger has no such step."""
         batch = read_batch(self.folder / LEDGER, step)
         if batch is None:
             has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
@@ -76,19 +70,20 @@ class RecordedRun:
         return batch
 
     def checkpoint_before(self, step: int) -> tuple[Path, checkpoints.Manifest] | None:
-        """The last whole checkpoint of a step up to `step`; None where the state is rebuilt from the start."""
-        for found, checkpoint in reversed(checkpoints.listed(self.folder / CHECKPOINTS).items()):
-            if found > step:
+        """Returns the last whole checkpoint up to `step`, or None: then go from the start."""
+        for saved, checkpoint in reversed(checkpoints.listed(self.folder / CHECKPOINTS).items()):
+            if saved > step:
                 continue
             try:
                 return checkpoint, checkpoints.verify(checkpoint)
             except checkpoints.CheckpointError:
-                continue  # an older one will do: the steps between are trained again
+                # An older one will do: the steps between are trained again.
+                continue
         return None
 
 
 def recorded_run(name: str) -> RecordedRun:
-    """The run of that name under runs/, or at that path.
+    """Returns the run of that name under runs/, or at that path.
 
     Raises:
         ValueError: there is none, or it recorded nothing to train on again.

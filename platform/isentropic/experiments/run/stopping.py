@@ -1,36 +1,54 @@
-"""How a run is stopped from outside: signals, a deadline for their answer, and what they turn into."""
+"""Stops a run from outside: signals, a deadline for the answer, and what they turn into."""
 
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 
+from isentropic.actors.ray_runtime import head_answers
 from isentropic.controller.loop import Controller
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LOOK_EVERY_S = 2.0
 
 
 class Stopping:
-    """SIGTERM and the first Ctrl-C end the run after the step under way; the second Ctrl-C ends it now.
+    """Ends the run: at SIGTERM or Ctrl-C after the step under way, at the second Ctrl-C at once.
 
-    A step that takes longer than `within_s` after the signal is given up: the run ends without a checkpoint of it,
-    and goes on later from the one before, with what the ledger has. Before the first step there is nothing to finish:
-    the run ends at once.
+    The step is given up if it takes longer than `within_s` after the signal, or if the signal ended
+    Ray too (systemd and some batch systems signal every process of a job): the run ends without a
+    checkpoint of it, and goes on later from the one before, with what the ledger has. Before the
+    first step there is nothing to finish: the run ends at once. After the last one SIGTERM changes
+    nothing: the run is ending.
+
+    Args:
+        ray_answers: False when nothing will answer any more; may take seconds.
     """
 
-    def __init__(self, within_s: float) -> None:
+    def __init__(self, within_s: float, ray_answers: Callable[[], bool] = head_answers) -> None:
         self.reason: str | None = None  # the first signal's name
-        self.overdue = False  # the run was ended by the deadline
+        self.overdue = False  # the run was ended before its step was
         self._within_s = within_s
+        self._ray_answers = ray_answers
         self._controller: Controller | None = None
+        self._deadlines: asyncio.Task | None = None
+        self._over = False
 
     def watch(self, controller: Controller) -> None:
-        """From now on signals go to this controller; earlier ones too."""
+        """Sends signals to this controller from now on, and an earlier one now."""
         self._controller = controller
         if self.reason:
             controller.request_stop(self.reason)
 
+    def over(self) -> None:
+        """Notes that the run has ended, and only its files remain to be written."""
+        self._over = True
+        if self._deadlines is not None:
+            self._deadlines.cancel()
+
     def __enter__(self) -> "Stopping":
-        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
+        self._loop = asyncio.get_running_loop()
+        self._running = asyncio.current_task()
         self._before = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
             self._loop.add_signal_handler(number, self._stop, number)
@@ -42,23 +60,37 @@ class Stopping:
             signal.signal(number, self._before[number])
 
     def _stop(self, number: signal.Signals) -> None:
-        if number == signal.SIGINT and self.reason == number.name:
+        if self._over and number == signal.SIGTERM:
+            return
+        if self._over or (number == signal.SIGINT and self.reason == number.name):
             self._running.cancel()
             return
-        if self.reason is None:
+        first = self.reason is None
+        if first:
             self.reason = number.name
-            self._loop.call_later(self._within_s, self._give_up)
         if self._controller is None:
             self.overdue = True
             self._running.cancel()
             return
+        if first:
+            self._deadlines = self._loop.create_task(self._give_up_late())
         self._controller.request_stop(number.name)
         again = "; Ctrl-C again to quit now" if number == signal.SIGINT else ""
-        told = f"{number.name}: saving after this step, within {self._within_s:g} s{again}"
-        print(told, file=sys.stderr, flush=True)
+        _say(f"{number.name}: saving after this step, within {self._within_s:g} s{again}")
 
-    def _give_up(self) -> None:
+    async def _give_up_late(self) -> None:
+        """Ends the run at the deadline, or as soon as Ray has gone."""
+        try:
+            async with asyncio.timeout(self._within_s):
+                while await asyncio.to_thread(self._ray_answers):
+                    await asyncio.sleep(LOOK_EVERY_S)
+            _say(f"{self.reason} has ended Ray too: the step is given up")
+        except TimeoutError:
+            limit = f"checkpoint.stop_within_s={self._within_s:g}"
+            _say(f"the step took longer than {limit} after {self.reason}: given up")
         self.overdue = True
-        told = f"the step took longer than checkpoint.stop_within_s={self._within_s:g} after {self.reason}: given up"
-        print(told, file=sys.stderr, flush=True)
         self._running.cancel()
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Keeps a run going when its learner is lost: new ranks, the last whole checkpoint, the same engines."""
+"""Keeps a run going when its learner is lost: new ranks, its last checkpoint, same engines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ Start = tuple[Path, Manifest] | None
 
 
 class Restartable(Protocol):
-    """The actors of a run, as far as they are asked for here."""
+    """The actors of a run, as far as this file needs them."""
 
     async def restart_learner(self) -> None:
-        """New ranks, as they were built at the start. LearnerLost where they do not come up."""
+        """Starts new ranks, built as at the start. Raises LearnerLost if they do not come up."""
         ...
 
 
@@ -30,16 +30,17 @@ async def supervise(
     stopping: Stopping,
     say: Callable[[str], None],
 ) -> str | None:
-    """Runs to the end; why it stopped early, or None.
+    """Runs to the end; returns why it stopped early, or None.
 
-    The steps since the checkpoint are trained again, from the ledger: what was drawn is not drawn again. Without a
-    checkpoint the run goes back to its first step.
+    The steps since the checkpoint are trained again, from the ledger: what was drawn is not drawn
+    again. Without a checkpoint the run goes back to its first step.
 
     Args:
-        make_controller: a new one, its logs cut back to the checkpoint; engines are those of before.
+        make_controller: a new one, its logs cut back to the checkpoint; engines are those of
+            before.
         newest: the last whole checkpoint.
 
-    Raises RuntimeError where the learner was lost more than `max_restarts` times.
+    Raises RuntimeError if the learner was lost more than `max_restarts` times.
     """
     restarts = 0
     while True:
@@ -56,10 +57,12 @@ async def supervise(
                 return stopping.reason
             if restarts >= max_restarts:
                 raise RuntimeError(
-                    f"{error} It was restarted {restarts} times already (cluster.max_learner_restarts={max_restarts}). "
-                    "Look at its log for the cause; memory is the usual one. The run can go on with resume=auto."
+                    f"{error} It was restarted {restarts} times already "
+                    f"(cluster.max_learner_restarts={max_restarts}). Look at its log for the "
+                    "cause; memory is the usual one. The run can go on with resume=auto."
                 ) from error
             restarts += 1
             say(
-                f"{error}\nThe learner is started again ({restarts} of {max_restarts}), from the last checkpoint."
+                f"{error}\nThe learner is started again ({restarts} of {max_restarts}), from the "
+                "last checkpoint."
             )

@@ -2,14 +2,17 @@
 
 import os
 
+from isentropic.checks import check_choice
 from isentropic.config import Config
 from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
+from isentropic.rollout import ENGINES
 
 
 def check_together(config: Config) -> None:
     """Raise ValueError for the first combination that cannot work."""
     for check in (
+        _engine,
         _lengths,
         _batch,
         _advantage,
@@ -20,6 +23,10 @@ def check_together(config: Config) -> None:
         check_combinations,
     ):
         check(config)
+
+
+def _engine(config: Config) -> None:
+    check_choice("rollout.engine", config.rollout.engine, ENGINES)
 
 
 def _lengths(config: Config) -> None:

@@ -18,8 +18,7 @@ from isentropic.actors.launch import Actors, start_actors
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.config import Config
-from isentropic.experiments.branch.learner import settings_of
-from isentropic.experiments.run.assemble import make_engine, make_learner
+from isentropic.experiments.run.builders import make_engine, make_learner, settings_of
 from isentropic.experiments.run.prepare import Prepared
 
 # What a run may have of its own on actors that are there: nothing here is built into an engine or a

@@ -12,7 +12,7 @@ from pathlib import Path
 import ray
 
 from isentropic.actors.placement import plan
-from isentropic.actors.ray_runtime import start_ray
+from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.experiments.program import DONE as CODE_DONE
 from isentropic.experiments.program import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
 from isentropic.experiments.run.assemble import run_with
@@ -79,7 +79,7 @@ class Sweep:
             for number in SIGNALS:
                 loop.remove_signal_handler(number)
             if own_ray:
-                ray.shutdown()
+                stop_ray()
         if self._stop is not None:
             return RESUMABLE
         return FAULT if FAILED in states else CODE_DONE

@@ -1,6 +1,6 @@
-"""One live vLLM engine: takes Requests, gives Completions as they finish, takes new weights between them.
+"""Runs one vLLM engine: Requests in, Completions out as they finish, new weights in between.
 
-Nothing but this folder imports vllm. On a CPU the engine runs in this process and leaves it with one torch thread.
+On a CPU the engine runs in this process and leaves it with one torch thread.
 """
 
 import os
@@ -19,18 +19,19 @@ from isentropic.records import Completion, Request
 from isentropic.rollout import torchvision_cpu
 from isentropic.rollout.checks import check_request, describe
 from isentropic.rollout.options import engine_options, image_options, parameter_shapes
+from isentropic.rollout.vllm_packages import missing_package
 from isentropic.weights.buckets import Bucket, check_buckets
 
 YIELD_EVERY_S = 0.2  # while requests run, finished ones are handed over in batches
 
-ENGINE_ENV = {  # read by vLLM when it is imported
+# Read by vLLM when it is imported.
+ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-CPU_ENV = {
-    "TORCHDYNAMO_DISABLE": "1"
-}  # the sampler would compile for up to 15 s at the first request
+# Else the sampler compiles for up to 15 s at the first request.
+CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1"}
 
 
 @dataclass
@@ -38,15 +39,16 @@ class _Call:
     """One `generate` in flight: what it still waits for, and what finished since its last yield."""
 
     waiting: dict[str, Request] = field(default_factory=dict)
-    done: deque[Completion] = field(default_factory=deque)  # another thread may be adding to it
+    # Another thread may be adding to it.
+    done: deque[Completion] = field(default_factory=deque)
     error: BaseException | None = None
 
     def take(self) -> list[Completion]:
         return [self.done.popleft() for _ in range(len(self.done))]
 
 
-class Engine:
-    """One vLLM engine. `generate` may be called from several threads; they share the engine's steps."""
+class VllmEngine:
+    """`rollout.Engine` by vLLM. Threads that call `generate` at once share the engine's steps."""
 
     def __init__(
         self,
@@ -61,11 +63,8 @@ class Engine:
         sleep_mode: bool = False,
         image_pixels: tuple[int, int] | None = None,
     ) -> None:
-        """Loads the model of `model_path` as policy version 0. `device` is "cpu" or "cuda".
-
-        `image_pixels` as in `ModelConfig`. Raises ValueError where a model reads images and vLLM cannot.
-        """
-        for key, value in {**ENGINE_ENV, **(CPU_ENV if device == "cpu" else {})}.items():
+        """Loads the model folder. Raises ValueError if the model reads images and vLLM cannot."""
+        for key, value in self.environment(device).items():
             os.environ.setdefault(key, value)
         from transformers import AutoConfig, PretrainedConfig
 
@@ -73,10 +72,11 @@ class Engine:
         # Before the model's own modules are imported: they ask once whether there is a torchvision.
         if PretrainedConfig.get_config_dict(model_path, **source)[0].get("model_type") in KINDS:
             torchvision_cpu.add()
-        about = AutoConfig.from_pretrained(model_path, **source)
-        self._images = load_images(model_path, about, image_pixels, revision)
-        self._banned = dict.fromkeys(banned_tokens(about), BANNED) or None
-        from vllm import LLM  # seconds, and only after the environment is set
+        hf_config = AutoConfig.from_pretrained(model_path, **source)
+        self._images = load_images(model_path, hf_config, image_pixels, revision)
+        self._banned = dict.fromkeys(banned_tokens(hf_config), BANNED) or None
+        # Takes seconds, and reads the environment that was set above.
+        from vllm import LLM
 
         self.policy_version = 0
         self.max_length = max_length
@@ -93,14 +93,16 @@ class Engine:
         )
         self._core = self.llm.llm_engine
         self._dtype = getattr(torch, config.dtype)
-        self._parameters = parameter_shapes(about, trust_remote_code)
+        self._parameters = parameter_shapes(hf_config, trust_remote_code)
         self._vocab_size = self._core.model_config.get_vocab_size()
-        self._calls: dict[str, _Call] = {}  # by request id
-        self._admitting = threading.Lock()  # guards the engine's queue and _calls
-        self._stepping = threading.Lock()  # held by the one call that steps the engine for all
-        self._next_id = 0
         self.steps = 0
         self.tokens = 0
+        self._next_id = 0
+        self._calls: dict[str, _Call] = {}  # by request id
+        # Guards the engine's queue and `_calls`.
+        self._admitting = threading.Lock()
+        # Held by the one call that steps the engine for all.
+        self._stepping = threading.Lock()
 
     @property
     def num_running(self) -> int:
@@ -110,12 +112,10 @@ class Engine:
     def generate(
         self, requests: Iterable[Request], *, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[list[Completion]]:
-        """Samples one completion a request; yields those that finished since the last yield, a few times a second.
+        """Samples one completion per request; yields finished ones a few times per second.
 
-        Tokens depend on the request alone (prompt, seed, temperature, ...) and the weights, never on what else runs.
-        `logprob` is at the request's temperature, after top-p and top-k (temperature 0: greedy, at temperature 1).
-        Raises ValueError for a request that does not fit, before any is started. A caller that stops reading, or an
-        error, leaves no request of this call in the engine; `cancelled` is asked between steps, and ends it early.
+        As `Engine.generate`; a request of temperature 0 is greedy, its logprobs are at temperature
+        1. `cancelled` is asked between steps.
         """
         call = self._admit(list(requests))
         yielded = time.monotonic()
@@ -135,11 +135,11 @@ class Engine:
             self._abandon(call)
 
     def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> None:
-        """Loads, resets the prefix cache and sets the version: one call, so that none of them can be left out.
+        """Loads, resets the prefix cache and sets the version: one call, so that none is left out.
 
-        `buckets` is read twice: all is checked (names, shapes, dtype, finite values, checksums) before the first
-        tensor is written, so a refused load leaves the engine as it was. No request may be running.
-        Raises ValueError where the weights do not fit.
+        `buckets` is read twice: all is checked (names, shapes, dtype, finite values, checksums)
+        before the first tensor is written, so a refused load leaves the engine as it was. Raises
+        ValueError if the weights do not fit, RuntimeError if a request is running.
         """
         if self.num_running:
             raise RuntimeError(
@@ -154,14 +154,16 @@ class Engine:
             # With stale key-value blocks logprobs are wrong by several nats.
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError(
-                    "vLLM did not reset its prefix cache: it still holds blocks of running requests."
+                    "vLLM did not reset its prefix cache: it still holds blocks of running "
+                    "requests."
                 )
+            # It holds what the old vision tower saw.
             if self._images:
-                self._core.reset_encoder_cache()  # what the old vision tower saw
+                self._core.reset_encoder_cache()
             self.policy_version = policy_version
 
     def sleep(self) -> None:
-        """Gives back the GPU's memory, weights kept on the host; nothing where the engine has no sleep mode."""
+        """Gives back the GPU's memory and keeps the weights on the host, if it has a sleep mode."""
         if self._sleeps:
             self.llm.sleep(level=1)
 
@@ -173,6 +175,14 @@ class Engine:
         """Ends the engine and the processes it started."""
         self._core.engine_core.shutdown()
 
+    @staticmethod
+    def environment(device: str) -> dict[str, str]:
+        return ENVIRONMENT | (CPU_ENVIRONMENT if device == "cpu" else {})
+
+    @staticmethod
+    def missing(device: str, *, images: bool) -> str:
+        return missing_package(device) or (torchvision_cpu.missing() if images else "")
+
     def _admit(self, requests: list[Request]) -> _Call:
         """Puts all requests into the engine's queue, or none."""
         for request in requests:
@@ -182,7 +192,7 @@ class Engine:
                 vocab_size=self._vocab_size,
                 reads_images=self._images is not None,
             )
-        prepared = [prepare(request, self._images, self._banned) for request in requests]
+        prepared = [vllm_inputs(request, self._images, self._banned) for request in requests]
         call = _Call()
         with self._admitting:
             try:
@@ -198,39 +208,41 @@ class Engine:
         return call
 
     def _advance(self, call: _Call) -> None:
-        """One step of the engine by this thread, or a short wait while another thread steps it."""
+        """Makes one step of the engine, or waits a little while another thread steps it."""
         if not self._stepping.acquire(blocking=False):
             time.sleep(0.01)
             return
         try:
-            if not call.waiting:  # answered while this thread was on its way
+            # Another thread may have answered it while this one was on its way.
+            if not call.waiting:
                 return
             with self._admitting:
                 for output in self._core.step():
                     self._deliver(output)
             self.steps += 1
         except BaseException as error:
-            for other in {id(each): each for each in self._calls.values()}.values():
+            for other in list(self._calls.values()):
                 other.error = error
             raise
         finally:
             self._stepping.release()
 
     def _deliver(self, output) -> None:
-        """Hands a finished vLLM output to the call that asked for it: there before it is no longer waited for."""
+        """Hands a finished vLLM output to its call, before that call stops waiting for it."""
         call = self._calls[output.request_id]
         request = call.waiting[output.request_id]
         if request.media and not same_tokens(output.prompt_token_ids, request.token_ids):
             raise RuntimeError(
-                f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt with images, the "
-                f"learner would read {len(request.token_ids)}. Its image processor does not follow model.image_pixels."
+                f"{describe(request)}: vLLM made {len(output.prompt_token_ids)} tokens of a prompt "
+                f"with images, the learner would read {len(request.token_ids)}. Its image "
+                "processor does not follow model.image_pixels."
             )
         sampled = output.outputs[0]
         token_ids = np.asarray(sampled.token_ids, dtype=np.int64)
         assert sampled.finish_reason in ("stop", "length"), (
             f"vLLM finished by {sampled.finish_reason!r}"
         )
-        assert len(sampled.logprobs.logprobs) == len(token_ids), "one logprob a token"
+        assert len(sampled.logprobs.logprobs) == len(token_ids), "one logprob per token"
         self.tokens += len(token_ids)
         call.done.append(
             Completion(
@@ -258,10 +270,13 @@ class Engine:
         self._core.abort_request(names)
 
 
-def prepare(
+def vllm_inputs(
     request: Request, images: Images | None = None, banned: dict[int, float] | None = None
 ) -> tuple:
-    """vLLM's prompt and sampling parameters; ValueError naming the request where vLLM refuses a value."""
+    """Returns vLLM's prompt and sampling parameters.
+
+    Raises ValueError, naming the request, if vLLM refuses a value.
+    """
     from vllm import SamplingParams, TokensPrompt
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import RequestOutputKind
@@ -273,7 +288,7 @@ def prepare(
             top_k=request.top_k,
             seed=request.seed,
             max_tokens=request.max_tokens,
-            logprobs=0,  # the sampled token's, and no other
+            logprobs=0,  # only the sampled token's
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -285,7 +300,6 @@ def prepare(
     if not request.media:
         return TokensPrompt(prompt_token_ids=request.token_ids.tolist()), sampling
     pixels = {"image": [images.read(reference) for reference in request.media]}
-    token_ids = images.collapse(
-        request.token_ids
-    ).tolist()  # vLLM puts in as many image tokens as it makes
+    # vLLM puts in as many image tokens as its processor makes; they must not be there twice.
+    token_ids = images.collapse(request.token_ids).tolist()
     return TokensPrompt(prompt_token_ids=token_ids, multi_modal_data=pixels), sampling

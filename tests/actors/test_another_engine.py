@@ -1,0 +1,111 @@
+"""Another engine is a class and a line in `ENGINES`: actors, pool and health run as they are."""
+
+import os
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from isentropic.actors.launch import start_actors
+from isentropic.records import Completion
+from isentropic.rollout import ENGINES
+
+pytestmark = pytest.mark.engine
+
+
+def echo_classes():
+    """An engine that answers with the prompt backwards, and a learner of one number: made in a function, so that
+    they travel to the actors by value."""
+
+    class EchoEngine:
+        def __init__(self, model_path, config, *, max_length, device, **_):
+            assert os.environ["ECHO"] == device, "started in the environment that it asked for"
+            self.policy_version = self.steps = self.tokens = self.num_running = 0
+            self._logprob = 0.0
+            self._asleep = False
+
+        def generate(self, requests, *, cancelled=lambda: False):
+            assert not self._asleep
+            for request in requests:
+                if cancelled():
+                    return
+                self.steps += 1
+                self.tokens += len(request.token_ids)
+                yield [
+                    Completion(
+                        key=request.key,
+                        turn=request.turn,
+                        token_ids=request.token_ids[::-1],
+                        logprob=np.full(len(request.token_ids), self._logprob, np.float32),
+                        finish_reason="stop",
+                        policy_version=self.policy_version,
+                    )
+                ]
+
+        def load_weights(self, policy_version, buckets):
+            ((_, weight),) = (pair for bucket in buckets for pair in bucket.tensors())
+            self._logprob = float(weight)
+            self.policy_version = policy_version
+
+        def sleep(self):
+            self._asleep = True
+
+        def wake(self):
+            self._asleep = False
+
+        def close(self):
+            pass
+
+        @staticmethod
+        def environment(device):
+            return {"ECHO": device}
+
+        @staticmethod
+        def missing(device, *, images):
+            return "it is blind" if images else ""
+
+    class OneNumber:
+        policy_version = 3
+
+        def __init__(self, **_):
+            pass
+
+        def named_weights(self, dtype):
+            yield "weight", torch.tensor(-0.5)
+
+    return EchoEngine, OneNumber
+
+
+def test_the_actors_run_it(ray_session, loop, cluster, learner_config, rollouts, monkeypatch):
+    engine, learner = echo_classes()
+    monkeypatch.setitem(ENGINES, "echo", engine)
+    config = rollouts.config(engine="echo")
+    requests = rollouts.requests(3, 2)
+
+    async def answered():
+        actors = await start_actors(
+            cluster,
+            config,
+            replace(learner_config, num_ranks=1),
+            make_engine=partial(ENGINES["echo"], "nowhere", config, max_length=96, device="cpu"),
+            make_learner=learner,
+        )
+        try:
+            await actors.pool.load_weights(await actors.learner.publish())
+            await actors.pool.sleep()
+            await actors.pool.wake()
+            (handle,) = actors.pool.handles
+            found = {c.key: c async for part in actors.pool.generate(requests) for c in part}
+            return found, await handle.actor.health.remote()
+        finally:
+            actors.close()
+
+    found, health = loop.run_until_complete(answered())
+    assert len(found) == len(requests)
+    for request in requests:
+        np.testing.assert_array_equal(found[request.key].token_ids, request.token_ids[::-1])
+        assert set(found[request.key].logprob) == {-0.5}
+    tokens = sum(len(request.token_ids) for request in requests)
+    assert (health.policy_version, health.steps, health.tokens) == (3, len(requests), tokens)
