@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from isentropic.tasks.math import MathConfig, MathTask, is_right
+from isentropic.tasks.answers.equal import is_right
+from isentropic.tasks.math import MathConfig, MathTask
 
 CONFIG = MathConfig(
     name="math",

@@ -1,19 +1,14 @@
-"""Mathematical problems with one right answer, from files or the Hub, checked by math-verify."""
+"""Mathematical problems with one right answer, from files or the Hub; `answers` says what is right."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from isentropic.checks import check_choice, check_range
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
+from isentropic.tasks.answers.equal import is_right
 from isentropic.tasks.rows import Row, read_rows
-
-LAST_CHARACTERS = (
-    20_000  # of a response: the answer stands at the end, and parsing time grows with the text
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,29 +111,3 @@ class MathTask:
         bound = sorted(hashes)[max(1, round(self.config.eval_share * len(rows))) - 1]
         held_out = [row for row, value in zip(rows, hashes, strict=True) if value <= bound]
         return [row for row, value in zip(rows, hashes, strict=True) if value > bound], held_out
-
-
-def is_right(response: str, answer: str) -> bool:
-    """Whether the last answer written in `response` equals `answer`, by math-verify.
-
-    Its own time limits are off: they need signals, and the worker that runs this has a harder one.
-    """
-    from math_verify import parse, verify  # a worker's business: the driver need not load sympy
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its limits are off
-    written = parse(response[-LAST_CHARACTERS:], parsing_timeout=None)
-    if not written:
-        return False
-    return bool(verify(_gold(answer), written, timeout_seconds=None))
-
-
-@lru_cache(maxsize=65536)
-def _gold(answer: str) -> list[Any]:
-    from math_verify import parse
-
-    gold = parse("\\boxed{" + answer + "}", parsing_timeout=None)
-    if not gold:
-        raise ValueError(
-            f"math-verify cannot read the answer {answer!r}: the data set's answer column is at fault."
-        )
-    return gold
