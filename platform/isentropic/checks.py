@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
+from datetime import date
 from numbers import Real
 
 
@@ -48,3 +49,11 @@ def check_range(
     if value != value or abs(value) == math.inf or not all(holds for holds, _ in bounds):
         wanted = " and ".join(named) or "finite"
         raise ValueError(f"{key} must be {wanted}, got {value}.{' ' + hint if hint else ''}")
+
+
+def check_day(key: str, value: str) -> None:
+    """`value` must be a day as YYYY-MM-DD."""
+    try:
+        date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{key} must be a day such as 2026-01-31; got {value!r}.") from error

@@ -4,11 +4,12 @@ A slot's config (objective, filter, advantage, ...) stands beside the function t
 what belongs to no single function. `experiments.config_load.load` turns Hydra's dict into a `Config`.
 """
 
+import datetime
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from isentropic.checks import check_choice, check_range
+from isentropic.checks import check_choice, check_day, check_range
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LABEL_LENGTH = 80
@@ -23,8 +24,13 @@ class RunConfig:
     dir: str  # default runs/<name>
     dry: bool  # check everything, start nothing
     label: str | None  # what reports call its setting; null: the keys that tell it from the others
+    date: (
+        str | None
+    )  # YYYY-MM-DD that chat templates read as today; null: the day of the first start
 
     def __post_init__(self) -> None:
+        if self.date is not None:
+            check_day("run.date", self.date)
         if not RUN_NAME.fullmatch(self.name):
             raise ValueError(
                 f"run.name must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or digit; "
@@ -35,6 +41,11 @@ class RunConfig:
             raise ValueError(
                 f"run.label must be 1 to {LABEL_LENGTH} characters, or null; got {self.label!r}."
             )
+
+    @property
+    def today(self) -> datetime.date | None:
+        """The date that a chat template may write."""
+        return None if self.date is None else datetime.date.fromisoformat(self.date)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,21 +2,20 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
-from isentropic.images import load_images
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes
 from isentropic.learner.model import count_parameters, read_config
-from isentropic.models.source import EMBEDDED, EMBEDDED_VISION, check_model, model_folder
+from isentropic.models.pretrained import load_chat
+from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
 from isentropic.tasks import TASKS
-from isentropic.tasks.chat import Chat, load_chat
+from isentropic.tasks.chat import Chat
 from isentropic.tasks.prompts import fitting
 
 GIB = 2**30
@@ -62,30 +61,12 @@ def cache_tokens(model: PretrainedConfig, config: Config) -> int:
 
 
 def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
-    if config.model.path == EMBEDDED:  # not made yet, perhaps: its sizes say it all
+    if config.model.path == EMBEDDED:  # perhaps not made yet: its sizes say it all
         tokenizer = build_tokenizer()
-        return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(
-            tokenizer
-        )
-    if config.model.path == EMBEDDED_VISION:
-        path = model_folder(config.model, config.task)  # random weights: made in a moment
-        return read_config(replace(config.model, path=path)), load_chat(path)
-    path = (
-        str(Path(config.model.path).expanduser())
-        if Path(config.model.path).exists()
-        else config.model.path
-    )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.model.revision)
-        model = read_config(config.model)
-        return model, Chat(
-            tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision)
-        )
-    except OSError as error:  # a Hub model, and no Hub
-        raise ValueError(
-            f"model.path={config.model.path} cannot be read: {str(error).splitlines()[0]} Give a folder that has the "
-            "model, or a network to fetch it with."
-        ) from error
+        lm = build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer)
+        return lm.config, Chat(tokenizer, today=config.run.today, vocab_size=lm.config.vocab_size)
+    model = replace(config.model, path=model_folder(config.model, config.task))
+    return read_config(model), load_chat(model, config.run.today)
 
 
 def _model_line(config: Config, model: PretrainedConfig) -> str:

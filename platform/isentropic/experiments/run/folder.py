@@ -23,6 +23,8 @@ from isentropic.experiments.settings.keys import flat, is_under
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+# Keys that came after the first runs, and the value that the runs before had without saying so.
+CAME_LATER = {"run.date": None}
 MAY_CHANGE = (
     "resume",
     "run.dry",
@@ -81,7 +83,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
         if isinstance(values, dict) and values:
-            return values
+            return _with_later_keys(values)
         reason = "it holds no keys"
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -121,6 +123,14 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, st
         for key in sorted(before.keys() | after.keys())
         if before.get(key, ()) != after.get(key, ()) and not is_under(key, MAY_CHANGE)
     }
+
+
+def _with_later_keys(values: dict[str, Any]) -> dict[str, Any]:
+    for key, value in CAME_LATER.items():
+        section, _, name = key.partition(".")
+        if isinstance(values.get(section), dict):
+            values[section].setdefault(name, value)
+    return values
 
 
 def _check_writable(folder: Path) -> None:

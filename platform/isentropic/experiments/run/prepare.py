@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 
 from isentropic.config import Config, ModelConfig
+from isentropic.models.pretrained import load_chat
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import torchvision_cpu
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
-from isentropic.tasks.chat import Chat, load_chat
+from isentropic.tasks.chat import Chat
 from isentropic.tasks.prompts import fitting
 
 
@@ -30,7 +31,7 @@ def prepare(config: Config) -> Prepared:
     check_model(config.model, config.task)
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
-    chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
+    chat = load_chat(model, config.run.today)
     if chat.images and not config.cluster.gpus_per_engine and (why := torchvision_cpu.missing()):
         raise ValueError(
             f"model {model.name} reads images, and its engines could not start here. {why}"

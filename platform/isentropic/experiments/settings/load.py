@@ -18,6 +18,7 @@ from isentropic.config import Config
 from isentropic.experiments.settings.checks import check_together
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
+from isentropic.experiments.settings.today import pin_date
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
 from isentropic.objectives.over.shaped_offline import with_shaped_offline
@@ -48,6 +49,7 @@ def load(cfg: DictConfig) -> Config:
         ValueError: an unknown or missing key, a wrong type, a value out of range, or values that do not go together.
     """
     raw = plain(cfg)
+    pin_date(cfg, raw)
     for section in PRESET_SECTIONS:
         if raw.pop(section, None) is not None:
             _check_read(section, OmegaConf.to_yaml(cfg))
