@@ -23,7 +23,12 @@ class Run:
 
 
 CFG = OmegaConf.create(
-    {"seed": 0, "run": {"steps": 9, "name": "${who}"}, "who": "a", "tracking": {"wandb": "auto"}}
+    {
+        "seed": 0,
+        "run": {"steps": 9, "name": "${who}", "date": None},
+        "who": "a",
+        "tracking": {"wandb": "auto"},
+    }
 )
 OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
 
