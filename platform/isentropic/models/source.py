@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from fcntl import LOCK_EX, flock
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from isentropic.checks import nearest
 from isentropic.config import ModelConfig
 from isentropic.models import tiny as tiny_model
 from isentropic.models import tiny_vision, warm_start
+from isentropic.models.folder import check_config, check_folder, missing_folder
 from isentropic.models.tiny import TinySizes
 from isentropic.models.warm_start import CARD, WarmStartConfig
 from isentropic.tasks import TASKS
@@ -31,7 +32,6 @@ from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
 EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 HUB_TIMEOUT_S = 10.0
 
 
@@ -83,8 +83,12 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
     folder = _folder(model.path)
     if folder is None:
         _check_hub_name(model)
+    elif folder.exists():
+        check_folder(replace(model, path=str(folder)), folder)
     else:
-        _check_folder(model, folder)
+        siblings = [entry.name for entry in _entries(folder.parent)]
+        hint = " `make smollm2` makes it." if model.name == "smollm2-135m" else ""
+        raise missing_folder(folder, siblings, hint)
 
 
 def _folder(path: str) -> Path | None:
@@ -123,59 +127,7 @@ def _check_hub_name(model: ModelConfig) -> None:
             "of a folder, e.g. model.path=./my-model; without a network, download the model first, or use model=tiny "
             "or model=smollm2-135m (`make smollm2`)."
         ) from error
-    _check_config(model, Path(config))
-
-
-def _check_folder(model: ModelConfig, folder: Path) -> None:
-    if not folder.exists():
-        siblings = [entry.name for entry in _entries(folder.parent)]
-        hint = (
-            " `make smollm2` makes it."
-            if model.name == "smollm2-135m"
-            else nearest(folder.name, siblings)
-        )
-        raise ValueError(
-            f"model.path: there is no folder {folder}.{hint} It must be a Hugging Face model folder."
-        )
-    if not folder.is_dir():
-        raise ValueError(
-            f"model.path={folder} is a file. Give the folder that holds config.json, the tokenizer and *.safetensors."
-        )
-    names = {entry.name for entry in folder.iterdir()}
-    if "config.json" not in names:
-        raise ValueError(
-            f"model.path={folder} has no config.json, so it is not a Hugging Face model folder."
-        )
-    if not names.intersection(TOKENIZER_FILES):
-        raise ValueError(
-            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's tokenizer into "
-            "it: AutoTokenizer.from_pretrained(<origin>).save_pretrained(<folder>)."
-        )
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(
-            f"model.path={folder} has no *.safetensors. Other weight files may run code when they are opened: "
-            "convert them with model.save_pretrained(<folder>)."
-        )
-    _check_config(model, folder / "config.json")
-
-
-def _check_config(model: ModelConfig, file: Path) -> None:
-    """config.json: readable, no code of its own unless trusted, a window that is long enough."""
-    try:
-        config = json.loads(file.read_text())
-        kind = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not the config of a model: {error!r}.") from error
-    if "auto_map" in config and not model.trust_remote_code:
-        raise ValueError(
-            f"{model.path} (model_type {kind}) brings its own Python code, which is not run unless asked for. If you "
-            "have read it: model.trust_remote_code=true with a pinned model.revision."
-        )
-    window = config.get("max_position_embeddings")
-    if isinstance(window, int) and model.max_length > window:
-        raise ValueError(
-            f"model.max_length={model.max_length} is more than the window of {model.path}, {window}."
-        )
+    check_config(model, Path(config))
 
 
 def _entries(folder: Path) -> list[Path]:
