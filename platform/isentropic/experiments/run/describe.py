@@ -9,14 +9,14 @@ from transformers import PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
-from isentropic.learner.estimate import RankBytes, estimate_rank_bytes
+from isentropic.experiments.run.preview import data_lines
+from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
-from isentropic.tasks import TASKS
+from isentropic.rollout.head_sizes import check_head_size
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.prompts import fitting
 
 GIB = 2**30
 ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured
@@ -24,15 +24,17 @@ RANK_OVERHEAD = GIB  # same of a learner rank
 
 
 def describe(config: Config) -> str:
-    """Model, data, placement and memory, as lines of text; reads the data and the model's config, loads no weights.
+    """Model, data, placement and memory, as lines of text. Reads the data and the model's files, loads no weights.
 
     Raises:
-        ValueError: what the run would be refused for: no model, unreadable data, prompts longer than the window,
-            resources that Ray cannot place.
+        ValueError: what the run would be refused for: a model that is not whole, unreadable data,
+            prompts that the template loses or the window cannot hold, resources that Ray cannot place.
     """
     check_model(config.model, config.task)
     model, chat = _model_and_chat(config)
-    lines = [_model_line(config, model), *_data_lines(config, chat), *_step_lines(config)]
+    size = head_size(model.get_text_config(decoder=True))
+    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
+    lines = [_model_line(config, model), *data_lines(config, chat), *_step_lines(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 
@@ -44,11 +46,13 @@ def engine_bytes(model: PretrainedConfig, config: Config) -> int:
     )
 
 
-def cache_tokens(model: PretrainedConfig, config: Config) -> int:
-    """Tokens that an engine's key-value cache holds."""
+def cache_tokens(model: PretrainedConfig, config: Config) -> int | None:
+    """Tokens that an engine's key-value cache holds; None if the model keeps no heads in it."""
     model = model.get_text_config(decoder=True)
+    head_dim = head_size(model)
+    if head_dim is None:
+        return None
     heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
-    head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     width = getattr(torch, config.rollout.dtype).itemsize
     per_token = (
         2
@@ -75,23 +79,6 @@ def _model_line(config: Config, model: PretrainedConfig) -> str:
         f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, {model.model_type}, "
         f"{text.num_hidden_layers} layers, vocabulary {text.vocab_size}, window used {config.model.max_length} tokens"
     )
-
-
-def _data_lines(config: Config, chat: Chat) -> list[str]:
-    task, dropped = fitting(
-        TASKS[config.task.name].make(config.task),
-        chat,
-        splits=("train", "eval"),
-        max_tokens=config.rollout.max_prompt_tokens,
-        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
-    )
-    prompt = task.prompt("train", 0)
-    left_out = sum(dropped.values())
-    return [
-        f"data       {config.task.name}: {task.size('train')} train, {task.size('eval')} held out"
-        + (f"; {left_out} prompts too long, left out" if left_out else ""),
-        f"           first prompt ({len(chat.prompt_ids(prompt))} tokens): {prompt.messages[-1]['content'][:80]!r}",
-    ]
 
 
 def _step_lines(config: Config) -> list[str]:
@@ -124,11 +111,12 @@ def _memory_lines(config: Config, model: PretrainedConfig) -> list[str]:
     rank = estimate_rank_bytes(model, config.learner, reference=config.terms.kl is not None)
     engine = engine_bytes(model, config)
     length = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
-    at_once = cache_tokens(model, config) // length
+    tokens = cache_tokens(model, config)
+    at_once = "" if tokens is None else f": {tokens // length} full-length responses at once"
     lines = [
         f"memory     a rank {_gib(rank.total)} ({_parts(rank)})",
-        f"           an engine {_gib(engine)} a device, of it {config.rollout.kv_cache_gib:g} GiB cache: "
-        f"{at_once} full-length responses at once",
+        f"           an engine {_gib(engine)} a device, of it {config.rollout.kv_cache_gib:g} GiB cache"
+        f"{at_once}",
     ]
     return [*lines, _verdict(config, rank.total, engine)]
 
@@ -139,18 +127,17 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
         if not torch.cuda.is_available():
             return "           this machine has no GPU to compare with"
         capacity = torch.cuda.get_device_properties(0).total_memory
-        needed = max(
-            rank, engine
-        )  # sharing processes take turns: the engine sleeps while the learner works
+        # Processes that share a device take turns: the engine sleeps while the learner works.
+        needed = max(rank, engine)
     else:
         capacity = psutil.virtual_memory().total
         needed = config.learner.num_ranks * (rank + RANK_OVERHEAD)
         needed += config.rollout.num_actors * (engine + ENGINE_OVERHEAD)
-    told = f"           about {_gib(needed)} of {_gib(capacity)}: "
+    need = f"           about {_gib(needed)} of {_gib(capacity)}: "
     if needed <= capacity:
-        return told + "fits"
+        return need + "fits"
     return (
-        told
+        need
         + "DOES NOT FIT. Lower learner.microbatch_tokens or rollout.kv_cache_gib, or use more ranks"
     )
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 from isentropic.config import Config, ModelConfig
-from isentropic.models.pretrained import load_chat
+from isentropic.learner.estimate import head_size
+from isentropic.models.pretrained import load_chat, load_config
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import torchvision_cpu
+from isentropic.rollout.head_sizes import check_head_size
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
@@ -43,4 +45,6 @@ def prepare(config: Config) -> Prepared:
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
+    size = head_size(load_config(model).get_text_config(decoder=True))
+    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
     return Prepared(model=model, task=task, chat=chat, dropped=dropped)
