@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from isentropic.config import ModelConfig
-from isentropic.models import warm_start
-from isentropic.models.source import EMBEDDED, check_model, model_folder
+from isentropic.folders import CACHE
+from isentropic.models import source, warm_start
+from isentropic.models.source import EMBEDDED, cache_folder, check_model, model_folder
 from isentropic.tasks.arithmetic import ArithmeticConfig
 
 TASK = ArithmeticConfig(name="arithmetic", levels=("2x1",), train_size=10, eval_size=10, seed=0)
@@ -64,6 +65,25 @@ def test_the_embedded_model_is_made_in_another_process(tmp_path, monkeypatch):
     found = model_folder(wanted, TASK)
     assert Path(found).parent == tmp_path and (Path(found) / warm_start.CARD).is_file()
     assert model_folder(wanted, TASK) == found
+
+
+def test_a_model_of_the_cache_is_found_from_everywhere(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(folder.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert model_folder(model("cache:my-model"), TASK) == str(folder)
+    with pytest.raises(ValueError, match=rf"no folder {folder.parent}/my-modle\. Did you mean"):
+        check_model(model("cache:my-modle"), TASK)
+
+
+def test_the_cache_is_the_project_s_unless_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for unset in (
+        lambda: monkeypatch.delenv(CACHE, raising=False),
+        lambda: monkeypatch.setenv(CACHE, ""),
+    ):
+        unset()
+        assert cache_folder() == Path(source.__file__).parents[3] / ".cache" / "models"
 
 
 def test_missing_folder_names_its_neighbour(folder):

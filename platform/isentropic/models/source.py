@@ -32,6 +32,7 @@ from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
 EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
+CACHED = "cache:"  # in front of a folder's name: it lies in the cache of models
 HUB_TIMEOUT_S = 10.0
 
 
@@ -93,6 +94,8 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
 
 def _folder(path: str) -> Path | None:
     """The folder that a path names, whether or not it is there; None for the name of a Hub model."""
+    if path.startswith(CACHED):
+        return cache_folder() / path.removeprefix(CACHED)
     looks_like_a_path = (
         path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
     )
