@@ -48,7 +48,7 @@ class RankBytes:
 def estimate_rank_bytes(
     model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False
 ) -> RankBytes:
-    """The memory of one of `learner.num_ranks` ranks that train `model` (its Hugging Face config)."""
+    """The memory of one rank of `learner.num_ranks` that train the model of this config."""
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
     model = model.get_text_config(decoder=True)
@@ -83,13 +83,13 @@ def estimate_rank_bytes(
 
 
 def mlp_width(model: PretrainedConfig) -> int:
-    """Width of the MLP of a layer, by any of its names; most models that name none have four times the layer's."""
+    """Width of a layer's MLP by any of its names, or four times the hidden size if it has none."""
     named = (getattr(model, name, None) for name in MLP_WIDTHS)
     return next((width for width in named if isinstance(width, int)), 4 * model.hidden_size)
 
 
 def head_size(model: PretrainedConfig) -> int | None:
-    """Dimensions of an attention head; None if there are none, or if they are not stored as such (MLA)."""
+    """Dimensions of an attention head; None if the cache holds no heads (Mamba, MLA)."""
     heads = getattr(model, "num_attention_heads", None)
     if not heads or getattr(model, "kv_lora_rank", None):
         return None
@@ -105,8 +105,9 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
     """Model operations per token in a sequence of `length` tokens, to compare with a device's peak.
 
     Two for each weight that multiplies (the embedding's does not), and the two products of causal
-    attention, which see half the sequence on average; times three with the backward pass. Work that is
-    done twice (gradient checkpointing, tiles computed again) does not count, nor does a vision tower's.
+    attention, which see half the sequence on average; times three with the backward pass. Work that
+    is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
+    vision tower.
     """
     tower = count_vision_parameters(model)
     whole, model = model, model.get_text_config(decoder=True)

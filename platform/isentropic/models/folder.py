@@ -1,6 +1,6 @@
 """Is this a model's folder that can be used? Asked before anything starts, without loading weights.
 
-Each error names the file and what to do. A cut download shows here, and not after minutes on a rank.
+Each error names the file and what to do. A cut download shows here, not after minutes on a rank.
 """
 
 import json
@@ -46,7 +46,8 @@ def check_folder(model: ModelConfig, folder: Path) -> None:
         )
     if not names.intersection(TOKENIZER_FILES):
         raise ValueError(
-            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's "
+            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the "
+            f"model's "
             "tokenizer into it: AutoTokenizer.from_pretrained(<origin>).save_pretrained(<folder>)."
         )
     if not any(name.endswith(".safetensors") for name in names):
@@ -77,7 +78,8 @@ def check_config(model: ModelConfig, file: Path) -> None:
     window = config.get("max_position_embeddings")
     if isinstance(window, int) and model.max_length > window:
         raise ValueError(
-            f"model.max_length={model.max_length} is more than the window of {model.path}, {window}."
+            f"model.max_length={model.max_length} is more than the window of {model.path}, "
+            f"{window}."
         )
 
 
@@ -93,7 +95,8 @@ def read_shapes(folder: Path) -> Shapes:
     if not (folder / WEIGHTS).is_file():
         found = sorted(path.name for path in folder.glob("*.safetensors"))
         raise ValueError(
-            f"model.path={folder} has {', '.join(found[:SHOWN])}, but neither {WEIGHTS} nor {INDEX}, "
+            f"model.path={folder} has {', '.join(found[:SHOWN])}, but neither {WEIGHTS} nor "
+            f"{INDEX}, "
             "which says where each weight is. Copy the missing file from where the model came."
         )
     return dict(_header(folder / WEIGHTS))
@@ -110,14 +113,16 @@ def _indexed_shapes(folder: Path, index: Path) -> Shapes:
         file = folder / name
         if Path(name).name != name or not file.is_file():
             raise ValueError(
-                f"{index} names the file {name!r}, which is not in {folder}. Copy it from where the "
+                f"{index} names the file {name!r}, which is not in {folder}. Copy it from where "
+                f"the "
                 "model came."
             )
         held = dict(_header(file))
         lost = sorted(key for key, place in places.items() if place == name and key not in held)
         if lost:
             raise ValueError(
-                f"{file} lacks {', '.join(lost[:SHOWN])}, which {index.name} says it has: the files "
+                f"{file} lacks {', '.join(lost[:SHOWN])}, which {index.name} says it has: the "
+                f"files "
                 f"are of different models or versions. {AGAIN}"
             )
         shapes |= held
@@ -162,7 +167,8 @@ def _check_weights(folder: Path, found: Shapes, shapes: Shapes, tied: set[str]) 
     for name in found.keys() & shapes.keys():
         if found[name] != shapes[name]:
             raise ValueError(
-                f"{folder}: the weight {name} has the shape {list(found[name])} in the safetensors, "
+                f"{folder}: the weight {name} has the shape {list(found[name])} in the "
+                f"safetensors, "
                 f"but {CONFIG} asks for {list(shapes[name])}: they are of different models. {AGAIN}"
             )
     missing = sorted(shapes.keys() - found.keys() - tied)
@@ -171,7 +177,8 @@ def _check_weights(folder: Path, found: Shapes, shapes: Shapes, tied: set[str]) 
         size = sum(math.prod(shapes[name]) for name in missing)
         raise ValueError(
             f"{folder}: the safetensors lack {len(missing)} weights of {size:,} numbers, such as "
-            f"{', '.join(missing[:SHOWN])}; they would start at random. Copy the missing files from "
+            f"{', '.join(missing[:SHOWN])}; they would start at random. Copy the missing files "
+            f"from "
             "where the model came."
         )
 

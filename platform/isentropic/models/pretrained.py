@@ -1,7 +1,7 @@
-"""One way to read a model's files: config, tokenizer, image processor and chat, for driver and ranks alike.
+"""One way to read a model's config, tokenizer, image processor and chat, for driver and ranks.
 
-Everything that is read takes the whole `ModelConfig`: a revision that reached the weights but not the
-tokenizer would give prompts that the model was not trained on.
+Everything takes the whole `ModelConfig`: a revision that reached the weights but not the tokenizer
+would give prompts that the model was not trained on.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 def load_chat(model: ModelConfig, today: date | None = None) -> Chat:
     """The tokenizer with its chat template and, if the model reads images, their reader.
 
-    `today` is what a template that writes a date is told. Raises ValueError as `load_tokenizer`.
+    `today` is the date that a template may write. Raises ValueError as `load_tokenizer`.
     """
     config = load_config(model)
     images = _read(
@@ -99,7 +99,8 @@ def _read(model: ModelConfig, what: str, read: Callable[[], T]) -> T:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         reason = " ".join(lines[:2])
         raise ValueError(
-            f"model.path={model.path}: {what} cannot be read ({type(error).__name__}: {reason:.200}). "
-            "Copy the model's files again from where it came, or save them anew with "
+            f"model.path={model.path}: {what} cannot be read "
+            f"({type(error).__name__}: {reason:.200}). Copy the model's files again from where it "
+            f"came, or save them anew with "
             "save_pretrained(<folder>)."
         ) from error

@@ -22,7 +22,7 @@ class Task(Protocol):
         ...
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """Reward of an episode, from the policy's turns (most tasks have one) as `Chat.decode` writes them."""
+        """Reward of an episode, from the policy's turns as `Chat.decode` writes them."""
         ...
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ from isentropic.images import Images
 from isentropic.records import FinishReason, Ints, Prompt, Rollout
 
 PLACE = "<image>"  # in a prompt's text, where an image stands
-MARK = "mark-of-a-turn"  # stands for a turn's text where the template around it is wanted
+MARK = "mark-of-a-turn"  # stands for a turn's text to see what the template writes around it
 
 
 class Chat:
@@ -99,19 +99,23 @@ class Chat:
         return self.decode([rollout.token_ids[start:end] for start, end in rollout.turns])
 
     def decode(self, turns: Sequence[Ints]) -> list[str]:
-        """Texts without the tokens that end or pad a turn; other special tokens, such as tags around
-        an answer, are part of what was said."""
+        """Returns the texts without tokens that end or pad a turn.
+
+        Other special tokens, such as tags around an answer, are part of what was said.
+        """
         said = [turn[~np.isin(turn, self._unread)].tolist() for turn in turns]
         return self.tokenizer.batch_decode(said, skip_special_tokens=False)
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        """For the template: images where the text says so, else in front of the user's first message."""
+        """Puts images where the text says so, else in front of the user's first message."""
         if not prompt.media:
             return list(prompt.messages)
         if self.images is None:
             raise ValueError(
-                f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), but the model reads text alone. "
-                "Choose one of Qwen2-VL or Qwen2.5-VL, or for the text without its images: task.image_column=null."
+                f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), but the model "
+                "reads text alone. Choose one of Qwen2-VL or Qwen2.5-VL, or for the text without "
+                "its "
+                "images: task.image_column=null."
             )
         placed = any(PLACE in message["content"] for message in prompt.messages)
         messages, waiting = [], not placed

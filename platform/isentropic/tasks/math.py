@@ -1,4 +1,4 @@
-"""Mathematical problems with one right answer, from files or the Hub; `answers` says what is right."""
+"""Mathematical problems with one right answer, from files or the Hub."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class MathConfig:
     answer_column: str  # text or a number
     image_column: str | None  # path of an image that goes with the problem; null: text only
     limit: int | None  # of each file; null: all rows
-    eval_share: float  # held out by a hash of the problem's text, where there is no eval_path
+    eval_share: float  # held out by a hash of the problem's text, if there is no eval_path
     system_prompt: str | None
     suffix: str  # after the problem: how to write the answer
     reward_right: float
@@ -55,7 +55,10 @@ class MathConfig:
 
 
 class MathTask:
-    """`prompt_id` is 'math/<split>/<index>'. Reads its files once, at the start; workers get no rows."""
+    """Reads its files once, at the start; `answers` says what is right.
+
+    `prompt_id` is 'math/<split>/<index>'. Workers get no rows.
+    """
 
     isolated = True  # parsing what a model wrote can take for ever
     max_turns = 1

@@ -6,15 +6,16 @@ ROUNDS = 6
 
 
 def index_of(draw: int, size: int, seed: int) -> int:
-    """Index of the prompt of draw `draw`; within one epoch of `size` draws each index comes exactly once.
+    """Index of the prompt of draw `draw`; an epoch of `size` draws has each index exactly once.
 
-    A pure function: no state, so that resume, branches and several processes agree. A balanced Feistel network
-    permutes the smallest even-bit range that holds `size`; what falls outside walks on until it is inside
-    (Black and Rogaway 2002, "cycle walking"; under four rounds on average).
+    A pure function: no state, so that resume, branches and several processes agree. A balanced
+    Feistel network permutes the smallest even-bit range that holds `size`; what falls outside walks
+    on until it is inside (Black and Rogaway 2002, "cycle walking"; under four rounds on average).
     """
     if draw < 0 or size < 1:
         raise ValueError(
-            f"a draw needs draw >= 0 and a data set of at least one prompt, got draw {draw}, size {size}."
+            "a draw needs draw >= 0 and a data set of at least one prompt, got "
+            f"draw {draw}, size {size}."
         )
     epoch, value = divmod(draw, size)
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)

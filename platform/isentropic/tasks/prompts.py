@@ -75,9 +75,11 @@ def check_reading(task: Task, chat: Chat, prompt: Prompt) -> None:
     """
     if prompt.media and chat.images is None:
         raise ValueError(
-            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and the model reads text "
-            "alone: a policy would be trained on problems that it cannot see. Choose a Qwen2-VL or "
-            "Qwen2.5-VL model (model.path), or for the text without its images: task.image_column=null."
+            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and the model reads "
+            "text alone: a policy would be trained on problems that it cannot see. Choose a "
+            "Qwen2-VL "
+            "or Qwen2.5-VL model (model.path), or for the text without its images: "
+            "task.image_column=null."
         )
     text = " ".join(chat.prompt_text(prompt).split())
     for message in prompt.messages:
@@ -124,8 +126,9 @@ def _check_ids(chat: Chat, prompt: Prompt, ids: Ints) -> None:
     if chat.vocab_size is not None and highest >= chat.vocab_size:
         raise ValueError(
             f"prompt {prompt.prompt_id} has the token {highest} "
-            f"({chat.tokenizer.convert_ids_to_tokens(highest)!r}), but the model has only the tokens 0 "
-            f"to {chat.vocab_size - 1}: tokenizer and model do not belong together. Save the "
+            f"({chat.tokenizer.convert_ids_to_tokens(highest)!r}), but the model has only the "
+            f"tokens "
+            f"0 to {chat.vocab_size - 1}: tokenizer and model do not belong together. Save the "
             "tokenizer that the model was trained with into its folder."
         )
 

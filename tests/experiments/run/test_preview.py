@@ -115,7 +115,7 @@ def test_other_decoders(lm, tmp_path):
     lm().save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     text = describe(settings(*SMALL, *of_folder(tmp_path)))
-    assert "memory     a rank" in text and "full-length responses at once" in text
+    assert "memory     per rank" in text and "full-length responses at once" in text
 
 
 def test_heads_that_the_engine_lacks(tmp_path):

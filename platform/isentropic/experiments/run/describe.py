@@ -24,11 +24,12 @@ RANK_OVERHEAD = GIB  # same of a learner rank
 
 
 def describe(config: Config) -> str:
-    """Model, data, placement and memory, as lines of text. Reads the data and the model's files, loads no weights.
+    """Model, data, placement and memory, as lines of text. Loads no weights.
 
     Raises:
         ValueError: what the run would be refused for: a model that is not whole, unreadable data,
-            prompts that the template loses or the window cannot hold, resources that Ray cannot place.
+            prompts that the template loses or the window cannot hold, resources that Ray cannot
+            place.
     """
     check_model(config.model, config.task)
     model, chat = _model_and_chat(config)
@@ -76,8 +77,10 @@ def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
 def _model_line(config: Config, model: PretrainedConfig) -> str:
     text = model.get_text_config(decoder=True)
     return (
-        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, {model.model_type}, "
-        f"{text.num_hidden_layers} layers, vocabulary {text.vocab_size}, window used {config.model.max_length} tokens"
+        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, "
+        f"{model.model_type}, {text.num_hidden_layers} layers, vocabulary {text.vocab_size}, "
+        f"window "
+        f"used {config.model.max_length} tokens"
     )
 
 
@@ -96,14 +99,15 @@ def _step_lines(config: Config) -> list[str]:
 
 
 def _placement_lines(config: Config) -> list[str]:
-    wanted = plan(config.cluster, config.rollout, config.learner)
-    gpus = sum(bundle.get("GPU", 0) for bundle in wanted.bundles)
+    placed = plan(config.cluster, config.rollout, config.learner)
+    gpus = sum(bundle.get("GPU", 0) for bundle in placed.bundles)
     where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a Ray of this machine"
     return [
-        f"placement  {config.rollout.num_actors} engines (tensor parallel {config.rollout.tensor_parallel}), "
-        f"{config.learner.num_ranks} learner ranks, {config.cluster.placement}, on {where}",
-        f"           needs {wanted.num_cpus:g} logical CPUs and {gpus:g} GPUs; this machine has {os.cpu_count()} CPUs "
-        f"and {torch.cuda.device_count()} GPUs",
+        f"placement  {config.rollout.num_actors} engine(s) (tensor parallel "
+        f"{config.rollout.tensor_parallel}), {config.learner.num_ranks} learner ranks, "
+        f"{config.cluster.placement}, on {where}",
+        f"           needs {placed.num_cpus:g} logical CPUs and {gpus:g} GPUs; this machine has "
+        f"{os.cpu_count()} CPUs and {torch.cuda.device_count()} GPUs",
     ]
 
 
@@ -114,8 +118,9 @@ def _memory_lines(config: Config, model: PretrainedConfig) -> list[str]:
     tokens = cache_tokens(model, config)
     at_once = "" if tokens is None else f": {tokens // length} full-length responses at once"
     lines = [
-        f"memory     a rank {_gib(rank.total)} ({_parts(rank)})",
-        f"           an engine {_gib(engine)} a device, of it {config.rollout.kv_cache_gib:g} GiB cache"
+        f"memory     per rank {_gib(rank.total)} ({_parts(rank)})",
+        f"           per engine {_gib(engine)} on each device, of it "
+        f"{config.rollout.kv_cache_gib:g} GiB cache"
         f"{at_once}",
     ]
     return [*lines, _verdict(config, rank.total, engine)]
@@ -143,7 +148,10 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
 
 
 def _parts(rank: RankBytes) -> str:
-    return f"weights {_gib(rank.weights)}, optimizer {_gib(rank.optimizer)}, activations {_gib(rank.activations)}"
+    return (
+        f"weights {_gib(rank.weights)}, optimizer {_gib(rank.optimizer)}, "
+        f"activations {_gib(rank.activations)}"
+    )
 
 
 def _gib(count: float) -> str:

@@ -1,4 +1,4 @@
-"""The data of a run as the model and the reward see them: the first prompts, golds, and what answers are paid."""
+"""The data of a run as model and reward see them: first prompts, golds, what answers are paid."""
 
 import json
 
@@ -20,7 +20,7 @@ def data_lines(config: Config, chat: Chat) -> list[str]:
     """Sizes of the data, then the first prompts with golds and rewards.
 
     Raises:
-        ValueError: data that cannot be used, or prompts that the model would not read as they are meant.
+        ValueError: data that cannot be used, or prompts that the model would not read as meant.
     """
     whole = TASKS[config.task.name].make(config.task)
     task, dropped = fitting(
@@ -49,7 +49,8 @@ def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
     if len(shown) > IDS:
         shown = [*shown[: IDS // 2], "...", *shown[-IDS // 2 :]]
     return [
-        f"prompt {number}   {prompt.prompt_id}, {len(ids)} tokens, gold {_quoted(prompt.answer, ANSWER)}",
+        f"prompt {number}   {prompt.prompt_id}, {len(ids)} tokens, "
+        f"gold {_quoted(prompt.answer, ANSWER)}",
         INDENT + _quoted(chat.tokenizer.decode(ids), TEXT),
         INDENT + " ".join(map(str, shown)),
     ]
@@ -66,13 +67,15 @@ def _reward_lines(task: Task, prompts: list[Prompt]) -> list[str]:
     answers = {"right": best.format(prompt.answer), "wrong": best.format(wrong), "empty": ""}
     rewards = {name: _reward(task, prompt, text) for name, text in answers.items()}
     lines = [
-        f"{'rewards' if name == 'right' else '':<11}{name} answer {_quoted(text, ANSWER)}: {rewards[name]}"
+        f"{INDENT}{name} answer {_quoted(text, ANSWER)}: {rewards[name]}"
         for name, text in answers.items()
     ]
+    lines[0] = f"{'rewards':<11}{lines[0].strip()}"
     if rewards["right"] in (rewards["wrong"], rewards["empty"]):
         lines.append(
-            f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, behind "
-            "# or ####, or in <answer> tags. See how the task reads answers before you run it."
+            f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, "
+            "behind # or ####, or in <answer> tags. See how the task reads answers before you run "
+            "it."
         )
     return lines
 

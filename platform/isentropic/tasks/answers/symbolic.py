@@ -1,8 +1,8 @@
 r"""Formulas: read by latex2sympy, compared by their values.
 
 Two formulas are equal if they have the same value, to AGREE digits, wherever they are tried. Unlike
-a difference that must simplify to zero, this takes little time and does not mistake what is tiny for
-nothing. Texts are in their normal form (`latex.normal`).
+a difference that must simplify to zero, this takes little time and does not mistake what is tiny
+for nothing. Texts are in their normal form (`latex.normal`).
 """
 
 import re
@@ -30,7 +30,7 @@ def read_formula(text: str) -> Any | None:
 
     The grammar that latex2sympy2_extended ships for ANTLR 4.9.3, the version that Hydra needs, is
     older than the visitor that walks its trees: some forms raise AttributeError. Like any text that
-    cannot be read they are compared as text alone, which was done before this is called.
+    cannot be read they are compared as text only, which was done before this is called.
     """
     from latex2sympy2_extended import latex2sympy
 
@@ -52,7 +52,7 @@ def read_formula(text: str) -> Any | None:
 
 
 def same_formula(gold: str, answer: str) -> bool:
-    """Whether two formulas are equal: by value, equations up to a factor, the rest by math-verify."""
+    """Whether two formulas are equal: by value, equations up to a factor, others by math-verify."""
     letters = set(COMMANDS.sub("", gold + answer))
     if any(letter.isupper() and letter.lower() in letters for letter in letters):
         return False  # latex2sympy makes one symbol of x and X

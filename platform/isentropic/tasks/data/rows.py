@@ -1,4 +1,4 @@
-"""Rows of a data set, each checked on its own; what is wrong is told once per kind, with its lines."""
+"""Rows of a data set, each checked on its own; what is wrong is reported once per kind."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ def read_rows(
     limit: int | None,
     on_bad_row: str,
 ) -> tuple[list[Row], int]:
-    """The rows in which each of `columns` has a value that its reader takes, and the number skipped.
+    """Returns the rows whose columns have values that their readers take, and how many lack them.
 
     Args:
         path: a file, a folder, or a data set of the Hub; see `sources.EXPECTED`.
@@ -58,8 +58,8 @@ def read_rows(
     if bad and (on_bad_row == "refuse" or not rows):
         raise ValueError(
             f"{skipped} bad row(s) in {path}, {len(rows)} good:\n{_kinds(bad)}\n"
-            f"Each row needs {', '.join(columns)} (task.problem_column, task.answer_column; a.b is b "
-            "inside a). Repair the data"
+            f"Each row needs {', '.join(columns)} (task.problem_column, task.answer_column; a.b is "
+            "b inside a). Repair the data"
             + (", or leave such rows out with task.on_bad_row=skip." if rows else ".")
         )
     if not rows:
@@ -144,7 +144,8 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
         if not isinstance(value, Mapping) or name not in value:
             names = list(_names(row))
             raise BadValue(
-                f"no column {column!r}.{nearest(column, names)} Columns: {', '.join(names) or 'none'}"
+                f"no column {column!r}.{nearest(column, names)} "
+                f"Columns: {', '.join(names) or 'none'}"
             )
         value = value[name]
     return value

@@ -1,7 +1,7 @@
 """Rows of a data set, each with its place: files, folders, and data sets of the Hub.
 
-Readers of whole tables hide the line that is wrong, or turn the text "2" into the number 2. So lines
-are read one by one where a format has lines; the `datasets` library reads the rest.
+Readers of whole tables hide the line that is wrong, or turn the text "2" into the number 2. So a
+format that has lines is read line by line; the `datasets` library reads the rest.
 """
 
 import csv
@@ -71,7 +71,7 @@ def _json_lines(file: Path) -> Iterator[tuple[Place, Any]]:
 
 
 def _json(file: Path) -> Iterator[tuple[Place, Any]]:
-    """A list of objects, an object that holds one list (`data`, `rows`, ...), or one object per line."""
+    """Reads a list of objects, an object that holds one list (`data`), or one object per line."""
     with _opened(file) as whole:
         rows = _parsed(whole.read())
     if isinstance(rows, dict):
