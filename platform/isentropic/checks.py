@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from numbers import Real
 
 NAME_BYTES = 255  # of one folder or file: the limit of the usual file systems
@@ -100,3 +101,11 @@ def secret_values() -> dict[str, str]:
 def secret_in(text: str, secrets: Mapping[str, str]) -> str | None:
     """Return the name of the variable whose secret stands in `text`, if there is one."""
     return next((name for name, value in secrets.items() if value in text), None)
+
+
+def check_day(key: str, value: str) -> None:
+    """Raise ValueError if `value` is not a day as YYYY-MM-DD."""
+    try:
+        date.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{key} must be a day such as 2026-01-31; got {value!r}.") from error

@@ -5,12 +5,13 @@ file holds what belongs to no single function. `experiments.settings.load.load` 
 into a `Config`.
 """
 
+import datetime
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from isentropic.checks import check_choice, check_path, check_range
+from isentropic.checks import check_choice, check_day, check_path, check_range
 
 LABEL_LENGTH = 80
 
@@ -26,6 +27,7 @@ RENAMED = {
 # Keys that came after the first runs, and the value that the runs before had without saying so.
 CAME_LATER: dict[str, Any] = {
     "rollout.engine": "vllm",
+    "run.date": None,
 }
 
 
@@ -38,15 +40,24 @@ class RunConfig:
     dir: str  # default runs/<name>
     dry: bool  # check everything, start nothing
     label: str | None  # what reports call its setting; null: the keys that tell it from the others
+    # YYYY-MM-DD that chat templates read as today; null: the day of the first start.
+    date: str | None
 
     def __post_init__(self) -> None:
         check_name("run.name", self.name)
         check_path("run.dir", self.dir)
+        if self.date is not None:
+            check_day("run.date", self.date)
         check_range("run.steps", self.steps, at_least=1)
         if self.label is not None and not (self.label.strip() and len(self.label) <= LABEL_LENGTH):
             raise ValueError(
                 f"run.label must be 1 to {LABEL_LENGTH} characters, or null; got {self.label!r}."
             )
+
+    @property
+    def today(self) -> datetime.date | None:
+        """The date that a chat template may write."""
+        return None if self.date is None else datetime.date.fromisoformat(self.date)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,11 +204,10 @@ class EnginePool:
 def test_engine_and_model_agree_on_every_turn(engine, tiny_model_path):
     """The engine reuses cached blocks across turns; its logprobs are those of one forward pass."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from isentropic.tasks.chat import load_chat
-
-    pool = EnginePool(engine, load_chat(tiny_model_path))
+    chat = Chat(AutoTokenizer.from_pretrained(tiny_model_path))
+    pool = EnginePool(engine, chat)
     group = draw(pool, task=Echo(), window=96, max_tokens=24, grader=EchoGrader(), samples=192)
     several = [rollout for rollout in group.rollouts if len(rollout.turns) > 1]
     assert len(several) >= 3

@@ -21,7 +21,7 @@ from isentropic.experiments.settings.load import load
 from isentropic.experiments.statements.runs import run_statements
 from isentropic.metrics.report.run_data import read_run
 from isentropic.metrics.sinks.jsonl import JsonlFile, read_lines
-from isentropic.tasks.rows import read_rows
+from isentropic.tasks.data.rows import as_answer, as_text, read_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ def test_data_rows(tmp_path, written, on_bad_row):
         good, skipped = read_rows(
             str(path),
             split="train",
-            columns=("problem", "answer"),
+            columns={"problem": as_text, "answer": as_answer},
             limit=None,
             on_bad_row=on_bad_row,
         )
@@ -71,7 +71,9 @@ def test_parquet_that_is_none(tmp_path, written):
     path = tmp_path / "data.parquet"
     path.write_bytes(b"PAR1" + written + b"PAR1")
     with pytest.raises(ValueError, match=r"data\.parquet"):
-        read_rows(str(path), split="train", columns=("problem",), limit=None, on_bad_row="skip")
+        read_rows(
+            str(path), split="train", columns={"problem": as_text}, limit=None, on_bad_row="skip"
+        )
 
 
 @many

@@ -14,11 +14,11 @@ import numpy as np
 from isentropic import batching
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.learner import Learner
+from isentropic.models.pretrained import load_chat
 from isentropic.models.tiny_vision import write_vision_model
 from isentropic.objectives.ce_gppo import CeGppoConfig
 from isentropic.objectives.tokens.reductions import TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample
-from isentropic.tasks.chat import load_chat
 from isentropic.tasks.figures import draw
 
 TEMPERATURE = 0.8
@@ -60,7 +60,17 @@ def picture(folder, name, *, seed, size=56):
 
 def make_samples(folder):
     """Makes prompts with one image, none, and two of different sizes; two responses each."""
-    chat = load_chat(str(folder / "model"))
+    chat = load_chat(
+        ModelConfig(
+            name="tiny",
+            path=str(folder / "model"),
+            revision=None,
+            max_length=64,
+            trust_remote_code=False,
+            warm_start=None,
+            image_pixels=None,
+        )
+    )
     one = picture(folder, "one", seed=1, size=56)
     two = picture(folder, "two", seed=2, size=70)
     wide = picture(folder, "wide", seed=3, size=100)

@@ -3,9 +3,15 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import Qwen3Config
+from transformers import GPT2Config, OPTConfig, Qwen3Config
 
-from isentropic.learner.estimate import estimate_rank_bytes, flops_per_token, peak_flops
+from isentropic.learner.estimate import (
+    estimate_rank_bytes,
+    flops_per_token,
+    head_size,
+    mlp_width,
+    peak_flops,
+)
 
 # Layer: q, o 8*8 each, k, v 8*4 each, norms of q, k 4 each; mlp 3*8*10; two norms of 8. Ends: embedding 16*8, norm 8.
 LAYER = 2 * 64 + 2 * 32 + 8 + 240 + 16
@@ -56,3 +62,25 @@ def test_peak_of_known_devices():
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
     assert peak_flops("Quadro") is None
+
+
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        pytest.param(qwen(True), 10, id="intermediate_size"),
+        pytest.param(GPT2Config(n_embd=8, n_head=2), 32, id="GPT-2: four times the layer's"),
+        pytest.param(GPT2Config(n_embd=8, n_head=2, n_inner=20), 20, id="GPT-2: n_inner"),
+        pytest.param(OPTConfig(hidden_size=8, ffn_dim=24, num_attention_heads=2), 24, id="OPT"),
+    ],
+)
+def test_the_mlp_s_width_has_many_names(model, width):
+    assert mlp_width(model) == width
+    assert head_size(model) == 4
+
+
+def test_a_model_without_heads_has_no_attention_to_count():
+    class Heads:
+        hidden_size, num_attention_heads, kv_lora_rank = 8, 2, 512
+
+    assert head_size(SimpleNamespace(hidden_size=8)) is None
+    assert head_size(Heads) is None  # multi-head latent attention keeps something else

@@ -1,13 +1,14 @@
 """A model that cannot be used is refused before anything starts, with its path and what to do."""
 
-import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from isentropic.config import ModelConfig
-from isentropic.models import warm_start
-from isentropic.models.source import EMBEDDED, check_model, model_folder
+from isentropic.folders import CACHE
+from isentropic.models import source, warm_start
+from isentropic.models.source import EMBEDDED, cache_folder, check_model, model_folder
 from isentropic.tasks.arithmetic import ArithmeticConfig
 
 TASK = ArithmeticConfig(name="arithmetic", levels=("2x1",), train_size=10, eval_size=10, seed=0)
@@ -49,15 +50,8 @@ def model(path, **changes):
 
 
 @pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "my-model"
-    made.mkdir()
-    (made / "config.json").write_text(
-        json.dumps({"model_type": "qwen3", "max_position_embeddings": 128})
-    )
-    (made / "tokenizer.json").write_text("{}")
-    (made / "model.safetensors").write_bytes(b"")
-    return made
+def folder(tiny_model_path, tmp_path):
+    return shutil.copytree(tiny_model_path, tmp_path / "my-model")
 
 
 def test_a_whole_folder_passes_by_any_spelling(folder, monkeypatch):
@@ -79,6 +73,25 @@ def test_the_embedded_model_is_made_in_another_process(tmp_path, monkeypatch):
     assert model_folder(wanted, TASK) == found
 
 
+def test_a_model_of_the_cache_is_found_from_everywhere(folder, monkeypatch, tmp_path):
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(folder.parent))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert model_folder(model("cache:my-model"), TASK) == str(folder)
+    with pytest.raises(ValueError, match=rf"no folder {folder.parent}/my-modle\. Did you mean"):
+        check_model(model("cache:my-modle"), TASK)
+
+
+def test_the_cache_is_the_project_s_unless_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for unset in (
+        lambda: monkeypatch.delenv(CACHE, raising=False),
+        lambda: monkeypatch.setenv(CACHE, ""),
+    ):
+        unset()
+        assert cache_folder() == Path(source.__file__).parents[3] / ".cache" / "models"
+
+
 def test_missing_folder_names_its_neighbour(folder):
     with pytest.raises(ValueError, match=r"no folder .*my-modle\. Did you mean 'my-model'"):
         check_model(model(folder.with_name("my-modle")), TASK)
@@ -88,10 +101,10 @@ def test_missing_folder_names_its_neighbour(folder):
     ("file", "content", "message"),
     [
         ("config.json", None, "has no config.json"),
-        ("tokenizer.json", None, "has no tokenizer"),
+        ("tokenizer*.json", None, "has no tokenizer"),
         ("model.safetensors", None, r"has no \*.safetensors"),
-        ("config.json", "{", "not the config of a model"),
-        ("config.json", "[]", "not the config of a model"),
+        ("config.json", "{", "is not JSON that can be read"),
+        ("config.json", "[]", "holds list, not an object"),
         (
             "config.json",
             '{"model_type": "x", "auto_map": {"AutoModel": "evil.py"}}',
@@ -105,7 +118,8 @@ def test_missing_folder_names_its_neighbour(folder):
     ],
 )
 def test_folders_that_are_not_models(folder, file, content, message):
-    (folder / file).unlink()
+    for path in folder.glob(file):
+        path.unlink()
     if content is not None:
         (folder / file).write_text(content)
     with pytest.raises(ValueError, match=message):

@@ -78,7 +78,7 @@ def main(folder):
     from isentropic.images import load_images
     from isentropic.learner.images import ImageReader
     from isentropic.learner.model import PackedModel, load_model
-    from isentropic.tasks.chat import load_chat
+    from isentropic.models.pretrained import load_chat
     from isentropic.weights.buckets import fill_buckets
 
     settings = {
@@ -88,10 +88,11 @@ def main(folder):
         "warm_start": None,
         "image_pixels": None,
     }
-    lm = load_model(ModelConfig(name="tiny", path=path, **settings))
+    model = ModelConfig(name="tiny", path=path, **settings)
+    lm = load_model(model)
     packed = PackedModel(lm, temperature=TEMPERATURE, vocab_chunk=48)
     reader = ImageReader(load_images(path, lm.config, None), lm.model.get_rope_index, 2)
-    chat = load_chat(path)
+    chat = load_chat(model)
     task = FiguresTask(
         FiguresConfig(
             name="figures",

@@ -8,7 +8,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from isentropic.tasks.math import MathConfig, MathTask, is_right
+from isentropic.tasks.answers.equal import is_right
+from isentropic.tasks.math import MathConfig, MathTask
 
 CONFIG = MathConfig(
     name="math",
@@ -71,8 +72,19 @@ BAD = {
     '"text"': "not an object but str",
     '{"problem": "p"}': "no column 'answer'",
     '{"problem": "p", "Answer": "2"}': "Did you mean 'Answer'?",
-    '{"problem": "p", "answer": 2}': "answer is int",
-    '{"problem": null, "answer": "2"}': "problem is NoneType",
+    '{"problem": "p", "answer": null}': "answer is null, not text",
+    '{"problem": "p", "answer": [1, 2]}': "answer is a list of 2, not text, such as [1, 2]",
+    '{"problem": "p", "answer": NaN}': "answer is not a finite number",
+    '{"problem": 7, "answer": "2"}': "problem is int, not text, such as 7",
+    '{"problem": null, "answer": "2"}': "problem is null, not text",
+    '{"problem": [], "answer": "2"}': "does not end with one of the user",
+    '{"problem": [{"role": "user", "content": null}], "answer": "2"}': "content is null, not text",
+    '{"problem": [{"role": "human", "content": "p"}], "answer": "2"}': "whose role is none of",
+    '{"problem": [{"role": "user", "content": [{"type": "image"}]}], "answer": "2"}': "not text",
+    '{"problem": "p", "answer": "}{"}': "cannot be read as an answer",
+    '{"problem": "p", "answer": "\\\\boxed{}"}': "cannot be read as an answer",
+    '{"problem": "p", "answer": "$$"}': "cannot be read as an answer",
+    '{"problem": "p", "answer": "18}"}': "cannot be read as an answer, so that no response could be",
     '{"problem": " ", "answer": "2"}': "problem is empty",
     '{"problem": "a\\u0000b", "answer": "2"}': "not text",
     "[" * 100_000: "not JSON",
@@ -90,12 +102,18 @@ def test_a_bad_row_is_refused_with_its_line_or_skipped_and_counted(data, line, r
     assert (task.num_skipped, task.size("train") + task.size("eval")) == (1, 40)
 
 
-def test_ten_bad_rows_are_shown_and_the_rest_counted(data):
+def test_bad_rows_are_told_once_per_kind(data):
+    bad = ['{"problem": "p"}'] * 25 + ['{"problem": "p", "answer": "}{"}'] + ["{"] * 2
     with open(data.path, "a") as file:
-        file.write("{}\n" * 25)
-    with pytest.raises(ValueError, match=r"(?s)25 bad row.*and 15 more") as error:
+        file.write("\n".join(bad))
+    with pytest.raises(ValueError, match=r"28 bad row\(s\) in .*, 40 good") as error:
         MathTask(data)
-    assert str(error.value).count("no column") == 10
+    lines = str(error.value).splitlines()[1:-1]
+    assert [line.strip().removeprefix(data.path) for line in lines] == [
+        ":41 and 24 more (42, 43, 44, 45, 46, ...): no column 'answer'. Columns: problem",
+        ":67 and 1 more (68): not JSON, such as 'Expecting property name enclosed in double quotes: line 2 c",
+        ":66: answer cannot be read as an answer, so that no response could be right, such as '}{'",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +121,9 @@ def test_ten_bad_rows_are_shown_and_the_rest_counted(data):
     [
         pytest.param(b"", "a.jsonl", "no usable row", id="empty"),
         pytest.param(b"\xff\xfe\n", "a.jsonl", "a.jsonl:1: not JSON", id="not UTF-8"),
+        pytest.param(
+            b"problem,answer\n\xff,1\n", "a.csv", "a.csv is not UTF-8", id="csv, not UTF-8"
+        ),
         pytest.param(b"PAR1 no", "a.parquet", "not a parquet file", id="broken parquet"),
         pytest.param(
             None, "sum.jsonl", "no file .*sum.jsonl.*Did you mean 'sums.jsonl'", id="missing"
@@ -117,23 +138,9 @@ def test_files_that_cannot_be_used(data, tmp_path, content, name, message):
         MathTask(replace(data, path=str(file)))
 
 
-@pytest.mark.parametrize(
-    ("response", "answer", "right"),
-    [
-        pytest.param("so it is \\boxed{18}", "18", True, id="boxed"),
-        pytest.param("\\boxed{0.5}", "\\frac{1}{2}", True, id="equal, written otherwise"),
-        pytest.param("\\boxed{1,000}", "1000", True, id="thousands"),
-        pytest.param("\\boxed{19}", "18", False, id="wrong"),
-        pytest.param("I do not know.", "18", False, id="no answer"),
-        pytest.param("", "18", False, id="empty"),
-        pytest.param(
-            "\\boxed{__import__('os').system('touch pwned')}", "18", False, id="code stays text"
-        ),
-    ],
-)
-def test_is_right(response, answer, right, tmp_path, monkeypatch):
+def test_code_in_an_answer_stays_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert is_right(response, answer) is right
+    assert not is_right("\\boxed{__import__('os').system('touch pwned')}", "18")
     assert not list(tmp_path.iterdir())
 
 
@@ -153,3 +160,61 @@ def test_an_image_travels_as_a_reference(data, tmp_path):
     prompts = [task.prompt("train", index) for index in range(task.size("train"))]
     assert all(prompt.media == (f"{prompt.answer}.png",) for prompt in prompts)
     assert MathTask(data).prompt("train", 0).media == ()
+
+
+ASKED = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 1 + 1?"}]
+
+
+def of_rows(data, tmp_path, rows, **changes):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    changes = {"path": str(file), "eval_path": str(file), **changes}
+    return MathTask(replace(data, **changes))
+
+
+def test_rows_as_verl_writes_them(data, tmp_path):
+    row = {"prompt": ASKED, "reward_model": {"style": "rule", "ground_truth": "2"}}
+    columns = {"problem_column": "prompt", "answer_column": "reward_model.ground_truth"}
+    prompt = of_rows(data, tmp_path, [row], **columns).prompt("train", 0)
+    assert prompt.answer == "2"
+    assert prompt.messages == (
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 1 + 1? Box it."},
+    )
+    with pytest.raises(ValueError, match=r"Did you mean 'reward_model\.ground_truth'"):
+        of_rows(data, tmp_path, [row], **columns | {"answer_column": "reward_model.truth"})
+    with pytest.raises(ValueError, match=r"prompt has a system message of its own"):
+        of_rows(data, tmp_path, [row], **columns, system_prompt="Think.")
+
+
+def test_messages_in_parts_and_earlier_turns_stay_in_order(data, tmp_path):
+    talk = [
+        {"role": "user", "content": [{"type": "text", "text": "What is "}, {"text": "1 + 1?"}]},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": "And doubled?"},
+    ]
+    prompt = of_rows(data, tmp_path, [{"problem": talk, "answer": 4}]).prompt("eval", 0)
+    assert [message["content"] for message in prompt.messages] == [
+        "What is 1 + 1?",
+        "2",
+        "And doubled? Box it.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (204, "204"),
+        (204.0, "204"),
+        (0.5, "0.5"),
+        (-3, "-3"),
+        (1e20, "1e+20"),
+        ("204", "204"),
+        (["204"], "204"),
+        (True, "true"),
+    ],
+)
+def test_answers_of_any_type(data, tmp_path, answer, text):
+    prompt = of_rows(data, tmp_path, [{"problem": "p", "answer": answer}]).prompt("train", 0)
+    assert prompt.answer == text
+    assert is_right(f"\\boxed{{{text}}}", prompt.answer)

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from isentropic.models.tiny import build_tokenizer
 from isentropic.records import Prompt
-from isentropic.tasks.prompts import fitting
+from isentropic.tasks.chat import Chat
+from isentropic.tasks.prompts import announced, check_reading, fitting
 
 
 class Texts:
@@ -24,6 +26,12 @@ class Texts:
 
 
 class LetterChat:
+    images = None
+    vocab_size = None
+
+    def prompt_text(self, prompt):
+        return prompt.messages[0]["content"]
+
     def prompt_ids(self, prompt):
         return np.zeros(len(prompt.messages[0]["content"]), np.int64)
 
@@ -76,3 +84,87 @@ def test_images_are_refused_while_models_are_given_text_alone():
         fitting(
             Figures([1]), LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="refuse"
         )
+
+
+def with_template(template, **values):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = template
+    return Chat(tokenizer, **values)
+
+
+PROBLEM = Prompt(
+    prompt_id="p",
+    messages=({"role": "system", "content": "Be brief."}, {"role": "user", "content": "1 + 1"}),
+    answer="2",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        pytest.param("Hello", r"loses the system message of prompt p", id="swallows everything"),
+        pytest.param("Be brief.", r"loses the user message of prompt p", id="swallows the problem"),
+        pytest.param(
+            "{{ messages[1]['content'] }}",
+            r"loses the system message.*task\.system_prompt=null",
+            id="swallows the system message",
+        ),
+        pytest.param("", r"loses the system message", id="empty"),
+        pytest.param(
+            "{{ raise_exception('System role not supported') }}",
+            r"refuses messages of the roles system, user.*System role not supported.*"
+            r"task\.system_prompt=null",
+            id="raises",
+        ),
+        pytest.param("{{ nosuch.x.y }}", r"refuses messages.*UndefinedError", id="undefined name"),
+        pytest.param("{% for m in %}", r"refuses messages.*TemplateSyntaxError", id="syntax"),
+        pytest.param("{{ messages + 1 }}", r"refuses messages.*TypeError", id="type"),
+    ],
+)
+def test_a_template_that_loses_or_refuses_the_prompt(template, message):
+    with pytest.raises(ValueError, match=message):
+        check_reading(Texts([1]), with_template(template), PROBLEM)
+
+
+def test_a_template_may_trim_and_move_what_it_is_given():
+    chat = with_template("{{ messages[1]['content'] | trim }} ({{ messages[0]['content'] }})")
+    check_reading(Texts([1]), chat, PROBLEM)
+
+
+def test_an_environment_s_reply_is_tried_before_the_start():
+    class Talk(Texts):
+        max_turns = 2
+
+    first_message_only = with_template("{{ messages[0]['content'] }}")
+    with pytest.raises(ValueError, match="the policy's text is missing"):
+        check_reading(
+            Talk([1]), first_message_only, replace(PROBLEM, messages=PROBLEM.messages[1:])
+        )
+
+
+def test_a_tokenizer_wider_than_the_model():
+    chat = Chat(build_tokenizer(), vocab_size=20)
+    task = Texts([3])
+    with pytest.raises(
+        ValueError, match=r"token \d+ \('x'\), but the model has only the tokens 0 to 19"
+    ):
+        fitting(task, chat, splits=("train",), max_tokens=50, on_long_prompt="refuse")
+
+
+def test_what_takes_long_is_announced_with_the_time_left():
+    now, lines = [0.0], []
+    for _ in announced(range(100), "checking", lines.append, clock=lambda: now[0]):
+        now[0] += 0.5
+    assert lines == [
+        "checking: 6 of 100, about 47 s left",
+        "checking: 26 of 100, about 37 s left",
+        "checking: 46 of 100, about 27 s left",
+        "checking: 66 of 100, about 17 s left",
+        "checking: 86 of 100, about 7 s left",
+    ]
+
+
+def test_what_is_quick_is_not():
+    lines = []
+    assert list(announced(range(100), "checking", lines.append)) == list(range(100))
+    assert lines == []

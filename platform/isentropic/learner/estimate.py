@@ -1,4 +1,4 @@
-"""What a learner rank will need, known before anything is loaded: bytes, and floating-point operations a token."""
+"""What a learner rank will need, before anything is loaded: bytes, and operations per token."""
 
 from dataclasses import dataclass, fields
 
@@ -10,9 +10,10 @@ from isentropic.learner.model import count_parameters, count_vision_parameters
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES
 from isentropic.objectives.tokens.statistics import MAX_TILE
 
-# Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's width. What
-# autograd saves was counted: 14 on Qwen3, 11 on Llama, at any width.
+# Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
+# width. What autograd saves was counted: 14 on Qwen3, 11 on Llama, at any width.
 ACTIVATIONS_PER_LAYER = 16
+MLP_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 PEAK_BF16_FLOPS = {  # dense, by a part of the device's name
     "B200": 2250e12,
     "H100": 989e12,
@@ -37,7 +38,7 @@ class RankBytes:
     gathered: int  # whole weights and their gradients while they are used
     activations: int  # of one microbatch
     tile: int  # logits of one tile of the token statistics
-    reference: int  # share of the frozen model, where there is one
+    reference: int  # share of the frozen model, if there is one
 
     @property
     def total(self) -> int:
@@ -47,20 +48,21 @@ class RankBytes:
 def estimate_rank_bytes(
     model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False
 ) -> RankBytes:
-    """The memory of one of `learner.num_ranks` ranks that train `model` (its Hugging Face config)."""
+    """The memory of one rank of `learner.num_ranks` that train the model of this config."""
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
     model = model.get_text_config(decoder=True)
     share = 4 * -(-parameters // learner.num_ranks)
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
-    # Two layers while one is gathered ahead, and what stands outside the layers; or everything, where that is little.
+    # Two layers while one is gathered ahead, and what stands outside the layers; or everything, if
+    # that is little.
     gathered = (
         parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
     )
     # Gradients of all microbatches but the last are summed unsharded, in float32.
     unsharded = parameters * 4
-    per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * model.intermediate_size
+    per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)
     layers = model.num_hidden_layers
     kept = (
         per_token * layers
@@ -80,22 +82,37 @@ def estimate_rank_bytes(
     )
 
 
+def mlp_width(model: PretrainedConfig) -> int:
+    """Width of a layer's MLP by any of its names, or four times the hidden size if it has none."""
+    named = (getattr(model, name, None) for name in MLP_WIDTHS)
+    return next((width for width in named if isinstance(width, int)), 4 * model.hidden_size)
+
+
+def head_size(model: PretrainedConfig) -> int | None:
+    """Dimensions of an attention head; None if the cache holds no heads (Mamba, MLA)."""
+    heads = getattr(model, "num_attention_heads", None)
+    if not heads or getattr(model, "kv_lora_rank", None):
+        return None
+    return getattr(model, "head_dim", None) or model.hidden_size // heads
+
+
 def peak_flops(device_name: str) -> float | None:
-    """The device's dense bfloat16 peak, operations a second; None for one that is not in the table."""
+    """The device's dense bfloat16 peak in operations per second; None if it is not in the table."""
     return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in device_name), None)
 
 
 def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = True) -> float:
-    """Model operations of one token in a sequence of `length` tokens, for the model's share of the device's peak.
+    """Model operations per token in a sequence of `length` tokens, to compare with a device's peak.
 
-    Two for each weight that multiplies (the embedding's does not), and the two products of causal attention, which
-    see half the sequence on average; times three with the backward pass. Work that is done twice (gradient
-    checkpointing, tiles computed again) does not count, nor does that of a vision tower.
+    Two for each weight that multiplies (the embedding's does not), and the two products of causal
+    attention, which see half the sequence on average; times three with the backward pass. Work that
+    is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
+    vision tower.
     """
     tower = count_vision_parameters(model)
     whole, model = model, model.get_text_config(decoder=True)
-    heads = model.num_attention_heads
-    head_dim = getattr(model, "head_dim", None) or model.hidden_size // heads
+    heads = getattr(model, "num_attention_heads", 0)
+    head_dim = getattr(model, "head_dim", None) or (model.hidden_size // heads if heads else 0)
     weights = count_parameters(whole) - tower
     if not model.tie_word_embeddings:
         weights -= model.vocab_size * model.hidden_size

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from isentropic.config import ModelConfig
 from isentropic.images import reads_images
+from isentropic.models.pretrained import load_tokenizer
 
 TOKENIZER_FILES = (
     *("*token*.json", "tokenizer.model", "vocab.*", "merges.txt", "chat_template*", "spiece.model"),
@@ -41,10 +42,7 @@ def _write_tokenizer(folder: Path, model: ModelConfig, with_images: bool) -> Non
     """Copies a folder's tokenizer files as they are; loads and saves that of a Hub model."""
     source = Path(model.path)
     if not source.is_dir():
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        tokenizer.save_pretrained(folder)
+        load_tokenizer(model).save_pretrained(folder)
         if with_images:
             from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
                 Qwen2VLImageProcessorPil,

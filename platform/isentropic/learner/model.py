@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     PretrainedConfig,
@@ -18,6 +17,7 @@ from isentropic.config import ModelConfig
 from isentropic.images import BANNED, banned_tokens, reads_images
 from isentropic.learner import attention
 from isentropic.learner.images import ImageInputs
+from isentropic.models.pretrained import load_config, source
 from isentropic.objectives.tokens.statistics import TokenStatistics, token_statistics
 
 # What some architectures do to their logits, each with the value that turns it off.
@@ -133,9 +133,7 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
             f"model.path {model.path} is not a folder. "
             "Give a Hugging Face model's folder or Hub name."
         )
-    whole = AutoConfig.from_pretrained(
-        model.path, revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
+    whole = load_config(model)
     config = whole.get_text_config(decoder=True)  # a part of `whole`, not a copy
     changed = {
         name: getattr(config, name)
@@ -173,10 +171,8 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Pre
     # attention, which is causal, would be wrong there.
     by_part = {"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
     lm, loading = model_class(config).from_pretrained(
-        model.path,
+        **source(model),
         config=config,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
         dtype=dtype,
         attn_implementation=by_part if reads_images(config) else attention.NAME,
         output_loading_info=True,

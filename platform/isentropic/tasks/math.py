@@ -1,18 +1,21 @@
-"""Mathematical problems with one right answer, from files or the Hub, checked by math-verify."""
+"""Mathematical problems with one right answer, from files or the Hub."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from isentropic.checks import check_choice, check_range
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
-from isentropic.tasks.rows import Row, read_rows
-
-LAST_CHARACTERS = (
-    20_000  # of a response: the answer stands at the end, and parsing time grows with the text
+from isentropic.tasks.answers.equal import gold_text, is_right
+from isentropic.tasks.data.rows import (
+    BadValue,
+    Messages,
+    Row,
+    as_answer,
+    as_prompt,
+    as_text,
+    read_rows,
 )
 
 
@@ -21,15 +24,15 @@ class MathConfig:
     """Values live in conf/task/math.yaml."""
 
     name: str
-    path: str  # a .jsonl or .parquet file, or the name of a Hub data set
+    path: str  # a file, a folder or a data set of the Hub; see data/sources.py
     eval_path: str | None  # held-out problems; null: a share of `path`
-    train_split: str  # of Hub data sets
+    train_split: str  # of folders and data sets of the Hub
     eval_split: str
-    problem_column: str
-    answer_column: str
-    image_column: str | None  # path of an image that goes with the problem; null: text alone
+    problem_column: str  # text, or a list of chat messages; a.b is the column b inside a
+    answer_column: str  # text or a number
+    image_column: str | None  # path of an image that goes with the problem; null: text only
     limit: int | None  # of each file; null: all rows
-    eval_share: float  # held out by a hash of the problem's text, where there is no eval_path
+    eval_share: float  # held out by a hash of the problem's text, if there is no eval_path
     system_prompt: str | None
     suffix: str  # after the problem: how to write the answer
     reward_right: float
@@ -52,7 +55,10 @@ class MathConfig:
 
 
 class MathTask:
-    """`prompt_id` is 'math/<split>/<index>'. Reads its files once, at the start; workers get no rows."""
+    """Reads its files once, at the start; `answers` says what is right.
+
+    `prompt_id` is 'math/<split>/<index>'. Workers get no rows.
+    """
 
     isolated = True  # parsing what a model wrote can take for ever
     max_turns = 1
@@ -70,8 +76,9 @@ class MathTask:
         for split, rows in self._rows.items():
             if not rows:
                 raise ValueError(
-                    f"the {split} split of task.path={config.path} is empty with task.eval_share={config.eval_share}. "
-                    "Give more rows, another share, or task.eval_path."
+                    f"the {split} split of task.path={config.path} is empty with "
+                    f"task.eval_share={config.eval_share}. Give more rows, another share, or "
+                    "task.eval_path."
                 )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -84,11 +91,12 @@ class MathTask:
     def prompt(self, split: str, index: int) -> Prompt:
         row = self._rows[split][index]
         system = self.config.system_prompt
-        messages = ({"role": "system", "content": system},) if system else ()
-        problem = {"role": "user", "content": row[self.config.problem_column] + self.config.suffix}
+        *before, problem = _messages(row[self.config.problem_column])
+        if system:
+            before = [{"role": "system", "content": system}, *before]
         return Prompt(
             prompt_id=f"math/{split}/{index}",
-            messages=(*messages, problem),
+            messages=(*before, {**problem, "content": problem["content"] + self.config.suffix}),
             answer=row[self.config.answer_column].strip(),
             media=(row[self.config.image_column],) if self.config.image_column else (),
         )
@@ -102,43 +110,46 @@ class MathTask:
 
     def _read(self, path: str, split: str) -> list[Row]:
         config = self.config
-        columns = [config.problem_column, config.answer_column]
-        columns += [config.image_column] if config.image_column else []
+        columns = {config.problem_column: self._as_problem, config.answer_column: as_gold}
+        if config.image_column:
+            columns[config.image_column] = as_text
         rows, skipped = read_rows(
             path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row
         )
         self.num_skipped += skipped
         return rows
 
+    def _as_problem(self, value: Any) -> str | Messages:
+        problem = as_prompt(value)
+        if self.config.system_prompt and any(m["role"] == "system" for m in _messages(problem)):
+            raise BadValue(
+                "has a system message of its own, and task.system_prompt gives another (set it to "
+                "null, or take the messages' own away)"
+            )
+        return problem
+
     def _split(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
-        """Train rows and held-out rows, by the lowest hashes of the problems: copies of a problem stay together."""
-        hashes = [hash_seed("held out", row[self.config.problem_column].strip()) for row in rows]
+        """Train rows and held-out rows, by the lowest hashes: copies of a problem stay together."""
+        texts = [_text(row[self.config.problem_column]) for row in rows]
+        hashes = [hash_seed("held out", text.strip()) for text in texts]
         bound = sorted(hashes)[max(1, round(self.config.eval_share * len(rows))) - 1]
         held_out = [row for row, value in zip(rows, hashes, strict=True) if value <= bound]
         return [row for row, value in zip(rows, hashes, strict=True) if value > bound], held_out
 
 
-def is_right(response: str, answer: str) -> bool:
-    """Whether the last answer written in `response` equals `answer`, by math-verify.
-
-    Its own time limits are off: they need signals, and the worker that runs this has a harder one.
-    """
-    from math_verify import parse, verify  # a worker's business: the driver need not load sympy
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its limits are off
-    written = parse(response[-LAST_CHARACTERS:], parsing_timeout=None)
-    if not written:
-        return False
-    return bool(verify(_gold(answer), written, timeout_seconds=None))
-
-
-@lru_cache(maxsize=65536)
-def _gold(answer: str) -> list[Any]:
-    from math_verify import parse
-
-    gold = parse("\\boxed{" + answer + "}", parsing_timeout=None)
-    if not gold:
-        raise ValueError(
-            f"math-verify cannot read the answer {answer!r}: the data set's answer column is at fault."
-        )
+def as_gold(value: Any) -> str:
+    """An answer that can be paid: one that is right if a response boxes it."""
+    gold = as_answer(value)
+    if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
+        raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold
+
+
+def _messages(problem: str | Messages) -> Messages:
+    return ({"role": "user", "content": problem},) if isinstance(problem, str) else problem
+
+
+def _text(problem: str | Messages) -> str:
+    if isinstance(problem, str):
+        return problem
+    return "\n".join(message["content"] for message in problem)

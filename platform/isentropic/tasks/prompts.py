@@ -1,41 +1,64 @@
-"""The check that every prompt fits the window, before anything starts."""
+"""The checks of prompts, before anything starts: what the model reads, and that all of it fits.
 
-from collections.abc import Mapping, Sequence
+Making every prompt once can take from milliseconds to hours, which the task decides; what takes
+longer than a few seconds is announced.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from isentropic.checks import check_choice
-from isentropic.records import Prompt
+from isentropic.records import Ints, Prompt
 from isentropic.tasks.base import Task
-from isentropic.tasks.chat import Chat
+from isentropic.tasks.chat import PLACE, Chat
 
 SHOWN = 10  # long prompts that an error lists
+QUIET_S = 3.0  # before the first word of progress
+EVERY_S = 10.0  # between two words of it
+EXAMPLE = "That is not the answer."  # a reply of an environment, to try the template on
+
+
+def say_on_stderr(text: str) -> None:
+    """Prints one line of progress, which is no part of what a command gives back."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def fitting(
-    task: Task, chat: Chat, *, splits: Sequence[str], max_tokens: int, on_long_prompt: str
+    task: Task,
+    chat: Chat,
+    *,
+    splits: Sequence[str],
+    max_tokens: int,
+    on_long_prompt: str,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[Task, dict[str, int]]:
     """The task without prompts of more than `max_tokens` tokens, and how many each split lost.
 
-    `on_long_prompt`: 'refuse' raises ValueError with the first of them, 'drop' leaves them out.
+    Raises:
+        ValueError: `on_long_prompt` is 'refuse' and a prompt is longer ('drop' leaves it out); or
+            the model would not read the prompts as they are meant, as `check_reading`.
     """
     check_choice("task.on_long_prompt", on_long_prompt, ("refuse", "drop"))
-    _refuse_images(task, chat)
     kept, dropped = {}, {}
     for split in splits:
-        lengths = [
-            len(chat.prompt_ids(task.prompt(split, index))) for index in range(task.size(split))
-        ]
-        long = [index for index, length in enumerate(lengths) if length > max_tokens]
+        check_reading(task, chat, task.prompt(split, 0))
+        kept[split], long = [], []
+        for index in announced(range(task.size(split)), f"checking {split} prompts", say):
+            prompt = task.prompt(split, index)
+            ids = chat.prompt_ids(prompt)
+            _check_ids(chat, prompt, ids)
+            if len(ids) <= max_tokens:
+                kept[split].append(index)
+            else:
+                long.append(f"{prompt.prompt_id} ({len(ids)})")
         if long and on_long_prompt == "refuse":
-            shown = ", ".join(
-                f"{task.prompt(split, index).prompt_id} ({lengths[index]})"
-                for index in long[:SHOWN]
-            )
             raise ValueError(
-                f"{len(long)} of {len(lengths)} {split} prompts have more than rollout.max_prompt_tokens={max_tokens} "
-                f"tokens: {shown}{', ...' if len(long) > SHOWN else ''}. Raise rollout.max_prompt_tokens (and "
+                f"{len(long)} of {task.size(split)} {split} prompts have more than "
+                f"rollout.max_prompt_tokens={max_tokens} tokens: {', '.join(long[:SHOWN])}"
+                f"{', ...' if len(long) > SHOWN else ''}. Raise rollout.max_prompt_tokens (and "
                 "model.max_length), or leave them out with task.on_long_prompt=drop."
             )
-        kept[split] = [index for index, length in enumerate(lengths) if length <= max_tokens]
         dropped[split] = len(long)
         if not kept[split]:
             raise ValueError(
@@ -44,14 +67,69 @@ def fitting(
     return (Kept(task, kept) if any(dropped.values()) else task), dropped
 
 
-def _refuse_images(task: Task, chat: Chat) -> None:
-    """Said once, before every prompt is written out."""
-    prompt = task.prompt("train", 0)
-    if prompt.media and getattr(chat, "images", None) is None:
+def check_reading(task: Task, chat: Chat, prompt: Prompt) -> None:
+    """Raises ValueError if the model would not read `prompt`: an image, or a text, that is lost.
+
+    A template that swallows the problem, or writes nothing, trains a policy on problems that it
+    cannot see.
+    """
+    if prompt.media and chat.images is None:
         raise ValueError(
-            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and the model reads text alone: a policy "
-            "would be trained on problems that it cannot see. Choose a Qwen2-VL or Qwen2.5-VL model (model.path), or "
-            "for the text without its images: task.image_column=null."
+            f"prompt {prompt.prompt_id} carries an image ({prompt.media[0]}), and the model reads "
+            "text alone: a policy would be trained on problems that it cannot see. Choose a "
+            "Qwen2-VL "
+            "or Qwen2.5-VL model (model.path), or for the text without its images: "
+            "task.image_column=null."
+        )
+    text = " ".join(chat.prompt_text(prompt).split())
+    for message in prompt.messages:
+        for part in message["content"].split(PLACE) if prompt.media else [message["content"]]:
+            if " ".join(part.split()) not in text:
+                raise ValueError(
+                    f"the model's chat template loses the {message['role']} message of prompt "
+                    f"{prompt.prompt_id}: it writes {text[:200]!r}, without {part[:80]!r}. Repair "
+                    "`chat_template` in the model's tokenizer_config.json or chat_template.jinja"
+                    + (", or set task.system_prompt=null." if message["role"] == "system" else ".")
+                )
+    if task.max_turns > 1:
+        chat.reply_ids(prompt, EXAMPLE, "stop")
+
+
+def announced(
+    items: Sequence[int], what: str, say: Callable[[str], None], clock=time.monotonic
+) -> Iterator[int]:
+    """The items, with a line of progress and the time left now and then, if they take long."""
+    started = clock()
+    due = started + QUIET_S
+    for number, item in enumerate(items):
+        now = clock()
+        if now >= due and number:
+            left = (now - started) / number * (len(items) - number)
+            say(f"{what}: {number:,} of {len(items):,}, about {_duration(left)} left")
+            due = now + EVERY_S
+        yield item
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _check_ids(chat: Chat, prompt: Prompt, ids: Ints) -> None:
+    if len(ids) == 0:
+        raise ValueError(
+            f"the model's chat template writes nothing for prompt {prompt.prompt_id}. Repair "
+            "`chat_template` in the model's tokenizer_config.json or chat_template.jinja."
+        )
+    highest = int(ids.max())
+    if chat.vocab_size is not None and highest >= chat.vocab_size:
+        raise ValueError(
+            f"prompt {prompt.prompt_id} has the token {highest} "
+            f"({chat.tokenizer.convert_ids_to_tokens(highest)!r}), but the model has only the "
+            f"tokens "
+            f"0 to {chat.vocab_size - 1}: tokenizer and model do not belong together. Save the "
+            "tokenizer that the model was trained with into its folder."
         )
 
 
@@ -59,8 +137,10 @@ class Kept:
     """A task, restricted to some of its prompts. Grades as the task does."""
 
     def __init__(self, task: Task, indices: Mapping[str, Sequence[int]]) -> None:
-        self._task, self._indices = task, indices
-        self.isolated, self.max_turns = task.isolated, task.max_turns
+        self._task = task
+        self._indices = indices
+        self.isolated = task.isolated
+        self.max_turns = task.max_turns
         self.preload = getattr(task, "preload", ())
 
     def size(self, split: str) -> int:

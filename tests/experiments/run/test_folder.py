@@ -23,7 +23,12 @@ class Run:
 
 
 CFG = OmegaConf.create(
-    {"seed": 0, "run": {"steps": 9, "name": "${who}"}, "who": "a", "tracking": {"wandb": "auto"}}
+    {
+        "seed": 0,
+        "run": {"steps": 9, "name": "${who}", "date": None},
+        "who": "a",
+        "tracking": {"wandb": "auto"},
+    }
 )
 OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
 
@@ -179,7 +184,10 @@ def test_staleness_cannot_be_raised(tmp_path, allowed):
 
 
 def test_staleness_can_be_lowered_if_that_is_allowed(tmp_path):
-    staleness = [OmegaConf.merge(CFG, {"rollout": {"max_staleness": value}}) for value in (1, 0)]
+    staleness = [
+        OmegaConf.merge(CFG, {"rollout": {"engine": "vllm", "max_staleness": value}})
+        for value in (1, 0)
+    ]
     write_run_folder(Run(tmp_path), staleness[0])
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     allowed = ("rollout.max_staleness",)

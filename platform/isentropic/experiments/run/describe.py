@@ -2,22 +2,21 @@
 
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import torch
-from transformers import AutoTokenizer, PretrainedConfig
+from transformers import PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
-from isentropic.images import load_images
-from isentropic.learner.estimate import RankBytes, estimate_rank_bytes
+from isentropic.experiments.run.preview import data_lines
+from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
-from isentropic.models.source import EMBEDDED, EMBEDDED_VISION, check_model, model_folder
+from isentropic.models.pretrained import load_chat
+from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
-from isentropic.tasks import TASKS
-from isentropic.tasks.chat import Chat, load_chat
-from isentropic.tasks.prompts import fitting
+from isentropic.rollout.head_sizes import check_head_size
+from isentropic.tasks.chat import Chat
 
 GIB = 2**30
 ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured
@@ -25,15 +24,18 @@ RANK_OVERHEAD = GIB  # same of a learner rank
 
 
 def describe(config: Config) -> str:
-    """Model, data, placement and memory, as lines of text; reads the data and the model's config, loads no weights.
+    """Model, data, placement and memory, as lines of text. Loads no weights.
 
     Raises:
-        ValueError: what the run would be refused for: no model, unreadable data, prompts longer than the window,
-            resources that Ray cannot place.
+        ValueError: what the run would be refused for: a model that is not whole, unreadable data,
+            prompts that the template loses or the window cannot hold, resources that Ray cannot
+            place.
     """
     check_model(config.model, config.task)
     model, chat = _model_and_chat(config)
-    lines = [_model_line(config, model), *_data_lines(config, chat), *_step_lines(config)]
+    size = head_size(model.get_text_config(decoder=True))
+    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
+    lines = [_model_line(config, model), *data_lines(config, chat), *_step_lines(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 
@@ -45,11 +47,13 @@ def engine_bytes(model: PretrainedConfig, config: Config) -> int:
     )
 
 
-def cache_tokens(model: PretrainedConfig, config: Config) -> int:
-    """Tokens that an engine's key-value cache holds."""
+def cache_tokens(model: PretrainedConfig, config: Config) -> int | None:
+    """Tokens that an engine's key-value cache holds; None if the model keeps no heads in it."""
     model = model.get_text_config(decoder=True)
+    head_dim = head_size(model)
+    if head_dim is None:
+        return None
     heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
-    head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
     width = getattr(torch, config.rollout.dtype).itemsize
     per_token = (
         2
@@ -62,55 +66,22 @@ def cache_tokens(model: PretrainedConfig, config: Config) -> int:
 
 
 def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
-    if config.model.path == EMBEDDED:  # not made yet, perhaps: its sizes say it all
+    if config.model.path == EMBEDDED:  # perhaps not made yet: its sizes say it all
         tokenizer = build_tokenizer()
-        return build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer).config, Chat(
-            tokenizer
-        )
-    if config.model.path == EMBEDDED_VISION:
-        path = model_folder(config.model, config.task)  # random weights: made in a moment
-        return read_config(replace(config.model, path=path)), load_chat(path)
-    path = (
-        str(Path(config.model.path).expanduser())
-        if Path(config.model.path).exists()
-        else config.model.path
-    )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.model.revision)
-        model = read_config(config.model)
-        return model, Chat(
-            tokenizer, load_images(path, model, config.model.image_pixels, config.model.revision)
-        )
-    except OSError as error:  # a Hub model, and no Hub
-        raise ValueError(
-            f"model.path={config.model.path} cannot be read: {str(error).splitlines()[0]} Give a folder that has the "
-            "model, or a network to fetch it with."
-        ) from error
+        lm = build_model(TinySizes(**config.model.warm_start["sizes"]), tokenizer)
+        return lm.config, Chat(tokenizer, today=config.run.today, vocab_size=lm.config.vocab_size)
+    model = replace(config.model, path=model_folder(config.model, config.task))
+    return read_config(model), load_chat(model, config.run.today)
 
 
 def _model_line(config: Config, model: PretrainedConfig) -> str:
     text = model.get_text_config(decoder=True)
     return (
-        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, {model.model_type}, "
-        f"{text.num_hidden_layers} layers, vocabulary {text.vocab_size}, window used {config.model.max_length} tokens"
+        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, "
+        f"{model.model_type}, {text.num_hidden_layers} layers, vocabulary {text.vocab_size}, "
+        f"window "
+        f"used {config.model.max_length} tokens"
     )
-
-
-def _data_lines(config: Config, chat: Chat) -> list[str]:
-    task, dropped = fitting(
-        TASKS[config.task.name].make(config.task),
-        chat,
-        splits=("train", "eval"),
-        max_tokens=config.rollout.max_prompt_tokens,
-        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
-    )
-    prompt = task.prompt("train", 0)
-    left_out = sum(dropped.values())
-    return [
-        f"data       {config.task.name}: {task.size('train')} train, {task.size('eval')} held out"
-        + (f"; {left_out} prompts too long, left out" if left_out else ""),
-        f"           first prompt ({len(chat.prompt_ids(prompt))} tokens): {prompt.messages[-1]['content'][:80]!r}",
-    ]
 
 
 def _step_lines(config: Config) -> list[str]:
@@ -128,14 +99,15 @@ def _step_lines(config: Config) -> list[str]:
 
 
 def _placement_lines(config: Config) -> list[str]:
-    wanted = plan(config.cluster, config.rollout, config.learner)
-    gpus = sum(bundle.get("GPU", 0) for bundle in wanted.bundles)
+    placed = plan(config.cluster, config.rollout, config.learner)
+    gpus = sum(bundle.get("GPU", 0) for bundle in placed.bundles)
     where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a Ray of this machine"
     return [
-        f"placement  {config.rollout.num_actors} engines (tensor parallel {config.rollout.tensor_parallel}), "
-        f"{config.learner.num_ranks} learner ranks, {config.cluster.placement}, on {where}",
-        f"           needs {wanted.num_cpus:g} logical CPUs and {gpus:g} GPUs; this machine has {os.cpu_count()} CPUs "
-        f"and {torch.cuda.device_count()} GPUs",
+        f"placement  {config.rollout.num_actors} engine(s) (tensor parallel "
+        f"{config.rollout.tensor_parallel}), {config.learner.num_ranks} learner ranks, "
+        f"{config.cluster.placement}, on {where}",
+        f"           needs {placed.num_cpus:g} logical CPUs and {gpus:g} GPUs; this machine has "
+        f"{os.cpu_count()} CPUs and {torch.cuda.device_count()} GPUs",
     ]
 
 
@@ -143,11 +115,13 @@ def _memory_lines(config: Config, model: PretrainedConfig) -> list[str]:
     rank = estimate_rank_bytes(model, config.learner, reference=config.terms.kl is not None)
     engine = engine_bytes(model, config)
     length = config.rollout.max_prompt_tokens + config.rollout.max_response_tokens
-    at_once = cache_tokens(model, config) // length
+    tokens = cache_tokens(model, config)
+    at_once = "" if tokens is None else f": {tokens // length} full-length responses at once"
     lines = [
-        f"memory     a rank {_gib(rank.total)} ({_parts(rank)})",
-        f"           an engine {_gib(engine)} a device, of it {config.rollout.kv_cache_gib:g} GiB cache: "
-        f"{at_once} full-length responses at once",
+        f"memory     per rank {_gib(rank.total)} ({_parts(rank)})",
+        f"           per engine {_gib(engine)} on each device, of it "
+        f"{config.rollout.kv_cache_gib:g} GiB cache"
+        f"{at_once}",
     ]
     return [*lines, _verdict(config, rank.total, engine)]
 
@@ -158,24 +132,26 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
         if not torch.cuda.is_available():
             return "           this machine has no GPU to compare with"
         capacity = torch.cuda.get_device_properties(0).total_memory
-        needed = max(
-            rank, engine
-        )  # sharing processes take turns: the engine sleeps while the learner works
+        # Processes that share a device take turns: the engine sleeps while the learner works.
+        needed = max(rank, engine)
     else:
         capacity = psutil.virtual_memory().total
         needed = config.learner.num_ranks * (rank + RANK_OVERHEAD)
         needed += config.rollout.num_actors * (engine + ENGINE_OVERHEAD)
-    told = f"           about {_gib(needed)} of {_gib(capacity)}: "
+    need = f"           about {_gib(needed)} of {_gib(capacity)}: "
     if needed <= capacity:
-        return told + "fits"
+        return need + "fits"
     return (
-        told
+        need
         + "DOES NOT FIT. Lower learner.microbatch_tokens or rollout.kv_cache_gib, or use more ranks"
     )
 
 
 def _parts(rank: RankBytes) -> str:
-    return f"weights {_gib(rank.weights)}, optimizer {_gib(rank.optimizer)}, activations {_gib(rank.activations)}"
+    return (
+        f"weights {_gib(rank.weights)}, optimizer {_gib(rank.optimizer)}, "
+        f"activations {_gib(rank.activations)}"
+    )
 
 
 def _gib(count: float) -> str:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass, replace
 
 from isentropic.config import Config, ModelConfig
+from isentropic.learner.estimate import head_size
+from isentropic.models.pretrained import load_chat, load_config
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
+from isentropic.rollout.head_sizes import check_head_size
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
-from isentropic.tasks.chat import Chat, load_chat
+from isentropic.tasks.chat import Chat
 from isentropic.tasks.prompts import fitting
 
 
@@ -30,7 +33,7 @@ def prepare(config: Config) -> Prepared:
     check_model(config.model, config.task)
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
-    chat = load_chat(model.path, model.trust_remote_code, model.image_pixels)
+    chat = load_chat(model, config.run.today)
     _check_engine(config, reads_images=chat.images is not None)
     task, dropped = fitting(
         task,
@@ -39,6 +42,8 @@ def prepare(config: Config) -> Prepared:
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
+    size = head_size(load_config(model).get_text_config(decoder=True))
+    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
     return Prepared(model=model, task=task, chat=chat, dropped=dropped)
 
 

@@ -18,6 +18,7 @@ from isentropic.experiments.settings.checks import check_together
 from isentropic.experiments.settings.errors import refuse_renamed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
+from isentropic.experiments.settings.today import pin_date
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
 from isentropic.objectives import ObjectiveConfig
@@ -51,6 +52,7 @@ def load(cfg: DictConfig) -> Config:
             not go together.
     """
     raw = plain_config(cfg)
+    pin_date(cfg, raw)
     keys = flat(raw)
     for section in PRESET_SECTIONS:
         if raw.pop(section, None) is not None:

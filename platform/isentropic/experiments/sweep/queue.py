@@ -229,4 +229,5 @@ def _actors_key(trial: Trial) -> str:
 
 
 def _prepared_key(trial: Trial) -> str:
-    return repr((trial.config.model, trial.config.task, trial.config.rollout.max_prompt_tokens))
+    config = trial.config
+    return repr((config.model, config.task, config.rollout.max_prompt_tokens, config.run.date))

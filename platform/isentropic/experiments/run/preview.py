@@ -1,0 +1,94 @@
+"""The data of a run as model and reward see them: first prompts, golds, what answers are paid."""
+
+import json
+
+from isentropic.config import Config
+from isentropic.records import Prompt
+from isentropic.tasks import TASKS
+from isentropic.tasks.base import Task
+from isentropic.tasks.chat import Chat
+from isentropic.tasks.prompts import fitting
+
+PROMPTS = 2  # shown
+TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
+INDENT = " " * 11
+# The ways to write an answer down that tasks ask for; the first that is paid best is shown.
+FORMS = ("{}", "\\boxed{{{}}}", "#{}", "#### {}", "<answer>{}</answer>")
+
+
+def data_lines(config: Config, chat: Chat) -> list[str]:
+    """Sizes of the data, then the first prompts with golds and rewards.
+
+    Raises:
+        ValueError: data that cannot be used, or prompts that the model would not read as meant.
+    """
+    whole = TASKS[config.task.name].make(config.task)
+    task, dropped = fitting(
+        whole,
+        chat,
+        splits=("train", "eval"),
+        max_tokens=config.rollout.max_prompt_tokens,
+        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
+    )
+    counts = {
+        "bad rows left out": getattr(whole, "num_skipped", 0),
+        "prompts too long, left out": sum(dropped.values()),
+    }
+    sizes = [f"{task.size('train')} train, {task.size('eval')} held out"]
+    sizes += [f"{what}: {count}" for what, count in counts.items() if count]
+    lines = [f"data       {config.task.name}: {'; '.join(sizes)}"]
+    prompts = [task.prompt("train", index) for index in range(min(PROMPTS, task.size("train")))]
+    for number, prompt in enumerate(prompts, start=1):
+        lines += _prompt_lines(number, prompt, chat)
+    return [*lines, *_reward_lines(task, prompts)]
+
+
+def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
+    ids = chat.prompt_ids(prompt)
+    shown = ids.tolist()
+    if len(shown) > IDS:
+        shown = [*shown[: IDS // 2], "...", *shown[-IDS // 2 :]]
+    return [
+        f"prompt {number}   {prompt.prompt_id}, {len(ids)} tokens, "
+        f"gold {_quoted(prompt.answer, ANSWER)}",
+        INDENT + _quoted(chat.tokenizer.decode(ids), TEXT),
+        INDENT + " ".join(map(str, shown)),
+    ]
+
+
+def _reward_lines(task: Task, prompts: list[Prompt]) -> list[str]:
+    """What the first prompt's gold, another answer and none would be paid."""
+    prompt = prompts[0]
+    others = [other.answer for other in prompts if other.answer != prompt.answer]
+    wrong = others[0] if others else f"not {prompt.answer}"
+    paid = {form: _reward(task, prompt, form.format(prompt.answer)) for form in FORMS}
+    numbers = {form: value for form, value in paid.items() if isinstance(value, float)}
+    best = max(numbers, key=lambda form: numbers[form], default=FORMS[0])
+    answers = {"right": best.format(prompt.answer), "wrong": best.format(wrong), "empty": ""}
+    rewards = {name: _reward(task, prompt, text) for name, text in answers.items()}
+    lines = [
+        f"{INDENT}{name} answer {_quoted(text, ANSWER)}: {rewards[name]}"
+        for name, text in answers.items()
+    ]
+    lines[0] = f"{'rewards':<11}{lines[0].strip()}"
+    if rewards["right"] in (rewards["wrong"], rewards["empty"]):
+        lines.append(
+            f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, "
+            "behind # or ####, or in <answer> tags. See how the task reads answers before you run "
+            "it."
+        )
+    return lines
+
+
+def _reward(task: Task, prompt: Prompt, response: str) -> float | str:
+    try:
+        return float(task.grade(prompt, [response]))
+    except Exception as error:  # of the task's own code: shown, as the run would count it
+        return f"raises {type(error).__name__}: {str(error)[:ANSWER]}"
+
+
+def _quoted(text: str, limit: int) -> str:
+    """On one line, with its special characters visible, both ends of what is too long."""
+    if len(text) > limit:
+        text = f"{text[: limit * 3 // 4]} [...] {text[-limit // 4 :]}"
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,321 @@
+r"""Whether an answer is right: one rule per kind of answer, the first that knows the kind decides.
+
+    words       'Monday' is text, letters are never multiplied;  yes/no, (B) is choice B
+    equations   x = 5 is 5, unless the gold answer itself is an equation
+    groups      1, 2 in any order; (1, 2) and [1, 2) in order; {1, 2} as a set; unions, inequalities
+    matrices    cell by cell
+    numbers     exact: 1/3 is not 0.333
+    formulas    by their values
+
+Decided here, because a problem's text is not looked at:
+
+    25% is 25% and 0.25, its value; and 25, because a question that asks for percent needs no sign.
+    A gold 25 accepts 25% for the same reason, and a gold 0.25 accepts 25%, but not 0.25%.
+    A decimal gold is exact for other decimals: 0.25 is not 0.254. But 1/3 and \pi, which no decimal
+    can write, are right if they round to it; so is a longer decimal if the gold has five digits.
+    Units: see units.py.
+"""
+
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from isentropic.tasks.answers.final import final_answer
+from isentropic.tasks.answers.latex import normal, squeezed, without_text
+from isentropic.tasks.answers.numbers import Number, read_number
+from isentropic.tasks.answers.structure import (
+    NAME,
+    Group,
+    read_group,
+    read_interval,
+    read_matrix,
+    read_pieces,
+    row_of_numbers,
+    split_equation,
+    split_top,
+)
+from isentropic.tasks.answers.symbolic import same_formula, value_of
+from isentropic.tasks.answers.units import same_kind, split_unit
+
+MAX_CHARACTERS = 2000  # of an answer; what is longer is none
+MAX_DEPTH = 6  # lists in lists
+ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
+ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
+CHOICE = re.compile(r"\(([A-Ja-j])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*))?")
+BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\{?(\d+)\}?")
+WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
+SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
+AND = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
+SAME_WORDS = {"dne": "does not exist", "undefined": "does not exist", "none": "no solution"}
+
+
+def is_right(response: str, gold: str) -> bool:
+    """Whether the final answer of `response` equals `gold`."""
+    answer = final_answer(response)
+    if answer is None or len(answer) > MAX_CHARACTERS:
+        return False
+    return equal(normal(gold_text(gold)), normal(answer))
+
+
+@lru_cache(maxsize=65536)
+def gold_text(gold: str) -> str:
+    r"""What a gold column holds: the answer, or a text that boxes it or writes it behind `####`."""
+    marked = r"\boxed" in gold or "####" in gold
+    return (final_answer(gold) or "") if marked else gold
+
+
+def equal(gold: str, answer: str, depth: int = 0) -> bool:
+    """Whether two texts in their normal form are the same answer."""
+    if not answer or depth > MAX_DEPTH:
+        return False
+    if squeezed(without_text(gold)) == squeezed(without_text(answer)):
+        return True
+    for rule in RULES:
+        decision = rule(gold, answer, depth)
+        if decision is not None:
+            return decision
+    return same_formula(gold, answer)
+
+
+def _choice(gold: str, answer: str, depth: int) -> bool | None:
+    """(B), B. and (B) 12 are choice B; a gold that names no choice wants what the choice says."""
+    one, other = _read_choice(gold), _read_choice(answer)
+    if one and other:
+        return one[0] == other[0]
+    if one and one[1]:
+        return equal(one[1], answer, depth + 1)
+    if other and other[1] and not one:
+        return equal(gold, other[1], depth + 1)
+    return None
+
+
+def _words(gold: str, answer: str, depth: int) -> bool | None:
+    words = [text for text in (gold, answer) if _is_word(text)]
+    if not words or (len(words) == 1 and SHORT.fullmatch(words[0])):
+        return None
+    one, other = (sorted(AND.split(without_text(text).casefold())) for text in (gold, answer))
+    return [SAME_WORDS.get(word, word) for word in one] == [
+        SAME_WORDS.get(word, word) for word in other
+    ]
+
+
+def _equations(gold: str, answer: str, depth: int) -> bool | None:
+    """Of x = 5 the answer is 5; two equations are equal if they hold together."""
+    one, other = split_equation(gold), split_equation(answer)
+    if one and other:
+        if squeezed(one.left) == squeezed(other.left) or (one.names_word and other.is_named):
+            return equal(one.right, other.right, depth + 1)
+        return not (one.is_named and other.is_named) and same_formula(gold, answer)
+    if one:
+        return one.is_named and equal(one.right, answer, depth + 1)
+    return equal(gold, other.value, depth + 1) if other else None
+
+
+def _approximations(gold: str, answer: str, depth: int) -> bool | None:
+    r"""5/6 \approx 0.83 is 5/6: what is exact stands in front, unless that is a name."""
+    one, other = (split_top(text, r"\approx") for text in (gold, answer))
+    if len(one) == len(other) == 1 or not one or not other:
+        return None
+    exact = [parts[-1] if NAME.fullmatch(parts[0]) else parts[0] for parts in (one, other)]
+    return equal(*exact, depth + 1)
+
+
+def _intervals(gold: str, answer: str, depth: int) -> bool | None:
+    """Unions piece by piece in any order; 0 <= x < 1 is [0, 1)."""
+    one, other = read_pieces(gold), read_pieces(answer)
+    if len(one) > 1 or len(other) > 1:
+        return len(one) == len(other) and _same_items(one, other, depth, ordered=False)
+    bounds, others = read_interval(gold), read_interval(answer)
+    if bounds is None and others is None:
+        return None
+    if bounds and others and squeezed(bounds[0]) != squeezed(others[0]):
+        return False
+    one = bounds[1] if bounds else read_group(gold)
+    other = others[1] if others else read_group(answer)
+    if one is None or other is None or one.brackets != other.brackets:
+        return same_formula(gold, answer)
+    return _same_items(one.items, other.items, depth, ordered=True)
+
+
+def _matrices(gold: str, answer: str, depth: int) -> bool | None:
+    """Cell by cell; a vector may be written as a column, a row or a tuple."""
+    one, other = read_matrix(gold), read_matrix(answer)
+    if one is None and other is None:
+        return None
+    if one is None or other is None:
+        vector, group = (one or other), read_group(gold if one is None else answer)
+        if group is None or not (len(vector) == 1 or all(len(row) == 1 for row in vector)):
+            return False
+        cells = [cell for row in vector for cell in row]
+        items = group.items
+        pair = (cells, items) if one else (items, cells)
+        return len(cells) == len(items) and _same_items(*pair, depth, ordered=True)
+    if [len(row) for row in one] != [len(row) for row in other]:
+        return False
+    cells = [[cell for row in matrix for cell in row] for matrix in (one, other)]
+    return _same_items(*cells, depth, ordered=True)
+
+
+def _groups(gold: str, answer: str, depth: int) -> bool | None:
+    one, other = read_group(gold), read_group(answer)
+    if one is None and other is None:
+        return None
+    if one is None or other is None:
+        several, single = (one or other), (gold if one is None else answer)
+        if len(several.items) == 1:
+            pair = (gold, several.items[0]) if one is None else (several.items[0], answer)
+            return equal(*pair, depth + 1)
+        row = row_of_numbers(single)
+        if row is None or several.brackets:
+            return False
+        one, other = (one or row), (other or row)
+    if not _brackets_agree(one, other):
+        return False
+    if one.brackets == other.brackets == "{}":  # a set has each element once
+        return all(
+            any(equal(*((a, b) if one_is_gold else (b, a)), depth + 1) for b in second)
+            for first, second, one_is_gold in (
+                (one.items, other.items, True),
+                (other.items, one.items, False),
+            )
+            for a in first
+        )
+    ordered = one.is_ordered or other.is_ordered
+    return len(one.items) == len(other.items) and _same_items(
+        one.items, other.items, depth, ordered
+    )
+
+
+def _ratios(gold: str, answer: str, depth: int) -> bool | None:
+    """3:2 part by part; as a fraction, 3/2."""
+    one, other = split_top(gold, ":"), split_top(answer, ":")
+    if len(one) == len(other) == 1:
+        return None
+    if len(one) == len(other):
+        return _same_items(one, other, depth, ordered=True)
+    if sorted((len(one), len(other))) != [1, 2]:
+        return False
+    as_one = [
+        parts[0] if len(parts) == 1 else rf"\frac{{{parts[0]}}}{{{parts[1]}}}"
+        for parts in (one, other)
+    ]
+    return equal(*as_one, depth + 1)
+
+
+def _numbers(gold: str, answer: str, depth: int) -> bool | None:
+    based = [BASED.fullmatch(squeezed(text)) for text in (gold, answer)]
+    if any(based):
+        digits = [
+            match[1] if match else squeezed(text)
+            for match, text in zip(based, (gold, answer), strict=True)
+        ]
+        return digits[0] == digits[1] and not (all(based) and based[0][2] != based[1][2])
+    (one, unit), (other, other_unit) = split_unit(gold), split_unit(answer)
+    if not same_kind(unit, other_unit):
+        return False
+    percents = one.endswith("%"), other.endswith("%")
+    number, written = (read_number(text.removesuffix("%")) for text in (one, other))
+    if number and written:
+        if unit and other_unit and unit.size != other_unit.size:
+            return number.value * unit.size == written.value * other_unit.size
+        return _same_number(number, percents[0], written, percents[1])
+    if number and number.places is not None and not any(percents):
+        value = value_of(other)
+        if value is not None and _rounds_to(value, number, ROUNDED_DIGITS):
+            return True
+    stripped = (one, other) != (gold, answer)
+    return equal(one, other, depth + 1) if stripped else None
+
+
+def _same_number(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
+    """See the module's text for what a percent sign and a decimal gold mean."""
+    if gold_percent == answer_percent:
+        return _same_value(gold, answer)
+    if gold_percent:
+        return _same_value(gold, answer) or answer.value * 100 == gold.value
+    return answer.value == gold.value * 100 or (abs(gold.value) >= 1 and _same_value(gold, answer))
+
+
+def _same_value(gold: Number, answer: Number) -> bool:
+    if gold.value == answer.value:
+        return True
+    if gold.places is None:
+        return False
+    if answer.places is not None:
+        return answer.places > gold.places and _rounds_to(
+            answer.value, gold, ROUNDED_DECIMAL_DIGITS
+        )
+    return not _is_finite_decimal(answer.value) and _rounds_to(answer.value, gold, ROUNDED_DIGITS)
+
+
+def _rounds_to(value: Any, gold: Number, min_digits: int) -> bool:
+    """Whether `value` rounds to `gold`, if that has enough digits to be a rounded value."""
+    exact = value if isinstance(value, Fraction) else Fraction(str(value))
+    error = abs(exact - gold.value)
+    return gold.digits >= min_digits and error * 2 <= Fraction(10) ** -gold.places
+
+
+def _is_finite_decimal(value: Fraction) -> bool:
+    rest = value.denominator
+    for factor in (2, 5):
+        while rest % factor == 0:
+            rest //= factor
+    return rest == 1
+
+
+def _same_items(gold: Sequence[str], answer: Sequence[str], depth: int, ordered: bool) -> bool:
+    """Each item of the one equals one of the other, its own if they are ordered."""
+    if ordered:
+        return all(equal(a, b, depth + 1) for a, b in zip(gold, answer, strict=True))
+    left = list(answer)
+    for item in gold:
+        match = next(
+            (index for index, other in enumerate(left) if equal(item, other, depth + 1)), None
+        )
+        if match is None:
+            return False
+        del left[match]
+    return True
+
+
+def _brackets_agree(gold: Group, answer: Group) -> bool:
+    """A row without brackets may stand for a tuple, set or list, but not for an interval."""
+    if gold.brackets == answer.brackets:
+        return True
+    if gold.brackets == "":
+        return answer.brackets in ("()", "{}", "[]")
+    return answer.brackets == "" and (
+        gold.brackets in ("()", "{}") or (gold.brackets == "[]" and len(gold.items) > 2)
+    )
+
+
+def _read_choice(text: str) -> tuple[str, str] | None:
+    """(letter, what stands behind it) of an answer to a multiple-choice question."""
+    match = CHOICE.fullmatch(without_text(text))
+    if match is None:
+        return None
+    letter = match[1] or match[3]
+    return letter.upper(), (match[2] or match[4] or "").strip()
+
+
+def _is_word(text: str) -> bool:
+    r"""Whether a text is words: wrapped in `\text`, or letters of which at least two touch."""
+    if WORD.fullmatch(text):
+        return re.search(r"[A-Za-z]{2}", text) is not None
+    bare = re.sub(r"\\text\{[^{}]*\}", "", text)
+    return bare != text and not re.search(r"[A-Za-z0-9\\]", bare)
+
+
+RULES = (
+    _choice,
+    _words,
+    _approximations,
+    _equations,
+    _intervals,
+    _matrices,
+    _groups,
+    _ratios,
+    _numbers,
+)

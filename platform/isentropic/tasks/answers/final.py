@@ -1,0 +1,85 @@
+"""The answer of a response: its last box, or what it says last if it has none."""
+
+import re
+from collections.abc import Iterator
+
+# The answer stands at the end, and the time to search for it grows with the text.
+LAST_CHARACTERS = 20_000
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+MARKED = re.compile(r"^[ \t>*]*####[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def final_answer(response: str) -> str | None:
+    """The text of the answer, or None if there is none.
+
+    The last box outranks everything. If it is empty or never closed there is no answer: a number of
+    the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
+    Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
+    """
+    end = response[-LAST_CHARACTERS:]
+    boxes = list(BOX.finditer(end))
+    if boxes:
+        return _box_content(end, boxes[-1].end())
+    marked = MARKED.findall(end)
+    return (marked[-1] or None) if marked else _said_last(end)
+
+
+def is_balanced(text: str) -> bool:
+    """Whether every brace that opens is closed, in order. Escaped braces are text."""
+    depth = 0
+    for _, change in _braces(text):
+        depth += change
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _box_content(text: str, start: int) -> str | None:
+    if not text.startswith("{", start):
+        bare = BARE_BOX.match(text, start)  # TeX boxes a single token: \boxed 5
+        return bare.group() if bare else None
+    depth = 0
+    for position, change in _braces(text, start):
+        depth += change
+        if depth == 0:
+            return text[start + 1 : position].strip() or None
+    return None
+
+
+def _braces(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
+    """(position, +1 or -1) of each brace; one behind a backslash is text."""
+    for match in BRACE.finditer(text, start):
+        if match.group() in "{}":
+            yield match.start(), 1 if match.group() == "{" else -1
+
+
+def _said_last(text: str) -> str | None:
+    """By math-verify: a formula or number behind 'the answer is', else the last one of the text."""
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    as_written = NormalizationConfig(
+        basic_latex=False,
+        units=False,
+        malformed_operators=False,
+        nits=False,
+        boxed="none",
+        equations=False,
+    )
+    found = parse(
+        text,
+        extraction_config=[
+            LatexExtractionConfig(normalization_config=as_written, boxed_match_priority=-1),
+            ExprExtractionConfig(),
+        ],
+        # Else an earlier number would take the place of one that cannot be read.
+        extraction_mode="first_match",
+        # It needs signals; the process that runs this has a harder limit.
+        parsing_timeout=None,
+    )
+    if not found or not isinstance(found[-1], str):
+        return None
+    percent = "%" if str(found[0]).endswith("*(1/100)") else ""
+    return found[-1] + percent

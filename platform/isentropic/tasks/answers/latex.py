@@ -1,0 +1,175 @@
+r"""One spelling for everything that LaTeX, Unicode and plain text write in several ways.
+
+    \dfrac12, \tfrac{1}{2}, {1 \over 2}, ½        \frac{1}{2}
+    1\,000, 1{,}000, 1\!,000                      1 000, 1,000
+    25\%, 25 \%, 25 percent                       25%
+    90^\circ, 90 degrees                          90°
+    \left[0, 1\right)                             [0, 1)
+    \mathbf{Monday}, \textbf{Monday}              \text{Monday}
+    x^{2}, x**2                                   x^2
+
+No rule here changes what an expression is worth.
+"""
+
+# ruff: noqa: RUF001  the characters that look alike are the matter of this file
+
+import re
+import unicodedata
+from functools import lru_cache
+
+FRACTIONS = {
+    character: rf"\frac{{{top}}}{{{bottom}}}"
+    for character, top, bottom in [
+        ("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5),
+        ("⅗", 3, 5), ("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8),
+        ("⅞", 7, 8),
+    ]
+}  # fmt: skip
+POWERS = {character: f"^{index}" for index, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+INDICES = {character: f"_{index}" for index, character in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+SYMBOLS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "⋅": r"\cdot ",
+    "·": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "π": r"\pi ",
+    "∞": r"\infty ", "≤": r"\leq ",
+    "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
+    "±": r"\pm ", "∓": r"\mp ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
+    "∅": r"\emptyset ", "º": "°", "˚": "°", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"',
+}  # fmt: skip
+CHARACTERS = str.maketrans(FRACTIONS | POWERS | INDICES | SYMBOLS)
+ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|(?=\{))")
+
+# In this order. Styles go first, so that what they wrap is seen by the rules behind them.
+RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        # Layout says nothing: sizes of brackets, styles of display, spaces of any width.
+        (
+            r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?",
+            "",
+        ),
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it|boldmath)(?![A-Za-z])", ""),
+        (r"(?<!\\)\\!|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}", ""),
+        (r"(?<!\\)\\[,;: >]|~", " "),
+        (r"\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|space)(?![A-Za-z])", " "),
+        (r"\\(?:lbrace)(?![A-Za-z])\s*", r"\\{"),
+        (r"\\(?:rbrace)(?![A-Za-z])\s*", r"\\}"),
+        (r"\\(?:lbrack)(?![A-Za-z])\s*", "["),
+        (r"\\(?:rbrack)(?![A-Za-z])\s*", "]"),
+        # Text stays text. A style of a single letter is a style; of several letters, a word.
+        (
+            r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)"
+            r"\s*\{([^{}]*)\}",
+            r"\\text{\1}",
+        ),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|pmb)\s*\{\s*([^{}]{0,1})\s*\}", r"\1"),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf)\s*\{([A-Za-z][A-Za-z .]+)\}", r"\\text{\1}"),
+        (r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|pmb)\s*\{([^{}]*)\}", r"{\1}"),
+        (r"\\text\{\s*\}", ""),
+        # A comma in braces groups thousands if three digits follow, else it is a decimal comma.
+        (r"\{,\}(?=\d{3}(?!\d))", ","),
+        (r"(?<=\d)\{,\}(?=\d)", "."),
+        (r"(?<=\d),\s+(?=000(?!\d))", ","),
+        # Percent and degrees, in words or signs.
+        (r"\\?%|\s*\\text\{\s*(?:percent|per cent|percentage|pct)\.?\s*\}", "%"),
+        (r"(?<![A-Za-z])(?:percent|per cent|percentage|pct)(?![A-Za-z])", "%"),
+        (r"\s+%", "%"),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\degrees?(?![A-Za-z])|\\textdegree(?![A-Za-z])", "°"),
+        (r"(?<=[\d}).])\s*\\text\{\s*(?:degrees?|deg)\.?\s*\}", "°"),
+        (r"(?<=[\d}).])\s*(?:degrees?|deg)(?![A-Za-z])", "°"),
+        # Operators.
+        (r"\\(?:times|cdotp|ast)(?![A-Za-z])", r"\\cdot "),
+        (r"\*\*", "^"),
+        (r"\*", r"\\cdot "),
+        (r"\\div(?![A-Za-z])", "/"),
+        (r"\\(?:leqslant|le|leqq)(?![A-Za-z])|<=", r"\\leq "),
+        (r"\\(?:geqslant|ge|geqq)(?![A-Za-z])|>=", r"\\geq "),
+        (r"\\lt(?![A-Za-z])", "<"),
+        (r"\\gt(?![A-Za-z])", ">"),
+        (r"\\(?:simeq|thickapprox|doteq)(?![A-Za-z])", r"\\approx "),
+        (r"\\(?:ne|neq)(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\(?:varnothing|emptyset)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
+        # Fractions and roots, whose arguments need no braces if they are single characters.
+        (r"\\(?:dfrac|tfrac|cfrac|nicefrac|sfrac|frac)(?![A-Za-z])", r"\\frac"),
+        (r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*([0-9A-Za-z])\s*\{", r"\\frac{\1}{"),
+        (r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])", r"\\frac\1{\2}"),
+        (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
+        (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
+        (r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
+        (r"\\sqrt\s*\[\s*([3579])\s*\]\s*\{\s*-(\d+)\}", r"-\\sqrt[\1]{\2}"),  # the real root
+        (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![A-Za-z\\])sqrt\s*\{", r"\\sqrt{"),
+        # Names that plain text writes without a backslash.
+        (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
+        (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+        (r"\+\s*\\infty", r"\\infty"),
+        # One character behind ^ or _ needs no braces.
+        (r"([_^])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
+        (r"\s+", " "),
+    ]
+]
+# In front of an answer: a relation without its left side, or a sentence.
+INTRODUCTION = re.compile(
+    r"^(?:(?:=|\\approx|\\simeq|\\sim|:)|\\text\{[^{}]*(?:\b(?:is|are|equals)|:)\s*\})\s*"
+)
+END = re.compile(r"(?<!\.)[\s.,;:]+$")  # '...' is no full stop, '!' a factorial
+WRAPPED = [
+    (re.compile(pattern, re.DOTALL), group)
+    for pattern, group in [
+        (r"\\\((.*)\\\)", 1),
+        (r"\\\[(.*)\\\]", 1),
+        (r"\*\*(.*)\*\*", 1),
+        (r"`(.*)`", 1),
+        (r'"([^"]*)"', 1),
+    ]
+]
+
+
+@lru_cache(maxsize=65536)
+def normal(text: str) -> str:
+    """The one spelling of `text`."""
+    text = ROOT.sub(lambda root: rf"\sqrt{{{root[1]}}}" if root[1] else r"\sqrt", text)
+    text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).strip()
+    text = _unwrap(_without_dollars(text))
+    for pattern, replacement in RULES:
+        text = pattern.sub(replacement, text)
+    text = INTRODUCTION.sub("", text.strip())
+    return END.sub("", _unwrap(text)).strip()
+
+
+def squeezed(text: str) -> str:
+    """Without the spaces that say nothing: those that part no words and no numbers."""
+    return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text)
+
+
+def without_text(text: str) -> str:
+    r"""The content of each `\text{...}` in its place."""
+    return " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).split())
+
+
+def _without_dollars(text: str) -> str:
+    r"""Two dollar signs enclose mathematics; `\$`, or a sign without its partner, is money."""
+    if text.replace(r"\$", "").count("$") % 2:
+        text = text.replace("$", r"\$", 1) if r"\$" not in text else text
+    return re.sub(r"(?<!\\)\$", " ", text).strip()
+
+
+def _unwrap(text: str) -> str:
+    for pattern, group in WRAPPED:
+        if match := pattern.fullmatch(text):
+            text = match.group(group).strip()
+    while text.startswith("{") and text.endswith("}") and _closes_at_end(text):
+        text = text[1:-1].strip()
+    return text
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first brace of `text` is closed by its last one."""
+    depth = 0
+    for position, character in enumerate(text):
+        if text[position - 1 : position] != "\\":
+            depth += (character == "{") - (character == "}")
+        if depth == 0:
+            return position == len(text) - 1
+    return False

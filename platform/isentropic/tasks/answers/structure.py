@@ -1,0 +1,201 @@
+r"""What an answer is made of: lists, tuples, sets, intervals, unions, matrices, equations.
+
+Texts are in their normal form (`latex.normal`). Nothing here reads a formula.
+"""
+
+import re
+from dataclasses import dataclass
+
+OPENING, CLOSING = "([{", ")]}"
+ESCAPED_BRACES = {r"\{": "{", r"\}": "}"}
+MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+WORD_COMMA = re.compile(
+    r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z}]))\s*|;"
+)
+RELATION = re.compile(r"\\leq|\\geq|<|>")
+ONE_NAME = r"(?:\\text\{[^{}]*\}|\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*)(?:\s*\([^()]*\))?"
+NAME = re.compile(rf"{ONE_NAME}|\(\s*{ONE_NAME}(?:\s*,\s*{ONE_NAME})*\s*\)")
+MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![A-Za-z])\s*")
+GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# One number, whatever its currency, decimals and unit.
+ONE_NUMBER = re.compile(r"[+-]?(?:\\\$|[€£¥₹])?\s*\d{1,3}(?:,\d{3})+(?!\d)[^,]*")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Several answers in one; `brackets` is '()', '[)', '{}', ..., or '' for a row without any."""
+
+    brackets: str
+    items: tuple[str, ...]
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.brackets not in ("", "{}")
+
+
+def read_group(text: str) -> Group | None:
+    """The parts of a list, tuple, set or interval; None for a single answer."""
+    text = WORD_COMMA.sub(", ", expand_sign_pairs(text))
+    inner = _inside(text)
+    if inner is not None:
+        brackets, body = inner
+        items = _items(body)
+        if len(items) > 1:
+            return Group(brackets, items)
+        if brackets in ("{}", "[]", "()") and items:
+            return read_group(items[0]) or Group(brackets, (items[0],))
+    if ONE_NUMBER.fullmatch(text):
+        return None
+    items = _items(text)
+    return Group("", items) if len(items) > 1 else None
+
+
+def row_of_numbers(text: str) -> Group | None:
+    """1,234 read as the list of 1 and 234."""
+    return Group("", tuple(text.split(","))) if ONE_NUMBER.fullmatch(text) else None
+
+
+def split_top(text: str, separator: str) -> list[str]:
+    """The parts of `text` between separators outside all brackets, without empty ones."""
+    parts, depth, start, position = [], 0, 0, 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\" and text[position : position + 2] in ESCAPED_BRACES:
+            position += 1
+            character = text[position]
+        depth += (character in OPENING) - (character in CLOSING)
+        if depth == 0 and text.startswith(separator, position):
+            parts.append(text[start:position])
+            position += len(separator)
+            start = position
+            continue
+        position += 1
+    parts.append(text[start:])
+    return [part.strip() for part in parts if part.strip()]
+
+
+def expand_sign_pairs(text: str) -> str:
+    r"""`1 \pm 2` -> `1 + 2, 1 - 2`: one text for each sign."""
+    if r"\pm" not in text and r"\mp" not in text:
+        return text
+    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    return f"{upper}, {lower}" if "," not in text else text
+
+
+def read_matrix(text: str) -> list[list[str]] | None:
+    r"""Rows of a matrix, whatever its brackets, or of nested lists `[[1, 2], [3, 4]]`."""
+    bare = _inside(text)
+    if match := MATRIX.fullmatch(text if text.startswith("\\begin") or not bare else bare[1]):
+        rows = [
+            row
+            for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2].replace(r"\hline", ""))
+            if row.strip()
+        ]
+        return [[cell.strip() for cell in row.split("&")] for row in rows]
+    outer = _inside(text)
+    if outer and outer[0] == "[]":
+        rows = [_inside(row) for row in split_top(outer[1], ",")]
+        if all(row and row[0] == "[]" for row in rows):
+            return [split_top(row[1], ",") for row in rows]
+    return None
+
+
+@dataclass(frozen=True)
+class Equation:
+    """`left = right`; of a chain the first and the last part."""
+
+    left: str
+    right: str
+
+    @property
+    def is_named(self) -> bool:
+        r"""Whether the left side only names what is asked: x_1, f(x), (x, y), \text{Area}."""
+        return NAME.fullmatch(self.left) is not None
+
+    @property
+    def names_word(self) -> bool:
+        return self.left.startswith(r"\text")
+
+    @property
+    def value(self) -> str:
+        """The side that is the value: the right one, but of 5 = x the left one."""
+        turned = NAME.fullmatch(self.right) and not self.is_named
+        return self.left if turned and "=" not in self.left else self.right
+
+
+def split_equation(text: str) -> Equation | None:
+    r"""An equation, or `x \in [0, 1]`; None for anything else, several equations too."""
+    if len(_items(WORD_COMMA.sub(", ", text))) > 1:
+        return None
+    if match := MEMBER.match(text):
+        return Equation(match.group().rsplit(r"\in", 1)[0].strip(), text[match.end() :])
+    parts = split_top(text, "=")
+    if len(parts) < 2 or RELATION.search(parts[0]):
+        return None
+    return Equation(parts[0], parts[-1])
+
+
+def read_pieces(text: str) -> list[str]:
+    r"""The pieces of a union, between \cup or inequalities in a row; else the text itself."""
+    pieces = split_top(text, r"\cup")
+    row = read_group(text) if len(pieces) == 1 else None
+    if row and not row.brackets and all(read_interval(item) for item in row.items):
+        return list(row.items)
+    return pieces
+
+
+def read_interval(text: str) -> tuple[str | None, Group] | None:
+    r"""(variable, interval) of an inequality such as `0 \leq x < 1`; None if it is none."""
+    parts = [part.strip() for part in RELATION.split(text)]
+    signs = RELATION.findall(text)
+    if len(parts) == 3 and all(sign[-1] in "gq>" and sign != r"\leq" for sign in signs):
+        parts, signs = parts[::-1], [_turned(sign) for sign in signs[::-1]]
+    if (
+        len(parts) == 3
+        and NAME.fullmatch(parts[1])
+        and all(sign in ("<", r"\leq") for sign in signs)
+    ):
+        brackets = "(["[signs[0] == r"\leq"] + ")]"[signs[1] == r"\leq"]
+        return parts[1], Group(brackets, (parts[0], parts[2]))
+    if len(parts) != 2:
+        return None
+    left, sign, right = parts[0], signs[0], parts[1]
+    if NAME.fullmatch(right) and not NAME.fullmatch(left):
+        left, sign, right = right, _turned(sign), left
+    if not NAME.fullmatch(left):
+        return None
+    if sign in ("<", r"\leq"):
+        return left, Group("(" + ")]"[sign == r"\leq"], (r"-\infty", right))
+    return left, Group("(["[sign == r"\geq"] + ")", (right, r"\infty"))
+
+
+def _items(text: str) -> tuple[str, ...]:
+    """What commas part. If some of them have a space behind them, `1,000` is one number."""
+    if ", " in text:
+        text = GROUPED_DIGITS.sub("", text)
+    return tuple(split_top(text, ","))
+
+
+def _turned(sign: str) -> str:
+    return {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}[sign]
+
+
+def _inside(text: str) -> tuple[str, str] | None:
+    """(brackets, content) if one pair of brackets, perhaps mixed, encloses all of `text`."""
+    for escaped, plain in ((r"\{", "{"), ("(", "("), ("[", "[")):
+        if not text.startswith(escaped):
+            continue
+        depth, position = 0, 0
+        while position < len(text):
+            if text[position] == "\\" and text[position : position + 2] in ESCAPED_BRACES:
+                position += 1
+            depth += (text[position] in OPENING) - (text[position] in CLOSING)
+            if depth == 0:
+                break
+            position += 1
+        if depth != 0 or position != len(text) - 1:
+            return None
+        content = text[len(escaped) :].removesuffix(r"\}" if text.endswith(r"\}") else text[-1])
+        return plain + text[-1], content.strip()
+    return None

@@ -1,0 +1,151 @@
+r"""What a number counts or measures: `5 \text{ cm}`, `\$18`, `12 apples`, `90°`, `60 km/h`.
+
+A unit that only one side writes is no difference: the question has named it. Two that differ are,
+unless they measure the same thing: 50 cm is 0.5 m, and 5 m is not.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from isentropic.tasks.answers.numbers import read_number
+
+MEASURES = {  # dimension -> names -> how many of the first
+    "length": {
+        "m meter metre": 1, "mm millimeter millimetre": Fraction(1, 1000),
+        "cm centimeter centimetre": Fraction(1, 100), "dm decimeter decimetre": Fraction(1, 10),
+        "km kilometer kilometre": 1000, "in inch": Fraction(254, 10**4),
+        "ft foot": Fraction(3048, 10**4), "yd yard": Fraction(9144, 10**4),
+        "mi mile": Fraction(1_609_344, 1000),
+    },
+    "mass": {
+        "g gm gram": 1, "mg milligram": Fraction(1, 1000), "kg kilogram": 1000,
+        "oz ounce": Fraction(28_349_523_125, 10**9), "lb pound": Fraction(45_359_237, 10**5),
+    },
+    "time": {
+        "s sec second": 1, "ms millisecond": Fraction(1, 1000), "min minute": 60,
+        "h hr hour": 3600, "day": 86_400, "week": 604_800,
+    },
+    "volume": {
+        "l liter litre": 1, "ml milliliter millilitre": Fraction(1, 1000),
+        "gal gallon": Fraction(3_785_411_784, 10**9),
+    },
+    "dollars": {"dollar usd": 1, "cent ¢": Fraction(1, 100)},
+    "euros": {"euro eur €": 1},
+    "pounds sterling": {"£ gbp": 1},
+    "yen": {"yen jpy ¥": 1},
+    "rupees": {"rupee inr rs ₹": 1},
+    "angle": {"°": 1},
+    "degrees celsius": {"°c celsius": 1},
+    "degrees fahrenheit": {"°f fahrenheit": 1},
+}  # fmt: skip
+MEASURE_OF = {
+    name: (dimension, Fraction(factor))
+    for dimension, names in MEASURES.items()
+    for same, factor in names.items()
+    for name in same.split()
+}
+SINGULAR = {"feet": "foot", "inches": "inch", "people": "person", "men": "man", "women": "woman"}
+REWRITTEN = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\\text\{([^{}]*)\}", r" \1 "),
+        (r"\\\$", " dollar "),
+        (r"\\cdot", " "),
+        (r"° (?=[cf]\b)", "°"),
+        (r"\bmph\b", "mile / hour"),
+        (r"\b(?:kmph|kph|kmh)\b", "km / hour"),
+        (r"\bper\b", "/"),
+        (r"\b(?:square|sq)\.? +([a-z]+)", r"\1^2"),
+        (r"\b(?:cubic|cu)\.? +([a-z]+)", r"\1^3"),
+        (r"\b([a-z]+) squared\b", r"\1^2"),
+        (r"\b([a-z]+) cubed\b", r"\1^3"),
+    ]
+]
+PART = re.compile(r"(/?)\s*([a-z°€£¥₹¢]+)\.?(?:\s*\^\s*\{?(-?\d)\}?)?")
+
+ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")  # its degrees are no unit of the answer
+CURRENCY = re.compile(r"([+-]?)\s*(\\\$|[€£¥₹])\s*(?=[\d.(\\])")
+NAME = r"(?:\\text\{[^{}]*\}|[A-Za-z°€£¥₹¢][A-Za-z.]*|\\\$)(?:\s*\^\s*\{?-?\d\}?)?"
+# Behind a number or a formula: a digit, a closing bracket, a letter that \text follows.
+TRAILING = re.compile(
+    rf"(.*(?:[\d)}}%.!]|\\pi|[A-Za-z](?=\s*\\text)))(\s*)"
+    rf"({NAME}(?:(?:\s*(?:/|\\cdot)\s*|\s+|(?=\\text)){NAME})*)"
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Powers of dimensions and the size in base units; or, if it is no measure, the words."""
+
+    dimensions: frozenset[tuple[str, int]] = frozenset()
+    size: Fraction = Fraction(1)
+    words: frozenset[str] = frozenset()
+
+
+def split_unit(text: str) -> tuple[str, Unit | None]:
+    """The text without the unit behind it or the currency in front of it, and the unit."""
+    if match := CURRENCY.match(text):
+        body, behind = split_unit(match[1] + text[match.end() :])
+        return body, behind or read_unit(match[2])
+    match = TRAILING.fullmatch(text)
+    if match is None or ("°" in match[3] and ANGLE_OF.search(match[1])):
+        return text, None
+    body, space, written = match[1].strip(), match[2], match[3]
+    if r"\text" not in written and not _is_surely_a_unit(body, space, written):
+        return text, None
+    return body, read_unit(written)
+
+
+def read_unit(text: str) -> Unit | None:
+    r"""The unit of `\text{ km}/\text{h}`, `square feet` or `apples`; None for `units`."""
+    text = text.lower()
+    for pattern, replacement in REWRITTEN:
+        text = pattern.sub(replacement, text)
+    powers: dict[str, int] = {}
+    size, names, measured = Fraction(1), set(), True
+    for below, name, power in PART.findall(text):
+        name = _singular(name)
+        names.add(name)
+        if name not in MEASURE_OF:
+            measured = False
+            continue
+        dimension, factor = MEASURE_OF[name]
+        exponent = (-1 if below else 1) * int(power or 1)
+        powers[dimension] = powers.get(dimension, 0) + exponent
+        size *= factor**exponent
+    if names <= {"unit"}:
+        return None
+    return Unit(frozenset(powers.items()), size) if measured else Unit(words=frozenset(names))
+
+
+def same_kind(gold: Unit | None, answer: Unit | None) -> bool:
+    """Whether the two can be the same quantity; words may say more or less about one thing."""
+    if gold is None or answer is None:
+        return True
+    if gold.words or answer.words:
+        return (
+            gold.words <= answer.words or answer.words <= gold.words
+            if gold.words and answer.words
+            else False
+        )
+    return gold.dimensions == answer.dimensions
+
+
+def _is_surely_a_unit(body: str, space: str, written: str) -> bool:
+    r"""Letters without `\text` may be factors: `5m` is 5 times m, `5 m` and `5cm` are lengths."""
+    names = [_singular(name.lower()) for name in re.findall(r"[A-Za-z°€£¥₹¢]+", written)]
+    if not names:
+        return True  # a currency sign
+    glue = {"per", "square", "sq", "cubic", "cu", "squared", "cubed"}
+    if all(name in MEASURE_OF or name in glue or name in ("mph", "unit") for name in names):
+        return bool(space) or len(names[0]) > 1 or not names[0].isalpha()
+    is_count = bool(space) and all(len(name) > 2 for name in names) and written == written.lower()
+    return is_count and read_number(body) is not None
+
+
+def _singular(name: str) -> str:
+    if name in SINGULAR:
+        return SINGULAR[name]
+    plural = len(name) > 2 and name.endswith("s") and not name.endswith("ss")
+    return name[:-1] if plural and name not in MEASURE_OF else name

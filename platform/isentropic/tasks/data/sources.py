@@ -1,0 +1,188 @@
+"""Rows of a data set, each with its place: files, folders, and data sets of the Hub.
+
+Readers of whole tables hide the line that is wrong, or turn the text "2" into the number 2. So a
+format that has lines is read line by line; the `datasets` library reads the rest.
+"""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from isentropic.checks import nearest
+
+FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+EXPECTED = (
+    f"a file ({', '.join(FORMATS)}; .gz too), a folder (one that `datasets` saved, or one of data "
+    "files), or a data set of the Hub: owner/name, or owner/name:config"
+)
+SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `save_to_disk`
+MAX_FIELD = 2**31 - 1  # characters of a csv field
+
+
+class Unreadable(NamedTuple):
+    """Stands for a row that could not even be parsed."""
+
+    reason: str
+    detail: str
+
+
+class Place(NamedTuple):
+    """Where a row stands: `data.jsonl:` and 7, or `data.parquet: row ` and 7."""
+
+    source: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.source}{self.number}"
+
+
+def read_source(path: str, split: str) -> Iterator[tuple[Place, Any]]:
+    """(place, row) of each row; the row is `Unreadable` if there is none.
+
+    Raises:
+        ValueError: there is no such source, or it cannot be read as a whole.
+    """
+    file = Path(path).expanduser()
+    if file.is_dir():
+        return _folder(file, split)
+    kind = Path(file.name.removesuffix(".gz")).suffix
+    if kind not in FORMATS and not file.exists():
+        return _hub(path, split)
+    if not file.is_file():
+        raise ValueError(f"task.path: there is no file {file.absolute()}.{_neighbour(file)}")
+    if kind == ".parquet":
+        return _parquet(file)
+    if kind == ".arrow":
+        return _numbered(f"{file}: row ", _with_datasets(file, lambda: _arrow(file)))
+    if kind in (".csv", ".tsv"):
+        return _table(file, "\t" if kind == ".tsv" else ",")
+    return _json(file) if kind == ".json" else _json_lines(file)
+
+
+def _json_lines(file: Path) -> Iterator[tuple[Place, Any]]:
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield Place(f"{file}:", number), _parsed(line)
+
+
+def _json(file: Path) -> Iterator[tuple[Place, Any]]:
+    """Reads a list of objects, an object that holds one list (`data`), or one object per line."""
+    with _opened(file) as whole:
+        rows = _parsed(whole.read())
+    if isinstance(rows, dict):
+        lists = [value for value in rows.values() if isinstance(value, list)]
+        rows = lists[0] if len(lists) == 1 and isinstance((lists[0] or [None])[0], dict) else rows
+    if isinstance(rows, list):
+        return _numbered(f"{file}: item ", rows, start=1)
+    return _json_lines(file)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text.removeprefix(b"\xef\xbb\xbf"))
+    except (ValueError, RecursionError) as error:  # JSON or UTF-8 is broken, or nested too deep
+        return Unreadable("not JSON", str(error))
+
+
+def _table(file: Path, delimiter: str) -> Iterator[tuple[Place, Any]]:
+    csv.field_size_limit(MAX_FIELD)
+    try:
+        with _opened(file) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+            yield from _table_rows(file, text, delimiter)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+
+
+def _table_rows(file: Path, text: TextIO, delimiter: str) -> Iterator[tuple[Place, Any]]:
+    rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+    while True:
+        try:
+            row: Any = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            row = Unreadable("not a row of the table", str(error))
+        if isinstance(row, dict) and (None in row or None in row.values()):
+            expected = len(rows.fieldnames or ())
+            found = sum(value is not None for value in row.values()) + len(row.get(None) or ())
+            row = Unreadable(f"not {expected} fields, as the first line has", f"{found} fields")
+        yield Place(f"{file}:", rows.line_num), row
+
+
+def _parquet(file: Path) -> Iterator[tuple[Place, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+            for row in batch.to_pylist():
+                yield Place(f"{file}: row ", number), row
+                number += 1
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not a parquet file that can be read: {error}") from error
+
+
+def _arrow(file: Path) -> Any:
+    import datasets
+
+    return datasets.Dataset.from_file(str(file))
+
+
+def _folder(folder: Path, split: str) -> Iterator[tuple[Place, Any]]:
+    saved = any((folder / name).is_file() for name in SAVED)
+
+    def read() -> Any:
+        import datasets
+
+        if not saved:
+            return datasets.load_dataset(str(folder), split=split)
+        data = datasets.load_from_disk(str(folder))
+        return data[split] if isinstance(data, dict) else data
+
+    return _numbered(f"{folder}[{split}] row ", _with_datasets(folder, read, split))
+
+
+def _hub(path: str, split: str) -> Iterator[tuple[Place, Any]]:
+    name, _, config = path.partition(":")
+
+    def read() -> Any:
+        import datasets
+
+        return datasets.load_dataset(name, config or None, split=split)
+
+    return _numbered(f"{path}[{split}] row ", _with_datasets(path, read, split))
+
+
+def _with_datasets(path: str | Path, read: Callable[[], Any], split: str | None = None) -> Any:
+    try:
+        return read()
+    except Exception as error:  # the library has no common class for what can go wrong
+        of_split = f" with the split {split!r} (task.train_split, task.eval_split)" if split else ""
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"task.path={path}{of_split} cannot be read ({type(error).__name__}: {reason:.200}). "
+            f"It must be {EXPECTED}."
+        ) from error
+
+
+def _numbered(source: str, rows: Any, start: int = 0) -> Iterator[tuple[Place, Any]]:
+    for number, row in enumerate(rows, start=start):
+        yield Place(source, number), row
+
+
+def _opened(file: Path) -> Any:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+
+
+def _neighbour(file: Path) -> str:
+    folder = file.parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return (
+        nearest(file.name, names) if names else f" There is no folder {folder.absolute()} either."
+    )

@@ -1,0 +1,135 @@
+"""The dry run shows what the model reads and what is paid, for any decoder, and refuses what the engine lacks."""
+
+import json
+
+import pytest
+from hydra import compose, initialize_config_dir
+from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+
+from isentropic.experiments.hydra_main import CONF
+from isentropic.experiments.run import preview
+from isentropic.experiments.run.describe import describe
+from isentropic.experiments.settings.load import load
+from isentropic.models.tiny import build_tokenizer
+
+SMALL = ["task.train_size=8", "task.eval_size=2", "cluster.address=auto"]
+
+
+def settings(*overrides):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        return load(compose("config", list(overrides)))
+
+
+def lines_after(text, start):
+    lines = text.splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line.startswith(start))
+    return lines[first:]
+
+
+def test_prompts_golds_and_rewards_of_the_embedded_task():
+    text = describe(settings(*SMALL))
+    first = lines_after(text, "prompt 1")
+    assert first[0] == 'prompt 1   arithmetic/train/3x1/0, 9 tokens, gold "15"'
+    assert first[1].strip() == '"<|user|>2+7+6=<|end|><|assistant|>"'
+    assert first[2].split() == ["4", "24", "17", "29", "17", "28", "35", "1", "5"]
+    assert [line.strip() for line in lines_after(text, "rewards")[:3]] == [
+        'rewards    right answer "#15": 1.0',
+        'wrong answer "#18": 0.0',
+        'empty answer "": 0.0',
+    ]
+
+
+@pytest.fixture
+def problems(tmp_path):
+    file = tmp_path / "problems.jsonl"
+    rows = [{"problem": f"What is {n} + 1?", "answer": n + 1} for n in range(8)] + [
+        {"problem": "?"}
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return [
+        "task=math",
+        f"task.path={file}",
+        "task.on_bad_row=skip",
+        "task.eval_share=0.25",
+        "task.suffix=''",
+        "cluster.address=auto",
+    ]
+
+
+def test_of_mathematics(problems, tiny_model_path):
+    model = ["model=path", f"model.path={tiny_model_path}", "model.max_length=100"]
+    sizes = ["rollout.max_prompt_tokens=60", "rollout.max_response_tokens=40"]
+    text = describe(settings(*problems, *model, *sizes))
+    assert "math: 6 train, 2 held out; bad rows left out: 1" in text
+    prompt, answer = (line.strip() for line in lines_after(text, "prompt 1")[:2])
+    gold = prompt.rpartition("gold ")[2].strip('"')
+    assert (
+        answer
+        == f'"<|im_start|>user\\nWhat is {int(gold) - 1} + 1?<|im_end|>\\n<|im_start|>assistant\\n"'
+    )
+    rewards = [line.strip() for line in lines_after(text, "rewards")[:3]]
+    assert rewards[0] == f'rewards    right answer "{gold}": 1.0'
+    assert rewards[1].endswith(": 0.0") and rewards[2] == 'empty answer "": 0.0'
+
+
+def test_a_right_answer_that_is_not_paid_is_said():
+    class Silent:
+        def grade(self, prompt, turns):
+            return 0.0
+
+    task = settings(*SMALL).task
+    from isentropic.tasks import TASKS
+
+    prompt = TASKS["arithmetic"].make(task).prompt("train", 0)
+    assert "PAID NO MORE THAN A WRONG ONE" in preview._reward_lines(Silent(), [prompt])[-1]
+
+
+def test_a_task_whose_reward_raises_is_shown():
+    class Broken:
+        def grade(self, prompt, turns):
+            raise RuntimeError("no such column")
+
+    from isentropic.tasks import TASKS
+
+    prompt = TASKS["arithmetic"].make(settings(*SMALL).task).prompt("train", 0)
+    lines = preview._reward_lines(Broken(), [prompt])
+    assert lines[0].endswith("raises RuntimeError: no such column")
+
+
+GPT2 = GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=128)
+OPT = OPTConfig(
+    vocab_size=128,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    ffn_dim=128,
+    max_position_embeddings=128,
+    word_embed_proj_dim=64,
+)
+
+
+@pytest.mark.parametrize(
+    "lm", [lambda: GPT2LMHeadModel(GPT2), lambda: OPTForCausalLM(OPT)], ids=["GPT-2", "OPT"]
+)
+def test_other_decoders(lm, tmp_path):
+    lm().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    text = describe(settings(*SMALL, *of_folder(tmp_path)))
+    assert "memory     per rank" in text and "full-length responses at once" in text
+
+
+def test_heads_that_the_engine_lacks(tmp_path):
+    config = GPT2Config(vocab_size=128, n_embd=64, n_layer=1, n_head=4, n_positions=128)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"heads have 16 dimensions.*only 32, 64"):
+        describe(settings(*SMALL, *of_folder(tmp_path)))
+
+
+def of_folder(folder):
+    sizes = [
+        "model.max_length=100",
+        "rollout.max_prompt_tokens=40",
+        "rollout.max_response_tokens=40",
+    ]
+    return ["model=path", f"model.path={folder}", *sizes]

@@ -1,0 +1,56 @@
+"""Which part of a response is its answer."""
+
+import pytest
+
+from isentropic.tasks.answers.final import LAST_CHARACTERS, final_answer, is_balanced
+
+CASES = [
+    pytest.param(r"so it is \boxed{18}.", "18", id="the box"),
+    pytest.param(r"\boxed{1}, no: \boxed{2}", "2", id="the last box"),
+    pytest.param(r"\boxed{1}, \boxed{2}", "2", id="boxes near each other are not joined"),
+    pytest.param(r"\boxed{1} and \boxed{2}", "2", id="nor with a word between them"),
+    pytest.param(r"\boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}", id="braces in it"),
+    pytest.param(r"\boxed{\{1, 2\}}", r"\{1, 2\}", id="escaped braces in it"),
+    pytest.param(r"\boxed{x = \boxed{5}}", "5", id="a box in a box"),
+    pytest.param(r"\boxed 5", "5", id="no braces: one token"),
+    pytest.param(r"$\boxed{5}$ cm", "5", id="in mathematics"),
+    pytest.param(r"\fbox{5}", "5", id="the plain frame"),
+    pytest.param(r"\boxed  {5}", "5", id="spaces in front of the brace"),
+    pytest.param("\\boxed{\n5\n}", "5", id="on lines of its own"),
+    pytest.param(r"the answer is 7, or \boxed{}", None, id="an empty box pays no other number"),
+    pytest.param(r"the answer is 7, or \boxed{ }", None, id="nor one with a space"),
+    pytest.param(r"\boxed{7} and then \boxed{}", None, id="nor another box"),
+    pytest.param(r"it is 7: \boxed{12", None, id="never closed: perhaps 123"),
+    pytest.param(r"\boxed{7}, better \boxed{1}2}", "1", id="closed at the first brace that can"),
+    pytest.param(r"\boxed{7} #### 8", "7", id="the box outranks the mark"),
+    pytest.param(r"the final answer is 8, \boxed{7}", "7", id="the box outranks words"),
+    pytest.param(r"\boxed{7}. The answer is 8.", "7", id="words behind it, too"),
+    pytest.param("48 + 24 = 72\n#### 72", "72", id="the mark of GSM8K"),
+    pytest.param("#### 1\n#### 2\n", "2", id="the last mark"),
+    pytest.param("the answer is 7\n####", None, id="an empty mark pays no other number"),
+    pytest.param("#### $1,000", "$1,000", id="money"),
+    pytest.param("5 + 6 = 11, the answer is 11.", "11", id="the last number"),
+    pytest.param("Of 5 apples 25% are red. The answer is 25%.", "25%", id="with its percent sign"),
+    pytest.param("The answer is $5x+3t$.", "5x+3t", id="the last formula, whole"),
+    pytest.param("I do not know.", None, id="nothing"),
+    pytest.param("", None, id="empty"),
+    pytest.param(r"\boxed", None, id="a box of nothing"),
+    pytest.param(r"\boxedness is 5", "5", id="a command that begins like one"),
+]
+
+
+@pytest.mark.parametrize(("response", "answer"), CASES)
+def test_final_answer(response, answer):
+    assert final_answer(response) == answer
+
+
+def test_only_the_end_of_a_long_response_is_read():
+    assert final_answer("\\boxed{1}" + " " * LAST_CHARACTERS) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "balanced"),
+    [("", True), ("{a{b}}", True), (r"\{", True), ("}{", False), ("{", False), ("{}}", False)],
+)
+def test_is_balanced(text, balanced):
+    assert is_balanced(text) is balanced

@@ -1,0 +1,123 @@
+"""Data as people have it: every format gives the same rows, with the place of each."""
+
+import csv
+import gzip
+import json
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from isentropic.tasks.data.rows import as_answer, as_text, read_rows
+from isentropic.tasks.data.sources import read_source
+
+ROWS = [{"problem": f"{n} + 1,\n= ?", "answer": str(n + 1)} for n in range(3)]
+LINES = "\n".join(map(json.dumps, ROWS))
+
+
+def as_csv(path, delimiter=","):
+    with path.open("w", newline="", encoding="utf-8-sig") as text:
+        table = csv.DictWriter(text, ["problem", "answer"], delimiter=delimiter)
+        table.writeheader()
+        table.writerows(ROWS)
+
+
+def as_dict(path):
+    data = datasets.Dataset.from_list(ROWS)
+    datasets.DatasetDict({"train": data, "test": data.select([0])}).save_to_disk(path)
+
+
+def as_folder_of_files(path):
+    path.mkdir()
+    (path / "train.jsonl").write_text(LINES)
+
+
+def as_arrow(path):
+    datasets.Dataset.from_list(ROWS).save_to_disk(path.parent / "saved")
+    (file,) = (path.parent / "saved").glob("*.arrow")
+    file.rename(path)
+
+
+WAYS = {
+    "a.jsonl": lambda path: path.write_text(LINES),
+    "bom.jsonl": lambda path: path.write_text(LINES, encoding="utf-8-sig"),
+    "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES.encode())),
+    "list.json": lambda path: path.write_text(json.dumps(ROWS, indent=1)),
+    "data.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
+    "lines.json": lambda path: path.write_text(LINES),
+    "a.csv": as_csv,
+    "a.tsv": lambda path: as_csv(path, "\t"),
+    "a.parquet": lambda path: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
+    "a.arrow": as_arrow,
+    "saved": lambda path: datasets.Dataset.from_list(ROWS).save_to_disk(path),
+    "splits": as_dict,
+    "files": as_folder_of_files,
+}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_gives_the_same_rows(tmp_path, name):
+    path = tmp_path / name
+    WAYS[name](path)
+    rows, skipped = read_rows(
+        str(path),
+        split="train",
+        columns={"problem": as_text, "answer": as_answer},
+        limit=None,
+        on_bad_row="refuse",
+    )
+    assert (rows, skipped) == (ROWS, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("a.jsonl", ["a.jsonl:1", "a.jsonl:2", "a.jsonl:3"]),
+        ("a.csv", ["a.csv:3", "a.csv:5", "a.csv:7"]),  # where each row ends: texts have two lines
+        ("list.json", ["list.json: item 1", "list.json: item 2", "list.json: item 3"]),
+        ("a.parquet", ["a.parquet: row 0", "a.parquet: row 1", "a.parquet: row 2"]),
+        ("splits", ["splits[train] row 0", "splits[train] row 1", "splits[train] row 2"]),
+    ],
+)
+def test_places(tmp_path, name, places):
+    WAYS[name](tmp_path / name)
+    found = [str(place) for place, _ in read_source(str(tmp_path / name), "train")]
+    assert found == [f"{tmp_path}/{place}" for place in places]
+
+
+def test_a_row_of_a_table_with_other_fields_than_its_head(tmp_path):
+    (tmp_path / "a.csv").write_text("problem,answer\n1+1,2\n1+2,3,4\n1+3\n")
+    rows, skipped = read_rows(
+        str(tmp_path / "a.csv"),
+        split="",
+        columns={"answer": as_answer},
+        limit=None,
+        on_bad_row="skip",
+    )
+    assert (rows, skipped) == ([{"answer": "2"}], 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("splits", "dev", r"split 'dev' \(task\.train_split, task\.eval_split\) cannot be read"),
+        ("files", "dev", r"split 'dev'"),
+        ("empty", "train", r"It must be a file \(\.jsonl, .*a folder .*a data set of the Hub"),
+        ("no/such-set", "train", r"task\.path=no/such-set with the split 'train' .*cannot be read"),
+        ("no.csv", "train", r"there is no file .*no\.csv\. Did you mean 'a\.csv'"),
+    ],
+)
+def test_sources_that_cannot_be_used(tmp_path, name, split, message):
+    WAYS["a.csv"](tmp_path / "a.csv")
+    if name in WAYS:
+        WAYS[name](tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    path = name if "/" in name else str(tmp_path / name)
+    with pytest.raises(ValueError, match=message):
+        list(read_source(path, split))
