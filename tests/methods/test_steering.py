@@ -80,7 +80,7 @@ def run(steering, steps, *, start=0.5, rest=-0.01, slopes=(-0.02, 0.002)):
 
 
 def test_it_follows_a_line_that_it_can_reach():
-    target = {"kind": "linear", "from_step": 1, "to_step": 21, "start": 0.48, "end": 0.23}
+    target = {"kind": "linear", "from_step": 1, "to_step": 31, "start": 0.48, "end": 0.105}
     trace, metrics = run(Steering(config(target=target), {"beta1": 0.5, "beta2": 1.0}), 21)
 
     assert trace[4:21] == pytest.approx([0.48 - 0.0125 * (step - 1) for step in range(5, 22)])

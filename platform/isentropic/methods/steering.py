@@ -172,7 +172,9 @@ class Steering:
             self._held = entropy if math.isnan(self._held) else self._held
         if math.isfinite(rest):
             self._smooth(rest, slopes)
-        gap = self.target(step + 1) - entropy
+        # `entropy` is that before the step's updates; what is chosen now acts on the step after them, whose
+        # effect is seen another step later.
+        gap = self.target(step + 2) - (entropy + self._predicted)
         steers = step + 1 >= self._config.from_step and math.isfinite(gap)
         idle = self._authority < TINY
         if steers and not idle:
@@ -197,6 +199,14 @@ class Steering:
         )
 
     @property
+    def _predicted(self) -> float:
+        """The change of a step with the present values; 0 before the first measured step."""
+        change = self._rest + sum(
+            value * self._slopes[name] for name, value in self._values.items()
+        )
+        return change if math.isfinite(change) else 0.0
+
+    @property
     def _authority(self) -> float:
         """Nats per unit of the strongest actuator; 0 before the first measured step."""
         return max(
@@ -205,11 +215,8 @@ class Steering:
 
     def _saturated(self, gap: float) -> bool:
         """True if the target is out of reach: the values are the box's best, and still miss it."""
-        predicted = self._rest + sum(
-            value * self._slopes[name] for name, value in self._values.items()
-        )
-        wanted = gap / self._config.horizon
-        return abs(predicted - wanted) > 1e-6 * max(1.0, abs(wanted)) + 1e-9
+        missed = self._predicted - gap / self._config.horizon
+        return abs(missed) > 1e-9
 
     def _smooth(self, rest: float, slopes: Mapping[str, float]) -> None:
         share = self._config.smoothing
