@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed-$(DEVICE)
 PYTEST := $(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all soak smollm2 vlm lint clean
+.PHONY: help venv demo test test-all soak smollm2 vlm docs lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
 
 vlm: $(STAMP) ## on CPUs: let engines read images, for experiment=uec_rl_figures_tiny
 	@PYTHON="$(PYTHON)" VENV=$(VENV) docker/install.sh vlm
+
+docs: $(STAMP) ## make docs/configuration.md from the code
+	@$(PY) docs/make_configuration.py
 
 lint: $(STAMP) ## style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

@@ -140,27 +140,25 @@ def one_step(learner: Learner, rollouts: list[Rollout], updates: int, clock: Sto
     with clock("updates"):
         result = learner.update(batches[0])
     rows = []
-    for part, (loss_weight, _), microbatches, answer in zip(
+    for part, weights_of_part, microbatches, answer in zip(
         plan, weights, batches[0].updates, result.updates, strict=True
     ):
         trained = [samples[index] for index in part]
         columns = batching.unpack_columns(
-            [microbatches], [[answer.logprob, answer.entropy]], len(samples)
+            [microbatches], [[answer.logprob, answer.entropy]], len(part)
         )
         with clock("accounting"):
-            logprob, entropy = (
-                np.concatenate([columns[index][which] for index in part]) for which in (0, 1)
-            )
-            lengths = [len(sample.advantage) for sample in trained]
-            weight = np.repeat(loss_weight, lengths)
-            table = token_table(trained, loss_weight=weight, logprob=logprob, entropy=entropy)
+            logprob, entropy = (np.concatenate([row[which] for row in columns]) for which in (0, 1))
+            table = token_table(trained, weights=weights_of_part, logprob=logprob, entropy=entropy)
             leaves = leaf_gradients(OBJECTIVE, coefficients, loss_fields(table))
             push, own = (
                 -leaves.d_logprob.numpy(),
                 {name: value.numpy() for name, value in leaves.metrics.items()},
             )
             rows.append(
-                update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+                update_metrics(
+                    table, push=push, bounds=coefficients, p_split=p_split, token_metrics=own
+                )
             )
         with clock("panel"):
             counterfactual_metrics(table, push, panel, step=1, seed=0, p_split=p_split)

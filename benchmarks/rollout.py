@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import ray
 
-from isentropic.actors.engine_handle import Slot
+from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.ray_runtime import start_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
@@ -88,12 +88,12 @@ def main() -> None:
     env = worker_env(1, **ENGINE_ENV, **CPU_ENV)
     actor = RolloutActor.options(num_cpus=1, runtime_env={"env_vars": env}).remote(make_engine)
     engine, requests = make_engine(), make_requests()
-    slot = Slot(actor, 0, startup_s=300.0, health_s=120.0)
+    handle = EngineHandle(actor, 0, startup_s=300.0, health_s=120.0)
     best = {"bare engine": 0.0, "actor path": 0.0}
     with asyncio.Runner() as runner:
 
         async def pool() -> RayRolloutPool:
-            return RayRolloutPool([slot], max_num_seqs=512, timeout_s=600.0, max_restarts=0)
+            return RayRolloutPool([handle], max_num_seqs=512, timeout_s=600.0, max_restarts=0)
 
         engines = runner.run(pool())
         ways = {

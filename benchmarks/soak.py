@@ -253,14 +253,22 @@ def check(folder: Path, seed: int) -> list[str]:
     if [line["step"] for line in written] != list(range(len(written))):
         wrong.append("metrics.jsonl does not have each step once")
     trained = Counter()
-    for line in written[1:]:
+    for line, drawn in zip(written[1:], ledger, strict=False):
         table = pq.read_table(folder / "trained" / f"step_{line['step']:06d}.parquet").to_pylist()
+        rows = [row for row in table if row.get("fate", "trained") == "trained"]
         trained.update(
-            (row["draw"], row["wave"], row["sample"]) for row in table if row["source"] == "new"
+            (row["draw"], row["wave"], row["sample"]) for row in rows if row["source"] == "new"
         )
-        if len(table) != line["update/samples"]:
+        names = ["draw", "wave", "sample"]
+        fates = {tuple(row[name] for name in names) for row in table}
+        wrong += [
+            f"{row} of step {line['step']} has no fate"
+            for row in drawn.select(names).to_pylist()
+            if tuple(row.values()) not in fates
+        ][:5]
+        if len(rows) != line["update/samples"]:
             wrong.append(
-                f"step {line['step']} says {line['update/samples']} samples and has {len(table)}"
+                f"step {line['step']} says {line['update/samples']} samples and has {len(rows)}"
             )
     wrong += [
         f"{key} was trained on {count} times as new" for key, count in trained.items() if count > 1

@@ -136,8 +136,8 @@ def test_loss_weights_are_of_the_whole_minibatch():
     """Responses of 1, 2 and 3 tokens: each token weighs 1/6, however they are packed."""
     samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
     for num_ranks, budget in ((1, 100), (2, 4), (3, 1)):
-        batches, ((loss, _),) = step_batches(samples, [[0, 1, 2]], num_ranks, budget)
-        assert loss == pytest.approx([1 / 6] * 3)
+        batches, (weights,) = step_batches(samples, [[0, 1, 2]], num_ranks, budget)
+        assert weights["loss_weight"] == pytest.approx([1 / 6] * 3)
         packed = [batch for rank in batches for batch in rank.updates[0]]
         assert sum(batch.fields["loss_weight"].sum() for batch in packed) == pytest.approx(1.0)
 
@@ -187,18 +187,29 @@ def test_references_of_images_follow_their_sequences():
 def test_the_reduction_sees_the_packing():
     """Two responses of 3 tokens lie together, one of 4 alone: means of 6 and 4 tokens, weighed by 2 : 1 responses."""
     samples = [sample(0, 3), sample(1, 4), sample(2, 3)]
-    _, ((loss, _),) = step_batches(
+    _, (weights,) = step_batches(
         samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean
     )
-    assert loss == pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])
+    assert weights["loss_weight"] == pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])
 
 
-def test_the_nll_weighs_correct_responses_alone():
+def test_the_nll_weighs_only_correct_responses():
     """Rewards 0, 1, 2 on responses of 1, 2 and 3 tokens: the one of reward 1 has 1/2 a token."""
     samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
-    (batch,), ((_, nll),) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
-    assert nll == [0.0, 0.5, 0.0]
+    (batch,), (weights,) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
+    assert weights["nll_weight"] == [0.0, 0.5, 0.0]
     assert batch.updates[0][0].fields["nll_weight"].tolist() == [0.0, 0.5, 0.5, 0.0, 0.0, 0.0]
+
+
+def test_rows_of_an_update_are_places_in_its_minibatch():
+    """Samples of draws 2, 0, 1: queued ones stand first. Canonical order is by draw."""
+    samples = [sample(2, 1), sample(0, 3), sample(1, 2)]
+    plan = batching.plan_updates(samples, 1)
+    (batch,), _ = step_batches(samples, plan, num_ranks=1, budget=99)
+    (packed,) = batch.updates[0]
+    assert plan == [[1, 2, 0]]
+    assert packed.rows.tolist() == [2, 1, 0]  # shorter first
+    assert packed.fields["advantage"].tolist() == [2, 1, 1, 0, 0, 0]
 
 
 def test_a_response_without_a_prompt_is_refused():

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Collection, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -66,9 +68,71 @@ def test_imports_point_down(path):
     assert not upward, f"{own} (level {level(own)}) imports from above: {sorted(upward)}"
 
 
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_at_start(path: Path, modules: Collection[str]) -> set[str]:
+    """Modules of the package that a file names at module level: what it cannot be loaded without.
+
+    `from package import name` is an import of package.name if that is a module, else of the
+    package's __init__.
+    """
+    names = set()
+    for node in module_level(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else node.module for name in inner}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names & set(modules)
+
+
+def module_level(node: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run when a module is loaded: functions are left out, and so is TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        typing_only = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+        if not typing_only and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+            yield from module_level(child)
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle, first and last the same; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {name: imported_at_start(path, modules) for name, path in modules.items()}
+
+    assert circle_in(graph) == []
+
+
+def test_a_circle_through_an_init_is_found(tmp_path):
+    """room/__init__ takes a name from room.one; room.one takes the room's table."""
+    texts = {
+        "room": "from room.one import Config\nTABLE = [Config]\n",
+        "room.one": "if True:\n    from room import TABLE\n",
+        "room.two": "def later():\n    from room import TABLE\n",
+    }
+    graph = {}
+    for name, text in texts.items():
+        (path := tmp_path / f"{name}.py").write_text(text)
+        graph[name] = imported_at_start(path, texts)
+
+    assert set(circle_in(graph)) == {"room", "room.one"}
+    assert graph["room.two"] == set()
+
+
 def test_objectives_import_no_other_layer_and_no_heavy_library():
     foreign = set()
-    for path in (PACKAGE / "objectives").glob("*.py"):
+    for path in (PACKAGE / "objectives").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,16 +1,19 @@
-"""Rollouts and samples to packed microbatches, equal in number on every rank, and results back again.
+"""Pack rollouts and samples into microbatches, equally many on every rank, and unpack the results.
 
-Sequences lie end to end, without padding. Every rank gets equally many microbatches (FSDP's collectives need it),
-with fillers of one token where there are too few sequences. Packing depends on lengths and order alone, and the loss
-weights come from counts over the whole minibatch, so what a step computes does not depend on how it was packed.
+Sequences lie end to end, without padding. Every rank gets equally many microbatches (FSDP's
+collectives need it), with fillers of one token if there are too few sequences. Packing depends only
+on lengths and order, and the loss weights come from counts over the whole minibatch, so what a step
+computes does not depend on how it was packed.
 """
 
 import heapq
 from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isentropic.columns import WEIGHTS, columns, cut, join
 from isentropic.objectives.tokens.reductions import Reduction
 from isentropic.records import Ints, MicroBatch, Rollout, Sample, StepBatch, TokenScores
 
@@ -20,7 +23,7 @@ FILLER = -1  # the row of a sequence that stands for nothing
 def score_batches(
     rollouts: Sequence[Rollout], num_ranks: int, microbatch_tokens: int
 ) -> list[list[MicroBatch]]:
-    """By rank, the microbatches of an old-policy pass over `rollouts`; empty lists where there are none."""
+    """Pack an old-policy pass over `rollouts`: by rank, its microbatches; empty lists for none."""
     plan = assign([len(rollout.token_ids) for rollout in rollouts], num_ranks, microbatch_tokens)
     return [[_pack(rollouts, rows, None) for rows in rank] for rank in plan]
 
@@ -28,37 +31,34 @@ def score_batches(
 def unpack_scores(
     batches: Sequence[Sequence[MicroBatch]], results: Sequence[Sequence[TokenScores]], count: int
 ) -> list[TokenScores]:
-    """The scores of each of the `count` rollouts, in their order, from those of each microbatch of each rank."""
-    names = ["logprob", "entropy", "sensitivity", "sum_p2"]
-    if any(scores.ref_logprob is not None for rank in results for scores in rank):
-        names.append("ref_logprob")
-    columns = [
-        [
-            np.concatenate([getattr(scores, name) for scores in rank])
-            if rank
-            else np.zeros(0, np.float32)
-            for name in names
-        ]
-        for rank in results
+    """Give the scores of each of the `count` rollouts, from those of every rank's microbatches."""
+    every = [scores for rank in results for scores in rank]
+    names = [
+        field.name
+        for field in fields(TokenScores)
+        if any(getattr(scores, field.name) is not None for scores in every)
+    ]
+    arrays = [
+        [join([getattr(scores, name) for scores in rank]) for name in names] for rank in results
     ]
     return [
         TokenScores(**dict(zip(names, values, strict=True)))
-        for values in unpack_columns(batches, columns, count)
+        for values in unpack_columns(batches, arrays, count)
     ]
 
 
 def unpack_columns(
-    batches: Sequence[Sequence[MicroBatch]], columns: Sequence[Sequence[NDArray]], count: int
+    batches: Sequence[Sequence[MicroBatch]], arrays: Sequence[Sequence[NDArray]], count: int
 ) -> list[tuple[NDArray, ...]]:
-    """Cuts [N] results of each rank, in the order of its packed tokens, into one tuple of arrays a row.
+    """Cut [N] results of each rank, in the order of its packed tokens, into one tuple per row.
 
     Args:
         batches: by rank, the microbatches that were computed.
-        columns: by rank, any number of arrays [N] over all its response tokens.
+        arrays: by rank, any number of arrays [N] over all its response tokens.
         count: rows there are; one that lies in no microbatch gets an empty tuple.
     """
     rows: list[tuple[NDArray, ...]] = [()] * count
-    for rank, values in zip(batches, columns, strict=True):
+    for rank, values in zip(batches, arrays, strict=True):
         order = [int(row) for batch in rank for row in batch.rows]
         lengths = [
             length
@@ -68,7 +68,7 @@ def unpack_columns(
         assert all(len(value) == sum(lengths) for value in values), (
             "a rank answered for other tokens than it was given"
         )
-        parts = [np.split(value, np.cumsum(lengths)[:-1]) for value in values]
+        parts = [cut(value, lengths) for value in values]
         for index, row in enumerate(order):
             if row != FILLER:
                 rows[row] = tuple(part[index] for part in parts)
@@ -76,12 +76,12 @@ def unpack_columns(
 
 
 def plan_updates(samples: Sequence[Sample], updates: int, order: int = 0) -> list[list[int]]:
-    """Minibatches of prompts: the step's groups in canonical order, cut into `updates` consecutive parts.
+    """Plan minibatches of prompts: the groups in canonical order, cut into `updates` parts.
 
-    Another `order` deals the groups out by chance, always the same way.
+    Another `order` deals the groups out at random, always the same way.
 
-    A group is never cut. Parts differ by one group at most; fewer groups than parts make fewer updates. Returns the
-    indices of the samples of each part, in canonical order.
+    A group is never cut. Parts differ by one group at most; fewer groups than parts make fewer
+    updates. Returns the indices of the samples of each part, in canonical order.
     """
     groups: dict[tuple[str, int], list[int]] = {}
     for index in sorted(range(len(samples)), key=lambda index: samples[index].rollout.key):
@@ -107,15 +107,17 @@ def step_batches(
     coefficients: dict[str, float | None],
     term_coefficients: dict[str, float] | None = None,
     seeds: Sequence[int] = (),
-) -> tuple[list[StepBatch], list[tuple[list[float], list[float]]]]:
-    """By rank, the updates of a step; and by update, what every token of each of its samples weighs: loss, NLL.
+) -> tuple[list[StepBatch], list[dict[str, list[float]]]]:
+    """Pack the updates of a step: by rank, its batch; and by update, the weights by name.
+
+    A weight is a list: what every token of each of the update's samples weighs.
 
     Args:
-        plan: indices into `samples` of each update, as `plan_updates` gives them; `MicroBatch.rows` holds the same.
+        plan: indices into `samples` of each update, as `plan_updates` gives them.
         reduction: turns response lengths into weights, before any forward pass.
     """
-    fields = {index: _fields(samples[index]) for part in plan for index in part}
-    assert len({tuple(value) for value in fields.values()}) <= 1, (
+    token_columns = {index: columns(samples[index]) for part in plan for index in part}
+    assert len({tuple(read) for read in token_columns.values()}) <= 1, (
         "some samples have reference scores and some have not"
     )
     updates: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(num_ranks)]
@@ -127,15 +129,15 @@ def step_batches(
             [[part[place] for place in rows] for rows in rank]
             for rank in assign(lengths, num_ranks, microbatch_tokens)
         ]
-        loss, nll = _weights(part, packed, samples, reduction, max_response_tokens)
-        weights.append((loss, nll))
-        for index, *values in zip(part, loss, nll, strict=True):
-            for name, value in zip(("loss_weight", "nll_weight"), values, strict=True):
-                fields[index][name] = np.full(
-                    len(samples[index].advantage), value, dtype=np.float32
-                )
+        weights.append(_weights(part, packed, samples, reduction, max_response_tokens))
+        for name, values in weights[-1].items():
+            for index, value in zip(part, values, strict=True):
+                count = len(samples[index].advantage)
+                token_columns[index][name] = np.full(count, value, dtype=np.float32)
         for rank, microbatches in enumerate(packed):
-            updates[rank].append(tuple(_pack(rollouts, rows, fields) for rows in microbatches))
+            updates[rank].append(
+                tuple(_placed(_pack(rollouts, rows, token_columns), part) for rows in microbatches)
+            )
     batches = [
         StepBatch(
             step=step,
@@ -150,29 +152,25 @@ def step_batches(
 
 
 def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> list[list[list[int]]]:
-    """By rank, by microbatch, the indices of its sequences: balanced, and as few microbatches as fit the budget.
+    """Deal out sequences: by rank, by microbatch, their indices.
 
-    Longest first, each into the emptiest microbatch; where it does not fit, every rank gets one more and it starts
-    again. A sequence longer than the budget goes alone. Microbatches with no sequence come out empty.
+    Balanced, and as few microbatches as fit the budget. Longest first, each into the emptiest
+    microbatch; if it does not fit, every rank gets one more and it starts again. A sequence longer
+    than the budget has a microbatch to itself. Microbatches without a sequence come out empty.
     """
     if not lengths:
         return [[] for _ in range(num_ranks)]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    count = max(
-        1,
-        -(
-            -sum(min(length, microbatch_tokens) for length in lengths)
-            // (microbatch_tokens * num_ranks)
-        ),
-    )
+    total = sum(min(length, microbatch_tokens) for length in lengths)
+    count = max(1, -(-total // (microbatch_tokens * num_ranks)))  # rounded up
     while (bins := _fill(lengths, order, count * num_ranks, microbatch_tokens)) is None:
         count += 1
-    bins.sort(
-        key=lambda rows: -sum(lengths[row] for row in rows)
-    )  # stable: equal loads stay in order
+    # Stable: equal loads stay in order.
+    bins.sort(key=lambda rows: -sum(lengths[row] for row in rows))
     ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     for place in range(count):
-        # Neighbours in size run at the same time; back and forth, so that no rank always gets the larger one.
+        # Neighbours in size run at the same time; back and forth, so that no rank always gets the
+        # larger one.
         block = bins[place * num_ranks : (place + 1) * num_ranks]
         for rank, rows in enumerate(block if place % 2 == 0 else reversed(block)):
             ranks[rank].append(rows)
@@ -182,7 +180,7 @@ def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> li
 def _fill(
     lengths: Sequence[int], order: Iterable[int], count: int, budget: int
 ) -> list[list[int]] | None:
-    """`count` bins with at most `budget` tokens (or one sequence) each, or None where that is too few."""
+    """Fill `count` bins with at most `budget` tokens (or one sequence) each; None if too few."""
     bins: list[list[int]] = [[] for _ in range(count)]
     heap = [(0, place) for place in range(count)]
     for index in order:
@@ -200,11 +198,8 @@ def _weights(
     samples: Sequence[Sample],
     reduction: Reduction,
     max_response_tokens: int,
-) -> tuple[list[float], list[float]]:
-    """For each sample of one minibatch the weight of each of its tokens: in the loss, and in the NLL term.
-
-    The NLL goes over the correct responses alone: those whose task reward is exactly 1.
-    """
+) -> dict[str, list[float]]:
+    """By name of the weight, what each token of each sample of one minibatch weighs."""
     place = {
         index: number
         for number, rows in enumerate(rows for rank in packed for rows in rank)
@@ -212,49 +207,28 @@ def _weights(
     }
     lengths = np.array([len(samples[index].advantage) for index in part], dtype=np.int64)
     microbatch_of = np.array([place[index] for index in part], dtype=np.int64)
-    correct = np.array([samples[index].rollout.reward == 1 for index in part])
-    loss, nll = (
-        reduction.weights(
+    return {
+        name: reduction.weights(
             lengths,
             max_response_tokens=max_response_tokens,
             microbatch_of=microbatch_of,
-            chosen=chosen,
-        )
-        for chosen in (None, correct)
-    )
-    return [float(value) for value in loss], [float(value) for value in nll]
-
-
-def _fields(sample: Sample) -> dict[str, NDArray]:
-    """[N] each: what objectives may ask for, and the weights of the sample's tokens."""
-    tokens = sample.rollout.num_response_tokens
-    fields = {
-        "advantage": sample.advantage,
-        "token_weight": sample.token_weight,
-        "rollout_logprob": sample.rollout.rollout_logprob,
-        "old_logprob": sample.old.logprob,
-        "old_entropy": sample.old.entropy,
-        "sensitivity": sample.old.sensitivity,
-        "reward": np.full(tokens, sample.rollout.reward, dtype=np.float32),
-        "is_teacher": np.full(tokens, sample.rollout.is_teacher),
-        "loss_weight": np.zeros(
-            tokens, dtype=np.float32
-        ),  # this and the next are set for each update
-        "nll_weight": np.zeros(tokens, dtype=np.float32),
+            chosen=np.array([counts(samples[index]) for index in part], dtype=bool),
+        ).tolist()
+        for name, counts in WEIGHTS.items()
     }
-    if sample.old.ref_logprob is not None:
-        fields["ref_logprob"] = sample.old.ref_logprob
-    wrong = {name: len(value) for name, value in fields.items() if len(value) != tokens}
-    assert not wrong, f"rollout {sample.rollout.key} has {tokens} response tokens, but {wrong}"
-    return fields
 
 
 def _pack(
-    rollouts: Sequence[Rollout], rows: Sequence[int], fields: dict[int, dict[str, NDArray]] | None
+    rollouts: Sequence[Rollout],
+    rows: Sequence[int],
+    token_columns: dict[int, dict[str, NDArray]] | None,
 ) -> MicroBatch:
-    """One microbatch. Sequences of one length lie side by side, so that attention can take them together."""
+    """Pack one microbatch.
+
+    Sequences of one length lie side by side, so that attention can take them together.
+    """
     if not rows:
-        return _filler(next(iter(fields.values())) if fields else {})
+        return _filler(next(iter(token_columns.values())) if token_columns else {})
     rows = sorted(rows, key=lambda row: (len(rollouts[row].token_ids), row))
     chosen = [rollouts[row] for row in rows]
     lengths = np.array([len(rollout.token_ids) for rollout in chosen])
@@ -275,16 +249,28 @@ def _pack(
         sequence_id=np.repeat(np.arange(len(rows)), counts),
         rows=np.array(rows, dtype=np.int64),
         fields={
-            name: np.concatenate([fields[row][name] for row in rows]) for name in fields[rows[0]]
+            name: join([token_columns[row][name] for row in rows])
+            for name in token_columns[rows[0]]
         }
-        if fields
+        if token_columns
         else {},
         media=media if any(media) else (),
     )
 
 
-def _filler(fields: dict[str, NDArray]) -> MicroBatch:
-    """One token and no response: it takes part in the collectives and changes nothing."""
+def _placed(batch: MicroBatch, part: Sequence[int]) -> MicroBatch:
+    """Number the rows by their places in the minibatch.
+
+    Objectives with minibatch statistics see the tokens in the order of `rows`, and the metrics see
+    them in the order of the minibatch: numbered by the list of samples, in which queued and
+    replayed ones stand first, the rows of the two would differ, and so would a random draw.
+    """
+    place = {index: number for number, index in enumerate(part)} | {FILLER: FILLER}
+    return replace(batch, rows=np.array([place[int(row)] for row in batch.rows], dtype=np.int64))
+
+
+def _filler(token_columns: dict[str, NDArray]) -> MicroBatch:
+    """Make one token and no response: it takes part in the collectives and changes nothing."""
     nothing = np.zeros(0, dtype=np.int64)
     return MicroBatch(
         token_ids=np.zeros(1, dtype=np.int64),
@@ -294,17 +280,18 @@ def _filler(fields: dict[str, NDArray]) -> MicroBatch:
         target=nothing,
         sequence_id=nothing,
         rows=np.array([FILLER]),
-        fields={name: value[:0] for name, value in fields.items()},
+        fields={name: value[:0] for name, value in token_columns.items()},
     )
 
 
 def _response(rollout: Rollout) -> Ints:
     """[N] positions of the tokens that the policy chose."""
     spans = [np.arange(start, end) for start, end in rollout.turns]
-    response = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
+    response = join(spans, np.int64)
     if len(response) and response[0] == 0:
         raise ValueError(
-            f"rollout {rollout.key} starts with a response token: nothing stands before it that could predict it. "
-            "Give the prompt at least one token, for example a start-of-text token."
+            f"rollout {rollout.key} starts with a response token: nothing stands before it that "
+            "could predict it. Give the prompt at least one token, for example a start-of-text "
+            "token."
         )
     return response

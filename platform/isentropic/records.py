@@ -147,7 +147,9 @@ class MicroBatch:
     predict: Ints  # [N] where in T the hidden state that predicts each response token stands
     target: Ints  # [N] the response token itself
     sequence_id: Ints  # [N] which of the S sequences a response token belongs to
-    rows: Ints  # [S] index of each sequence in the batch that was packed; -1 for a filler
+    rows: (
+        Ints  # [S] place of each sequence in what was packed (an update: its minibatch); -1 filler
+    )
     fields: dict[str, NDArray] = field(
         default_factory=dict
     )  # [N] each: advantage, old_logprob, loss_weight, ...

@@ -1,17 +1,21 @@
-"""Samples as plain arrays and JSON values, for checkpoints: no pickle, equal bits after the way back."""
+"""Samples as plain arrays and JSON values, for checkpoints: no pickle, equal bits when read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from isentropic.columns import COLUMNS, cut, join
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
 
-SCORES = ("logprob", "entropy", "sensitivity", "sum_p2")
+REFERENCE = "old.ref_logprob"  # the one column that a sample may lack
+PATHS = [column.path for column in COLUMNS.values() if not column.single]
 
 
 def samples_to_state(samples: Sequence[Sample]) -> dict[str, Any]:
-    """`about` is a JSON list, one entry a sample; all else are arrays, those of the samples end to end.
+    """Write samples as a JSON list under `about`, one entry each, and arrays laid end to end.
 
     Prompts keep their media as references: pixels are never stored.
     """
@@ -20,63 +24,55 @@ def samples_to_state(samples: Sequence[Sample]) -> dict[str, Any]:
         [(sample.rollout.reward, sample.rollout.shaped_reward) for sample in samples],
         dtype=np.float64,
     ).reshape(-1, 2)
-    state["num_tokens"] = np.array(
-        [len(sample.rollout.token_ids) for sample in samples], dtype=np.int64
-    )
+    token_ids = [sample.rollout.token_ids for sample in samples]
+    state["num_tokens"] = np.array([len(ids) for ids in token_ids], dtype=np.int64)
     state["num_response"] = np.array([len(sample.advantage) for sample in samples], dtype=np.int64)
-    state["token_ids"] = _joined(samples, lambda sample: sample.rollout.token_ids, np.int64)
-    state["rollout_logprob"] = _joined(samples, lambda sample: sample.rollout.rollout_logprob)
-    state["advantage"] = _joined(samples, lambda sample: sample.advantage)
-    state["token_weight"] = _joined(samples, lambda sample: sample.token_weight)
-    for name in SCORES:
-        state[f"old/{name}"] = _joined(samples, lambda sample, name=name: getattr(sample.old, name))
-    with_reference = [sample for sample in samples if sample.old.ref_logprob is not None]
-    state["old/ref_logprob"] = _joined(with_reference, lambda sample: sample.old.ref_logprob)
+    state["token_ids"] = join(token_ids, np.int64)
+    for path in PATHS:
+        values = [attrgetter(path)(sample) for sample in samples]
+        state[_key(path)] = join([value for value in values if value is not None])
     return state
 
 
 def samples_from_state(state: dict[str, Any]) -> list[Sample]:
-    """The samples that `samples_to_state` was given."""
-    token_ids = _cut(state["token_ids"], state["num_tokens"])
-    fields = {
-        name: _cut(state[name], state["num_response"])
-        for name in (
-            "rollout_logprob",
-            "advantage",
-            "token_weight",
-            *(f"old/{score}" for score in SCORES),
-        )
-    }
-    referenced = np.array([about["has_reference"] for about in state["about"]], dtype=bool)
-    references = iter(_cut(state["old/ref_logprob"], np.asarray(state["num_response"])[referenced]))
+    """Read the samples that `samples_to_state` was given."""
+    token_ids = cut(state["token_ids"], state["num_tokens"])
+    parts = {path: _parts(state, path) for path in PATHS}
     samples = []
     for row, about in enumerate(state["about"]):
         reward, shaped_reward = map(float, state["rewards"][row])
-        parts = {name: values[row] for name, values in fields.items()}
+        arrays: dict[str, dict[str, NDArray | None]] = {"": {}, "rollout": {}, "old": {}}
+        for path, values in parts.items():
+            owner, _, attribute = path.rpartition(".")
+            arrays[owner][attribute] = values[row]
         rollout = Rollout(
             key=RolloutKey(*about["key"]),
             prompt=_prompt(about["prompt"]),
             token_ids=token_ids[row],
             turns=tuple((start, end) for start, end in about["turns"]),
-            rollout_logprob=parts["rollout_logprob"],
             reward=reward,
             shaped_reward=shaped_reward,
+            **arrays["rollout"],
             **about["rollout"],
         )
-        scores = {name: parts[f"old/{name}"] for name in SCORES}
-        old = TokenScores(
-            **scores, ref_logprob=next(references) if about["has_reference"] else None
-        )
-        samples.append(
-            Sample(
-                rollout=rollout,
-                old=old,
-                advantage=parts["advantage"],
-                token_weight=parts["token_weight"],
-                source=about["source"],
-            )
-        )
+        old = TokenScores(**arrays["old"])
+        samples.append(Sample(rollout=rollout, old=old, source=about["source"], **arrays[""]))
     return samples
+
+
+def _key(path: str) -> str:
+    """Where a column stands in the state: old.logprob as old/logprob, the rollout's by its name."""
+    return path.removeprefix("rollout.").replace(".", "/")
+
+
+def _parts(state: dict[str, Any], path: str) -> list[NDArray | None]:
+    """Cut a column by sample; None for one without reference scores."""
+    entries, lengths = state["about"], state["num_response"]
+    has = [path != REFERENCE or entry["has_reference"] for entry in entries]
+    parts = iter(
+        cut(state[_key(path)], [n for n, there in zip(lengths, has, strict=True) if there])
+    )
+    return [next(parts) if there else None for there in has]
 
 
 def _about(sample: Sample) -> dict[str, Any]:
@@ -105,24 +101,10 @@ def _about(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _prompt(about: dict[str, Any]) -> Prompt:
+def _prompt(values: dict[str, Any]) -> Prompt:
     return Prompt(
-        prompt_id=about["prompt_id"],
-        messages=tuple(about["messages"]),
-        answer=about["answer"],
-        media=tuple(about["media"]),
+        prompt_id=values["prompt_id"],
+        messages=tuple(values["messages"]),
+        answer=values["answer"],
+        media=tuple(values["media"]),
     )
-
-
-def _joined(
-    samples: Sequence[Sample], pick: Callable[[Sample], np.ndarray], empty=np.float32
-) -> np.ndarray:
-    return (
-        np.concatenate([pick(sample) for sample in samples])
-        if samples
-        else np.zeros(0, dtype=empty)
-    )
-
-
-def _cut(values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    return np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []

@@ -1,4 +1,4 @@
-"""Fakes behind the controller's protocols: a policy that is one softmax over eight tokens, no Ray, no engine."""
+"""Fakes behind the controller's protocols: a policy that is one softmax over eight tokens."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ from isentropic.records import (
 
 VOCABULARY = 8
 END = 7  # ends a response
-PROMPT_TOKENS = 3
+UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")  # metrics that timing may change
 
 
 class FakeTask:
@@ -86,7 +86,7 @@ class FakeWeights:
 
 @dataclass
 class FakePool:
-    """Samples from the loaded softmax by each request's own seed; answers in an order of its own."""
+    """Samples from the loaded softmax by each request's own seed; answers in another order."""
 
     order_seed: int = 0
     num_actors: int = 1
@@ -275,7 +275,7 @@ class Lines:
 
 @dataclass
 class FakeRun:
-    """A whole run on fakes, in a folder."""
+    """A run on fakes, in a folder: whole, or one of its parts."""
 
     config: object
     folder: Path
@@ -283,47 +283,13 @@ class FakeRun:
     learner: FakeLearner = field(default_factory=FakeLearner)
     lines: Lines = field(default_factory=Lines)
 
-    def controller(self, **arguments):
-        from isentropic.controller.feed import Feed
-        from isentropic.controller.loop import Controller
-        from isentropic.controller.method import Method
-        from isentropic.controller.reporting import Reporter
-        from isentropic.controller.sampler import Sampler
-
-        for name in ("rollouts", "checkpoints"):
-            (self.folder / name).mkdir(exist_ok=True)
-        config, task, chat, grader = self.config, FakeTask(), FakeChat(), FakeGrader()
-        sampler = Sampler(
-            task=task,
-            chat=chat,
-            pool=self.pool,
-            grader=grader,
-            config=config.rollout,
-            seed=config.seed,
-            window=20,
-        )
-        feed = Feed(
-            config=config,
-            pool=self.pool,
-            sampler=sampler,
-            chat=chat,
-            grader=grader,
-            make_sampling=lambda step: config.sampling.build(),
-            ledger=self.folder / "rollouts",
-            eval_size=task.size("eval"),
-        )
-        reporter = Reporter(config, self.lines, [], about={})
-        method = Method(config)
-        method.bind(chat=chat, task=task, model_path="")
-        return Controller(
-            config=config,
-            learner=self.learner,
-            feed=feed,
-            reporter=reporter,
-            method=method,
-            folder=self.folder,
-            **arguments,
-        )
+    @property
+    def stable(self):
+        """The lines by step without the keys that timing changes; NaN compares equal."""
+        return {
+            step: {key: repr(value) for key, value in line.items() if not key.startswith(UNSTABLE)}
+            for step, line in self.lines.lines.items()
+        }
 
     def run(self, resume=False):
         from isentropic.controller.storage.checkpoints import latest
@@ -331,6 +297,81 @@ class FakeRun:
         start = latest(self.folder / "checkpoints", print) if resume else None
         asyncio.run(self.controller().run(start))
         return self
+
+    def controller(self, **arguments):
+        from isentropic.controller.loop import Controller
+        from isentropic.controller.reporting import Reporter
+
+        (self.folder / "checkpoints").mkdir(exist_ok=True)
+        method = self.method()
+        return Controller(
+            config=self.config,
+            learner=self.learner,
+            trainer=self.trainer(method),
+            feed=self.feed(method.candidates),
+            reporter=Reporter(self.config, self.lines),
+            folder=self.folder,
+            metadata={},
+            **arguments,
+        )
+
+    def trainer(self, method=None):
+        from isentropic.controller.trainer import Trainer
+
+        return Trainer(self.config, self.learner, method or self.method())
+
+    def method(self):
+        from isentropic.controller.method import Method
+
+        method = Method(self.config)
+        method.bind(chat=FakeChat(), task=FakeTask(), model_path="")
+        return method
+
+    def feed(self, candidates=lambda groups: []):
+        from isentropic.controller.feed import Feed
+
+        (self.folder / "rollouts").mkdir(exist_ok=True)
+        return Feed(
+            config=self.config,
+            pool=self.pool,
+            sampler=self.sampler(),
+            chat=FakeChat(),
+            grader=FakeGrader(),
+            make_sampling=lambda step: self.config.sampling,
+            candidates=candidates,
+            ledger=self.folder / "rollouts",
+            eval_size=FakeTask().size("eval"),
+        )
+
+    def sampler(self, grader=None):
+        from isentropic.controller.sampler import Sampler
+
+        return Sampler(
+            task=FakeTask(),
+            chat=FakeChat(),
+            pool=self.pool,
+            grader=grader or FakeGrader(),
+            config=self.config.rollout,
+            seed=self.config.seed,
+            window=20,
+        )
+
+    async def draw(self, step):
+        """The batch of a step, drawn from the learner's weights as they are, without a feed."""
+        from isentropic.controller.sampler import DrawnFrom
+        from isentropic.controller.step import Clock
+        from isentropic.controller.storage.ledger import Batch
+
+        weights = await self.learner.publish()
+        await self.pool.load_weights(weights)
+        source = {"source_step": step - 1, "policy_version": weights.policy_version}
+        groups, next_draw = await self.sampler().draw_step(
+            self.config.sampling,
+            (step - 1) * self.config.rollout.prompts_per_step,
+            DrawnFrom(step=step, **source),
+            Clock(),
+        )
+        return Batch(step=step, groups=groups, next_draw=next_draw, reward_errors=0, **source)
 
 
 @pytest.fixture

@@ -10,16 +10,6 @@ import pytest
 from isentropic.controller.protocols import LearnerLost
 from isentropic.controller.storage import checkpoints
 
-UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")
-
-
-def stable(lines):
-    """Metrics that are promised bit for bit; NaN compares equal."""
-    return {
-        step: {key: repr(value) for key, value in metrics.items() if not key.startswith(UNSTABLE)}
-        for step, metrics in lines.items()
-    }
-
 
 def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
     """No room at step 2: the run says so, goes on, and saves at step 4."""
@@ -74,7 +64,7 @@ def test_a_checkpoint_that_cannot_fit_is_not_begun(fake_run, monkeypatch):
 
 
 def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
-    """And holds the state of its own step all the same: who goes on from it does what the others did."""
+    """It holds the state of its own step all the same: a run that goes on from it does the same."""
     whole, overlapped, seen = fake_run(folder="whole").run(), fake_run("checkpoint.keep_last=5"), []
     end_save = overlapped.learner.end_save
 
@@ -88,7 +78,7 @@ def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
     overlapped.learner.end_save = slow
     overlapped.run()
     assert seen == [3, 5, 6]
-    assert stable(overlapped.lines.lines) == stable(whole.lines.lines)
+    assert overlapped.stable == whole.stable
 
     for step in (4, 6):
         shutil.rmtree(overlapped.folder / "checkpoints" / f"step_{step:06d}")
@@ -96,9 +86,7 @@ def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
     asyncio.run(
         again.controller().run(checkpoints.latest(again.folder / "checkpoints", pytest.fail))
     )
-    assert stable(again.lines.lines) == {
-        step: line for step, line in stable(whole.lines.lines).items() if step > 2
-    }
+    assert again.stable == {step: line for step, line in whole.stable.items() if step > 2}
 
 
 def test_a_full_disk_at_the_end_is_a_fault(fake_run):
@@ -110,15 +98,14 @@ def test_a_full_disk_at_the_end_is_a_fault(fake_run):
     run.learner.end_save = full
     with pytest.raises(OSError, match="No space left"):
         run.run()
-    assert (
-        max(run.lines.lines) == 6
-    )  # its result is in the logs, its rollouts in the ledger: resume=auto saves it
+    # Its result is in the logs, its rollouts are in the ledger: resume=auto saves it.
+    assert max(run.lines.lines) == 6
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2])
 @pytest.mark.parametrize("method", ["score", "update", "publish", "begin_save", "end_save"])
 def test_a_lost_learner_draws_nothing_twice(fake_run, staleness, method):
-    """The learner is lost in step 4; a new one goes on from step 2, on the engines that were there."""
+    """The learner is lost in step 4; a new one goes on from step 2, with the same engines."""
     overrides = (f"rollout.max_staleness={staleness}",)
     whole = fake_run(*overrides, folder="whole").run()
     lost = fake_run(*overrides, folder="lost")
@@ -135,7 +122,7 @@ def test_a_lost_learner_draws_nothing_twice(fake_run, staleness, method):
     lost.learner = type(lost.learner)()
     asyncio.run(lost.controller().run(checkpoints.latest(lost.folder / "checkpoints", print)))
 
-    assert stable(lost.lines.lines) == stable(whole.lines.lines)
+    assert lost.stable == whole.stable
     np.testing.assert_array_equal(lost.learner.logits, whole.learner.logits)
     trained = [key for key, _ in lost.pool.drawn if key.split == "train"]
     assert len(trained) == len(set(trained))

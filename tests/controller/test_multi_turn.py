@@ -1,4 +1,4 @@
-"""Episodes of several turns: spans, limits, and that only what the policy wrote carries loss and polarity."""
+"""Episodes of several turns: spans, limits, and that only the policy's tokens carry loss."""
 
 import asyncio
 from types import SimpleNamespace
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from isentropic import batching
-from isentropic.controller.sampler import Clock, DrawnFrom, Sampler
+from isentropic.controller.sampler import DrawnFrom, Sampler
+from isentropic.controller.step import Clock
 from isentropic.methods.papo.polarity import Polarity, PolarityConfig
 from isentropic.methods.slots import Wave
 from isentropic.models.tiny import build_tokenizer
@@ -24,7 +25,7 @@ CHAT = Chat(build_tokenizer())
 
 
 class ScriptedPool:
-    """Writes the same turns in every episode; the n-th token of a turn t gets logprob -(t + n / 100)."""
+    """Writes the same turns in every episode; token n of turn t gets logprob -(t + n / 100)."""
 
     num_actors = 1
 
@@ -76,16 +77,17 @@ def written(rollout):
     return CHAT.tokenizer.decode(rollout.token_ids[rollout.response_mask])
 
 
-def asked(group):
+def question(group):
     return group.prompt.messages[0]["content"]
 
 
-def test_spans_hold_the_policy_s_tokens_alone():
+def test_spans_hold_only_the_policy_s_tokens():
     pool = ScriptedPool("1+2=", "3+4=", "#7")
     group = draw(pool)
     (rollout,) = group.rollouts
     assert CHAT.tokenizer.decode(rollout.token_ids) == (
-        f"<|user|>{asked(group)}<|end|><|assistant|>1+2=<|end|><|user|>3<|end|><|assistant|>3+4=<|end|>"
+        f"<|user|>{question(group)}<|end|><|assistant|>1+2=<|end|>"
+        "<|user|>3<|end|><|assistant|>3+4=<|end|>"
         "<|user|>7<|end|><|assistant|>#7<|end|>"
     )
     assert written(rollout) == "1+2=<|end|>3+4=<|end|>#7<|end|>"
@@ -141,8 +143,8 @@ def test_only_the_policy_s_tokens_carry_loss_and_polarity():
         rollout=rollout, old=scores, advantage=np.ones(tokens, np.float32), token_weight=flat
     )
     papo = PolarityConfig(
-        name="polarity", alpha=0.2, delta=0.0, weight="branch", renorm=False, signal="two_phase", h_ref=1.0,
-        tau=0.25, beta=0.9,
+        name="polarity", alpha=0.2, delta=0.0, weight="branch", renorm=False,
+        signal="two_phase", h_ref=1.0, tau=0.25, beta=0.9,
     )  # fmt: skip
     (weighed,), metrics = Polarity(papo).weigh(
         [sample], entropy_mean=0.5
@@ -156,8 +158,8 @@ def test_only_the_policy_s_tokens_carry_loss_and_polarity():
         weights=lambda lengths, **_: np.full(len(lengths), 1 / lengths.sum())
     )
     (step,), _ = batching.step_batches(
-        step=1, samples=[weighed], plan=plan, num_ranks=1, microbatch_tokens=4096, reduction=reduction,
-        max_response_tokens=16, coefficients={},
+        step=1, samples=[weighed], plan=plan, num_ranks=1, microbatch_tokens=4096,
+        reduction=reduction, max_response_tokens=16, coefficients={},
     )  # fmt: skip
     fields = step.updates[0][0].fields
     assert fields["loss_weight"].sum() == pytest.approx(1.0)
@@ -200,7 +202,7 @@ class EnginePool:
 
 @pytest.mark.engine
 def test_engine_and_model_agree_on_every_turn(engine, tiny_model_path):
-    """Across turns the engine reuses cached blocks: its logprobs are those of one forward pass over the episode."""
+    """The engine reuses cached blocks across turns; its logprobs are those of one forward pass."""
     import torch
     from transformers import AutoModelForCausalLM
 

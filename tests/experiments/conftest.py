@@ -1,4 +1,4 @@
-"""A short recorded run: a real learner on the rollouts of a fake engine. Replays and branches start from it."""
+"""A short recorded run, to replay and branch from: a real learner, a fake engine's rollouts."""
 
 import asyncio
 import importlib.util
@@ -48,7 +48,7 @@ def compose_small(fakes, model_path, *overrides):
 
 @pytest.fixture(scope="session")
 def recorded(tmp_path_factory, tiny_model_path):
-    """(folder of a run of five steps with checkpoints after 2, 4 and 5, what it was prepared with)."""
+    """(folder of a run of five steps with checkpoints after 2, 4 and 5, its `Prepared`)."""
     from isentropic.experiments.branch.learner import LocalLearner, replay_learner
     from isentropic.experiments.run.prepare import Prepared
     from isentropic.metrics.sinks.jsonl import plain
@@ -60,7 +60,7 @@ def recorded(tmp_path_factory, tiny_model_path):
     (folder / "config.yaml").write_text(text)
 
     class Recording(LocalLearner):
-        """The engine of these runs is fake: its weights never change, and eight tokens are equally likely."""
+        """Gives the fake engine the same weights forever: eight tokens, equally likely."""
 
         async def publish(self):
             return fakes.FakeWeights(

@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,6 +43,14 @@ def train_twice(run):
 
 
 def train_less(run):
+    """One of the rows of what was trained on; the others say why a rollout was dropped."""
+    rewrite(
+        run / "trained" / "step_000003.parquet",
+        lambda table: table.filter(pc.equal(table["fate"], "trained")).slice(1),
+    )
+
+
+def lose_a_fate(run):
     rewrite(run / "trained" / "step_000003.parquet", lambda table: table.slice(1))
 
 
@@ -57,6 +66,7 @@ def lose_a_line(run):
         (lose_a_rollout, "is not in the ledger|are not 0, 1, 2"),
         (train_twice, "was trained on 2 times as new"),
         (train_less, "samples and has"),
+        (lose_a_fate, "of step 3 has no fate"),
         (lose_a_line, "does not have each step once"),
     ],
 )

@@ -1,12 +1,20 @@
 """All tokens in canonical order go in, each microbatch gets its own gradients back."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 
+from isentropic import batching
 from isentropic.learner.minibatch import minibatch_gradients
-from isentropic.objectives.loss.leaves import LeafResult
-from isentropic.records import MicroBatch
+from isentropic.metrics.counterfactual import loss_fields
+from isentropic.metrics.tokens import token_table
+from isentropic.objectives.covariance.clip_cov import ClipCovConfig
+from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
+from isentropic.objectives.tokens.reductions import TokenMean
+from isentropic.records import MicroBatch, Prompt, Rollout, RolloutKey, Sample, TokenScores
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +69,90 @@ def test_canonical_order():
     assert [d_logprob.tolist() for d_logprob, _ in gradients] == [[30.0, 0.0, 10.0], [], [20.0]]
     assert [d_entropy.tolist() for _, d_entropy in gradients] == [[31.0, 1.0, 11.0], [], [21.0]]
     assert loss == 7
+
+
+CLIP_COV = ClipCovConfig(
+    name="clip_cov",
+    ratio="token",
+    clip_low=None,
+    clip_high=None,
+    dual_clip=None,
+    share=0.1,
+    cov_low=-99.0,
+    cov_high=99.0,
+)
+
+
+def sample(draw, index, source):
+    rng = np.random.default_rng((draw, index))
+    tokens = int(rng.integers(1, 12))
+
+    def numbers():
+        return rng.normal(size=tokens).astype(np.float32)
+
+    rollout = Rollout(
+        key=RolloutKey("train", draw, 0, index),
+        prompt=Prompt(prompt_id=str(draw), messages=(), answer=""),
+        token_ids=rng.integers(9, size=tokens + 1),
+        turns=((1, 1 + tokens),),
+        rollout_logprob=numbers(),
+        temperature=1.0,
+        seed=0,
+        finish_reason="stop",
+        step=1,
+        policy_version=0,
+        reward=1.0,
+    )
+    old = TokenScores(logprob=numbers(), entropy=numbers(), sensitivity=numbers(), sum_p2=numbers())
+    weight = np.ones(tokens, dtype=np.float32)
+    return Sample(rollout=rollout, old=old, advantage=numbers(), token_weight=weight, source=source)
+
+
+def as_tensors(batch):
+    """The fields of one microbatch as a learner has them, on policy."""
+    fields = {name: torch.from_numpy(values) for name, values in batch.fields.items()}
+    return fields | {"logprob": fields["old_logprob"], "entropy": fields["old_entropy"]}
+
+
+def test_the_metrics_see_the_draw_that_trained():
+    """The queue puts samples of later draws before those of earlier ones; Clip-Cov draws by place."""
+    queued = [sample(draw, index, "queue") for draw in (7, 3) for index in (1, 0)]
+    new = [sample(draw, index, "new") for draw in (5, 1, 2) for index in (0, 1)]
+    samples = queued + new
+    (members,) = plan = batching.plan_updates(samples, 1)
+    (batch,), (weights,) = batching.step_batches(
+        step=1,
+        samples=samples,
+        plan=plan,
+        num_ranks=1,
+        microbatch_tokens=20,
+        reduction=TokenMean(name="token_mean"),
+        max_response_tokens=20,
+        coefficients=CLIP_COV.at(1),
+    )
+    microbatches = batch.updates[0]
+    fields = [as_tensors(packed) for packed in microbatches]
+    gradients = partial(leaf_gradients, CLIP_COV, CLIP_COV.at(1), seed=5)
+    trained = {}
+
+    def leaves(whole):
+        result = gradients(whole)
+        trained.update(result.metrics | {"advantage": whole["advantage"]})
+        return result
+
+    minibatch_gradients(microbatches, fields, leaves)
+
+    arrays = [
+        [np.concatenate([f[name].numpy() for f in fields]) for name in ("logprob", "entropy")]
+    ]
+    rows = batching.unpack_columns([microbatches], arrays, len(members))
+    table = token_table(
+        [samples[member] for member in members],
+        weights=weights,
+        logprob=np.concatenate([logprob for logprob, _ in rows]),
+        entropy=np.concatenate([entropy for _, entropy in rows]),
+    )
+    seen = gradients(loss_fields(table)).metrics
+    assert len(microbatches) > 1 and trained["clip_cov/frac"].sum() >= 2
+    assert trained["advantage"].tolist() == table.advantage.tolist()
+    assert trained["clip_cov/frac"].tolist() == seen["clip_cov/frac"].tolist()

@@ -23,10 +23,30 @@ def test_sensible_ones_pass():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "on", "allowed"),
+    [
+        ("drop_flat", "reward", True),
+        ("drop_flat", "shaped_reward", False),
+        ("keep_all", None, False),
+    ],
+)
+def test_refilled_goes_with_drop_flat_on_the_task_reward(name, on, allowed):
+    chosen = {"filter": Slot(name=name, on=on), "shaping": Slot(name="none")}
+    check_combinations(run(**chosen))
+    if allowed:
+        check_combinations(run(**chosen, sampling=Slot(name="refilled")))
+    else:
+        with pytest.raises(
+            ValueError, match=r"sampling=refilled with filter=.* Set filter=drop_flat"
+        ):
+            check_combinations(run(**chosen, sampling=Slot(name="refilled")))
+
+
 @pytest.mark.parametrize("on", ["shaped_reward", None])
 def test_refill_judged_on_shaped_rewards(on):
     chosen = Slot(name="drop_flat", on=on) if on else Slot(name="keep_all")
-    with pytest.raises(ValueError, match="sampling sees task rewards alone"):
+    with pytest.raises(ValueError, match="sampling sees task rewards only"):
         check_combinations(run(sampling=Slot(name="refilled"), filter=chosen))
 
 

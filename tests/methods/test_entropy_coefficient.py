@@ -7,8 +7,8 @@ import pytest
 from isentropic.methods.entropy_coefficient import EntropyCoefficient, TermCoefficients
 from isentropic.objectives.terms import (
     AdaptiveEntropyConfig,
-    EntropyBonusConfig,
-    KlConfig,
+    EntropyBonusTerm,
+    KlTerm,
     TermsConfig,
 )
 
@@ -43,9 +43,8 @@ def test_coefficients_of_all_terms_step_by_step():
     ramp = {"kind": "linear", "from_step": 1, "to_step": 3, "start": 0.0, "end": 0.2}
     config = TermsConfig(
         name="some",
-        kl=KlConfig(estimator="k3", coef=ramp),
-        entropy_bonus=EntropyBonusConfig(coef=None, adaptive=RULE),
-        nll=None,
+        kl=KlTerm(estimator="k3", coef=ramp),
+        entropy_bonus=EntropyBonusTerm(adaptive=RULE),
     )
     first, second = TermCoefficients(config), TermCoefficients(config)
     assert first.at(1) == {"kl": 0.0, "entropy_bonus": 0.0}
@@ -59,9 +58,7 @@ def test_coefficients_of_all_terms_step_by_step():
 
 
 def test_without_an_adaptive_term_nothing_is_observed():
-    fixed = TermsConfig(
-        name="x", kl=None, entropy_bonus=EntropyBonusConfig(coef=0.003, adaptive=None), nll=None
-    )
+    fixed = TermsConfig(name="x", entropy_bonus=EntropyBonusTerm(coef=0.003))
     coefficients = TermCoefficients(fixed)
     assert coefficients.observe(0.1) == {} and coefficients.state_dict() == {}
     assert coefficients.at(7) == {"entropy_bonus": 0.003}

@@ -1,9 +1,10 @@
-"""Which rollouts of a group are kept."""
+"""The fate that a filter gives to each rollout of a group."""
 
 import numpy as np
 import pytest
 
-from isentropic.methods.filters import DropFlatConfig, KeepAllConfig
+from isentropic.methods.fates import FATES
+from isentropic.methods.filters import DropFlat, KeepAll
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="1")
@@ -26,13 +27,19 @@ def rollout(wave, sample, reward, shaped=None, tokens=2):
     )
 
 
-def kept(config, *rollouts):
-    group = Group(draw=5, prompt=PROMPT, rollouts=rollouts)
-    return [(r.key.wave, r.key.sample) for r in config.build().keep(group, {})]
+def fates(slot, *rollouts):
+    verdicts = slot.judge(Group(draw=5, prompt=PROMPT, rollouts=rollouts), {})
+    assert verdicts.keys() == {r.key for r in rollouts}
+    assert set(verdicts.values()) <= {"trained", *slot.fates} <= FATES.keys()
+    return {(key.wave, key.sample): fate for key, fate in verdicts.items()}
 
 
-FLAT, FLAT_SHAPED = (DropFlatConfig(name="drop_flat", on=on) for on in ("reward", "shaped_reward"))
-ALL = KeepAllConfig(name="keep_all")
+def kept(slot, *rollouts):
+    return [place for place, fate in fates(slot, *rollouts).items() if fate == "trained"]
+
+
+FLAT, FLAT_SHAPED = (DropFlat(name="drop_flat", on=on) for on in ("reward", "shaped_reward"))
+ALL = KeepAll(name="keep_all")
 
 
 def test_flat_groups_are_dropped():
@@ -61,13 +68,28 @@ def test_what_can_have_no_advantage(config):
     ]
 
 
-def test_canonical_order():
-    rollouts = [rollout(1, 1, 0.0), rollout(0, 1, 0.0), rollout(1, 0, 1.0), rollout(0, 0, 1.0)]
-    assert kept(FLAT, *rollouts) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+def test_why_a_rollout_is_dropped():
+    """Wave 0 is flat, wave 1 mixed with a response that is empty, wave 2 has one member."""
+    rollouts = [
+        rollout(0, 0, 1.0),
+        rollout(0, 1, 1.0, tokens=0),
+        rollout(1, 0, 1.0),
+        rollout(1, 1, 0.0, tokens=0),
+        rollout(2, 0, 1.0),
+    ]
+    expected = {
+        (0, 0): "flat",
+        (0, 1): "flat",
+        (1, 0): "trained",
+        (1, 1): "no_response",
+        (2, 0): "single",
+    }
+    assert fates(FLAT, *rollouts) == expected
+    assert fates(ALL, *rollouts) == expected | {(0, 0): "trained", (0, 1): "no_response"}
 
 
 def test_config_refuses():
     with pytest.raises(
         ValueError, match=r"filter.on must be one of reward, shaped_reward; got 'rewards'"
     ):
-        DropFlatConfig(name="drop_flat", on="rewards")
+        DropFlat(name="drop_flat", on="rewards")

@@ -1,12 +1,11 @@
 """How many prompts are drawn, given what came back."""
 
 import dataclasses
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from isentropic.methods.sampling import OneWaveConfig, RefilledConfig, check_refilled
+from isentropic.methods.sampling import OneWave, Refilled
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="1")
@@ -42,7 +41,7 @@ def rollout(draw, sample, reward):
 
 
 def test_one_wave_has_the_values_of_rollout():
-    sampling = OneWaveConfig(name="one_wave", **DRAW).build()
+    sampling = OneWave(name="one_wave", **DRAW)
     wave = dataclasses.asdict(sampling.next_wave([]))
     assert wave == {
         "new_prompts": 4,
@@ -56,11 +55,11 @@ def test_one_wave_has_the_values_of_rollout():
 
 
 def refilled(**changes):
-    return RefilledConfig(name="refilled", **DRAW | {"draw_prompts": 3, "max_draws": 3} | changes)
+    return Refilled(name="refilled", **DRAW | {"draw_prompts": 3, "max_draws": 3} | changes)
 
 
 def test_refilled_draws_until_enough_groups_teach():
-    sampling = refilled().build()
+    sampling = refilled()
     right, wrong, mixed = (1, 1), (0, 0), (0, 1)
     assert sampling.next_wave([]).new_prompts == 3
     assert sampling.next_wave(groups(mixed, mixed, mixed)).new_prompts == 3
@@ -70,7 +69,7 @@ def test_refilled_draws_until_enough_groups_teach():
 
 
 def test_refilled_stops_at_its_bound():
-    assert refilled().build().next_wave(groups(*[(0, 0)] * 9)) is None
+    assert refilled().next_wave(groups(*[(0, 0)] * 9)) is None
 
 
 def test_refilled_that_can_never_fill_is_refused():
@@ -78,23 +77,3 @@ def test_refilled_that_can_never_fill_is_refused():
         ValueError, match=r"draw_prompts=3 times sampling.max_draws=1 is less than .*=4"
     ):
         refilled(max_draws=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "on", "allowed"),
-    [
-        ("drop_flat", "reward", True),
-        ("drop_flat", "shaped_reward", False),
-        ("keep_all", None, False),
-    ],
-)
-def test_refilled_goes_with_drop_flat_on_the_task_reward(name, on, allowed):
-    chosen = SimpleNamespace(name=name, on=on)
-    check_refilled(OneWaveConfig(name="one_wave", **DRAW), chosen)
-    if allowed:
-        check_refilled(refilled(), chosen)
-    else:
-        with pytest.raises(
-            ValueError, match=r"sampling=refilled with filter=.* Set filter=drop_flat"
-        ):
-            check_refilled(refilled(), chosen)

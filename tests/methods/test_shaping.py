@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from isentropic.methods.shaping import NoShapingConfig, OverlongConfig
+from isentropic.methods.shaping import NoShaping, Overlong
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="1")
@@ -34,7 +34,7 @@ def group(*lengths):
 
 
 def test_none_copies_the_task_reward():
-    shaped, metrics = NoShapingConfig(name="none").build().shape([group(3, 4)], {})
+    shaped, metrics = NoShaping(name="none").build().shape([group(3, 4)], {})
     assert [(r.reward, r.shaped_reward) for r in shaped[0].rollouts] == [
         (1.0, 1.0)
     ] * 2 and metrics == {}
@@ -42,9 +42,7 @@ def test_none_copies_the_task_reward():
 
 def test_overlong_penalty_grows_over_the_buffer_and_stays_there():
     """Limit 100, buffer 20, factor 0.5: 0 up to 80 tokens, -0.25 at 90, -0.5 from 100 on."""
-    shaped, metrics = (
-        OverlongConfig(**OVERLONG).build().shape([group(10, 80, 90), group(100, 140)], {})
-    )
+    shaped, metrics = Overlong(**OVERLONG).build().shape([group(10, 80, 90), group(100, 140)], {})
     rewards = [r.shaped_reward for g in shaped for r in g.rollouts]
     assert rewards == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.5])
     assert {r.reward for g in shaped for r in g.rollouts} == {1.0}
@@ -55,10 +53,10 @@ def test_overlong_penalty_grows_over_the_buffer_and_stays_there():
 
 
 def test_no_groups():
-    shaped, metrics = OverlongConfig(**OVERLONG).build().shape([], {})
+    shaped, metrics = Overlong(**OVERLONG).build().shape([], {})
     assert shaped == [] and metrics["overlong/penalised_frac"] == 0
 
 
 def test_config_refuses():
     with pytest.raises(ValueError, match=r"shaping.buffer_share must be > 0 and <= 1, got 4096"):
-        OverlongConfig(**OVERLONG | {"buffer_share": 4096})
+        Overlong(**OVERLONG | {"buffer_share": 4096})

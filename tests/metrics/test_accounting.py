@@ -11,9 +11,14 @@ from isentropic.metrics.accounting import AccountingConfig, mean_over_updates, u
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.counterfactual import loss_fields
 from isentropic.metrics.tokens import TokenTable
+from isentropic.objectives.ce_gppo import CeGppoConfig
+from isentropic.objectives.gspo import GspoConfig
 from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.reinforce import ReinforceConfig
 
-CE_GPPO = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0}
+CE_GPPO = CeGppoConfig(
+    name="ce_gppo", ratio="token", clip_low=0.2, clip_high=0.2, beta1=0.5, beta2=1.0, dual_clip=None
+)
 
 
 def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None, entropy=None):
@@ -31,19 +36,22 @@ def make_table(ratio, advantage, p_old, sensitivity, *, weight=None, sum_p2=None
         "entropy": np.zeros(count) if entropy is None else np.array(entropy, dtype=float),
         "token_weight": np.ones(count),
         "sequence_id": np.zeros(count, dtype=np.int64),
-        "position": np.arange(count),
-        "response_length": np.full(count, count),
         "is_teacher": np.zeros(count, dtype=bool),
     }
     rest = {name: np.zeros(count) for name in ("rollout_logprob", "old_entropy", "reward")}
-    return TokenTable(**columns, **rest, temperature=np.ones(count))
+    return TokenTable(**columns, **rest)
 
 
-def account(table, objective="ce_gppo", coefficients=CE_GPPO, p_split=0.5):
+def account(table, objective=CE_GPPO, p_split=0.5):
+    coefficients = objective.at(1)
     leaves = leaf_gradients(objective, coefficients, loss_fields(table))
-    own = {name: value.numpy() for name, value in leaves.metrics.items()}
+    token_metrics = {name: value.numpy() for name, value in leaves.metrics.items()}
     return update_metrics(
-        table, push=-leaves.d_logprob.numpy(), bounds=coefficients, p_split=p_split, own=own
+        table,
+        push=-leaves.d_logprob.numpy(),
+        bounds=coefficients,
+        p_split=p_split,
+        token_metrics=token_metrics,
     )
 
 
@@ -126,7 +134,7 @@ def test_k3_of_a_doubled_probability():
 
 
 def test_objective_without_bounds_clips_nothing():
-    metrics = account(TABLE, "reinforce", {})
+    metrics = account(TABLE, ReinforceConfig(name="reinforce", ratio="token"))
     assert metrics["clip/frac"] == metrics["drift/low"] == metrics["pess/pos_below_frac"] == 0.0
     assert metrics["grad_share/na_lp"] == pytest.approx(2 / 6)
 
@@ -134,7 +142,8 @@ def test_objective_without_bounds_clips_nothing():
 def test_sequence_ratio_is_the_one_that_counts():
     """GSPO sees exp(mean log ratio) = 1.5 for both tokens: both are above the bound, though one token is at 1."""
     table = make_table([2.25, 1.0], [1, 1], [0.25, 0.25], [0, 0])
-    metrics = account(table, "gspo", {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None})
+    bounds = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+    metrics = account(table, GspoConfig(name="gspo", ratio="sequence", **bounds))
     assert metrics["clip/high_frac"] == 1.0
     assert metrics["ratio/max"] == pytest.approx(1.5)
 

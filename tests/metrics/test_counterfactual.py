@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from isentropic.columns import COLUMNS, WEIGHTS
 from isentropic.metrics.accounting import update_metrics
 from isentropic.metrics.counterfactual import (
     build_counterfactuals,
@@ -27,7 +28,7 @@ PANEL = build_counterfactuals(
 
 def table_of(ratio, advantage):
     count = len(ratio)
-    columns = {name: np.zeros(count) for name in TokenTable.__dataclass_fields__}
+    columns = {name: np.zeros(count) for name in (*COLUMNS, *WEIGHTS, "entropy")}
     columns |= {"logprob": np.log(np.array(ratio)), "advantage": np.array(advantage, dtype=float)}
     columns |= {"loss_weight": np.full(count, 1 / count), "token_weight": np.ones(count)}
     columns |= {"sensitivity": np.full(count, 0.5), "sum_p2": np.ones(count)}

@@ -42,3 +42,12 @@ def test_default_panel_is_whole():
 def test_bad_panels_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         build_counterfactuals({"mine": values})
+
+
+def test_an_objective_over_another_is_given_with_its_base():
+    clip = {"name": "clip", **BOUNDS}
+    erc = {"name": "erc", "ratio": "token", "band_low": 0.9, "band_high": 1.1}
+    panel = build_counterfactuals({"mine": erc | {"base": clip}})
+    assert panel["mine"].base.name == "clip" and panel["mine"].at(1)["band_low"] == 0.9
+    with pytest.raises(ValueError, match=r"mine\.base\.name must be one of .*Did you mean 'clip'"):
+        build_counterfactuals({"mine": erc | {"base": clip | {"name": "clipp"}}})

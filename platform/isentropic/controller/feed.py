@@ -1,48 +1,57 @@
-"""The engines' side of the run: which weights they hold when, what they draw under them, in a fixed schedule.
+"""The engines' side of the run: which weights they hold when, and what they draw under them.
 
-With staleness n, step b is drawn from the weights after step max(0, b - 1 - n), whatever the timing: an overlapped
-run can be replayed and resumed bit for bit, like a strictly on-policy one (n = 0).
+`rollout.max_staleness` fixes the schedule, whatever the timing: an overlapped run can be replayed
+and resumed bit for bit. Below, w2 are the weights after step 2 and w0 those of the start.
+
+    staleness   step:  1   2   3   4   5    the engines load w2
+        0              w0  w1  w2  w3  w4   once published; then they draw step 3, and nobody trains
+        1              w0  w0  w1  w2  w3   once step 3 is drawn too; they draw 4 while 3 trains
+        2              w0  w0  w0  w1  w2   once step 4 is drawn too; they draw 5 while 3, 4 train
+
+With staleness n the weights after step s draw step s + 1 + n, and w0 all steps up to 1 + n:
+
+    n = 0   engines   draw 1 (w0) |         | draw 2 (w1) |         | draw 3 (w2)
+            learner               | train 1 |             | train 2 |
+    n = 1   engines   draw 1 (w0) | draw 2 (w0) | draw 3 (w1) | draw 4 (w2)
+            learner               | train 1     | train 2     | train 3
+
+Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
+only to evaluate them.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from isentropic.config import Config
 from isentropic.controller.protocols import Grader, RolloutPool, Weights
-from isentropic.controller.sampler import Clock, DrawnFrom, Sampler
+from isentropic.controller.sampler import DrawnFrom, Sampler
+from isentropic.controller.step import Clock, Delivery, Evaluation
 from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Rollout
 from isentropic.tasks.chat import Chat
 
+T = TypeVar("T")
+
 PROBE_TOKENS = 16
-PROBE_PROMPTS = 2  # for each engine
+PROBE_PROMPTS = 2  # per engine
 
 
-@dataclass(slots=True)
-class Delivery:
-    """A drawn batch with what it cost."""
-
-    batch: Batch
-    clock: Clock
-    sync_s: float = 0.0
+def steps_drawn_from(source: int, *, staleness: int, last: int) -> range:
+    """The steps, up to `last`, that are drawn from the weights after step `source`."""
+    newest = source + 1 + staleness
+    oldest = newest if source else 1
+    return range(oldest, min(newest, last) + 1)
 
 
-@dataclass(slots=True)
-class Evaluation:
-    """Held-out groups drawn from the weights after `step`."""
-
-    step: int
-    groups: list[Group]
-    seconds: float
-    start: list[Group] = field(
-        default_factory=list
-    )  # at step 0: one sample a prompt at the training temperature
+def last_step_drawn(done: int, *, staleness: int, last: int) -> int:
+    """The last step that is drawn from weights before those after step `done`; 0 at the start."""
+    return min(done + staleness, last) if done else 0
 
 
 class Feed:
@@ -57,126 +66,165 @@ class Feed:
         chat: Chat,
         grader: Grader,
         make_sampling: Callable[[int], Sampling],
+        candidates: Callable[[Sequence[Group]], list[Rollout]],
         ledger: Path,
         eval_size: int,
     ) -> None:
-        self._config, self._pool, self._sampler, self._chat, self._grader = (
-            config,
-            pool,
-            sampler,
-            chat,
-            grader,
-        )
-        self._make_sampling, self._ledger = make_sampling, ledger
+        """
+        Args:
+            make_sampling: step -> its sampling plan.
+            candidates: the teacher rollouts that may join the step's groups; the ledger keeps them.
+            ledger: folder of the ledger's files.
+            eval_size: held-out prompts that the task has.
+        """
+        self._config = config
+        self._pool = pool
+        self._sampler = sampler
+        self._chat = chat
+        self._grader = grader
+        self._make_sampling = make_sampling
+        self._candidates = candidates
+        self._ledger = ledger
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
-        self._staleness, self._last = config.rollout.max_staleness, config.run.steps
+        self._staleness = config.rollout.max_staleness
+        self._last = config.run.steps
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
         self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
-        self._idle = asyncio.Event()  # nothing is being drawn
-        self._sync_s = 0.0
-        self._version = 0
-        self.candidates: Callable[[Sequence[Group]], list[Rollout]] = (
-            lambda groups: []
-        )  # teachers, for the ledger
+        self._loaded: int | None = None  # the engines have the weights after this step
+        self._version = 0  # of these weights
+        self._sync_s = 0.0  # since the last delivery
+        self._idle = asyncio.Event()  # set while nothing is being drawn
 
     def publish(self, step: int, weights: Weights) -> None:
-        """The weights after `step` exist; the engines load them when the schedule says so."""
-        self._future(self._weights, step).set_result(weights)
+        """Hands over the weights after `step`; the engines load them when the schedule says so."""
+        _future(self._weights, step).set_result(weights)
 
     async def batch(self, step: int) -> Delivery:
-        """The step's batch, in the ledger."""
-        return await self._future(self._deliveries, step)
+        """Returns when the step's batch is in the ledger."""
+        return await _future(self._deliveries, step)
 
     async def evaluation(self, step: int) -> Evaluation:
-        return await self._future(self._evaluations, step)
+        """Returns when the weights after `step` are evaluated; never if `evaluates` says no."""
+        return await _future(self._evaluations, step)
 
-    def probe(self, source: int) -> asyncio.Future[list[Rollout]]:
-        """A few rollouts sampled right after the engines took the weights after step `source`; [] if they never do."""
-        return self._future(self._probes, source)
+    async def probe(self, source: int) -> list[Rollout]:
+        """A few rollouts, the first that the engines sample with the weights after step `source`.
+
+        [] if they never load these.
+        """
+        return await _future(self._probes, source)
+
+    def probe_so_far(self, source: int) -> list[Rollout]:
+        """What `probe` gives, or [] if the engines are not that far."""
+        probe = _future(self._probes, source)
+        return probe.result() if probe.done() else []
+
+    async def next_draw(self, step: int) -> int:
+        """Where a run that resumes after `step` goes on in the data order.
+
+        That is behind the last step that the weights before it have drawn.
+        """
+        drawn = last_step_drawn(step, staleness=self._staleness, last=self._last)
+        return (await self.batch(drawn)).batch.next_draw
 
     async def settled(self) -> None:
-        """Returns when what is being drawn is in the ledger, and nothing more can be drawn without new weights."""
+        """Returns when nothing is being drawn, and nothing more can be without new weights."""
         await self._idle.wait()
 
     def forget(self, step: int) -> None:
-        """The step is trained and reported: its rollouts may go."""
-        for table in (self._deliveries, self._evaluations, self._probes):
-            table.pop(step - 1 if table is self._probes else step, None)
+        """Drops the rollouts of a step that is trained and reported."""
+        self._deliveries.pop(step, None)
+        self._evaluations.pop(step, None)
+        self._probes.pop(step - 1, None)
 
     def evaluates(self, step: int) -> bool:
-        """Line 0 always has at least the entropy of the start."""
+        """Whether the weights after `step` are evaluated; w0 always, for the entropy of line 0."""
         every = self._config.evaluation.every
         return step == 0 or (every > 0 and (step % every == 0 or step == self._last))
 
     async def run(self, done: int, next_draw: int) -> None:
-        """Feeds the steps after `done`; `next_draw` is the data position of the first one not in the ledger's past."""
-        ready = min(done + self._staleness, self._last) if done else 0
-        for step in range(done + 1, ready + 1):
-            next_draw = await self._deliver_again(step)
+        """Feeds the steps after `done`.
+
+        Args:
+            done: the last step trained, 0 at the start.
+            next_draw: position in the data order behind what weights before those of `done` draw.
+        """
+        drawn = last_step_drawn(done, staleness=self._staleness, last=self._last)
+        for step in range(done + 1, drawn + 1):
+            self._deliver(self._read(step))
         for source in range(done, self._last + 1):
-            first = source + 1 + self._staleness if source else 1
-            steps = range(max(first, ready + 1), min(source + 1 + self._staleness, self._last) + 1)
-            evaluates = self.evaluates(source) and (source > done or source == 0)
-            loaded = False
-            if evaluates:
+            # The evaluation after `done` itself was reported before its checkpoint was made.
+            if self.evaluates(source) and (source > done or source == 0):
                 await self._load(source)
-                loaded = True
                 await self._evaluate(source)
-            for step in steps:
-                if (batch := read_batch(self._ledger, step)) is None:
-                    if not loaded:
-                        await self._load(source)
-                        loaded = True
-                    batch, clock = await self._draw(step, source, next_draw)
-                    self._deliver(step, Delivery(batch, clock, self._sync_s))
-                    self._sync_s = 0.0
-                else:
-                    self._deliver(step, Delivery(batch, Clock()))
-                next_draw = batch.next_draw
-            if not loaded:
-                self.probe(source).set_result([])
+            for step in steps_drawn_from(source, staleness=self._staleness, last=self._last):
+                delivery = await self._read_or_draw(step, source, next_draw)
+                self._deliver(delivery)
+                next_draw = delivery.batch.next_draw
+            if self._loaded != source:
+                _future(self._probes, source).set_result([])
             self._weights.pop(source, None)
         self._idle.set()
 
-    async def _deliver_again(self, step: int) -> int:
+    def _read(self, step: int) -> Delivery:
+        """A step that must be in the ledger. Raises ValueError if it is not."""
         batch = read_batch(self._ledger, step)
         if batch is None:
             raise ValueError(
-                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made after it was drawn. "
-                "Restore the file, or resume from an earlier checkpoint."
+                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made "
+                "after it was drawn. Restore the file, or resume from an earlier checkpoint."
             )
-        self._deliver(step, Delivery(batch, Clock()))
-        return batch.next_draw
+        return Delivery(batch)
 
-    def _deliver(self, step: int, delivery: Delivery) -> None:
-        self._future(self._deliveries, step).set_result(delivery)
+    async def _read_or_draw(self, step: int, source: int, next_draw: int) -> Delivery:
+        """The step from the ledger, or drawn from the weights after step `source`."""
+        batch = read_batch(self._ledger, step)
+        if batch is not None:
+            return Delivery(batch)
+        await self._load(source)
+        batch, clock = await self._draw(step, source, next_draw)
+        sync_s, self._sync_s = self._sync_s, 0.0
+        return Delivery(batch, clock, sync_s)
+
+    def _deliver(self, delivery: Delivery) -> None:
+        _future(self._deliveries, delivery.batch.step).set_result(delivery)
 
     async def _load(self, source: int) -> None:
-        """The engines take the weights after step `source`, then sample the probe under them."""
+        """Gives the engines the weights after step `source`, unless they have them, and probes."""
+        if self._loaded == source:
+            return
         self._idle.set()
-        weights = await self._future(self._weights, source)
+        weights = await _future(self._weights, source)
         self._idle.clear()
         start = time.perf_counter()
         if self._config.cluster.placement == "shared":
             await self._pool.wake()
         await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
-        self._version = weights.policy_version
-        # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than the learner's.
+        self._loaded, self._version = source, weights.policy_version
+        probe = await self._draw_probe(source)
+        _future(self._probes, source).set_result(probe)
+
+    async def _draw_probe(self, source: int) -> list[Rollout]:
+        # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than
+        # the learner's, and the two could not be compared.
         wave = Wave(group_size=1, temperature=self._config.rollout.temperature)
-        origin = DrawnFrom(step=source, source_step=source, policy_version=self._version)
         groups = await self._sampler.draw_evaluation(
-            f"probe/{source}", PROBE_PROMPTS * self._pool.num_actors, wave, origin, PROBE_TOKENS
+            f"probe/{source}",
+            PROBE_PROMPTS * self._pool.num_actors,
+            wave,
+            self._drawn_from(source, source),
+            PROBE_TOKENS,
         )
-        self.probe(source).set_result([rollout for group in groups for rollout in group.rollouts])
+        return [rollout for group in groups for rollout in group.rollouts]
 
     async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
+        """Draws the step and writes it to the ledger."""
         clock, errors = Clock(), sum(self._grader.counts().values())
-        origin = DrawnFrom(step=step, source_step=source, policy_version=self._version)
         groups, after = await self._sampler.draw_step(
-            self._make_sampling(step), next_draw, origin, clock
+            self._make_sampling(step), next_draw, self._drawn_from(step, source), clock
         )
         if self._config.cluster.placement == "shared":
             await self._pool.sleep()
@@ -187,45 +235,46 @@ class Feed:
             source_step=source,
             policy_version=self._version,
             reward_errors=sum(self._grader.counts().values()) - errors,
-            teachers=tuple(self.candidates(groups)),
+            teachers=tuple(self._candidates(groups)),
         )
-        texts = self._texts([*batch.rollouts, *batch.teachers])
+        rollouts = [*batch.rollouts, *batch.teachers]
+        texts = {rollout.key: self._chat.turn_texts(rollout) for rollout in rollouts}
         await asyncio.to_thread(
             when_there_is_room, partial(write_batch, self._ledger, batch, texts)
         )
         return batch, clock
 
     async def _evaluate(self, source: int) -> None:
-        config = self._config.evaluation
-        origin = DrawnFrom(step=source, source_step=source, policy_version=self._version)
-        start = time.perf_counter()
-        wave = Wave(group_size=config.samples, temperature=config.temperature, top_p=config.top_p)
-        groups, beginning = [], []
+        config, rollout = self._config.evaluation, self._config.rollout
+        drawn_from = self._drawn_from(source, source)
+        begin = time.perf_counter()
+        groups, start = [], []
         if config.every > 0:
-            groups = await self._sampler.draw_evaluation("eval", self._eval_prompts, wave, origin)
-        if source == 0:
-            beginning = await self._sampler.draw_evaluation(
-                "start", self._eval_prompts, self._training_wave(1), origin
+            wave = Wave(
+                group_size=config.samples, temperature=config.temperature, top_p=config.top_p
             )
-        seconds = time.perf_counter() - start
-        self._future(self._evaluations, source).set_result(
-            Evaluation(source, groups, seconds, beginning)
-        )
+            groups = await self._sampler.draw_evaluation(
+                "eval", self._eval_prompts, wave, drawn_from
+            )
+        if source == 0:
+            wave = Wave(
+                group_size=1,
+                temperature=rollout.temperature,
+                top_p=rollout.top_p,
+                top_k=rollout.top_k,
+            )
+            start = await self._sampler.draw_evaluation(
+                "start", self._eval_prompts, wave, drawn_from
+            )
+        seconds = time.perf_counter() - begin
+        _future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, start))
 
-    def _training_wave(self, group_size: int) -> Wave:
-        rollout = self._config.rollout
-        return Wave(
-            group_size=group_size,
-            temperature=rollout.temperature,
-            top_p=rollout.top_p,
-            top_k=rollout.top_k,
-        )
+    def _drawn_from(self, step: int, source: int) -> DrawnFrom:
+        return DrawnFrom(step=step, source_step=source, policy_version=self._version)
 
-    def _texts(self, rollouts: list[Rollout]) -> dict:
-        return {rollout.key: self._chat.turn_texts(rollout) for rollout in rollouts}
 
-    @staticmethod
-    def _future(table: dict, step: int) -> asyncio.Future:
-        if step not in table:
-            table[step] = asyncio.get_running_loop().create_future()
-        return table[step]
+def _future(table: dict[int, asyncio.Future[T]], step: int) -> asyncio.Future[T]:
+    """The entry of a step, whoever asks for it first: those who wait or the one who sets it."""
+    if step not in table:
+        table[step] = asyncio.get_running_loop().create_future()
+    return table[step]

@@ -1,45 +1,28 @@
-"""The learner's side of a step, in records: score rollouts, train on samples. Packing is `batching`'s."""
+"""The learner's side of a step, in records: score rollouts, train on samples. `batching` packs."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from isentropic import batching
+from isentropic.columns import join
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
-from isentropic.records import Floats, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.controller.step import Update
+from isentropic.records import Rollout, RolloutKey, Sample, StepResult, TokenScores
 from isentropic.seeds import hash_seed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """One optimizer step, its tokens in the order of `samples`."""
-
-    samples: tuple[Sample, ...]
-    loss_weight: tuple[float, ...]  # of every token of each sample
-    nll_weight: tuple[float, ...]  # same, in the NLL term
-    term_coefficients: dict[str, float]
-    seed: int
-    policy_version: int  # of the weights it started from
-    logprob: Floats  # [N] under the weights of this update
-    entropy: Floats  # [N] same
-    grad_norm: float
-    skipped: bool
-    learning_rate: float
-    seconds: float
-    mfu: float | None  # mean over the ranks; GPUs alone
 
 
 class LearnerClient:
     """Talks to the learner ranks in packed batches, to the loop in rollouts and samples."""
 
-    def __init__(self, config: Config, learner: LearnerGroup) -> None:
-        self._config, self._learner = config, learner
+    def __init__(self, config: Config, learner: LearnerGroup, order: int = 0) -> None:
+        """order: which of the ways to put a step's prompts into updates; a branch tries several."""
+        self._config = config
+        self._learner = learner
+        self._order = order
         self._reference = config.terms.kl is not None
-        self.order = 0  # of the prompts over a step's updates; a branch tries others
 
     async def score(
         self, rollouts: Sequence[Rollout], *, reference: bool = True
@@ -55,7 +38,7 @@ class LearnerClient:
         return {rollout.key: score for rollout, score in zip(rollouts, scores, strict=True)}
 
     async def rescore(self, samples: Sequence[Sample]) -> list[Sample]:
-        """Queued samples with old scores of the weights they are about to be trained from; the others unchanged."""
+        """Scores queued samples again, under the weights that they are about to be trained from."""
         queued = [sample for sample in samples if sample.source == "queue"]
         if not queued:
             return list(samples)
@@ -75,14 +58,18 @@ class LearnerClient:
         version: int,
         first: int = 0,
     ) -> tuple[list[Update], int]:
-        """`count` updates on minibatches of prompts, fewer where there are fewer prompts; and the version after.
+        """Makes `count` updates on minibatches of prompts, fewer if there are fewer prompts.
 
-        `version` is the one they start from, `first` counts the updates that the step has made already.
+        Args:
+            version: policy version that they start from.
+            first: updates that the step has made already.
+
+        Returns the updates, and the policy version after them.
         """
         if not samples:
             return [], version
         config = self._config
-        plan = batching.plan_updates(samples, count, self.order)
+        plan = batching.plan_updates(samples, count, self._order)
         batches, weights = batching.step_batches(
             step=step,
             samples=samples,
@@ -102,49 +89,29 @@ class LearnerClient:
         for index, members in enumerate(plan):
             ranks = [result.updates[index] for result in results]
             packed = [batch.updates[index] for batch in batches]
-            columns = batching.unpack_columns(
-                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(samples)
+            rows = batching.unpack_columns(
+                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(members)
             )
             updates.append(
                 Update(
                     samples=tuple(samples[member] for member in members),
-                    loss_weight=tuple(weights[index][0]),
-                    nll_weight=tuple(weights[index][1]),
+                    weights=weights[index],
                     term_coefficients=term_coefficients,
                     seed=batches[0].seeds[index],
                     policy_version=version + sum(not update.skipped for update in updates),
-                    logprob=np.concatenate([columns[member][0] for member in members]),
-                    entropy=np.concatenate([columns[member][1] for member in members]),
+                    logprob=join([logprob for logprob, _ in rows]),
+                    entropy=join([entropy for _, entropy in rows]),
                     grad_norm=ranks[0].grad_norm,
                     skipped=ranks[0].skipped,
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
-                    mfu=None
-                    if results[0].mfu is None
-                    else float(np.mean([result.mfu for result in results])),
+                    mfu=_mean_mfu(results),
                 )
             )
         return updates, results[0].policy_version
 
 
-class Stopwatch:
-    """Seconds of named phases of one step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str) -> "_Phase":
-        return _Phase(self.seconds, name)
-
-
-class _Phase:
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self._seconds, self._name = seconds, name
-
-    def __enter__(self) -> None:
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: Any) -> None:
-        self._seconds[self._name] = (
-            self._seconds.get(self._name, 0.0) + time.perf_counter() - self._start
-        )
+def _mean_mfu(results: Sequence[StepResult]) -> float | None:
+    if results[0].mfu is None:
+        return None
+    return float(np.mean([result.mfu for result in results]))

@@ -1,7 +1,7 @@
-"""What the controller asks of the others. `actors/` implements these over Ray, tests with short fakes.
+"""What the controller needs of the others: `actors/` has it over Ray, tests have short fakes.
 
-Every call has a deadline inside its implementation; on expiry it raises `WaitError`, which names who was
-waited for, for what, and how long.
+Every call has a deadline inside its implementation; on expiry it raises `WaitError`, which names
+who was waited for, for what, and how long.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -24,11 +24,11 @@ class WaitError(RuntimeError):
 
 
 class LearnerLost(RuntimeError):
-    """A rank died, hung or lost its peers. No rank can go on; new ones can, from the last checkpoint."""
+    """A rank died, hung or lost its peers. No rank can go on; new ones can, from a checkpoint."""
 
 
 class Weights(Protocol):
-    """Published weights, opaque to the controller: it only carries them from the learner to the pool."""
+    """Published weights. The controller carries them from the learner to the pool, unopened."""
 
     policy_version: int
 
@@ -39,24 +39,26 @@ class RolloutPool(Protocol):
     num_actors: int
 
     def generate(self, requests: Sequence[Request]) -> AsyncIterator[list[Completion]]:
-        """Yields completions as they finish, each request answered exactly once, in no promised order."""
+        """Yields completions as they finish: one per request, in no promised order."""
         ...
 
     async def load_weights(self, weights: Weights) -> None:
-        """All engines finish their requests, then hold `weights`; returns when the last one does."""
+        """All engines finish their requests, then take `weights`; returns when the last has."""
         ...
 
     async def sleep(self) -> None:
-        """Engines give back their GPU memory (shared placement); nothing on a CPU."""
+        """Engines give back their GPU memory (shared placement); on a CPU nothing happens."""
         ...
 
-    async def wake(self) -> None: ...
+    async def wake(self) -> None:
+        """Engines take their GPU memory again, before weights are loaded."""
+        ...
 
 
 class LearnerGroup(Protocol):
     """All learner ranks together. Lists are by rank: entry r goes to, or comes from, rank r.
 
-    Any call raises `LearnerLost` where a rank is gone.
+    Any call raises `LearnerLost` if a rank is gone.
     """
 
     num_ranks: int
@@ -64,31 +66,41 @@ class LearnerGroup(Protocol):
     async def score(
         self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool
     ) -> list[list[TokenScores]]:
-        """Token statistics under the current weights, a TokenScores a microbatch ([N] of the microbatch)."""
+        """Token statistics under the current weights, one TokenScores ([N]) per microbatch."""
         ...
 
-    async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]: ...
+    async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
+        """Makes the optimizer steps of one step."""
+        ...
 
     async def publish(self) -> Weights:
         """The current weights, ready to be loaded by the engines."""
         ...
 
     async def begin_save(self, folder: Path) -> None:
-        """Copies model, optimizer, scheduler and RNG, and writes the copy under `folder` while other calls come."""
+        """Copies model, optimizer, scheduler and RNG.
+
+        The copy is written under `folder` while other calls come.
+        """
         ...
 
     async def end_save(self) -> None:
-        """Returns when what `begin_save` copied is durable. OSError: no room."""
+        """Returns when what `begin_save` copied is durable. Raises OSError if there is no room."""
         ...
 
-    async def load(self, folder: Path) -> None: ...
+    async def load(self, folder: Path) -> None:
+        """Goes back to what was saved under `folder`."""
+        ...
 
 
 class Grader(Protocol):
-    """Scores responses, outside the trusted process where the task asks for it."""
+    """Scores responses, outside the trusted process if the task demands it."""
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """One task reward a rollout, in order. A hung, crashed or non-finite check counts as `reward_on_error`."""
+        """One task reward per rollout, in order.
+
+        A check that hangs, crashes or gives no finite number counts as `rewards.reward_on_error`.
+        """
         ...
 
     def counts(self) -> dict[str, int]:

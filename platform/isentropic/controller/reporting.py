@@ -1,4 +1,4 @@
-"""What a step leaves in numbers: the line of metrics.jsonl, a line of updates.jsonl an update, alarms."""
+"""What a step leaves in numbers: its line of metrics.jsonl, the rows of its updates, alarms."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from isentropic.config import Config
-from isentropic.controller.feed import Evaluation
-from isentropic.controller.learner_client import Update
+from isentropic.controller.probe import probe_gap
+from isentropic.controller.step import Evaluation, Step, Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms import Alarms
 from isentropic.metrics.counterfactual import (
@@ -24,7 +23,6 @@ from isentropic.metrics.prediction import (
     PredictionTracker,
     measured_change,
     predicted_change,
-    recheck_subset,
 )
 from isentropic.metrics.step_metrics import (
     initial_kl,
@@ -37,11 +35,8 @@ from isentropic.metrics.tokens import token_table
 from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
-FACTS = (
-    "policy_version",
-    "grad_norm",
-    "skipped",
-)  # of an update, in its line of updates.jsonl alone
+# Facts about an update: they stand in updates.jsonl, and the step's line has no mean of them.
+FACTS = ("policy_version", "grad_norm", "skipped")
 
 
 class Log(Protocol):
@@ -52,9 +47,15 @@ class Log(Protocol):
     def log_alarm(self, record: dict[str, Any]) -> None: ...
 
 
+class UpdateLog(Log, Protocol):
+    """A log that also takes one row per optimizer step."""
+
+    def log_updates(self, step: int, rows: list[dict[str, Any]]) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the alarms ask of the loop."""
+    """What the alarms ask of the loop: to end the run (and why), to save a checkpoint."""
 
     stop: str | None = None
     checkpoint: bool = False
@@ -63,32 +64,32 @@ class Decision:
 class Reporter:
     """Computes the metrics of every step and hands them out. Its state is in the checkpoint."""
 
-    def __init__(
-        self, config: Config, record: Any, logs: Sequence[Log], about: dict[str, Any]
-    ) -> None:
-        """record: the `JsonlSink`, which also takes the updates; logs: who else is told; about: for manifests."""
-        self._config, self._record, self._logs, self.about = config, record, [record, *logs], about
+    def __init__(self, config: Config, files: UpdateLog, logs: Sequence[Log] = ()) -> None:
+        """
+        Args:
+            files: the JSONL files of the run folder, which also take the rows of the updates.
+            logs: the others that take every line.
+        """
+        self._config = config
+        self._files = files
+        self._logs = [files, *logs]
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
         self._alarms = Alarms(config.alarms)
         self._prediction = PredictionTracker()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
 
-    def recheck(self, step: Any) -> list[Rollout]:
-        """The rollouts whose entropy is measured again after the updates."""
-        if not step.updates:
-            return []
-        trained = [sample.rollout for sample in step.samples]
-        return recheck_subset(trained, self._config.accounting.recheck_share, self._config.seed)
-
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
-        """Line 0: what the policy is before its first update, on held-out prompts at the training temperature."""
+        """Writes line 0: the policy before any update, on held-out prompts.
+
+        They are sampled at the training temperature, as the entropy of every later line.
+        """
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         metrics = {"policy_version": 0} | entropy_metrics(rollouts, scores)
         metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
         self._hand_out(0, metrics | self._evaluation(0, evaluation))
 
-    def step(self, step: Any) -> Decision:
-        """The line of a step (a `loop.Step`); what its alarms ask for."""
+    def step(self, step: Step) -> Decision:
+        """Writes the line of a step and the rows of its updates; what the step's alarms ask for."""
         start = time.perf_counter()
         rows = [self._update_row(step, update) for update in step.updates]
         replayed = [self._update_row(step, update) for update in step.replayed]
@@ -104,7 +105,7 @@ class Reporter:
         if step.evaluation is not None:
             metrics |= self._evaluation(step.step, step.evaluation)
         metrics |= self._costs(step) | {"time/accounting_s": time.perf_counter() - start}
-        self._record.log_updates(step.step, rows + replayed)
+        self._files.log_updates(step.step, rows + replayed)
         return self._hand_out(step.step, metrics)
 
     def best_steps(self, count: int) -> set[int]:
@@ -123,8 +124,8 @@ class Reporter:
         self._prediction.load_state_dict(state["prediction"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
 
-    def _drawn(self, step: Any) -> dict[str, Any]:
-        """Of everything drawn, before any filter."""
+    def _drawn(self, step: Step) -> dict[str, Any]:
+        """Metrics of everything drawn, before any filter."""
         batch, scores = step.delivery.batch, step.scores
         metrics = reward_metrics(batch.groups) | entropy_metrics(batch.rollouts, scores)
         metrics |= response_metrics(batch.rollouts) | {"reward/errors": batch.reward_errors}
@@ -134,73 +135,73 @@ class Reporter:
     def _mismatch(
         self, rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]
     ) -> dict[str, float]:
-        """NaN with top-p or top-k: there the engine's logprob is of another distribution by intent."""
+        """Compares the engines' logprobs with the learner's.
+
+        NaN with top-p or top-k: then the engine's logprobs are of another distribution on purpose.
+        """
         config = self._config.rollout
         whole = config.top_p == 1 and config.top_k == -1
         return mismatch_metrics(rollouts if whole else [], scores, config.temperature)
 
-    def _trained(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    def _trained(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+        """Metrics of what was trained on: means over the updates, and facts about them."""
+        updates = [*step.updates, *step.replayed]
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
         means = _means(rows) if rows else {}
         metrics |= mean_over_updates(
             [_accounted(row) for row in rows], self._config.accounting.p_split
         )
         metrics |= {name: value for name, value in means.items() if name not in metrics}
-        norms = [update.grad_norm for update in (*step.updates, *step.replayed)]
+        norms = [update.grad_norm for update in updates]
         metrics["grad_norm/mean"] = float(np.mean(norms)) if norms else float("nan")
         metrics["grad_norm/max"] = float(np.max(norms)) if norms else float("nan")
         metrics["update/count"] = len(norms)
-        metrics["update/skipped"] = sum(
-            update.skipped for update in (*step.updates, *step.replayed)
-        )
+        metrics["update/skipped"] = sum(update.skipped for update in updates)
         metrics["update/samples"] = len(step.samples)
         return metrics
 
-    def _update_row(self, step: Any, update: Update) -> dict[str, float]:
-        """One update: the accounting of its tokens, and the panel of other objectives."""
-        config, lengths = self._config, [len(sample.advantage) for sample in update.samples]
+    def _update_row(self, step: Step, update: Update) -> dict[str, float]:
+        """The row of an update: the accounting of its tokens, and the panel of other objectives."""
+        config = self._config
         table = token_table(
             update.samples,
-            loss_weight=np.repeat(update.loss_weight, lengths),
+            weights=update.weights,
             logprob=update.logprob,
             entropy=update.entropy,
         )
         coefficients = config.objective.at(step.step)
-        fields = loss_fields(table) | {
-            "nll_weight": torch.from_numpy(np.repeat(update.nll_weight, lengths))
-        }
         leaves = leaf_gradients(
             config.objective,
             coefficients,
-            fields,
+            loss_fields(table),
             terms=config.terms,
             term_coefficients=update.term_coefficients,
             seed=update.seed,
         )
         push = -leaves.d_logprob.numpy()
-        own = {name: value.numpy() for name, value in leaves.metrics.items()}
+        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
         p_split = config.accounting.p_split
         row: dict[str, float] = {
             "policy_version": update.policy_version,
             "loss": float(leaves.loss),
-        }
-        row |= {
             "grad_norm": update.grad_norm,
             "skipped": update.skipped,
             "learning_rate": update.learning_rate,
         }
-        row |= update_metrics(table, push=push, bounds=coefficients, p_split=p_split, own=own)
+        row |= update_metrics(
+            table, push=push, bounds=coefficients, p_split=p_split, token_metrics=of_objective
+        )
         row |= {
-            name: float(value.mean())
-            for name, value in own.items()
-            if name not in row and value.size
+            name: float(values.mean())
+            for name, values in of_objective.items()
+            if name not in row and values.size
         }
         return row | counterfactual_metrics(
             table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split
         )
 
-    def _change(self, step: Any, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """The entropy change that was predicted of all updates, beside the measured one on a share of the contexts."""
+    def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """The entropy change predicted from all updates, and the one measured on some contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
@@ -225,31 +226,29 @@ class Reporter:
         self._best.append((metrics["eval/avg_at_k"], step))
         return metrics
 
-    def _costs(self, step: Any) -> dict[str, float]:
+    def _costs(self, step: Step) -> dict[str, float]:
         """Where the time went, and how fast both sides were."""
-        clock, seconds, shared = (
-            step.delivery.clock,
-            step.seconds,
-            self._config.rollout.max_staleness == 0,
-        )
+        seconds, total = step.watch.seconds, step.watch.total
+        clock, sync_s = step.delivery.clock, step.delivery.sync_s
+        # On policy the loop waits while engines load, draw and are graded. That time has keys of
+        # its own and must not count as waiting too.
+        on_policy = self._config.rollout.max_staleness == 0
+        engines = clock.rollout_s + clock.reward_s + sync_s if on_policy else 0.0
         evaluated = step.evaluation.seconds if step.evaluation else 0.0
-        busy = clock.rollout_s + clock.reward_s + step.delivery.sync_s if shared else 0.0
         trained = sum(sample.rollout.num_response_tokens for sample in step.samples)
         scored = sum(len(score.logprob) for score in step.scores.values())
-        mfu = step.updates[0].mfu if step.updates else None
         worked = seconds.get("update", 0.0) + seconds.get("old_logprob", 0.0)
+        mfu = step.updates[0].mfu if step.updates else None
         return {
-            "time/step_s": seconds["step"],
+            "time/step_s": total,
             "time/rollout_s": clock.rollout_s,
             "time/reward_s": clock.reward_s,
             "time/old_logprob_s": seconds.get("old_logprob", 0.0),
             "time/update_s": seconds.get("update", 0.0),
             "time/recheck_s": seconds.get("recheck", 0.0),
-            "time/sync_s": step.delivery.sync_s + seconds.get("publish", 0.0),
-            "time/wait_s": max(0.0, seconds.get("waited", 0.0) - busy),
-            "time/other_s": max(
-                0.0, seconds["step"] - evaluated - sum(_without(seconds, "step").values())
-            ),
+            "time/sync_s": sync_s + seconds.get("publish", 0.0),
+            "time/wait_s": max(0.0, seconds.get("waited", 0.0) - engines),
+            "time/other_s": max(0.0, total - evaluated - sum(seconds.values())),
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
@@ -267,24 +266,16 @@ class Reporter:
         return Decision(stop=actions.get("stop"), checkpoint="checkpoint" in actions)
 
 
-def probe_gap(probe: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
-    """Largest |engine - learner| in nats over tokens sampled right after a sync; NaN where none were."""
-    gaps = [
-        np.abs(rollout.rollout_logprob - scores[rollout.key].logprob).max() for rollout in probe
-    ]
-    return float(max(gaps)) if gaps else float("nan")
-
-
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over the updates of what each has."""
+    """Means over the updates of everything but the facts."""
     names = [name for name in rows[0] if name not in FACTS]
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
 def _accounted(row: Mapping[str, float]) -> dict[str, float]:
     """What the accounting computed: not the panel, not the facts about the update."""
-    return {name: value for name, value in _without(row, "cf/").items() if name not in FACTS}
-
-
-def _without(row: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {name: value for name, value in row.items() if not name.startswith(prefix)}
+    return {
+        name: value
+        for name, value in row.items()
+        if not name.startswith("cf/") and name not in FACTS
+    }

@@ -9,6 +9,7 @@ import numpy as np
 
 from isentropic.config import RolloutConfig
 from isentropic.controller.protocols import Grader, RolloutPool
+from isentropic.controller.step import Clock
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import (
     Completion,
@@ -28,31 +29,22 @@ from isentropic.tasks.order import index_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnFrom:
-    """Under what a wave is drawn."""
+    """What the rollouts of a wave are drawn for, and under which weights."""
 
-    step: int  # drawn for this one
-    source_step: int  # from the weights after this one
+    step: int  # the step that they are drawn for
+    source_step: int  # the weights are those after this step
     policy_version: int
 
 
 @dataclass(slots=True)
-class Clock:
-    """Seconds and tokens of the draws of one step."""
-
-    rollout_s: float = 0.0
-    reward_s: float = 0.0  # waited for grades after the last rollout was there
-    tokens: int = 0
-
-
-@dataclass(slots=True)
 class Episode:
-    """A rollout on its way."""
+    """A rollout that is being written, turn by turn."""
 
     key: RolloutKey
     prompt: Prompt
     wave: Wave
-    max_tokens: int  # of a turn
-    tokens: list[Ints]  # the prompt, then turns and the text between them, by turns
+    max_tokens: int  # per turn
+    tokens: list[Ints]  # the prompt, a turn, the environment's reply, a turn, ...
     turns: list[tuple[int, int]] = field(default_factory=list)
     logprobs: list[np.ndarray] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
@@ -63,7 +55,7 @@ class Episode:
 
 
 class Sampler:
-    """Turns waves into graded groups. Holds no state of the run: the same draws give the same rollouts."""
+    """Turns waves into graded groups. It has no state: the same draws give the same rollouts."""
 
     def __init__(
         self,
@@ -76,13 +68,19 @@ class Sampler:
         seed: int,
         window: int,
     ) -> None:
-        self._task, self._chat, self._pool, self._grader = task, chat, pool, grader
-        self._config, self._seed, self._window = config, seed, window
+        """window: tokens that a whole episode may have, prompt and replies included."""
+        self._task = task
+        self._chat = chat
+        self._pool = pool
+        self._grader = grader
+        self._config = config
+        self._seed = seed
+        self._window = window
 
     async def draw_step(
-        self, sampling: Sampling, first_draw: int, origin: DrawnFrom, clock: Clock
+        self, sampling: Sampling, first_draw: int, drawn_from: DrawnFrom, clock: Clock
     ) -> tuple[tuple[Group, ...], int]:
-        """All waves of one step. Returns the groups in the order of their draws, and the next draw."""
+        """Draws all waves of one step: its groups, in the order of draws, and the next draw."""
         groups: dict[int, Group] = {}
         next_draw = first_draw
         while (wave := sampling.next_wave(tuple(groups.values()))) is not None:
@@ -90,25 +88,33 @@ class Sampler:
             next_draw = new.stop
             for draw in new:
                 groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
-            await self._draw_wave(groups, (*new, *wave.draws), wave, origin, clock)
+            await self._draw_wave(groups, (*new, *wave.draws), wave, drawn_from, clock)
         return tuple(groups.values()), next_draw
 
     async def draw_evaluation(
-        self, split: str, prompts: int, wave: Wave, origin: DrawnFrom, max_tokens: int | None = None
+        self,
+        split: str,
+        prompts: int,
+        wave: Wave,
+        drawn_from: DrawnFrom,
+        max_tokens: int | None = None,
     ) -> list[Group]:
-        """`wave.group_size` samples for each of `prompts` held-out prompts, from the first on, round and round."""
+        """Draws `wave.group_size` samples for each of `prompts` held-out prompts.
+
+        They are taken from the first on; if there are fewer than `prompts`, again from the first.
+        """
         size = self._task.size("eval")
         groups = {
             index: Group(draw=index, prompt=self._task.prompt("eval", index % size), rollouts=())
             for index in range(prompts)
         }
         await self._draw_wave(
-            groups, tuple(groups), wave, origin, Clock(), split=split, max_tokens=max_tokens
+            groups, tuple(groups), wave, drawn_from, Clock(), split=split, max_tokens=max_tokens
         )
         return list(groups.values())
 
     def prompt(self, split: str, draw: int) -> Prompt:
-        """The prompt of a draw: each once an epoch, in an order that only the seed decides."""
+        """The prompt of a draw: each once per epoch, in an order that only the seed decides."""
         return self._task.prompt(split, index_of(draw, self._task.size(split), self._seed))
 
     async def _draw_wave(
@@ -116,7 +122,7 @@ class Sampler:
         groups: dict[int, Group],
         draws: Sequence[int],
         wave: Wave,
-        origin: DrawnFrom,
+        drawn_from: DrawnFrom,
         clock: Clock,
         split: str = "train",
         max_tokens: int | None = None,
@@ -137,7 +143,7 @@ class Sampler:
                         for completion in completions
                     ]
                     finished = [
-                        self._finish(episode, origin) for episode in done if episode is not None
+                        self._finish(episode, drawn_from) for episode in done if episode is not None
                     ]
                     if finished:
                         grading.append(asyncio.create_task(self._grade(finished)))
@@ -148,7 +154,8 @@ class Sampler:
                 rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts
             ]
         finally:
-            for task in grading:  # done already, unless the draw was broken off
+            # They are done unless the draw was broken off: then nobody would wait for them.
+            for task in grading:
                 task.cancel()
         clock.reward_s += time.perf_counter() - start
         _join(groups, graded)
@@ -189,7 +196,10 @@ class Sampler:
     def _advance(
         self, episode: Episode, completion: Completion, further: list[Request]
     ) -> Episode | None:
-        """Adds a turn; asks for another where the environment answers, else hands the episode back as finished."""
+        """Adds a turn to an episode; the episode if it is finished.
+
+        If the environment replies instead, the request of the next turn goes to `further`.
+        """
         start = episode.length
         episode.tokens.append(completion.token_ids)
         episode.turns.append((start, start + len(completion.token_ids)))
@@ -197,7 +207,7 @@ class Sampler:
         episode.finish_reason = completion.finish_reason
         if self._task.max_turns == 1 or completion.finish_reason == "length":
             return episode
-        turns = self._chat.decode([part for part in episode.tokens[1::2]])
+        turns = self._chat.decode(episode.tokens[1::2])
         reply = self._task.reply(episode.prompt, turns)
         if reply is None:
             return episode
@@ -212,7 +222,7 @@ class Sampler:
         further.append(self._request(episode))
         return None
 
-    def _finish(self, episode: Episode, origin: DrawnFrom) -> Rollout:
+    def _finish(self, episode: Episode, drawn_from: DrawnFrom) -> Rollout:
         key = episode.key
         return Rollout(
             key=key,
@@ -223,9 +233,9 @@ class Sampler:
             temperature=episode.wave.temperature,
             seed=rollout_seed(self._seed, key.split, key.draw, key.sample, key.wave, 0),
             finish_reason=episode.finish_reason,
-            step=origin.step,
-            source_step=origin.source_step,
-            policy_version=origin.policy_version,
+            step=drawn_from.step,
+            source_step=drawn_from.source_step,
+            policy_version=drawn_from.policy_version,
         )
 
     async def _grade(self, rollouts: list[Rollout]) -> list[Rollout]:
@@ -237,7 +247,7 @@ class Sampler:
 
 
 def _join(groups: dict[int, Group], rollouts: Iterable[Rollout]) -> None:
-    """Adds rollouts to their groups in canonical order, whoever finished first."""
+    """Adds rollouts to their groups in canonical order, whichever finished first."""
     for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
         group = groups[rollout.key.draw]
         groups[rollout.key.draw] = replace(group, rollouts=(*group.rollouts, rollout))

@@ -24,7 +24,7 @@ from isentropic.learner.model import PackedModel, load_model
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
-from isentropic.objectives.loss.needs import needs_minibatch, required_fields
+from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.loss.objective import ObjectiveConfig
 from isentropic.objectives.terms import TermsConfig
 from isentropic.objectives.tokens.statistics import TokenStatistics
@@ -96,7 +96,7 @@ class Learner:
             total_updates,
         )
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
-        self._needs_minibatch = needs_minibatch(objective)
+        self._needs_minibatch = objective.needs_minibatch
         self._optimizer = build_optimizer(self._model, config)
 
     def remember(self) -> None:

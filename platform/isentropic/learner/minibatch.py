@@ -1,4 +1,4 @@
-"""Objectives with minibatch statistics: all ranks see all tokens, in one order, and get the same gradients."""
+"""Objectives with minibatch statistics: all ranks see all tokens, in one order, and agree."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,10 +16,12 @@ def minibatch_gradients(
     fields: Sequence[Mapping[str, Tensor]],
     leaves: Callable[[dict[str, Tensor]], LeafResult],
 ) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
-    """d loss / d (logprob, entropy) of this rank's tokens by microbatch, and the loss of the whole minibatch.
+    """Differentiate a whole minibatch: d loss / d (logprob, entropy) by microbatch, and the loss.
 
-    Collective. `leaves` is called once, with the fields of every rank in canonical order (that of `rows`, then of the
-    tokens), so its result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
+    Collective; the gradients are those of this rank's tokens. `leaves` is called once, with the
+    fields of every rank in the order of the minibatch (that of `rows`, then of the tokens). The
+    metrics see the tokens in the same order, so that a random draw by place is the same in both.
+    The result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
     """
     rows = [
         torch.as_tensor(batch.rows[batch.sequence_id], dtype=torch.float64)
@@ -28,13 +30,14 @@ def minibatch_gradients(
     names = sorted(fields[0].keys() - {"sequence_id"})
     table = torch.cat(
         [
-            torch.stack([row.to(own["logprob"].device), *(own[name].double() for name in names)])
-            for row, own in zip(rows, fields, strict=True)
+            torch.stack([row.to(part["logprob"].device), *(part[name].double() for name in names)])
+            for row, part in zip(rows, fields, strict=True)
         ],
         dim=1,
     )
     everything, start = _gather(table)
-    order = everything[0].argsort(stable=True)  # a row's tokens lie on one rank, in order
+    # Stable: the tokens of a row lie on one rank, in order.
+    order = everything[0].argsort(stable=True)
     whole = {
         name: everything[1 + index, order].to(fields[0][name].dtype)
         for index, name in enumerate(names)
@@ -53,7 +56,7 @@ def minibatch_gradients(
 
 
 def _gather(table: Tensor) -> tuple[Tensor, int]:
-    """[F, sum of n] of all ranks side by side from [F, n] of each, and where this rank's columns start."""
+    """Lay [F, n] of all ranks side by side; return that and where this rank's columns start."""
     world = dist.get_world_size()
     if world == 1:
         return table, 0

@@ -1,4 +1,4 @@
-"""Advantages: the rewards of one wave of one group to one number a rollout."""
+"""Advantages: the rewards of one wave of one group to one number per rollout."""
 
 from dataclasses import dataclass
 
@@ -11,77 +11,53 @@ EPSILON = 1e-6  # added to the standard deviation, outside the root
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalisedConfig:
-    """GRPO's advantage (arXiv:2402.03300)."""
+class Normalised:
+    """GRPO's advantage (arXiv:2402.03300): A_i = (R_i - mean R) / (std R + 1e-6).
+
+    It is 0 for a flat group and for a single member.
+    """
 
     name: str
-    std: str  # unbiased (divides by G - 1, as nearly all code does) | population (by G, as some papers print)
+    # unbiased divides by G - 1, as nearly all code does; population by G, as some papers print.
+    std: str
 
     def __post_init__(self) -> None:
         check_choice("advantage.std", self.std, ("unbiased", "population"))
-
-    def build(self) -> "Normalised":
-        return Normalised(ddof=1 if self.std == "unbiased" else 0)
-
-
-class Normalised:
-    """A_i = (R_i - mean R) / (std R + 1e-6); 0 for a flat group and for a single member."""
-
-    def __init__(self, *, ddof: int) -> None:
-        self._ddof = ddof
 
     def __call__(self, rewards: Floats) -> Floats:
         centred = _centred(rewards)
         if len(centred) < 2:
             return centred.astype(rewards.dtype)
-        std = np.std(rewards, ddof=self._ddof, dtype=np.float64)
+        std = np.std(rewards, ddof=1 if self.std == "unbiased" else 0, dtype=np.float64)
         return (centred / (std + EPSILON)).astype(rewards.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentredConfig:
-    """Dr. GRPO's advantage (arXiv:2503.20783): no division by the standard deviation."""
+class Centred:
+    """Dr. GRPO's advantage (arXiv:2503.20783): A_i = R_i - mean R; 0 for a single member."""
 
     name: str
-
-    def build(self) -> "Centred":
-        return Centred()
-
-
-class Centred:
-    """A_i = R_i - mean R; 0 for a single member."""
 
     def __call__(self, rewards: Floats) -> Floats:
         return _centred(rewards).astype(rewards.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaveOneOutConfig:
-    """RLOO's advantage (arXiv:2402.14740)."""
+class LeaveOneOut:
+    """RLOO's advantage (arXiv:2402.14740): A_i = R_i - mean of the others' R.
+
+    That is G / (G - 1) * (R_i - mean R); 0 for a single member.
+    """
 
     name: str
-
-    def build(self) -> "LeaveOneOut":
-        return LeaveOneOut()
-
-
-class LeaveOneOut:
-    """A_i = R_i - mean of the others' R = G / (G - 1) * (R_i - mean R); 0 for a single member."""
 
     def __call__(self, rewards: Floats) -> Floats:
         members = len(rewards)
         return (_centred(rewards) * (members / max(members - 1, 1))).astype(rewards.dtype)
 
 
-ADVANTAGES: dict[str, type] = {
-    "normalised": NormalisedConfig,
-    "centred": CentredConfig,
-    "leave_one_out": LeaveOneOutConfig,
-}
-
-
 def _centred(rewards: Floats) -> np.ndarray:
-    """[G] float64 rewards less their mean; exactly 0 where all are equal, whatever the mean rounds to."""
+    """[G] float64 rewards minus their mean; exactly 0 if all are equal, however the mean rounds."""
     values = np.asarray(rewards, dtype=np.float64)
     if not len(values) or np.ptp(values) == 0:
         return np.zeros(len(values))

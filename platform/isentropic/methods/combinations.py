@@ -1,37 +1,44 @@
-"""Combinations of slots that each make sense alone and none together."""
+"""Combinations of slots that each make sense by themselves and none together."""
 
 from typing import Any
 
-from isentropic.methods.sampling import check_refilled
-
 
 def check_combinations(config: Any) -> None:
-    """Refuses them with the reason. `config` is the whole run's, typed.
+    """Refuses them with the reason.
+
+    Args:
+        config: the whole run's, typed.
 
     Raises:
         ValueError: the first combination that has no meaning.
     """
     _keep_rules(config)
-    _refill(config)
-    check_refilled(config.sampling, config.filter)
+    _refilled(config)
 
 
 def _keep_rules(config: Any) -> None:
     if config.filter.name == "keep_rules" and config.advantage.name != "normalised":
         raise ValueError(
-            f"filter=keep_rules with advantage={config.advantage.name}: uec.keep_regular and uec.keep_explore count "
-            "standard deviations, and these advantages are in reward units. Set advantage=normalised, or another "
-            "filter."
+            f"filter=keep_rules with advantage={config.advantage.name}: uec.keep_regular and "
+            "uec.keep_explore count standard deviations, and these advantages are in reward units. "
+            "Set advantage=normalised, or another filter."
         )
 
 
-def _refill(config: Any) -> None:
+def _refilled(config: Any) -> None:
+    """Refilling counts what the filter will drop, so both must judge by the task's reward."""
     judged_on = config.filter.name, getattr(config.filter, "on", None)
-    if (config.sampling.name, config.shaping.name) != ("refilled", "exploration"):
+    if config.sampling.name != "refilled" or judged_on == ("drop_flat", "reward"):
         return
-    if judged_on != ("drop_flat", "reward"):
+    chosen = f"filter={config.filter.name}"
+    if config.shaping.name == "exploration":
         raise ValueError(
-            f"sampling=refilled with shaping=exploration and filter={config.filter.name}: sampling sees task rewards "
-            "alone, so it would refill for groups that the exploration reward lets teach. Set sampling=one_wave, or "
-            "filter=drop_flat filter.on=reward."
+            f"sampling=refilled with shaping=exploration and {chosen}: sampling sees task rewards "
+            "only, so it would refill for groups that the exploration reward lets pass. "
+            "Set sampling=one_wave, or filter=drop_flat filter.on=reward."
         )
+    raise ValueError(
+        f"sampling=refilled with {chosen}: it draws until enough groups differ in the task's "
+        "reward, and another filter drops others. "
+        "Set filter=drop_flat filter.on=reward, or sampling=one_wave."
+    )

@@ -6,11 +6,12 @@ from isentropic.objectives.terms import AdaptiveEntropyConfig, TermsConfig
 
 
 class EntropyCoefficient:
-    """After each step with entropy H, in nats a token:
+    """After each step with entropy H, in nats per token:
 
         c <- min(c + step_size, max) if H < target else max(c - step_size, 0)
 
-    The bonus is on only while H < target: `value` is c then, else 0. Before the first step it is `start`.
+    The bonus is on only while H < target: `value` is c then, else 0. Before the first step it is
+    `start`.
     """
 
     def __init__(self, config: AdaptiveEntropyConfig) -> None:
@@ -24,7 +25,7 @@ class EntropyCoefficient:
         return self._coefficient if self._on else 0.0
 
     def update(self, entropy_mean: float) -> float:
-        """Takes the step's entropy in nats (not a number: nothing was drawn, nothing changes) and gives `value`."""
+        """Takes the step's entropy in nats, gives `value`; NaN (an empty step) changes nothing."""
         config = self._config
         if entropy_mean == entropy_mean:
             self._on = entropy_mean < config.target
@@ -40,7 +41,7 @@ class EntropyCoefficient:
 
 
 class TermCoefficients:
-    """The coefficients of all added terms, step by step: schedules, and the adaptive one where it is on."""
+    """The coefficients of all added terms per step: schedules, and the adaptive one if it is on."""
 
     def __init__(self, config: TermsConfig) -> None:
         self._config = config

@@ -1,76 +1,66 @@
-"""Filters: which rollouts of a group teach."""
+"""Filters by group: which rollouts of a group are trained on, and why the others are not."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from isentropic.checks import check_choice
-from isentropic.methods.uec_rl.keep_rules import KeepRulesConfig
 from isentropic.records import Group, Rollout, RolloutKey
 
 
 def is_flat(rollouts: Sequence[Rollout], on: str) -> bool:
-    """Whether all have the same `on` (reward | shaped_reward), so that no advantage can tell them apart."""
+    """Whether all have the same `on` (reward | shaped_reward): no advantage can tell them apart."""
     return len({getattr(rollout, on) for rollout in rollouts}) <= 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DropFlatConfig:
-    """DAPO's group filter (arXiv:2503.14476)."""
+class DropFlat:
+    """Drops every wave whose rewards are all equal, as DAPO does (arXiv:2503.14476).
+
+    A single member is dropped too, and so is a response without a token.
+    """
 
     name: str
     on: str  # reward | shaped_reward
+    fates: ClassVar[tuple[str, ...]] = ("single", "flat", "no_response")
 
     def __post_init__(self) -> None:
         check_choice("filter.on", self.on, ("reward", "shaped_reward"))
 
-    def build(self) -> "DropFlat":
-        return DropFlat(on=self.on)
-
-
-class DropFlat:
-    """Drops every wave whose rewards are all equal; a single member is always flat."""
-
-    def __init__(self, *, on: str) -> None:
-        self._on = on
-
-    def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
-        return _kept([wave for wave in _waves(group) if not is_flat(wave, self._on)])
+    def judge(self, group: Group, advantages: Mapping[RolloutKey, float]) -> dict[RolloutKey, str]:
+        fates = {}
+        for wave in waves(group):
+            dropped = "single" if len(wave) == 1 else "flat" if is_flat(wave, self.on) else None
+            fates |= {rollout.key: dropped or answered(rollout) for rollout in wave}
+        return fates
 
     def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class KeepAllConfig:
-    """No group filter."""
+class KeepAll:
+    """Keeps all but what can have no advantage: a single member, and a response without a token."""
 
     name: str
+    fates: ClassVar[tuple[str, ...]] = ("single", "no_response")
 
-    def build(self) -> "KeepAll":
-        return KeepAll()
-
-
-class KeepAll:
-    """Keeps all but what can have no advantage: a single member, and a rollout without a response token."""
-
-    def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
-        return _kept([wave for wave in _waves(group) if len(wave) > 1])
+    def judge(self, group: Group, advantages: Mapping[RolloutKey, float]) -> dict[RolloutKey, str]:
+        return {
+            rollout.key: "single" if len(wave) == 1 else answered(rollout)
+            for wave in waves(group)
+            for rollout in wave
+        }
 
     def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
         return {}
 
 
-FILTERS: dict[str, type] = {
-    "drop_flat": DropFlatConfig,
-    "keep_all": KeepAllConfig,
-    "keep_rules": KeepRulesConfig,
-}
-
-
-def _waves(group: Group) -> list[tuple[Rollout, ...]]:
+def waves(group: Group) -> list[tuple[Rollout, ...]]:
+    """The rollouts of each wave, first wave first."""
     return [group.wave(wave) for wave in sorted({rollout.key.wave for rollout in group.rollouts})]
 
 
-def _kept(waves: Sequence[Sequence[Rollout]]) -> tuple[Rollout, ...]:
-    rollouts = [rollout for wave in waves for rollout in wave if rollout.num_response_tokens]
-    return tuple(sorted(rollouts, key=lambda rollout: rollout.key))
+def answered(rollout: Rollout) -> str:
+    """The fate of a rollout that no other rule drops: it needs a token to be trained on."""
+    return "trained" if rollout.num_response_tokens else "no_response"

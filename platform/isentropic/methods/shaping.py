@@ -1,26 +1,22 @@
-"""Shaping: from the task's reward to the one that advantages are made of. The task's own is never overwritten."""
+"""Shaping: makes the reward that advantages are made of; the task's own is never overwritten."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from isentropic.checks import check_range
-from isentropic.methods.oger.exploration import ExplorationConfig
 from isentropic.records import Group, Rollout, RolloutKey, TokenScores
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoShapingConfig:
-    """The shaped reward is the task's."""
+class WithoutTeachers:
+    """Base of a shaping that only writes rewards: it exchanges no rollout and has no state."""
 
     name: str
+    fates: ClassVar[tuple[str, ...]] = ()
 
-    def build(self) -> "NoShaping":
-        return NoShaping()
-
-
-class _NoTeachers:
-    """A shaping that exchanges nothing."""
+    def build(self) -> Self:
+        return self
 
     def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
         pass
@@ -34,8 +30,9 @@ class _NoTeachers:
         return dict(advantages), {}
 
 
-class NoShaping(_NoTeachers):
-    """The base method."""
+@dataclass(frozen=True, kw_only=True)
+class NoShaping(WithoutTeachers):
+    """Leaves the task's reward as it is."""
 
     def shape(
         self,
@@ -43,16 +40,17 @@ class NoShaping(_NoTeachers):
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        return [
-            _shaped(group, [rollout.reward for rollout in group.rollouts]) for group in groups
-        ], {}
+        rewards = [[rollout.reward for rollout in group.rollouts] for group in groups]
+        return [_shaped(group, values) for group, values in zip(groups, rewards, strict=True)], {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverlongConfig:
-    """DAPO's soft overlong penalty (arXiv:2503.14476)."""
+class Overlong(WithoutTeachers):
+    """Adds a penalty for length: DAPO's soft overlong punishment (arXiv:2503.14476).
 
-    name: str
+    It is 0 up to L - b tokens, then falls linearly to -f at L, and never goes below.
+    """
+
     max_response_tokens: int  # L, the limit on a response
     buffer_share: float  # b / L, the last part of the limit, over which the penalty grows
     factor: float  # f, the penalty at the limit, in reward units
@@ -68,22 +66,11 @@ class OverlongConfig:
         )
         check_range("shaping.factor", self.factor, at_least=0)
 
-    def build(self) -> "Overlong":
-        return Overlong(self)
-
-
-class Overlong(_NoTeachers):
-    """Adds a penalty for length: 0 up to L - b tokens, then linearly down to -f at L, never below."""
-
-    def __init__(self, config: OverlongConfig) -> None:
-        self._config = config
-
     def penalty(self, tokens: int) -> float:
-        """In reward units, in [-f, 0]."""
-        config = self._config
-        buffer = config.buffer_share * config.max_response_tokens
-        over = tokens - (config.max_response_tokens - buffer)
-        return -config.factor * min(max(over / buffer, 0.0), 1.0)
+        """The penalty of a response of so many tokens, in reward units, in [-f, 0]."""
+        buffer = self.buffer_share * self.max_response_tokens
+        over = tokens - (self.max_response_tokens - buffer)
+        return -self.factor * min(max(over / buffer, 0.0), 1.0)
 
     def shape(
         self,
@@ -91,25 +78,19 @@ class Overlong(_NoTeachers):
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        penalties = [
-            [self.penalty(rollout.num_response_tokens) for rollout in group.rollouts]
-            for group in groups
-        ]
-        shaped = [
-            _shaped(
-                group,
-                [
-                    rollout.reward + penalty
-                    for rollout, penalty in zip(group.rollouts, own, strict=True)
-                ],
-            )
-            for group, own in zip(groups, penalties, strict=True)
-        ]
-        every = [penalty for own in penalties for penalty in own]
-        count = max(len(every), 1)
+        shaped, penalties = [], []
+        for group in groups:
+            added = [self.penalty(rollout.num_response_tokens) for rollout in group.rollouts]
+            rewards = [
+                rollout.reward + penalty
+                for rollout, penalty in zip(group.rollouts, added, strict=True)
+            ]
+            shaped.append(_shaped(group, rewards))
+            penalties += added
+        count = max(len(penalties), 1)
         return shaped, {
-            "overlong/penalty_mean": sum(every) / count,
-            "overlong/penalised_frac": sum(penalty < 0 for penalty in every) / count,
+            "overlong/penalty_mean": sum(penalties) / count,
+            "overlong/penalised_frac": sum(penalty < 0 for penalty in penalties) / count,
         }
 
 
@@ -118,10 +99,3 @@ def _shaped(group: Group, rewards: Sequence[float]) -> Group:
     return replace(
         group, rollouts=tuple(replace(rollout, shaped_reward=reward) for rollout, reward in pairs)
     )
-
-
-SHAPINGS: dict[str, type] = {
-    "none": NoShapingConfig,
-    "overlong": OverlongConfig,
-    "exploration": ExplorationConfig,
-}

@@ -1,7 +1,17 @@
-"""The slots a method fills. Each slot has a dict name -> entry beside its implementations; a preset picks one a slot.
+"""The slots that a method fills: one dataclass per implementation, chosen by its `name`.
 
-A step calls them in this order: sampling (while rollouts are drawn), shaping, advantage, filter, reweight, reuse.
-Only sampling, reweight and reuse may hold state; what they hold goes into the checkpoint through `state_dict`.
+The dataclass holds the settings and has the methods of its slot: it IS the slot. Shaping, reweight
+and reuse may hold state during a run, so Method asks their dataclasses for `build()`, which gives
+the object of this run; one without state gives itself. (A frozen config cannot hold state: a sweep
+would share it between runs.)
+
+Within a step the order is: sampling (while rollouts are drawn), shaping, advantage, filter, reuse,
+reweight. The state of reweight and reuse goes into the checkpoint through `state_dict`; that of
+shaping is bound anew.
+
+A new implementation is a file, a line in experiments/settings/slots.py, a YAML in conf/<slot>/, a
+test. The files here are the slots with what many papers share; papo/, oger/ and uec_rl/ hold what
+one paper added. Token weights and reductions (objectives/tokens/) are slots of the same shape.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +23,7 @@ from isentropic.records import Floats, Group, Rollout, RolloutKey, Sample, Token
 
 @dataclass(frozen=True, kw_only=True)
 class Wave:
-    """What to draw next: new prompts of the data order, or further samples for prompts drawn already."""
+    """What to draw next: new prompts of the data order, or more samples for earlier prompts."""
 
     new_prompts: int = 0
     draws: tuple[int, ...] = ()
@@ -24,35 +34,37 @@ class Wave:
 
 
 class Sampling(Protocol):
-    """Judges on task rewards alone; all waves of a step are drawn under one policy version."""
+    """Decides what a step draws, on task rewards only; all waves are of one policy version."""
+
+    max_groups: int | None  # groups that go on after the filter, in the order of draws; None: all
 
     def next_wave(self, groups: Sequence[Group]) -> Wave | None:
         """The next wave, given the step's graded groups so far (none at first), or None to stop."""
         ...
 
     def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Of all that a step drew."""
+        """Metrics of everything that a step drew."""
         ...
 
 
 class Shaping(Protocol):
-    """Writes `shaped_reward`, may exchange rollouts of a group; never touches `reward`.
+    """Writes `shaped_reward` and may exchange rollouts of a group; never touches `reward`.
 
     Without teachers, `bind` does nothing, `candidates` gives none, and `adjust` changes nothing.
     """
 
+    fates: tuple[str, ...]  # that it can give: "replaced", or none
+
     def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
-        """Once, before the first step: what teachers and encoders need of the run. Raises ValueError on bad input."""
+        """Takes what teachers and encoders need of the run; called once, before the first step.
+
+        Raises:
+            ValueError: bad input.
+        """
         ...
 
     def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
-        """Teacher rollouts that may join this step, to be scored in the old-policy pass; keys of their own."""
-        ...
-
-    def adjust(
-        self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
-    ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
-        """Advantages of the shaped groups after a bound on those of teachers, and metrics; before the filter."""
+        """Teacher rollouts that may join this step, with new keys, to be scored with the others."""
         ...
 
     def shape(
@@ -61,15 +73,23 @@ class Shaping(Protocol):
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        """Shaped groups and the step's metrics of the shaping.
+        """Shaped groups, and the step's metrics of the shaping.
 
-        `scores` are of the old-policy pass; `teachers` what `candidates` gave, or gave when the step was drawn.
+        Args:
+            scores: of the old-policy pass.
+            teachers: what `candidates` gave, or gave when the step was drawn.
         """
+        ...
+
+    def adjust(
+        self, groups: Sequence[Group], advantages: Mapping[RolloutKey, float]
+    ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
+        """Bounds the advantages of teachers before the filter; gives all of them, and metrics."""
         ...
 
 
 class Advantage(Protocol):
-    """Rewards of one wave of one group to one number a rollout."""
+    """Turns the rewards of one wave of one group into one number per rollout."""
 
     def __call__(self, rewards: Floats) -> Floats:
         """[G] shaped rewards -> [G] advantages."""
@@ -77,24 +97,30 @@ class Advantage(Protocol):
 
 
 class Filter(Protocol):
-    """Which rollouts teach."""
+    """Decides which rollouts are trained on."""
 
-    def keep(self, group: Group, advantages: Mapping[RolloutKey, float]) -> tuple[Rollout, ...]:
-        """The rollouts of the group to train on, in canonical order; () drops the group."""
+    fates: tuple[str, ...]  # that it can give besides "trained"
+
+    def judge(self, group: Group, advantages: Mapping[RolloutKey, float]) -> dict[RolloutKey, str]:
+        """The fate of every rollout of a shaped group: "trained", or why not (see `fates.py`)."""
         ...
 
     def metrics(self, kept: Mapping[RolloutKey, float]) -> dict[str, float]:
-        """Of a step, from the advantages of all that was kept."""
+        """Metrics of a step, from the advantages of all rollouts that it passed."""
         ...
 
 
 class Reweight(Protocol):
-    """Token advantages from rollout advantages."""
+    """Makes token advantages of rollout advantages."""
 
     def weigh(
         self, samples: Sequence[Sample], entropy_mean: float
     ) -> tuple[list[Sample], dict[str, float]]:
-        """Samples with new `advantage` [N], and metrics. `entropy_mean` is the step's `entropy/mean`, in nats."""
+        """Samples with new `advantage` [N], and metrics.
+
+        Args:
+            entropy_mean: the step's `entropy/mean`, in nats.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -103,7 +129,10 @@ class Reweight(Protocol):
 
 
 class Reuse(Protocol):
-    """What is trained on besides, or instead of, the new batch."""
+    """Decides what is trained on besides, or instead of, the new batch."""
+
+    fates: tuple[str, ...]  # that it can give: "queued" and "overflowed", or none
+    overflowed: Sequence[Sample]  # what the last `take` lost, also of earlier steps
 
     def take(self, step: int, new: Sequence[Sample]) -> list[Sample]:
         """The samples to train on now; those not of this step are marked source='queue'."""
@@ -114,11 +143,15 @@ class Reuse(Protocol):
         ...
 
     def replay(self, step: int) -> list[Sample]:
-        """A further batch to train on with its stored fields, marked source='replay'; mostly empty."""
+        """A further batch to train on, as it was stored, marked source='replay'; mostly empty."""
         ...
 
     def updates(self, samples: Sequence[Sample], per_batch: int) -> int:
-        """Optimizer steps to make on what `take` or `replay` gave; `per_batch` is learner.updates_per_rollout."""
+        """The number of optimizer steps to make on what `take` or `replay` gave.
+
+        Args:
+            per_batch: learner.updates_per_rollout.
+        """
         ...
 
     def metrics(self, step: int) -> dict[str, float]:

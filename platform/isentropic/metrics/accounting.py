@@ -1,8 +1,9 @@
-"""Where an update's gradient mass sits, which tokens move the entropy, and by how much. specs/ce_gppo.md 5.3.
+"""Where an update's gradient mass sits, which tokens move the entropy, and by how much.
 
-Everything here is a function of the token table and of `push`, the derivative -d loss / d logprob of the update's
-loss by each token (loss_weight * token_weight * F * A in the specs' words, plus what added terms give). So it holds
-for any objective, and depends on no packing. An empty denominator gives 0.
+Everything here is a function of the token table and of `push`, the derivative -d loss / d logprob
+of the update's loss by each token: loss_weight * token_weight * F * A, with F the factor of CE-GPPO
+(arXiv:2509.20712, Eq. 8 to 10) or of another objective, plus what added terms give. So it holds for
+any objective, and depends on no packing. An empty denominator gives 0. Keys: docs/metrics.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_range
+from isentropic.columns import WEIGHTS
 from isentropic.metrics.classes import (
     CLASSES,
-    LOG_RATIO_LIMIT,
     ClipSides,
     bounded_ratio,
     class_index,
@@ -23,7 +24,8 @@ from isentropic.metrics.classes import (
     high_by_sensitivity,
 )
 from isentropic.metrics.panel import build_counterfactuals
-from isentropic.metrics.tokens import Array, Mask, TokenTable
+from isentropic.metrics.tokens import Array, Mask, TokenTable, token_table
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 
 RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
 
@@ -33,9 +35,8 @@ class AccountingConfig:
     """What the accounting of entropy measures; the values live in conf/accounting/."""
 
     p_split: float  # a token is high-probability (HP) from this old probability on
-    recheck_share: (
-        float  # of the rollouts whose entropy is measured again after the step; 0 measures none
-    )
+    # Share of the rollouts whose entropy is measured again after the step; 0 measures none.
+    recheck_share: float
     counterfactuals: dict[str, Any]  # label -> objective: what it would have done on the same batch
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class AccountingConfig:
 
 
 def share(part: float, whole: float) -> float:
-    """part / whole, and 0 where there is nothing to share."""
+    """part / whole, and 0 if there is nothing to share."""
     return float(part) / float(whole) if whole else 0.0
 
 
@@ -55,21 +56,21 @@ def update_metrics(
     push: Array,
     bounds: Mapping[str, float | None],
     p_split: float,
-    own: Mapping[str, Array] | None = None,
+    token_metrics: Mapping[str, Array] | None = None,
 ) -> dict[str, float]:
-    """All metrics of one update, by the names of specs/ce_gppo.md 5.3.
+    """Compute all metrics of one update.
 
     Args:
         table: the tokens of the update.
         push: [N] -d loss / d logprob of the update's loss, reward units; weights included.
         bounds: the objective's coefficients; `clip_low`, `clip_high` and `dual_clip` are read.
         p_split: HP from this probability on.
-        own: the objective's token metrics. `ratio` is the ratio it used (of the sequence for GSPO), else the token's
-            own; for the rest see `clip_sides`.
+        token_metrics: the objective's token metrics. `ratio` is the ratio it used (of the sequence for GSPO),
+            else the token's own; for the rest see `clip_sides`.
     """
-    own = own or {}
-    ratio = np.asarray(own.get("ratio", bounded_ratio(table.log_ratio)), dtype=np.float64)
-    sides = clip_sides(ratio, table.advantage, bounds, own)
+    token_metrics = token_metrics or {}
+    ratio = np.asarray(token_metrics.get("ratio", bounded_ratio(table.log_ratio)), dtype=np.float64)
+    sides = clip_sides(ratio, table.advantage, bounds, token_metrics)
     high = high_by_probability(table.old_logprob, p_split)
     metrics = _fractions(table, sides, high)
     metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split)
@@ -84,12 +85,13 @@ def update_metrics(
 def gradient_metrics(
     table: TokenTable, *, push: Array, sides: ClipSides, p_split: float
 ) -> dict[str, float]:
-    """Gradient mass and first-order entropy change, per class and per side of the clip.
+    """Compute gradient mass and first-order entropy change, per class and per side of the clip.
 
     grad_share/*        share of |push|, the magnitude on grad log pi
     grad_share_logit/*  same, times sqrt(1 - 2 p + sum p^2), the L2 norm of d log pi / d logits
-    drift/*             -sum over the class of push * S: the entropy change per unit learning rate, to first
-                        order. Under token_mean, and without mismatch weights, that is -mean(F A S).
+    drift/*             -sum over the class of push * S: the entropy change per unit learning rate,
+                        to first order. Under token_mean, and without mismatch weights, that is
+                        -mean(F A S).
 
     The classes by the sign of S have the suffix _s (grad_share_s/*, drift_s/*).
     """
@@ -114,7 +116,7 @@ def gradient_metrics(
 def mass_shares(
     prefix: str, mass: Array, index: Array, sides: ClipSides | None = None
 ) -> dict[str, float]:
-    """Each class's (and side's) share of the sum of `mass`."""
+    """Compute each class's (and side's) share of the sum of `mass`."""
     total = mass.sum()
     metrics = {name: share(part, total) for name, part in _by_class(prefix, mass, index).items()}
     if sides is not None:
@@ -126,12 +128,14 @@ def mass_shares(
 def mean_over_updates(
     rows: Sequence[Mapping[str, float]], p_split: float = 0.5
 ) -> dict[str, float]:
-    """The step's metrics from those of its updates: the mean of each, and of `ratio/max` the largest.
+    """Average the metrics of a step's updates; of `ratio/max` take the largest.
 
     A step without updates gets the metrics of an empty batch, so that every line has the same keys.
     """
     if not rows:
-        empty = TokenTable(**{name: np.zeros(0) for name in _COLUMNS})
+        nothing = np.zeros(0)
+        unweighed = dict.fromkeys(WEIGHTS, ())
+        empty = token_table([], weights=unweighed, logprob=nothing, entropy=nothing)
         return update_metrics(empty, push=np.zeros(0), bounds={}, p_split=p_split)
     means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     if "ratio/max" in means:
@@ -139,13 +143,11 @@ def mean_over_updates(
     return means
 
 
-_COLUMNS = tuple(name for name in TokenTable.__dataclass_fields__ if name != "ref_logprob")
-
-
 def _fractions(table: TokenTable, sides: ClipSides, high: Mask) -> dict[str, float]:
-    """Token shares: of the classes, of the clipped sides, of the pessimistic sides."""
+    """Count token shares: of the classes, of the clipped sides, of the pessimistic sides."""
     count = len(table)
-    low, right = int(sides.low.sum()), int(sides.high.sum())
+    low = int(sides.low.sum())
+    right = int(sides.high.sum())
     metrics = {}
     by_sensitivity = high_by_sensitivity(table.sensitivity)
     for prefix, is_high in (("frac", high), ("frac_s", by_sensitivity)):
@@ -169,13 +171,13 @@ def _fractions(table: TokenTable, sides: ClipSides, high: Mask) -> dict[str, flo
 
 
 def _by_class(prefix: str, values: Array, index: Array) -> dict[str, float]:
-    """Sums of `values` over each class."""
+    """Sum `values` over each class."""
     sums = np.bincount(index, weights=values, minlength=len(CLASSES))
     return {f"{prefix}/{name}": float(part) for name, part in zip(CLASSES, sums, strict=True)}
 
 
 def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:
-    """KL(old || current) by the estimators k1 and k3 on the tokens' own log ratio; quantiles of the ratio used."""
+    """Estimate KL(old || current) by k1 and k3 on the token ratio; quantiles of the ratio used."""
     bounded = np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     quantiles = (
         np.quantile(ratio, list(RATIO_QUANTILES.values())) if len(ratio) else np.full(3, np.nan)

@@ -1,8 +1,9 @@
-"""The four token classes of CE-GPPO, and the sides of the clip. specs/ce_gppo.md 5.2 and 5.3.
+"""The four token classes of CE-GPPO (arXiv:2509.20712), and the sides of the clip.
 
-A token is told by the sign of its advantage (PA, NA) and by whether it is a high- or low-probability token
-(HP, LP). HP and LP are decided both ways: by a probability split, as the paper does, and by the sign of the exact
-sensitivity S, which says whether pushing the token up lowers (S > 0) or raises the entropy.
+A token is classed by the sign of its advantage (PA, NA) and by whether it is a high- or
+low-probability token (HP, LP). HP and LP are decided both ways: by a probability split, as the
+paper does, and by the sign of the exact sensitivity S, which says whether pushing the token up
+lowers (S > 0) or raises the entropy.
 """
 
 from collections.abc import Mapping
@@ -12,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentropic.metrics.tokens import Array, Mask
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 
 CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
-LOG_RATIO_LIMIT = 20.0  # as in the objectives: beyond it a ratio says nothing and may overflow
 
 
 def bounded_ratio(log_ratio: Array) -> Array:
-    """[N] exp(log_ratio), the log clamped to [-20, 20] (specs/objectives.md 12)."""
+    """[N] exp(log_ratio), the log clamped to +-20 as in the objectives."""
     return np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
@@ -53,19 +54,21 @@ def clip_sides(
     ratio: Array,
     advantage: Array,
     bounds: Mapping[str, float | None],
-    own: Mapping[str, Array] | None = None,
+    token_metrics: Mapping[str, Array] | None = None,
 ) -> ClipSides:
-    """The sides of the clip, at the objective's own bounds.
+    """Find the sides of the clip, at the objective's own bounds.
 
-    An objective that says itself which tokens it clips (`own`: BAPO's searched bounds, DPPO's probabilities) is
-    believed; the sign of A is asked for on top, since CISPO clips its weights for either sign. What the objective
-    has not (`clip_low`, `clip_high` or `dual_clip` missing, or None) clips nothing: masks all False, metrics 0.
+    An objective that says itself which tokens it clips (BAPO's searched bounds, DPPO's
+    probabilities) is believed; the sign of A is required on top, since CISPO clips its weights for
+    either sign. A bound that the objective lacks (`clip_low`, `clip_high` or `dual_clip` missing,
+    or None) clips nothing: masks all False, metrics 0.
 
     Args:
         ratio: [N] as the objective sees it: of the token or of the sequence.
         advantage: [N].
         bounds: the objective's coefficients of this step.
-        own: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and `clip/dual_frac` [N] are read.
+        token_metrics: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and `clip/dual_frac`
+            [N] are read.
     """
     none = np.zeros(len(ratio), dtype=bool)
     clip_low, clip_high, dual_clip = (
@@ -74,12 +77,12 @@ def clip_sides(
     is_below = none if clip_low is None else ratio < 1 - clip_low
     is_above = none if clip_high is None else ratio > 1 + clip_high
     is_beyond = none if dual_clip is None else ratio > dual_clip
-    own = own or {}
+    token_metrics = token_metrics or {}
     negative, positive = advantage < 0, advantage > 0
     return ClipSides(
-        low=np.asarray(own.get("clip/low_frac", is_below)).astype(bool) & negative,
-        high=np.asarray(own.get("clip/high_frac", is_above)).astype(bool) & positive,
+        low=np.asarray(token_metrics.get("clip/low_frac", is_below)).astype(bool) & negative,
+        high=np.asarray(token_metrics.get("clip/high_frac", is_above)).astype(bool) & positive,
         below=is_below & positive,
         above=is_above & negative,
-        dual=np.asarray(own.get("clip/dual_frac", is_beyond)).astype(bool) & negative,
+        dual=np.asarray(token_metrics.get("clip/dual_frac", is_beyond)).astype(bool) & negative,
     )

@@ -1,4 +1,7 @@
-"""What other objectives would have done on the batch that was trained on: no further forward pass, [N] leaves alone."""
+"""What other objectives would have done on the batch that was trained on.
+
+No further forward pass: only [N] leaves are needed.
+"""
 
 from collections.abc import Mapping
 
@@ -15,24 +18,10 @@ from isentropic.objectives.loss.leaves import leaf_gradients
 
 
 def loss_fields(table: TokenTable) -> dict[str, Tensor]:
-    """The table's columns as the objectives take them: [N] float64 (ids int64, is_teacher bool), no copy."""
-    names = (
-        "logprob",
-        "old_logprob",
-        "rollout_logprob",
-        "advantage",
-        "old_entropy",
-        "entropy",
-        "sensitivity",
-    )
-    columns = {
-        name: getattr(table, name) for name in (*names, "loss_weight", "token_weight", "reward")
-    }
-    columns |= {"sequence_id": table.sequence_id, "is_teacher": table.is_teacher}
-    if table.ref_logprob is not None:
-        columns["ref_logprob"] = table.ref_logprob
+    """Give the table's columns as the objectives take them: [N] tensors, no copy."""
     return {
-        name: torch.from_numpy(np.ascontiguousarray(column)) for name, column in columns.items()
+        name: torch.from_numpy(np.ascontiguousarray(column))
+        for name, column in table.columns.items()
     }
 
 
@@ -45,15 +34,16 @@ def counterfactual_metrics(
     seed: int,
     p_split: float,
 ) -> dict[str, float]:
-    """For each objective of the panel, on the tokens of one update:
+    """Compute the metrics of each objective of the panel, on the tokens of one update.
 
         cf/<label>/grad_share/<class>, /low, /high   its gradient mass
-        cf/<label>/mass                              its sum of |push| over that of the loss used
-        cf/<label>/drift                             its predicted entropy change per unit learning rate
-        cf/<label>/cosine                            of its push and the one used, over the tokens; 0 where either is 0
+        cf/<label>/mass       its sum of |push| over that of the loss used
+        cf/<label>/drift      its predicted entropy change per unit learning rate
+        cf/<label>/cosine     of its push and the one used, over the tokens; 0 if either is 0
 
-    The tokens are those that the objective used has reached: after the first update the panel says what the others
-    would do from here, not where they would be. Added loss terms are left out of the panel's losses.
+    The tokens are those that the objective used has reached: after the first update the panel says
+    what the others would do from here, not where they would be. Added loss terms are left out of
+    the panel's losses.
 
     Args:
         table: the tokens of the update.
@@ -71,8 +61,10 @@ def counterfactual_metrics(
         coefficients = config.at(step)
         leaves = leaf_gradients(config, coefficients, fields, seed=seed)
         push = -leaves.d_logprob.numpy()
-        own = {name: value.numpy() for name, value in leaves.metrics.items()}
-        sides = clip_sides(own.get("ratio", token_ratio), table.advantage, coefficients, own)
+        token_metrics = {name: value.numpy() for name, value in leaves.metrics.items()}
+        sides = clip_sides(
+            token_metrics.get("ratio", token_ratio), table.advantage, coefficients, token_metrics
+        )
         mass = np.abs(push)
         metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
         metrics[f"cf/{label}/mass"] = share(mass.sum(), used_mass)

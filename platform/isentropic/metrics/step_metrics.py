@@ -1,13 +1,16 @@
 """Metrics of a step's rollouts: reward, groups, lengths, age, and the engine against the learner."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from isentropic.columns import join
+from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.evaluation import is_right
-from isentropic.metrics.tokens import Array
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
 
 NAN = float("nan")
@@ -44,6 +47,19 @@ def response_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
             np.mean([rollout.finish_reason == "length" for rollout in own])
         ),
     }
+
+
+def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> dict[str, float]:
+    """`fate/<name>_frac`: what became of the policy's rollouts of this step, all waves; the shares sum to 1.
+
+    Teachers are left out, and so are rollouts of earlier steps that left the queue in this one.
+
+    Args:
+        possible: every fate that the method can give (`Method.possible_fates`); one that none had is 0.
+    """
+    drawn = [fate for fate in fates if fate.rollout.step == step and not fate.rollout.is_teacher]
+    counts = Counter(fate.name for fate in drawn)
+    return {f"fate/{name}_frac": counts[name] / max(len(drawn), 1) for name in possible}
 
 
 def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
@@ -87,8 +103,8 @@ def mismatch_metrics(
         for rollout in rollouts
         if not rollout.is_teacher and rollout.temperature == temperature
     ]
-    engine = _tokens([rollout.rollout_logprob for rollout in same])
-    learner = _tokens([scores[rollout.key].logprob for rollout in same])
+    engine = join([rollout.rollout_logprob for rollout in same]).astype(np.float64)
+    learner = join([scores[rollout.key].logprob for rollout in same]).astype(np.float64)
     if not len(engine):
         return {
             f"mismatch/{name}": NAN
@@ -108,12 +124,7 @@ def mismatch_metrics(
 def initial_kl(scores: Sequence[TokenScores]) -> dict[str, float]:
     """`kl/initial`: KL(policy || reference model) by k3, over tokens that the policy drew; NaN without a reference."""
     scored = [score for score in scores if score.ref_logprob is not None]
-    log_ratio = _tokens([score.ref_logprob for score in scored]) - _tokens(
-        [score.logprob for score in scored]
-    )
-    bounded = np.clip(log_ratio, -20, 20)
+    reference = join([score.ref_logprob for score in scored]).astype(np.float64)
+    log_ratio = reference - join([score.logprob for score in scored])
+    bounded = np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return {"kl/initial": float((np.expm1(bounded) - bounded).mean()) if len(bounded) else NAN}
-
-
-def _tokens(parts: Sequence[np.ndarray]) -> Array:
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)

@@ -1,53 +1,39 @@
-"""The token table: every number the metrics need, one row a response token, in canonical order.
+"""The token table: every number the metrics need, per response token, in canonical order.
 
-The learner returns `logprob` and `entropy` per update; the controller has the rest. What is computed from the
-table cannot depend on packing, microbatches or ranks.
+The learner returns `logprob` and `entropy` per update; the controller has the rest. What is
+computed from the table cannot depend on packing, microbatches or ranks.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isentropic.columns import COLUMNS, WEIGHTS, columns, join
 from isentropic.records import Sample
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTable:
-    """[N] float64 each, but for the integer and boolean columns. Tokens of a response stand together, in order."""
+    """Columns [N] by name, read as attributes: `table.advantage`.
 
-    logprob: Array  # nats, under the weights of this update
-    old_logprob: Array  # nats, under the weights the step began with
-    rollout_logprob: Array  # nats, as the engine sampled; NaN for teachers
-    advantage: Array  # reward units
-    old_entropy: Array  # nats, under the old weights
-    entropy: Array  # nats, under the weights of this update
-    sensitivity: Array  # S of specs/ce_gppo.md 5.2, under the old weights
-    sum_p2: Array  # sum over the vocabulary of p^2, under the old weights
-    loss_weight: Array  # share of the update's loss; 1 / N under token_mean
-    token_weight: Array  # correction of the engine's mismatch; 1 where none
-    sequence_id: NDArray[np.int64]  # 0, 1, ...: which response
-    position: NDArray[np.int64]  # index inside the response
-    response_length: NDArray[np.int64]  # tokens of that response
-    reward: Array  # of the task, repeated over the response
-    is_teacher: Mask
-    temperature: Array
-    ref_logprob: Array | None = None  # nats, under the reference model, where one was asked
+    Those of `columns.COLUMNS` and `columns.WEIGHTS`; `logprob` and `entropy` under the weights of
+    the update, in nats; `sequence_id`, which response (0, 1, ...). float64, but for the integer and
+    boolean ones. Tokens of a response stand together, in order.
+    """
 
-    def __post_init__(self) -> None:
-        lengths = {
-            field.name: len(getattr(self, field.name))
-            for field in fields(self)
-            if self._has(field.name)
-        }
+    def __init__(self, **columns: NDArray) -> None:
+        lengths = {name: len(column) for name, column in columns.items()}
         assert len(set(lengths.values())) == 1, f"columns of one table differ in length: {lengths}"
+        self.columns = columns
 
-    def _has(self, name: str) -> bool:
-        return getattr(self, name) is not None
+    def __getattr__(self, name: str) -> Any:
+        if name == "columns" or name not in self.columns:
+            raise AttributeError(f"the token table has no column {name!r}")
+        return self.columns[name]
 
     def __len__(self) -> int:
         return len(self.logprob)
@@ -62,55 +48,34 @@ class TokenTable:
         """[N] what multiplies a token's loss in the update: loss_weight * token_weight."""
         return self.loss_weight * self.token_weight
 
-    def rows(self, which: Mask | NDArray[np.int64]) -> "TokenTable":
-        """The rows of `which`, a mask or indices, in that order."""
-        columns = {
-            field.name: getattr(self, field.name)[which]
-            for field in fields(self)
-            if self._has(field.name)
-        }
-        return replace(self, **columns)
-
 
 def token_table(
-    samples: Sequence[Sample], *, loss_weight: Array, logprob: Array, entropy: Array
+    samples: Sequence[Sample],
+    *,
+    weights: Mapping[str, Sequence[float]],
+    logprob: NDArray,
+    entropy: NDArray,
 ) -> TokenTable:
-    """The table of one update.
+    """Make the table of one update.
 
     Args:
         samples: what the update was trained on, in canonical order.
-        loss_weight, logprob, entropy: [N] over the response tokens of `samples`, end to end; the last two as the
-            learner returned them.
+        weights: by name (`columns.WEIGHTS`), what every token of each sample weighs.
+        logprob, entropy: [N] over the response tokens of `samples`, end to end, as the learner
+            returned them.
     """
     lengths = np.array([sample.rollout.num_response_tokens for sample in samples], dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
-    total = int(lengths.sum())
-
-    def tokens(parts: Sequence[NDArray]) -> Array:
-        return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
-
-    def repeated(values: Sequence[float], dtype: type = np.float64) -> NDArray:
-        return np.repeat(np.array(values, dtype=dtype), lengths)
-
-    has_reference = bool(samples) and all(sample.old.ref_logprob is not None for sample in samples)
+    parts = [columns(sample) for sample in samples]
+    names = [name for name in COLUMNS if all(name in part for part in parts)]
+    read = {name: join([part[name] for part in parts]) for name in names}
+    read |= {"logprob": np.asarray(logprob), "entropy": np.asarray(entropy)}
+    read |= {name: np.repeat(np.array(weights[name], np.float64), lengths) for name in WEIGHTS}
     return TokenTable(
-        logprob=np.asarray(logprob, dtype=np.float64),
-        old_logprob=tokens([sample.old.logprob for sample in samples]),
-        rollout_logprob=tokens([sample.rollout.rollout_logprob for sample in samples]),
-        advantage=tokens([sample.advantage for sample in samples]),
-        old_entropy=tokens([sample.old.entropy for sample in samples]),
-        entropy=np.asarray(entropy, dtype=np.float64),
-        sensitivity=tokens([sample.old.sensitivity for sample in samples]),
-        sum_p2=tokens([sample.old.sum_p2 for sample in samples]),
-        loss_weight=np.asarray(loss_weight, dtype=np.float64),
-        token_weight=tokens([sample.token_weight for sample in samples]),
-        sequence_id=repeated(range(len(samples)), np.int64),
-        position=np.arange(total) - np.repeat(starts, lengths),
-        response_length=np.repeat(lengths, lengths),
-        reward=repeated([sample.rollout.reward for sample in samples]),
-        is_teacher=repeated([sample.rollout.is_teacher for sample in samples], bool),
-        temperature=repeated([sample.rollout.temperature for sample in samples]),
-        ref_logprob=tokens([sample.old.ref_logprob for sample in samples])
-        if has_reference
-        else None,
+        sequence_id=np.repeat(np.arange(len(samples)), lengths),
+        **{name: _exact(column) for name, column in read.items()},
     )
+
+
+def _exact(column: NDArray) -> NDArray:
+    """Widen floats to float64: sums over many tokens are taken of them."""
+    return column.astype(np.float64) if column.dtype.kind == "f" else column

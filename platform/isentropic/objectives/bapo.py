@@ -1,4 +1,4 @@
-"""BAPO: clip bounds searched afresh for every minibatch, until positive and negative parts balance."""
+"""BAPO: clip bounds are searched per minibatch, until positive and negative parts balance."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import clip_between
-from isentropic.objectives.loss.objective import ObjectiveConfig, check_dual_clip
-from isentropic.objectives.loss.schedule import check_coefficient, resolve
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import (
+    ObjectiveConfig,
+    TokenLoss,
+    bounded_exp,
+    check_coefficient,
+    check_dual_clip,
+    resolve,
+)
 
 
 def bapo(
@@ -24,7 +29,7 @@ def bapo(
     target_ratio: float,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """Clipped surrogate with adaptive bounds (BAPO, arXiv:2510.18927; the search of the released code).
+    """Clipped surrogate with adaptive bounds (BAPO, arXiv:2510.18927; search as in its code).
 
         F+ = sum of max(rhat A, 0), F- = sum of max(-rhat A, 0),
         rhat = min(r, c_high) where A >= 0, max(r, c_low) where A < 0
@@ -32,12 +37,14 @@ def bapo(
         while F+ < target_ratio * F- and c_high < c_high_max:  c_high += step, at most c_high_max
         loss_t = -min(r_t * A_t, clamp(r_t, c_low, c_high) * A_t)
 
-    The sums go over the tokens given: a whole minibatch. The bounds found are metrics. F- = 0 ends the search.
+    The sums go over the tokens given: a whole minibatch. The bounds that the search ends with are
+    metrics. F- = 0 ends the search.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        c_low, c_high: where the bounds on the RATIO start, and c_low_max, c_high_max where they end.
+        c_low, c_high: the bounds on the RATIO at the start of the search.
+        c_low_max, c_high_max: the bounds on the RATIO at its end.
         step: of the search, in units of the ratio.
         target_ratio: F+ / F- to reach (the paper's share rho of the total is rho / (1 - rho) here).
         dual_clip: as in `clip`.
@@ -64,6 +71,9 @@ def bapo(
 @dataclass(frozen=True, kw_only=True)
 class BapoConfig(ObjectiveConfig):
     """Coefficients of `objectives.bapo`; bounds are ratios, not widths."""
+
+    function = staticmethod(bapo)
+    needs_minibatch = True
 
     c_low: Any
     c_low_max: Any

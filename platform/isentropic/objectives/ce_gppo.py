@@ -7,21 +7,19 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.clip import cap_dual
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
-    check_clip,
-    check_dual_clip,
-    lower_bound,
-    upper_bound,
-)
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import (
     TokenLoss,
     above,
     below,
     bounded_exp,
+    check_clip,
+    check_coefficient,
+    check_dual_clip,
     clip_metrics,
+    lower_bound,
     unit_slope,
+    upper_bound,
 )
 
 
@@ -35,31 +33,36 @@ def ce_gppo(
     beta2: float,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """Gradient-preserving clipping with a coefficient for either side (CE-GPPO, arXiv:2509.20712, Eq. 8 to 10).
+    """Gradient-preserving clipping with a coefficient per side (CE-GPPO, arXiv:2509.20712).
+
+    Equations 8 to 10:
 
         loss_t = -F_t * A_t                        d loss_t / d log_ratio_t = -F_t * A_t
         F_t    = beta1 * (1 - clip_low)            where r_t < 1 - clip_low  and A_t < 0
                  beta2 * (1 + clip_high)           where r_t > 1 + clip_high and A_t > 0
                  r_t                               elsewhere
 
-    So beta1 weighs the punished tokens that fell below the interval (their gradient lowers entropy), beta2 the
-    rewarded ones that rose above it (theirs raises it). Both 0 gives the gradient of PPO, not its loss value; both 1
-    gives GPPO. Exactly on a bound is inside. `log_ratio` beyond +-20 is clamped elsewhere; the two branches need none.
+    So beta1 weighs the punished tokens that fell below the interval (their gradient lowers
+    entropy), beta2 the rewarded ones that rose above it (theirs raises it). Both 0 gives the
+    gradient of PPO, not its loss value; both 1 gives GPPO. Exactly on a bound is inside.
+    `log_ratio` beyond +-20 is clamped elsewhere; the first two branches need no clamp.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        clip_low, clip_high: the interval is [1 - clip_low, 1 + clip_high]; None is no bound on that side.
+        clip_low, clip_high: the interval is [1 - clip_low, 1 + clip_high]; None is no bound.
         beta1, beta2: share of the gradient kept on the low and on the high side, >= 0.
-        dual_clip: of the released code, not of the paper: where A < 0 the loss is at most -dual_clip * A, gradient 0.
+        dual_clip: in the released code, not in the paper: where A < 0 the loss is at most
+            -dual_clip * A, with gradient 0 there.
     """
     lower, upper = lower_bound(clip_low), upper_bound(clip_high)
     value = bounded_exp(log_ratio.detach())
     low = below(value, lower) & (advantage < 0)
     high = above(value, upper) & (advantage > 0)
     kept = low | high
+    # Without a bound no token is on that side: its scale is never used.
     scale = torch.full_like(value, beta2 * (upper or 0.0)).masked_fill(low, beta1 * (lower or 0.0))
-    # Both sides of `where` are finite, as the bounded exp is, so no inf * 0 reaches the backward pass.
+    # Both sides of `where` are finite, as the bounded exp is: no inf * 0 in the backward pass.
     factor = torch.where(kept, scale * unit_slope(log_ratio), bounded_exp(log_ratio))
     loss, dual = cap_dual(-(factor * advantage), advantage, dual_clip)
     return TokenLoss(loss, clip_metrics(value, low, high, dual))
@@ -68,6 +71,8 @@ def ce_gppo(
 @dataclass(frozen=True, kw_only=True)
 class CeGppoConfig(ObjectiveConfig):
     """Coefficients of `objectives.ce_gppo`; each may be a schedule."""
+
+    function = staticmethod(ce_gppo)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

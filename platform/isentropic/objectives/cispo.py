@@ -5,13 +5,17 @@ from typing import Any
 
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
+    TokenLoss,
+    above,
+    below,
+    bounded_exp,
     check_clip,
+    clip_metrics,
     lower_bound,
     upper_bound,
 )
-from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def cispo(
@@ -29,10 +33,11 @@ def cispo(
     The weight is clipped for either sign of A. MiniMax has no lower bound: clip_low None.
 
     Args:
-        log_ratio: [N] logprob - old_logprob in nats; carries the gradient (`logprob` gives its value alone).
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        logprob: [N] nats.
-        clip_low, clip_high: the weight is bounded to [1 - clip_low, 1 + clip_high]; None is no bound.
+        logprob: [N] nats; only its value is used.
+        clip_low, clip_high: the weight is bounded to [1 - clip_low, 1 + clip_high]; None is no
+            bound.
     """
     ratio = bounded_exp(log_ratio.detach())
     lower, upper = lower_bound(clip_low), upper_bound(clip_high)
@@ -46,6 +51,8 @@ def cispo(
 @dataclass(frozen=True, kw_only=True)
 class CispoConfig(ObjectiveConfig):
     """Coefficients of `objectives.cispo`."""
+
+    function = staticmethod(cispo)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

@@ -6,14 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import (
+from isentropic.objectives.loss import (
     ObjectiveConfig,
+    TokenLoss,
+    above,
+    below,
+    bounded_exp,
     check_clip,
     check_dual_clip,
+    clip_metrics,
     lower_bound,
     upper_bound,
 )
-from isentropic.objectives.loss.token_loss import TokenLoss, above, below, bounded_exp, clip_metrics
 
 
 def clip(
@@ -24,19 +28,21 @@ def clip(
     clip_high: float | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """Clipped surrogate (PPO, arXiv:1707.06347; two bounds of DAPO, arXiv:2503.14476; dual clip, arXiv:1912.09729).
+    """Clipped surrogate (PPO, arXiv:1707.06347) with DAPO's two bounds and the dual clip.
 
         r_t    = exp(log_ratio_t)
         loss_t = -min(r_t * A_t, clamp(r_t, 1 - clip_low, 1 + clip_high) * A_t)
         loss_t = min(loss_t, -dual_clip * A_t)                                      where A_t < 0
 
-    A token already past its bound, in the direction its advantage asks for, gets no gradient. Exactly on a bound
-    it is inside. `log_ratio` beyond +-20 is clamped, gradient 0.
+    A token already past its bound, in the direction its advantage asks for, gets no gradient.
+    Exactly on a bound it is inside. `log_ratio` beyond +-20 is clamped, gradient 0. The two bounds
+    are those of DAPO (arXiv:2503.14476), the dual clip is that of arXiv:1912.09729.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
-        clip_low, clip_high: the ratio is bounded to [1 - clip_low, 1 + clip_high]; None is no bound.
+        clip_low, clip_high: the ratio is bounded to [1 - clip_low, 1 + clip_high]; None is no
+            bound.
         dual_clip: ratio beyond which a token with A < 0 is silent; None is off.
     """
     return clip_between(
@@ -51,7 +57,7 @@ def clip_between(
     upper: float | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """The same with the bounds given as ratios."""
+    """Compute `clip` with the bounds given as ratios."""
     ratio = bounded_exp(log_ratio)
     low = below(ratio, lower) & (advantage < 0)
     high = above(ratio, upper) & (advantage > 0)
@@ -66,7 +72,7 @@ def clip_between(
 def cap_dual(
     loss: Tensor, advantage: Tensor, dual_clip: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """The dual clip: where A < 0 no loss above -dual_clip * A, gradient 0 there. Returns which tokens it caught."""
+    """Cap the loss at -dual_clip * A where A < 0, gradient 0 there; say which tokens it caught."""
     if dual_clip is None:
         return loss, None
     cap = -dual_clip * advantage
@@ -77,6 +83,8 @@ def cap_dual(
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig(ObjectiveConfig):
     """Coefficients of `objectives.clip`; the values live in conf/objective/."""
+
+    function = staticmethod(clip)
 
     clip_low: Any  # distance below ratio 1; null is no bound
     clip_high: Any  # distance above ratio 1; null is no bound

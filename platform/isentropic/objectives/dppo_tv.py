@@ -1,4 +1,4 @@
-"""DPPO with total variation: tokens are dropped by the change of their probability, not of their ratio."""
+"""DPPO with total variation: tokens are dropped by the change of their probability."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,9 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp, clip_metrics
+from isentropic.objectives.loss import (
+    ObjectiveConfig,
+    TokenLoss,
+    bounded_exp,
+    check_coefficient,
+    clip_metrics,
+)
 
 
 def dppo_tv(
@@ -20,7 +24,7 @@ def dppo_tv(
     delta: float,
     square_coef: float = 0.0,
 ) -> TokenLoss:
-    """Divergence PPO, total-variation mask (DPPO, arXiv:2602.04879; square term of prime-rl's default loss).
+    """Divergence PPO with the total-variation mask (DPPO, arXiv:2602.04879).
 
         d_t    = exp(logprob_t) - exp(old_logprob_t)
         loss_t = 0                     where A_t > 0 and d_t > delta, or A_t < 0 and d_t < -delta
@@ -28,11 +32,11 @@ def dppo_tv(
         loss_t += square_coef * log_ratio_t^2                              for every token
 
     Args:
-        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 inside r_t.
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 in r_t.
         advantage: [N] in reward units, no gradient.
         logprob, old_logprob: [N] nats.
         delta: probability, in (0, 1).
-        square_coef: >= 0.
+        square_coef: >= 0; the square term is that of prime-rl's default loss.
     """
     shift = logprob.detach().exp() - old_logprob.exp()
     low = (shift < -delta) & (advantage < 0)
@@ -45,6 +49,8 @@ def dppo_tv(
 @dataclass(frozen=True, kw_only=True)
 class DppoTvConfig(ObjectiveConfig):
     """Coefficients of `objectives.dppo_tv`."""
+
+    function = staticmethod(dppo_tv)
 
     delta: Any  # largest change of probability
     square_coef: Any  # of the square of the log ratio

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from isentropic.objectives.ce_gppo import ce_gppo
 from isentropic.objectives.clip import ClipConfig
-from isentropic.objectives.loss.token_loss import TokenLoss
+from isentropic.objectives.loss import TokenLoss
 
 
 def gppo(
@@ -17,10 +17,12 @@ def gppo(
     clip_high: float | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """GPPO of Klear-Reasoner (arXiv:2508.07629, Eq. 11): a clipped token keeps the gradient of the bound.
+    """GPPO (Klear-Reasoner, arXiv:2508.07629, Eq. 11): a clipped token keeps the bound's gradient.
 
-        loss_t = -F_t * A_t,   F_t = 1 - clip_low where r_t < 1 - clip_low and A_t < 0,
-                                     1 + clip_high where r_t > 1 + clip_high and A_t > 0, r_t elsewhere
+        loss_t = -F_t * A_t
+        F_t    = 1 - clip_low     where r_t < 1 - clip_low  and A_t < 0
+                 1 + clip_high    where r_t > 1 + clip_high and A_t > 0
+                 r_t              elsewhere
 
     The forward value equals PPO's. Arguments as in `ce_gppo`.
     """
@@ -38,3 +40,5 @@ def gppo(
 @dataclass(frozen=True, kw_only=True)
 class GppoConfig(ClipConfig):
     """Coefficients of `objectives.gppo`: those of `clip`."""
+
+    function = staticmethod(gppo)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp, unit_slope
+from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, unit_slope
 
 
 def reinforce(log_ratio: Tensor, advantage: Tensor) -> TokenLoss:
@@ -24,3 +23,5 @@ def reinforce(log_ratio: Tensor, advantage: Tensor) -> TokenLoss:
 @dataclass(frozen=True, kw_only=True)
 class ReinforceConfig(ObjectiveConfig):
     """`objectives.reinforce` has no coefficient."""
+
+    function = staticmethod(reinforce)

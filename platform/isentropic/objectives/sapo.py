@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
 
 def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float) -> TokenLoss:
     """Soft adaptive gate (SAPO, arXiv:2511.20347).
 
-        loss_t = -(4 / tau) * sigmoid(tau * (r_t - 1)) * A_t,   tau = tau_pos where A_t > 0, else tau_neg
+        loss_t = -(4 / tau) * sigmoid(tau * (r_t - 1)) * A_t
+        tau    = tau_pos where A_t > 0, else tau_neg
 
-    d loss_t / d log_ratio_t = -4 s (1 - s) r_t A_t with s the sigmoid: -A_t at r_t = 1, fading out on both sides.
+    d loss_t / d log_ratio_t = -4 s (1 - s) r_t A_t with s the sigmoid: -A_t at r_t = 1, fading out
+    on both sides.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20.
@@ -33,6 +33,8 @@ def sapo(log_ratio: Tensor, advantage: Tensor, *, tau_pos: float, tau_neg: float
 @dataclass(frozen=True, kw_only=True)
 class SapoConfig(ObjectiveConfig):
     """Coefficients of `objectives.sapo`."""
+
+    function = staticmethod(sapo)
 
     tau_pos: Any  # steepness where A > 0
     tau_neg: Any  # steepness elsewhere

@@ -65,9 +65,58 @@ def test_the_manifest_cannot_name_files_outside(tmp_path):
     (tmp_path / "secret").write_text("x")
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["digest"]
+    checkpoints.write_manifest(path, manifest)
     with pytest.raises(CheckpointError, match="outside the checkpoint"):
         checkpoints.verify(path)
+
+
+@pytest.mark.parametrize("key", ["step", "policy_version", "next_draw"])
+def test_a_manifest_protects_itself(tmp_path, key):
+    """One bit of next_draw would skip draws, or draw them twice."""
+    make(tmp_path, 20)
+    path = make(tmp_path, 40) / "manifest.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {key: values[key] ^ 1}))
+    warnings = []
+
+    assert checkpoints.latest(tmp_path, warnings.append)[1].step == 20
+    assert "digest" in warnings[0]
+
+
+def test_a_checkpoint_under_another_steps_name_is_not_that_step(tmp_path):
+    make(tmp_path, 20).rename(tmp_path / "step_000030")
+    with pytest.raises(CheckpointError, match="holds the state after step 20"):
+        checkpoints.verify(tmp_path / "step_000030")
+
+
+def test_a_manifest_without_a_digest_is_of_an_older_version(tmp_path):
+    path = make(tmp_path, 20)
+    values = json.loads((path / "manifest.json").read_text())
+    del values["digest"]
+    (path / "manifest.json").write_text(json.dumps(values))
+    assert checkpoints.verify(path).step == 20
+
+
+def test_a_damaged_checkpoint_takes_no_place_among_the_newest(tmp_path):
+    for step in (10, 20, 30):
+        make(tmp_path, step)
+    flip_a_bit(make(tmp_path, 40))
+    checkpoints.prune(tmp_path, keep_last=2, keep=set())
+
+    assert list(checkpoints.listed(tmp_path)) == [20, 30, 40]
+    assert checkpoints.latest(tmp_path, [].append)[1].step == 30
+
+
+def test_damage_after_a_checkpoint_was_verified_is_seen(tmp_path):
+    verified = {}
+    for step in (10, 20, 30):
+        make(tmp_path, step)
+    checkpoints.prune(tmp_path, keep_last=3, keep=set(), verified=verified)
+    (tmp_path / "step_000030" / "controller.npz").write_bytes(b"short")
+    checkpoints.prune(tmp_path, keep_last=1, keep=set(), verified=verified)
+
+    assert list(checkpoints.listed(tmp_path)) == [20, 30]
 
 
 def test_other_folders_stay_and_order_is_by_number(tmp_path):

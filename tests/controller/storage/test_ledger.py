@@ -5,6 +5,8 @@ import random
 from dataclasses import fields, replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from isentropic.controller.storage.ledger import (
@@ -46,7 +48,7 @@ def batch():
         Group(
             draw=9, prompt=PROMPT, rollouts=(rollout(9, 0), rollout(9, 1), rollout(9, 0, wave=1))
         ),
-        Group(draw=4, prompt=PROMPT, rollouts=(rollout(4, 0, reward=math.nan),)),
+        Group(draw=4, prompt=PROMPT, rollouts=(rollout(4, 0, reward=0.1),)),
     )
     return Batch(
         step=3, groups=groups, next_draw=10, source_step=2, policy_version=16, reward_errors=1
@@ -66,7 +68,7 @@ def test_round_trip(batch, tmp_path):
 
 def test_teachers_are_kept_apart(batch, tmp_path):
     teacher = replace(
-        rollout(9, 2),
+        rollout(9, 2, reward=math.nan),
         origin="teacher:solver",
         rollout_logprob=np.full(2, np.nan, np.float32),
         finish_reason="stop",
@@ -117,6 +119,54 @@ def test_another_steps_file_is_refused(batch, tmp_path):
     write_batch(tmp_path, batch, {}).rename(ledger_path(tmp_path, 4))
     with pytest.raises(LedgerError, match="holds step 3, not step 4"):
         read_batch(tmp_path, 4)
+
+
+def rewritten(path, **columns):
+    """The file with other values in some columns, and whole: all its sums are right."""
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        column = pa.array(values) if not isinstance(values, pa.Array) else values
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    pq.write_table(table, path, write_page_checksum=True)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        pytest.param({"reward": ["good"] * 4}, "column reward is of type string", id="words"),
+        pytest.param({"reward": [1.0, math.nan, 1.0, 0.0]}, "has the reward nan", id="no number"),
+        pytest.param({"reward": [1.0, math.inf, 1.0, 0.0]}, "has the reward inf", id="infinite"),
+        pytest.param(
+            {"token_ids": pa.array([[5, 6, 7, 8, -1]] * 4, pa.list_(pa.int32()))},
+            "has the token -1",
+            id="a negative token",
+        ),
+        pytest.param({"turns": [[[2, 3], [4, 6]]] * 4}, "turns", id="a turn outside the tokens"),
+        pytest.param({"turns": [[[2, 4], [3, 4]]] * 4}, "turns", id="turns that overlap"),
+        pytest.param({"turns": [[[2, 3]]] * 4}, "2 logprobs for 1 response", id="another length"),
+        pytest.param({"sample": [0, 0, 0, 0]}, "two rollouts of the key", id="a key twice"),
+        pytest.param({"draw": [9, 9, 9, 5]}, r"not of \[9, 4\]", id="a draw of another step"),
+        pytest.param({"wave": [0, 0, -1, 0]}, "negative number", id="a negative wave"),
+        pytest.param({"finish_reason": ["stop"] * 3 + ["?"]}, "finish reason", id="no such reason"),
+        pytest.param({"temperature": [-1.0] * 4}, "temperature -1.0", id="no temperature"),
+        pytest.param(
+            {"rollout_logprob": pa.array([[-0.1, math.nan]] * 4, pa.list_(pa.float32()))},
+            "logprob that is not a finite number",
+            id="a logprob that is none",
+        ),
+    ],
+)
+def test_rows_must_make_sense(batch, tmp_path, columns, message):
+    """Sums protect bytes; what a program wrote wrongly, or a person edited, has right sums."""
+    path = write_batch(tmp_path, batch, {})
+    rewritten(path, **columns)
+    with pytest.raises(LedgerError, match=message):
+        read_batch(tmp_path, 3)
+
+
+def test_rewriting_alone_changes_nothing(batch, tmp_path):
+    rewritten(write_batch(tmp_path, batch, {}))
+    assert len(read_batch(tmp_path, 3).rollouts) == 4
 
 
 def test_nothing_is_left_beside_it(batch, tmp_path):

@@ -29,8 +29,10 @@ def made(recorded, out, named, points, *, processes=1, orders=1):
     folder, prepared = recorded
     run = RecordedRun(folder)
     settings = tuple(settings_of_run(run.values, named))
-    about = Comparison(run=run, settings=settings, exact=False, contexts=9, orders=orders)
-    asyncio.run(branch(about, prepared, points, out, processes=processes, say=lambda text: None))
+    comparison = Comparison(run=run, settings=settings, exact=False, contexts=9, orders=orders)
+    asyncio.run(
+        branch(comparison, prepared, points, out, processes=processes, say=lambda text: None)
+    )
     return read_lines(out / BRANCHES)[0]
 
 
@@ -97,7 +99,7 @@ def test_stretches(count, expected):
 
 
 def test_a_point_is_the_mean_over_orders(rows, recorded, tmp_path):
-    """Several orders give other branches than one, the same ones every time, and settings share them."""
+    """Several orders give other branches than one, the same every time; settings share them."""
     for folder in ("a", "b"):
         found = made(recorded, tmp_path / folder, NAMED, [0], orders=4)
         twice = {row["setting"]: row for row in found}
@@ -110,7 +112,7 @@ def test_a_point_is_the_mean_over_orders(rows, recorded, tmp_path):
 
 
 def test_expected_reward(recorded):
-    """Two responses, of which the policy has come to write the second three times as often: (1*0 + 3*1) / 4."""
+    """The policy has come to write the second of two three times as often: (1*0 + 3*1) / 4."""
     rollouts = first_wave(RecordedRun(recorded[0]).batch(1).rollouts)[:2]
     rollouts = [replace(each, reward=float(n)) for n, each in enumerate(rollouts)]
     scores = {each.key: scores_of(each, total=n * math.log(3)) for n, each in enumerate(rollouts)}

@@ -20,7 +20,7 @@ class NoCheckpoints(RecordedRun):
 
 
 def replayed(recorded, step, *, without_checkpoints=False):
-    """(line, steps trained on the way, whether the learner's state is that of the step's checkpoint)."""
+    """(line, steps trained on the way, whether the learner's state is its checkpoint's)."""
     folder, prepared = recorded
     run = RecordedRun(folder)
     if without_checkpoints:
@@ -75,7 +75,7 @@ def test_rebuilt_from_the_start(recorded):
 
 
 def test_another_objective_shows(recorded):
-    """The learner goes back to the state before the step, whatever was configured and trained in between."""
+    """The learner goes back to the state before the step, whatever was trained in between."""
     folder, prepared = recorded
     run = RecordedRun(folder)
 

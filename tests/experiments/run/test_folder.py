@@ -92,6 +92,16 @@ def test_changed_keys_leaves_out_what_computes_nothing():
     ) == {"gone": "gone: 1 -> not set", "new": "new: not set -> None"}
 
 
+def test_a_loss_term_is_off_if_it_is_absent_or_null():
+    """Configs of earlier versions have the nulls; those of today leave the key out."""
+    old = {"terms": {"name": "kl", "kl": {"coef": 0.1}, "nll": None, "entropy_bonus": None}}
+    new = {"terms": {"name": "kl", "kl": {"coef": 0.1}}}
+    assert changed_keys(old, new) == changed_keys(new, old) == {}
+    assert changed_keys(old, {"terms": {"name": "kl"}}) == {
+        "terms.kl.coef": "terms.kl.coef: 0.1 -> not set"
+    }
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").touch()
 

@@ -123,6 +123,9 @@ def test_every_choice_of_a_slot_names_an_entry(slot):
             r"'objective\.beta3'.*Did you mean 'objective\.beta",
             id="unknown in a slot",
         ),
+        pytest.param(
+            "terms.kll", {"coef": 1}, r"'terms\.kll'.*Did you mean 'terms\.kl'", id="unknown term"
+        ),
         pytest.param("learnr", {}, r"'learnr'.*Did you mean 'learner'", id="unknown section"),
         pytest.param("learner.lr", "???", r"learner\.lr has no value", id="missing"),
         pytest.param(
@@ -159,6 +162,51 @@ def test_every_choice_of_a_slot_names_an_entry(slot):
 def test_refused(default, key, value, message):
     with pytest.raises(ValueError, match=message):
         load(changed(default, key, value))
+
+
+def test_a_term_that_is_absent_is_off_as_one_that_is_null(default):
+    """Run folders of earlier versions have a null for each term that is off."""
+    nulls = {"name": "none", "kl": None, "entropy_bonus": None, "nll": None}
+    assert load(changed(default, "terms", nulls)).terms == load(OmegaConf.create(default)).terms
+    bonus = {"coef": None, "adaptive": {"target": 0.2, "step_size": 1e-4, "max": 5e-3, "start": 0}}
+    old = load(changed(default, "terms", nulls | {"entropy_bonus": bonus})).terms
+    assert old.entropy_bonus == load(composed("terms=adaptive_entropy")).terms.entropy_bonus
+
+
+@pytest.mark.parametrize("choice", choices("terms"))
+def test_every_preset_of_terms_sets_what_it_is_called_after(choice):
+    terms = load(composed(f"terms={choice}")).terms
+    expected = {"none": [], "adaptive_entropy": ["entropy_bonus"], "kl_uec": ["kl"]}
+    assert list(terms.on()) == expected.get(choice, [choice])
+
+
+def test_a_term_is_added_on_the_command_line():
+    terms = load(composed("terms=nll", "+terms.kl={estimator: k3, coef: 0.001}")).terms
+    assert terms.at(1) == {"kl": 0.001, "nll": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("base.name", "klip", r"objective\.base\.name must be one of .*Did you mean 'clip'"),
+        (
+            "base.clip_hihg",
+            1,
+            r"'objective\.base\.clip_hihg'.*Did you mean 'objective\.base\.clip_high'",
+        ),
+        ("base", {"name": "clip", "ratio": "token"}, r"objective\.base\.clip_low has no value"),
+        ("base", None, r"objective\.base must be chosen from its group"),
+        ("base.ratio", "sequence", r"objective\.ratio=token with objective\.base\.ratio=sequence"),
+        ("base.clip_low", 2, r"objective\.clip_low must be > 0 and < 1, got 2"),
+    ],
+)
+@pytest.mark.parametrize("objective", ["erc", "shaped_offline"])
+def test_a_base_is_checked_as_an_objective(objective, key, value, message):
+    cfg = composed(f"objective={objective}")
+    assert load(cfg).objective.base.name == "clip"
+    OmegaConf.update(cfg, f"objective.{key}", value, merge=False, force_add=True)
+    with pytest.raises(ValueError, match=message):
+        load(cfg)
 
 
 def test_a_secret_of_the_environment_is_not_read(default, monkeypatch):

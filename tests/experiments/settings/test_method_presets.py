@@ -48,7 +48,7 @@ def test_papo_and_uec_rl_compose():
 
 def test_the_shaped_ratio_goes_over_the_chosen_objective():
     shaped = config("method=oger", "oger.offline.ratio=shaped", "objective=ce_gppo").objective
-    assert (shaped.name, shaped.base_config.name, shaped.at(1)["offline_shape"]) == (
+    assert (shaped.name, shaped.base.name, shaped.at(1)["offline_shape"]) == (
         "shaped_offline",
         "ce_gppo",
         0.1,
@@ -59,7 +59,7 @@ def test_the_shaped_ratio_goes_over_the_chosen_objective():
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
-        (["method=oger", "sampling=refilled"], "sampling sees task rewards alone"),
+        (["method=oger", "sampling=refilled"], "sampling sees task rewards only"),
         (["method=uec_rl", "advantage=centred"], "count standard deviations"),
         (["method=papo", "reweight=none"], "papo"),
     ],

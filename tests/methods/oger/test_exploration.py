@@ -23,6 +23,8 @@ SIMILARITY = np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.4], [0.95, 0.9, 0.85], [0.7
 ENTROPY, REWARD = np.array([0.1, 0.3, 0.2, 0.5]), np.array([1.0, 1.0, 0.0, 0.0])
 TOTALS = [1.180967, 1.370409, 1.0, 0.0]
 END = 0
+UNBIASED = Normalised(name="normalised", std="unbiased")
+POPULATION = Normalised(name="normalised", std="population")
 
 
 class Chat:
@@ -124,10 +126,10 @@ def test_b9_worked_example():
     np.testing.assert_allclose(totals, TOTALS, atol=1e-6)
     unbiased = [0.479813, 0.789909, 0.183588, -1.453310]
     np.testing.assert_allclose(
-        Normalised(ddof=1)(totals), unbiased, atol=5e-6
+        UNBIASED(totals), unbiased, atol=5e-6
     )  # epsilon 1e-6 in the denominator
     np.testing.assert_allclose(
-        Normalised(ddof=0)(totals), [0.554040, 0.912108, 0.211989, -1.678137], atol=5e-6
+        POPULATION(totals), [0.554040, 0.912108, 0.211989, -1.678137], atol=5e-6
     )
     np.testing.assert_allclose(
         totals - totals.mean(), [0.293123, 0.482565, 0.112156, -0.887844], atol=1e-6
@@ -180,7 +182,9 @@ def test_b9_without_teachers_it_is_the_base_method(coef, new):
     groups = [worked(new), worked(new, [0, 1, 0, 1], draw=1)]
     off = Exploration(config(coef=coef))
     assert off.candidates(groups) == []
-    for got, base in zip(off.shape(groups, {})[0], NoShaping().shape(groups, {})[0], strict=True):
+    for got, base in zip(
+        off.shape(groups, {})[0], NoShaping(name="none").shape(groups, {})[0], strict=True
+    ):
         assert [r.shaped_reward for r in got.rollouts] == [r.shaped_reward for r in base.rollouts]
         assert [r.key for r in got.rollouts] == [r.key for r in base.rollouts]
 
@@ -239,7 +243,7 @@ def test_a_teacher_joins_the_first_wave_alone(new):
 
 def test_a_bound_on_the_teachers_advantage(new):
     shaped, _ = shape(new, make(), worked(new, [1, 1, 1, 1]))
-    values = Normalised(ddof=1)(np.array([r.shaped_reward for r in shaped.rollouts]))
+    values = UNBIASED(np.array([r.shaped_reward for r in shaped.rollouts]))
     advantages = {r.key: float(a) for r, a in zip(shaped.rollouts, values, strict=True)}
     (teacher,) = [r.key for r in shaped.rollouts if r.is_teacher]
     assert (

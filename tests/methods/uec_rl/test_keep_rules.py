@@ -1,4 +1,4 @@
-"""C.7: the filter table of spec C.4, waves apart, and the overlong filter."""
+"""The thresholds of each wave, worked out for groups of 5 and 20; the overlong filter; why one is dropped."""
 
 from dataclasses import replace
 
@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 
 from isentropic.methods.advantages import Normalised
+from isentropic.methods.fates import FATES
 from isentropic.methods.filters import DropFlat
-from isentropic.methods.uec_rl.keep_rules import KeepRulesConfig, keep_metrics
+from isentropic.methods.uec_rl.keep_rules import KeepRules, keep_metrics
+
+NORMALISED = Normalised(name="normalised", std="unbiased")
 
 
 def make(**changes):
     fields = {
         "name": "keep_rules", "keep": "positive", "keep_regular": 0.05, "keep_explore": 1.0, "overlong_filter": True,
     }  # fmt: skip
-    return KeepRulesConfig(**(fields | changes)).build()
+    return KeepRules(**(fields | changes))
 
 
 def advantages(group) -> dict:
     out = {}
     for wave in {r.key.wave for r in group.rollouts}:
         members = group.wave(wave)
-        values = Normalised(ddof=1)(np.array([r.shaped_reward for r in members]))
+        values = NORMALISED(np.array([r.shaped_reward for r in members]))
         out |= {r.key: float(a) for r, a in zip(members, values, strict=True)}
     return out
 
@@ -30,9 +33,17 @@ def binary(new, size, successes, wave=0, **changes):
     return new.group([1.0] * successes + [0.0] * (size - successes), wave=wave, **changes)
 
 
+def passed(rules, group, given=None):
+    """The rollouts that are trained on."""
+    fates = rules.judge(group, given or advantages(group))
+    assert fates.keys() == {r.key for r in group.rollouts}
+    assert set(fates.values()) <= {"trained", *rules.fates} <= FATES.keys()
+    return [r for r in group.rollouts if fates[r.key] == "trained"]
+
+
 def kept(new, group, **changes):
     """(right, wrong) responses that stay."""
-    rollouts = make(**changes).keep(group, advantages(group))
+    rollouts = passed(make(**changes), group)
     return sum(r.reward > 0 for r in rollouts), sum(r.reward == 0 for r in rollouts)
 
 
@@ -44,7 +55,7 @@ def kept(new, group, **changes):
         (20, 10, 0.9747, -0.9747), (20, 11, 0.8816, -1.0775), (20, 15, 0.5627, -1.6882),
     ],
 )  # fmt: skip
-def test_c7_table_of_advantages(size, successes, right, wrong, new):
+def test_table_of_advantages(size, successes, right, wrong, new):
     values = sorted(advantages(binary(new, size, successes)).values())
     assert values[-1] == pytest.approx(right, abs=6e-5)
     assert values[0] == pytest.approx(wrong, abs=6e-5)
@@ -53,7 +64,7 @@ def test_c7_table_of_advantages(size, successes, right, wrong, new):
 @pytest.mark.parametrize(
     ("successes", "wanted"), [(0, (0, 0)), (1, (1, 4)), (4, (4, 1)), (5, (0, 0))]
 )
-def test_c7_regular_wave_drops_flat_groups_alone(successes, wanted, new):
+def test_regular_wave_drops_flat_groups_alone(successes, wanted, new):
     assert kept(new, binary(new, 5, successes)) == wanted
 
 
@@ -64,45 +75,39 @@ def test_c7_regular_wave_drops_flat_groups_alone(successes, wanted, new):
         (0, (0, 0), (0, 0)),
     ],
 )  # fmt: skip
-def test_c7_second_wave_rules(successes, released, positive, new):
+def test_second_wave_rules(successes, released, positive, new):
     group = binary(new, 20, successes, wave=1)
     assert kept(new, group, keep="released") == released
     assert kept(new, group, keep="positive") == positive
 
 
-def test_c7_waves_are_never_mixed(new):
+def test_waves_are_never_mixed(new):
     """The failed first wave neither stays nor moves the statistics of the second."""
     alone = binary(new, 20, 2, wave=1)
     both = new.merged(binary(new, 5, 0), alone)
     assert advantages(both)[alone.rollouts[0].key] == pytest.approx(2.9240, abs=1e-4)
-    assert make().keep(both, advantages(both)) == make().keep(alone, advantages(alone))
+    assert passed(make(), both) == passed(make(), alone) != []
 
 
-def test_c7_overlong_drops_right_answers_that_fill_the_limit(new):
+def test_overlong_drops_right_answers_that_fill_the_limit(new):
     group = new.group([1.0, 1.0, 0.0, 0.0])
     cut = tuple(
         replace(r, finish_reason="length") if r.key.sample % 2 else r for r in group.rollouts
     )
     group = replace(group, rollouts=cut)
-    assert [r.key.sample for r in make().keep(group, advantages(group))] == [0, 2, 3]
-    assert [r.key.sample for r in make(overlong_filter=False).keep(group, advantages(group))] == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert [r.key.sample for r in passed(make(), group)] == [0, 2, 3]
+    assert [r.key.sample for r in passed(make(overlong_filter=False), group)] == [0, 1, 2, 3]
 
 
-def test_c7_threshold_zero_is_zero_advantage_filtering(new):
+def test_threshold_zero_is_zero_advantage_filtering(new):
     rules = make(keep_regular=0.0, overlong_filter=False)
+    flat = DropFlat(name="drop_flat", on="reward")
     for successes in range(9):
         group = binary(new, 8, successes)
-        assert rules.keep(group, advantages(group)) == DropFlat(on="reward").keep(
-            group, advantages(group)
-        )
+        assert rules.judge(group, advantages(group)) == flat.judge(group, {})
     third = new.group([0.1] * 3)  # the mean of three 0.1 is not 0.1: rounding must not keep them
     rounding = {r.key: 1.4e-11 for r in third.rollouts}
-    assert rules.keep(third, rounding) == ()
+    assert passed(rules, third, rounding) == []
 
 
 def test_with_shaped_rewards_the_verdict_is_on_the_task_rewards(new):
@@ -110,11 +115,39 @@ def test_with_shaped_rewards_the_verdict_is_on_the_task_rewards(new):
     group = new.group([1.0, 1.0, 1.0])
     bonus = [replace(r, shaped_reward=1.0 + 0.1 * r.key.sample) for r in group.rollouts]
     shaped = replace(group, rollouts=tuple(bonus))
-    assert make().keep(shaped, advantages(shaped)) == ()
+    assert passed(make(), shaped) == []
     teacher = replace(new.rollout(sample=3, reward=1.0), origin="teacher:t")
     failed = new.group([0.0, 0.0, 0.0])
     hybrid = replace(failed, rollouts=(failed.rollouts[0], teacher, *failed.rollouts[1:]))
-    assert make().keep(hybrid, advantages(hybrid)) == (teacher,)
+    assert passed(make(), hybrid) == [teacher]
+
+
+@pytest.mark.parametrize(
+    ("wave", "rewards", "changes", "fate"),
+    [
+        pytest.param(0, [1, 0, 0, 0], {}, "trained", id="right, A = 1.5"),
+        pytest.param(0, [1, 1, 1, 1], {}, "flat", id="all right"),
+        pytest.param(0, [1], {}, "single", id="one response"),
+        pytest.param(0, [0.5, 0, 1], {}, "below_threshold", id="A = 0 in a group that differs"),
+        pytest.param(1, [1, 1, 0, 0], {}, "below_threshold", id="A = 0.87 in a later wave"),
+        pytest.param(1, [0, 1, 1, 1], {}, "wrong_sign", id="A = -1.5 in a later wave"),
+        pytest.param(0, [0, 1, 1, 1], {}, "trained", id="A = -1.5 in the first wave"),
+        pytest.param(0, [1, 0, 0, 0], {"finish_reason": "length"}, "overlong", id="cut, A > 0"),
+        pytest.param(0, [0, 1, 1, 1], {"finish_reason": "length"}, "trained", id="cut, A < 0"),
+        pytest.param(0, [0, 1, 1, 1], {"tokens": ()}, "no_response", id="empty"),
+    ],
+)
+def test_why_the_first_rollout_is_dropped(wave, rewards, changes, fate, new):
+    group = new.group([float(reward) for reward in rewards], wave=wave, **changes)
+    assert make().judge(group, advantages(group))[group.rollouts[0].key] == fate
+
+
+def test_a_flat_wave_is_flat_with_a_teacher_in_it(new):
+    """The teacher is right where all others are wrong: they are no better than each other."""
+    group = new.group([0.0, 0.0, 0.0])
+    teacher = replace(new.rollout(sample=3, reward=1.0), origin="teacher:t")
+    hybrid = replace(group, rollouts=(*group.rollouts, teacher))
+    assert list(make().judge(hybrid, advantages(hybrid)).values()) == ["flat"] * 3 + ["trained"]
 
 
 def test_counts_by_class(new):

@@ -1,8 +1,8 @@
-"""C.7: who is hard, and what the second wave draws."""
+"""Who is hard, and what the second wave draws."""
 
 import pytest
 
-from isentropic.methods.uec_rl.second_wave import SecondWaveConfig, is_hard, wave_metrics
+from isentropic.methods.uec_rl.second_wave import SecondWave, is_hard, wave_metrics
 
 
 def make(**changes):
@@ -10,15 +10,15 @@ def make(**changes):
         "name": "second_wave", "prompts_per_step": 3, "group_size": 2, "temperature": 1.0, "top_p": 0.99,
         "top_k": -1, "explore_size": 4, "explore_temperature": 1.2,
     }  # fmt: skip
-    return SecondWaveConfig(**(fields | changes)).build()
+    return SecondWave(**(fields | changes))
 
 
-def test_c7_hard_is_exactly_the_all_zero_groups(new):
+def test_hard_is_exactly_the_all_zero_groups(new):
     rewards = [[0, 0], [0, 1], [1, 1], [0, 0.5]]
     assert [is_hard(new.group(row)) for row in rewards] == [True, False, False, False]
 
 
-def test_c7_second_wave_has_its_own_size_and_temperature_and_hard_prompts_only(new):
+def test_second_wave_has_its_own_size_and_temperature_and_hard_prompts_only(new):
     plan = make()
     first = plan.next_wave([])
     assert (first.new_prompts, first.draws, first.group_size, first.temperature) == (3, (), 2, 1.0)
@@ -33,12 +33,12 @@ def test_c7_second_wave_has_its_own_size_and_temperature_and_hard_prompts_only(n
     assert plan.next_wave(explored) is None
 
 
-def test_c7_nothing_hard_and_size_zero_are_one_wave(new):
+def test_nothing_hard_and_size_zero_are_one_wave(new):
     assert make().next_wave([new.group([0, 1])]) is None
     assert make(explore_size=0).next_wave([new.group([0, 0])]) is None
 
 
-def test_c7_the_second_wave_does_not_change_who_was_hard(new):
+def test_the_second_wave_does_not_change_who_was_hard(new):
     solved = new.merged(new.group([0, 0]), new.group([1, 0, 0, 0], wave=1))
     failed = new.merged(
         new.group([0, 0], draw=1), new.group([0, 0, 0, 0], draw=1, wave=1, finish_reason="length")

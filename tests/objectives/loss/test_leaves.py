@@ -6,12 +6,16 @@ import pytest
 import torch
 
 from isentropic.objectives import ce_gppo, gspo
+from isentropic.objectives.ce_gppo import CeGppoConfig
 from isentropic.objectives.clip import ClipConfig
+from isentropic.objectives.covariance.clip_cov import ClipCovConfig
+from isentropic.objectives.gspo import GspoConfig
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
-from isentropic.objectives.loss.needs import needs_minibatch, required_fields
-from isentropic.objectives.terms import EntropyBonusConfig, KlConfig, NllConfig, TermsConfig
+from isentropic.objectives.loss.needs import required_fields
+from isentropic.objectives.terms import EntropyBonusTerm, KlTerm, NllTerm, TermsConfig
 
-BETAS = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0}
+BETAS = {"clip_low": 0.2, "clip_high": 0.2, "beta1": 0.5, "beta2": 1.0, "dual_clip": None}
+CE_GPPO = CeGppoConfig(name="ce_gppo", ratio="token", **BETAS)
 CLIP = {"clip_low": None, "clip_high": None, "dual_clip": None}
 
 
@@ -30,26 +34,26 @@ def fields(**others):
 
 
 def terms(**on):
-    return TermsConfig(name="some", **{"kl": None, "entropy_bonus": None, "nll": None} | on)
+    return TermsConfig(name="some", **on)
 
 
 def test_policy_loss_times_both_weights(close):
     """-F A is 0.4 and -1.2; times 0.25 * 2 and 0.5 * 3."""
-    result = leaf_gradients("ce_gppo", BETAS, fields(token_weight=f64(2.0, 3.0)))
+    result = leaf_gradients(CE_GPPO, BETAS, fields(token_weight=f64(2.0, 3.0)))
     assert result.d_logprob.tolist() == close([0.2, -1.8])
     assert result.loss.item() == pytest.approx(-1.6, rel=1e-12)
     assert result.d_entropy is None
 
 
 def test_token_weight_is_one_where_absent(close):
-    assert leaf_gradients("ce_gppo", BETAS, fields()).d_logprob.tolist() == close([0.1, -0.6])
+    assert leaf_gradients(CE_GPPO, BETAS, fields()).d_logprob.tolist() == close([0.1, -0.6])
 
 
 def test_entropy_bonus_has_its_own_slope(close):
-    bonus = EntropyBonusConfig(coef=0.1, adaptive=None)
+    bonus = EntropyBonusTerm(coef=0.1)
     given = fields(entropy=f64(1.0, 2.0), token_weight=f64(2.0, 3.0))
     result = leaf_gradients(
-        "ce_gppo",
+        CE_GPPO,
         BETAS,
         given,
         terms=terms(entropy_bonus=bonus),
@@ -66,16 +70,16 @@ def test_kl_shares_the_loss_weight(close):
     """k2: coef * loss_weight * (logprob - ref) = 0.1 * 0.25 * 1 and 0.1 * 0.5 * -2."""
     base = fields()
     given = base | {"ref_logprob": base["logprob"] + f64(-1.0, 2.0)}
-    on = terms(kl=KlConfig(estimator="k2", coef=0.1))
-    result = leaf_gradients("ce_gppo", BETAS, given, terms=on, term_coefficients={"kl": 0.1})
+    on = terms(kl=KlTerm(estimator="k2", coef=0.1))
+    result = leaf_gradients(CE_GPPO, BETAS, given, terms=on, term_coefficients={"kl": 0.1})
     assert result.d_logprob.tolist() == close([0.1 + 0.025, -0.6 - 0.1])
     assert result.metrics["terms/kl"].tolist() == close([0.5, 2.0])
 
 
 def test_nll_has_its_own_weight(close):
-    on = terms(nll=NllConfig(coef=0.1))
+    on = terms(nll=NllTerm(coef=0.1))
     given = fields(nll_weight=f64(0.0, 1.0), token_weight=f64(1.0, 1.0))
-    result = leaf_gradients("ce_gppo", BETAS, given, terms=on, term_coefficients={"nll": 0.1})
+    result = leaf_gradients(CE_GPPO, BETAS, given, terms=on, term_coefficients={"nll": 0.1})
     assert result.d_logprob.tolist() == close([0.1, -0.6 - 0.1])
     assert result.loss.item() == pytest.approx(0.1 - 0.6 - 0.1 * math.log(0.3), rel=1e-12)
 
@@ -90,27 +94,27 @@ def test_clip_with_ratio_sequence_is_gspo(close):
     log_ratio = given["logprob"] - given["old_logprob"]
     direct = gspo(log_ratio, given["advantage"], sequence_id=sequence, **CLIP)
     assert direct.loss.sum().item() == pytest.approx(result.loss.item())
-    assert required_fields(config) >= {"sequence_id"} and not needs_minibatch(config)
+    preset = GspoConfig(name="gspo", ratio="sequence", **CLIP)
+    assert torch.equal(step_loss(preset, preset.at(1), given).loss, direct.loss)
+    assert required_fields(config) >= {"sequence_id"} and not config.needs_minibatch
 
 
 def test_backpropagated_leaf_gradients_are_the_gradient_of_the_loss():
     """Of any model: here logprob = log sigmoid(w x), entropy = w^2 x."""
     x, w = f64(0.3, -0.7), torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     on, coefficients = (
-        terms(entropy_bonus=EntropyBonusConfig(coef=0.1, adaptive=None)),
+        terms(entropy_bonus=EntropyBonusTerm(coef=0.1)),
         {"entropy_bonus": 0.1},
     )
 
     def outputs():
         return {"logprob": torch.nn.functional.logsigmoid(w * x), "entropy": w**2 * x}
 
-    live = step_loss(
-        "ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients
-    )
+    live = step_loss(CE_GPPO, BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients)
     direct = torch.autograd.grad(live.loss.sum(), w)[0]
     with torch.no_grad():
         leaves = leaf_gradients(
-            "ce_gppo", BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients
+            CE_GPPO, BETAS, fields() | outputs(), terms=on, term_coefficients=coefficients
         )
     again = outputs()
     through = torch.autograd.grad(
@@ -123,7 +127,7 @@ def test_step_loss_is_the_objective_itself():
     given = fields()
     log_ratio = given["logprob"] - given["old_logprob"]
     policy = ce_gppo(log_ratio, given["advantage"], **BETAS)
-    assert torch.equal(step_loss("ce_gppo", BETAS, given).loss, given["loss_weight"] * policy.loss)
+    assert torch.equal(step_loss(CE_GPPO, BETAS, given).loss, given["loss_weight"] * policy.loss)
 
 
 def test_seed_reaches_the_draw():
@@ -144,16 +148,11 @@ def test_seed_reaches_the_draw():
         "share": 0.1,
         "cov_low": 0.0,
         "cov_high": 99.0,
+        "dual_clip": None,
     }
+    config = ClipCovConfig(name="clip_cov", ratio="token", **coefficients)
     drawn = [
-        leaf_gradients("clip_cov", coefficients, given, seed=seed).metrics["clip_cov/frac"]
+        leaf_gradients(config, coefficients, given, seed=seed).metrics["clip_cov/frac"]
         for seed in (1, 1, 2)
     ]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-
-
-def test_unknown_name():
-    with pytest.raises(
-        ValueError, match=r"objective must be one of .*; got 'ce_gpo'. Did you mean 'ce_gppo'"
-    ):
-        leaf_gradients("ce_gpo", BETAS, fields())

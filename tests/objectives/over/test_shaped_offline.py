@@ -23,7 +23,7 @@ def losses(p, old_p, advantage, is_teacher):
         logprob=logprob,
         is_teacher=teachers,
         offline_shape=0.1,
-        online="clip",
+        base=clip,
         **BOUNDS,
     )
     result.loss.sum().backward()
@@ -48,11 +48,11 @@ def test_gradient_on_a_teacher_token(p, old_p, slope):
 
 def test_other_tokens_keep_the_objective():
     arguments = [0.5, 0.3, 0.1], [0.5, 0.1, 0.2], [1.0, 2.0, -1.0]
-    result, online, grad = losses(*arguments, [False, False, False])
-    assert torch.equal(result.loss, online.loss)
-    assert all(torch.equal(result.metrics[name], online.metrics[name]) for name in online.metrics)
+    result, base, grad = losses(*arguments, [False, False, False])
+    assert torch.equal(result.loss, base.loss)
+    assert all(torch.equal(result.metrics[name], base.metrics[name]) for name in base.metrics)
     mixed, _, mixed_grad = losses(*arguments, [False, True, False])
-    assert torch.equal(mixed.loss[[0, 2]], online.loss[[0, 2]])
+    assert torch.equal(mixed.loss[[0, 2]], base.loss[[0, 2]])
     assert torch.equal(mixed_grad[[0, 2]], grad[[0, 2]])
 
 
@@ -63,7 +63,7 @@ def test_other_tokens_keep_the_objective():
         ClipConfig(name="clip", ratio="sequence", dual_clip=None, **BOUNDS),
         GspoConfig(name="gspo", ratio="sequence", dual_clip=None, **BOUNDS),
     ],
-    ids=["token", "sequence", "own sequence ratio"],
+    ids=["token", "sequence", "gspo"],
 )
 def test_over_any_base_the_policys_sequences_are_unchanged(base):
     over = with_shaped_offline(base, 0.1)

@@ -3,7 +3,7 @@
 checkpoints/step_000020/
   learner/          model, optimizer, scheduler, RNG (torch distributed checkpoint)
   controller.json   state of the loop; arrays stand in controller.npz (no pickle)
-  manifest.json     every other file with its size and sha256
+  manifest.json     every other file with its size and sha256, and a digest of the manifest itself
 """
 
 import hashlib
@@ -21,6 +21,8 @@ from isentropic.durable import sync_file, sync_folder, write_text_durably
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step_(\d{6,})")
+
+Signature = tuple[tuple[str, int, int], ...]
 
 
 class CheckpointError(ValueError):
@@ -79,8 +81,7 @@ def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, A
             "bytes": path.stat().st_size,
             "sha256": _sha256(path),
         }
-    text = json.dumps(asdict(manifest) | {"files": files}, indent=1, sort_keys=True)
-    write_text_durably(temporary / MANIFEST, text)
+    write_manifest(temporary, asdict(manifest) | {"files": files})
     for path in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
         sync_folder(path)
     final = checkpoint_path(folder, manifest.step)
@@ -90,18 +91,29 @@ def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, A
     return final
 
 
+def write_manifest(checkpoint: Path, values: dict[str, Any]) -> None:
+    """Writes the manifest with a digest of its own values: a flipped bit in a step number must not pass."""
+    values = {**values, "digest": _digest(values)}
+    write_text_durably(checkpoint / MANIFEST, json.dumps(values, indent=1, sort_keys=True))
+
+
 def verify(checkpoint: Path) -> Manifest:
-    """The manifest of a whole checkpoint.
+    """Returns the manifest of a whole checkpoint.
 
     Raises:
-        CheckpointError: a file is missing, cut short or changed.
+        CheckpointError: a file is missing, cut short or changed; the manifest is, or it belongs to another step.
     """
     try:
         manifest = _manifest(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{checkpoint} has no readable manifest ({error}): it was torn while written."
+            f"{checkpoint} has no readable manifest ({error}): it was torn while written, or changed."
         ) from error
+    name = NAME.fullmatch(checkpoint.name)
+    if name and int(name[1]) != manifest.step:
+        raise CheckpointError(
+            f"{checkpoint} holds the state after step {manifest.step}: it was renamed or copied."
+        )
     for name, wanted in manifest.files.items():
         path = checkpoint / name
         if not path.resolve().is_relative_to(checkpoint.resolve()):
@@ -119,8 +131,16 @@ def verify(checkpoint: Path) -> Manifest:
     return manifest
 
 
+def _digest(values: dict[str, Any]) -> str:
+    """Of the values as JSON, whatever the order of the keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _manifest(values: Any) -> Manifest:
-    """A manifest of the right types; ValueError or TypeError where they are not."""
+    """Returns a manifest of the right types; ValueError, TypeError or AttributeError if they are others."""
+    # Checkpoints made before 0.2 have no digest: what they say of their files is checked all the same.
+    if values.pop("digest", None) not in (None, _digest(values)):
+        raise ValueError("its values are not those of its digest")
     manifest = Manifest(**values)
     for name in ("step", "policy_version", "next_draw"):
         if type(getattr(manifest, name)) is not int:
@@ -147,11 +167,43 @@ def latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] |
     return None
 
 
-def prune(folder: Path, keep_last: int, keep: set[int]) -> None:
-    """Removes all but the newest `keep_last` checkpoints and the steps of `keep`."""
-    for step, checkpoint in list(listed(folder).items())[:-keep_last]:
-        if step not in keep:
-            shutil.rmtree(checkpoint, ignore_errors=True)
+def prune(
+    folder: Path, keep_last: int, keep: set[int], verified: dict[Path, Signature] | None = None
+) -> None:
+    """Removes all but the newest `keep_last` whole checkpoints and the steps of `keep`.
+
+    A damaged checkpoint counts for nothing: counted among the newest it would take a whole one's place. It goes when
+    those of its age go.
+
+    Args:
+        verified: checkpoints found whole before, which are hashed again only if their files look different since.
+            Those found whole here are added.
+    """
+    verified = {} if verified is None else verified
+    whole = 0
+    for step, checkpoint in reversed(listed(folder).items()):
+        if whole >= keep_last:
+            if step not in keep:
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        elif _is_whole(checkpoint, verified):
+            whole += 1
+
+
+def signature(checkpoint: Path) -> Signature:
+    """What the file system says of the checkpoint's files: path, bytes, time of the last change."""
+    stats = ((path, path.stat()) for path in sorted(checkpoint.rglob("*")) if path.is_file())
+    return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
+
+
+def _is_whole(checkpoint: Path, verified: dict[Path, Signature]) -> bool:
+    if verified.get(checkpoint) == signature(checkpoint):
+        return True
+    try:
+        verify(checkpoint)
+    except CheckpointError:
+        return False
+    verified[checkpoint] = signature(checkpoint)
+    return True
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

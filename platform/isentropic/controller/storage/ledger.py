@@ -5,17 +5,21 @@ not at all (temporary name, fsync, rename). Resume, replay and branches read it 
 """
 
 import json
+import math
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isentropic.durable import replace_durably
-from isentropic.records import Group, Prompt, Rollout, RolloutKey
+from isentropic.records import FinishReason, Group, Prompt, Rollout, RolloutKey
 
 SCHEMA = pa.schema(
     [
@@ -75,10 +79,8 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
     about["draws"] = [group.draw for group in batch.groups]
     text = json.dumps(about)
-    metadata = {
-        "isentropic": text,
-        "isentropic_crc32": str(zlib.crc32(text.encode())),
-    }  # pages have sums of their own
+    # Pages have sums of their own.
+    metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
@@ -104,8 +106,13 @@ def read_batch(folder: Path, step: int) -> Batch | None:
             )
         if zlib.crc32(metadata[b"isentropic"]) != int(metadata[b"isentropic_crc32"]):
             raise ValueError("a bit of its metadata has changed")
+        _check_columns(table.schema)
         about = json.loads(metadata[b"isentropic"])
-        batch = _batch(about, [_rollout(row) for row in table.to_pylist()])
+        rollouts = [_rollout(row) for row in table.to_pylist()]
+        _check_keys(about, rollouts)
+        for rollout in rollouts:
+            _check_rollout(rollout)
+        batch = _batch(about, rollouts)
     except (
         OSError,
         LookupError,
@@ -123,6 +130,53 @@ def read_batch(folder: Path, step: int) -> Batch | None:
             f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it back."
         )
     return batch
+
+
+def _check_columns(schema: pa.Schema) -> None:
+    """Raises ValueError if a column is missing or of another type: a reward that is a word, for example."""
+    for field in SCHEMA:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            has = "missing" if index < 0 else f"of type {schema.field(index).type}"
+            raise ValueError(f"its column {field.name} is {has}; it must be {field.type}")
+
+
+def _check_keys(about: dict, rollouts: Sequence[Rollout]) -> None:
+    """Raises ValueError if two rollouts have one key, or if a draw is not one of the step's."""
+    keys = [rollout.key for rollout in rollouts]
+    if len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        raise ValueError(f"it has two rollouts of the key {tuple(twice)}")
+    drawn = {rollout.key.draw for rollout in rollouts if not rollout.is_teacher}
+    if drawn != set(about["draws"]) or len(set(about["draws"])) < len(about["draws"]):
+        raise ValueError(f"its rollouts are of the draws {sorted(drawn)}, not of {about['draws']}")
+    if drawn and max(drawn) >= about["next_draw"]:
+        raise ValueError(f"its next draw, {about['next_draw']}, is among those that it holds")
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    """Raises ValueError if a rollout cannot have been drawn: whole bytes may still make no sense."""
+    tokens, turns, logprob = rollout.token_ids, rollout.turns, rollout.rollout_logprob
+    ends = [0, *(place for turn in turns for place in turn), len(tokens)]
+    problem = None
+    if len(tokens) and tokens.min() < 0:
+        problem = f"has the token {tokens.min()}"
+    elif any(before > after for before, after in pairwise(ends)):
+        problem = f"has the turns {turns} in {len(tokens)} tokens"
+    elif len(logprob) != rollout.num_response_tokens:
+        problem = f"has {len(logprob)} logprobs for {rollout.num_response_tokens} response tokens"
+    elif not rollout.is_teacher and not np.isfinite(logprob).all():
+        problem = "has a logprob that is not a finite number"
+    elif not rollout.is_teacher and not math.isfinite(rollout.reward):
+        problem = f"has the reward {rollout.reward}"
+    elif not (math.isfinite(rollout.temperature) and rollout.temperature >= 0):
+        problem = f"has the temperature {rollout.temperature}"
+    elif rollout.finish_reason not in get_args(FinishReason):
+        problem = f"has the finish reason {rollout.finish_reason!r}"
+    elif min(rollout.key[1:]) < 0 or rollout.policy_version < 0:
+        problem = f"has a negative number in its key or policy version {rollout.policy_version}"
+    if problem:
+        raise ValueError(f"its rollout {tuple(rollout.key)} {problem}")
 
 
 def _batch(about: dict, rollouts: Sequence[Rollout]) -> Batch:

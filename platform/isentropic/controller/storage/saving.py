@@ -12,6 +12,7 @@ from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.metrics.sinks.jsonl import sync_logs
 
 
 class Saver:
@@ -28,6 +29,7 @@ class Saver:
         self._last, self._keep_last = config.run.steps, config.checkpoint.keep_last
         self._learner, self._folder, self._warn = learner, folder, warn
         self._step = 0
+        self._verified: dict[Path, checkpoints.Signature] = {}
         self._writing: asyncio.Task | None = None
 
     async def begin(self, manifest: Manifest, state: dict[str, Any], keep: set[int]) -> None:
@@ -79,12 +81,18 @@ class Saver:
     ) -> None:
         try:
             await self._learner.end_save()
-            await asyncio.to_thread(checkpoints.commit, self._folder, temporary, manifest, state)
-            await asyncio.to_thread(checkpoints.prune, self._folder, self._keep_last, keep)
+            # The lines up to this step must not be lost later than the checkpoint that stands on them.
+            await asyncio.to_thread(sync_logs, self._folder.parent)
+            path = await asyncio.to_thread(
+                checkpoints.commit, self._folder, temporary, manifest, state
+            )
+            self._verified[path] = checkpoints.signature(path)
+            await asyncio.to_thread(
+                checkpoints.prune, self._folder, self._keep_last, keep, self._verified
+            )
         except OSError:
-            checkpoints.discard(
-                self._folder, manifest.step
-            )  # now: the ledger may be waiting for the room
+            # Now, not later: the ledger may be waiting for the room.
+            checkpoints.discard(self._folder, manifest.step)
             raise
 
     def _check_room(self) -> None:

@@ -1,8 +1,8 @@
-"""From one state, the same updates under each setting: what a coefficient does, with everything else equal.
+"""From one state, the same updates under each setting: what a coefficient does, all else equal.
 
-Between runs of different settings everything differs after a step: rollouts, weights, chance. Here weights,
-optimizer, rollouts, order and seeds are the same, and the entropy after the step is measured on the same contexts, so
-the differences are the setting's own. specs/ce_gppo.md 4.4, T3.
+Between runs of different settings everything differs after a step: rollouts, weights, chance. Here
+weights, optimizer, rollouts, order and seeds are the same, and the entropy after the step is
+measured on the same contexts, so the differences are the setting's own. docs/statements.md, T3.
 """
 
 import json
@@ -22,7 +22,7 @@ SETTINGS = "settings.json"  # in the branch folder: label -> overrides, objectiv
 
 
 async def branch(
-    about: Comparison,
+    comparison: Comparison,
     prepared: Prepared,
     points: Sequence[int],
     out: Path,
@@ -30,37 +30,41 @@ async def branch(
     processes: int,
     say: Callable[[str], None],
 ) -> None:
-    """Writes a row for each point and setting to out/branches.jsonl; points that are there are not made again.
+    """Writes a row per point and setting to out/branches.jsonl. Points that are there stay.
 
     Args:
         points: steps; the branches start from the state after each.
-        processes: points made at once, each in a process of its own; 1: in this one. The rows are the same.
+        processes: points made at once, each in its own process (1: in this one). Rows are the same.
     """
-    done = begin(out, about.settings, about.orders)
-    left, made = sorted(set(points) - done), 0
+    done = begin(out, comparison.settings, comparison.orders)
+    left = sorted(set(points) - done)
+    made = 0
 
     def keep(rows: Rows) -> None:
         nonlocal made
         made += 1
         append(out, rows)
-        told = ", ".join(f"{row['setting']}: {row['entropy']:.4f}" for row in rows)
-        say(f"after step {rows[0]['step']} ({made}/{len(left)})  entropy  {told}")
+        entropies = ", ".join(f"{row['setting']}: {row['entropy']:.4f}" for row in rows)
+        say(f"after step {rows[0]['step']} ({made}/{len(left)})  entropy  {entropies}")
 
-    await branch_workers(about, prepared, left, processes, keep)
-    _sort(out, about.settings)
+    await branch_workers(comparison, prepared, left, processes, keep)
+    _sort(out, comparison.settings)
 
 
 def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
-    """Writes the settings, or checks those that are there; the points that have a row of every setting.
+    """Writes the settings, or checks those that are there; the points with a row of every setting.
 
-    Raises:
-        ValueError: the folder has branches of other settings.
+    Raises ValueError if the folder has branches of other settings.
     """
-    told = {
-        each.label: {"overrides": each.overrides, "objective": _objective(each), "orders": orders}
-        for each in settings
+    described = {
+        setting.label: {
+            "overrides": setting.overrides,
+            "objective": _objective(setting),
+            "orders": orders,
+        }
+        for setting in settings
     }
-    text = json.dumps(plain(told), indent=1, default=str) + "\n"
+    text = json.dumps(plain(described), indent=1, default=str) + "\n"
     path = out / SETTINGS
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ValueError(
@@ -72,23 +76,23 @@ def begin(out: Path, settings: Sequence[Setting], orders: int) -> set[int]:
     by_point: dict[int, set[str]] = {}
     for row in rows:
         by_point.setdefault(row["step"], set()).add(row["setting"])
-    done = {point for point, labels in by_point.items() if labels == set(told)}
+    done = {point for point, labels in by_point.items() if labels == set(described)}
     kept = [row for row in rows if row["step"] in done]
-    if torn or len(kept) < len(
-        rows
-    ):  # a killed process leaves a point half written: it is made again
+    # A killed process leaves a point half written: it is made again.
+    if torn or len(kept) < len(rows):
         write_text_durably(out / BRANCHES, _text(kept))
     return done
 
 
 def append(out: Path, rows: Rows) -> None:
+    """Adds the rows of a point to the file."""
     with (out / BRANCHES).open("a", encoding="utf-8") as file:
         file.write(_text(rows))
 
 
 def _sort(out: Path, settings: Sequence[Setting]) -> None:
-    """Rows by point, then in the order of the settings, whichever process was first."""
-    order = {each.label: number for number, each in enumerate(settings)}
+    """Sorts rows by point, then in the order of the settings, whichever process was first."""
+    order = {setting.label: number for number, setting in enumerate(settings)}
     rows = sorted(
         read_lines(out / BRANCHES)[0], key=lambda row: (row["step"], order[row["setting"]])
     )

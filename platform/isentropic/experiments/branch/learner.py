@@ -1,4 +1,4 @@
-"""The learner of a replay: one rank in this process, or as many ranks as the recorded run had. No engine."""
+"""The learner of a replay: one rank in this process, or as many ranks as the run had. No engine."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -85,8 +85,8 @@ async def replay_learner(
 ) -> AsyncIterator[ReplayLearner]:
     """A learner with the weights of the start.
 
-    exact: as many ranks as `config` says, so that sums have the recorded order and all bits are equal. Else one rank
-    in this process, which starts sooner and differs by rounding.
+    exact: as many ranks as `config` says, so that sums have the recorded order and all bits are
+        equal. Else one rank in this process, which starts sooner and differs by rounding.
     """
     make = partial(
         Learner,
@@ -97,10 +97,9 @@ async def replay_learner(
         seed=config.seed,
     )
     if not exact or (config.learner.num_ranks == 1 and not config.cluster.gpus_per_rank):
+        # As many threads as a rank's process has: the order of sums depends on them.
         threads = torch.get_num_threads()
-        torch.set_num_threads(
-            max(1, int(config.cluster.cpus_per_rank))
-        )  # as a rank's process has it
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))
         learner = make()
         try:
             yield LocalLearner(learner)

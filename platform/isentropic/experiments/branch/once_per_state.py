@@ -13,29 +13,30 @@ Batches = Sequence[Sequence[MicroBatch]]
 
 
 class OncePerState:
-    """A `ReplayLearner` that knows what it has scored since `remember`, while its weights are those remembered."""
+    """A `ReplayLearner` that scores nothing twice while its weights are the remembered ones."""
 
     def __init__(self, learner: ReplayLearner) -> None:
         self.num_ranks = learner.num_ranks
         self._learner = learner
-        self._here = False  # the weights are the remembered ones
+        self._at_remembered = False  # the weights are the remembered ones
         self._known: list[tuple[Batches, bool, list[list[TokenScores]]]] = []
 
     async def score(self, batches: Batches, *, reference: bool) -> list[list[TokenScores]]:
-        for known, with_reference, scores in self._known if self._here else ():
+        if not self._at_remembered:
+            return await self._learner.score(batches, reference=reference)
+        for known, with_reference, scores in self._known:
             if with_reference == reference and _equal(known, batches):
                 return scores
         scores = await self._learner.score(batches, reference=reference)
-        if self._here:
-            self._known.append((batches, reference, scores))
+        self._known.append((batches, reference, scores))
         return scores
 
     async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
-        self._here = False
+        self._at_remembered = False
         return await self._learner.update(batches)
 
     async def load(self, folder: Path) -> None:
-        self._here = False
+        self._at_remembered = False
         await self._learner.load(folder)
 
     async def configure(self, **settings: Any) -> None:
@@ -44,11 +45,11 @@ class OncePerState:
 
     async def remember(self) -> None:
         await self._learner.remember()
-        self._here, self._known = True, []
+        self._at_remembered, self._known = True, []
 
     async def recall(self) -> None:
         await self._learner.recall()
-        self._here = True
+        self._at_remembered = True
 
 
 def _equal(one: Batches, other: Batches) -> bool:

@@ -1,4 +1,4 @@
-"""One branch point: the state after a step, the same updates under each setting, and what is measured afterwards."""
+"""One branch point: a state, the same updates from it under each setting, what they came to."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -34,9 +34,10 @@ class Comparison:
 
     Attributes:
         exact: as many ranks as the run had; else one, which differs from the run by rounding.
-        contexts: rollouts to measure on, at most: of the step trained on, and of each of two others.
-        orders: ways to put the step's prompts into updates, each the same for all settings; a row is their mean. A
-            small change of an update moves the branch by chance too, and that chance averages out.
+        contexts: rollouts to measure on, at most: of the step trained on, and of two others each.
+        orders: ways to put the step's prompts into updates, each the same for all settings. A row
+            is their mean: a small change of an update moves the branch by chance too, and that
+            chance averages out.
     """
 
     run: RecordedRun
@@ -59,76 +60,86 @@ class Contexts:
 
 
 class Brancher:
-    """Makes the branches of one point after another; a point's rows do not depend on those made before."""
+    """Makes the branches of one point after another; no point's rows depend on earlier points."""
 
-    def __init__(self, about: Comparison, prepared: Prepared, learner: OncePerState) -> None:
-        self._about, self._prepared, self._learner = about, prepared, learner
-        self._base = Replayer(without_panel(about.run.config), learner, prepared)
+    def __init__(self, comparison: Comparison, prepared: Prepared, learner: OncePerState) -> None:
+        self._comparison = comparison
+        self._prepared = prepared
+        self._learner = learner
+        self._base = Replayer(without_panel(comparison.run.config), learner, prepared)
         self._branched = False
 
     async def at(self, point: int) -> Rows:
-        """A row a setting, of the branches from the state after step `point`. Points come in rising order."""
-        if self._branched:  # the learner is where the last branch left it
+        """One row per setting, of the branches from the state after step `point`.
+
+        Points come in rising order.
+        """
+        # The last branch left the learner elsewhere: it goes back to the point where that began.
+        if self._branched:
             await self._base.configure()
             await self._learner.recall()
-        run = self._about.run
+        run = self._comparison.run
         await walk_to(run, self._base, point)
         await self._learner.remember()
         self._branched = True
-        where = contexts_of(run, point, self._about.contexts)
-        before = await self._base.score(where.rollouts)
+        contexts = contexts_of(run, point, self._comparison.contexts)
+        before = await self._base.score(contexts.rollouts)
         rows = []
-        for setting in self._about.settings:
-            made = [
-                await self._branch(setting, where, before, order)
-                for order in range(self._about.orders)
+        for setting in self._comparison.settings:
+            branches = [
+                await self._branch(setting, contexts, before, order)
+                for order in range(self._comparison.orders)
             ]
-            named = {"step": point, "setting": setting.label, "run": run.folder.resolve().name}
-            rows.append(
-                named | {key: float(np.mean([each[key] for each in made])) for key in made[0]}
-            )
+            row = {"step": point, "setting": setting.label, "run": run.folder.resolve().name}
+            row |= {key: float(np.mean([one[key] for one in branches])) for key in branches[0]}
+            rows.append(row)
         return rows
 
     async def _branch(
-        self, setting: Setting, where: Contexts, before: Scores, order: int
+        self, setting: Setting, contexts: Contexts, before: Scores, order: int
     ) -> dict[str, float]:
-        """One setting from the state that the learner remembers."""
-        own = Replayer(without_panel(setting.config), self._learner, self._prepared, order=order)
-        own.follow(self._base)
-        await own.configure()
+        """Makes one branch from the state that the learner remembers, and measures it."""
+        replayer = Replayer(
+            without_panel(setting.config), self._learner, self._prepared, order=order
+        )
+        replayer.follow(self._base)
+        await replayer.configure()
         await self._learner.recall()
-        line = await own.report(await own.train(self._about.run.batch(self._base.step + 1)))
-        after = await own.score(where.rollouts)
-        return measured(where, before, after) | {
+        step = await replayer.train(self._comparison.run.batch(self._base.step + 1))
+        line = await replayer.report(step)
+        after = await replayer.score(contexts.rollouts)
+        return measured(contexts, before, after) | {
             name: line[key] for name, key in UPDATES.items() if key in line
         }
 
 
 @asynccontextmanager
-async def brancher(about: Comparison, prepared: Prepared) -> AsyncIterator[Brancher]:
-    """With a learner of its own."""
-    config = about.run.config
-    reference = (
-        any(each.config.terms.kl is not None for each in about.settings)
-        or config.terms.kl is not None
-    )
+async def brancher(comparison: Comparison, prepared: Prepared) -> AsyncIterator[Brancher]:
+    """A brancher with its own learner, which lives as long as the context."""
+    config = comparison.run.config
+    configs = [config, *(setting.config for setting in comparison.settings)]
+    reference = any(config.terms.kl is not None for config in configs)
     async with replay_learner(
-        config, prepared.model, exact=about.exact, reference=reference
+        config, prepared.model, exact=comparison.exact, reference=reference
     ) as ranks:
-        yield Brancher(about, prepared, OncePerState(ranks))
+        yield Brancher(comparison, prepared, OncePerState(ranks))
 
 
-def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]:
-    """Entropy after the updates, KL(branch point || after) by k1 and k3, in nats a token over the contexts; reward."""
-    old, new = (_tokens(scores, where.rollouts, "logprob") for scores in (before, after))
+def measured(contexts: Contexts, before: Scores, after: Scores) -> dict[str, float]:
+    """The numbers of a branch: entropy after the updates, KL(branch point || after), reward.
+
+    Entropy and KL (estimators k1 and k3) are in nats per token over the contexts.
+    """
+    old = _tokens(before, contexts.rollouts, "logprob")
+    new = _tokens(after, contexts.rollouts, "logprob")
     log_ratio = np.clip(new - old, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     row = {
-        "entropy": float(_tokens(after, where.rollouts, "entropy").mean()),
-        "entropy_trained": float(_tokens(after, where.trained, "entropy").mean()),
+        "entropy": float(_tokens(after, contexts.rollouts, "entropy").mean()),
+        "entropy_trained": float(_tokens(after, contexts.trained, "entropy").mean()),
     }
-    if where.held_out:
-        row["entropy_held_out"] = float(_tokens(after, where.held_out, "entropy").mean())
-        row["reward"], row["reward_effective"] = expected_reward(after, where.held_out)
+    if contexts.held_out:
+        row["entropy_held_out"] = float(_tokens(after, contexts.held_out, "entropy").mean())
+        row["reward"], row["reward_effective"] = expected_reward(after, contexts.held_out)
     return row | {
         "kl_k1": float((old - new).mean()),
         "kl_k3": float((np.expm1(log_ratio) - log_ratio).mean()),
@@ -136,48 +147,48 @@ def measured(where: Contexts, before: Scores, after: Scores) -> dict[str, float]
 
 
 def expected_reward(scores: Scores, rollouts: Sequence[Rollout]) -> tuple[float, float]:
-    """Mean task reward of the policy on the prompts of recorded rollouts, and the share of them that still counts.
+    """Mean task reward of the policy on recorded rollouts, and the share of them that counts.
 
-    No engine draws anew: each rollout weighs pi(response) / mu(response), mu being the policy that wrote it
-    (self-normalised importance sampling), so the reward is meaningful while the policies are close: while the effective
-    share, (sum w)^2 / (n sum w^2), is not small. The rollouts must be ones that no branch was trained on.
+    No engine draws anew: each rollout weighs pi(response) / mu(response), mu being the policy that
+    wrote it (self-normalised importance sampling). The reward means something while the policies
+    are close, that is, while the effective share (sum w)^2 / (n sum w^2) is not small. The rollouts
+    must be ones that no branch was trained on.
     """
     log_ratio = [
-        np.sum(scores[each.key].logprob - each.rollout_logprob, dtype=np.float64)
-        for each in rollouts
+        np.sum(scores[rollout.key].logprob - rollout.rollout_logprob, dtype=np.float64)
+        for rollout in rollouts
     ]
     weight = np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
-    reward = np.array([each.reward for each in rollouts], dtype=np.float64)
-    return float(weight @ reward / weight.sum()), float(
-        weight.sum() ** 2 / (len(weight) * (weight @ weight))
-    )
+    reward = np.array([rollout.reward for rollout in rollouts], dtype=np.float64)
+    mean = weight @ reward / weight.sum()
+    effective = weight.sum() ** 2 / (len(weight) * (weight @ weight))
+    return float(mean), float(effective)
 
 
 def contexts_of(run: RecordedRun, point: int, limit: int) -> Contexts:
-    """Rollouts of the step after the point; and of the next two (at the ledger's end: of those before).
+    """Rollouts of the step after the point and of the two steps after that.
 
-    Effects of one step are small: the more contexts that no branch trained on, the less they drown in chance.
+    At the ledger's end earlier steps take the place of those that are missing. The effects of one
+    step are small: the more contexts that no branch trained on, the less they drown in chance.
     """
-    neighbours = [step for step in (point + 2, point + 3, point, point - 1) if step in run.steps][
-        :2
-    ]
-    held_out = [
-        each for step in neighbours for each in _spread(first_wave(run.batch(step).rollouts), limit)
-    ]
-    return Contexts(
-        trained=_spread(first_wave(run.batch(point + 1).rollouts), limit), held_out=tuple(held_out)
-    )
+
+    def spread(step: int) -> tuple[Rollout, ...]:
+        return _spread(first_wave(run.batch(step).rollouts), limit)
+
+    others = [step for step in (point + 2, point + 3, point, point - 1) if step in run.steps]
+    held_out = [rollout for step in others[:2] for rollout in spread(step)]
+    return Contexts(trained=spread(point + 1), held_out=tuple(held_out))
 
 
 def _spread(rollouts: Sequence[Rollout], limit: int) -> tuple[Rollout, ...]:
     """At most `limit` rollouts with a response, evenly over the canonical order."""
-    ordered = [
-        each for each in sorted(rollouts, key=lambda each: each.key) if each.num_response_tokens
-    ]
+    written = [rollout for rollout in rollouts if rollout.num_response_tokens]
+    ordered = sorted(written, key=lambda rollout: rollout.key)
     if len(ordered) <= limit:
         return tuple(ordered)
     return tuple(ordered[int(index)] for index in np.linspace(0, len(ordered) - 1, limit).round())
 
 
 def _tokens(scores: Scores, rollouts: Sequence[Rollout], name: str) -> np.ndarray:
-    return np.concatenate([getattr(scores[each.key], name) for each in rollouts]).astype(np.float64)
+    values = [getattr(scores[rollout.key], name) for rollout in rollouts]
+    return np.concatenate(values).astype(np.float64)

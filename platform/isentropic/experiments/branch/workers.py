@@ -1,4 +1,4 @@
-"""Branch points in several processes at once: each takes a stretch of them and has a learner of its own."""
+"""Branch points in several processes at once: each takes a stretch and has its own learner."""
 
 import asyncio
 import signal
@@ -15,33 +15,36 @@ from isentropic.experiments.run.prepare import Prepared
 
 
 async def branch_workers(
-    about: Comparison,
+    comparison: Comparison,
     prepared: Prepared,
     points: Sequence[int],
     processes: int,
     keep: Callable[[Rows], None],
 ) -> None:
-    """The rows of all points, each kept as soon as it is there. An error in one process ends them all.
+    """Makes the rows of all points, each kept once it is there. An error in one process ends all.
 
     Args:
         points: in rising order.
     """
     if processes == 1 or len(points) < 2:
         if points:
-            async with brancher(about, prepared) as own:
+            async with brancher(comparison, prepared) as branches:
                 for point in points:
-                    keep(await own.at(point))
+                    keep(await branches.at(point))
         return
     with ExitStack() as stack:
         shares = stretches(points, processes)
-        pools = [_Pool(about, prepared, stack) for _ in shares]
+        pools = [_Pool(comparison, prepared, stack) for _ in shares]
         await asyncio.gather(
             *(_work(pool, share, keep) for pool, share in zip(pools, shares, strict=True))
         )
 
 
 def stretches(points: Sequence[int], count: int) -> list[list[int]]:
-    """The points in `count` stretches of about equal size, none empty: a state is reached from the one before it."""
+    """The points in `count` stretches of about equal size, none empty.
+
+    Neighbours stay together because a state is reached from the one before it.
+    """
     count = min(count, len(points))
     bounds = [len(points) * index // count for index in range(count + 1)]
     return [list(points[start:end]) for start, end in pairwise(bounds)]
@@ -50,24 +53,26 @@ def stretches(points: Sequence[int], count: int) -> list[list[int]]:
 class _Pool:
     """One process that has one learner."""
 
-    def __init__(self, about: Comparison, prepared: Prepared, stack: ExitStack) -> None:
+    def __init__(self, comparison: Comparison, prepared: Prepared, stack: ExitStack) -> None:
         self._pool = ProcessPool(
             max_workers=1,
             initializer=_begin,
-            initargs=(about, prepared),
+            initargs=(comparison, prepared),
             context=get_context("spawn"),
         )
+        # Called in reverse: what still runs is ended, after an error or Ctrl-C too, then awaited.
         stack.callback(self._pool.join, timeout=10)
-        stack.callback(self._pool.stop)  # first: what runs is ended, after an error or Ctrl-C too
+        stack.callback(self._pool.stop)
 
     async def at(self, point: int) -> Rows:
-        """Raises RuntimeError where the process is gone."""
+        """The rows of a point. Raises RuntimeError if the process is gone."""
         try:
             return await asyncio.wrap_future(self._pool.schedule(_at, args=(point,)))
         except ProcessExpired as error:
             raise RuntimeError(
-                f"the process that made the branches after step {point} was ended (exit code {error.exitcode}; short "
-                "of memory?). The points before are kept; the same command goes on, with processes=1 in less memory."
+                f"the process that made the branches after step {point} was ended (exit code "
+                f"{error.exitcode}; short of memory?). The points before are kept; the same "
+                "command goes on, with processes=1 in less memory."
             ) from error
 
 
@@ -77,10 +82,10 @@ async def _work(pool: _Pool, points: Sequence[int], keep: Callable[[Rows], None]
 
 
 class _Worker:
-    """In its process: an event loop and a brancher that last as long as it does."""
+    """What the process has: an event loop and a brancher, as long as it lives."""
 
-    def __init__(self, about: Comparison, prepared: Prepared) -> None:
-        self._open = partial(brancher, about, prepared)
+    def __init__(self, comparison: Comparison, prepared: Prepared) -> None:
+        self._open = partial(brancher, comparison, prepared)
         self._runner = asyncio.Runner()
         self._context: AbstractAsyncContextManager[Brancher] | None = None
 
@@ -97,12 +102,11 @@ class _Worker:
 _worker: _Worker
 
 
-def _begin(about: Comparison, prepared: Prepared) -> None:
+def _begin(comparison: Comparison, prepared: Prepared) -> None:
     global _worker
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the first process's, which ends the others
-    _worker = _Worker(about, prepared)
+    # Ctrl-C goes to the first process, which ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker = _Worker(comparison, prepared)
 
 
 def _at(point: int) -> Rows:

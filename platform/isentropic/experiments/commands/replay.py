@@ -1,4 +1,4 @@
-"""python jobs/branch.py replay run=<folder|name> step=17: one recorded step again, and how it compares."""
+"""python jobs/branch.py replay run=<folder|name> step=17: trains one recorded step again."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ SHOWN = 12  # differences that are printed
 
 
 def replay(options: dict[str, str], overrides: list[str]) -> int:
-    """Trains the step from the state before it and prints the comparison. 0: as asked; 1: bits differ that should not.
+    """Trains the step from the state before it and prints how it compares; the exit code.
 
-    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32. With overrides the
-    difference is what was asked for.
+    Without overrides, on the recorded number of ranks, every number must be equal on CPU float32:
+    else the code is 1. With overrides the difference is what the user wants to see.
     """
     step = options.get("step") or options.get("steps", "")
     if not step.isdigit():
@@ -28,18 +28,18 @@ def replay(options: dict[str, str], overrides: list[str]) -> int:
     exact = options.get("exact", "true") == "true"
     line, same_weights = asyncio.run(replay_step(run, int(step), setting.config, exact=exact))
     if same_weights is not None:
-        print(
-            f"weights and optimizer are {'' if same_weights else 'NOT '}those of the checkpoint, bit for bit"
-        )
-    return _tell(run, int(step), line, exact=exact, overrides=overrides)
+        equal = "" if same_weights else "NOT "
+        print(f"weights and optimizer are {equal}those of the checkpoint, bit for bit")
+    return _print_comparison(run, int(step), line, exact=exact, overrides=overrides)
 
 
 async def replay_step(
     run: RecordedRun, step: int, config: Config, *, exact: bool
 ) -> tuple[dict[str, Any], bool | None]:
-    """The line of the step under `config`; and whether weights and optimizer have the bits of the step's checkpoint.
+    """The line of the step under `config`; whether the learner's state is that of its checkpoint.
 
-    None: the step has no checkpoint. (The line speaks of the weights too: entropy/measured_change comes after them.)
+    None: the step has no checkpoint. (The line depends on the new weights too:
+    entropy/measured_change is measured under them.)
     """
     from isentropic.experiments.branch.learner import replay_learner
     from isentropic.experiments.branch.replayer import Replayer, walk_to
@@ -71,11 +71,11 @@ async def replay_step(
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Key -> (recorded, replayed), of all keys whose values are not equal bits."""
+    """Key -> (recorded, replayed), of all keys whose values differ."""
     return {key: (old.get(key), value) for key, value in new.items() if old.get(key) != value}
 
 
-def _tell(
+def _print_comparison(
     run: RecordedRun, step: int, line: dict[str, Any], *, exact: bool, overrides: list[str]
 ) -> int:
     if step not in run.lines:
@@ -83,12 +83,13 @@ def _tell(
         return 0
     changed = differences(run.lines[step], line)
     print(
-        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line bit for bit"
+        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line "
+        "bit for bit"
     )
     numbers = {
         key: pair
         for key, pair in changed.items()
-        if all(isinstance(each, int | float) for each in pair)
+        if all(isinstance(value, int | float) for value in pair)
     }
     ranked = sorted(numbers.items(), key=lambda item: -_relative(*item[1]))
     for key, (old, new) in ranked[:SHOWN]:

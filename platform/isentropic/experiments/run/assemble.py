@@ -20,6 +20,7 @@ from isentropic.controller.protocols import LearnerGroup, RolloutPool
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.sampler import Sampler
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.trainer import Trainer
 from isentropic.experiments.hydra_main import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
@@ -152,17 +153,19 @@ class Assembly:
             sampler=sampler,
             chat=prepared.chat,
             grader=self.grader,
-            make_sampling=lambda step: config.sampling.build(),
+            make_sampling=lambda step: config.sampling,
+            candidates=method.candidates,
             ledger=self.folder / "rollouts",
             eval_size=prepared.task.size("eval"),
         )
         return Controller(
             config=config,
             learner=actors.learner,
+            trainer=Trainer(config, actors.learner, method),
             feed=feed,
-            method=method,
-            reporter=Reporter(config, self.record, self.logs, self.about),
+            reporter=Reporter(config, self.record, self.logs),
             folder=self.folder,
+            metadata=self.about,
             warn=self.terminal.say,
         )
 

@@ -115,11 +115,20 @@ def remove_torn(folder: Path) -> None:
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
     """Dotted key -> 'key: old -> new', for all keys that differ and that say what is computed."""
-    before, after = flat(old), flat(new)
+    before, after = _without_nulls(flat(old)), _without_nulls(flat(new))
     return {
         key: f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key, ()) != after.get(key, ()) and not is_under(key, MAY_CHANGE)
+    }
+
+
+def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    """Drop loss terms that are null: an absent one is off too, and older configs have the nulls."""
+    return {
+        key: value
+        for key, value in values.items()
+        if value is not None or not is_under(key, ("terms",))
     }
 
 

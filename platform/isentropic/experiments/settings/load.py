@@ -4,7 +4,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, make_dataclass
 from functools import cache
 from typing import Any
@@ -20,7 +20,9 @@ from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.metrics.accounting import AccountingConfig
 from isentropic.metrics.alarms import AlarmsConfig
+from isentropic.objectives import ObjectiveConfig
 from isentropic.objectives.over.shaped_offline import with_shaped_offline
+from isentropic.objectives.terms import TermsConfig
 from isentropic.tasks.grading.rewards import RewardsConfig
 
 SECTIONS: dict[str, type] = {
@@ -36,6 +38,7 @@ SECTIONS: dict[str, type] = {
     "accounting": AccountingConfig,
     "alarms": AlarmsConfig,
     "rewards": RewardsConfig,
+    "terms": TermsConfig,
 }
 MISSING = "???"  # how a YAML says that the user must give a value
 SECRET = re.compile(r"oc\.env:\s*(\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*)", re.IGNORECASE)
@@ -90,7 +93,8 @@ def typed(key: str, section: type, raw: Any) -> Any:
         raise ValueError(
             f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: {key}.<key>=..."
         )
-    _check_keys(f"{key}.", raw, [field.name for field in fields(section)])
+    optional = [field.name for field in fields(section) if field.default is None]
+    _check_keys(f"{key}.", raw, [field.name for field in fields(section)], optional)
     hints = typing.get_type_hints(section)
     return section(
         **{name: _value(f"{key}.{name}", hints[name], value) for name, value in raw.items()}
@@ -100,6 +104,8 @@ def typed(key: str, section: type, raw: Any) -> Any:
 def _value(key: str, hint: Any, raw: Any) -> Any:
     """One value as its annotation wants it, with OmegaConf's conversions: '1e-6' is a float, and so is 1."""
     for option in _options(hint):
+        if option is ObjectiveConfig:  # the base of another objective, chosen as that one is
+            return _slot(key, SLOTS["objective"], raw)
         if is_dataclass(option) and raw is not None:
             return typed(key, option, raw)
     try:
@@ -150,7 +156,10 @@ def _check_read(section: str, text: str) -> None:
         )
 
 
-def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None:
+def _check_keys(
+    prefix: str, raw: Mapping[str, Any], allowed: list[str], optional: Sequence[str] = ()
+) -> None:
+    """Every key of `raw` must be allowed, and every allowed one there, but for the optional."""
     for key in raw:
         if key not in allowed:
             hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
@@ -158,6 +167,8 @@ def _check_keys(prefix: str, raw: Mapping[str, Any], allowed: list[str]) -> None
                 f"unknown config key {f'{prefix}{key}'!r}; allowed here: {', '.join(allowed)}.{hint}"
             )
     for key in allowed:
+        if key not in raw and key in optional:
+            continue
         if key not in raw or raw[key] == MISSING:
             raise ValueError(f"{prefix}{key} has no value. Give one: {prefix}{key}=...")
 

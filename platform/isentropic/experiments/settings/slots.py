@@ -1,38 +1,30 @@
-"""Which config class a slot's `name` stands for: the hand-written dicts of the slots, in one place."""
+"""Everything that can fill a slot: the class that its `name` in the config stands for."""
 
-from typing import Any
-
-from isentropic.methods.advantages import ADVANTAGES
-from isentropic.methods.filters import FILTERS
-from isentropic.methods.papo.polarity import REWEIGHTS
-from isentropic.methods.reuse import REUSES
-from isentropic.methods.sampling import SAMPLINGS
-from isentropic.methods.shaping import SHAPINGS
+from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised
+from isentropic.methods.filters import DropFlat, KeepAll
+from isentropic.methods.oger.exploration import ExplorationConfig
+from isentropic.methods.papo.polarity import PolarityConfig
+from isentropic.methods.reuse import NoReuse
+from isentropic.methods.reweight import NoReweight
+from isentropic.methods.sampling import OneWave, Refilled
+from isentropic.methods.shaping import NoShaping, Overlong
+from isentropic.methods.uec_rl.keep_rules import KeepRules
+from isentropic.methods.uec_rl.queue_replay import QueueReplayConfig
+from isentropic.methods.uec_rl.second_wave import SecondWave
 from isentropic.objectives import OBJECTIVES
-from isentropic.objectives.terms import TERMS
 from isentropic.objectives.tokens.mismatch import TOKEN_WEIGHTS
 from isentropic.objectives.tokens.reductions import REDUCTIONS
 from isentropic.tasks import TASKS
 
-
-def _config_of(entry: Any) -> type:
-    """An entry is a config class, or has one as `config` beside its function."""
-    return entry if isinstance(entry, type) else entry.config
-
-
 SLOTS: dict[str, dict[str, type]] = {
-    slot: {name: _config_of(entry) for name, entry in entries.items()}
-    for slot, entries in {
-        "task": TASKS,
-        "sampling": SAMPLINGS,
-        "shaping": SHAPINGS,
-        "filter": FILTERS,
-        "advantage": ADVANTAGES,
-        "reweight": REWEIGHTS,
-        "token_weight": TOKEN_WEIGHTS,
-        "objective": OBJECTIVES,
-        "terms": TERMS,
-        "reduction": REDUCTIONS,
-        "reuse": REUSES,
-    }.items()
+    "task": {name: task.config for name, task in TASKS.items()},
+    "sampling": {"one_wave": OneWave, "refilled": Refilled, "second_wave": SecondWave},
+    "shaping": {"none": NoShaping, "overlong": Overlong, "exploration": ExplorationConfig},
+    "filter": {"drop_flat": DropFlat, "keep_all": KeepAll, "keep_rules": KeepRules},
+    "advantage": {"normalised": Normalised, "centred": Centred, "leave_one_out": LeaveOneOut},
+    "reweight": {"none": NoReweight, "polarity": PolarityConfig},
+    "token_weight": TOKEN_WEIGHTS,
+    "objective": OBJECTIVES,
+    "reduction": REDUCTIONS,
+    "reuse": {"none": NoReuse, "queue_replay": QueueReplayConfig},
 }

@@ -1,8 +1,9 @@
 """Frozen text encoders of OGER: responses to unit vectors, and a cache of them by content.
 
-[reconstructed] which encoder the paper (arXiv:2604.18530) uses is not known; `oger.encoder` names one of
+[reconstructed] which encoder the paper (arXiv:2604.18530) uses is not known; `oger.encoder` names
+one of
     tfidf        hashed word 1- to 3-grams, weights fitted on the offline set; no model
-    policy       mean last hidden state of the frozen initial policy, minus the mean vector of the offline set
+    policy       mean last hidden state of the frozen initial policy, minus the offline set's mean
     st:<model>   a sentence-transformers model, by folder or Hub name
 """
 
@@ -76,7 +77,9 @@ class TfidfEncoder:
 
 
 class PolicyEncoder:
-    """Mean last hidden state over the response's tokens, centred: raw states of a language model are nearly collinear.
+    """Mean last hidden state over the response's tokens, centred.
+
+    Uncentred, the states of a language model are nearly collinear.
 
     A response longer than the model's window is cut into windows; their unit vectors are averaged.
     """
@@ -123,7 +126,7 @@ class PolicyEncoder:
 
 
 class SentenceEncoder:
-    """A frozen sentence-embedding model; texts over its window are cut into windows, as above."""
+    """A frozen sentence-embedding model; cuts a long text into windows as PolicyEncoder does."""
 
     def __init__(self, model: str) -> None:
         self._name = model
@@ -135,8 +138,9 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise ValueError(
-                f"oger.encoder=st:{self._name} needs the package sentence-transformers: `pip install "
-                "sentence-transformers`, or choose oger.encoder=tfidf or oger.encoder=policy."
+                f"oger.encoder=st:{self._name} needs the package sentence-transformers: "
+                "`pip install sentence-transformers`, or choose oger.encoder=tfidf or "
+                "oger.encoder=policy."
             ) from error
         return SentenceTransformer(self._name)
 
@@ -160,7 +164,7 @@ class SentenceEncoder:
 
 
 class CachedEncoder:
-    """Keeps vectors by the hash of their text: in memory and, one file a call, in `folder`, for the next process.
+    """Keeps vectors by the hash of their text, in memory and in `folder` (one file per call).
 
     For the offline set: what the policy writes seldom comes twice, and is not kept.
     """

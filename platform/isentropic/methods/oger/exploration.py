@@ -1,13 +1,15 @@
-"""OGER, offline-guided exploration reward (arXiv:2604.18530): a bonus for right answers unlike the teachers'.
+"""The shaping slot of OGER (arXiv:2604.18530): a bonus for right answers unlike the teachers'.
 
     s_ij = cos(Enc(o_i), Enc(teacher_j)),    D_i = 1 - mean_j s_ij
-    R_i  = r_i + coef * D_i * exp(-H_i) * r_i        for the policy's responses, r_i the task's reward
-    R    = r                                          for a teacher's
+    R_i  = r_i + coef * D_i * exp(-H_i) * r_i     for the policy's, with r_i the task's reward
+    R    = r                                      for a teacher's
 
-The response with the smallest D gives its place to one teacher response, drawn uniformly: the group keeps its size.
-[source: notes on the paper] these formulas and the exchange. [reconstructed] coef, the clamp of D, the statistic H,
-the encoder, no bonus and no exchange for a prompt without teachers, ties to the lowest index, and what later waves
-get (the bonus, never a teacher). Each is a config value or named where it is decided.
+The response with the smallest D gives its place to one teacher response, drawn uniformly: the group
+keeps its size.
+[source: notes on the paper] these formulas and the exchange. [reconstructed] coef, the clamp of D,
+the statistic H, the encoder, no bonus and no exchange for a prompt without teachers, ties to the
+lowest index, and what later waves get (the bonus, never a teacher). Each is a config value or named
+where it is decided.
 """
 
 import re
@@ -44,13 +46,20 @@ def cosines(online: Floats, offline: Floats) -> Floats:
 
 
 def divergence(similarity: Floats, *, clamp: bool) -> Floats:
-    """[N, M] s_ij, M >= 1 -> [N] D_i = 1 - mean_j s_ij; `clamp` keeps it in [0, 1], for a cosine may be negative."""
+    """[N, M] s_ij, M >= 1 -> [N] D_i = 1 - mean_j s_ij.
+
+    `clamp` keeps it in [0, 1], because a cosine may be negative.
+    """
     gap = 1.0 - np.asarray(similarity, dtype=np.float64).mean(axis=1)
     return gap.clip(0.0, 1.0) if clamp else gap
 
 
 def confidence_entropy(entropy: Floats, statistic: str) -> float:
-    """H_i in nats from the entropies [N] of one response: `last`, `mean`, or `tail:<n>` (mean of the last n)."""
+    """H_i in nats from the entropies [N] of one response.
+
+    Args:
+        statistic: `last`, `mean`, or `tail:<n>` (the mean of the last n).
+    """
     if not len(entropy):
         return 0.0
     if statistic == "last":
@@ -60,18 +69,18 @@ def confidence_entropy(entropy: Floats, statistic: str) -> float:
 
 
 def exploration_reward(reward: Floats, gap: Floats, entropy: Floats, *, coef: float) -> Floats:
-    """coef * D * exp(-H) * r, all [N]; the entropy is a number here, no gradient flows through it."""
+    """coef * D * exp(-H) * r, all [N]; no gradient flows through the entropy."""
     return coef * gap * np.exp(-entropy) * reward
 
 
 def most_teacher_like(gap: Floats) -> int:
-    """Index of the smallest divergence; the lowest index of a tie."""
+    """Index of the smallest divergence; in a tie the lowest."""
     return int(np.argmin(np.round(gap, TIE)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationConfig:
-    """Values live in conf/method/oger.yaml under `oger`; conf/shaping/exploration.yaml passes them on."""
+    """Settings of the slot; their values live in conf/method/oger.yaml under `oger`."""
 
     name: str
     coef: float  # factor of the bonus; 0, and no teachers, is the base method
@@ -100,7 +109,7 @@ class ExplorationConfig:
 
     @property
     def offline_shape(self) -> float | None:
-        """For `objectives.offline.shaped_offline`; None where teachers get the objective's own ratio."""
+        """For `shaped_offline`, the objective; None if teachers get the base objective's ratio."""
         return self.shape if self.ratio == "shaped" else None
 
     def build(self) -> "Exploration":
@@ -108,7 +117,7 @@ class ExplorationConfig:
 
 
 class Exploration:
-    """The shaping slot of OGER. `bind` gives it what it needs of the run."""
+    """The slot itself; its state is what `bind` gives it of the run."""
 
     def __init__(
         self,
@@ -117,14 +126,13 @@ class Exploration:
         encoder: Encoder | None = None,
         cached: Encoder | None = None,
     ) -> None:
-        self._config, self._offline = config, offline
-        self._encoder, self._cached = (
-            encoder,
-            cached or encoder,
-        )  # of the policy's responses, of the teachers'
+        self._config = config
+        self._offline = offline
+        self._encoder = encoder  # of the policy's responses
+        self._cached = cached or encoder  # of the teachers'
 
     def bind(self, *, chat: Chat, task: Task, model_path: str) -> None:
-        """Reads the teachers and makes the encoder; without teachers there is nothing to do.
+        """Reads the teachers and makes the encoder; does nothing without teachers.
 
         Args:
             model_path: folder or Hub name of the initial policy.
@@ -138,8 +146,9 @@ class Exploration:
             return
         if task.max_turns > 1:
             raise ValueError(
-                f"oger.teachers with a task of up to {task.max_turns} turns: a teacher's text has no environment's "
-                "answers in it. Write oger.teachers=null, or choose a task of one turn."
+                f"oger.teachers with a task of up to {task.max_turns} turns: a teacher's text has "
+                "no environment's answers in it. Write oger.teachers=null, or choose a task of one "
+                "turn."
             )
         self._offline = OfflineSet(
             source,
@@ -154,11 +163,16 @@ class Exploration:
         self._encoder = build_encoder(config.encoder, corpus=source.corpus, model_path=model_path)
         self._cached = CachedEncoder(self._encoder, cache)
 
-    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
-        """The teacher response of each group, to be scored in the old-policy pass before `shape` puts it in.
+    @property
+    def fates(self) -> tuple[str, ...]:
+        return ("replaced",) if self._offline is not None else ()
 
-        Its key is (split, draw, wave 0, G): the first free sample index, so that it names one rollout in scores and
-        ledger, and stays with the response. The draw depends on the run's seed and the group's draw alone.
+    def candidates(self, groups: Sequence[Group]) -> list[Rollout]:
+        """The teacher response of each group, to be scored before `shape` puts it in.
+
+        Its key is (split, draw, wave 0, G): the first free sample index, so that it names one
+        rollout in scores and ledger, and stays with the response. The draw depends on the run's
+        seed and the group's draw only.
         """
         if self._offline is None:
             return []
@@ -170,21 +184,21 @@ class Exploration:
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
     ) -> tuple[list[Group], dict[str, float]]:
-        """Groups with shaped rewards and, where a prompt has teachers, one of them; metrics under oger/."""
+        """Groups with shaped rewards, one teacher in each that has any; and metrics under oger/."""
         report = Report()
         of_draw = {teacher.key.draw: teacher for teacher in teachers or self.candidates(groups)}
         joining = [of_draw.get(group.draw) for group in groups]
-        taught = [
+        hybrid = [
             group for group, teacher in zip(groups, joining, strict=True) if teacher is not None
         ]
-        similarities = iter(self._similarities(taught))
+        similarities = iter(self._similarities(hybrid))
         shaped = []
         for group, teacher in zip(groups, joining, strict=True):
             if teacher is None:
                 rollouts = tuple(
                     replace(rollout, shaped_reward=rollout.reward) for rollout in group.rollouts
                 )
-                report.alone(rollouts)
+                report.without_teacher(rollouts)
                 shaped.append(replace(group, rollouts=rollouts))
             else:
                 shaped.append(self._shape(group, teacher, next(similarities), scores, report))
@@ -195,8 +209,8 @@ class Exploration:
     ) -> tuple[dict[RolloutKey, float], dict[str, float]]:
         """Advantages after `oger.offline_min_adv`, and how the teachers fared.
 
-        [derived] In a group that is all right the teacher has the lowest total, so it is pushed down; the clamp
-        prevents it ([reconstructed], default none).
+        [derived] In a group that is all right the teacher has the lowest total, so it is pushed
+        down; the clamp prevents it ([reconstructed], default none).
         """
         out = dict(advantages)
         keys = [rollout.key for group in groups for rollout in group.rollouts if rollout.is_teacher]
@@ -220,9 +234,9 @@ class Exploration:
         online = [self._offline.texts(group.rollouts) for group in groups]
         parts = []
         for encoder, texts in ((self._encoder, online), (self._cached, offline)):
-            vectors = encoder.encode([text for own in texts for text in own])
-            parts.append(np.split(vectors, np.cumsum([len(own) for own in texts])[:-1]))
-        return [cosines(own, teachers) for own, teachers in zip(*parts, strict=True)]
+            vectors = encoder.encode([text for row in texts for text in row])
+            parts.append(np.split(vectors, np.cumsum([len(row) for row in texts])[:-1]))
+        return [cosines(policy, teachers) for policy, teachers in zip(*parts, strict=True)]
 
     def _shape(
         self,
@@ -232,7 +246,7 @@ class Exploration:
         scores: Mapping[RolloutKey, TokenScores],
         report: Report,
     ) -> Group:
-        """The bonus, and the teacher in the place of the most similar response of the first wave."""
+        """Gives the bonus, and the teacher the place of the most similar response of wave 0."""
         rollouts = group.rollouts
         gap = divergence(similarity, clamp=self._config.clamp)
         entropy = np.array(

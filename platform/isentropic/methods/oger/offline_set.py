@@ -1,4 +1,4 @@
-"""The offline set of a run: which teacher responses a prompt has, and the one that joins its group this time."""
+"""The offline set of a run: a prompt's teacher responses, and the one that joins its group."""
 
 import math
 import random
@@ -34,7 +34,9 @@ class OfflineSet:
     ) -> None:
         self._source, self._task, self._chat = source, task, chat
         self._require_correct = require_correct
-        self._max_tokens, self._window, self._seed = max_response_tokens, window, seed
+        self._max_tokens = max_response_tokens
+        self._window = window
+        self._seed = seed
         self._tokens: Callable[[str], Ints] = lru_cache(maxsize=KEPT_TEXTS)(self._encode)
         self._usable: dict[str, tuple[TeacherResponse, ...]] = {}
 
@@ -45,7 +47,7 @@ class OfflineSet:
         return self._usable[prompt.prompt_id]
 
     def draw(self, group: Group) -> Rollout | None:
-        """One usable response, drawn uniformly by (seed, draw), as a rollout of wave 0; None where there is none."""
+        """One usable response as a rollout of wave 0, drawn uniformly by (seed, draw), or None."""
         first = group.wave(0)
         if not first:
             return None
@@ -59,7 +61,7 @@ class OfflineSet:
         return _rollout(chosen, first, prompt_tokens, self._tokens(chosen.text), seed)
 
     def texts(self, rollouts: Sequence[Rollout]) -> list[str]:
-        """What encoders see: the response alone, special tokens removed."""
+        """What encoders see: the response only, without special tokens."""
         return [" ".join(self._chat.turn_texts(rollout)) for rollout in rollouts]
 
     def _filter(self, prompt: Prompt) -> tuple[TeacherResponse, ...]:
@@ -72,13 +74,14 @@ class OfflineSet:
         )
 
     def _graded(self, prompt: Prompt, row: TeacherResponse) -> TeacherResponse:
-        """With the task's reward, where the file has none."""
+        """The row with the task's reward, if the file has none."""
         if not math.isnan(row.reward):
             return row
         if self._task.isolated:
             raise ValueError(
-                f"oger.teachers: the response of {row.teacher!r} to prompt {row.prompt_id!r} has neither reward nor "
-                "verified, and this task's check may only run in a killable process. Grade the file once: "
+                f"oger.teachers: the response of {row.teacher!r} to prompt {row.prompt_id!r} has "
+                "neither reward nor verified, and this task's check may only run in a killable "
+                "process. Grade the file once: "
                 "python jobs/make_teachers.py graded.jsonl --grade <file> task=..."
             )
         return replace(row, reward=float(self._task.grade(prompt, [row.text])))

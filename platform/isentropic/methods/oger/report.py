@@ -1,4 +1,4 @@
-"""The numbers of OGER (spec B.10) over the groups of one step."""
+"""The metrics of OGER over the groups of one step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,19 +8,20 @@ from isentropic.records import Floats, Rollout, RolloutKey, TokenScores
 
 
 class Report:
-    """Collects the numbers of spec B.10 over the step's groups."""
+    """Collects the numbers of each group; `metrics` makes their means."""
 
     def __init__(self) -> None:
         self._lists: dict[str, list[float]] = {}
         self._similarity: dict[str, list[float]] = {}
         self._groups = self._exchanged = 0
 
-    def alone(self, rollouts: Sequence[Rollout]) -> None:
-        """A group without teachers."""
+    def without_teacher(self, rollouts: Sequence[Rollout]) -> None:
+        """Takes a group without teachers."""
         self._groups += 1
         self._add("online_solved", [rollout.reward for rollout in rollouts])
 
     def group(self, reward, gap, entropy, bonus, rollouts: Sequence[Rollout], scores) -> None:
+        """Takes the policy's responses of a group that a teacher joins."""
         self._groups += 1
         self._add("online_solved", reward)
         self._add("divergence_mean", gap)
@@ -41,7 +42,10 @@ class Report:
         self._add("offline_prob_mean", np.exp(scores[teacher.key].logprob))
 
     def metrics(self) -> dict[str, float]:
-        """Means; `bonus_variance_share` is cov(bonus, total) / var(total), the share of the rewards' variance."""
+        """Means over the step, under oger/.
+
+        `bonus_variance_share` is cov(bonus, total) / var(total): the bonus's share of the variance.
+        """
         means = {
             f"oger/{key}": float(np.mean(values))
             for key, values in self._lists.items()
@@ -52,10 +56,8 @@ class Report:
             for name, values in self._similarity.items()
         }
         means["oger/teacher_groups_frac"] = self._exchanged / max(self._groups, 1)
-        total, bonus = (
-            np.array(self._lists.get("_total", [])),
-            np.array(self._lists.get("bonus_mean", [])),
-        )
+        total = np.array(self._lists.get("_total", []))
+        bonus = np.array(self._lists.get("bonus_mean", []))
         if total.size and total.var() > 0:
             share = np.mean((bonus - bonus.mean()) * (total - total.mean())) / total.var()
             means["oger/bonus_variance_share"] = float(share)

@@ -1,8 +1,9 @@
-"""Teacher responses keyed by prompt: from JSONL or parquet files, or made on the spot for the embedded task.
+"""Teacher responses by prompt: from JSONL or parquet files, or made for the embedded task.
 
-A row names `prompt_id`, `teacher`, `response`, and what is known of its correctness: `reward` (the task's own) or
-`verified` (true or false). [source] OGER (arXiv:2604.18530) keeps verified responses only. [reconstructed] responses
-over the response limit are dropped; a row without a verdict is graded by the task when its prompt is first drawn.
+A row names `prompt_id`, `teacher`, `response`, and what is known of its correctness: `reward` (the
+task's own) or `verified` (true or false). [source] OGER (arXiv:2604.18530) keeps verified responses
+only. [reconstructed] responses over the response limit are dropped; a row without a verdict is
+graded by the task when its prompt is first drawn.
 """
 
 import json
@@ -18,26 +19,26 @@ from isentropic.seeds import hash_seed
 from isentropic.tasks.arithmetic import STYLES, demonstration
 from isentropic.tasks.base import Task
 
-EMBEDDED = "embedded"  # oger.teachers: the solver of the embedded task, one teacher a style
+EMBEDDED = "embedded"  # oger.teachers: the solver of the embedded task, one teacher per style
 COLUMNS = ("prompt_id", "teacher", "response")
 CORPUS = 512  # responses that encoders fit their statistics on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherResponse:
-    """One response of a teacher. `reward` is the task's, not a number where nobody has judged it yet."""
+    """One response of a teacher."""
 
     prompt_id: str
     teacher: str
     text: str
-    reward: float = float("nan")
+    reward: float = float("nan")  # the task's; NaN: not graded yet
 
 
 class TeacherSource(Protocol):
     """The offline set."""
 
     def responses(self, prompt: Prompt) -> Sequence[TeacherResponse]:
-        """All responses to the prompt, in a fixed order; () where there are none."""
+        """All responses to the prompt, in a fixed order; () if there are none."""
         ...
 
     def corpus(self) -> Sequence[str]:
@@ -61,7 +62,7 @@ class TeacherTable:
 
 
 class ArithmeticTeachers:
-    """A solver of the embedded task with several styles, each one a teacher: right always, and made from the prompt."""
+    """A solver of the embedded task, one teacher per style; it is always right."""
 
     def __init__(self, task: Task, samples: int = 1) -> None:
         self._task, self._samples = task, samples
@@ -74,7 +75,7 @@ class ArithmeticTeachers:
         ]
 
     def _texts(self, prompt: Prompt, style: str) -> list[str]:
-        """Different ones only: a style may have fewer ways to write a sum than samples are asked for."""
+        """Different texts only: a style may have fewer ways to write a sum than `samples`."""
         weights = [float(style == other) for other in STYLES]
         seeds = (
             hash_seed("teacher", style, sample, prompt.prompt_id) for sample in range(self._samples)
@@ -96,8 +97,9 @@ def load_source(teachers: str | Sequence[str] | None, task: Task) -> TeacherSour
     if teachers == EMBEDDED:
         if not task.prompt("train", 0).prompt_id.startswith("arithmetic/"):
             raise ValueError(
-                f"oger.teachers is {EMBEDDED!r}, but only task=arithmetic has a solver. Name JSONL or parquet files of "
-                f"teacher responses (columns {', '.join(COLUMNS)}), or write null for none."
+                f"oger.teachers is {EMBEDDED!r}, but only task=arithmetic has a solver. Name "
+                "JSONL or parquet files of teacher responses "
+                f"(columns {', '.join(COLUMNS)}), or write null for none."
             )
         return ArithmeticTeachers(task)
     paths = [teachers] if isinstance(teachers, str) else teachers
@@ -108,11 +110,12 @@ def read_teachers(path: Path) -> list[TeacherResponse]:
     """All rows of a .jsonl or .parquet file.
 
     Raises:
-        ValueError: the file is missing, empty, of another kind, or a row is malformed; names file and row.
+        ValueError: the file is missing, empty or of another kind, or a row is malformed.
     """
     if not path.is_file():
         raise ValueError(
-            f"oger.teachers: no file {path}. Make one with jobs/make_teachers.py, or write null for none."
+            f"oger.teachers: no file {path}. "
+            "Make one with jobs/make_teachers.py, or write null for none."
         )
     rows = [_response(path, number, row) for number, row in _rows(path)]
     if not rows:
@@ -126,14 +129,14 @@ def write_teachers(path: Path, rows: Iterable[TeacherResponse]) -> int:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             count += 1
-            about: dict[str, Any] = {
+            entry: dict[str, Any] = {
                 "prompt_id": row.prompt_id,
                 "teacher": row.teacher,
                 "response": row.text,
             }
             if not math.isnan(row.reward):
-                about["reward"] = row.reward
-            file.write(json.dumps(about, ensure_ascii=False) + "\n")
+                entry["reward"] = row.reward
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
     return count
 
 
@@ -167,7 +170,8 @@ def _response(path: Path, number: int, row: Any) -> TeacherResponse:
     for column in COLUMNS:
         if not isinstance(row.get(column), str):
             raise ValueError(
-                f"oger.teachers: {path}, row {number}: {column} must be text, got {row.get(column)!r}."
+                f"oger.teachers: {path}, row {number}: {column} must be text, "
+                f"got {row.get(column)!r}."
             )
     verdict = row.get("reward", row.get("verified"))
     if verdict is not None and not isinstance(verdict, bool | int | float):

@@ -1,8 +1,9 @@
-"""The phase signal of PAPO: from the entropy trajectory of the run to one number u_k in [-1, 1] a step.
+"""The phase signal of PAPO: from the run's entropies to one number u_k in [-1, 1] per step.
 
-u = +1: entropy is too low, favour expansion; -1: too high, favour contraction; 0: the plain base method.
-[source] PAPO (arXiv:2605.11775), abstract: the empirical entropy trajectory is an online phase signal.
-[reconstructed] all formulas and constants here: the paper's text could not be had. Each is a config value.
+u = +1: entropy is too low, favour expansion; -1: too high, favour contraction; 0: the base method.
+[source] PAPO (arXiv:2605.11775), abstract: the entropy trajectory is an online phase signal.
+[reconstructed] all formulas and constants here: we could not get the paper's text. Each is a
+config value.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any
 from isentropic.checks import check_choice, check_range
 
 SIGNALS = ("level", "trend", "two_phase", "balance", "off")
-AUTO_STEPS = 5  # h_ref: auto is half of the mean entropy of so many first steps
+AUTO_STEPS = 5  # h_ref=auto is half of the mean entropy of so many first steps
 SLOW = 0.98  # decay of the slow average that `trend` compares with
 
 
@@ -34,21 +35,21 @@ class PhaseConfig:
                 "papo.h_ref",
                 self.h_ref,
                 above=0,
-                hint="It is an entropy in nats a token; or write auto.",
+                hint="It is an entropy in nats per token; or write auto.",
             )
         check_range("papo.tau", self.tau, above=0)
         check_range("papo.beta", self.beta, at_least=0, below=1)
 
 
 class Phase:
-    """The controller. Its state is a few numbers, equal on resume; the batch statistics are global already.
+    """The controller of the signal. Its state is a few numbers, equal on resume.
 
         M_k = beta M_{k-1} + (1 - beta) Hbar_k            M_0 = Hbar_0
         S_k = 0.98 S_{k-1} + 0.02 Hbar_k                  S_0 = Hbar_0
         level      u = tanh((h_ref - M) / (tau h_ref))
         trend      u = tanh((S - M) / (tau S))
         two_phase  u = +1 if M < h_ref else -1
-        balance    u = (F- - F+) / (F- + F+)              closed form of OPEFO (arXiv:2605.11491), a sanity baseline
+        balance    u = (F- - F+) / (F- + F+)              OPEFO (arXiv:2605.11491), a baseline
         off        u = 0
 
     With h_ref auto, u is 0 until the reference is known ([reconstructed]).
@@ -68,10 +69,10 @@ class Phase:
         return 0.5 * sum(self.first) / AUTO_STEPS if len(self.first) == AUTO_STEPS else None
 
     def advance(self, entropy_mean: float, expand: float, contract: float) -> float:
-        """Takes the step's entropy and flows, and gives u.
+        """Takes the step's entropy and flows, and gives the signal u.
 
         Args:
-            entropy_mean: Hbar_k in nats; a step without rollouts (not a number) leaves the averages as they are.
+            entropy_mean: Hbar_k in nats; NaN (an empty step) leaves the averages as they are.
             expand, contract: F+ and F-, sums of |P| over the two branches of the batch, >= 0.
         """
         if math.isfinite(entropy_mean):
@@ -100,11 +101,9 @@ class Phase:
         return {"smoothed": self.smoothed, "slow": self.slow, "first": list(self.first)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.smoothed, self.slow, self.first = (
-            state["smoothed"],
-            state["slow"],
-            list(state["first"]),
-        )
+        self.smoothed = state["smoothed"]
+        self.slow = state["slow"]
+        self.first = list(state["first"])
 
 
 def _average(old: float | None, new: float, decay: float) -> float:

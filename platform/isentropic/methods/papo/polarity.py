@@ -1,13 +1,15 @@
-"""PAPO, polarity-aware policy optimization (arXiv:2605.11775): token advantages weighted by entropy polarity.
+"""The reweight slot of PAPO (arXiv:2605.11775): token advantages weighted by entropy polarity.
 
 One update at a token changes the entropy of its state by eta * P + O(eta^2), where
 
     P = A * T,    T = - p_k (log p_k + H) + sum_j p_j^2 (log p_j + H) = - sensitivity
 
-[source] abstract: a signed token quantity that predicts expansion or contraction of the entropy; both branches are
-kept, and control works by reweighting advantages, with the entropy trajectory as phase signal.
-[derived] the formula of T, exact to first order; one number a token from the old-policy pass.
-[reconstructed] the weights and the signal (`phase.py`): the paper's text could not be had. Each is a config value.
+[source] abstract: a signed token quantity that predicts expansion or contraction of the entropy;
+both branches are kept, and control works by reweighting advantages, with the entropy trajectory as
+phase signal.
+[derived] the formula of T, exact to first order; one number per token from the old-policy pass.
+[reconstructed] the weights and the signal (`phase.py`): we could not get the paper's text. Each is
+a config value.
 """
 
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
+from isentropic.columns import cut, join
 from isentropic.methods.papo.phase import Phase, PhaseConfig
 from isentropic.records import Floats, Sample
 
@@ -27,12 +30,13 @@ HISTORY = 50  # steps that the rank correlation of predicted and measured change
 def polarity_weights(
     polarity: Floats, u: float, *, alpha: float, delta: float, kind: str
 ) -> Floats:
-    """Weights of the two branches (spec A.4, [reconstructed]); alpha < 1 keeps every sign.
+    """Weights of the two branches ([reconstructed]); alpha < 1 keeps every sign.
 
         branch   w = 1 + alpha u where P > delta, 1 - alpha u where P < -delta, else 1
         smooth   w = 1 + alpha u tanh(P / rms(P))
 
-    So d(first-order entropy change)/du = eta alpha sum |P| >= 0: a larger u always means more entropy.
+    So d(first-order entropy change)/du = eta alpha sum |P| >= 0: a larger u always means more
+    entropy.
 
     Args:
         polarity: [N] P over the whole batch.
@@ -48,7 +52,7 @@ def polarity_weights(
 
 @dataclass(frozen=True, kw_only=True)
 class PolarityConfig(PhaseConfig):
-    """Values live in conf/method/papo.yaml under `papo`; conf/reweight/polarity.yaml passes them on."""
+    """Settings of the slot; their values live in conf/method/papo.yaml under `papo`."""
 
     name: str
     alpha: float  # strength; 0 is the base method, bit for bit
@@ -73,26 +77,27 @@ class PolarityConfig(PhaseConfig):
 
 
 class Polarity:
-    """The reweight slot of PAPO. Composes with any objective: w > 0, so no sign and no clip region changes."""
+    """The slot itself. It goes with any objective: w > 0 changes no sign and no clip region."""
 
     def __init__(self, config: PolarityConfig) -> None:
         self.config = config
         self.phase = Phase(config)
-        self._last: tuple[float, float] | None = (
-            None  # entropy and predicted change of the step before
-        )
+        # Entropy, and the change predicted for the step that followed.
+        self._last: tuple[float, float] | None = None
         self._pairs: list[tuple[float, float]] = []  # predicted, measured
 
     def weigh(
         self, samples: Sequence[Sample], entropy_mean: float
     ) -> tuple[list[Sample], dict[str, float]]:
-        """Samples with `advantage` w * A; the same objects where nothing changes. See `slots.Reweight`.
+        """Samples with `advantage` w * A, the same objects if nothing changes (`slots.Reweight`).
 
-        Teacher tokens are weighted like all others: P uses whichever A and T a token carries ([reconstructed]).
+        Teacher tokens are weighted like all others: P uses whichever A and T a token carries
+        ([reconstructed]).
         """
         config = self.config
-        advantage = _concat([sample.advantage for sample in samples])
-        sensitivity = -_concat([sample.old.sensitivity for sample in samples])  # T
+        advantage = join([sample.advantage for sample in samples]).astype(np.float64)
+        # T of the paper, with the sign of its A T
+        sensitivity = -join([sample.old.sensitivity for sample in samples]).astype(np.float64)
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
         u = self.phase.advance(entropy_mean, expand, contract)
@@ -115,7 +120,7 @@ class Polarity:
     def _flow_metrics(
         self, advantage: Floats, sensitivity: Floats, weight: Floats
     ) -> dict[str, float]:
-        """Spec A.9 over the batch's tokens; `expand_flow` and `contract_flow` are F+ and F-, sums of |P|."""
+        """Flows and shares of the batch's tokens; expand_flow and contract_flow are F+ and F-."""
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
         up, down = polarity > self.config.delta, polarity < -self.config.delta
@@ -138,13 +143,13 @@ class Polarity:
     def _trajectory_metrics(
         self, entropy_mean: float, u: float, predicted: float
     ) -> dict[str, float]:
-        """Entropy, signal, and how well the last step's sum of w P ranked the change that then came."""
+        """Entropy, signal, and how well the last step's sum of w P ranked the change that came."""
         metrics = {
             "papo/u": u,
             "papo/entropy": float(entropy_mean),
             "papo/entropy_smoothed": _or_nan(self.phase.smoothed),
             "papo/entropy_reference": _or_nan(self.phase.h_ref),
-            "papo/predicted_change": predicted,  # a unit of eta
+            "papo/predicted_change": predicted,  # per unit of eta
         }
         if self._last is not None and np.isfinite(entropy_mean):
             measured = float(entropy_mean) - self._last[0]
@@ -155,7 +160,7 @@ class Polarity:
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Numbers and lists only."""
+        """The state as numbers and lists only."""
         last = None if self._last is None else list(self._last)
         return {
             "phase": self.phase.state_dict(),
@@ -169,36 +174,8 @@ class Polarity:
         self._pairs = [tuple(pair) for pair in state["pairs"]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class NoReweightConfig:
-    """Every token keeps its rollout's advantage."""
-
-    name: str
-
-    def build(self) -> "NoReweight":
-        return NoReweight()
-
-
-class NoReweight:
-    """The base method."""
-
-    def weigh(
-        self, samples: Sequence[Sample], entropy_mean: float
-    ) -> tuple[list[Sample], dict[str, float]]:
-        return list(samples), {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        assert not state, f"a checkpoint holds state of another reweight slot: {sorted(state)}"
-
-
-REWEIGHTS: dict[str, type] = {"none": NoReweightConfig, "polarity": PolarityConfig}
-
-
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    """Spearman's rank correlation of (predicted, measured); not a number for fewer than three pairs."""
+    """Spearman's rank correlation of (predicted, measured); NaN for fewer than three pairs."""
     if len(pairs) < 3:
         return float("nan")
     ranks = np.argsort(np.argsort(np.asarray(pairs), axis=0, kind="stable"), axis=0)
@@ -207,8 +184,7 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
 
 def _with_advantages(samples: Sequence[Sample], weighted: Floats) -> list[Sample]:
     """The flat [N] advantages cut back into the samples, in each sample's own type."""
-    cuts = np.cumsum([len(sample.advantage) for sample in samples])[:-1]
-    parts = np.split(weighted, cuts)
+    parts = cut(weighted, [len(sample.advantage) for sample in samples])
     return [
         replace(sample, advantage=part.astype(sample.advantage.dtype))
         for sample, part in zip(samples, parts, strict=True)
@@ -218,10 +194,6 @@ def _with_advantages(samples: Sequence[Sample], weighted: Floats) -> list[Sample
 def _flows(polarity: Floats) -> tuple[float, float]:
     """F+ and F-: sums of |P| over the expanding and the contracting tokens."""
     return float(polarity[polarity > 0].sum()), float(-polarity[polarity < 0].sum())
-
-
-def _concat(arrays: Sequence[Floats]) -> Floats:
-    return np.concatenate(arrays).astype(np.float64) if arrays else np.zeros(0)
 
 
 def _mean(values: Floats) -> float:

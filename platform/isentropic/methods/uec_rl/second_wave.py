@@ -1,77 +1,57 @@
-"""The sampling plan of UEC-RL (arXiv:2604.14646): more samples, and hotter ones, for prompts that nobody solved.
+"""The sampling plan of UEC-RL (arXiv:2604.14646): more, hotter samples for prompts nobody solved.
 
-[source: the authors' code] a prompt is hard when all G rewards of the first wave are 0; it gets G' further samples at
-temperature t'. Statistics of the two waves are never mixed, and all samples are scored at the training temperature:
-there is no importance correction from t' to 1.
+[source: code] A prompt is hard if all G rewards of the first wave are 0; it gets G' further samples
+at temperature t'. Statistics of the two waves are never mixed, and all samples are scored at the
+training temperature: there is no importance correction from t' to 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_range
+from isentropic.methods.sampling import OneWave
 from isentropic.methods.slots import Wave
 from isentropic.records import Group
 
 
 def is_hard(group: Group) -> bool:
-    """max_i R_i = 0 over the first wave, in task rewards."""
+    """Whether max_i R_i = 0 over the first wave, in task rewards."""
     return max(rollout.reward for rollout in group.wave(0)) <= 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class SecondWaveConfig:
-    """Values live in conf/method/uec_rl.yaml under `uec`; the first wave's are those of `rollout`."""
+class SecondWave(OneWave):
+    """Draws a second wave for the hard prompts of the first.
 
-    name: str
-    prompts_per_step: int
-    group_size: int
-    temperature: float
-    top_p: float
-    top_k: int
+    Values live in conf/method/uec_rl.yaml under `uec`; the first wave's are those of `rollout`.
+    """
+
     explore_size: int  # G'; 0 is one wave, the base method
     explore_temperature: float  # t'
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("uec.explore_size", self.explore_size, at_least=0)
         check_range("uec.explore_temperature", self.explore_temperature, above=0)
         if self.explore_size == 1:
             raise ValueError(
-                "uec.explore_size=1: advantages are taken inside the second wave, and one sample minus its own mean "
-                "is always 0. Set it to 2 or more, or to 0 for no second wave."
+                "uec.explore_size=1: advantages are taken inside the second wave, and one sample "
+                "minus its own mean is always 0. Set it to 2 or more, or to 0 for no second wave."
             )
-
-    def build(self) -> "SecondWave":
-        return SecondWave(self)
-
-
-class SecondWave:
-    """Has no state: the plan depends on the step's own groups."""
-
-    max_groups: int | None = None  # all of them go on
-
-    def __init__(self, config: SecondWaveConfig) -> None:
-        self._config = config
 
     def next_wave(self, groups: Sequence[Group]) -> Wave | None:
-        config = self._config
         if not groups:
-            return Wave(
-                new_prompts=config.prompts_per_step,
-                group_size=config.group_size,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=config.top_k,
-            )
+            return self.first_wave(self.prompts_per_step)
         explored = any(group.wave(1) for group in groups)
         hard = tuple(group.draw for group in groups if is_hard(group))
-        if explored or not hard or config.explore_size == 0:
+        if explored or not hard or self.explore_size == 0:
             return None
         return Wave(
             draws=hard,
-            group_size=config.explore_size,
-            temperature=config.explore_temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
+            group_size=self.explore_size,
+            temperature=self.explore_temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
         )
 
     def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
@@ -79,7 +59,7 @@ class SecondWave:
 
 
 def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Hard prompts of a step and what the second wave made of them (spec C.8), from task rewards, under uec/."""
+    """Hard prompts of a step and what the second wave made of them, in task rewards, under uec/."""
     drawn = [group for group in groups if group.wave(0)]
     hard = [group for group in drawn if is_hard(group)]
     extra = [rollout for group in hard for rollout in group.rollouts if rollout.key.wave > 0]
@@ -89,13 +69,14 @@ def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "uec/explored": float(len(extra)),
     }
     if extra:
+        count = len(extra)
         solved = [any(r.reward > 0 for r in group.rollouts if r.key.wave > 0) for group in hard]
-        metrics["uec/explore_solved_frac"] = sum(solved) / len(hard)
-        metrics["uec/explore_reward_mean"] = sum(rollout.reward for rollout in extra) / len(extra)
-        metrics["uec/explore_tokens_mean"] = sum(
-            rollout.num_response_tokens for rollout in extra
-        ) / len(extra)
-        metrics["uec/explore_truncated_frac"] = sum(
-            r.finish_reason == "length" for r in extra
-        ) / len(extra)
+        tokens = sum(rollout.num_response_tokens for rollout in extra)
+        truncated = sum(rollout.finish_reason == "length" for rollout in extra)
+        metrics |= {
+            "uec/explore_solved_frac": sum(solved) / len(hard),
+            "uec/explore_reward_mean": sum(rollout.reward for rollout in extra) / count,
+            "uec/explore_tokens_mean": tokens / count,
+            "uec/explore_truncated_frac": truncated / count,
+        }
     return metrics

@@ -63,7 +63,7 @@ def run_page(run: RunData) -> Page:
     shown = run_charts(run)
     for title, figures in shown.items():
         page.section(title, page.charts(figures))
-    samples = pick_samples(run.folder / "rollouts")
+    samples = pick_samples(run.folder)
     page.section("Samples", samples_html(samples))
     page.section("Alarms", tables.alarms_table([run]))
     page.section("Settings", tables.settings_table(run))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.durable import replace_durably, when_there_is_room
+from isentropic.durable import replace_durably, sync_file, when_there_is_room
 
 LOGS = ("metrics.jsonl", "updates.jsonl", "alarms.jsonl")
 
@@ -51,6 +51,13 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
                 "restore the file or remove the line."
             ) from error
     return rows, bool(rest)
+
+
+def sync_logs(folder: Path) -> None:
+    """Hands the lines that the run has written so far to the disk."""
+    for path in (folder / name for name in LOGS):
+        if path.exists():
+            sync_file(path)
 
 
 class JsonlFile:

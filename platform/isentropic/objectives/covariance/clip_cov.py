@@ -8,8 +8,7 @@ from torch import Tensor
 
 from isentropic.objectives.clip import ClipConfig, clip
 from isentropic.objectives.covariance.covariance import picked, token_covariance, token_hash
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss
+from isentropic.objectives.loss import TokenLoss, check_coefficient
 
 
 def clip_cov(
@@ -28,11 +27,12 @@ def clip_cov(
     """Clipped surrogate that silences tokens of high covariance (Clip-Cov, arXiv:2505.22617).
 
         cov_t  = (A_t - mean A)(logprob_t - mean logprob)
-        loss_t = 0 for max(1, int(share * N)) tokens drawn uniformly among those with cov_low < cov_t < cov_high
-                 that the clip has not silenced already; `clip` elsewhere
+        loss_t = 0 for max(1, int(share * N)) tokens drawn uniformly among those with
+                   cov_low < cov_t < cov_high that the clip has not silenced already
+                 `clip` elsewhere
 
-    The silenced tokens stay in the denominator. N and the means are those of the tokens given, so give it a whole
-    minibatch in canonical order. The draw hashes (seed, position).
+    The silenced tokens stay in the denominator. N and the means are those of the tokens given, so
+    give it a whole minibatch in canonical order. The draw hashes (seed, position).
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
@@ -40,7 +40,7 @@ def clip_cov(
         logprob: [N] nats.
         clip_low, clip_high, dual_clip: as in `clip`.
         share: fraction of all N tokens; cov_low, cov_high: in nats times reward units.
-        seed: of the draw; the learner gives one for each update.
+        seed: of the draw; the learner gives one per update.
     """
     base = clip(log_ratio, advantage, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip)
     covariance = token_covariance(logprob, advantage)
@@ -53,7 +53,7 @@ def clip_cov(
 
 
 def _draw(candidates: Tensor, count: int, seed: int) -> Tensor:
-    """[N] True for `count` of the candidates, those with the smallest hashes; all of them if they are fewer."""
+    """Draw `count` of the candidates, those with the smallest hashes; all if they are fewer."""
     hashes = token_hash(seed, candidates.numel(), candidates.device)
     smallest = (
         hashes.masked_fill(~candidates, torch.iinfo(torch.int64).max)
@@ -68,6 +68,9 @@ def _draw(candidates: Tensor, count: int, seed: int) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class ClipCovConfig(ClipConfig):
     """Coefficients of `objectives.clip_cov`."""
+
+    function = staticmethod(clip_cov)
+    needs_minibatch = True
 
     share: Any  # fraction of the minibatch's tokens
     cov_low: Any

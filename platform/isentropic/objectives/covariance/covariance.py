@@ -7,7 +7,7 @@ MASK_62 = (1 << 62) - 1
 
 
 def token_covariance(logprob: Tensor, advantage: Tensor) -> Tensor:
-    """[N] cov_t = (A_t - mean A)(logprob_t - mean logprob), means over the tokens given: a whole minibatch."""
+    """[N] cov_t = (A_t - mean A)(logprob_t - mean logprob), the means over a whole minibatch."""
     if not logprob.numel():
         return torch.zeros_like(logprob)
     logprob = logprob.detach()
@@ -15,12 +15,12 @@ def token_covariance(logprob: Tensor, advantage: Tensor) -> Tensor:
 
 
 def picked(share: float, tokens: int) -> int:
-    """How many of `tokens` are picked: at least one, if there is any."""
+    """Count how many of `tokens` are picked: at least one, if there is any."""
     return min(tokens, max(1, int(share * tokens)))
 
 
 def token_hash(seed: int, tokens: int, device: torch.device) -> Tensor:
-    """[N] 62-bit hashes of (seed, position): equal on every machine, whatever the device or the number of ranks.
+    """[N] 62-bit hashes of (seed, position): equal on every machine, device and number of ranks.
 
     The mixer of splitmix64 in wrapping int64 arithmetic.
     """
@@ -32,7 +32,7 @@ def token_hash(seed: int, tokens: int, device: torch.device) -> Tensor:
 
 
 def _shift(value: Tensor, bits: int) -> Tensor:
-    """Logical shift to the right: torch's own copies the sign bit."""
+    """Shift to the right logically: torch's own shift copies the sign bit."""
     return (value >> bits) & ((1 << (64 - bits)) - 1)
 
 

@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from isentropic.objectives.covariance.covariance import picked, token_covariance
-from isentropic.objectives.loss.objective import ObjectiveConfig
-from isentropic.objectives.loss.schedule import check_coefficient
-from isentropic.objectives.loss.token_loss import TokenLoss, bounded_exp
+from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
 
 def kl_cov(
     log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float
 ) -> TokenLoss:
-    """Unclipped surrogate with a penalty on the tokens of highest covariance (KL-Cov, arXiv:2505.22617).
+    """Unclipped surrogate, a penalty at the highest covariances (KL-Cov, arXiv:2505.22617).
 
         cov_t  = (A_t - mean A)(logprob_t - mean logprob)
-        loss_t = -r_t * A_t + kl_coef * |log_ratio_t|     for the max(1, int(share * N)) tokens of largest cov_t
+        loss_t = -r_t * A_t + kl_coef * |log_ratio_t|     for the max(1, int(share * N)) tokens
+                                                          of largest cov_t
                  -r_t * A_t                               elsewhere
 
-    Equal covariances are taken in token order. N and the means are those of the tokens given: a whole minibatch.
+    Equal covariances are taken in token order. N and the means are those of the tokens given: a
+    whole minibatch.
 
     Args:
-        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 inside r_t.
+        log_ratio: [N] logprob - old_logprob in nats; carries the gradient; clamped to +-20 in r_t.
         advantage: [N] in reward units, no gradient.
         logprob: [N] nats.
         share: fraction of all N tokens (not percent).
@@ -44,6 +44,9 @@ def kl_cov(
 @dataclass(frozen=True, kw_only=True)
 class KlCovConfig(ObjectiveConfig):
     """Coefficients of `objectives.kl_cov`."""
+
+    function = staticmethod(kl_cov)
+    needs_minibatch = True
 
     share: Any  # fraction of the minibatch's tokens
     kl_coef: Any

@@ -1,15 +1,19 @@
-"""How an objective is described: its function, its config, and what the learner has to give it."""
+"""How an objective is described: its function, its coefficients, the token fields it names."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar
+
+from torch import Tensor
 
 from isentropic.checks import check_choice
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 from isentropic.objectives.loss.token_loss import TokenLoss
 
+# What a function may name among its keywords: the columns of `isentropic.columns` but the two
+# that are applied outside of it (advantage, token_weight), and what the model gives.
 TOKEN_FIELDS = (
     "logprob",
     "old_logprob",
@@ -18,6 +22,7 @@ TOKEN_FIELDS = (
     "entropy",
     "old_entropy",
     "sensitivity",
+    "sum_p2",
     "sequence_id",
     "is_teacher",
     "reward",
@@ -26,7 +31,13 @@ TOKEN_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """What every objective's config has; a subclass adds the coefficients of its function, under the same names."""
+    """What every objective's config has.
+
+    A subclass adds `function`, and the function's coefficients as fields of the same names.
+    """
+
+    function: ClassVar[Callable[..., TokenLoss]]  # of log_ratio, advantage and keywords
+    needs_minibatch: ClassVar[bool] = False  # takes statistics over a whole minibatch
 
     name: str  # key in OBJECTIVES
     ratio: str  # token | sequence (GSPO's)
@@ -34,69 +45,65 @@ class ObjectiveConfig:
     def __post_init__(self) -> None:
         check_choice("objective.ratio", self.ratio, ("token", "sequence"))
 
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of the function's coefficients."""
+        others = ("name", "ratio", "base")
+        return tuple(field.name for field in fields(self) if field.name not in others)
+
+    @property
+    def token_fields(self) -> frozenset[str]:
+        """Token fields that the function names among its keywords."""
+        return frozenset(TOKEN_FIELDS) & _keywords(self.function)
+
     def at(self, step: int) -> dict[str, float | None]:
-        """The coefficients at `step` (from 1), schedules resolved: the function's keyword arguments."""
-        names = [field.name for field in fields(self) if field.name not in ("name", "ratio")]
-        return {name: resolve(getattr(self, name), step) for name in names}
+        """The coefficients at `step` (from 1), schedules resolved."""
+        return {name: resolve(getattr(self, name), step) for name in self.coefficients}
 
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of the function that are not numbers."""
-        return {}
+    def inputs(
+        self, coefficients: Mapping[str, float | None], fields: Mapping[str, Tensor], seed: int
+    ) -> dict[str, Any]:
+        """Gather the function's keywords: coefficients, token fields, the seed if it names it."""
+        named = {name: coefficients[name] for name in self.coefficients}
+        named |= {name: fields[name] for name in TOKEN_FIELDS if name in self.token_fields}
+        return named | ({"seed": seed} if "seed" in _keywords(self.function) else {})
 
-    def bases(self) -> tuple["ObjectiveConfig", ...]:
-        """Objectives that this one is put over."""
-        return ()
 
-
-@dataclass(frozen=True, kw_only=True)
-class Objective:
-    """An entry of OBJECTIVES."""
-
-    function: Callable[..., TokenLoss]
-    config: type[ObjectiveConfig]
-    needs_minibatch: bool = (
-        False  # uses statistics over the tokens it is given: it must be given a whole minibatch
-    )
-    own_ratio: bool = False  # forms the sequence ratio itself, from the token one
-
-    @cached_property
-    def fields(self) -> tuple[str, ...]:
-        """Token fields that the function names among its arguments."""
-        names = inspect.signature(self.function).parameters
-        return tuple(name for name in TOKEN_FIELDS if name in names)
-
-    @cached_property
-    def takes_seed(self) -> bool:
-        return "seed" in inspect.signature(self.function).parameters
+@cache
+def _keywords(function: Callable[..., TokenLoss]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def check_clip(config: Any) -> None:
-    """`clip_low` and `clip_high` of an objective: widths on either side of ratio 1, null for no bound."""
+    """Check `clip_low` and `clip_high`: widths on either side of ratio 1, null for no bound."""
     check_coefficient(
         "objective.clip_low",
         config.clip_low,
         optional=True,
         above=0,
         below=1,
-        hint="It is a distance below ratio 1, not a ratio: for a bound at 0.8 write 0.2; for none write null.",
+        hint="It is a distance below ratio 1, not a ratio: for a bound at 0.8 write 0.2; "
+        "for none write null.",
     )
     check_coefficient(
         "objective.clip_high",
         config.clip_high,
         optional=True,
         above=0,
-        hint="It is a distance above ratio 1, not a ratio: for a bound at 1.28 write 0.28; for none write null.",
+        hint="It is a distance above ratio 1, not a ratio: for a bound at 1.28 write 0.28; "
+        "for none write null.",
     )
 
 
 def check_dual_clip(config: Any) -> None:
-    """`dual_clip`: a ratio above 1, null for off."""
+    """Check `dual_clip`: a ratio above 1, null for off."""
     check_coefficient(
         "objective.dual_clip",
         config.dual_clip,
         optional=True,
         above=1,
-        hint="It is the ratio beyond which a punished token is silent, such as 3 or 10; null is off.",
+        hint="It is the ratio beyond which a punished token is silent, such as 3 or 10; "
+        "null is off.",
     )
 
 

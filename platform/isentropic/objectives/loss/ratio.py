@@ -1,4 +1,4 @@
-"""Sums and means over the tokens of one sequence, and the sequence ratio of GSPO (arXiv:2507.18071)."""
+"""Sums and means over the tokens of one sequence, and the sequence ratio of GSPO."""
 
 import torch
 from torch import Tensor
@@ -17,13 +17,15 @@ def sequence_mean(values: Tensor, sequence_id: Tensor) -> Tensor:
 
 
 def sequence_log_ratio(log_ratio: Tensor, sequence_id: Tensor) -> Tensor:
-    """Log of GSPO's ratio in its token form: the value is the sequence's, the gradient the token's own.
+    """Take the log of GSPO's ratio in its token form (arXiv:2507.18071).
+
+    The value is the sequence's, the gradient is the token's own:
 
         s_i  = exp(mean over t of log_ratio_it)
         s_it = sg(s_i) * p_it / sg(p_it)
 
-    With one advantage a response, the mean over t of the gradient of s_it is that of s_i; with token advantages
-    each token keeps its own.
+    With one advantage per response, the mean over t of the gradient of s_it is that of s_i; with
+    token advantages each token keeps its own.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.

@@ -5,8 +5,8 @@
     objective.beta1: {kind: linear, from_step: 1, to_step: 100, start: 1.0, end: 0.5}
     objective.beta1: {kind: cosine, from_step: 1, to_step: 100, start: 1.0, end: 0.5}
 
-Steps count from 1. A switch has `after` from its step on. The other two keep `start` up to `from_step` and `end`
-from `to_step` on.
+Steps count from 1. A switch has `after` from its step on. The other two keep `start` up to
+`from_step` and `end` from `to_step` on.
 """
 
 import math
@@ -26,7 +26,7 @@ STEPS = ("step", "from_step", "to_step")
 
 
 def resolve(coefficient: Any, step: int) -> float | None:
-    """The value of a checked coefficient (number, None or schedule) at `step`, which counts from 1."""
+    """Give the value of a checked coefficient (number, None or schedule) at `step`, from 1."""
     if not isinstance(coefficient, Mapping):
         return coefficient
     kind = coefficient["kind"]
@@ -46,7 +46,7 @@ def resolve(coefficient: Any, step: int) -> float | None:
 def check_coefficient(
     key: str, coefficient: Any, *, optional: bool = False, **bounds: float | str
 ) -> None:
-    """Every value that `coefficient` can take must be a number inside `bounds` (those of `check_range`).
+    """Check that every value of `coefficient` is a number inside `bounds` (of `check_range`).
 
     Args:
         key: its name in the config, for the message.
@@ -59,23 +59,26 @@ def check_coefficient(
         if value is None and optional:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            allowed = f"a number{', null' if optional else ''} or a schedule {{kind: {' | '.join(KINDS)}, ...}}"
-            raise ValueError(f"{name} must be {allowed}; got {value!r}.")
+            numbers = "a number, null" if optional else "a number"
+            kinds = " | ".join(KINDS)
+            raise ValueError(
+                f"{name} must be {numbers} or a schedule {{kind: {kinds}, ...}}; got {value!r}."
+            )
         check_range(name, value, **bounds)
 
 
 def _values(key: str, coefficient: Any) -> list[tuple[str, Any]]:
-    """(name, value) of all values a coefficient can take; a ramp stays between its two ends."""
+    """List (name, value) of all values a coefficient can take; a ramp stays between its ends."""
     if not isinstance(coefficient, Mapping):
         return [(key, coefficient)]
     check_choice(f"{key}.kind", coefficient.get("kind"), KINDS)
-    wanted = KINDS[coefficient["kind"]]
-    if set(coefficient) != {"kind", *wanted}:
+    keys = KINDS[coefficient["kind"]]
+    if set(coefficient) != {"kind", *keys}:
         raise ValueError(
-            f"{key}: a {coefficient['kind']} schedule has the keys kind, {', '.join(wanted)}; "
+            f"{key}: a {coefficient['kind']} schedule has the keys kind, {', '.join(keys)}; "
             f"got {', '.join(map(str, coefficient))}."
         )
-    for name in wanted:
+    for name in keys:
         if name in STEPS and (
             isinstance(coefficient[name], bool) or not isinstance(coefficient[name], int)
         ):
@@ -84,12 +87,13 @@ def _values(key: str, coefficient: Any) -> list[tuple[str, Any]]:
             )
         if name in STEPS:
             check_range(f"{key}.{name}", coefficient[name], at_least=1)
-    values = [(f"{key}.{name}", coefficient[name]) for name in wanted if name not in STEPS]
-    if wanted is RAMP:
+    values = [(f"{key}.{name}", coefficient[name]) for name in keys if name not in STEPS]
+    if keys is RAMP:
         check_range(f"{key}.to_step", coefficient["to_step"], above=coefficient["from_step"])
         for name, value in values:
             if value is None:
                 raise ValueError(
-                    f"{name} must be a number: there is no way between null and a number. Use a switch."
+                    f"{name} must be a number: there is no way between null and a number. "
+                    "Use a switch."
                 )
     return values

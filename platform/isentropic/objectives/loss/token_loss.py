@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-MAX_LOG_RATIO = (
-    20.0  # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval
-)
+# |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval.
+LOG_RATIO_LIMIT = 20.0
 
 
 class TokenLoss(NamedTuple):
@@ -17,12 +16,12 @@ class TokenLoss(NamedTuple):
 
 
 def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """exp(log_ratio) with log_ratio clamped to +-20 first; beyond it the gradient is 0 and nothing overflows."""
-    return log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    """Return exp(log_ratio), log_ratio clamped to +-20: beyond it the gradient is 0."""
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
 def unit_slope(log_ratio: Tensor) -> Tensor:
-    """r / sg(r): value 1, gradient that of log_ratio, finite for any log_ratio."""
+    """Return r / sg(r): value 1, gradient that of log_ratio, finite for any log_ratio."""
     return (log_ratio - log_ratio.detach()).exp()
 
 
@@ -39,7 +38,7 @@ def above(ratio: Tensor, bound: float | None) -> Tensor:
 def clip_metrics(
     ratio: Tensor, low: Tensor, high: Tensor, dual: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Metrics of a clipped objective: which tokens are bound on the low, high and dual side ([N] bool each)."""
+    """Say which tokens are bound on the low, high and dual side ([N] bool each)."""
     ratio = ratio.detach()
     metrics = {
         "ratio": ratio,

@@ -1,7 +1,7 @@
-"""Token weights against the mismatch of inference engine and learner: pi_old / pi_rollout, at equal weights.
+"""Token weights against the mismatch of engine and learner: pi_old / pi_rollout, at equal weights.
 
-The ratio is a constant of the loss (no gradient), and a mask leaves the denominator of the loss alone. Tokens that
-no engine sampled (rollout_logprob not a number: teachers) have ratio 1.
+The ratio is a constant of the loss (no gradient), and a mask does not change the denominator of the
+loss. Tokens that no engine sampled (rollout_logprob not a number: teachers) have ratio 1.
 """
 
 from dataclasses import dataclass
@@ -41,9 +41,10 @@ class NoTokenWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedWeight:
-    """Truncated importance sampling (TIS): w = min(ratio, cap), of the token or of the whole sequence.
+    """Truncated importance sampling (TIS): w = min(ratio, cap), of the token or of the sequence.
 
-    The sequence's ratio is the product of its tokens'; log weights are summed, then clamped to +-20.
+    The sequence's ratio is the product of its tokens'; log weights are summed, then clamped to
+    +-20.
     """
 
     name: str
@@ -64,9 +65,10 @@ class TruncatedWeight:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedWeight:
-    """A ratio outside [low, high] weighs 0. Inside it weighs itself (IcePop, keep_ratio) or 1 (masks).
+    """A ratio outside [low, high] weighs 0; inside itself (IcePop, keep_ratio) or 1 (masks).
 
-    level: `token`, `sequence` (product over the tokens, clamped to e^+-20), or `geometric` (their geometric mean).
+    level: `token`, `sequence` (product over the tokens, clamped to e^+-20), or `geometric` (their
+    geometric mean).
     """
 
     name: str

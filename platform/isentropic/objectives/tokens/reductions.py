@@ -1,7 +1,7 @@
-"""Loss weights: from per-token losses to the loss of a minibatch, by response lengths alone.
+"""Loss weights: from per-token losses to the loss of a minibatch, only by response lengths.
 
-They are known before any forward pass, so the gradient does not depend on packing, microbatch size or ranks
-(`microbatch_mean` excepted, whose point is that it does).
+They are known before any forward pass, so the gradient does not depend on packing, microbatch size
+or ranks (`microbatch_mean` excepted, whose point is that it does).
 """
 
 from dataclasses import dataclass
@@ -22,14 +22,15 @@ class Reduction(Protocol):
         microbatch_of: NDArray[np.int64] | None = None,
         chosen: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
-        """The loss weight that each token of sequence s carries.
+        """Give the loss weight that each token of sequence s carries.
 
         Args:
             lengths: [S] response tokens of every sequence of the minibatch, over all ranks.
             max_response_tokens: the limit on a response.
-            microbatch_of: [S] which microbatch each sequence is packed into, counted over all ranks.
-            chosen: [S] the mean goes over these alone, 0 elsewhere; None is all. The NLL on correct responses is
-                weighed so.
+            microbatch_of: [S] which microbatch each sequence is packed into, counted over all
+                ranks.
+            chosen: [S] the mean goes only over these, 0 elsewhere; None is all. The NLL on correct
+                responses is weighed this way.
 
         Returns:
             [S] float64; 0 for a sequence without tokens, which counts nowhere.
@@ -51,7 +52,7 @@ class TokenMean:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceMean:
-    """Every response weighs the same, its tokens share: 1 / (responses * length). GRPO as printed, GSPO."""
+    """Every response weighs the same: 1 / (responses * length). GRPO as printed, GSPO."""
 
     name: str
 
@@ -77,7 +78,8 @@ class FixedLength:
 class MicrobatchMean:
     """CE-GPPO's released code: the token mean of each microbatch, times its share of the responses.
 
-    (responses in the microbatch / responses) / (tokens in the microbatch): depends on the packing by design.
+    (responses in the microbatch / responses) / (tokens in the microbatch): depends on the packing
+    by design.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""Log-probability, entropy and entropy sensitivity of each response token, streamed over the vocabulary.
+"""Log-probability, entropy and sensitivity of each response token, streamed over the vocabulary.
 
-The four numbers of a token need its whole next-token distribution, and nothing of it has to be kept: running sums
-relative to the running maximum are enough (specs/papo_oger_uec_rl.md A.3; the online softmax of arXiv:1805.02867).
+The four numbers of a token need its whole next-token distribution, and nothing of it has to be
+kept: running sums relative to the running maximum are enough, as in the online softmax of
+arXiv:1805.02867.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,8 @@ from torch.autograd.function import once_differentiable
 
 MAX_TILE = 1 << 24  # elements of one tile of logits: 64 MiB in float32
 CPU_BLOCK = 1 << 18  # elements that a CPU's cache keeps from one pass over them to the next
-MAX_KEPT = (
-    1 << 22
-)  # a single tile up to this size is kept for the backward pass instead of being computed again
+# A single tile up to this size is kept for the backward pass instead of being computed again.
+MAX_KEPT = 1 << 22
 
 
 class TokenStatistics(NamedTuple):
@@ -23,7 +23,7 @@ class TokenStatistics(NamedTuple):
 
     logprob: Tensor  # nats; differentiable
     entropy: Tensor  # nats, over the full vocabulary; differentiable
-    sensitivity: Tensor  # S of specs/ce_gppo.md 5.2; constant
+    sensitivity: Tensor  # S, below; constant
     sum_p2: Tensor  # sum over the vocabulary of p^2; constant
 
 
@@ -36,16 +36,17 @@ def token_statistics(
     vocab_chunk: int,
     bias: Tensor | None = None,
 ) -> TokenStatistics:
-    """Statistics of p = softmax((hidden @ weight^T + bias) / temperature) at each target token.
+    """Compute statistics of p = softmax((hidden @ weight^T + bias) / temperature) per target token.
 
         logprob     = log p_y
         entropy     = H = -sum_a p_a log p_a
         sensitivity = S = p_y (log p_y + H) - sum_a p_a^2 (log p_a + H)
         sum_p2      = sum_a p_a^2
 
-    A gradient step of weight w on log p_y moves the entropy by dH = -eta w S to first order (CE-GPPO,
-    arXiv:2509.20712; T of PAPO is -S). Gradients flow through `logprob` and `entropy`, both exactly. Never more than
-    one tile of logits exists, in the backward pass neither; its gradients are summed in float32.
+    A gradient step of weight w on log p_y moves the entropy by dH = -eta w S to first order
+    (CE-GPPO, arXiv:2509.20712; T of PAPO is -S). Gradients flow through `logprob` and `entropy`,
+    both exactly. Never more than one tile of logits exists, not even in the backward pass; its
+    gradients are summed in float32.
 
     Args:
         hidden: [N, D] states that predict the targets; N may be 0.
@@ -53,11 +54,12 @@ def token_statistics(
         target: [N] token ids in [0, V).
         temperature: > 0, divides the logits.
         vocab_chunk: columns of a tile, at most.
-        bias: [V] of the output layer, where it has one.
+        bias: [V] of the output layer, if it has one.
     """
     if not temperature > 0:
         raise ValueError(
-            f"temperature must be > 0, got {temperature}. Greedy sampling has no distribution to score."
+            f"temperature must be > 0, got {temperature}. "
+            "Greedy sampling has no distribution to score."
         )
     return TokenStatistics(
         *_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk)
@@ -74,7 +76,8 @@ class _TokenStatistics(torch.autograd.Function):
         else:
             norm, statistics = _streamed(hidden, weight, bias, target, scale, vocab_chunk)
         ctx.save_for_backward(hidden, weight, bias, target, statistics.entropy, norm, kept)
-        ctx.scale, ctx.vocab_chunk = scale, vocab_chunk
+        ctx.scale = scale
+        ctx.vocab_chunk = vocab_chunk
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(statistics.sensitivity, statistics.sum_p2)
         return tuple(statistics)
@@ -115,7 +118,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right with a float32 result for half-precision operands: bfloat16 logits would be off by up to 2^-8."""
+    """left @ right, in float32 for half-precision operands: bfloat16 would round by up to 2^-8."""
     if left.dtype not in (torch.bfloat16, torch.float16):
         return left @ right
     if left.is_cuda:
@@ -124,21 +127,23 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
-    """The statistics from logits [N, V] at once; returns the log-probabilities [N, V] too."""
+    """Compute the statistics from logits [N, V] at once; return the logprobs [N, V] too."""
     logprobs = logits.log_softmax(-1)
     p = logprobs.exp()
     entropy = -torch.linalg.vecdot(p, logprobs)
     sum_p2 = torch.linalg.vecdot(p, p)
     correction = torch.linalg.vecdot(p.square(), logprobs) + sum_p2 * entropy
-    logprob = logprobs.gather(1, target[:, None])[
-        :, 0
-    ].clone()  # FSDP warns of outputs that are views
+    logprob = logprobs.gather(1, target[:, None])[:, 0]
+    logprob = logprob.clone()  # FSDP warns of outputs that are views
     sensitivity = logprob.exp() * (logprob + entropy) - correction
     return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
 
 
 def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor, TokenStatistics]:
-    """The same tile by tile; returns [2, N] too: the maximum and log s0, apart, since their sum would round."""
+    """Compute the statistics tile by tile; return [2, N] too: the maximum and log s0.
+
+    The two stay apart because their sum would round.
+    """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
     logprob, entropy, sensitivity, sum_p2 = (torch.empty_like(norm[0]) for _ in range(4))
@@ -150,20 +155,21 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
             size = logits.shape[0] if logits.is_cuda else max(1, CPU_BLOCK // logits.shape[1])
             sums = [_Sums(block) for block in logits.split(size)]
         local_target = target[rows] - columns.start
-        for own, block, targets in zip(
+        for running, block, targets in zip(
             sums, logits.split(size), local_target.split(size), strict=True
         ):
-            own.add(block, targets)
+            running.add(block, targets)
         if columns.stop < weight.shape[0]:
             continue
         maximum, s0, s1, q0, q1, picked = (
-            torch.cat([getattr(own, name) for own in sums])
+            torch.cat([getattr(running, name) for running in sums])
             for name in ("maximum", "s0", "s1", "q0", "q1", "picked")
         )
         picked = picked - maximum
         mean = s1 / s0  # of z - m under p; log p_a + H = (z_a - m) - mean
         log_s0 = s0.log()
-        norm[0, rows], norm[1, rows] = maximum, log_s0
+        norm[0, rows] = maximum
+        norm[1, rows] = log_s0
         logprob[rows] = picked - log_s0
         entropy[rows] = log_s0 - mean
         sum_p2[rows] = q0 / s0.square()
@@ -180,12 +186,12 @@ class _Sums:
     """
 
     def __init__(self, logits: Tensor) -> None:
-        """Starts at the first tile's maximum: there is never a maximum of -inf to guard against."""
+        """Start at the first tile's maximum: there is never a maximum of -inf to guard against."""
         self.maximum = logits.amax(-1)
         self.s0, self.s1, self.q0, self.q1, self.picked = logits.new_zeros((5, logits.shape[0]))
 
     def add(self, logits: Tensor, local_target: Tensor) -> None:
-        """Adds a tile [R, C], which it overwrites; `local_target` [R] counts from the tile's first column."""
+        """Add a tile [R, C], overwriting it; `local_target` [R] counts from its first column."""
         picked, inside = _pick(logits, local_target)
         self.picked = torch.where(inside, picked, self.picked)
         maximum = torch.maximum(self.maximum, logits.amax(-1))
@@ -200,7 +206,7 @@ class _Sums:
         self.q1 += torch.linalg.vecdot(e, weighted)
 
     def _rescale(self, d: Tensor) -> None:
-        """The maximum rose by -d."""
+        """Rescale the sums: the maximum rose by -d."""
         factor = d.exp()
         self.s1 = factor * (self.s1 + d * self.s0)
         self.q1 = factor.square() * (self.q1 + d * self.q0)
@@ -209,7 +215,7 @@ class _Sums:
 
 
 class _Gradients:
-    """Sums of the gradients over tiles, in float32 or better; None where nobody asks for one."""
+    """Sums of the gradients over tiles, in float32 or better; None for an input that needs none."""
 
     def __init__(self, needed, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -223,7 +229,7 @@ class _Gradients:
     def add(
         self, grad: Tensor, rows: slice, columns: slice, hidden: Tensor, weight: Tensor
     ) -> None:
-        """Adds what the logit gradients [R, C] of one tile give."""
+        """Add what the logit gradients [R, C] of one tile give."""
         grad_hidden, grad_weight, grad_bias = self.sums
         if grad_bias is not None:
             grad_bias[columns] += grad.sum(0)
@@ -265,14 +271,14 @@ def _logit_gradient(
 
 
 def _pick(logits: Tensor, local_target: Tensor) -> tuple[Tensor, Tensor]:
-    """[R] the target's logit where the tile has it, and [R] whether it has."""
+    """Give [R] the target's logit if the tile has it, and [R] whether it has."""
     width = logits.shape[1]
     inside = (local_target >= 0) & (local_target < width)
     return logits.gather(1, local_target.clamp(0, width - 1)[:, None])[:, 0], inside
 
 
 def _tiles(num_rows: int, num_columns: int, vocab_chunk: int) -> Iterator[tuple[slice, slice]]:
-    """Row blocks, and inside each the vocabulary chunks from first to last."""
+    """Yield row blocks, and inside each the vocabulary chunks from first to last."""
     chunk = min(vocab_chunk, num_columns)
     block = max(1, MAX_TILE // chunk)
     for row in range(0, num_rows, block):

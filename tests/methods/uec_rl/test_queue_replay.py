@@ -1,4 +1,4 @@
-"""C.7: the batch queue in whole units, the replay buffer with what it was filled with, and both on resume."""
+"""The batch queue in whole units, the replay buffer with what it was filled with, and both on resume."""
 
 import json
 from dataclasses import replace
@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isentropic.methods.reuse import NoReuse, QueueReplay, QueueReplayConfig
+from isentropic.methods.reuse import NoReuse
+from isentropic.methods.uec_rl.queue_replay import QueueReplay, QueueReplayConfig
 
 
 def make(**changes) -> QueueReplay:
@@ -39,7 +40,7 @@ def draws(samples):
     return [sample.rollout.key.draw for sample in samples]
 
 
-def test_c7_no_update_below_one_unit_and_whole_units_in_order(batch):
+def test_no_update_below_one_unit_and_whole_units_in_order(batch):
     reuse = make()
     assert reuse.take(1, batch(1, 3)) == []
     second = reuse.take(2, batch(2, 6))
@@ -57,21 +58,22 @@ def test_c7_no_update_below_one_unit_and_whole_units_in_order(batch):
     assert reuse.take(3, batch(3, 5)) and draws(reuse.take(4, batch(4, 3))) == [304, 400, 401, 402]
 
 
-def test_c7_second_wave_goes_first(batch):
+def test_second_wave_goes_first(batch):
     new = [*batch(1, 2), *batch(2, 2, wave=1)]
     assert draws(make().take(1, new)) == [200, 201, 100, 101]
 
 
-def test_c7_capacity_evicts_the_oldest(batch):
+def test_capacity_evicts_the_oldest(batch):
     reuse = make(queue_units=1.0)
     assert draws(reuse.take(1, batch(1, 7))) == [103, 104, 105, 106]
+    assert draws(reuse.overflowed) == [100, 101, 102]
     assert reuse.metrics(1)["uec/queue_dropped"] == 3.0
     for step in range(2, 6):
         reuse.trained(step, batch(step, 3))
     assert draws(reuse.replay(5)) == [301, 302, 400, 401, 402, 500, 501, 502]  # 8 newest of 12
 
 
-def test_c7_replay_runs_at_multiples_of_f(batch):
+def test_replay_runs_at_multiples_of_f(batch):
     reuse = make()
     reuse.trained(1, batch(1, 8))
     assert [len(reuse.replay(step)) for step in range(1, 11)] == [
@@ -88,7 +90,7 @@ def test_c7_replay_runs_at_multiples_of_f(batch):
     ]  # nothing is removed
 
 
-def test_c7_replay_below_full_draws_whole_units_without_replacement(batch):
+def test_replay_below_full_draws_whole_units_without_replacement(batch):
     reuse = make()
     reuse.trained(1, batch(1, 7))
     chosen = draws(reuse.replay(5))
@@ -100,7 +102,7 @@ def test_c7_replay_below_full_draws_whole_units_without_replacement(batch):
     assert few.replay(5) == []
 
 
-def test_c7_replay_keeps_the_stored_scores(batch):
+def test_replay_keeps_the_stored_scores(batch):
     """Only the ratio sees the new actor: old and reference logprobs and advantages are those of the insert."""
     reuse, stored = make(), batch(1, 8)
     reuse.trained(1, stored)
@@ -113,7 +115,7 @@ def test_c7_replay_keeps_the_stored_scores(batch):
 
 
 @pytest.mark.parametrize(("keep", "wanted"), [("positive", [1.5]), ("released", [1.5, -1.5])])
-def test_c7_insert_threshold(keep, wanted, new):
+def test_insert_threshold(keep, wanted, new):
     reuse = make(keep=keep, unit=(1, 1))
     reuse.trained(1, [new.sample(advantage=a) for a in (1.5, 1.0, 0.5, -0.5, -1.5)])
     assert [float(s.advantage[0]) for s in reuse.replay(5)] == wanted
@@ -126,16 +128,16 @@ def test_the_threshold_is_on_the_advantage_before_token_weights(new):
     assert float(reuse.replay(5)[0].advantage[0]) == pytest.approx(0.88)
 
 
-def test_c7_empty_inputs_are_no_ops():
+def test_empty_inputs_are_no_ops():
     reuse = make()
     assert reuse.take(1, []) == []
     reuse.trained(1, [])
     assert reuse.replay(5) == []
 
 
-def test_c7_off_is_the_base_method(batch):
+def test_off_is_the_base_method(batch):
     off, new = make(queue=False, replay_every=None), [*batch(1, 3), *batch(2, 2, wave=1)]
-    assert off.take(1, new) == NoReuse().take(1, new) == new
+    assert off.take(1, new) == NoReuse(name="none").take(1, new) == new
     off.trained(1, new)
     assert off.replay(5) == []
 
@@ -150,7 +152,7 @@ def scripted(reuse, batch, steps):
     return log
 
 
-def test_c7_resume_reproduces_both_queues(batch):
+def test_resume_reproduces_both_queues(batch):
     expected = scripted(make(replay_every=2), batch, range(1, 13))
     first, second = make(replay_every=2), make(replay_every=2)
     scripted(first, batch, range(1, 7))
@@ -188,4 +190,4 @@ def test_ages_count_steps(batch):
 def test_updates_in_proportion_to_units(changes, count, source, updates, batch):
     samples = [replace(sample, source=source) for sample in batch(1, count)]
     assert make(**changes).updates(samples, 8) == updates
-    assert NoReuse().updates(samples, 8) == 8
+    assert NoReuse(name="none").updates(samples, 8) == 8

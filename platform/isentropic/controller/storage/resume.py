@@ -1,0 +1,116 @@
+"""Where a run can go on: the newest whole checkpoint up to which nothing of the run's record is missing.
+
+A resume keeps the lines up to its checkpoint and goes on behind them. If one of them were torn,
+missing or doubled, the gap would stay in the curve for good. Going back to a checkpoint before the
+gap closes it: the ledger has what was drawn, and a step drawn again has the same seeds.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.metrics.sinks.jsonl import read_lines
+
+LEDGER = "rollouts"
+TRAINED = "trained"
+
+
+def resume_point(
+    folder: Path, *, ahead: int, last: int, warn: Callable[[str], None]
+) -> tuple[Path, Manifest] | None:
+    """Returns the checkpoint to go on from; None is the start of the run.
+
+    Args:
+        folder: of the run.
+        ahead: steps that are drawn before they are trained (`rollout.max_staleness`): a checkpoint needs their ledger
+            files too, because the weights they were drawn from are gone.
+        last: the run's last step; nothing is drawn beyond it.
+        warn: is given a sentence for each checkpoint that is passed over.
+    """
+    gaps = None
+    for step, checkpoint in reversed(checkpoints.listed(folder / "checkpoints").items()):
+        try:
+            manifest = checkpoints.verify(checkpoint)
+        except checkpoints.CheckpointError as error:
+            warn(f"{error} Going back to the checkpoint before it.")
+            continue
+        gaps = gaps or _gaps(folder)
+        lacking = [
+            what
+            for name, (gap, what) in gaps.items()
+            if gap <= (min(step + ahead, last) if name == LEDGER else step)
+        ]
+        if not lacking:
+            return checkpoint, manifest
+        warn(
+            f"{'; '.join(lacking)}. Going back to the checkpoint before step {step}: the steps "
+            "behind it are trained again from the ledger, to the same bits."
+        )
+    return None
+
+
+def _gaps(folder: Path) -> dict[str, tuple[int, str]]:
+    """Of each part of the record: the first step that it lacks, and a sentence about it."""
+    metrics, updates = folder / "metrics.jsonl", folder / "updates.jsonl"
+    lines, _ = read_lines(metrics)
+    whole = lines[: _first_gap(lines)]
+    counts = {row["step"]: _count(row) for row in whole}
+    gaps = {
+        metrics.name: (_first_gap(lines), metrics),
+        updates.name: (_first_gap_of_updates(read_lines(updates)[0], counts), updates),
+    }
+    for name in (LEDGER, TRAINED):
+        gaps[name] = (_first_absent(folder / name), folder / name)
+    return {
+        name: (step, f"{path} lacks step {step}, or has it damaged or twice")
+        for name, (step, path) in gaps.items()
+    }
+
+
+def _first_gap(lines: list) -> int:
+    """The first step of 0, 1, 2, ... that does not stand in its place."""
+    for expected, row in enumerate(lines):
+        if not isinstance(row, dict) or row.get("step") != expected:
+            return expected
+    return len(lines)
+
+
+def _first_gap_of_updates(lines: list, counts: dict[int, int]) -> int:
+    """The first step whose updates are not 0, 1, ... in this order, as many as its line says."""
+    made = [
+        (row.get("step"), row.get("update")) if isinstance(row, dict) else None for row in lines
+    ]
+    place = 0
+    for step in sorted(counts):
+        expected = [(step, update) for update in range(counts[step])]
+        if made[place : place + len(expected)] != expected:
+            return step
+        place += len(expected)
+        # One line more of the same step stands twice; lines of later steps are cut off anyway.
+        if place < len(made) and (made[place] is None or made[place][0] == step):
+            return step
+    return max(counts, default=0) + 1
+
+
+def _count(row: dict) -> int:
+    """Updates of a line; line 0 has none."""
+    updates = row.get("update/count", 0)
+    return updates if isinstance(updates, int) else 0
+
+
+def _first_absent(folder: Path) -> int:
+    """The first step without a whole parquet file. Only its end is read: a cut file has lost it."""
+    return next(step for step in count(1) if not _is_whole(folder / f"step_{step:06d}.parquet"))
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True

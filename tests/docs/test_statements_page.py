@@ -1,0 +1,23 @@
+"""docs/statements.md states the thresholds that the code decides by."""
+
+import re
+from pathlib import Path
+
+from isentropic.experiments.statements.branches import LIMIT, POINTS
+from isentropic.experiments.statements.runs import SEEDS, UPDATES
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "statements.md").read_text(encoding="utf-8")
+ROWS = dict(re.findall(r"^\| (T\d+) \| (.+) \|$", PAGE, re.MULTILINE))
+
+
+def test_every_statement_has_a_row():
+    assert list(ROWS) == [f"T{number}" for number in range(11)]
+
+
+def test_the_thresholds_are_those_of_the_code():
+    assert all(
+        f"beyond {LIMIT:g} s.e." in ROWS[name] for name in ("T2", "T3", "T4", "T5", "T7", "T9")
+    )
+    assert f"at least {UPDATES} updates" in ROWS["T2"]
+    assert f"at least {POINTS} points" in ROWS["T3"]
+    assert all(f"at least {SEEDS} seeds" in ROWS[name] for name in ("T5", "T7", "T9"))
