@@ -186,7 +186,8 @@ class UpdateBooks:
     now: float  # part of the trapezoid, from the optimizer's state: this update's gradient
     momentum: float  # same: the gradients of earlier updates
     decay: float  # same: weight decay
-    scale: float  # s: what the clip of the gradient left of it; 0 where no step was made
+    scale: float  # s: what the clip of the gradient left of it; 0 if no step was made
+    impulse: float  # a token's whole effect through momentum, over its effect now
     logprob_slope: Floats  # [N] j, in the order of the rank's packed tokens
     entropy_slope: Floats  # [N] i, same
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isentropic.objectives.loss.leaves import leaf_gradients
-from isentropic.objectives.terms import EntropyBonusConfig, TermsConfig
+from isentropic.objectives.terms import EntropyBonusTerm, TermsConfig
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
@@ -107,7 +107,7 @@ def test_an_entropy_bonus_has_its_own_part(model, make_learner):
     terms = TermsConfig(
         name="entropy_bonus",
         kl=None,
-        entropy_bonus=EntropyBonusConfig(coef=0.3, adaptive=None),
+        entropy_bonus=EntropyBonusTerm(coef=0.3, adaptive=None),
         nll=None,
     )
     learner = make_learner()

@@ -91,6 +91,7 @@ class Books:
             entropy_before=start.entropy,
             entropy_after=end.entropy,
             scale=self._scale,
+            impulse=self._impulse,
             logprob_slope=logprob_slope,
             entropy_slope=entropy_slope,
             **parts,
@@ -103,6 +104,7 @@ class Books:
             entropy_before=self._slope.entropy,
             entropy_after=self._slope.entropy,
             scale=0.0,
+            impulse=0.0,
             logprob_slope=nothing,
             entropy_slope=nothing,
             **dict.fromkeys(PARTS, 0.0),
@@ -115,6 +117,13 @@ class Books:
     @property
     def _states(self) -> list[dict[str, Tensor]]:
         return [self._optimizer.state[parameter] for parameter in self._parameters]
+
+    @property
+    def _impulse(self) -> float:
+        """(1 - b1^t) / (1 - b1): AdamW's momentum gives a gradient this many times its first effect."""
+        beta1, _ = self._group["betas"]
+        count = float(self._states[0]["step"])
+        return (1 - beta1**count) / (1 - beta1)
 
     def _slope_here(self) -> Slope:
         self._optimizer.zero_grad(set_to_none=True)

@@ -13,7 +13,7 @@ inside their bounds, at which the predicted change closes the gap to the target 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
@@ -31,10 +31,28 @@ class Bounds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoSteeringConfig:
-    """Coefficients are those of the config."""
+class NoSteering:
+    """Coefficients are those of the config: the slot without state."""
 
     name: str
+    actuators: ClassVar[Mapping[str, Any]] = {}
+
+    def build(self, start: Mapping[str, float | None]) -> "NoSteering":
+        return self
+
+    def values(self, step: int) -> dict[str, float]:
+        return {}
+
+    def observe(
+        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
+    ) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert not state, f"a checkpoint holds state of another steering slot: {sorted(state)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +93,9 @@ class SteeringConfig:
             low, high = bounds
             check_range(f"steering.actuators.{name}, low", low, at_least=0)
             check_range(f"steering.actuators.{name}, high", high, above=low)
+
+    def build(self, start: Mapping[str, float | None]) -> "Steering":
+        return Steering(self, start)
 
 
 ACTUATORS = ("beta1", "beta2")  # coefficients that multiply the loss of some tokens
@@ -127,7 +148,7 @@ class Steering:
     Each step: `values(step)` before its updates, then `observe` with what was measured.
     """
 
-    def __init__(self, config: SteeringConfig, start: Mapping[str, float]) -> None:
+    def __init__(self, config: SteeringConfig, start: Mapping[str, float | None]) -> None:
         """start: the coefficients of the config at step 1; the actuators begin there."""
         self._config = config
         self._bounds = {
