@@ -29,7 +29,7 @@ from isentropic import checks
 from isentropic.experiments.settings.load import SECTIONS, typed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
-from isentropic.metrics.alarm_rules import AlarmRule
+from isentropic.metrics.alarms.rules import AlarmRule
 from isentropic.objectives.loss import schedule
 
 CONF = ROOT / "conf"

@@ -293,6 +293,7 @@ class Config:
     reweight: Any
     token_weight: Any
     objective: Any
+    steering: Any
     terms: Any
     reduction: Any
     reuse: Any

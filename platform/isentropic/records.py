@@ -176,6 +176,27 @@ class StepBatch:
     coefficients: dict[str, float | None]  # of the objective, schedules resolved for this step
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
     seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
+    contexts: tuple[MicroBatch, ...] = ()  # where the books measure the entropy; none: no books
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateBooks:
+    """What one optimizer step did to the entropy over the step's contexts; sums are those of all ranks.
+
+    See `learner.books` for the formulas. All changes are in nats per context token.
+    """
+
+    entropy_before: float
+    entropy_after: float
+    first: float  # <grad H before, step>
+    trapezoid: float  # <(grad H before + grad H after) / 2, step>, the step taken from the weights
+    now: float  # part of the trapezoid, from the optimizer's state: this update's gradient
+    momentum: float  # same: the gradients of earlier updates
+    decay: float  # same: weight decay
+    scale: float  # s: what the clip of the gradient left of it; 0 if no step was made
+    impulse: float  # a token's whole effect through momentum, over its effect now
+    logprob_slope: Floats  # [N] j, in the order of the rank's packed tokens
+    entropy_slope: Floats  # [N] i, same
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +210,7 @@ class UpdateResult:
     skipped: bool  # the gradient was not finite: no step was made
     learning_rate: float
     seconds: float
+    books: UpdateBooks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from isentropic.records import (
     Prompt,
     StepResult,
     TokenScores,
+    UpdateBooks,
     UpdateResult,
 )
 
@@ -169,8 +170,11 @@ class FakeLearner:
                 weight = microbatch.fields["advantage"] * microbatch.fields["loss_weight"]
                 np.add.at(gradient, microbatch.target, weight)
                 gradient -= weight.sum() * np.exp(log_softmax(self.logits))
+            before = self.logits
             self.logits = self.logits + self.lr * gradient
             self.version += 1
+            targets = np.concatenate([microbatch.target for microbatch in microbatches])
+            books = fake_books(before, self.logits, targets) if batches[0].contexts else None
             results.append(
                 UpdateResult(
                     logprob=np.concatenate([score.logprob for score in scores]),
@@ -179,6 +183,7 @@ class FakeLearner:
                     skipped=False,
                     learning_rate=self.lr,
                     seconds=0.0,
+                    books=books,
                 )
             )
         return [StepResult(updates=tuple(results), policy_version=self.version)]
@@ -196,6 +201,33 @@ class FakeLearner:
     async def load(self, folder: Path):
         with np.load(folder / "logits.npz") as saved:
             self.logits, self.version = saved["logits"], int(saved["version"])
+
+
+def entropy_slope(logits):
+    """d H / d logits = -p (log p + H)."""
+    logprob = log_softmax(logits)
+    p = np.exp(logprob)
+    return -p * (logprob - (p * logprob).sum())
+
+
+def fake_books(before, after, targets):
+    """Books of a step of plain gradient descent on free logits: no momentum, no decay, D = 1."""
+    mean = (entropy_slope(before) + entropy_slope(after)) / 2
+    step, p = after - before, np.exp(log_softmax(before))
+    entropies = [-(np.exp(one) * one).sum() for one in map(log_softmax, (before, after))]
+    return UpdateBooks(
+        entropy_before=float(entropies[0]),
+        entropy_after=float(entropies[1]),
+        first=float(entropy_slope(before) @ step),
+        trapezoid=float(mean @ step),
+        now=float(mean @ step),
+        momentum=0.0,
+        decay=0.0,
+        scale=1.0,
+        impulse=1.0,
+        logprob_slope=(mean[targets] - mean @ p).astype(np.float32),
+        entropy_slope=np.full(len(targets), mean @ entropy_slope(before), dtype=np.float32),
+    )
 
 
 def truncated(logprob, top_p):

@@ -20,9 +20,13 @@ FILES = {"m": "metrics.jsonl", "u": "updates.jsonl", "alarms": "alarms.jsonl"}
 # Keys that no run on fakes can write, and why.
 ONLY_WITH = {
     "throughput/mfu": "a GPU",
-    "fate/<name>_frac": "the fates of rollouts, which are on their way",
 }
-PLACEHOLDERS = {"class": "(pa_hp|pa_lp|na_hp|na_lp|zero_adv)", "d": "[0-9]"}
+PLACEHOLDERS = {
+    "class": "(pa_hp|pa_lp|na_hp|na_lp|zero_adv)",
+    "coefficient": "beta[12]",
+    "d": "[0-9]",
+    "source": "(new|queue|replay|teacher)",
+}
 
 # Together these runs reach every key. Each is the demo cut small, on the fakes of the controller's tests.
 REPLAYING = ["uec.replay_every=2", "uec.replay_threshold=0", "uec.keep=released"]
@@ -45,6 +49,8 @@ RUNS = {
     "nll": ["terms=nll"],
     "tis": ["token_weight=tis"],
     "stale": ["rollout.max_staleness=2"],
+    "ledger": ["accounting.ledger.every=1"],
+    "steered": ["method=ce_gppo_steered"],
     "nothing to learn": ["rollout.max_response_tokens=1", "run.steps=2"],
 }
 

@@ -5,7 +5,7 @@ python ranks.py RANK WORLD_SIZE FOLDER
 
 import pickle
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,8 @@ CONFIG = LearnerConfig(
     vocab_chunk=24,
     timeout_s=60.0,
 )
+
+BOOKS = {"lr": 1e-4, "eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
 
 def model_config(folder):
@@ -172,6 +174,20 @@ def make_learner(folder, rank=0, world=1, meeting=None, objective=OBJECTIVE, **s
     )
 
 
+def books_of(learner, samples, rank, world):
+    """The books of two updates without what stands per token; contexts are the rollouts themselves."""
+    scored = with_own_scores(learner, samples)
+    step = step_batches(scored, world, 30)[rank]
+    rollouts = [sample.rollout for sample in samples]
+    contexts = batching.score_batches(rollouts, world, 30)[rank]
+    updates = learner.update(replace(step, contexts=tuple(contexts))).updates
+    per_token = ("logprob_slope", "entropy_slope")
+    return [
+        {name: value for name, value in asdict(update.books).items() if name not in per_token}
+        for update in updates
+    ]
+
+
 def weights_of(learner):
     return {name: tensor.clone() for name, tensor in learner.named_weights()}
 
@@ -198,6 +214,9 @@ def main(rank, world, folder):
             "norms": [update.grad_norm for update in result.updates],
         }
         learner.close()
+    learner = make_learner(folder / "model", rank, world, folder / "meet books", **BOOKS)
+    found["books"] = books_of(learner, samples, rank, world)
+    learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet state")
     scored = with_own_scores(learner, samples)
     first, second = (

@@ -147,6 +147,13 @@ def test_minibatch_statistics_do_not_see_the_ranks(folder, two_ranks, make_learn
     assert_same(two_ranks["whole minibatch"]["weights"], expected, **CLOSE)
 
 
+def test_the_books_do_not_see_the_ranks(two_ranks, make_learner):
+    one = ranks.books_of(make_learner(**ranks.BOOKS), ranks.make_samples(), 0, 1)
+    for found, expected in zip(two_ranks["books"], one, strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-7)
+        assert found["momentum"] != 0 or expected is one[0]
+
+
 def test_a_gradient_that_is_not_finite_is_skipped_everywhere(two_ranks):
     """NaN on rank 1 alone: no rank steps, nothing changes, the version stays."""
     assert two_ranks["skipped"]["result"] == (True, 1)

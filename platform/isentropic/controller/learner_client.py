@@ -10,7 +10,16 @@ from isentropic.columns import join
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.step import Update
-from isentropic.records import Rollout, RolloutKey, Sample, StepResult, TokenScores
+from isentropic.records import (
+    MicroBatch,
+    Rollout,
+    RolloutKey,
+    Sample,
+    StepResult,
+    TokenScores,
+    UpdateBooks,
+    UpdateResult,
+)
 from isentropic.seeds import hash_seed
 
 
@@ -54,15 +63,19 @@ class LearnerClient:
         samples: Sequence[Sample],
         *,
         count: int,
+        coefficients: dict[str, float | None],
         term_coefficients: dict[str, float],
         version: int,
         first: int = 0,
+        contexts: Sequence[Rollout] = (),
     ) -> tuple[list[Update], int]:
         """Makes `count` updates on minibatches of prompts, fewer if there are fewer prompts.
 
         Args:
             version: policy version that they start from.
+            coefficients: of the objective, schedules resolved.
             first: updates that the step has made already.
+            contexts: rollouts that the entropy's books are kept over; none: no books.
 
         Returns the updates, and the policy version after them.
         """
@@ -78,12 +91,20 @@ class LearnerClient:
             microbatch_tokens=config.learner.microbatch_tokens,
             reduction=config.reduction,
             max_response_tokens=config.rollout.max_response_tokens,
-            coefficients=config.objective.at(step),
+            coefficients=coefficients,
             term_coefficients=term_coefficients,
             seeds=[
                 hash_seed("update", config.seed, step, first + index) for index in range(len(plan))
             ],
         )
+        if contexts:
+            packed_contexts = batching.score_batches(
+                contexts, self._learner.num_ranks, config.learner.microbatch_tokens
+            )
+            batches = [
+                replace(batch, contexts=tuple(rank))
+                for batch, rank in zip(batches, packed_contexts, strict=True)
+            ]
         results = await self._learner.update(batches)
         updates: list[Update] = []
         for index, members in enumerate(plan):
@@ -96,6 +117,7 @@ class LearnerClient:
                 Update(
                     samples=tuple(samples[member] for member in members),
                     weights=weights[index],
+                    coefficients=coefficients,
                     term_coefficients=term_coefficients,
                     seed=batches[0].seeds[index],
                     policy_version=version + sum(not update.skipped for update in updates),
@@ -106,9 +128,26 @@ class LearnerClient:
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
                     mfu=_mean_mfu(results),
+                    books=_books(packed, ranks, len(members)),
                 )
             )
         return updates, results[0].policy_version
+
+
+def _books(
+    packed: Sequence[Sequence[MicroBatch]], ranks: Sequence[UpdateResult], count: int
+) -> UpdateBooks | None:
+    """The books of all ranks, slopes in the order of the samples; sums are the same on every rank."""
+    books = [rank.books for rank in ranks]
+    if books[0] is None:
+        return None
+    slopes = [(rank.logprob_slope, rank.entropy_slope) for rank in books]
+    rows = batching.unpack_columns(packed, slopes, count)
+    return replace(
+        books[0],
+        logprob_slope=join([logprob for logprob, _ in rows]),
+        entropy_slope=join([entropy for _, entropy in rows]),
+    )
 
 
 def _mean_mfu(results: Sequence[StepResult]) -> float | None:

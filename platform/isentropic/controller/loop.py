@@ -20,6 +20,7 @@ from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.step import Step, Stopwatch
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.attribution import write_attribution
 from isentropic.controller.storage.fates import write_fates
 from isentropic.controller.storage.saving import Saver
 from isentropic.controller.trainer import Trainer
@@ -59,6 +60,7 @@ class Controller:
         self._metadata = metadata
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
+        self._attribution = folder / "attribution"
         self._stop: str | None = None
 
     def request_stop(self, reason: str) -> None:
@@ -131,6 +133,9 @@ class Controller:
         write = partial(write_fates, self._trained, number, step.fates.values())
         await asyncio.to_thread(when_there_is_room, write)
         decision = await asyncio.to_thread(self._reporter.step, step)
+        if step.attribution:
+            write = partial(write_attribution, self._attribution, number, step.attribution)
+            await asyncio.to_thread(when_there_is_room, write)
         if decision.stop:
             self.request_stop(decision.stop)
         await self._checkpoint_if_due(number, requested=decision.checkpoint)

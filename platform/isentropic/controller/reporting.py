@@ -11,7 +11,8 @@ from isentropic.config import Config
 from isentropic.controller.probe import probe_gap
 from isentropic.controller.step import Evaluation, Step, Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
-from isentropic.metrics.alarms import Alarms
+from isentropic.metrics.alarms.alarms import Alarms
+from isentropic.metrics.classes import bounded_ratio, clip_sides
 from isentropic.metrics.counterfactual import (
     build_counterfactuals,
     counterfactual_metrics,
@@ -19,6 +20,15 @@ from isentropic.metrics.counterfactual import (
 )
 from isentropic.metrics.entropy import entropy_metrics, entropy_trained
 from isentropic.metrics.evaluation import evaluation_metrics
+from isentropic.metrics.ledger import (
+    Explained,
+    contributions,
+    is_ledger,
+    per_push,
+    step_ledger,
+    token_columns,
+    update_ledger,
+)
 from isentropic.metrics.prediction import (
     PredictionTracker,
     measured_change,
@@ -76,6 +86,7 @@ class Reporter:
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
         self._alarms = Alarms(config.alarms)
         self._prediction = PredictionTracker()
+        self._explained = Explained()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
 
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
@@ -102,6 +113,8 @@ class Reporter:
                 if name.startswith("clip/")
             }
         metrics |= self._change(step, rows + replayed)
+        books = step_ledger(rows + replayed)
+        metrics |= books | self._explained.add(books)
         if step.evaluation is not None:
             metrics |= self._evaluation(step.step, step.evaluation)
         metrics |= self._costs(step) | {"time/accounting_s": time.perf_counter() - start}
@@ -116,12 +129,15 @@ class Reporter:
         return {
             "alarms": self._alarms.state_dict(),
             "prediction": self._prediction.state_dict(),
+            "explained": self._explained.state_dict(),
             "best": self._best,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._alarms.load_state_dict(state["alarms"])
         self._prediction.load_state_dict(state["prediction"])
+        if "explained" in state:  # checkpoints from before version 0.2 have no books
+            self._explained.load_state_dict(state["explained"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
 
     def _drawn(self, step: Step) -> dict[str, Any]:
@@ -169,7 +185,7 @@ class Reporter:
             logprob=update.logprob,
             entropy=update.entropy,
         )
-        coefficients = config.objective.at(step.step)
+        coefficients = update.coefficients
         leaves = leaf_gradients(
             config.objective,
             coefficients,
@@ -196,8 +212,27 @@ class Reporter:
             for name, values in of_objective.items()
             if name not in row and values.size
         }
-        return row | counterfactual_metrics(
-            table, push, self._panel, step=step.step, seed=update.seed, p_split=p_split
+        books = update.books
+        row |= counterfactual_metrics(
+            table,
+            push,
+            self._panel,
+            step=step.step,
+            seed=update.seed,
+            p_split=p_split,
+            per_push=None if books is None else per_push(books, update.learning_rate),
+        )
+        if books is None:
+            return row
+        d_entropy = None if leaves.d_entropy is None else leaves.d_entropy.numpy()
+        contribution = contributions(books, update.learning_rate, push, d_entropy)
+        step.attribution.append(
+            token_columns(len(step.attribution), table, update.samples, contribution, push)
+        )
+        ratio = of_objective.get("ratio", bounded_ratio(table.log_ratio))
+        sides = clip_sides(ratio, table.advantage, coefficients, of_objective)
+        return row | update_ledger(
+            table, update.samples, books, contribution, sides=sides, p_split=p_split
         )
 
     def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -268,7 +303,7 @@ class Reporter:
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Means over the updates of everything but the facts."""
-    names = [name for name in rows[0] if name not in FACTS]
+    names = [name for name in rows[0] if name not in FACTS and not is_ledger(name)]
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
@@ -277,5 +312,5 @@ def _accounted(row: Mapping[str, float]) -> dict[str, float]:
     return {
         name: value
         for name, value in row.items()
-        if not name.startswith("cf/") and name not in FACTS
+        if not name.startswith("cf/") and name not in FACTS and not is_ledger(name)
     }

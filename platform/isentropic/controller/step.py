@@ -8,9 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from isentropic.controller.storage.ledger import Batch
 from isentropic.methods.fates import Fate
-from isentropic.records import Floats, Group, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.records import (
+    Floats,
+    Group,
+    Rollout,
+    RolloutKey,
+    Sample,
+    TokenScores,
+    UpdateBooks,
+)
 
 
 class Stopwatch:
@@ -69,6 +79,7 @@ class Update:
 
     samples: tuple[Sample, ...]
     weights: dict[str, list[float]]  # by name, of every token of each sample
+    coefficients: dict[str, float | None]  # of the objective, as this update had them
     term_coefficients: dict[str, float]
     seed: int
     policy_version: int  # of the weights it started from
@@ -79,6 +90,7 @@ class Update:
     learning_rate: float
     seconds: float
     mfu: float | None  # mean over the ranks; only on GPUs
+    books: UpdateBooks | None = None  # its slopes in the order of `samples`; None if not measured
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,6 +108,8 @@ class Step:
     updates: list[Update] = field(default_factory=list)
     replayed: list[Update] = field(default_factory=list)
     fates: dict[RolloutKey, Fate] = field(default_factory=dict)
+    # Per measured update, the columns of attribution/step_*.parquet.
+    attribution: list[dict[str, np.ndarray]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)  # of the method's stages
     # A share of `scores`, again after the updates.
     rechecked: dict[RolloutKey, TokenScores] = field(default_factory=dict)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.config import Config
+from isentropic.controller.actuators import actuator_slopes
 from isentropic.controller.learner_client import LearnerClient
 from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup
@@ -39,6 +40,7 @@ class Trainer:
         self._client = LearnerClient(config, learner, order)
         self._method = method
         self._terms = TermCoefficients(config.terms)
+        self._steering = config.steering.build(config.objective.at(1))
         self._skipped_in_a_row = 0
 
     async def score(
@@ -82,10 +84,11 @@ class Trainer:
         step.metrics = selected.metrics | weighed.metrics
         step.metrics |= fate_metrics(step.fates.values(), step.step, self._method.possible_fates)
         with step.watch("update"):
-            step.updates = await self._update(step.step, step.samples)
+            step.updates = await self._update(step, step.samples)
             self._method.trained(step.step, step.samples)
             await self._replay(step)
         step.metrics |= self._method.metrics(step.step) | self._terms.observe(entropy)
+        step.metrics |= self._steer(step, entropy)
         self.step = step.step
         return step
 
@@ -103,7 +106,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has besides the learner's state and the manifest."""
-        return {"method": self._method.state_dict(), "terms": self._terms.state_dict()}
+        return {
+            "method": self._method.state_dict(),
+            "terms": self._terms.state_dict(),
+            "steering": self._steering.state_dict(),
+        }
 
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
         """Goes back to a checkpoint, the learner too; `state` is what its `read_state` gave."""
@@ -111,6 +118,7 @@ class Trainer:
         # Checkpoints from before version 0.2 say "teaching".
         self._method.load_state_dict(state["method"] if "method" in state else state["teaching"])
         self._terms.load_state_dict(state["terms"])
+        self._steering.load_state_dict(state.get("steering", {}))  # absent before version 0.2
         self.step = manifest.step
         self.policy_version = manifest.policy_version
 
@@ -123,21 +131,44 @@ class Trainer:
         self._method.load_state_dict(state)
         if self._config.terms == other._config.terms:
             self._terms.load_state_dict(other._terms.state_dict())
+        if self._config.steering == other._config.steering:
+            self._steering.load_state_dict(other._steering.state_dict())
         self.step = other.step
         self.policy_version = other.policy_version
         self._skipped_in_a_row = other._skipped_in_a_row
 
-    async def _update(self, step: int, samples: list[Sample], first: int = 0) -> list[Update]:
+    async def _update(self, step: Step, samples: list[Sample], first: int = 0) -> list[Update]:
         updates, self.policy_version = await self._client.update(
-            step,
+            step.step,
             samples,
             count=self._method.updates(samples, self._config.learner.updates_per_rollout),
-            term_coefficients=self._terms.at(step),
+            coefficients=self._config.objective.at(step.step) | self._steering.values(step.step),
+            term_coefficients=self._terms.at(step.step),
             version=self.policy_version,
             first=first,
+            contexts=self._ledger_contexts(step),
         )
-        self._check_skipped(step, updates)
+        self._check_skipped(step.step, updates)
         return updates
+
+    def _steer(self, step: Step, entropy: float) -> dict[str, float]:
+        """Chooses the next step's coefficients; metrics of the choice."""
+        names = list(self._config.steering.actuators)
+        if not names:
+            return {}
+        rest, slopes = actuator_slopes(
+            self._config.objective, [*step.updates, *step.replayed], names
+        )
+        return self._steering.observe(step.step, entropy, rest, slopes)
+
+    def _ledger_contexts(self, step: Step) -> list[Rollout]:
+        """Where the entropy's books are kept; none if the step is not measured."""
+        ledger = self._config.accounting.ledger
+        if not ledger.measures(step.step):
+            return []
+        drawn = [rollout for rollout in first_wave(step.delivery.batch.rollouts)]
+        responses = [rollout for rollout in drawn if rollout.num_response_tokens]
+        return recheck_subset(responses, ledger.contexts, self._config.seed)
 
     def _check_skipped(self, step: int, updates: Sequence[Update]) -> None:
         """Raises RuntimeError if too many updates in a row could not be made."""
@@ -164,7 +195,7 @@ class Trainer:
             return
         contexts = self._recheck_subset(first_wave(step.delivery.batch.rollouts))
         before = await self.score_rollouts(contexts)
-        step.replayed = await self._update(step.step, samples, first=len(step.updates))
+        step.replayed = await self._update(step, samples, first=len(step.updates))
         after = await self.score_rollouts(contexts)
         if contexts:
             step.metrics["replay/entropy_before"] = mean_entropy(contexts, before)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.images import load_images
 from isentropic.learner import sharding
+from isentropic.learner.books import Books
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
@@ -141,7 +142,8 @@ class Learner:
 
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
-        updates = tuple(self._update(batch, index) for index in range(len(batch.updates)))
+        books = self._open_books(batch.contexts) if batch.contexts and batch.updates else None
+        updates = tuple(self._update(batch, index, books) for index in range(len(batch.updates)))
         return StepResult(
             updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates)
         )
@@ -228,7 +230,25 @@ class Learner:
         sharding.release(model)
         return statistics
 
-    def _update(self, batch: StepBatch, index: int) -> UpdateResult:
+    def _open_books(self, contexts: Sequence[MicroBatch]) -> Books:
+        """Books whose entropy is measured over the response tokens of `contexts`. Collective."""
+        count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
+        if self._mesh.size() > 1:
+            dist.all_reduce(count)
+
+        def measure() -> float:
+            total, _, _ = self._backward(contexts, lambda _, seen: seen.entropy.sum() / count)
+            if self._mesh.size() > 1:
+                dist.all_reduce(total)
+            return float(total)
+
+        def score(microbatches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+            seen = self._statistics(self._model, microbatches)
+            return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
+
+        return Books(self._optimizer, measure, score)
+
+    def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         """Gradients of one minibatch, and an optimizer step unless they are not finite."""
         start = time.perf_counter()
         microbatches = batch.updates[index]
@@ -243,10 +263,15 @@ class Learner:
         if self._mesh.size() > 1:
             dist.all_reduce(loss)
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
+        if books and not skipped:
+            books.before(grad_norm, self._config.max_grad_norm)
         if not skipped:
             self._optimizer.step()
             self.policy_version += 1
         self._optimizer.zero_grad(set_to_none=True)
+        closed = None
+        if books:
+            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches)
         return UpdateResult(
             logprob=logprob,
             entropy=entropy,
@@ -254,6 +279,7 @@ class Learner:
             skipped=skipped,
             learning_rate=rate,
             seconds=time.perf_counter() - start,
+            books=closed,
         )
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
@@ -293,7 +319,7 @@ class Learner:
         return _LeafLoss(*minibatch_gradients(microbatches, known, leaves))
 
     def _backward(
-        self, microbatches: Sequence[MicroBatch], losses: "_StepLoss | _LeafLoss"
+        self, microbatches: Sequence[MicroBatch], losses: Callable[[int, TokenStatistics], Tensor]
     ) -> tuple[Tensor, Floats, Floats]:
         """Sums the gradients over microbatches, then over ranks.
 

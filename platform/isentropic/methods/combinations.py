@@ -14,6 +14,7 @@ def check_combinations(config: Any) -> None:
     """
     _keep_rules(config)
     _refilled(config)
+    _steering(config)
 
 
 def _keep_rules(config: Any) -> None:
@@ -42,3 +43,15 @@ def _refilled(config: Any) -> None:
         "reward, and another filter drops others. "
         "Set filter=drop_flat filter.on=reward, or sampling=one_wave."
     )
+
+
+def _steering(config: Any) -> None:
+    """What is steered by must be measured, and the objective must have it."""
+    if not config.steering.actuators:
+        return
+    if config.accounting.ledger.every == 0:
+        raise ValueError(
+            "steering=steered with accounting.ledger.every=0: coefficients are chosen from what the "
+            "ledger measures. Set accounting.ledger.every=1 (every step), or steering=none."
+        )
+    config.steering.build(config.objective.at(1))

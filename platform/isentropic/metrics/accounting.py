@@ -23,6 +23,7 @@ from isentropic.metrics.classes import (
     high_by_probability,
     high_by_sensitivity,
 )
+from isentropic.metrics.ledger import LedgerConfig
 from isentropic.metrics.panel import build_counterfactuals
 from isentropic.metrics.tokens import Array, Mask, TokenTable, token_table
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
@@ -37,6 +38,7 @@ class AccountingConfig:
     p_split: float  # a token is high-probability (HP) from this old probability on
     # Share of the rollouts whose entropy is measured again after the step; 0 measures none.
     recheck_share: float
+    ledger: LedgerConfig
     counterfactuals: dict[str, Any]  # label -> objective: what it would have done on the same batch
 
     def __post_init__(self) -> None:

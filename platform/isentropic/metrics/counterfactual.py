@@ -33,6 +33,7 @@ def counterfactual_metrics(
     step: int,
     seed: int,
     p_split: float,
+    per_push: Array | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of each objective of the panel, on the tokens of one update.
 
@@ -51,6 +52,9 @@ def counterfactual_metrics(
         panel: label -> config.
         step, seed: for schedules, and for objectives that draw at random.
         p_split: HP from this probability on.
+        per_push: [N] nats per unit of push of the token, along the real step (rate * scale * j of
+            `metrics.ledger`); gives cf/<label>/entropy_change, the part of `now` that the
+            objective would have had. AdamW's denominator is held. None: not measured.
     """
     fields = loss_fields(table)
     token_ratio = bounded_ratio(table.log_ratio)
@@ -69,5 +73,7 @@ def counterfactual_metrics(
         metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
         metrics[f"cf/{label}/mass"] = share(mass.sum(), used_mass)
         metrics[f"cf/{label}/drift"] = -float(push @ table.sensitivity)
+        if per_push is not None:
+            metrics[f"cf/{label}/entropy_change"] = float(push @ per_push)
         metrics[f"cf/{label}/cosine"] = share(push @ used, np.linalg.norm(push) * used_norm)
     return metrics

@@ -20,7 +20,7 @@ from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.experiments.settings.today import pin_date
 from isentropic.metrics.accounting import AccountingConfig
-from isentropic.metrics.alarms import AlarmsConfig
+from isentropic.metrics.alarms.alarms import AlarmsConfig
 from isentropic.objectives import ObjectiveConfig
 from isentropic.objectives.over.shaped_offline import with_shaped_offline
 from isentropic.objectives.terms import TermsConfig

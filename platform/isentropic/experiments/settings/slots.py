@@ -8,6 +8,7 @@ from isentropic.methods.reuse import NoReuse
 from isentropic.methods.reweight import NoReweight
 from isentropic.methods.sampling import OneWave, Refilled
 from isentropic.methods.shaping import NoShaping, Overlong
+from isentropic.methods.steering import NoSteering, SteeringConfig
 from isentropic.methods.uec_rl.keep_rules import KeepRules
 from isentropic.methods.uec_rl.queue_replay import QueueReplayConfig
 from isentropic.methods.uec_rl.second_wave import SecondWave
@@ -25,6 +26,7 @@ SLOTS: dict[str, dict[str, type]] = {
     "reweight": {"none": NoReweight, "polarity": PolarityConfig},
     "token_weight": TOKEN_WEIGHTS,
     "objective": OBJECTIVES,
+    "steering": {"none": NoSteering, "steered": SteeringConfig},
     "reduction": REDUCTIONS,
     "reuse": {"none": NoReuse, "queue_replay": QueueReplayConfig},
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from isentropic.checks import nearest
-from isentropic.metrics.alarm_rules import AlarmRule, RuleState, Verdict
+from isentropic.metrics.alarms.rules import AlarmRule, RuleState, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import yaml
 
-from isentropic.metrics.alarms import Alarms, AlarmsConfig
+from isentropic.metrics.alarms.alarms import Alarms, AlarmsConfig
 
-RULES = yaml.safe_load((Path(__file__).parents[2] / "conf/alarms/default.yaml").read_text())[
+RULES = yaml.safe_load((Path(__file__).parents[3] / "conf/alarms/default.yaml").read_text())[
     "rules"
 ]
 RANDOM = np.random.default_rng(0)

@@ -1,0 +1,264 @@
+"""Steering by measured books: coefficients chosen each step so that the entropy follows a target.
+
+The entropy change of a step is linear in every coefficient that enters the loss linearly. The books of a measured step
+give, in nats per step, what each such coefficient (an actuator) did per unit of it, and what all the rest did:
+
+    change = rest + sum_i value_i * slope_i
+
+Both are noisy from step to step and are smoothed. The values for the next step are those nearest to the present ones,
+inside their bounds, at which the predicted change closes the gap to the target within `horizon` steps.
+[reconstructed] The solver, the smoothing and the horizon are ours; no paper has this controller.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from isentropic.checks import check_choice, check_range
+from isentropic.objectives.loss.schedule import check_coefficient, resolve
+
+TINY = 1e-12  # nats per step and unit: an actuator below it has no authority
+BISECTIONS = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """The box that an actuator's value stays in."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSteering:
+    """Coefficients are those of the config: the slot without state."""
+
+    name: str
+    actuators: ClassVar[Mapping[str, Any]] = {}
+
+    def build(self, start: Mapping[str, float | None]) -> "NoSteering":
+        return self
+
+    def values(self, step: int) -> dict[str, float]:
+        return {}
+
+    def observe(
+        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
+    ) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        assert not state, f"a checkpoint holds state of another steering slot: {sorted(state)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringConfig:
+    """Which coefficients follow which target; values live in conf/steering/.
+
+    Attributes:
+        target: entropy/mean to follow, nats per token: a number or a schedule over the steps; null holds the entropy
+            that is measured at `from_step`.
+        from_step: the first step whose coefficients are steered.
+        horizon: steps in which the gap to the target is to be closed.
+        smoothing: weight of the newest measured step in the running means, in (0, 1].
+        actuators: coefficient of the objective -> [low, high].
+    """
+
+    name: str
+    target: Any
+    from_step: int
+    horizon: float
+    smoothing: float
+    actuators: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.target is not None:
+            check_coefficient("steering.target", self.target, at_least=0)
+        check_range("steering.from_step", self.from_step, at_least=1)
+        check_range("steering.horizon", self.horizon, at_least=1)
+        check_range("steering.smoothing", self.smoothing, above=0, at_most=1)
+        if not self.actuators:
+            raise ValueError(
+                "steering.actuators is empty: nothing could be steered. Name a coefficient and its "
+                "bounds: {beta1: [0.0, 1.0]}."
+            )
+        for name, bounds in self.actuators.items():
+            check_choice("steering.actuators", name, ACTUATORS)
+            if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+                raise ValueError(f"steering.actuators.{name} must be [low, high], got {bounds!r}.")
+            low, high = bounds
+            check_range(f"steering.actuators.{name}, low", low, at_least=0)
+            check_range(f"steering.actuators.{name}, high", high, above=low)
+
+    def build(self, start: Mapping[str, float | None]) -> "Steering":
+        return Steering(self, start)
+
+
+ACTUATORS = ("beta1", "beta2")  # coefficients that multiply the loss of some tokens
+
+
+def nearest_values(
+    present: Mapping[str, float],
+    slopes: Mapping[str, float],
+    bounds: Mapping[str, Bounds],
+    *,
+    rest: float,
+    change: float,
+) -> dict[str, float]:
+    """Values inside their bounds whose predicted change is nearest to `change`, and of those the nearest to `present`.
+
+        minimise (rest + sum_i x_i slope_i - change)^2 over the box, then sum_i (x_i - present_i)^2
+
+    The solution lies on x_i = clip(present_i + lambda slope_i): the prediction rises with lambda, so
+    bisection finds it. Where nothing has authority the present values stay.
+    """
+    if max((abs(slope) for slope in slopes.values()), default=0.0) < TINY:
+        return dict(present)
+
+    def at(factor: float) -> dict[str, float]:
+        return {
+            name: min(max(value + factor * slopes[name], bounds[name].low), bounds[name].high)
+            for name, value in present.items()
+        }
+
+    def missed(factor: float) -> float:
+        return rest + sum(value * slopes[name] for name, value in at(factor).items()) - change
+
+    # Beyond this factor every actuator with authority lies on a bound.
+    width = max(bound.high - bound.low for bound in bounds.values()) + max(
+        abs(value) for value in present.values()
+    )
+    smallest = min(abs(slope) for slope in slopes.values() if abs(slope) >= TINY)
+    low, high = -2 * width / smallest, 2 * width / smallest
+    if missed(low) >= 0 or missed(high) <= 0:
+        return at(low if missed(low) >= 0 else high)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if missed(middle) > 0 else (middle, high)
+    return at((low + high) / 2)
+
+
+class Steering:
+    """The controller of one run. Its whole state is in `state_dict`.
+
+    Each step: `values(step)` before its updates, then `observe` with what was measured.
+    """
+
+    def __init__(self, config: SteeringConfig, start: Mapping[str, float | None]) -> None:
+        """start: the coefficients of the config at step 1; the actuators begin there."""
+        self._config = config
+        self._bounds = {
+            name: Bounds(low=float(low), high=float(high))
+            for name, (low, high) in config.actuators.items()
+        }
+        absent = [name for name in self._bounds if start.get(name) is None]
+        if absent:
+            raise ValueError(
+                f"steering.actuators names {', '.join(absent)}, which the objective does not have. "
+                f"It has {', '.join(start)}. Choose objective=ce_gppo, or other actuators."
+            )
+        self._values = {name: float(start[name]) for name in self._bounds}
+        self._rest = math.nan
+        self._slopes = dict.fromkeys(self._bounds, math.nan)
+        self._held = math.nan  # the entropy that is held where no target is given
+
+    def values(self, step: int) -> dict[str, float]:
+        """The actuators' coefficients for the updates of `step`."""
+        return dict(self._values) if step >= self._config.from_step else {}
+
+    def target(self, step: int) -> float:
+        """Entropy in nats per token that the run should have at `step`; NaN while there is none."""
+        given = self._config.target
+        return self._held if given is None else float(resolve(given, step))
+
+    def observe(
+        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Takes what a step measured, and chooses the values of the next one.
+
+        Args:
+            step: the step whose updates were measured.
+            entropy: its entropy/mean, under the policy before its updates; NaN: nothing was drawn.
+            rest: nats that all but the actuators moved the entropy by; NaN: the step was not measured.
+            slopes: nats per unit of each actuator.
+
+        Returns:
+            metrics, under steer/.
+        """
+        if self._config.target is None and step >= self._config.from_step:
+            self._held = entropy if math.isnan(self._held) else self._held
+        if math.isfinite(rest):
+            self._smooth(rest, slopes)
+        # `entropy` is that before the step's updates; what is chosen now acts on the step after them, whose
+        # effect is seen another step later.
+        gap = self.target(step + 2) - (entropy + self._predicted)
+        steers = step + 1 >= self._config.from_step and math.isfinite(gap)
+        idle = self._authority < TINY
+        if steers and not idle:
+            self._choose(gap)
+        metrics = {f"steer/{name}": value for name, value in self._values.items()}
+        metrics |= {f"steer/{name}_slope": value for name, value in self._slopes.items()}
+        return metrics | {
+            "steer/target": self.target(step),
+            "steer/gap": entropy - self.target(step),
+            "steer/rest": self._rest,
+            "steer/idle": float(steers and idle),
+            "steer/saturated": float(steers and not idle and self._saturated(gap)),
+        }
+
+    def _choose(self, gap: float) -> None:
+        self._values = nearest_values(
+            self._values,
+            self._slopes,
+            self._bounds,
+            rest=self._rest,
+            change=gap / self._config.horizon,
+        )
+
+    @property
+    def _predicted(self) -> float:
+        """The change of a step with the present values; 0 before the first measured step."""
+        change = self._rest + sum(
+            value * self._slopes[name] for name, value in self._values.items()
+        )
+        return change if math.isfinite(change) else 0.0
+
+    @property
+    def _authority(self) -> float:
+        """Nats per unit of the strongest actuator; 0 before the first measured step."""
+        return max(
+            (abs(slope) for slope in self._slopes.values() if math.isfinite(slope)), default=0.0
+        )
+
+    def _saturated(self, gap: float) -> bool:
+        """True if the target is out of reach: the values are the box's best, and still miss it."""
+        missed = self._predicted - gap / self._config.horizon
+        return abs(missed) > 1e-9
+
+    def _smooth(self, rest: float, slopes: Mapping[str, float]) -> None:
+        share = self._config.smoothing
+        self._rest = _mixed(self._rest, rest, share)
+        self._slopes = {name: _mixed(self._slopes[name], slopes[name], share) for name in slopes}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "values": dict(self._values),
+            "rest": self._rest,
+            "slopes": dict(self._slopes),
+            "held": self._held,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._values = {name: float(value) for name, value in state["values"].items()}
+        self._rest = float(state["rest"])
+        self._slopes = {name: float(value) for name, value in state["slopes"].items()}
+        self._held = float(state["held"])
+
+
+def _mixed(before: float, new: float, share: float) -> float:
+    """The running mean; its first value is the first that was measured."""
+    return new if math.isnan(before) else (1 - share) * before + share * new

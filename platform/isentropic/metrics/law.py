@@ -1,0 +1,154 @@
+"""The law of entropy and reward, R = -a exp(H) + b (arXiv:2505.22617), fitted and put to the test.
+
+R is a held-out score in 0..1 on a fixed set, H the mean token entropy of the policy at the same
+step, in nats. The model is linear in x = exp(H), so least squares gives it in closed form. The
+paper does not say how it fits: the smoothing, the intervals and the refusals here are ours.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST = 8  # points
+LEAST_RANGE = 0.05  # of exp(H): below it a and b cannot be told apart
+BLOCK, DRAWS = 5, 1000  # of the moving-block bootstrap: neighbouring points are not independent
+FORECAST_SHARE = 0.15  # of the points that a forecast is fitted on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Law:
+    """A fit. `ceiling` is the score at H = 0; errors are standard errors, intervals cover 90 %."""
+
+    a: float
+    b: float
+    a_error: float
+    a_interval: tuple[float, float]
+    ceiling_interval: tuple[float, float]
+    r2: float
+    rmse: float
+    count: int
+    entropy_range: tuple[float, float]
+
+    @property
+    def ceiling(self) -> float:
+        return self.b - self.a
+
+    def predict(self, entropy: Sequence[float]) -> NDArray[np.float64]:
+        """Scores at entropies in nats."""
+        return self.b - self.a * np.exp(np.asarray(entropy, dtype=np.float64))
+
+
+def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float = 0.0) -> Law | str:
+    """The law over the points of a run, or the reason why there is none.
+
+    Args:
+        entropy: [n] nats per token, averaged over the steps since the evaluation before.
+        score: [n] held-out scores, of the same set each time.
+        score_error: standard error of one score, from the number of prompts and samples.
+    """
+    x = np.exp(np.asarray(entropy, dtype=np.float64))
+    y = np.asarray(score, dtype=np.float64)
+    if len(x) < FEWEST:
+        return f"{len(x)} points with an evaluation; {FEWEST} are needed"
+    if np.ptp(x) < LEAST_RANGE:
+        return f"exp(H) moved by {np.ptp(x):.3g} only; {LEAST_RANGE:g} is needed"
+    if np.std(y) < 2 * score_error:
+        return (
+            f"the score moved by {np.std(y):.3g}, less than twice its own error ({score_error:.3g})"
+        )
+    a, b = line(x, y)
+    if a <= 0:
+        return f"the law does not hold: the score falls as the entropy does (a = {a:.3g})"
+    intervals = np.quantile(_bootstrap(x, y), [0.05, 0.95], axis=0)
+    return Law(
+        a=a,
+        b=b,
+        a_error=slope_error(x, y, a, b),
+        a_interval=tuple(intervals[:, 0].tolist()),
+        ceiling_interval=tuple(intervals[:, 1].tolist()),
+        r2=1 - float(((y - b + a * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
+        rmse=float(np.sqrt(((y - b + a * x) ** 2).mean())),
+        count=len(x),
+        entropy_range=(float(np.log(x.min())), float(np.log(x.max()))),
+    )
+
+
+def line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Least squares of y = b - a x: (a, b)."""
+    a = -float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return a, float(y.mean() + a * x.mean())
+
+
+def slope_error(x: NDArray[np.float64], y: NDArray[np.float64], a: float, b: float) -> float:
+    """Standard error of a, with n - 2 degrees of freedom; points are taken as independent."""
+    residual = ((y - b + a * x) ** 2).sum() / (len(x) - 2)
+    return float(math.sqrt(residual / ((x - x.mean()) ** 2).sum()))
+
+
+def _bootstrap(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[DRAWS, 2] a and ceiling over resampled blocks of neighbouring points; always the same draws."""
+    rng = np.random.default_rng(0)
+    starts = len(x) - BLOCK + 1
+    blocks = math.ceil(len(x) / BLOCK)
+    found = []
+    for first in rng.integers(0, starts, size=(DRAWS, blocks)):
+        rows = (first[:, None] + np.arange(BLOCK)).ravel()[: len(x)]
+        if np.ptp(x[rows]) > 0:
+            a, b = line(x[rows], y[rows])
+            found.append((a, b - a))
+    return np.array(found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Root mean square errors on the points that no fit has seen, of the law and of two rivals."""
+
+    law: float
+    logarithm: float  # score linear in log(1 + step)
+    last: float  # score stays as it is
+    count: int  # points that were fitted
+
+
+def forecast(
+    steps: Sequence[int], entropy: Sequence[float], score: Sequence[float]
+) -> Forecast | str:
+    """How well the first points tell the others. A high r2 alone says that both curves are monotone."""
+    count = max(3, math.ceil(FORECAST_SHARE * len(score)))
+    if len(score) - count < 3:
+        return f"{len(score)} points are too few to fit {count} and forecast the rest"
+    x = np.exp(np.asarray(entropy, dtype=np.float64))
+    time = np.log1p(np.asarray(steps, dtype=np.float64))
+    y = np.asarray(score, dtype=np.float64)
+    if np.ptp(x[:count]) == 0 or np.ptp(time[:count]) == 0:
+        return "the first points are all alike"
+    predictions: dict[str, Callable[[], NDArray[np.float64]]] = {
+        "law": lambda: _extrapolated(x, y, count),
+        "logarithm": lambda: _extrapolated(time, y, count),
+        "last": lambda: np.full(len(y) - count, y[count - 1]),
+    }
+    errors = {
+        name: float(np.sqrt(((predict() - y[count:]) ** 2).mean()))
+        for name, predict in predictions.items()
+    }
+    return Forecast(**errors, count=count)
+
+
+def _extrapolated(
+    x: NDArray[np.float64], y: NDArray[np.float64], count: int
+) -> NDArray[np.float64]:
+    a, b = line(x[:count], y[:count])
+    return b - a * x[count:]
+
+
+def gaps(law: Law, entropy: Sequence[float], score: Sequence[float]) -> NDArray[np.float64]:
+    """[m] score beyond the law at equal entropy, of the points inside the law's own range.
+
+    Above 0: the score was bought without paying entropy. 0: the run only moved along the curve.
+    """
+    h = np.asarray(entropy, dtype=np.float64)
+    low, high = law.entropy_range
+    inside = (h >= low) & (h <= high)
+    return np.asarray(score, dtype=np.float64)[inside] - law.predict(h[inside])

@@ -1,0 +1,155 @@
+"""Books that balance: the parts of AdamW's step add up to the trapezoid, and the tokens to the step's own part."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.terms import EntropyBonusTerm, TermsConfig
+
+SCRIPT = Path(__file__).with_name("ranks.py")
+spec = importlib.util.spec_from_file_location("ranks", SCRIPT)
+ranks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ranks)
+
+# Steps small enough that the entropy is nearly straight along them, as in training.
+SETTINGS = {"lr": 1e-3, "eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("books") / "model"
+    ranks.make_model(folder)
+    return folder
+
+
+@pytest.fixture
+def make_learner(model):
+    made = []
+
+    def make(**settings):
+        while made:
+            made.pop().close()
+        made.append(ranks.make_learner(model, **(SETTINGS | settings)))
+        return made[-1]
+
+    yield make
+    while made:
+        made.pop().close()
+
+
+def batches_of(learner, updates=2, budget=60, count=2):
+    """`count` steps of updates, the contexts being the rollouts that are trained on."""
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    (step,) = ranks.step_batches(samples, 1, budget, updates=updates)
+    (contexts,) = ranks.batching.score_batches([sample.rollout for sample in samples], 1, budget)
+    return samples, [replace(step, contexts=tuple(contexts))] * count
+
+
+def pushes(update, microbatches, terms=None, coefficients=None):
+    """[N] -d loss / d logprob and d loss / d entropy, in the packed order."""
+    fields = {
+        name: np.concatenate([batch.fields[name] for batch in microbatches])
+        for name in microbatches[0].fields
+    }
+    fields |= {"logprob": update.logprob, "entropy": update.entropy}
+    tensors = {name: torch.as_tensor(value) for name, value in fields.items()}
+    objective = ranks.OBJECTIVE
+    leaves = leaf_gradients(
+        objective, objective.at(1), tensors, terms=terms, term_coefficients=coefficients
+    )
+    d_entropy = 0 if leaves.d_entropy is None else leaves.d_entropy.double().numpy()
+    return -leaves.d_logprob.double().numpy(), d_entropy
+
+
+def test_the_parts_are_the_change(make_learner):
+    learner = make_learner(lr=2e-5)
+    _, steps = batches_of(learner)
+    for step in steps:
+        for update in learner.update(step).updates:
+            books = update.books
+            change = books.entropy_after - books.entropy_before
+            assert books.trapezoid == pytest.approx(change, rel=0.02, abs=1e-6)
+            assert books.first == pytest.approx(change, rel=0.2, abs=1e-6)
+            assert abs(change) > 1e-5
+    assert books.momentum != 0 and books.decay != 0 and books.scale < 1
+
+
+def test_the_identity_of_the_step(make_learner):
+    """The trapezoid is measured on the weights; its parts are computed from the optimizer's state."""
+    learner = make_learner(lr=0.1)  # large steps: small ones are rounded when the weights take them
+    _, steps = batches_of(learner)
+    for step in steps:
+        for update in learner.update(step).updates:
+            books = update.books
+            parts = (books.now, books.momentum, books.decay)
+            assert sum(parts) == pytest.approx(books.trapezoid, rel=1e-6)
+
+
+def test_tokens_add_up_to_now(make_learner):
+    learner = make_learner()
+    _, steps = batches_of(learner)
+    for step in steps:
+        for update, microbatches in zip(learner.update(step).updates, step.updates, strict=True):
+            books = update.books
+            push, _ = pushes(update, microbatches)
+            tokens = update.learning_rate * books.scale * push * books.logprob_slope
+            size = np.abs(tokens).sum()
+            assert tokens.sum() == pytest.approx(books.now, abs=2e-3 * size)
+            assert size > 1e-5
+
+
+def test_an_entropy_bonus_has_its_own_part(model, make_learner):
+    terms = TermsConfig(
+        name="entropy_bonus",
+        kl=None,
+        entropy_bonus=EntropyBonusTerm(coef=0.3, adaptive=None),
+        nll=None,
+    )
+    learner = make_learner()
+    learner.configure(
+        config=replace(ranks.CONFIG, **SETTINGS),
+        objective=ranks.OBJECTIVE,
+        terms=terms,
+        total_updates=100,
+    )
+    _, (step, _) = batches_of(learner)
+    step = replace(step, term_coefficients={"entropy_bonus": 0.3})
+    for update, microbatches in zip(learner.update(step).updates, step.updates, strict=True):
+        books = update.books
+        push, d_entropy = pushes(update, microbatches, terms, {"entropy_bonus": 0.3})
+        rate = update.learning_rate * books.scale
+        by_logprob = rate * push * books.logprob_slope
+        by_entropy = -rate * d_entropy * books.entropy_slope
+        size = np.abs(by_logprob).sum() + np.abs(by_entropy).sum()
+        assert (by_logprob + by_entropy).sum() == pytest.approx(books.now, abs=2e-3 * size)
+        assert by_entropy.sum() > 0  # a bonus lifts the entropy
+
+
+def test_training_has_the_same_bits(make_learner):
+    weights = []
+    for contexts in (True, False):
+        learner = make_learner()
+        _, steps = batches_of(learner)
+        for step in steps:
+            learner.update(step if contexts else replace(step, contexts=()))
+        weights.append(ranks.weights_of(learner))
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_a_skipped_update_moved_nothing(make_learner):
+    learner = make_learner()
+    _, (step, _) = batches_of(learner, updates=1)
+    step.updates[0][0].fields["advantage"][:] = np.nan
+    (update,) = learner.update(step).updates
+    books = update.books
+
+    assert update.skipped
+    assert (books.now, books.momentum, books.decay, books.scale) == (0, 0, 0, 0)
+    assert books.entropy_before == books.entropy_after
+    assert not books.logprob_slope.any() and len(books.logprob_slope) == len(update.logprob)

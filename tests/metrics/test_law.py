@@ -1,0 +1,86 @@
+"""Fits whose coefficients can be worked out by hand, and the reasons not to fit."""
+
+import math
+
+import numpy as np
+import pytest
+
+from isentropic.metrics.law import Law, fit, forecast, gaps, line, slope_error
+
+THREE = [0.0, math.log(1.5), math.log(2.0)]  # exp(H) = 1, 1.5, 2
+
+
+@pytest.mark.parametrize(
+    ("score", "a", "b", "error"),
+    [
+        pytest.param([0.5, 0.4, 0.3], 0.2, 0.7, 0.0, id="on the line"),
+        pytest.param([0.52, 0.38, 0.30], 0.22, 0.73, 0.0346410, id="residuals .01, -.02, .01"),
+    ],
+)
+def test_line(score, a, b, error):
+    x, y = np.exp(THREE), np.array(score)
+    found = line(x, y)
+    assert found == pytest.approx((a, b))
+    assert slope_error(x, y, *found) == pytest.approx(error, abs=1e-7)
+
+
+def points(count=24, *, noise=0.0, a=0.2, b=0.7):
+    entropy = np.log(np.linspace(2.0, 1.2, count))
+    rng = np.random.default_rng(1)
+    return entropy, b - a * np.exp(entropy) + noise * rng.normal(size=count)
+
+
+def test_a_planted_law_is_found():
+    law = fit(*points())
+    assert (law.a, law.b, law.ceiling, law.r2, law.rmse) == pytest.approx((0.2, 0.7, 0.5, 1.0, 0.0))
+    assert law.entropy_range == pytest.approx((math.log(1.2), math.log(2.0)))
+    assert law.predict([math.log(2)]) == pytest.approx([0.3])
+
+
+def test_intervals_cover_the_planted_values():
+    law = fit(*points(60, noise=0.01))
+    assert law.a_interval[0] < 0.2 < law.a_interval[1]
+    assert law.ceiling_interval[0] < 0.5 < law.ceiling_interval[1]
+    assert law.a_interval[1] - law.a_interval[0] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("entropy", "score", "options", "reason"),
+    [
+        pytest.param(*points(7), {}, "7 points", id="too few"),
+        pytest.param(
+            np.linspace(0.3, 0.33, 20), np.linspace(0, 1, 20), {}, "moved by", id="entropy stood"
+        ),
+        pytest.param(*points(20), {"score_error": 0.1}, "its own error", id="score is noise"),
+        pytest.param(*points(20, a=-0.2), {}, "does not hold", id="the wrong sign"),
+    ],
+)
+def test_reasons_not_to_fit(entropy, score, options, reason):
+    assert reason in fit(entropy, score, **options)
+
+
+def test_a_forecast_has_rivals():
+    entropy, score = points(40, noise=0.002)
+    found = forecast(range(40), entropy, score)
+    assert found.count == 6
+    assert found.law < found.logarithm and found.law < found.last
+
+
+def test_a_forecast_of_a_law_that_is_none():
+    """The score grows with log(1 + step), the entropy at random: the rival wins."""
+    steps, rng = np.arange(40), np.random.default_rng(0)
+    found = forecast(steps, rng.uniform(0.2, 0.6, 40), 0.1 * np.log1p(steps))
+    assert found.logarithm < 1e-9 < found.law
+
+
+def test_too_few_points_to_forecast():
+    assert "too few" in forecast(range(5), [0.5] * 5, [0.1] * 5)
+
+
+def test_gap_at_equal_entropy():
+    law = Law(
+        a=0.2, b=0.7, a_error=0.0, a_interval=(0.2, 0.2), ceiling_interval=(0.5, 0.5), r2=1.0,
+        rmse=0.0, count=3, entropy_range=(0.0, math.log(2)),
+    )  # fmt: skip
+    found = gaps(law, [math.log(1.5), math.log(3)], [0.44, 0.9])
+    assert found == pytest.approx([0.04])  # the second lies outside the range
