@@ -28,6 +28,8 @@ RENAMED = {
 CAME_LATER: dict[str, Any] = {
     "rollout.engine": "vllm",
     "run.date": None,
+    "steering": {"name": "none"},
+    "accounting.ledger": {"every": 0, "contexts": 0.125},
 }
 
 

@@ -24,6 +24,7 @@ AFTER_ROLLOUTS = (
     "advantage",
     "filter",
     "reweight",
+    "steering",
     "token_weight",
     "shaping",
     "reuse",

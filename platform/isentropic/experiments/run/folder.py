@@ -24,7 +24,15 @@ from isentropic.experiments.run.environment import environment
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 # Keys that say nothing about what is computed.
-MAY_CHANGE = ("resume", "run.dry", "run.dir", "run.label", "tracking", "cluster")
+MAY_CHANGE = (
+    "resume",
+    "run.dry",
+    "run.dir",
+    "run.label",
+    "tracking",
+    "cluster",
+    "accounting.ledger",
+)
 
 
 def has_run(folder: Path) -> bool:
