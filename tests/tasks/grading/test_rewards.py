@@ -5,9 +5,12 @@ import ctypes
 import os
 import socket
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from isentropic.records import Prompt, Rollout, RolloutKey
@@ -50,10 +53,8 @@ class HostileTask:
                 subprocess.run(["true"])
             case "write":
                 open("pwned", "w").close()
-            case "secret":
-                with open("/proc/self/environ", "rb") as environ:
-                    leaked = b"canary" in environ.read() or "canary" in "".join(os.environ.values())
-                return float(leaked)
+            case "environment":
+                return float(len(os.environ))
         return float(answer)
 
 
@@ -127,8 +128,60 @@ def test_each_fault_costs_its_own_answer_alone_and_is_counted_by_kind(make_worke
     assert grade(workers, answers) == expected
     assert time.monotonic() - started < 20  # of two hours that the hangs asked for
     assert workers.counts() == {"timed_out": 2, "crashed": 2, "raised": 2, "not_finite": 2}
-    assert grade(workers, ["secret", "4"]) == [0.0, 4.0]  # the workers are back, and know no secret
+    assert grade(workers, ["environment", "4"]) == [
+        0.0,
+        4.0,
+    ]  # the workers are back, and know nothing
     assert grade(workers, ["network", "process", "write", "5"]) == [bad, bad, bad, 5.0]
+
+
+def test_a_lost_server_is_replaced(make_workers):
+    workers = make_workers(HostileTask(), batch_size=1)
+    assert grade(workers, ["1", "2"]) == [1.0, 2.0]
+    (server,) = [
+        process
+        for process in psutil.Process().children()
+        if "isentropic.tasks.grading.server" in process.cmdline()
+    ]
+    server.kill()
+    server.wait()
+    assert grade(workers, ["hang", "1", "2", "3"])[-1] == 3.0
+
+
+def test_nothing_is_left_running_or_lying_about(make_workers):
+    before = set(Path(tempfile.gettempdir()).glob("isentropic-checks-*"))
+    workers = make_workers(HostileTask(), batch_size=1)
+    grade(workers, ["1", "2"])
+    processes = psutil.Process().children(recursive=True)
+    workers.close()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert len(processes) >= 2 and not alive
+    assert set(Path(tempfile.gettempdir()).glob("isentropic-checks-*")) == before
+
+
+class Unloadable:
+    """Cannot be made again from its pickle."""
+
+    isolated = True
+    max_turns = 1
+
+    def __reduce__(self):
+        return int, ("not a task",)
+
+
+def test_a_task_that_cannot_be_loaded_says_so(make_workers):
+    with pytest.raises(RewardError, match=r"cannot be loaded(.|\n)*invalid literal for int"):
+        grade(make_workers(Unloadable()), ["1"])
+
+
+def test_what_the_checks_are_walled_by_is_said_once(tmp_path):
+    said = []
+    workers = RewardWorkers(HostileTask(), LetterChat(), config(), say=said.append)
+    try:
+        assert grade(workers, ["1", "exit", "2"]) == [1.0, -7.0, 2.0]
+    finally:
+        workers.close()
+    assert len(said) == 1 and said[0].startswith("reward checks are walled by limits")
 
 
 def test_a_deadline_bounds_a_step_in_which_everything_hangs(make_workers):
