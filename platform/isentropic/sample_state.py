@@ -97,6 +97,7 @@ def _about(sample: Sample) -> dict[str, Any]:
             "messages": [dict(message) for message in prompt.messages],
             "answer": prompt.answer,
             "media": list(prompt.media),
+            "metadata": prompt.metadata,
         },
         "turns": [list(map(int, turn)) for turn in rollout.turns],
         "rollout": {name: getattr(rollout, name) for name in names},
@@ -111,6 +112,7 @@ def _prompt(about: dict[str, Any]) -> Prompt:
         messages=tuple(about["messages"]),
         answer=about["answer"],
         media=tuple(about["media"]),
+        metadata=about.get("metadata", ""),  # states of earlier versions have none
     )
 
 

@@ -5,9 +5,8 @@ import ctypes
 import os
 import socket
 import subprocess
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import psutil
@@ -58,10 +57,10 @@ class HostileTask:
         return float(answer)
 
 
-def rollout(answer):
+def rollout(answer, prompt=PROMPT):
     return Rollout(
         key=RolloutKey("train", 0, 0, 0),
-        prompt=PROMPT,
+        prompt=prompt,
         token_ids=np.array([0, *map(ord, answer)]),
         turns=((1, 1 + len(answer)),),
         rollout_logprob=np.zeros(len(answer), np.float32),
@@ -86,8 +85,8 @@ def config(**changes):
     return RewardsConfig(**{**values, **changes})
 
 
-def grade(workers, answers):
-    return asyncio.run(workers.grade([rollout(answer) for answer in answers]))
+def grade(workers, answers, prompt=PROMPT):
+    return asyncio.run(workers.grade([rollout(answer, prompt) for answer in answers]))
 
 
 @pytest.fixture
@@ -148,15 +147,17 @@ def test_a_lost_server_is_replaced(make_workers):
     assert grade(workers, ["hang", "1", "2", "3"])[-1] == 3.0
 
 
-def test_nothing_is_left_running_or_lying_about(make_workers):
-    before = set(Path(tempfile.gettempdir()).glob("isentropic-checks-*"))
+def test_nothing_is_left_running_or_lying_about(make_workers, tmp_path_factory, monkeypatch):
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
     workers = make_workers(HostileTask(), batch_size=1)
     grade(workers, ["1", "2"])
     processes = psutil.Process().children(recursive=True)
+    assert [path.name.startswith("isentropic-checks-") for path in temporary.iterdir()] == [True]
     workers.close()
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert len(processes) >= 2 and not alive
-    assert set(Path(tempfile.gettempdir()).glob("isentropic-checks-*")) == before
+    assert not list(temporary.iterdir())
 
 
 class Unloadable:
@@ -197,11 +198,22 @@ def test_trusted_tasks_are_graded_here_with_the_same_care(make_workers):
     assert workers.counts() == {"timed_out": 0, "crashed": 0, "raised": 1, "not_finite": 1}
 
 
-def test_a_task_that_fails_for_every_answer_stops_the_run(make_workers):
-    workers = make_workers(HostileTask(isolated=False), max_errors_in_a_row=3)
-    assert grade(workers, ["word", "word", "word", "1", "word", "word"])[3] == 1.0
-    with pytest.raises(RewardError, match=r"4 answers in a row failed \(last: raised, prompt p"):
-        grade(workers, ["word", "word"])
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_task_that_fails_for_the_right_answer_too_stops_the_run(make_workers, isolated):
+    workers = make_workers(HostileTask(isolated), max_errors_in_a_row=3)
+    broken = replace(PROMPT, answer="word")
+    assert grade(workers, ["word", "word", "word", "1", "word", "word"], broken)[3] == 1.0
+    with pytest.raises(
+        RewardError, match=r"4 answers in a row failed(.|\n)*'word' of prompt p: raised"
+    ):
+        grade(workers, ["word", "word"], broken)
+
+
+def test_checks_that_raise_on_what_a_model_wrote_stop_nothing(make_workers):
+    """A hundred in a row: the right answer is checked in between, and is fine."""
+    workers = make_workers(HostileTask(), max_errors_in_a_row=3)
+    assert grade(workers, ["word"] * 100) == [-7.0] * 100
+    assert workers.counts()["raised"] == 100
 
 
 @pytest.mark.parametrize(

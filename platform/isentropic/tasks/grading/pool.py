@@ -28,6 +28,7 @@ ENVIRONMENT = (
     "LANG",
     "LC_ALL",
     "TZ",
+    "TMPDIR",
     "PYTHONHASHSEED",
     "LD_LIBRARY_PATH",
     "OPENBLAS_CORETYPE",

@@ -66,14 +66,11 @@ class RewardWorkers:
         )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """One task reward a rollout, in order. Raises RewardError when the task fails for every answer."""
+        """One task reward per rollout, in order. Raises RewardError if the task fails for right answers too."""
         items = [(rollout.prompt, tuple(self._chat.turn_texts(rollout))) for rollout in rollouts]
-        if self._task.isolated:
-            outcomes = await self._check_isolated(items)
-        else:
-            outcomes = [check(self._task, prompt, turns) for prompt, turns in items]
+        outcomes = await self._check(items)
         for outcome, (prompt, _) in zip(outcomes, items, strict=True):
-            self._count(outcome, prompt)
+            await self._count(outcome, prompt)
         return [
             self._config.reward_on_error if isinstance(outcome, str) else outcome
             for outcome in outcomes
@@ -91,6 +88,11 @@ class RewardWorkers:
     def close(self) -> None:
         """Ends the workers, hung ones too."""
         self._pool.close()
+
+    async def _check(self, items: Sequence[Item]) -> list[Outcome]:
+        if self._task.isolated:
+            return await self._check_isolated(items)
+        return [check(self._task, prompt, turns) for prompt, turns in items]
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Batches first, for speed; then, one by one, what stood in a batch that a hang or a crash took down."""
@@ -126,7 +128,7 @@ class RewardWorkers:
         await asyncio.gather(*(lane() for _ in range(min(self._config.workers, len(batches)))))
         return outcomes
 
-    def _count(self, outcome: Outcome, prompt: Prompt) -> None:
+    async def _count(self, outcome: Outcome, prompt: Prompt) -> None:
         if not isinstance(outcome, str):
             self._errors_in_a_row = 0
             return
@@ -134,8 +136,16 @@ class RewardWorkers:
         self._errors_in_a_row += 1
         limit = self._config.max_errors_in_a_row
         if limit is not None and self._errors_in_a_row > limit:
+            await self._check_right_answer(prompt)
+            self._errors_in_a_row = 0
+
+    async def _check_right_answer(self, prompt: Prompt) -> None:
+        """Tells a task that is broken from a policy that writes what a check cannot read, which stops no run."""
+        (outcome,) = await self._check([(prompt, (prompt.answer,))])
+        if isinstance(outcome, str):
             raise RewardError(
-                f"the reward of {self._errors_in_a_row} answers in a row failed (last: {outcome}, prompt "
-                f"{prompt.prompt_id}; in all: {self._counts}). The task's grade() is at fault, not the answers: try it "
-                "on one of them by hand. To go on all the same: rewards.max_errors_in_a_row=null."
+                f"the checks of {self._errors_in_a_row} answers in a row failed, and then the check of the right one "
+                f"({prompt.answer!r} of prompt {prompt.prompt_id}: {outcome}; in all: {self._counts}). The task's "
+                "grade() is at fault, not the answers: try it on that one by hand. To go on all the same: "
+                "rewards.max_errors_in_a_row=null."
             )
