@@ -22,6 +22,7 @@ def sample(seed: int, tokens: int, *, ref: bool, source="new") -> Sample:
         messages=({"role": "user", "content": "é"},),
         answer="2",
         media=("a.png",),
+        metadata="{'n': 1}",
     )
     rollout = Rollout(
         key=RolloutKey("train", seed, 1, 2), prompt=prompt, token_ids=rng.integers(9, size=tokens + 3),

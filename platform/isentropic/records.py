@@ -39,6 +39,7 @@ class Prompt:
     messages: tuple[dict[str, str], ...]  # chat messages: role, content
     answer: str
     media: tuple[str, ...] = ()  # references (paths), never pixels
+    metadata: str = ""  # what else the task's check needs: what is graded travels with the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

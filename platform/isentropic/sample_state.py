@@ -93,6 +93,7 @@ def _about(sample: Sample) -> dict[str, Any]:
             "messages": [dict(message) for message in prompt.messages],
             "answer": prompt.answer,
             "media": list(prompt.media),
+            "metadata": prompt.metadata,
         },
         "turns": [list(map(int, turn)) for turn in rollout.turns],
         "rollout": {name: getattr(rollout, name) for name in names},
@@ -107,4 +108,5 @@ def _prompt(values: dict[str, Any]) -> Prompt:
         messages=tuple(values["messages"]),
         answer=values["answer"],
         media=tuple(values["media"]),
+        metadata=values.get("metadata", ""),  # states of earlier versions have none
     )

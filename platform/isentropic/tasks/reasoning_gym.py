@@ -1,43 +1,49 @@
-"""Any generator of reasoning-gym, by its name, with its own parameters and its own score."""
+"""Generators of reasoning-gym, by name, with their own parameters and their own score.
+
+All of them were checked once (tests/tasks/generators.py); what came out is in reasoning_gym_generators.json and, for
+people, in docs/reasoning_gym.md. A generator is refused by name if its items are not the same in every process, if
+nobody can say what a right answer is, or if it pays for nonsense.
+"""
 
 import ast
+import json
+import math
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cache, lru_cache
+from importlib import resources
+from importlib.metadata import version
 from typing import Any
+
+import numpy as np
 
 from isentropic.checks import check_range, nearest
 from isentropic.records import Prompt
+from isentropic.tasks.grading import plain
 
-# Their scores pass the answer to eval or to sympy's parser, which evaluates it: only plain expressions get there.
-EVALUATE_ANSWERS = {
-    "binary_matrix",
-    "countdown",
-    "intermediate_integration",
-    "n_queens",
-    "polynomial_multiplication",
-    "puzzle24",
-    "simple_integration",
-    "spiral_matrix",
-    "string_insertion",
+# Their scores pass the answer to eval or to sympy's parser, which evaluates it. Each has a closed grammar: what does
+# not belong to it is a wrong answer, and no evaluator sees it.
+EVALUATE_ANSWERS: dict[str, plain.Plain] = {
+    "binary_matrix": plain.nested_list,
+    "countdown": plain.arithmetic,
+    "intermediate_integration": plain.expression,
+    "n_queens": plain.board,
+    "polynomial_multiplication": plain.expression,
+    "puzzle24": plain.arithmetic,
+    "simple_integration": plain.expression,
+    "spiral_matrix": plain.nested_list,
+    "string_insertion": plain.nested_list,
 }
-PLAIN_NODES = (
-    ast.Expression,
-    ast.BinOp,
-    ast.UnaryOp,
-    ast.operator,
-    ast.unaryop,
-    ast.Constant,
-    ast.List,
-    ast.Tuple,
-    ast.Load,
-    ast.Name,
-    ast.Call,
-)
-PLAIN_NAME = re.compile(
-    r"[A-Za-z]|sin|cos|tan|exp|log|ln|sqrt|pi|asin|acos|atan|sinh|cosh|tanh|Abs"
-)
+# These give no answer with an item, but an example of a right one in its metadata.
+EXAMPLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "graph_color": lambda metadata: json.dumps(metadata["possible_answer"]),
+    "propositional_logic": lambda metadata: metadata["example_answer"],
+    "rubiks_cube": lambda metadata: metadata["example_correct_answer"],
+}
+NONSENSE = ("", "nan", "inf", "xyzzy", "0", "I do not know the answer to this question.")
+KEPT_PROMPTS = 4096  # made again when asked for later: some generators need a second for one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +58,13 @@ class ReasoningGymConfig:
     seed: int
     system_prompt: str | None
     suffix: str  # after the question
-    answer_pattern: (
-        str | None
-    )  # the last match (its group, if it has one) is the answer; null: the whole response
+    # Its last match (its group, if it has one) is the answer; null: the whole response.
+    answer_pattern: str | None
+    allow_nonsense: bool  # true: also a generator that pays in full for nonsense
     on_long_prompt: str  # refuse | drop
 
     def __post_init__(self) -> None:
+        _check_generator(self.generator, self.allow_nonsense)
         check_range("task.train_size", self.train_size, at_least=1)
         check_range("task.eval_size", self.eval_size, at_least=1)
         try:
@@ -77,47 +84,85 @@ class ReasoningGymTask:
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self.config = config
-        self._dataset = _create(config)
+        self._dataset = _create(config, config.train_size + config.eval_size)
+        self._prompts = lru_cache(KEPT_PROMPTS)(self._make_prompt)
+        self._check_first()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The config only: a worker grades the items it is given, and makes none."""
+        return {"config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.config = state["config"]
+        self._dataset = _create(self.config, 1)
+        self._prompts = lru_cache(KEPT_PROMPTS)(self._make_prompt)
 
     def size(self, split: str) -> int:
         return self.config.train_size if split == "train" else self.config.eval_size
 
     def prompt(self, split: str, index: int) -> Prompt:
-        item = self._item(split, index)
-        system = self.config.system_prompt
-        messages = ({"role": "system", "content": system},) if system else ()
-        return Prompt(
-            prompt_id=f"reasoning_gym/{self.config.generator}/{split}/{index}",
-            messages=(
-                *messages,
-                {"role": "user", "content": item["question"] + self.config.suffix},
-            ),
-            answer=str(item["answer"]),
-        )
+        return self._prompts(split, index)
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         """The generator's own score, in [0, 1]."""
         answer = extract(turns[-1], self.config.answer_pattern)
-        if answer is None:
-            return 0.0
-        if (
-            self.config.generator in EVALUATE_ANSWERS
-            and answer != prompt.answer
-            and not is_plain(answer)
-        ):
-            return 0.0
-        _, _, split, index = prompt.prompt_id.split("/")
-        return float(self._dataset.score_answer(answer=answer, entry=self._item(split, int(index))))
+        if answer is not None and answer != prompt.answer.strip():
+            answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
+        return 0.0 if answer is None else self._score(prompt, answer)
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None
 
-    def _item(self, split: str, index: int) -> dict[str, Any]:
-        return self._dataset[index if split == "train" else self.config.train_size + index]
+    def _make_prompt(self, split: str, index: int) -> Prompt:
+        state = np.random.get_state()  # one generator seeds it; nobody else's numbers may change
+        item = self._dataset[index if split == "train" else self.config.train_size + index]
+        np.random.set_state(state)
+        system = self.config.system_prompt
+        messages = ({"role": "system", "content": system},) if system else ()
+        question = {"role": "user", "content": item["question"] + self.config.suffix}
+        return Prompt(
+            prompt_id=f"reasoning_gym/{self.config.generator}/{split}/{index}",
+            messages=(*messages, question),
+            answer=_right_answer(self.config.generator, item),
+            metadata=repr(_plain_data({"answer": item["answer"], "metadata": item["metadata"]})),
+        )
+
+    def _score(self, prompt: Prompt, answer: str) -> float:
+        entry = ast.literal_eval(prompt.metadata)
+        return float(self._dataset.score_answer(answer=answer, entry=entry))
+
+    def _check_first(self) -> None:
+        """Refuses parameters under which the first item's right answer is not paid in full, or nonsense is."""
+        prompt = self.prompt("train", 0)
+        generator = f"task.generator={self.config.generator} with task.params={self.config.params}"
+        try:
+            reward = self._score(prompt, prompt.answer)
+        except Exception as error:  # of the generator's own code
+            raise ValueError(f"{generator} cannot grade its own first answer: {error!r}") from error
+        if reward < 1:
+            raise ValueError(
+                f"{generator} pays {reward} for its own right answer {prompt.answer!r}."
+            )
+        paid = [answer for answer in NONSENSE if self._is_paid(prompt, answer)]
+        if paid and not self.config.allow_nonsense:
+            raise ValueError(
+                f"{generator} pays in full for {paid[0]!r}; {prompt.answer!r} is right. "
+                "To train on it all the same: task.allow_nonsense=true."
+            )
+
+    def _is_paid(self, prompt: Prompt, answer: str) -> bool:
+        """Whether an answer that is not the right one is paid in full."""
+        if _same(answer, prompt.answer):
+            return False
+        plain_answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
+        try:
+            return plain_answer is not None and self._score(prompt, plain_answer) >= 1
+        except Exception:  # a check that raises on nonsense pays nothing for it
+            return False
 
 
 def extract(response: str, pattern: str | None) -> str | None:
-    """The last match of `pattern` in the response, or None; the whole response where there is no pattern."""
+    """The last match of `pattern` in the response, or None; the whole response without a pattern."""
     if pattern is None:
         return response.strip()
     matches = deque(re.finditer(pattern, response), maxlen=1)
@@ -127,31 +172,42 @@ def extract(response: str, pattern: str | None) -> str | None:
     return (found.group(1) if found.re.groups else found.group()).strip()
 
 
-def is_plain(text: str) -> bool:
-    """Whether an expression is arithmetic or nested lists of constants: safe to evaluate."""
-    try:
-        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return all(isinstance(node, PLAIN_NODES) and _is_plain_node(node) for node in nodes)
+@cache
+def generators() -> dict[str, Any]:
+    """What the check of all generators found: the version of reasoning-gym, and a row for each by its name."""
+    file = resources.files("isentropic.tasks").joinpath("reasoning_gym_generators.json")
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _is_plain_node(node: ast.AST) -> bool:
-    if isinstance(node, ast.Name):
-        return PLAIN_NAME.fullmatch(node.id) is not None
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and len(node.func.id) > 1 and not node.keywords
-    return True
+def _check_generator(name: str, allow_nonsense: bool) -> None:
+    """Refuses a generator that is unknown, or that the check of all has refused."""
+    rows = generators()["generators"]
+    if name not in rows:
+        raise ValueError(
+            f"task.generator must be one of the {len(rows)} of reasoning-gym, got {name!r}.{nearest(name, rows)} "
+            "docs/reasoning_gym.md lists them."
+        )
+    row = rows[name]
+    if row["refused"]:
+        raise ValueError(
+            f"task.generator={name} is refused: {row['refused']}. Choose another; docs/reasoning_gym.md lists them."
+        )
+    if row["nonsense"] and not allow_nonsense:
+        raise ValueError(
+            f"task.generator={name} {row['nonsense']}: a policy would learn to write that. Choose another "
+            "(docs/reasoning_gym.md), or to train on it all the same: task.allow_nonsense=true."
+        )
 
 
-def _create(config: ReasoningGymConfig) -> Any:
-    """The generator's data set, its name and parameters checked."""
+def _create(config: ReasoningGymConfig, size: int) -> Any:
+    """The generator's data set, its parameters checked."""
     from reasoning_gym.factory import DATASETS, create_dataset
 
-    if config.generator not in DATASETS:
+    installed, checked = version("reasoning-gym"), generators()["version"]
+    if installed != checked:
         raise ValueError(
-            f"task.generator must be one of the {len(DATASETS)} of reasoning-gym, got {config.generator!r}."
-            f"{nearest(config.generator, DATASETS)} `reasoning_gym.factory.DATASETS` lists them."
+            f"reasoning-gym {installed} is installed. Its generators were checked in version {checked}, and items or "
+            f"scores may differ: pip install reasoning-gym=={checked}"
         )
     allowed = [
         field.name
@@ -164,10 +220,45 @@ def _create(config: ReasoningGymConfig) -> Any:
                 f"task.params of {config.generator} must be among {', '.join(allowed)}; got {key!r}."
                 f"{nearest(key, allowed)} (task.seed, task.train_size and task.eval_size set seed and size.)"
             )
-    size = config.train_size + config.eval_size
     try:
         return create_dataset(config.generator, seed=config.seed, size=size, **config.params)
     except Exception as error:  # generators check by assert, and some by failing
         raise ValueError(
             f"reasoning-gym refuses task.params={config.params} of {config.generator}: {error!r}"
         ) from error
+
+
+def _right_answer(generator: str, item: dict[str, Any]) -> str:
+    if generator in EXAMPLES:
+        return EXAMPLES[generator](item["metadata"])
+    return str(item["answer"])
+
+
+def _as_it_is(answer: str) -> str:
+    return answer
+
+
+def _plain_data(value: Any) -> Any:
+    """The value as a Python literal can write it: JSON has no tuples, and only words as keys.
+
+    What is none of these, a fraction in an explanation say, becomes its text: scores do not read it.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, dict):
+        return {_plain_data(key): _plain_data(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(_plain_data(entry) for entry in value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if value is None or type(value) in (str, int, float, bool) else str(value)
+
+
+def _same(answer: str, right: str) -> bool:
+    """Whether two answers are the same text, or the same number."""
+    if answer == right:
+        return True
+    try:
+        return math.isclose(float(answer), float(right), abs_tol=1e-9)
+    except ValueError:
+        return False

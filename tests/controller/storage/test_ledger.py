@@ -1,5 +1,6 @@
 """What is read back is what was written, bit for bit; what was damaged is refused by name."""
 
+import json
 import math
 import random
 from dataclasses import fields, replace
@@ -23,6 +24,7 @@ PROMPT = Prompt(
     messages=({"role": "user", "content": 'say "hé"\n'},),
     answer="hé",
     media=("a.png",),
+    metadata="{'numbers': (1, 2)}",
 )
 
 
@@ -64,6 +66,17 @@ def test_round_trip(batch, tmp_path):
     for old, new in zip(batch.rollouts, again.rollouts, strict=True):
         for field in fields(Rollout):
             np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
+
+
+def test_ledgers_of_earlier_versions_have_no_metadata(batch, tmp_path):
+    path = write_batch(tmp_path, batch, {})
+    table = pq.read_table(path)
+    prompts = [json.loads(text) for text in table["prompt"].to_pylist()]
+    old = [json.dumps({k: v for k, v in prompt.items() if k != "metadata"}) for prompt in prompts]
+    index = table.schema.get_field_index("prompt")
+    pq.write_table(table.set_column(index, "prompt", pa.array(old)), path)
+    again = read_batch(tmp_path, 3)
+    assert all(rollout.prompt == replace(PROMPT, metadata="") for rollout in again.rollouts)
 
 
 def test_teachers_are_kept_apart(batch, tmp_path):

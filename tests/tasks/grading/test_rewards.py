@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 
 from isentropic.records import Prompt, Rollout, RolloutKey
@@ -50,17 +52,15 @@ class HostileTask:
                 subprocess.run(["true"])
             case "write":
                 open("pwned", "w").close()
-            case "secret":
-                with open("/proc/self/environ", "rb") as environ:
-                    leaked = b"canary" in environ.read() or "canary" in "".join(os.environ.values())
-                return float(leaked)
+            case "environment":
+                return float(len(os.environ))
         return float(answer)
 
 
-def rollout(answer):
+def rollout(answer, prompt=PROMPT):
     return Rollout(
         key=RolloutKey("train", 0, 0, 0),
-        prompt=PROMPT,
+        prompt=prompt,
         token_ids=np.array([0, *map(ord, answer)]),
         turns=((1, 1 + len(answer)),),
         rollout_logprob=np.zeros(len(answer), np.float32),
@@ -85,8 +85,8 @@ def config(**changes):
     return RewardsConfig(**{**values, **changes})
 
 
-def grade(workers, answers):
-    return asyncio.run(workers.grade([rollout(answer) for answer in answers]))
+def grade(workers, answers, prompt=PROMPT):
+    return asyncio.run(workers.grade([rollout(answer, prompt) for answer in answers]))
 
 
 @pytest.fixture
@@ -127,8 +127,62 @@ def test_each_fault_costs_its_own_answer_alone_and_is_counted_by_kind(make_worke
     assert grade(workers, answers) == expected
     assert time.monotonic() - started < 20  # of two hours that the hangs asked for
     assert workers.counts() == {"timed_out": 2, "crashed": 2, "raised": 2, "not_finite": 2}
-    assert grade(workers, ["secret", "4"]) == [0.0, 4.0]  # the workers are back, and know no secret
+    assert grade(workers, ["environment", "4"]) == [
+        0.0,
+        4.0,
+    ]  # the workers are back, and know nothing
     assert grade(workers, ["network", "process", "write", "5"]) == [bad, bad, bad, 5.0]
+
+
+def test_a_lost_server_is_replaced(make_workers):
+    workers = make_workers(HostileTask(), batch_size=1)
+    assert grade(workers, ["1", "2"]) == [1.0, 2.0]
+    (server,) = [
+        process
+        for process in psutil.Process().children()
+        if "isentropic.tasks.grading.server" in process.cmdline()
+    ]
+    server.kill()
+    server.wait()
+    assert grade(workers, ["hang", "1", "2", "3"])[-1] == 3.0
+
+
+def test_nothing_is_left_running_or_lying_about(make_workers, tmp_path_factory, monkeypatch):
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    workers = make_workers(HostileTask(), batch_size=1)
+    grade(workers, ["1", "2"])
+    processes = psutil.Process().children(recursive=True)
+    assert [path.name.startswith("isentropic-checks-") for path in temporary.iterdir()] == [True]
+    workers.close()
+    _, alive = psutil.wait_procs(processes, timeout=10)
+    assert len(processes) >= 2 and not alive
+    assert not list(temporary.iterdir())
+
+
+class Unloadable:
+    """Cannot be made again from its pickle."""
+
+    isolated = True
+    max_turns = 1
+
+    def __reduce__(self):
+        return int, ("not a task",)
+
+
+def test_a_task_that_cannot_be_loaded_says_so(make_workers):
+    with pytest.raises(RewardError, match=r"cannot be loaded(.|\n)*invalid literal for int"):
+        grade(make_workers(Unloadable()), ["1"])
+
+
+def test_what_the_checks_are_walled_by_is_said_once(tmp_path):
+    said = []
+    workers = RewardWorkers(HostileTask(), LetterChat(), config(), say=said.append)
+    try:
+        assert grade(workers, ["1", "exit", "2"]) == [1.0, -7.0, 2.0]
+    finally:
+        workers.close()
+    assert len(said) == 1 and said[0].startswith("reward checks are walled by limits")
 
 
 def test_a_deadline_bounds_a_step_in_which_everything_hangs(make_workers):
@@ -144,11 +198,22 @@ def test_trusted_tasks_are_graded_here_with_the_same_care(make_workers):
     assert workers.counts() == {"timed_out": 0, "crashed": 0, "raised": 1, "not_finite": 1}
 
 
-def test_a_task_that_fails_for_every_answer_stops_the_run(make_workers):
-    workers = make_workers(HostileTask(isolated=False), max_errors_in_a_row=3)
-    assert grade(workers, ["word", "word", "word", "1", "word", "word"])[3] == 1.0
-    with pytest.raises(RewardError, match=r"4 answers in a row failed \(last: raised, prompt p"):
-        grade(workers, ["word", "word"])
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_task_that_fails_for_the_right_answer_too_stops_the_run(make_workers, isolated):
+    workers = make_workers(HostileTask(isolated), max_errors_in_a_row=3)
+    broken = replace(PROMPT, answer="word")
+    assert grade(workers, ["word", "word", "word", "1", "word", "word"], broken)[3] == 1.0
+    with pytest.raises(
+        RewardError, match=r"4 answers in a row failed(.|\n)*'word' of prompt p: raised"
+    ):
+        grade(workers, ["word", "word"], broken)
+
+
+def test_checks_that_raise_on_what_a_model_wrote_stop_nothing(make_workers):
+    """A hundred in a row: the right answer is checked in between, and is fine."""
+    workers = make_workers(HostileTask(), max_errors_in_a_row=3)
+    assert grade(workers, ["word"] * 100) == [-7.0] * 100
+    assert workers.counts()["raised"] == 100
 
 
 @pytest.mark.parametrize(

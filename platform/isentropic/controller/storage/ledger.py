@@ -31,7 +31,7 @@ SCHEMA = pa.schema(
         ("wave", pa.int64()),
         ("sample", pa.int64()),
         ("prompt_id", pa.string()),
-        ("prompt", pa.string()),  # JSON: messages, answer, media
+        ("prompt", pa.string()),  # JSON: messages, answer, media, metadata
         ("response", pa.list_(pa.string())),  # one text a turn
         ("reward", pa.float64()),
         ("finish_reason", pa.string()),
@@ -207,7 +207,12 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
         **rollout.key._asdict(),
         "prompt_id": prompt.prompt_id,
         "prompt": json.dumps(
-            {"messages": prompt.messages, "answer": prompt.answer, "media": prompt.media}
+            {
+                "messages": prompt.messages,
+                "answer": prompt.answer,
+                "media": prompt.media,
+                "metadata": prompt.metadata,
+            }
         ),
         "response": list(texts),
         "reward": rollout.reward,
@@ -228,6 +233,7 @@ def _rollout(row: dict) -> Rollout:
         messages=tuple(about["messages"]),
         answer=about["answer"],
         media=tuple(about["media"]),
+        metadata=about.get("metadata", ""),  # ledgers of earlier versions have none
     )
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),

@@ -67,7 +67,12 @@ async def run_with(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
     )
     text = (folder / "logs" / "run.log").open("a", encoding="utf-8")
-    grader = RewardWorkers(prepared.task, prepared.chat, config.rewards)
+    grader = RewardWorkers(
+        prepared.task,
+        prepared.chat,
+        config.rewards,
+        say=lambda line: print(line, file=text, flush=True),
+    )
     logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
     code = FAULT

@@ -1,33 +1,20 @@
-"""Grades rollouts: in killable processes where the task asks for it, else right here."""
+"""Grades rollouts: in walled, killable processes if the task asks for it, else in the run's own."""
 
 import asyncio
-import multiprocessing
-import multiprocessing.forkserver
-import os
-import re
+import logging
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import TimeoutError as CheckTimeout
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from pebble import ProcessExpired, ProcessPool
 
 from isentropic.checks import check_range
 from isentropic.records import Prompt, Rollout
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.grading import sandbox
+from isentropic.tasks.grading.pool import CRASHED, KINDS, TIMED_OUT, RewardError, WorkerPool
+from isentropic.tasks.grading.wall import Wall
+from isentropic.tasks.grading.worker import Item, Outcome, check
 
-KINDS = ("timed_out", "crashed", "raised", "not_finite")
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH", re.IGNORECASE)
-GRACE_S = 30.0  # beyond the deadline, for the pool to end a check
-Item = tuple[Prompt, tuple[str, ...]]
-Outcome = float | str  # a reward, or one of KINDS
-
-
-class RewardError(RuntimeError):
-    """So many checks in a row failed that the task itself must be wrong."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +50,36 @@ class RewardsConfig:
 class RewardWorkers:
     """Implements `controller.protocols.Grader`. Workers start on the first isolated check and come back when killed."""
 
-    def __init__(self, task: Task, chat: Chat, config: RewardsConfig) -> None:
+    def __init__(
+        self,
+        task: Task,
+        chat: Chat,
+        config: RewardsConfig,
+        *,
+        say: Callable[[str], None] = log.info,
+    ) -> None:
         self._task, self._chat, self._config = task, chat, config
         self._counts = dict.fromkeys(KINDS, 0)
         self._errors_in_a_row = 0
-        self._pool: ProcessPool | None = None
+        self._pool = WorkerPool(
+            task, memory_gib=config.memory_gib, timeout_s=config.timeout_s, say=say
+        )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """One task reward a rollout, in order. Raises RewardError when the task fails for every answer."""
+        """One task reward per rollout, in order. Raises RewardError if the task fails for right answers too."""
         items = [(rollout.prompt, tuple(self._chat.turn_texts(rollout))) for rollout in rollouts]
-        if self._task.isolated:
-            outcomes = await self._check_isolated(items)
-        else:
-            outcomes = [sandbox.check_one(self._task, prompt, turns) for prompt, turns in items]
+        outcomes = await self._check(items)
         for outcome, (prompt, _) in zip(outcomes, items, strict=True):
-            self._count(outcome, prompt)
+            await self._count(outcome, prompt)
         return [
             self._config.reward_on_error if isinstance(outcome, str) else outcome
             for outcome in outcomes
         ]
+
+    @property
+    def wall(self) -> Wall | None:
+        """What the checks are walled off by; None before the first isolated one."""
+        return self._pool.wall
 
     def counts(self) -> dict[str, int]:
         """Checks that timed out, crashed, raised or gave no finite number, since the start."""
@@ -89,10 +87,12 @@ class RewardWorkers:
 
     def close(self) -> None:
         """Ends the workers, hung ones too."""
-        if self._pool is not None:
-            self._pool.stop()
-            self._pool.join(timeout=10)
-            self._pool = None
+        self._pool.close()
+
+    async def _check(self, items: Sequence[Item]) -> list[Outcome]:
+        if self._task.isolated:
+            return await self._check_isolated(items)
+        return [check(self._task, prompt, turns) for prompt, turns in items]
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Batches first, for speed; then, one by one, what stood in a batch that a hang or a crash took down."""
@@ -103,9 +103,7 @@ class RewardWorkers:
         outcomes = [outcome for batch in first for outcome in batch]
         if size == 1:
             return outcomes
-        lost = [
-            index for index, outcome in enumerate(outcomes) if outcome in ("timed_out", "crashed")
-        ]
+        lost = [index for index, outcome in enumerate(outcomes) if outcome in (TIMED_OUT, CRASHED)]
         again = await self._check_batches([[items[index]] for index in lost], deadline)
         for index, (outcome,) in zip(lost, again, strict=True):
             outcomes[index] = outcome
@@ -114,55 +112,23 @@ class RewardWorkers:
     async def _check_batches(
         self, batches: Sequence[Sequence[Item]], deadline: float
     ) -> list[list[Outcome]]:
-        """Outcomes of each batch; a batch that did not come back has the same kind of error for all its items."""
-        outcomes: list[list[Outcome]] = [["timed_out"] * len(batch) for batch in batches]
-        todo = iter(range(len(batches)))
+        """Outcomes of each batch, as many at a time as there are workers."""
+        outcomes: list[list[Outcome]] = [[TIMED_OUT] * len(batch) for batch in batches]
+        remaining = iter(range(len(batches)))
 
         async def lane() -> None:
-            # No more in the pool than it can run: what waits in its pipe could not be taken back at the deadline.
-            for index in todo:
-                if time.monotonic() >= deadline:
+            for index in remaining:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     return
-                outcomes[index] = await self._check_batch(batches[index], deadline)
+                outcomes[index] = await self._pool.check(
+                    batches[index], min(self._config.timeout_s, left)
+                )
 
         await asyncio.gather(*(lane() for _ in range(min(self._config.workers, len(batches)))))
         return outcomes
 
-    async def _check_batch(self, batch: Sequence[Item], deadline: float) -> list[Outcome]:
-        pool = self._started_pool()
-        left = max(0.001, deadline - time.monotonic())
-        future = pool.schedule(
-            sandbox.check, args=(list(batch),), timeout=min(self._config.timeout_s, left)
-        )
-        try:
-            async with asyncio.timeout(left + GRACE_S):  # should the pool itself not answer
-                return await asyncio.wrap_future(future)
-        except (CheckTimeout, TimeoutError):
-            return ["timed_out"] * len(batch)
-        except (ProcessExpired, MemoryError):
-            return ["crashed"] * len(batch)
-
-    def _started_pool(self) -> ProcessPool:
-        if self._pool is None:
-            context = multiprocessing.get_context("forkserver")
-            # Workers are forked from a small server that has the imports already: a killed one is back in 0.01 s.
-            modules = (
-                type(self._task).__module__,
-                sandbox.__name__,
-                *getattr(self._task, "preload", ()),
-            )
-            context.set_forkserver_preload(list(modules))
-            with _without_secrets():
-                multiprocessing.forkserver.ensure_running()
-            self._pool = ProcessPool(
-                max_workers=self._config.workers,
-                initializer=sandbox.enter,
-                initargs=(self._task, self._config.memory_gib, self._config.timeout_s),
-                context=context,
-            )
-        return self._pool
-
-    def _count(self, outcome: Outcome, prompt: Prompt) -> None:
+    async def _count(self, outcome: Outcome, prompt: Prompt) -> None:
         if not isinstance(outcome, str):
             self._errors_in_a_row = 0
             return
@@ -170,23 +136,16 @@ class RewardWorkers:
         self._errors_in_a_row += 1
         limit = self._config.max_errors_in_a_row
         if limit is not None and self._errors_in_a_row > limit:
+            await self._check_right_answer(prompt)
+            self._errors_in_a_row = 0
+
+    async def _check_right_answer(self, prompt: Prompt) -> None:
+        """Tells a task that is broken from a policy that writes what a check cannot read, which stops no run."""
+        (outcome,) = await self._check([(prompt, (prompt.answer,))])
+        if isinstance(outcome, str):
             raise RewardError(
-                f"the reward of {self._errors_in_a_row} answers in a row failed (last: {outcome}, prompt "
-                f"{prompt.prompt_id}; in all: {self._counts}). The task's grade() is at fault, not the answers: try it "
-                "on one of them by hand. To go on all the same: rewards.max_errors_in_a_row=null."
+                f"the checks of {self._errors_in_a_row} answers in a row failed, and then the check of the right one "
+                f"({prompt.answer!r} of prompt {prompt.prompt_id}: {outcome}; in all: {self._counts}). The task's "
+                "grade() is at fault, not the answers: try it on that one by hand. To go on all the same: "
+                "rewards.max_errors_in_a_row=null."
             )
-
-
-@contextmanager
-def _without_secrets() -> Iterator[None]:
-    """The environment without names that look like secrets, for as long as the server of the workers starts.
-
-    A process keeps the environment it was started with in /proc, however much it deletes later.
-    """
-    hidden = {name: value for name, value in os.environ.items() if SECRET.search(name)}
-    for name in hidden:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

@@ -1,0 +1,219 @@
+"""The run's side of the reward workers: starts them, asks them, ends those that hang. It reads only JSON from them."""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from isentropic.tasks.base import Task
+from isentropic.tasks.grading import server
+from isentropic.tasks.grading.wall import Wall
+from isentropic.tasks.grading.worker import NOT_FINITE, RAISED, Item, Outcome
+
+TIMED_OUT, CRASHED = "timed_out", "crashed"
+KINDS = (TIMED_OUT, CRASHED, RAISED, NOT_FINITE)
+ANSWER = 2**20  # bytes of one answer, at most
+START_S = 120.0  # for the server's imports on a busy machine
+# A name that is not here is not known to a check. These say how text is read and which libraries are loaded.
+ENVIRONMENT = (
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "PYTHONHASHSEED",
+    "LD_LIBRARY_PATH",
+    "OPENBLAS_CORETYPE",
+)
+
+log = logging.getLogger(__name__)
+
+
+class RewardError(RuntimeError):
+    """Checks cannot be made, or so many in a row failed that the task itself must be wrong."""
+
+
+class WorkerPool:
+    """Walled processes that check answers. They start on the first check; one that hangs or dies is replaced."""
+
+    def __init__(
+        self, task: Task, *, memory_gib: float, timeout_s: float, say: Callable[[str], None]
+    ) -> None:
+        self._task, self._memory_gib, self._timeout_s = task, memory_gib, timeout_s
+        self._say = say  # what the workers are walled off by, once
+        self._server: _Server | None = None
+        self._idle: list[_Worker] = []
+        self._lock = threading.Lock()  # the server answers one request at a time
+        self.wall: Wall | None = None  # of the workers, once there is one
+
+    async def check(self, batch: Sequence[Item], timeout_s: float) -> list[Outcome]:
+        """The batch's outcomes. A batch that did not come back has the same kind of error for all its items."""
+        worker = self._idle.pop() if self._idle else await asyncio.to_thread(self._start)
+        error = CRASHED
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcomes = await worker.ask(batch)
+            self._idle.append(worker)
+            return outcomes
+        except TimeoutError:
+            error = TIMED_OUT
+        except (OSError, ValueError, RecursionError):  # gone, or not an answer
+            pass
+        finally:
+            if worker not in self._idle:
+                self._end(worker)
+        return [error] * len(batch)
+
+    def close(self) -> None:
+        """Ends the workers, hung ones too."""
+        for worker in self._idle:
+            worker.socket.close()
+        self._idle.clear()
+        with self._lock:
+            self._close_server()
+
+    def _start(self) -> "_Worker":
+        with self._lock:
+            try:
+                worker = self._server_started().start_worker()
+            except OSError:  # it was ended, for want of memory perhaps
+                self._close_server()
+                worker = self._server_started().start_worker()
+        if self.wall is None:
+            self.wall = worker.wall
+            self._say(f"reward checks are {self.wall}")
+            if self.wall.gaps:
+                log.warning("reward checks are %s", self.wall)
+        return worker
+
+    def _end(self, worker: "_Worker") -> None:
+        worker.socket.close()
+        with self._lock, suppress(OSError):  # a server that is gone took its workers with it
+            if self._server is not None:
+                self._server.ask(server.END + str(worker.number).encode())
+
+    def _server_started(self) -> "_Server":
+        if self._server is None:
+            self._server = _Server(self._task, self._memory_gib, self._timeout_s)
+        return self._server
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One walled process and the socket to it."""
+
+    number: int  # its process id, as the server knows it
+    socket: socket.socket
+    wall: Wall
+
+    async def ask(self, batch: Sequence[Item]) -> list[Outcome]:
+        """Raises OSError if it is gone, ValueError or RecursionError if what it wrote is no answer."""
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(self.socket, pickle.dumps(list(batch)))
+        line = b""
+        while not line.endswith(b"\n"):
+            part = await loop.sock_recv(self.socket, ANSWER)
+            if not part:
+                raise ConnectionError
+            line += part
+            if len(line) > ANSWER:
+                raise ValueError
+        return _outcomes(json.loads(line), len(batch))
+
+
+class _Server:
+    """The process that workers are forked from, and the socket on which it is asked for them."""
+
+    def __init__(self, task: Task, memory_gib: float, timeout_s: float) -> None:
+        modules = [type(task).__module__, *getattr(task, "preload", ())]
+        setup = pickle.dumps((modules, pickle.dumps(task), memory_gib, timeout_s))
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(START_S)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", server.__name__, str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+            )
+        with suppress(BrokenPipeError), self._process.stdin as stream:
+            stream.write(setup)
+        try:
+            answer = self._receive()
+        except OSError as error:
+            self.close()
+            raise RewardError(
+                f"the server of the reward workers did not start: {error!r}. "
+                "Is the machine short of memory or processes?"
+            ) from error
+        if answer != server.READY:
+            self.close()
+            raise RewardError(f"the task cannot be loaded in a reward worker:\n{answer.decode()}")
+
+    def start_worker(self) -> _Worker:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [server.START], [theirs.fileno()])
+            number = int(self._receive())
+        ours.settimeout(START_S)
+        with ours.makefile("rb") as stream:
+            greeting = stream.readline(ANSWER)
+        if not greeting:
+            raise ConnectionError("a reward worker died before its first check")
+        values = json.loads(greeting)
+        ours.setblocking(False)
+        return _Worker(number, ours, Wall(values["missing"], tuple(values["gaps"])))
+
+    def ask(self, message: bytes) -> bytes:
+        self._control.send(message)
+        return self._receive()
+
+    def close(self) -> None:
+        """It ends its workers, and itself, when the socket is closed."""
+        self._control.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _receive(self) -> bytes:
+        """Raises OSError if the server is gone or does not answer in time."""
+        answer = self._control.recv(server.MESSAGE)
+        if not answer:
+            raise ConnectionError("the server of the reward workers has ended")
+        return answer
+
+
+def _outcomes(values: object, count: int) -> list[Outcome]:
+    """What a worker answered, believed as far as it is a list of finite rewards and known errors."""
+    if not isinstance(values, list) or len(values) != count:
+        raise ValueError
+    return [value if value in (RAISED, NOT_FINITE) else _reward(value) for value in values]
+
+
+def _reward(value: object) -> Outcome:
+    if type(value) not in (int, float):
+        raise ValueError
+    return float(value) if math.isfinite(value) else NOT_FINITE
+
+
+def _environment() -> dict[str, str]:
+    """Of the server: no name of the run's but a few harmless ones; this tree's code; one thread."""
+    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    return {**kept, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

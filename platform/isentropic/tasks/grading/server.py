@@ -1,0 +1,90 @@
+"""The process that reward workers are forked from. It has their imports already: a new one costs milliseconds.
+
+It never sees what a model wrote. It starts with an almost empty environment, takes the task once, from its standard
+input, and then does two things, asked for on a socket: forks a worker around a handle that it is sent, and ends one.
+"""
+
+import importlib
+import os
+import pickle
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from tempfile import TemporaryDirectory
+
+from isentropic.tasks.grading import wall
+from isentropic.tasks.grading.worker import serve
+
+READY, START, END = b"ready", b"start", b"end "
+MESSAGE = 65536  # bytes at most
+
+
+def main() -> None:
+    """Serves until the run closes its end of the socket, or dies."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    with TemporaryDirectory(prefix="isentropic-checks-") as folder:
+        os.chdir(folder)  # the workers', and empty
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            modules, task, memory_gib, timeout_s = pickle.load(sys.stdin.buffer)
+            for name in modules:
+                importlib.import_module(name)
+            task = pickle.loads(task)
+            wall.prepare()
+        except Exception:  # of the task's own code: the run shows it to its user
+            control.send(traceback.format_exc()[-MESSAGE:].encode())
+            return
+        control.send(READY)
+        obey(control, partial(serve, task, memory_gib=memory_gib, timeout_s=timeout_s))
+        os.chdir("/")
+
+
+def obey(control: socket.socket, work: Callable[[int], None]) -> None:
+    """Starts and ends workers as the run asks; ends those that are left when the run does not ask any more."""
+    workers: set[int] = set()
+    while True:
+        try:
+            command, handles, _, _ = socket.recv_fds(control, MESSAGE, 1)
+        except ConnectionError:
+            command = b""
+        if not command:
+            break
+        if command == START:
+            workers.add(worker := fork(handles[0], work))
+            control.send(str(worker).encode())
+        else:
+            worker = int(command.removeprefix(END))
+            end(worker)
+            workers.discard(worker)
+            control.send(command)
+    for worker in workers:
+        end(worker)
+
+
+def fork(handle: int, work: Callable[[int], None]) -> int:
+    """A new worker that answers on `handle`. What this process is does not go on in it, whatever happens."""
+    worker = os.fork()
+    if worker == 0:
+        try:
+            work(handle)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    os.close(handle)
+    return worker
+
+
+def end(worker: int) -> None:
+    """Kills a worker and waits for its end. Its number cannot have gone to another process: nobody else waits."""
+    with suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The wall around a reward worker: what the system lets a check do, whatever code it comes to run.
+
+A check reads text that a model wrote. Grammars keep that text away from everything that evaluates (grading/plain.py);
+this is for the day on which one of them has a hole. Layers, each of which stands without the others:
+
+    limits      memory, CPU, no file may grow, no process or thread may start, few handles, no core
+    namespaces  no network device, no other process's System V memory, nothing under /proc
+    user        as root: nobody, if Python's files can be read by others
+    landlock    files: Python's own code may be read, nothing may be written; no TCP, no signal outward
+    privileges  no capability, none to be gained; closed to debuggers
+    seccomp     a short list of system calls: no socket, no process, no signal, no opening to write
+
+A container or a kernel may forbid some. `enter` then goes on with the rest and says which, and what still gets out.
+"""
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from tempfile import TemporaryDirectory
+
+NOBODY = 65534
+OPEN_FILES = 64
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x40000000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+CAPABILITY_VERSION_3 = 0x20080522
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+# What Python, numpy and sympy call while they compute, import a module and read and write an open handle.
+SYSTEM_CALLS = """
+    read readv pread64 write writev close lseek fstat stat lstat newfstatat statx access faccessat faccessat2
+    readlink readlinkat getdents64 getcwd brk mmap munmap mprotect mremap madvise futex sched_yield
+    sched_getaffinity rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack clock_gettime clock_getres gettimeofday
+    time nanosleep clock_nanosleep restart_syscall poll ppoll getpid getppid gettid getuid geteuid getgid getegid
+    getrlimit setrlimit getrusage times uname sysinfo getrandom rseq set_robust_list exit exit_group
+"""
+
+
+@dataclass(frozen=True)
+class Wall:
+    """What stands between a check and the machine."""
+
+    missing: dict[str, str]  # layers that the system refused, with its reason
+    gaps: tuple[str, ...]  # what was tried from inside and worked all the same
+
+    def __str__(self) -> str:
+        standing = ", ".join(name for name in LAYERS if name not in self.missing)
+        text = f"walled by {standing or 'nothing'}"
+        if self.missing:
+            text += "; missing: " + "; ".join(f"{key} ({why})" for key, why in self.missing.items())
+        if self.gaps:
+            text += f"; code in an answer, should it ever run, could {', '.join(self.gaps)}"
+        return text
+
+
+def enter(memory_gib: float) -> Wall:
+    """Puts this process behind the wall, for good. Its working folder should be empty.
+
+    Goes on where the system refuses a layer; the caller has to say so.
+    """
+    prepare()
+    missing = {}
+    for name, layer in LAYERS.items():
+        try:
+            layer(memory_gib)
+        except Exception as error:  # of three libraries: each reason is one for the user
+            missing[name] = str(error) or type(error).__name__
+    return Wall(missing, tuple(name for name, attempt in ATTEMPTS.items() if _works(attempt)))
+
+
+def inspect(timeout_s: float = 60.0) -> Wall:
+    """The wall that a reward worker would stand behind on this machine, found by building it.
+
+    Raises:
+        OSError, subprocess.SubprocessError: the process in which it is built did not answer.
+    """
+    command = [sys.executable, "-P", "-m", "isentropic.tasks.grading.wall"]
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    answer = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=True
+    )
+    values = json.loads(answer.stdout)
+    return Wall(values["missing"], tuple(values["gaps"]))
+
+
+@cache
+def prepare() -> None:
+    """Does once, before workers are forked, what every one of them would do again."""
+    # Both look for a library by starting a process, which a worker cannot. What they lack here they lack
+    # there too, and the layer says so.
+    with suppress(Exception):
+        import pyseccomp  # noqa: F401
+    with suppress(Exception):
+        from py_landlock import Landlock
+
+        _ = Landlock().abi_version
+    if _is_roots():
+        _closed_to_others()
+
+
+def code_folders() -> list[str]:
+    """Where modules and libraries are imported from, early or late: all that a check may read."""
+    libraries = ("/usr/lib", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
+    folders = [*sys.path, sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *libraries]
+    found = dict.fromkeys(os.path.realpath(folder) for folder in folders if folder)
+    too_much = {"/", os.path.expanduser("~")}
+    return [folder for folder in found if folder not in too_much and os.path.exists(folder)]
+
+
+@cache
+def _is_roots() -> bool:
+    """Whether the run is root's. Asked before the walls go up: they change what `os.getuid` says."""
+    return os.getuid() == 0
+
+
+@cache
+def _closed_to_others() -> str | None:
+    """The first file or folder of Python that `nobody` cannot read, if there is one. For root to ask."""
+    modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        for path in (*code_folders(), *filter(None, modules)):
+            if not os.access(path, os.R_OK, effective_ids=True):
+                return path
+        return None
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def _limits(memory_gib: float) -> None:
+    memory = int(memory_gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+
+
+def _namespaces(memory_gib: float) -> None:
+    own = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
+    try:
+        _system("unshare", own)
+    except PermissionError:
+        # First another user: in a user namespace of its own, root could not become one any more.
+        with suppress(OSError):
+            _user(memory_gib)
+        _system("unshare", own | CLONE_NEWUSER)
+    _system("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    _system("mount", b"none", b"/proc", b"tmpfs", 0, b"size=4k,mode=0555")
+
+
+def _user(memory_gib: float) -> None:
+    if not _is_roots():
+        raise PermissionError("only root can become another user")
+    if os.getuid() == NOBODY:
+        return
+    closed = _closed_to_others()
+    if closed is not None:
+        raise PermissionError(f"Python lies where no other user can read it: {closed}")
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _landlock(memory_gib: float) -> None:
+    from py_landlock import Landlock
+
+    Landlock(strict=False).allow_read(*code_folders()).apply()
+
+
+def _privileges(memory_gib: float) -> None:
+    header, nothing = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    _system("capset", header, nothing)
+    _system("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _system("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+    # Not earlier: a change of user clears it. A worker must not outlive its server.
+    _system("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _seccomp(memory_gib: float) -> None:
+    import pyseccomp
+    from pyseccomp import ALLOW, EQ, MASKED_EQ, Arg
+
+    calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
+    for name in SYSTEM_CALLS.split():
+        with suppress(OSError):  # one that an older libseccomp has no name for stays forbidden
+            calls.add_rule(ALLOW, name)
+    calls.add_rule(ALLOW, "open", Arg(1, MASKED_EQ, WRITING, 0))
+    calls.add_rule(ALLOW, "openat", Arg(2, MASKED_EQ, WRITING, 0))
+    calls.add_rule(ALLOW, "prlimit64", Arg(0, EQ, 0))  # of this process
+    for command in (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL):  # F_SETOWN could send a signal
+        calls.add_rule(ALLOW, "fcntl", Arg(1, EQ, command))
+    calls.load()
+
+
+LAYERS: dict[str, Callable[[float], None]] = {
+    "limits": _limits,
+    "namespaces": _namespaces,
+    "user": _user,
+    "landlock": _landlock,
+    "privileges": _privileges,
+    "seccomp": _seccomp,
+}
+
+
+def _system(name: str, *arguments: object) -> None:
+    """Calls a function of the C library that Python does not offer. Raises OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _works(attempt: Callable[[], object]) -> bool:
+    try:
+        attempt()
+    except OSError:
+        return False
+    return True
+
+
+def _send() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
+        connection.connect(("192.0.2.1", 9))  # no packet leaves: only a route is looked for
+
+
+def _fork() -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+ATTEMPTS: dict[str, Callable[[], object]] = {
+    "read files": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
+    "write files": lambda: os.close(os.open("attempt", os.O_WRONLY | os.O_CREAT)),
+    "use the network": _send,
+    "start a process": _fork,
+    "signal the run": lambda: os.kill(os.getppid(), 0),
+    "read the run's environment": lambda: os.close(
+        os.open(f"/proc/{os.getppid()}/environ", os.O_RDONLY)
+    ),
+}
+
+
+if __name__ == "__main__":
+    with TemporaryDirectory() as folder:
+        os.chdir(folder)
+        child = os.fork()
+        if child == 0:
+            print(json.dumps(asdict(enter(4.0))), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)

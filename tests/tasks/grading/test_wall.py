@@ -1,0 +1,170 @@
+"""Code that got into a check reaches nothing: real attempts, as root and as an ordinary user, and layer by layer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isentropic.tasks.grading import wall
+
+PLATFORM = Path(wall.__file__).parents[3]
+ATTACKS = Path(__file__).with_name("attacks.py")
+ORDINARY = 12345
+ROOT = os.getuid() == 0
+
+
+def python_for_all():
+    """An interpreter that any user can start, and the folders that it needs; None if there is none."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = next(folder for folder in sys.path if folder.endswith("site-packages"))
+    for python in (sys.executable, f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
+        call = [python, "-c", "import numpy, pyseccomp, py_landlock, isentropic.tasks"]
+        options = {"user": ORDINARY, "group": ORDINARY, "extra_groups": []} if ROOT else {}
+        environment = {"PYTHONPATH": f"{packages}:{PLATFORM}"}
+        try:
+            subprocess.run(call, env=environment, check=True, capture_output=True, **options)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        return python, environment
+    return None
+
+
+def start(arguments, *, as_user=None, python=None):
+    """Standard output and error of a script, as the user given."""
+    environment = {"PYTHONPATH": str(PLATFORM)}
+    if python is not None:
+        python, environment = python
+    options = {"user": as_user, "group": as_user, "extra_groups": []} if as_user else {}
+    result = subprocess.run(
+        [python or sys.executable, "-W", "ignore", *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **options,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout, result.stderr
+
+
+def users():
+    """Ways to run: as whoever runs the tests; as root with a Python that nobody can read; as an ordinary user."""
+    return ["this user", *(["root, Python for all", "ordinary user"] if ROOT else [])]
+
+
+@pytest.fixture(params=users())
+def run_as(request):
+    if request.param == "this user":
+        return start
+    python = python_for_all()
+    if python is None:
+        pytest.skip("no interpreter here can be started by another user")
+    as_user = ORDINARY if request.param == "ordinary user" else None
+    return lambda arguments: start(arguments, as_user=as_user, python=python)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Open to all, its parents too: only the wall keeps a check out."""
+    for parent in (tmp_path, *tmp_path.parents[:3]):
+        if parent.stat().st_uid == os.getuid() and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    folder = tmp_path / "open"
+    folder.mkdir()
+    for name in ("secret", "target"):
+        (folder / name).write_text("as it was")
+        (folder / name).chmod(0o666)
+    folder.chmod(0o777)
+    return folder
+
+
+def test_no_attack_reaches_anything_and_each_is_an_error_of_its_own(folder, run_as):
+    before = (folder / "target").stat()
+    output, errors = run_as([ATTACKS, folder])
+    result = json.loads(output)
+
+    assert result["gaps"] == []
+    assert {name: pair for name, pair in result["rewards"].items() if pair != [-7.0, 0.5]} == {}
+    assert sum(result["counts"].values()) == len(result["rewards"])
+    assert sorted(path.name for path in folder.iterdir()) == ["secret", "target"]
+    assert (folder / "target").read_text() == "as it was"
+    after = (folder / "target").stat()
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_mtime_ns,
+    )
+    assert "pwned" not in output + errors
+
+
+# What each layer closes without the others, of `wall.ATTEMPTS`.
+CLOSES = {
+    "limits": {"start a process"},
+    "namespaces": {"use the network", "read the run's environment"},
+    "user": {"write files", "signal the run", "read the run's environment"},
+    "landlock": {"read files", "write files", "signal the run", "read the run's environment"},
+    "privileges": set(),
+    "seccomp": {"write files", "use the network", "start a process", "signal the run"},
+}
+ONE_LAYER = """
+import json, os, sys, tempfile
+from isentropic.tasks.grading import wall
+
+wall.prepare()
+os.chdir(tempfile.mkdtemp())
+for name, layer in list(wall.LAYERS.items()):
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        wall.LAYERS = {name: layer}
+        entered = wall.enter(4.0)
+        os.write(theirs, json.dumps([name in entered.missing, list(entered.gaps)]).encode())
+        os._exit(0)
+    os.close(theirs)
+    os.wait()
+    print(name, os.read(ours, 65536).decode(), sep="\\t")
+"""
+
+
+def test_each_layer_stands_without_the_others(run_as, request):
+    output, _ = run_as(["-c", ONE_LAYER])
+    layers = {
+        name: json.loads(values) for name, values in (x.split("\t") for x in output.splitlines())
+    }
+    assert set(layers) == set(CLOSES)
+    left_open = {
+        name: CLOSES[name] & set(gaps) for name, (missing, gaps) in layers.items() if not missing
+    }
+    if "root" in request.node.name or (ROOT and "this" in request.node.name):
+        left_open["limits"] -= {"start a process"}  # the kernel does not count root's processes
+    assert {name: gaps for name, gaps in left_open.items() if gaps} == {}
+    assert layers["privileges"][1], "else this test shows less than it says"
+
+
+LESS = """
+import os
+from isentropic.tasks.grading import wall
+
+def refused(memory_gib):
+    raise OSError("the kernel is too old")
+
+wall.LAYERS.update(landlock=refused)
+print(wall.enter(4.0), flush=True)
+os._exit(0)
+"""
+
+
+def test_what_is_missing_is_said_and_what_gets_out_by_it():
+    """Where a container forbids a layer, the run goes on behind the rest."""
+    output, _ = start(["-c", LESS])
+    text = output.strip()
+    assert "landlock (the kernel is too old)" in text
+    assert text.endswith("code in an answer, should it ever run, could read files")
+
+
+def test_the_wall_of_this_machine_can_be_asked_for():
+    found = wall.inspect()
+    assert set(found.missing) <= set(wall.LAYERS)
+    assert str(found).startswith("walled by ")
