@@ -140,7 +140,6 @@ STILL_TO_CLEAN = {
     ),
     *(f"platform/isentropic/methods/uec_rl/{name}.py" for name in ("keep_rules", "second_wave")),
     *(f"platform/isentropic/metrics/{name}.py" for name in ("accounting", "classes", "tokens")),
-    "platform/isentropic/metrics/report/charts/cause.py",
     "platform/isentropic/objectives/tokens/statistics.py",
     "platform/isentropic/records.py",
     "tests/controller/test_loop.py",

@@ -79,7 +79,7 @@ def test_sweep(make, tmp_path):
     assert "12 runs of 6 settings: 12 finished" in page
     assert page.count("against beta1=") == 6
     assert "Final entropy" in page and "Final reward" in page
-    assert "href='b1_0.0-b2_1.0-s_0/report.html'" in page
+    assert "href='./b1_0.0-b2_1.0-s_0/report.html'" in page
     assert (folder / "report" / "entropy.png").stat().st_size > 10_000
 
 
@@ -99,7 +99,7 @@ def test_command_by_name_and_by_path(make, tmp_path, monkeypatch, capsys):
 def test_job_refuses_what_is_no_run(make, tmp_path):
     make.run(tmp_path / "runs" / "known", steps=1)
     (tmp_path / "empty").mkdir()
-    for given, said in (("empty", "is no run and holds none"), ("nowhere", "Runs here: known")):
+    for given, said in (("empty", "is not a run folder and contains none"), ("nowhere", "Runs here: known")):
         done = subprocess.run(
             [sys.executable, JOB, given], cwd=tmp_path, capture_output=True, text=True
         )
