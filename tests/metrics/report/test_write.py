@@ -99,7 +99,10 @@ def test_command_by_name_and_by_path(make, tmp_path, monkeypatch, capsys):
 def test_job_refuses_what_is_no_run(make, tmp_path):
     make.run(tmp_path / "runs" / "known", steps=1)
     (tmp_path / "empty").mkdir()
-    for given, said in (("empty", "is not a run folder and contains none"), ("nowhere", "Runs here: known")):
+    for given, said in (
+        ("empty", "is not a run folder and contains none"),
+        ("nowhere", "Runs here: known"),
+    ):
         done = subprocess.run(
             [sys.executable, JOB, given], cwd=tmp_path, capture_output=True, text=True
         )

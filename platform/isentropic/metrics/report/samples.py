@@ -131,24 +131,24 @@ def _read_samples(path: Path) -> list[Sample]:
 
 
 def _read_columns(path: Path, columns: dict[str, pa.DataType]) -> list[dict[str, Any]]:
-    """Reads columns and casts them, so that values have the types that are counted on here."""
+    """Reads columns, casts them to the types that are counted on here, and checks the key."""
     if not path.is_file():
         raise ValueError("it is not a file")  # a pipe would be waited for
     table = pq.read_table(path, columns=list(columns)).select(list(columns))
+    for name in KEY:
+        if table[name].null_count:
+            raise ValueError(f"a row has no {name}")
     return table.cast(pa.schema(columns)).to_pylist()
 
 
 def _sample(row: dict[str, Any]) -> Sample:
     """Raises one of `UNREADABLE` for a row that cannot be shown."""
-    key = tuple(row[name] for name in KEY)
-    if None in key:
-        raise ValueError(f"a row has no {list(KEY)[key.index(None)]}")
     prompt = json.loads(row["prompt"])
     messages = prompt.get("messages", []) if isinstance(prompt, dict) else None
     if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
         raise ValueError("a prompt is not an object with a list of messages")
     return Sample(
-        key=key,
+        key=tuple(row[name] for name in KEY),
         messages=_cut("\n".join(str(message.get("content", "")) for message in messages)),
         answer=_cut(str(prompt.get("answer", ""))),
         responses=[_cut(turn or "") for turn in row["response"] or [""]],

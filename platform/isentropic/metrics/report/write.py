@@ -67,7 +67,7 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
     except OSError as error:
         raise ValueError(
             f"The report cannot be written: {error.filename or out}: {error.strerror}. "
-            "Make room for it there, or name another file with --out."
+            "Make room for it there, or name another file to write."
         ) from error
     return out
 
