@@ -4,11 +4,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from isentropic.metrics.report.samples import pick_samples, samples_html
+from isentropic.metrics.report.page import environment
+from isentropic.metrics.report.samples import pick_samples
 
 
-def names(rows):
-    return [(row["draw"], row["sample"]) for row in rows]
+def names(samples):
+    return [(sample.draw, sample.sample) for sample in samples]
+
+
+def rendered(block):
+    return environment().get_template(block.template).render(block=block)
 
 
 @pytest.fixture
@@ -49,10 +54,10 @@ def test_one_dropped_sample_for_each_reason(ledger, tmp_path):
     ledger()
     write_fates(tmp_path, FATES)
     samples = pick_samples(tmp_path)
-    page = samples_html(samples)
+    page = rendered(samples)
 
     assert names(samples.kinds["Dropped"]) == [(0, 0), (2, 1)]
-    assert [row["fate"] for row in samples.kinds["Longest"]] == ["queued", "flat", "flat"]
+    assert [sample.fate for sample in samples.kinds["Longest"]] == ["queued", "flat", "flat"]
     assert "dropped: flat. The rewards of its wave are all equal" in page
     assert "dropped: overlong. It is rewarded, but it was cut off" in page
     assert ">queued</span>" in page and "dropped: queued" not in page
@@ -66,7 +71,7 @@ def test_fates_of_an_older_version(ledger, tmp_path):
     samples = pick_samples(tmp_path)
 
     assert "Dropped" not in samples.kinds
-    assert [row["fate"] for row in samples.kinds["Best"]] == ["", "trained", ""]
+    assert [sample.fate for sample in samples.kinds["Best"]] == ["", "trained", ""]
 
 
 def test_the_newest_step_that_was_trained(ledger, tmp_path):
@@ -98,12 +103,12 @@ def test_damaged_fates_are_named(ledger, tmp_path):
 
 
 def test_no_ledger_no_samples(tmp_path):
-    assert samples_html(pick_samples(tmp_path)) == ""
+    assert rendered(pick_samples(tmp_path)).strip() == ""
 
 
 def test_model_text_is_escaped(ledger, tmp_path):
     ledger()
-    page = samples_html(pick_samples(tmp_path))
+    page = rendered(pick_samples(tmp_path))
 
     assert "<script" not in page and "<img" not in page
     assert "&lt;script&gt;document.title" in page

@@ -79,7 +79,7 @@ def test_sweep(make, tmp_path):
     assert "12 runs of 6 settings: 12 finished" in page
     assert page.count("against beta1=") == 6
     assert "Final entropy" in page and "Final reward" in page
-    assert "href='b1_0.0-b2_1.0-s_0/report.html'" in page
+    assert "href='./b1_0.0-b2_1.0-s_0/report.html'" in page
     assert (folder / "report" / "entropy.png").stat().st_size > 10_000
 
 

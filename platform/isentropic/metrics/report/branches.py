@@ -1,42 +1,43 @@
 """The report of branches: the same updates from the same states under several settings.
 
-A branch folder has `branches.jsonl`, one object for each branch point and setting: `step` (the branch point),
-`setting` (its label), optionally `run` (where the state came from), and any numbers measured afterwards on the same
-contexts, by their names. All differences are paired by branch point, so what the points have in common cancels.
+A branch folder has `branches.jsonl`, one object for each branch point and setting: `step` (the
+branch point), `setting` (its label), optionally `run` (where the state came from), and any numbers
+measured afterwards on the same contexts, by their names. All differences are paired by branch
+point, so what the points have in common cancels.
 """
 
 from pathlib import Path
 from typing import Any
 
+from isentropic.metrics.report.blocks import Table, table
 from isentropic.metrics.report.charts.figures import Figure, colour, layout, line, number, text
-from isentropic.metrics.report.run_data import is_number
+from isentropic.metrics.report.reading import is_number, read_rows, whole, words
 from isentropic.metrics.report.settings import Mean, mean_of
-from isentropic.metrics.report.tables import difference, mean_and_error, table
-from isentropic.metrics.sinks.jsonl import read_lines
+from isentropic.metrics.report.tables import difference, mean_and_error
 
 BRANCHES = "branches.jsonl"
-NOT_MEASURED = ("step", "policy_version", "seed")
+NOT_MEASURED = ("step", "policy_version", "seed", "setting", "run")
 Row = dict[str, Any]
+Point = tuple[str, int]  # run, step
 
 
 class Branches:
-    """The rows of a branch folder by setting; the first setting named is the base of the differences."""
+    """The rows of a branch folder by setting; the first one is the base of the differences."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises ValueError where a line other than the last is damaged, or has no step or setting."""
-        rows, self.torn = read_lines(folder / BRANCHES)
-        self._by_setting: dict[str, dict[tuple[str, int], Row]] = {}
-        for number_, row in enumerate(rows, start=1):
-            if (
-                not isinstance(row, dict)
-                or not isinstance(row.get("step"), int)
-                or "setting" not in row
-            ):
+        """Raises ValueError if a line other than the last is damaged, or has no step or setting."""
+        path = folder / BRANCHES
+        rows, self.torn = read_rows(path)
+        self._by_setting: dict[str, dict[Point, Row]] = {}
+        for index, row in enumerate(rows, start=1):
+            step = whole(row.get("step")) if isinstance(row, dict) else None
+            if step is None or "setting" not in row:
                 raise ValueError(
-                    f"{folder / BRANCHES}, line {number_} needs 'step' (the branch point) and 'setting', got {row!r}."
+                    f"{path}, line {index} needs 'step' (the branch point, a whole number) and "
+                    f"'setting', got {words(row)[:200]}. Restore the file or remove the line."
                 )
-            point = (str(row.get("run", "")), row["step"])
-            self._by_setting.setdefault(str(row["setting"]), {})[point] = row
+            point = (words(row.get("run", "")), step)
+            self._by_setting.setdefault(words(row["setting"]), {})[point] = row
         measured = {key: None for row in rows for key, value in row.items() if is_number(value)}
         self.measured = [key for key in measured if key not in NOT_MEASURED]
 
@@ -52,30 +53,31 @@ class Branches:
         rows = self._by_setting[setting].values()
         return mean_of([row[key] for row in rows if is_number(row.get(key))])
 
-    def differences(
-        self, setting: str, key: str, base: str | None = None
-    ) -> dict[tuple[str, int], float]:
-        """setting - base at each branch point that has both, in the order of the points."""
-        own, other = self._by_setting[setting], self._by_setting[base or self.settings[0]]
+    def differences(self, setting: str, key: str, base: str | None = None) -> dict[Point, float]:
+        """Returns setting - base at each branch point that has both, in the order of the points."""
+        rows = self._by_setting[setting]
+        base_rows = self._by_setting[base or self.settings[0]]
         return {
-            point: own[point][key] - other[point][key]
-            for point in sorted(own.keys() & other.keys())
-            if is_number(own[point].get(key)) and is_number(other[point].get(key))
+            point: rows[point][key] - base_rows[point][key]
+            for point in sorted(rows.keys() & base_rows.keys())
+            if is_number(rows[point].get(key)) and is_number(base_rows[point].get(key))
         }
 
 
 def branch_charts(branches: Branches) -> list[Figure]:
-    """For each measured number: mean difference by setting with its standard error, and the differences by point."""
+    """Draws each measured number: its mean difference by setting, and its differences by point."""
     figures = []
     for key in branches.measured:
-        by_setting = {s: branches.differences(s, key) for s in branches.settings[1:]}
+        by_setting = {
+            setting: branches.differences(setting, key) for setting in branches.settings[1:]
+        }
         if any(by_setting.values()):
-            figures += [_means(branches, key, by_setting), _by_point(branches, key, by_setting)]
+            figures += [_means(branches, key, by_setting), _by_point(key, by_setting)]
     return figures
 
 
-def branch_table(branches: Branches) -> str:
-    """Mean of each setting, and its paired difference to the base."""
+def branch_table(branches: Branches) -> Table:
+    """Shows the mean of each setting, and its paired difference to the base."""
     rows = []
     for setting in branches.settings:
         row: list[Any] = [setting]
@@ -91,9 +93,7 @@ def branch_table(branches: Branches) -> str:
     return table(["setting", *head], rows)
 
 
-def _means(
-    branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]
-) -> Figure:
+def _means(branches: Branches, key: str, by_setting: dict[str, dict[Point, float]]) -> Figure:
     means = {setting: mean_of(list(values.values())) for setting, values in by_setting.items()}
     trace = {
         "type": "scatter",
@@ -107,20 +107,22 @@ def _means(
             "width": 4,
         },
         "customdata": [branches.num_points, *(mean.count for mean in means.values())],
-        "hovertemplate": "%{y:.4~g} ± %{error_y.array:.2~g} over %{customdata} points<extra></extra>",
+        "hovertemplate": "%{y:.4~g} ± %{error_y.array:.2~g} over %{customdata} points"
+        "<extra></extra>",
         "marker": {"size": 9, "color": colour(0)},
     }
     axes = layout(
         x="setting", y=f"{key}, minus base", hovermode="closest", xaxis={"type": "category"}
     )
     axes["yaxis"]["zeroline"] = True
-    note = f"Mean over branch points ± standard error of the paired differences; base: {branches.settings[0]}."
+    note = (
+        "Mean over branch points ± standard error of the paired differences; "
+        f"base: {branches.settings[0]}."
+    )
     return Figure(title=f"{key} by setting", traces=[trace], layout=axes, note=note)
 
 
-def _by_point(
-    branches: Branches, key: str, by_setting: dict[str, dict[tuple[str, int], float]]
-) -> Figure:
+def _by_point(key: str, by_setting: dict[str, dict[Point, float]]) -> Figure:
     traces = []
     for index, (setting, values) in enumerate(by_setting.items(), start=1):
         points = [(step, step, value) for (_, step), value in values.items()]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from isentropic.folders import runs_folder
+from isentropic.metrics.report.reading import is_file
 
 RUN_FILES = ("metrics.jsonl", "config.yaml")
 DEPTH = 3  # folders that a sweep may put between itself and its runs
@@ -15,49 +16,60 @@ EXPECTED = (
 
 
 def is_run(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in RUN_FILES)
+    return any(is_file(folder / name) for name in RUN_FILES)
 
 
 def find_run(name: str) -> Path:
-    """Return a path as given, else the run or sweep of that name in the folder of runs.
+    """Returns a path as given, else the run or sweep of that name in the folder of runs.
 
     Raises ValueError if there is neither.
     """
     root = runs_folder()
-    # runs/<name>: as a run is called where ISENTROPIC_RUNS is not set
+    # At home the folder of runs is called runs/, and users write it in front of a name.
     for path in (Path(name), root / name, root / name.removeprefix("runs/")):
-        if path.is_dir():
+        if os.path.isdir(path):  # False also for a name that no folder can have
             return path
-    known = sorted(path.name for path in root.iterdir() if is_run(path)) if root.is_dir() else []
-    there = (
-        f" Runs here: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}." if known else ""
-    )
-    raise ValueError(f"{name}: no such folder, nor {root / name}. {EXPECTED}{there}")
+    raise ValueError(f"{name}: no such folder, nor {root / name}. {EXPECTED}{_runs_here(root)}")
 
 
 def runs_under(paths: Sequence[Path]) -> list[Path]:
-    """Return the run folders that `paths` are or hold, each once.
+    """Returns the run folders that `paths` are or hold, each once.
 
-    Raises ValueError for a path that is no run folder and contains none.
+    Raises ValueError for a path that is not a run and contains none, or that cannot be read.
     """
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in paths:
         runs = [path] if is_run(path) else list(_below(path, DEPTH))
         if not runs:
             raise ValueError(f"{path} is not a run folder and contains none. {EXPECTED}")
-        found |= {run.resolve(): None for run in runs}
-    return list(found)
+        folders |= {run.resolve(): None for run in runs}
+    return list(folders)
 
 
 def _below(folder: Path, depth: int) -> Iterable[Path]:
-    if depth == 0 or not folder.is_dir():
+    if depth == 0 or not os.path.isdir(folder):
         return
-    with os.scandir(folder) as entries:
-        children = sorted(
-            Path(entry.path) for entry in entries if entry.is_dir() and entry.name[0] != "."
-        )
+    try:
+        children = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be read: {error.strerror}. Give yourself access to it, or name the "
+            "run folders themselves."
+        ) from error
     for child in children:
+        if not os.path.isdir(child):
+            continue
         if is_run(child):
             yield child
         else:
             yield from _below(child, depth - 1)
+
+
+def _runs_here(root: Path) -> str:
+    """Returns a sentence that names some runs; a folder that cannot be read has none to offer."""
+    try:
+        names = sorted(path.name for path in root.iterdir() if is_run(path))
+    except (OSError, ValueError):
+        names = []
+    more = ", ..." if len(names) > 8 else ""
+    return f" Runs here: {', '.join(names[:8])}{more}." if names else ""

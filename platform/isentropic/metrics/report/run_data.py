@@ -1,19 +1,21 @@
 """A run folder as the report sees it: config, lines, alarms, and what is said about damage."""
 
-import json
 import math
+import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from isentropic.config import flat, with_current_keys
-from isentropic.metrics.sinks.jsonl import read_lines
+from isentropic.metrics.report.reading import is_number, read_json, read_rows, whole, words
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
+VERSIONS = ("policy_version", "eval/policy_version")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,12 @@ class RunData:
 
     @property
     def name(self) -> str:
-        return str(self.setting("run.name") or self.folder.name)
+        return words(self.setting("run.name") or self.folder.name)
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Returns the number of steps that the config asks for; None if it does not say."""
+        return whole(self.setting("run.steps")) or None
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:
@@ -51,23 +58,26 @@ class RunData:
     @property
     def status(self) -> str:
         """finished | stopped by alarm | still going | not finished, with the reason behind it."""
-        planned = self.setting("run.steps")
+        planned = self.planned_steps
         if planned and self.last_step >= planned:
             return "finished"
         stops = [alarm for alarm in self.raised if alarm.get("action") == "stop"]
-        if stops and stops[-1]["step"] >= self.last_step:
-            return f"stopped by alarm: {stops[-1]['rule'].replace('_', ' ')}"
+        if stops and stops[-1].get("step", 0) >= self.last_step:
+            return f"stopped by alarm: {stops[-1].get('rule', 'unnamed').replace('_', ' ')}"
         where = f"step {self.last_step}" + (f" of {planned}" if planned else "")
         if self.age_s < STILL_GOING_S:
             return f"still going: {where}"
         return f"not finished: {where}"
 
     def setting(self, key: str) -> Any:
-        """Return the config's value under a dotted key; None if there is none."""
+        """Returns the config's value under a dotted key; None if it has none."""
         return flat(self.config).get(key)
 
     def curve(self, key: str, *, start: bool = False) -> list[tuple[int, int, float]]:
-        """Return (policy_version, step, value) of finite numbers. `start` takes line 0 along."""
+        """Returns (policy_version, step, value) of each line whose `key` is a finite number.
+
+        start: line 0 is taken along.
+        """
         if (key, start) not in self._curves:
             version = "eval/policy_version" if key.startswith("eval/") else "policy_version"
             self._curves[key, start] = [
@@ -89,7 +99,7 @@ class RunData:
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Return the metrics that have a finite number in some step, in the order of the lines."""
+        """Names of all metrics with a finite number in some step, in the order of the lines."""
         return list(
             {key: None for line in self.steps for key, value in line.items() if is_number(value)}
         )
@@ -98,62 +108,94 @@ class RunData:
 def read_run(folder: Path, *, ended: bool = False) -> RunData:
     """Read a run folder; a run that is still going, empty, or torn in its last line is fine.
 
-    `ended`: the caller knows that the run is over; else the age of its last line tells.
+    Args:
+        folder: the run folder.
+        ended: the caller knows that the run is over; else the age of its last line tells.
 
-    Raises ValueError if a line other than the last is damaged.
+    Raises:
+        ValueError: a line other than the last is damaged, or a file of lines cannot be read.
     """
     metrics = folder / "metrics.jsonl"
-    notes = []
-    lines, torn = read_lines(metrics)
+    notes: list[str] = []
+    rows, torn = read_rows(metrics)
     if torn:
         notes.append(
-            "The last line of metrics.jsonl is torn (the run was killed, or writes it now); it is "
-            "left out."
+            "The last line of metrics.jsonl is torn (the run was killed, or writes it now); "
+            "it is left out."
         )
-    alarms, torn = read_lines(folder / "alarms.jsonl")
+    alarms, torn = read_rows(folder / "alarms.jsonl")
     if torn:
         notes.append("The last line of alarms.jsonl is torn; it is left out.")
-    kept = {
-        line["step"]: line
-        for line in lines
-        if isinstance(line, dict) and isinstance(line.get("step"), int)
-    }
     return RunData(
         folder=folder,
         config=_config(folder / "config.yaml", notes),
         environment=_environment(folder / "environment.json", notes),
-        lines=[kept[step] for step in sorted(kept)],
-        alarms=[alarm for alarm in alarms if isinstance(alarm, dict)],
+        lines=_lines(rows, notes),
+        alarms=[_alarm(alarm) for alarm in alarms if isinstance(alarm, dict)],
         notes=notes,
         age_s=time.time() - metrics.stat().st_mtime if metrics.exists() and not ended else math.inf,
     )
 
 
-def is_number(value: Any) -> bool:
-    """Return True for a finite number of a JSON file; true, false and null are none."""
-    return type(value) in (int, float) and math.isfinite(value)
+def _lines(rows: list[Any], notes: list[str]) -> list[dict[str, Any]]:
+    """Returns the lines by step, whose steps and versions are whole numbers.
+
+    A version that is none is taken out, so that the step stands in for it.
+    """
+    lines: dict[int, dict[str, Any]] = {}
+    num_without_step = 0
+    for row in rows:
+        step = whole(row.get("step")) if isinstance(row, dict) else None
+        if step is None:
+            num_without_step += 1
+            continue
+        versions = {key: whole(row[key]) for key in VERSIONS if key in row}
+        line = row | {"step": step} | versions
+        if None in versions.values():
+            line = {key: value for key, value in line.items() if versions.get(key, 0) is not None}
+        lines[step] = line
+    if num_without_step:
+        notes.append(
+            f"Lines of metrics.jsonl without a step (a whole number, 0 or more): "
+            f"{num_without_step}; they are left out."
+        )
+    return [lines[step] for step in sorted(lines)]
+
+
+def _alarm(alarm: dict[str, Any]) -> dict[str, Any]:
+    """Returns the alarm with words for values; the step is a whole number or not there."""
+    texts = {key: words(value) for key, value in alarm.items() if value is not None}
+    step = whole(alarm.get("step"))
+    return texts | {"step": step} if step is not None else texts
 
 
 def _config(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.exists():
+    if not os.path.lexists(path):
         notes.append("There is no config.yaml: settings are left out.")
         return {}
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        text = path.read_text(encoding="utf-8")
+        # Aliases of aliases make gigabytes of a few lines.
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it has YAML aliases, and no run writes any")
         config = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(config, dict):
-            raise TypeError("it is no mapping")
+            raise ValueError("it is no mapping")
         return with_current_keys(config)
     except Exception as error:  # any parser's; a report of the curves is worth more than a refusal
-        notes.append(
-            f"config.yaml cannot be read ({' '.join(str(error).split())[:120]}): settings are left "
-            "out."
-        )
+        reason = " ".join(str(error).split())[:120]
+        notes.append(f"config.yaml cannot be read ({reason}): settings are left out.")
         return {}
 
 
 def _environment(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, OSError):
+        environment = read_json(path)
+        if not isinstance(environment, dict | None):
+            raise ValueError("it is not an object")
+    except ValueError:
         notes.append("environment.json cannot be read: date and git state are left out.")
         return {}
+    return environment or {}

@@ -4,10 +4,10 @@ The ledger and the file of fates are read as the parquet they are, a few columns
 here depends on who wrote them.
 """
 
-import html
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,86 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isentropic.methods.fates import FATES
+from isentropic.metrics.report.blocks import Block
 
-KEY = ("split", "draw", "wave", "sample")
-COLUMNS = (
-    *KEY,
-    "prompt",
-    "response",
-    "reward",
-    "finish_reason",
-    "turns",
-    "origin",
-)
-UNREADABLE = (OSError, pa.ArrowException, KeyError, ValueError, TypeError)
+KEY = {"split": pa.string(), "draw": pa.int64(), "wave": pa.int64(), "sample": pa.int64()}
+COLUMNS = KEY | {
+    "prompt": pa.string(),
+    "response": pa.list_(pa.string()),
+    "reward": pa.float64(),
+    "finish_reason": pa.string(),
+    "turns": pa.list_(pa.list_(pa.int64())),
+    "origin": pa.string(),
+}
+# What pyarrow and the conversions below raise on a file of other columns, types or values.
+UNREADABLE = (
+    OSError, pa.ArrowException, LookupError, ValueError, TypeError, ArithmeticError, RecursionError,
+)  # fmt: skip
 SHOWN = 4  # samples of a kind
 LONGEST_TEXT = 6000  # characters of a response that the page keeps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Kind -> rows to show, the file they came from, and what could not be read."""
+class Sample:
+    """One rollout as its card shows it."""
 
-    kinds: dict[str, list[dict[str, Any]]]
+    key: tuple[str, int, int, int]  # split, draw, wave, sample
+    messages: str
+    answer: str
+    responses: Sequence[str]  # one per turn
+    reward: float | None
+    tokens: int
+    finish_reason: str
+    origin: str
+    fate: str = ""  # "" if it is unknown
+
+    @property
+    def draw(self) -> int:
+        return self.key[1]
+
+    @property
+    def wave(self) -> int:
+        return self.key[2]
+
+    @property
+    def sample(self) -> int:
+        return self.key[3]
+
+    @property
+    def facts(self) -> str:
+        facts = [f"draw {self.draw}, sample {self.sample}", f"{self.tokens} tokens"]
+        facts.append(self.finish_reason)
+        if self.wave:
+            facts.append(f"wave {self.wave}")
+        if self.origin != "policy":
+            facts.append(self.origin)
+        return " · ".join(facts)
+
+    @property
+    def reward_text(self) -> str:
+        return "not graded" if self.reward is None else format(self.reward, ".3g")
+
+    @property
+    def is_dropped(self) -> bool:
+        """Tells whether it is known that it will never be trained on."""
+        return self.fate not in ("", "trained", "queued")
+
+    @property
+    def fate_meaning(self) -> str:
+        return FATES.get(self.fate, "")
+
+    @property
+    def fate_text(self) -> str:
+        """Returns the fate; a reason for dropping is spelled out."""
+        return f"dropped: {self.fate}. {self.fate_meaning}" if self.is_dropped else self.fate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples(Block):
+    """Samples to show by kind, the file they came from, and what could not be read."""
+
+    template = "samples.html"
+    kinds: dict[str, list[Sample]]
     source: str
     notes: list[str]
 
@@ -51,131 +110,121 @@ def pick_samples(run: Path) -> Samples:
     # The ledger may be ahead of the training: a step without fates comes after all that have them.
     newest_first = sorted(
         (run / "rollouts").glob("step_*.parquet"),
-        key=lambda path: ((trained / path.name).exists(), path.name),
+        key=lambda path: (os.path.exists(trained / path.name), path.name),
         reverse=True,
     )
     for path in newest_first:
         try:
-            rows = _rows(path)
+            samples = _read_samples(path)
         except UNREADABLE as error:
             notes.append(f"{path.name} cannot be read ({_in_short(error)}); another step is shown.")
             continue
-        if rows:
-            notes += _add_fates(rows, trained / path.name)
-            return Samples(kinds=_pick(rows), source=path.name, notes=notes)
+        if samples:
+            samples, unreadable = _with_fates(samples, trained / path.name)
+            return Samples(kinds=_pick(samples), source=path.name, notes=notes + unreadable)
     return Samples(kinds={}, source="", notes=notes)
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = pq.read_table(path, columns=list(COLUMNS)).to_pylist()
-    for row in rows:
-        row["tokens"] = sum(end - start for start, end in row.pop("turns"))
-        row["prompt"] = json.loads(row["prompt"])
-    return [row for row in rows if row["split"] == "train"]
+def _read_samples(path: Path) -> list[Sample]:
+    rows = _read_columns(path, COLUMNS)
+    return [_sample(row) for row in rows if row["split"] == "train"]
 
 
-def _add_fates(rows: Sequence[dict[str, Any]], path: Path) -> list[str]:
-    """Gives every row its `fate`, "" if it is unknown; returns what could not be read.
+def _read_columns(path: Path, columns: dict[str, pa.DataType]) -> list[dict[str, Any]]:
+    """Reads columns, casts them to the types that are counted on here, and checks the key."""
+    if not path.is_file():
+        raise ValueError("it is not a file")  # a pipe would be waited for
+    table = pq.read_table(path, columns=list(columns)).select(list(columns))
+    for name in KEY:
+        if table[name].null_count:
+            raise ValueError(f"a row has no {name}")
+    return table.cast(pa.schema(columns)).to_pylist()
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    """Raises one of `UNREADABLE` for a row that cannot be shown."""
+    prompt = json.loads(row["prompt"])
+    messages = prompt.get("messages", []) if isinstance(prompt, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(item, dict) for item in messages):
+        raise ValueError("a prompt is not an object with a list of messages")
+    return Sample(
+        key=tuple(row[name] for name in KEY),
+        messages=_cut("\n".join(str(message.get("content", "")) for message in messages)),
+        answer=_cut(str(prompt.get("answer", ""))),
+        responses=[_cut(turn or "") for turn in row["response"] or [""]],
+        reward=row["reward"],
+        tokens=sum(end - start for start, end in row["turns"]),
+        finish_reason=str(row["finish_reason"]),
+        origin=str(row["origin"]),
+    )
+
+
+def _with_fates(samples: Sequence[Sample], path: Path) -> tuple[list[Sample], list[str]]:
+    """Returns the samples with what became of them, and what could not be read.
 
     A file without the column is of an older version, which recorded only what was trained on.
     """
-    fates: dict[tuple[Any, ...], str] = {}
-    notes = []
-    if path.exists():
-        try:
-            for row in pq.read_table(path).to_pylist():
-                fates[tuple(row[name] for name in KEY)] = str(row.get("fate", "trained"))
-        except UNREADABLE as error:
-            notes.append(f"trained/{path.name} cannot be read ({_in_short(error)}): no fates.")
-    for row in rows:
-        row["fate"] = fates.get(tuple(row[name] for name in KEY), "")
-    return notes
+    if not os.path.exists(path):
+        return list(samples), []
+    try:
+        has_fates = "fate" in pq.read_schema(path).names
+        rows = _read_columns(path, KEY | ({"fate": pa.string()} if has_fates else {}))
+    except UNREADABLE as error:
+        return list(samples), [
+            f"trained/{path.name} cannot be read ({_in_short(error)}): no fates."
+        ]
+    fates = {tuple(row[name] for name in KEY): row.get("fate", "trained") for row in rows}
+    return [replace(sample, fate=fates.get(sample.key) or "") for sample in samples], []
 
 
-def _pick(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    graded = [row for row in rows if row["reward"] is not None and row["reward"] == row["reward"]]
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for row in graded:
-        # A teacher who is right makes no group less flat.
-        if row["wave"] == 0 and row["origin"] == "policy":
-            groups.setdefault(row["draw"], []).append(row)
-    flat = [
-        group
-        for group in groups.values()
-        if len(group) > 1 and len({row["reward"] for row in group}) == 1
+def _pick(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
+    graded = [
+        sample for sample in samples if sample.reward is not None and sample.reward == sample.reward
     ]
-    flat.sort(key=lambda group: group[0]["reward"])
     kinds = {
-        "Best": _distinct(sorted(graded, key=lambda row: -row["reward"])),
-        "Worst": _distinct(sorted(graded, key=lambda row: row["reward"])),
-        "Flat groups": [
-            row
-            for group in flat[: SHOWN // 2] + flat[SHOWN // 2 :][-SHOWN // 2 :]
-            for row in group[:2]
-        ],
-        "Dropped": _dropped(rows),
-        "Longest": _distinct(sorted(rows, key=lambda row: -row["tokens"])),
+        "Best": _distinct(sorted(graded, key=lambda sample: -sample.reward)),
+        "Worst": _distinct(sorted(graded, key=lambda sample: sample.reward)),
+        "Flat groups": _flat(graded),
+        "Dropped": _dropped(samples),
+        "Longest": _distinct(sorted(samples, key=lambda sample: -sample.tokens)),
     }
     return {kind: picked for kind, picked in kinds.items() if picked}
 
 
-def _distinct(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The first rows of different prompts."""
-    first: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["draw"], row)
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns the first samples of different prompts."""
+    first: dict[int, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.draw, sample)
     return list(first.values())[:SHOWN]
 
 
-def _dropped(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each reason why a rollout will never be trained on."""
-    first: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        if row["fate"] not in ("", "trained", "queued"):
-            first.setdefault(row["fate"], row)
-    return list(first.values())
+def _flat(graded: Sequence[Sample]) -> list[Sample]:
+    """Returns two samples of each of a few groups whose rewards are all equal: low ones, high ones.
 
-
-def samples_html(samples: Samples) -> str:
-    """The cards of all kinds; everything that a model or a data set wrote is escaped."""
-    parts = [f"<p class='note'>From {html.escape(samples.source)}.</p>"] if samples.source else []
-    parts += [f"<p class='warn'>{html.escape(note)}</p>" for note in samples.notes]
-    for kind, rows in samples.kinds.items():
-        cards = "".join(_card(row) for row in rows)
-        parts.append(f"<h3>{kind}</h3><div class='samples'>{cards}</div>")
-    return "".join(parts)
-
-
-def _card(row: dict[str, Any]) -> str:
-    messages = "\n".join(
-        str(message.get("content", "")) for message in row["prompt"].get("messages", [])
-    )
-    facts = [
-        f"draw {row['draw']}, sample {row['sample']}",
-        f"{row['tokens']} tokens",
-        str(row["finish_reason"]),
+    Only the policy's own first wave counts: a teacher who is right makes no group less flat.
+    """
+    groups: dict[int, list[Sample]] = {}
+    for sample in graded:
+        if sample.wave == 0 and sample.origin == "policy":
+            groups.setdefault(sample.draw, []).append(sample)
+    flat = [
+        group
+        for group in groups.values()
+        if len(group) > 1 and len({sample.reward for sample in group}) == 1
     ]
-    facts += [f"wave {row['wave']}"] if row["wave"] else []
-    facts += [str(row["origin"])] if row["origin"] != "policy" else []
-    reward = "not graded" if row["reward"] is None else format(row["reward"], ".3g")
-    turns = "".join(f"<pre class='response'>{_cut(turn)}</pre>" for turn in row["response"] or [""])
-    return (
-        f"<article><header><b>reward {reward}</b> "
-        f"<span>{html.escape(' · '.join(facts))}{_fate(row['fate'])}</span></header>"
-        f"<pre>{_cut(messages)}</pre>{turns}"
-        f"<footer>answer: <code>{_cut(str(row['prompt'].get('answer', '')))}</code></footer>"
-        "</article>"
-    )
+    flat.sort(key=lambda group: group[0].reward)
+    few = flat[: SHOWN // 2] + flat[SHOWN // 2 :][-SHOWN // 2 :]
+    return [sample for group in few for sample in group[:2]]
 
 
-def _fate(name: str) -> str:
-    """The fate, with its meaning as a tooltip; a reason for dropping is spelled out."""
-    if not name:
-        return ""
-    meaning = FATES.get(name, "")
-    dropped = name not in ("trained", "queued")
-    text = f"dropped: {name}. {meaning}" if dropped else name
-    return f" · <span title='{html.escape(meaning, quote=True)}'>{html.escape(text)}</span>"
+def _dropped(samples: Sequence[Sample]) -> list[Sample]:
+    """Returns one sample for each reason why a rollout will never be trained on."""
+    first: dict[str, Sample] = {}
+    for sample in samples:
+        if sample.is_dropped:
+            first.setdefault(sample.fate, sample)
+    return list(first.values())
 
 
 def _in_short(error: BaseException) -> str:
@@ -184,4 +233,4 @@ def _in_short(error: BaseException) -> str:
 
 def _cut(text: str) -> str:
     rest = len(text) - LONGEST_TEXT
-    return html.escape(text[:LONGEST_TEXT]) + (f"\n... {rest} more characters" if rest > 0 else "")
+    return text[:LONGEST_TEXT] + (f"\n... {rest} more characters" if rest > 0 else "")

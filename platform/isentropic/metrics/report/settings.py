@@ -7,9 +7,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from isentropic.config import flat
+from isentropic.metrics.report.reading import words
 from isentropic.metrics.report.run_data import RunData
 
-# Keys that say nothing about what is computed, or that are not swept but repeated.
+# Keys that say nothing about what is computed, or that are repeated and not swept.
 NOT_A_SETTING = ("seed", "run", "resume", "tracking", "cluster", "checkpoint")
 FIRST = (
     "objective.name",
@@ -22,14 +23,14 @@ FIRST = (
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Runs of one setting, in the order of their seeds. `values` are those of the keys that differ between settings."""
+    """Runs of one setting, in the order of their seeds."""
 
     label: str
-    values: dict[str, Any]
+    values: dict[str, Any]  # of the keys that differ between settings
     runs: tuple[RunData, ...]
 
     def mean(self, key: str, kind: str) -> "Mean":
-        """Over the runs: 'last', 'best' (largest) or 'average' (over the steps) of a metric."""
+        """Averages over the runs the 'last', 'best' (largest) or 'average' value of a metric."""
         return mean_of(
             [value for run in self.runs if (value := summary(run, key, kind)) is not None]
         )
@@ -37,7 +38,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """Mean, standard error (NaN for one value alone) and count."""
+    """Mean, standard error (NaN for a single value) and count."""
 
     value: float
     error: float
@@ -45,7 +46,7 @@ class Mean:
 
 
 def mean_of(values: Sequence[float]) -> Mean:
-    """se = standard deviation (n - 1) / sqrt(n)."""
+    """Averages; the standard error is the standard deviation (over n - 1) / sqrt(n)."""
     if not values:
         return Mean(value=math.nan, error=math.nan, count=0)
     error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -53,7 +54,7 @@ def mean_of(values: Sequence[float]) -> Mean:
 
 
 def summary(run: RunData, key: str, kind: str) -> float | None:
-    """One number of a curve; None where the run has none. Held-out scores take line 0 along."""
+    """Returns one number of a curve, None if it is empty. Held-out scores take line 0 along."""
     values = run.values(key, start=key.startswith("eval/"))
     if not values:
         return None
@@ -61,9 +62,10 @@ def summary(run: RunData, key: str, kind: str) -> float | None:
 
 
 def group_settings(runs: Sequence[RunData]) -> list[Setting]:
-    """Settings in a natural order (numbers by size); labels are those given (`run.label`) where that tells all apart.
+    """Groups runs by setting, in a natural order (numbers by size).
 
-    Else a label names the fewest keys that do.
+    The labels are those given (`run.label`) if they tell all settings apart; else each names the
+    fewest keys that do.
     """
     configs = [_computed(run) for run in runs]
     keys = differing_keys(runs)
@@ -74,24 +76,37 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     settings = []
     for indices in members.values():
         values = {key: configs[indices[0]].get(key) for key in keys}
-        own = sorted(
-            (runs[index] for index in indices), key=lambda run: (run.setting("seed") or 0, run.name)
+        members_by_seed = sorted(
+            (runs[index] for index in indices),
+            key=lambda run: (order_of(run.setting("seed") or 0), run.name),
         )
-        terms = [
-            _term(key, values[key], telling) for key in telling if key in configs[indices[0]]
-        ]  # null is a value
-        label = ", ".join(terms) or (own[0].name if len(own) == 1 else f"{len(own)} seeds")
-        settings.append(Setting(label=label, values=values, runs=tuple(own)))
-    given = [{run.setting("run.label") for run in setting.runs} for setting in settings]
-    if all(len(own) == 1 for own in given) and len(set.union(*given) - {None}) == len(settings) > 0:
-        settings = [
-            replace(each, label=own.pop()) for each, own in zip(settings, given, strict=True)
-        ]
+        # A key that is null is named, a key that the config lacks is not.
+        terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]
+        label = ", ".join(terms) or _name(members_by_seed)
+        settings.append(Setting(label=label, values=values, runs=tuple(members_by_seed)))
+    settings = _with_given_labels(settings)
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 
 
+def _name(runs: Sequence[RunData]) -> str:
+    return runs[0].name if len(runs) == 1 else f"{len(runs)} seeds"
+
+
+def _with_given_labels(settings: Sequence[Setting]) -> list[Setting]:
+    """Returns the settings under the labels of their runs, if these tell all settings apart."""
+    labels = []
+    for setting in settings:
+        given = [run.setting("run.label") for run in setting.runs]
+        if not isinstance(given[0], str) or given != given[:1] * len(given):
+            return list(settings)
+        labels.append(given[0])
+    if len(set(labels)) < len(labels):
+        return list(settings)
+    return [replace(setting, label=label) for setting, label in zip(settings, labels, strict=True)]
+
+
 def differing_keys(runs: Sequence[RunData]) -> list[str]:
-    """Dotted config keys whose values differ between runs, those that only name or seed a run left out."""
+    """Returns the dotted config keys that differ, but for those that only name or seed a run."""
     configs = [_computed(run) for run in runs]
     every = {key: None for config in configs for key in config}
     keys = [key for key in every if len({repr(config.get(key)) for config in configs}) > 1]
@@ -99,11 +114,16 @@ def differing_keys(runs: Sequence[RunData]) -> list[str]:
 
 
 def swept_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
-    """The two coefficients to lay a map over: the first two keys with numbers that vary one without the other."""
+    """Returns the two coefficients to lay a map over, None without them.
+
+    They are the first two keys with numbers that vary one without the other.
+    """
     keys = [key for key in settings[0].values if _is_axis(settings, key)] if settings else []
     for index, first in enumerate(keys):
         for second in keys[index + 1 :]:
-            pairs = {(repr(s.values[first]), repr(s.values[second])) for s in settings}
+            pairs = {
+                (repr(setting.values[first]), repr(setting.values[second])) for setting in settings
+            }
             sizes = [len({pair[side] for pair in pairs}) for side in (0, 1)]
             if len(pairs) > max(sizes):
                 return first, second
@@ -111,19 +131,21 @@ def swept_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
 
 
 def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
-    """Differences setting - base between runs of the same seed."""
-    by_seed = {run.setting("seed"): summary(run, key, kind) for run in base.runs}
+    """Averages the differences setting - base between runs of the same seed."""
+    by_seed = {repr(run.setting("seed")): summary(run, key, kind) for run in base.runs}
     differences = [
-        value - other
+        value - base_value
         for run in setting.runs
         if (value := summary(run, key, kind)) is not None
-        and (other := by_seed.get(run.setting("seed"))) is not None
+        and (base_value := by_seed.get(repr(run.setting("seed")))) is not None
     ]
     return mean_of(differences)
 
 
 def short(value: Any) -> str:
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else words(value)
 
 
 def _computed(run: RunData) -> dict[str, Any]:
@@ -135,7 +157,11 @@ def _computed(run: RunData) -> dict[str, Any]:
 
 
 def _telling_keys(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Greedy: a key is taken where it splits what the keys before it left together, then dropped if not needed."""
+    """Picks few keys that tell all configs apart.
+
+    Greedy: a key is taken if it splits what the keys before it left together, and given up again if
+    the others do without it.
+    """
 
     def parts(chosen: Sequence[str]) -> int:
         return len({tuple(repr(config.get(key)) for key in chosen) for config in configs})
@@ -154,24 +180,22 @@ def _telling_keys(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> lis
 def _term(key: str, value: Any, keys: Sequence[str]) -> str:
     last = key.rpartition(".")[2]
     if key == "objective.name":
-        return str(value)
-    alone = sum(other.rpartition(".")[2] == last for other in keys) == 1
-    return f"{last if alone else key}={short(value)}"
+        return words(value)
+    is_unique = sum(other.rpartition(".")[2] == last for other in keys) == 1
+    return f"{last if is_unique else key}={short(value)}"
 
 
 def order_of(value: Any) -> tuple[int, float, str]:
-    """None first, then numbers by size, then words."""
-    if isinstance(value, bool | int | float):
-        return (1, float(value), "")
-    return (0, 0.0, "") if value is None else (2, 0.0, str(value))
+    """Sorts None first, then numbers by size, then words."""
+    if isinstance(value, int | float):
+        return (1, value, "")
+    return (0, 0.0, "") if value is None else (2, 0.0, words(value))
 
 
 def _is_axis(settings: Sequence[Setting], key: str) -> bool:
-    values = {
-        setting.values[key] if not isinstance(setting.values[key], list | dict) else ""
-        for setting in settings
-    }
-    numbers = [
-        value for value in values if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
-    return len(numbers) > 1 and all(value is None or value in numbers for value in values)
+    """Tells whether a key takes several numbers, and nothing but numbers and null."""
+    values = [setting.values[key] for setting in settings if setting.values[key] is not None]
+    are_numbers = all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values
+    )
+    return are_numbers and len(set(values)) > 1

@@ -1,29 +1,26 @@
-"""What a sweep or branch found about the statements it was made to test: held, not held, or undecided.
+"""What a sweep or branch found about the statements it was made to test: held, not, or undecided.
 
-`statements.json` in the folder, a list of objects with `id`, `statement`, `verdict`, `number` and optionally `rule`.
-Whoever ran the comparison writes it; the report shows it, and judges nothing.
+`statements.json` in the folder is a list of objects with `id`, `statement`, `verdict`, `number` and
+optionally `rule`. Whoever ran the comparison writes it; the report shows it, and judges nothing.
 """
 
-import html
-import json
 from pathlib import Path
 
-from isentropic.metrics.report.tables import table
+from isentropic.metrics.report.blocks import Block, Warnings, table
+from isentropic.metrics.report.reading import read_json
 
 STATEMENTS = "statements.json"
 COLUMNS = ("id", "statement", "verdict", "number", "rule")
 
 
-def statements_table(folder: Path) -> str:
-    """Nothing where there is no such file."""
-    path = folder / STATEMENTS
-    if not path.is_file():
-        return ""
+def statements_table(folder: Path) -> Block | None:
+    """Returns the table of statements, a warning if the file is damaged, None if there is none."""
     try:
-        rows = [
-            [row.get(column) for column in COLUMNS]
-            for row in json.loads(path.read_text(encoding="utf-8"))
-        ]
-    except (ValueError, AttributeError, TypeError) as error:
-        return f"<p class='warn'>{html.escape(f'{STATEMENTS} cannot be read: {error}')}</p>"
-    return table(COLUMNS, rows) if rows else ""
+        statements = read_json(folder / STATEMENTS)
+    except ValueError as error:
+        return Warnings(notes=[str(error)])
+    if statements is None or statements == []:
+        return None
+    if not isinstance(statements, list) or not all(isinstance(row, dict) for row in statements):
+        return Warnings(notes=[f"{STATEMENTS} cannot be read: it is not a list of objects."])
+    return table(COLUMNS, [[row.get(column) for column in COLUMNS] for row in statements])

@@ -1,35 +1,45 @@
 """Puts the page together: of one run, or of several side by side."""
 
-import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import yaml
 
 from isentropic.durable import write_text_durably
 from isentropic.metrics.report import tables
+from isentropic.metrics.report.blocks import Details, Note, Preformatted, Warnings
 from isentropic.metrics.report.branches import BRANCHES, Branches, branch_charts, branch_table
 from isentropic.metrics.report.charts.compare import compare_charts, maps
 from isentropic.metrics.report.charts.run import other_charts, run_charts
 from isentropic.metrics.report.charts.static import write_static
 from isentropic.metrics.report.find import is_run, runs_under
-from isentropic.metrics.report.page import Page, details, warnings
+from isentropic.metrics.report.page import Page
+from isentropic.metrics.report.reading import is_file, words
 from isentropic.metrics.report.run_data import RunData, read_run
-from isentropic.metrics.report.samples import pick_samples, samples_html
+from isentropic.metrics.report.samples import pick_samples
 from isentropic.metrics.report.settings import Setting, group_settings
 from isentropic.metrics.report.statements import statements_table
 
 REPORT = "report.html"
+BEST = "Mean ± standard error over the runs of a setting. Best: the largest of the run."
+PAIRED = (
+    "Setting minus base between runs of the same seed: mean ± standard error. "
+    "Of few pairs the error itself is rough."
+)
 
 
 def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Path:
-    """Writes the report of a run, of several runs, or of the runs in a folder; and PNGs in out's folder under report/.
+    """Writes the report of a run, of several, or of the runs in a folder; and PNGs under report/.
 
-    The HTML file is whole or not there, works without a network and without an account, and is about 2 MB.
+    The HTML file is whole or not there, works without a network and without an account, and is
+    about 2 MB. The PNGs are in the folder `report` beside it.
 
     Args:
-        paths: run folders, or folders that hold some (sweeps), or one branch folder. A run still going is fine.
+        paths: run folders, or folders that hold some (sweeps), or one branch folder. A run that is
+            still going is fine.
         out: the HTML file.
         ended: the runs have ended, whatever their last line is: none is called still going.
 
@@ -37,115 +47,131 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
         out.
 
     Raises:
-        ValueError: a path is no run and holds none, or a run's lines are damaged other than at their end.
+        ValueError: a path is not a run folder and contains none, a run's lines are damaged other
+            than at their end, a file cannot be read, or `out` cannot be written.
     """
     settings: list[Setting] = []
-    if len(paths) == 1 and (paths[0] / BRANCHES).is_file():
+    if len(paths) == 1 and is_file(paths[0] / BRANCHES):
         page = branch_page(paths[0])
     else:
         runs = [read_run(folder, ended=ended) for folder in runs_under(paths)]
         settings = group_settings(runs)
-        alone = len(paths) == 1 and is_run(paths[0])
-        page = run_page(runs[0]) if alone else compare_page(settings, title=_title(paths), out=out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text_durably(out, page.render())
-    write_static(settings, out.parent / "report")
+        if len(paths) == 1 and is_run(paths[0]):
+            page = run_page(runs[0])
+        else:
+            page = compare_page(settings, title=_title(paths), out=out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_text_durably(out, page.render())
+        write_static(settings, out.parent / "report")
+    except OSError as error:
+        raise ValueError(
+            f"The report cannot be written: {error.filename or out}: {error.strerror}. "
+            "Make room for it there, or name another file to write."
+        ) from error
     return out
 
 
 def default_out(paths: Sequence[Path]) -> Path:
-    """report.html in the folder given; for several, in the folder that holds them all."""
+    """Returns report.html in the folder given; for several, in the folder that holds them all."""
     return Path(os.path.commonpath([path.resolve() for path in paths])) / REPORT
 
 
 def run_page(run: RunData) -> Page:
-    page = Page(title=f"{run.name}: report", head=_run_head(run))
+    notes = list(run.notes)
+    if not run.lines:
+        notes.append("There is no line of metrics yet.")
+    page = Page(title=run.name, facts=_facts(run), state=run.status)
+    page.head += [Warnings(notes=notes), tables.headline(run)]
     shown = run_charts(run)
     for title, figures in shown.items():
         page.section(title, page.charts(figures))
     samples = pick_samples(run.folder)
-    page.section("Samples", samples_html(samples))
+    page.section("Samples", samples if samples.kinds or samples.notes else None)
     page.section("Alarms", tables.alarms_table([run]))
     page.section("Settings", tables.settings_table(run))
-    config = (
-        html.escape(yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True))
-        if run.config
-        else ""
-    )
-    page.section(
-        "Config", details("config.yaml", f"<pre class='config'>{config}</pre>") if config else ""
-    )
-    page.section(
-        "Everything else", details("all other metrics", page.charts(other_charts(run, shown)))
-    )
+    if run.config:
+        config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
+        page.section("Config", _folded("config.yaml", Preformatted(text=config)))
+    rest = page.charts(other_charts(run, shown))
+    page.section("Everything else", _folded("all other metrics", rest) if rest else None)
     return page
 
 
 def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     runs = [run for setting in settings for run in setting.runs]
-    notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
     states = [run.status.split(":")[0] for run in runs]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     of = "1 setting" if len(settings) == 1 else f"{len(settings)} settings"
-    head = (
-        f"<h1>{html.escape(title)}</h1>"
-        f"<p class='facts'>{len(runs)} runs of {of}: {html.escape(counts)}</p>{warnings(notes)}"
-    )
-    page = Page(title=f"{title}: report", head=head)
+    page = Page(title=title, facts=f"{len(runs)} runs of {of}: {counts}")
+    page.head.append(Warnings(notes=[f"{run.name}: {note}" for run in runs for note in run.notes]))
     page.section("Statements", statements_table(out.parent))
     page.section("Curves", page.charts(compare_charts(settings)))
     page.section("Over the swept coefficients", page.charts(maps(settings)))
-    caption = "<p class='note'>Mean ± standard error over the runs of a setting. Best: the largest of the run.</p>"
-    page.section("Last and best", tables.outcomes_table(settings) + caption)
+    page.section("Last and best", tables.outcomes_table(settings), Note(text=BEST))
     if differences := tables.paired_tables(settings):
-        caption = (
-            "<p class='note'>Setting minus base between runs of the same seed: mean ± standard error. "
-            "Of few pairs the error itself is rough.</p>"
-        )
-        page.section("Paired differences", differences + caption)
+        page.section("Paired differences", *differences, Note(text=PAIRED))
     page.section("What differs in the configs", tables.differences_table(settings))
     page.section("Alarms", tables.alarms_table(runs))
-    page.section("Runs", tables.runs_table(runs, _links(runs, out)))
+    page.section("Runs", tables.runs_table(runs, [_own_report(run, out) for run in runs]))
     return page
 
 
 def branch_page(folder: Path) -> Page:
     branches = Branches(folder)
-    title = folder.resolve().name
-    count = f"{branches.num_points} branch points, {len(branches.settings)} settings; base: "
-    facts = count + branches.settings[0] if branches.settings else "no branch point yet"
-    notes = [f"The last line of {BRANCHES} is torn; it is left out."] if branches.torn else []
-    head = (
-        f"<h1>{html.escape(title)}</h1><p class='facts'>{html.escape(facts)}</p>{warnings(notes)}"
-    )
-    page = Page(title=f"{title}: report", head=head)
+    facts = "no branch point yet"
+    if branches.settings:
+        facts = (
+            f"{branches.num_points} branch points, {len(branches.settings)} settings; "
+            f"base: {branches.settings[0]}"
+        )
+    page = Page(title=folder.resolve().name, facts=facts)
+    if branches.torn:
+        page.head.append(Warnings(notes=[f"The last line of {BRANCHES} is torn; it is left out."]))
     page.section("Statements", statements_table(folder))
-    page.section("Paired differences", branch_table(branches) if branches.settings else "")
+    page.section("Paired differences", branch_table(branches) if branches.settings else None)
     page.section("Charts", page.charts(branch_charts(branches)))
     return page
 
 
-def _run_head(run: RunData) -> str:
-    state = run.status
-    kind = state.split()[0].rstrip(":")
+def relative_url(path: Path, start: Path) -> str:
+    """Returns a link from the folder `start` to a file: './a%3Ab/report.html', '../b/report.html'.
+
+    With the dot in front a folder that is called 'javascript:...' is a path, and no scheme.
+    """
+    url = quote(os.fsencode(os.path.relpath(path, start)))
+    return url if url.startswith("../") else f"./{url}"
+
+
+def _folded(summary: str, block: Any) -> Details:
+    return Details(summary=summary, blocks=[block])
+
+
+def _facts(run: RunData) -> str:
+    """Returns one line: what was run on what, and when."""
     facts = [
-        f"model {run.setting('model.name')}" if run.setting("model.name") else "",
-        f"task {run.setting('task.name')}" if run.setting("task.name") else "",
-        f"objective {run.setting('objective.name')}" if run.setting("objective.name") else "",
-        f"seed {run.setting('seed')}" if run.setting("seed") is not None else "",
-        str(run.environment.get("started", "")).replace("T", " ").replace("+00:00", " UTC"),
+        f"{label} {words(value)}"
+        for label, key in (("model", "model.name"), ("task", "task.name"))
+        if (value := run.setting(key))
     ]
-    git = run.environment.get("git") or {}
-    if git.get("commit"):
-        facts.append(f"git {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}")
-    notes = list(run.notes)
-    if not run.lines:
-        notes.append("There is no line of metrics yet.")
-    return (
-        f"<h1>{html.escape(run.name)}<span class='state {html.escape(kind)}'>{html.escape(state)}</span></h1>"
-        f"<p class='facts'>{html.escape(' · '.join(fact for fact in facts if fact))}</p>"
-        f"{warnings(notes)}{tables.headline(run)}"
-    )
+    facts.append(_objective(run))
+    if run.setting("seed") is not None:
+        facts.append(f"seed {words(run.setting('seed'))}")
+    started = words(run.environment.get("started", ""))
+    facts.append(started.replace("T", " ").replace("+00:00", " UTC"))
+    git = run.environment.get("git")
+    if isinstance(git, dict) and git.get("commit"):
+        changed = " with changes" if git.get("dirty") else ""
+        facts.append(f"git {words(git['commit'])[:10]}{changed}")
+    return " · ".join(fact for fact in facts if fact)
+
+
+def _objective(run: RunData) -> str:
+    """Returns the name of the objective, and the label of the run if it was given one."""
+    name, label = run.setting("objective.name"), run.setting("run.label")
+    if not name:
+        return words(label or "")
+    return f"objective {words(name)}" + (f" ({words(label)})" if label else "")
 
 
 def _title(paths: Sequence[Path]) -> str:
@@ -153,12 +179,10 @@ def _title(paths: Sequence[Path]) -> str:
     return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
-def _links(runs: Sequence[RunData], out: Path) -> dict[str, str]:
-    """A run's name -> its own report, where there is one, relative to this page."""
-    reports = {run.name: run.folder / REPORT for run in runs}
-    here = out.resolve().parent
-    return {
-        name: Path(os.path.relpath(path, here)).as_posix()
-        for name, path in reports.items()
-        if path.exists() and path.resolve() != out.resolve()
-    }
+def _own_report(run: RunData, out: Path) -> str:
+    """Returns the link to a run's own report, "" if it has none, or if that is this very page."""
+    path = run.folder / REPORT
+    page = Path(os.path.realpath(out))
+    if not os.path.exists(path) or path.resolve() == page:
+        return ""
+    return relative_url(path, page.parent)

@@ -19,11 +19,16 @@
     const [r, g, b] = [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
     return `rgba(${r},${g},${b},${opacity ?? 1})`;
   };
-  const paint = node => {
-    if (typeof node === "string") return /^@[a-z]+\d?(\/[\d.]+)?$/.test(node) ? resolve(node) : node;
-    if (Array.isArray(node)) return node.length && typeof node[0] === "number" ? node : node.map(paint);
+  // Only values of keys that name a colour: a run may be called "@warn".
+  const paint = (node, name = "") => {
+    if (typeof node === "string") {
+      return /color$/.test(name) && /^@[a-z]+\d?(\/[\d.]+)?$/.test(node) ? resolve(node) : node;
+    }
+    if (Array.isArray(node)) {
+      return node.length && typeof node[0] === "number" ? node : node.map(item => paint(item, name));
+    }
     if (node && typeof node === "object") {
-      return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, paint(value)]));
+      return Object.fromEntries(Object.entries(node).map(([key, value]) => [key, paint(value, key)]));
     }
     return node;
   };

@@ -1,4 +1,4 @@
-"""Charts of one run: what moved the entropy. Names and definitions: specs/ce_gppo.md 5.3, metrics/accounting.py."""
+"""Charts of one run: what moved the entropy. docs/metrics.md defines the metrics."""
 
 from typing import Any
 
@@ -13,16 +13,11 @@ from isentropic.metrics.report.charts.figures import (
     stacked,
     thin,
 )
-from isentropic.metrics.report.run_data import RunData, is_number
+from isentropic.metrics.report.reading import is_number
+from isentropic.metrics.report.run_data import RunData
 
 CLASS_NOTE = "PA, NA: advantage above, below 0. HP, LP: high-, low-probability tokens."
-CLASS_NAMES = dict(
-    zip(
-        CLASSES,
-        ("PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0"),
-        strict=True,
-    )
-)
+CLASS_NAMES = dict(zip(CLASSES, ("PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0"), strict=True))
 
 
 def clip(run: RunData) -> Figure | None:
@@ -40,16 +35,26 @@ def clip(run: RunData) -> Figure | None:
 
 def classes(run: RunData) -> Figure | None:
     return stacked(
-        run, "Gradient mass by class", {f"grad_share/{name}": label for name, label in CLASS_NAMES.items()},
-        y="share of |push|", yaxis=PERCENT | {"range": [0, 1]}, note=CLASS_NOTE,
-    )  # fmt: skip
+        run,
+        "Gradient mass by class",
+        {f"grad_share/{name}": label for name, label in CLASS_NAMES.items()},
+        y="share of |push|",
+        yaxis=PERCENT | {"range": [0, 1]},
+        note=CLASS_NOTE,
+    )
 
 
 def given_back(run: RunData) -> Figure | None:
     names = {f"grad_share/{side}": f"{side} side, this objective" for side in ("low", "high")}
-    note = "Mass on tokens outside the clip interval: PPO's is 0, the rest is what this objective gives back."
-    options = {"yaxis": PERCENT | {"rangemode": "tozero"}, "note": note}
-    return curves(run, "Gradient mass outside the interval", names, y="share of |push|", **options)
+    return curves(
+        run,
+        "Gradient mass outside the interval",
+        names,
+        y="share of |push|",
+        yaxis=PERCENT | {"rangemode": "tozero"},
+        note="Mass on tokens outside the clip interval: PPO's is 0, the rest is what this "
+        "objective gives back.",
+    )
 
 
 def prediction(run: RunData) -> Figure | None:
@@ -69,14 +74,18 @@ def prediction(run: RunData) -> Figure | None:
         "x": [number(row["entropy/predicted_change"]) for row in rows],
         "y": [number(row["entropy/measured_change"]) for row in rows],
         "customdata": [[row["step"], row.get("policy_version")] for row in rows],
-        "hovertemplate": "step %{customdata[0]}, version %{customdata[1]}<br>predicted %{x:.3~g}, measured %{y:.3~g}"
-        "<extra></extra>",
-        "marker": {"size": 7, "color": [row["step"] for row in rows], "colorscale": "Viridis"},
-    }
-    trace["marker"]["colorbar"] = {
-        "title": {"text": "step", "side": "right"},
-        "thickness": 12,
-        "outlinewidth": 0,
+        "hovertemplate": "step %{customdata[0]}, version %{customdata[1]}<br>"
+        "predicted %{x:.3~g}, measured %{y:.3~g}<extra></extra>",
+        "marker": {
+            "size": 7,
+            "color": [row["step"] for row in rows],
+            "colorscale": "Viridis",
+            "colorbar": {
+                "title": {"text": "step", "side": "right"},
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+        },
     }
     errors = [row.get("entropy/measured_change_se") for row in rows]
     if any(is_number(error) for error in errors):
@@ -89,12 +98,23 @@ def prediction(run: RunData) -> Figure | None:
             "color": "@muted/0.6",
         }
     axes = layout(x="predicted, first order (nats)", y="measured (nats)", hovermode="closest")
-    axes["xaxis"]["zeroline"] = axes["yaxis"]["zeroline"] = True
-    note = f"{_correlation(run)} The prediction leaves out Adam: read its sign and correlation, not its size."
+    axes["xaxis"]["zeroline"] = True
+    axes["yaxis"]["zeroline"] = True
+    note = (
+        f"{_correlation(run)} The prediction leaves out Adam: read its sign and correlation, "
+        "not its size."
+    )
     return Figure(
-        title="Entropy change of a step: predicted and measured", traces=[trace], layout=axes, note=note.strip(),
-        keys=("entropy/predicted_change", "entropy/prediction_correlation", "entropy/prediction_slope"),
-    )  # fmt: skip
+        title="Entropy change of a step: predicted and measured",
+        traces=[trace],
+        layout=axes,
+        note=note.strip(),
+        keys=(
+            "entropy/predicted_change",
+            "entropy/prediction_correlation",
+            "entropy/prediction_slope",
+        ),
+    )
 
 
 def changes(run: RunData) -> Figure | None:
@@ -153,7 +173,10 @@ def panel(run: RunData) -> Figure | None:
         for key in run.metrics
         if key.startswith("cf/") and key.endswith("/cosine")
     ]
-    note = "Cosine of the push each objective would have given to the same tokens, with the push that was used."
+    note = (
+        "Cosine of the push each objective would have given to the same tokens, "
+        "with the push that was used."
+    )
     names = {f"cf/{label}/cosine": label for label in labels}
     return curves(run, "Other objectives on the same batch", names, y="cosine", note=note)
 

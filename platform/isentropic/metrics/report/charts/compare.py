@@ -1,4 +1,7 @@
-"""The charts of several runs: mean and band over seeds, a setting a line; maps over the two swept coefficients."""
+"""The charts of several runs: one line per setting, and maps over the two swept coefficients.
+
+A line is the mean over the seeds, its band their spread.
+"""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -64,7 +67,7 @@ NUMBERS = 150_000  # of all curves together: what keeps a page of many runs smal
 
 
 def compare_charts(settings: Sequence[Setting]) -> list[Figure]:
-    """One chart a metric; what no run has is left out."""
+    """Draws one chart per metric; what no run has is left out."""
     limit = max(40, NUMBERS // (len(CURVES) * 3 * max(1, len(settings))))
     figures = [_curve(settings, *spec, limit=limit) for spec in CURVES]
     return [figure for figure in figures if figure]
@@ -108,9 +111,11 @@ def _curve(
 def over_seeds(
     runs: Sequence[RunData], key: str
 ) -> tuple[list[Point], dict[int, float], dict[int, int]]:
-    """Mean over the runs, by step; their standard deviation (n - 1; 0 for one run) and count at each step.
+    """Averages over the runs, step by step; a run that ended early counts as far as it came.
 
-    A run that ended early counts as far as it came.
+    Returns:
+        The mean as points of a curve; by step the standard deviation (over n - 1; 0 for one run);
+        by step the number of runs.
     """
     values: dict[int, list[float]] = {}
     versions: dict[int, int] = {}
@@ -119,8 +124,9 @@ def over_seeds(
             values.setdefault(step, []).append(value)
             versions.setdefault(step, version)
     points = [(versions[step], step, fmean(values[step])) for step in sorted(values)]
-    spread = {step: stdev(own) if len(own) > 1 else 0.0 for step, own in values.items()}
-    return points, spread, {step: len(own) for step, own in values.items()}
+    spread = {step: stdev(at) if len(at) > 1 else 0.0 for step, at in values.items()}
+    counts = {step: len(at) for step, at in values.items()}
+    return points, spread, counts
 
 
 def _band(mean: dict[str, Any], spread: dict[int, float], index: int) -> dict[str, Any]:
@@ -142,13 +148,14 @@ def _band(mean: dict[str, Any], spread: dict[int, float], index: int) -> dict[st
 
 
 def _marks(setting: Setting, key: str, index: int) -> list[dict[str, Any]]:
-    """Alarms of the metric, at the value of the run that raised them."""
+    """Marks alarms of the metric, at the value of the run that raised them."""
     marks = []
     for run in setting.runs:
         at = {step: (version, value) for version, step, value in run.curve(key)}
         for alarm in run.raised:
             if alarm.get("metric") == key and alarm.get("step") in at:
-                marks.append((*at[alarm["step"]], text(f"{run.name}: {alarm.get('message')}")))
+                label = f"{run.name}: {alarm.get('message', alarm.get('rule', 'alarm'))}"
+                marks.append((*at[alarm["step"]], text(label)))
     if not marks:
         return []
     return [
@@ -168,14 +175,13 @@ def _marks(setting: Setting, key: str, index: int) -> list[dict[str, Any]]:
 
 
 def maps(settings: Sequence[Setting]) -> list[Figure]:
-    """Last entropy and reward over the two swept coefficients; none where fewer than two numbers were swept."""
+    """Draws the last entropy and reward over the two swept coefficients, if there are two."""
     axes = swept_axes(settings)
     if axes is None:
         return []
     first, second = axes
-    columns, rows = (
-        [*sorted({s.values[key] for s in settings}, key=order_of)] for key in (first, second)
-    )
+    columns = sorted({setting.values[first] for setting in settings}, key=order_of)
+    rows = sorted({setting.values[second] for setting in settings}, key=order_of)
     figures = []
     for key, title, unit in (*MAPS, *MAPS_HELD_OUT):
         cells: dict[tuple[Any, Any], list[float]] = {}
@@ -187,11 +193,18 @@ def maps(settings: Sequence[Setting]) -> list[Figure]:
                 )
         if cells:
             z = [[fmean(cells[c, r]) if (c, r) in cells else None for c in columns] for r in rows]
-            x, y = [short(c) for c in columns], [short(r) for r in rows]
-            note = "Last value, mean over seeds" + (
-                " and over the other swept keys." if len(settings) > len(cells) else "."
-            )
+            others = " and over the other swept keys" if len(settings) > len(cells) else ""
             figures.append(
-                heat(title, x, y, z, unit=unit, x_title=first, y_title=second, show=True, note=note)
+                heat(
+                    title,
+                    [short(column) for column in columns],
+                    [short(row) for row in rows],
+                    z,
+                    unit=unit,
+                    x_title=first,
+                    y_title=second,
+                    show=True,
+                    note=f"Last value, mean over seeds{others}.",
+                )
             )
     return figures

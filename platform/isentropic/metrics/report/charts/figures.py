@@ -1,7 +1,8 @@
-"""Figures as plotly's own JSON: traces and layout in plain dicts. Colours are names that the page resolves.
+"""Figures as plotly's own JSON: traces and layout in plain dicts.
 
-A colour is written '@c0' .. '@c7', '@warn', '@muted', or '@c0/0.2' with an opacity: the page has one palette for
-light and one for dark, and draws again when the reader's setting changes.
+A colour is a name that the page resolves: '@c0' .. '@c7', '@warn', '@muted', or '@c0/0.2' with an
+opacity. The page has one palette for light and one for dark, and draws again when the reader's
+setting changes.
 """
 
 import html
@@ -10,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from isentropic.metrics.report.reading import is_number
 from isentropic.metrics.report.run_data import RunData
 
 POINTS = 1500  # of a curve; longer ones are thinned
@@ -42,9 +44,10 @@ def colour(index: int, opacity: float | None = None) -> str:
 
 
 def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
+    """Makes a layout with the titles of the axes; a change of an axis adds to it."""
     base: dict[str, Any] = {
-        "xaxis": {"title": {"text": x}, "zeroline": False},
-        "yaxis": {"title": {"text": y}, "zeroline": False},
+        "xaxis": {"title": {"text": text(x)}, "zeroline": False},
+        "yaxis": {"title": {"text": text(y)}, "zeroline": False},
         "hovermode": "x unified",
     }
     for key, value in changes.items():
@@ -59,7 +62,7 @@ def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
 def line(
     points: Sequence[Point], name: str, index: int, *, limit: int = POINTS, **changes: Any
 ) -> dict[str, Any]:
-    """A curve over the policy version; the step stands in the hover."""
+    """Draws a curve over the policy version; the step is in the hover."""
     kept = thin(points, limit)
     trace: dict[str, Any] = {
         "type": "scatter",
@@ -91,7 +94,7 @@ def curves(
     limit: int = POINTS,
     **changes: Any,
 ) -> Figure | None:
-    """One line a metric, alarms of these metrics marked; None where the run has none of them."""
+    """Draws one line per metric, with its alarms; None if the run has none of the metrics."""
     names = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
     present = {key: name for key, name in names.items() if run.curve(key, start=start)}
     if not present:
@@ -111,7 +114,7 @@ def curves(
 
 
 def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) -> Figure | None:
-    """As `curves`, the areas one above the other."""
+    """Draws what `curves` does, as areas one above the other."""
     figure = curves(run, title, names, **options)
     if figure:
         for index, trace in enumerate(figure.traces):
@@ -124,7 +127,7 @@ def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) 
 def alarm_marks(
     run: RunData, keys: Sequence[str], *, on: str | None = None
 ) -> list[dict[str, Any]]:
-    """Raised alarms as crosses on their curve; with `on`, those of every metric, on that one's curve."""
+    """Marks raised alarms on their curves; with `on`, those of every metric on that one's curve."""
     where = {
         (key, step): (version, value)
         for key in {*keys, on}
@@ -135,9 +138,8 @@ def alarm_marks(
     for alarm in run.raised:
         key = on or alarm.get("metric")
         if (key, alarm.get("step")) in where and (on or key in keys):
-            marks.append(
-                (*where[key, alarm["step"]], text(str(alarm.get("message", alarm.get("rule")))))
-            )
+            label = alarm.get("message", alarm.get("rule", "alarm"))
+            marks.append((*where[key, alarm["step"]], text(label)))
     if not marks:
         return []
     return [
@@ -166,7 +168,10 @@ def heat(
     z: Sequence[Sequence[float | None]],
     **options: Any,
 ) -> Figure:
-    """A heat map; options: unit (of the colours), x_title, y_title, note, wide, show (numbers in the cells), keys."""
+    """Draws a heat map.
+
+    options: unit (of the colours), x_title, y_title, note, wide, keys, show (numbers in the cells).
+    """
     trace: dict[str, Any] = {
         "type": "heatmap",
         "x": list(x),
@@ -201,22 +206,22 @@ def heat(
 
 
 def versions(rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Policy versions of lines."""
+    """Returns the policy versions of lines."""
     return [row.get("policy_version", row["step"]) for row in rows]
 
 
 def thin(points: Sequence[Any], limit: int = POINTS) -> list[Any]:
-    """At most about `limit` of the points, evenly, the last one among them."""
+    """Keeps at most about `limit` of the points, evenly, the last one among them."""
     every = max(1, math.ceil(len(points) / limit))
     kept = list(points[::every])
     return kept if not points or kept[-1] is points[-1] else [*kept, points[-1]]
 
 
-def number(value: float | None) -> float | None:
-    """Six significant digits; JSON has no NaN."""
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+def number(value: Any) -> float | None:
+    """Rounds to six significant digits; None for what is no finite number: JSON has no NaN."""
+    return float(f"{value:.6g}") if is_number(value) else None
 
 
 def text(value: str) -> str:
-    """Plotly reads a few HTML tags in labels: what users and models wrote stays text."""
+    """Escapes a label: plotly reads HTML tags in them, and what users and models wrote is text."""
     return html.escape(value, quote=False)

@@ -29,9 +29,9 @@ def mismatch(run: RunData) -> Figure | None:
         "sync/probe_logprob_abs_max": "probe after the sync, max",
     }
     note = "|engine - learner| on the tokens the engine drew."
-    axis = (
-        LOG if any(value > 0 for key in names for value in run.values(key)) else {}
-    )  # a log axis shows no 0
+    # A log axis shows no 0: a run whose every value is 0 would be an empty chart.
+    has_positive = any(value > 0 for key in names for value in run.values(key))
+    axis = LOG if has_positive else {}
     return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=axis)
 
 
@@ -41,8 +41,11 @@ def ratios(run: RunData) -> Figure | None:
 
 
 def staleness(run: RunData) -> Figure | None:
-    names = {"staleness/mean": "new, mean", "staleness/max": "new, max"}
-    names |= {"age/queue_mean": "queue, mean", "age/replay_mean": "replay, mean"}
+    names = {
+        "staleness/mean": "new, mean",
+        "staleness/max": "new, max",
+        "age/queue_mean": "queue, mean",
+    }
     return curves(
         run, "Age of what was trained on", names, y="steps", yaxis={"rangemode": "tozero"}
     )

@@ -1,6 +1,10 @@
-"""Charts of one run: its entropy, and what was learned. Each function answers None where the run lacks the metrics."""
+"""Charts of one run: its entropy, and what was learned.
+
+Each function returns None if the run lacks the metrics.
+"""
 
 from itertools import pairwise
+from typing import Any
 
 from isentropic.metrics.entropy import DECILES, ENTROPY_EDGES
 from isentropic.metrics.report.charts.figures import (
@@ -16,7 +20,10 @@ from isentropic.metrics.report.charts.figures import (
     thin,
     versions,
 )
-from isentropic.metrics.report.run_data import RunData, is_number
+from isentropic.metrics.report.reading import is_number, words
+from isentropic.metrics.report.run_data import RunData
+
+HISTOGRAM = "entropy/histogram"
 
 
 def entropy(run: RunData) -> Figure | None:
@@ -31,11 +38,13 @@ def entropy(run: RunData) -> Figure | None:
         return None
     traces = [trace for trace in figure.traces if trace["name"] != "alarm"] if figure else []
     mark = {"symbol": "diamond-open", "size": 10, "color": colour(0)}
-    traces += (
-        [line(start, "start, held-out prompts", 0, mode="markers", marker=mark)] if start else []
-    )
+    if start:
+        traces.append(line(start, "start, held-out prompts", 0, mode="markers", marker=mark))
     traces += alarm_marks(run, (), on="entropy/mean")
-    note = "Exact, over the full vocabulary, at the training temperature, under the policy that drew the tokens."
+    note = (
+        "Exact, over the full vocabulary, at the training temperature, "
+        "under the policy that drew the tokens."
+    )
     return Figure(
         title="Entropy of the policy",
         traces=traces,
@@ -56,23 +65,35 @@ def deciles(run: RunData) -> Figure | None:
     bands = [f"{10 * index}-{10 * index + 10} %" for index in range(DECILES)]
     z = [[row.get(key) for row in rows] for key in keys]
     return heat(
-        "Entropy by position in the response", versions(rows), bands, z, unit="nats", y_title="part of the response",
+        "Entropy by position in the response",
+        versions(rows),
+        bands,
+        z,
+        unit="nats",
+        y_title="part of the response",
         keys=keys,
-    )  # fmt: skip
+    )
 
 
 def histogram(run: RunData) -> Figure | None:
-    rows = thin([row for row in run.steps if sum(row.get("entropy/histogram") or [])], POINTS // 4)
+    rows = thin([row for row in run.steps if _is_histogram(row.get(HISTOGRAM))], POINTS // 4)
     if not rows:
         return None
-    shares = [
-        [count / sum(row["entropy/histogram"]) for count in row["entropy/histogram"]]
-        for row in rows
-    ]
+    shares = [[count / sum(row[HISTOGRAM]) for count in row[HISTOGRAM]] for row in rows]
     used = max(index for share in shares for index, part in enumerate(share) if part) + 1
     bins = [f"{low:g} to {high:g}" for low, high in pairwise(ENTROPY_EDGES)][:used]
     z = [[share[index] for share in shares] for index in range(used)]
     return heat("Tokens by their entropy", versions(rows), bins, z, unit="share", y_title="nats")
+
+
+def _is_histogram(counts: Any) -> bool:
+    """Tells whether a value of a line is a count for each bin, and not 0 for all of them."""
+    return (
+        isinstance(counts, list)
+        and len(counts) == len(ENTROPY_EDGES) - 1
+        and all(is_number(count) and count >= 0 for count in counts)
+        and sum(counts) > 0
+    )
 
 
 def reward(run: RunData) -> Figure | None:
@@ -82,7 +103,7 @@ def reward(run: RunData) -> Figure | None:
 
 
 def evaluation(run: RunData) -> Figure | None:
-    k = run.setting("evaluation.samples") or "k"
+    k = words(run.setting("evaluation.samples") or "k")
     names = {"eval/avg_at_k": f"avg@{k}", "eval/pass_at_k": f"pass@{k}"}
     sets = [
         key

@@ -1,4 +1,7 @@
-"""The charts of one run, in the order in which a reader asks: entropy, what it bought, what moved it, is it sound."""
+"""The charts of one run, in the order in which a reader asks.
+
+How did the entropy move, what did that buy, what moved it, and is the run sound?
+"""
 
 from collections.abc import Callable
 
@@ -32,7 +35,7 @@ SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
 
 
 def run_charts(run: RunData) -> dict[str, list[Figure]]:
-    """Section -> figures; a chart whose metrics the run has not is left out."""
+    """Draws the figures by section; a chart whose metrics the run lacks is left out."""
     drawn = {
         name: [figure for make in makers if (figure := make(run))]
         for name, makers in SECTIONS.items()
@@ -41,9 +44,9 @@ def run_charts(run: RunData) -> dict[str, list[Figure]]:
 
 
 def other_charts(run: RunData, shown: dict[str, list[Figure]], limit: int = 300) -> list[Figure]:
-    """One chart for each group of metrics that no chart above has: what a method's own slots measure, mostly.
+    """Draws one chart per group of metrics that no chart above has: mostly those of the method.
 
-    limit: points a line.
+    limit: points per line.
     """
     seen = {key for figures in shown.values() for figure in figures for key in figure.keys}
     groups: dict[str, list[str]] = {}

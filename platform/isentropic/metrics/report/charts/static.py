@@ -1,10 +1,17 @@
-"""PNGs for a paper: entropy, reward and clip fractions, drawn by matplotlib. A browser would be needed for plotly's."""
+"""PNGs for a paper: entropy, reward and clip fractions.
+
+matplotlib draws them: plotly would need a browser for it.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isentropic.metrics.report.charts.compare import over_seeds
 from isentropic.metrics.report.settings import Setting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLOURS = ("#2f6fb5", "#d9772b", "#2e9367", "#b5476f", "#7a5cc0", "#8a7a1f", "#2a9aa8", "#6b7480")
 STYLES = ("-", "--", ":", "-.")
@@ -15,6 +22,7 @@ FIGURES = (
     ("clip", "share of tokens clipped", (("clip/low_frac", "low"), ("clip/high_frac", "high"))),
 )
 LEGEND = 16  # lines that a legend can still name
+LONGEST_LABEL = 60  # characters: a longer one leaves no room for the curves
 
 
 def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
@@ -27,23 +35,11 @@ def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
         axes = figure.add_subplot()
         for index, setting in enumerate(settings):
             for order, (key, side) in enumerate(metrics):
-                points, spread, _ = over_seeds(setting.runs, key)
-                words = ", ".join(
-                    part for part in (setting.label if len(settings) > 1 else "", side) if part
-                )
+                names = [setting.label if len(settings) > 1 else "", side]
+                label = ", ".join(part for part in names if part)
                 colour = COLOURS[(index if len(settings) > 1 else order) % len(COLOURS)]
-                x, y = [point[0] for point in points], [point[2] for point in points]
-                axes.plot(
-                    x,
-                    y,
-                    STYLES[order % 4],
-                    color=colour,
-                    label=_plain(words) or None,
-                    linewidth=1.4,
-                )
-                low, high = ([p[2] + sign * spread[p[1]] for p in points] for sign in (-1, 1))
-                axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        if not any(len(drawn.get_xdata()) for drawn in axes.lines):
+                _draw(axes, setting, key, label=label, colour=colour, style=STYLES[order])
+        if not any(len(line.get_xdata()) for line in axes.lines):
             continue
         axes.set(xlabel="policy version (optimizer steps)", ylabel=unit)
         axes.grid(alpha=0.25)
@@ -56,6 +52,23 @@ def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
     return written
 
 
+def _draw(axes: "Axes", setting: Setting, key: str, *, label: str, colour: str, style: str) -> None:
+    """Draws a metric's mean over the runs, and one standard deviation around it."""
+    points, spread, _ = over_seeds(setting.runs, key)
+    x = [version for version, _, _ in points]
+    mean = [value for _, _, value in points]
+    low = [value - spread[step] for _, step, value in points]
+    high = [value + spread[step] for _, step, value in points]
+    axes.plot(x, mean, style, color=colour, label=_plain(label) or None, linewidth=1.4)
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
 def _plain(label: str) -> str:
-    """A dollar sign would start a formula, a leading underscore hide the line."""
-    return label.replace("$", r"\$").lstrip("_")
+    """Makes a label that matplotlib can only read as text.
+
+    A dollar sign would start a formula, a leading underscore hide the line, half a surrogate pair
+    stop the drawing.
+    """
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in label)
+    text = text[:LONGEST_LABEL] + ("..." if len(text) > LONGEST_LABEL else "")
+    return text.replace("$", r"\$").lstrip("_")
