@@ -17,7 +17,7 @@ UNSTABLE = (
     "throughput/",
     "mismatch/",
     "sync/",
-)  # what DESIGN does not promise bit for bit
+)  # not promised bit for bit
 DEADLINE_S = 400.0  # for anything that is waited for: the machine may be shared
 SMALL = [
     "experiment=ce_gppo_tiny",

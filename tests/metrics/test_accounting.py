@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from isentropic.metrics.accounting import AccountingConfig, mean_over_updates, update_metrics
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.counterfactual import loss_fields
+from isentropic.metrics.ledger import LedgerConfig
 from isentropic.metrics.tokens import TokenTable
 from isentropic.objectives.ce_gppo import CeGppoConfig
 from isentropic.objectives.gspo import GspoConfig
@@ -213,4 +214,9 @@ def test_a_step_without_updates_has_the_same_keys():
 
 def test_config_refuses_a_share_above_one():
     with pytest.raises(ValueError, match=r"recheck_share must be >= 0 and <= 1, got 1\.5"):
-        AccountingConfig(p_split=0.5, recheck_share=1.5, counterfactuals={})
+        AccountingConfig(
+            p_split=0.5,
+            recheck_share=1.5,
+            ledger=LedgerConfig(every=0, contexts=1.0),
+            counterfactuals={},
+        )

@@ -31,8 +31,8 @@ def plain(hidden, weight, target, temperature, bias=None):
 
 
 @pytest.mark.parametrize("vocab_chunk", [1, 3, 4, 9])
-def test_vector_of_the_specification(vocab_chunk):
-    """specs/papo_oger_uec_rl.md A.2: T = -S for z = (2, 1, 0, -1)."""
+def test_polarity_of_a_known_vector(vocab_chunk):
+    """T = -S for z = (2, 1, 0, -1), worked out by hand (PAPO's polarity, arXiv:2605.11775)."""
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]], dtype=torch.float64).expand(4, 4)
     result = statistics_of(logits, torch.arange(4), vocab_chunk=vocab_chunk)
     expected = [-0.1578706781877734, 0.2855184288359951, 0.2988936664015263, 0.2487284258607216]
