@@ -90,6 +90,24 @@ def test_what_travels_is_plain_data():
     assert ast.literal_eval(repr(plain)) == plain
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "same"),
+    [
+        ("0", "0", True),
+        ("0", "0.0", True),
+        ("0", "0 days", True),
+        ("0", "-0.0004", True),  # within the tolerance of a score
+        ("0", "0.3", False),
+        ("nan", "nan", True),
+        ("nan", "3 - 2i", False),
+        ("", "", True),
+        ("", "x", False),
+    ],
+)
+def test_what_is_no_nonsense(answer, right, same):
+    assert reasoning_gym._same(answer, right) is same
+
+
 PAYLOADS = (
     "__import__('pathlib').Path('pwned').touch() or 1",
     'sin(\'__import__("pathlib").Path("pwned").touch()\')',
@@ -272,9 +290,11 @@ def test_the_table_says_what_is_found_again():
 
 @pytest.mark.slow
 def test_the_table_of_all_generators():
-    rows = generators()["generators"]
-    assert list(rows) == survey.all_generators()
-    assert verdicts(survey.check(list(rows))) == verdicts(rows)
+    """How many items are looked at depends on the machine: what is found is in the table, not the other way round."""
+    table, found = generators()["generators"], survey.check(survey.all_generators())
+    assert list(table) == list(found)
+    for name, (refused, nonsense) in verdicts(found).items():
+        assert table[name]["refused"] or (not refused and table[name]["nonsense"] == nonsense), name
 
 
 def test_the_page_is_the_tables():

@@ -114,9 +114,7 @@ class ReasoningGymTask:
         return None
 
     def _make_prompt(self, split: str, index: int) -> Prompt:
-        state = np.random.get_state()  # one generator seeds it; nobody else's numbers may change
-        item = self._dataset[index if split == "train" else self.config.train_size + index]
-        np.random.set_state(state)
+        item = self._item(split, index)
         system = self.config.system_prompt
         messages = ({"role": "system", "content": system},) if system else ()
         question = {"role": "user", "content": item["question"] + self.config.suffix}
@@ -126,6 +124,18 @@ class ReasoningGymTask:
             answer=_right_answer(self.config.generator, item),
             metadata=repr(_plain_data({"answer": item["answer"], "metadata": item["metadata"]})),
         )
+
+    def _item(self, split: str, index: int) -> dict[str, Any]:
+        state = np.random.get_state()  # one generator seeds it; nobody else's numbers may change
+        try:
+            return self._dataset[index if split == "train" else self.config.train_size + index]
+        except Exception as error:  # some give up on an item that they find no solution for
+            raise ValueError(
+                f"reasoning-gym cannot make {split} item {index} of {self.config.generator} with "
+                f"task.params={self.config.params}: {error!r}. Choose other parameters, or another task.seed."
+            ) from error
+        finally:
+            np.random.set_state(state)
 
     def _score(self, prompt: Prompt, answer: str) -> float:
         entry = ast.literal_eval(prompt.metadata)
@@ -255,10 +265,12 @@ def _plain_data(value: Any) -> Any:
 
 
 def _same(answer: str, right: str) -> bool:
-    """Whether two answers are the same text, or the same number."""
+    """Whether two answers are the same text, or numbers that a score with a tolerance may take for the same."""
     if answer == right:
         return True
     try:
-        return math.isclose(float(answer), float(right), abs_tol=1e-9)
-    except ValueError:
+        return math.isclose(
+            float(answer), float(right.split()[0]), abs_tol=0.01
+        )  # "0" and "0 days"
+    except (ValueError, IndexError):
         return False
