@@ -4,7 +4,7 @@ and the second measurement of the entropy, beside the learner's own time on the 
     python benchmarks/accounting.py [--prompts 64] [--group 8] [--tokens 24] [--updates 8] [--hidden 128]
 
 One rank, the embedded model with random weights, responses of random tokens: what is timed depends on their number
-alone. Prints seconds a step and shares of the learner's time (old-policy pass and updates).
+alone. Prints seconds per step and shares of the learner's time (old-policy pass and updates).
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python benchmarks/rollout.py [model folder]
 
-Both engines live at once and take turns, best of `ROUNDS`; prints tokens a second of each and their ratio.
+Both engines live at once and take turns, best of `ROUNDS`; prints tokens per second of each and their ratio.
 """
 
 import asyncio

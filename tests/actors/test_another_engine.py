@@ -66,6 +66,10 @@ def echo_classes():
         def missing(device, *, images):
             return "it is blind" if images else ""
 
+        @staticmethod
+        def unsupported(head_size, device):
+            return ""
+
     class OneNumber:
         policy_version = 3
 

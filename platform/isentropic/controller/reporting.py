@@ -136,7 +136,7 @@ class Reporter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._alarms.load_state_dict(state["alarms"])
         self._prediction.load_state_dict(state["prediction"])
-        if "explained" in state:  # checkpoints from before version 0.2 have no books
+        if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
 

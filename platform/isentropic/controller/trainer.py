@@ -115,10 +115,10 @@ class Trainer:
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
         """Goes back to a checkpoint, the learner too; `state` is what its `read_state` gave."""
         await self._learner.load(checkpoint / "learner")
-        # Checkpoints from before version 0.2 say "teaching".
+        # Checkpoints of version 0.1 say "teaching".
         self._method.load_state_dict(state["method"] if "method" in state else state["teaching"])
         self._terms.load_state_dict(state["terms"])
-        self._steering.load_state_dict(state.get("steering", {}))  # absent before version 0.2
+        self._steering.load_state_dict(state.get("steering", {}))  # absent in version 0.1
         self.step = manifest.step
         self.policy_version = manifest.policy_version
 

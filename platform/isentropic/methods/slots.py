@@ -1,13 +1,13 @@
 """The slots that a method fills: one dataclass per implementation, chosen by its `name`.
 
-The dataclass holds the settings and has the methods of its slot: it IS the slot. Shaping, reweight
-and reuse may hold state during a run, so Method asks their dataclasses for `build()`, which gives
-the object of this run; one without state gives itself. (A frozen config cannot hold state: a sweep
+The dataclass holds the settings and has the methods of its slot: it IS the slot. Shaping, reweight,
+reuse and steering may hold state during a run, so their dataclasses are asked for `build()`, which
+gives the object of this run; one without state gives itself. (A frozen config cannot hold state: a sweep
 would share it between runs.)
 
 Within a step the order is: sampling (while rollouts are drawn), shaping, advantage, filter, reuse,
-reweight. The state of reweight and reuse goes into the checkpoint through `state_dict`; that of
-shaping is bound anew.
+reweight; steering chooses coefficients after the updates. The state of reweight, reuse and steering
+goes into the checkpoint through `state_dict`; that of shaping is bound anew.
 
 A new implementation is a file, a line in experiments/settings/slots.py, a YAML in conf/<slot>/, a
 test. The files here are the slots with what many papers share; papo/, oger/ and uec_rl/ hold what

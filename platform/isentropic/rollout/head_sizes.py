@@ -4,11 +4,12 @@
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
-def check_head_size(size: int | None, *, device: str) -> None:
-    """Raises ValueError if the engine lacks the model's attention on `device`; None: no such heads."""
-    if device == "cpu" and size is not None and size not in CPU_HEAD_SIZES:
-        raise ValueError(
-            f"the model's attention heads have {size} dimensions; vLLM's attention on CPUs has only "
-            f"{', '.join(map(str, CPU_HEAD_SIZES))}. Choose another model, or engines on GPUs "
-            "(cluster=gpu)."
-        )
+def unsupported_head_size(size: int | None, device: str) -> str:
+    """Says why vLLM lacks the model's attention on `device`; "" if it has it, or needs none."""
+    if device != "cpu" or size is None or size in CPU_HEAD_SIZES:
+        return ""
+    return (
+        f"the model's attention heads have {size} dimensions; vLLM's attention on CPUs has only "
+        f"{', '.join(map(str, CPU_HEAD_SIZES))}. Choose another model, or engines on GPUs "
+        "(cluster=gpu)."
+    )

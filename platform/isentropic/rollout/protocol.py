@@ -90,3 +90,12 @@ class Engine(Protocol):
             images: the model reads images.
         """
         ...
+
+    @staticmethod
+    def unsupported(head_size: int | None, device: str) -> str:
+        """Says why it could not run the model on `device`, and what to do; "" if it could.
+
+        Args:
+            head_size: dimensions of an attention head; None if the model has none.
+        """
+        ...

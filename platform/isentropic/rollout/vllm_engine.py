@@ -18,6 +18,7 @@ from isentropic.images import BANNED, KINDS, Images, banned_tokens, load_images,
 from isentropic.records import Completion, Request
 from isentropic.rollout import torchvision_cpu
 from isentropic.rollout.checks import check_request, describe
+from isentropic.rollout.head_sizes import unsupported_head_size
 from isentropic.rollout.options import engine_options, image_options, parameter_shapes
 from isentropic.rollout.vllm_packages import missing_package
 from isentropic.weights.buckets import Bucket, check_buckets
@@ -182,6 +183,10 @@ class VllmEngine:
     @staticmethod
     def missing(device: str, *, images: bool) -> str:
         return missing_package(device) or (torchvision_cpu.missing() if images else "")
+
+    @staticmethod
+    def unsupported(head_size: int | None, device: str) -> str:
+        return unsupported_head_size(head_size, device)
 
     def _admit(self, requests: list[Request]) -> _Call:
         """Puts all requests into the engine's queue, or none."""

@@ -9,13 +9,13 @@ from transformers import PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
+from isentropic.experiments.run.prepare import check_engine_runs
 from isentropic.experiments.run.preview import data_lines
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
-from isentropic.rollout.head_sizes import check_head_size
 from isentropic.tasks.chat import Chat
 
 GIB = 2**30
@@ -33,8 +33,7 @@ def describe(config: Config) -> str:
     """
     check_model(config.model, config.task)
     model, chat = _model_and_chat(config)
-    size = head_size(model.get_text_config(decoder=True))
-    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
+    check_engine_runs(config, model)
     lines = [_model_line(config, model), *data_lines(config, chat), *_step_lines(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, replace
 
+from transformers import PretrainedConfig
+
 from isentropic.config import Config, ModelConfig
 from isentropic.learner.estimate import head_size
 from isentropic.models.pretrained import load_chat, load_config
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
-from isentropic.rollout.head_sizes import check_head_size
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
@@ -42,9 +43,16 @@ def prepare(config: Config) -> Prepared:
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
-    size = head_size(load_config(model).get_text_config(decoder=True))
-    check_head_size(size, device="cuda" if config.cluster.gpus_per_engine else "cpu")
+    check_engine_runs(config, load_config(model))
     return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+
+
+def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
+    """Raises ValueError if the chosen engine cannot run the model on its device."""
+    size = head_size(model.get_text_config(decoder=True))
+    engine = ENGINES[config.rollout.engine]
+    if why := engine.unsupported(size, config.cluster.engine_device):
+        raise ValueError(why)
 
 
 def _check_engine(config: Config, *, reads_images: bool) -> None:

@@ -37,6 +37,7 @@ SLOTS = (
     "reweight",
     "token_weight",
     "objective",
+    "steering",
     "terms",
     "reduction",
     "reuse",
@@ -58,7 +59,7 @@ def headline(run: RunData) -> Tiles:
     k = words(run.setting("evaluation.samples") or "k")
     tiles = [
         _change(run, "reward", "reward/mean"),
-        _change(run, "entropy", "entropy/mean", small="nats a token, first to last"),
+        _change(run, "entropy", "entropy/mean", small="nats per token, first to last"),
         _change(run, f"avg@{k}", "eval/avg_at_k", start=True),
         _change(run, f"pass@{k}", "eval/pass_at_k", start=True),
         _steps(run),

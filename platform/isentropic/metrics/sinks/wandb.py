@@ -33,7 +33,7 @@ PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
 OFFLINE_INIT_S = 60.0  # it needs no network: only a busy machine makes it slow
 FINISH_S = 10.0
-STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step it was told
+STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step sent
 
 
 class WandbSink:

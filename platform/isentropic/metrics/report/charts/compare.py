@@ -22,7 +22,7 @@ from isentropic.metrics.report.settings import Setting, order_of, short, swept_a
 
 # metric, title, unit, options of the y axis
 CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("entropy/mean", "Entropy of the policy", "nats a token", {"rangemode": "tozero"}),
+    ("entropy/mean", "Entropy of the policy", "nats per token", {"rangemode": "tozero"}),
     ("reward/mean", "Reward", "task reward", {}),
     ("eval/avg_at_k", "Held-out prompts, avg@k", "share", {"tickformat": ".2~%"}),
     ("eval/pass_at_k", "Held-out prompts, pass@k", "share", {"tickformat": ".2~%"}),
@@ -50,7 +50,7 @@ CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "share of |push|",
         {"tickformat": ".2~%", "rangemode": "tozero"},
     ),
-    ("kl/k1", "KL to the old policy, k1", "nats a token", {"zeroline": True}),
+    ("kl/k1", "KL to the old policy, k1", "nats per token", {"zeroline": True}),
     ("grad_norm/max", "Largest gradient norm of a step", "L2 norm", {}),
     (
         "entropy/prediction_correlation",

@@ -10,7 +10,7 @@ def kl(run: RunData) -> Figure | None:
         "kl/k3": "k3, to the old policy",
         "kl/initial": "to the reference",
     }
-    return curves(run, "KL", names, y="nats a token", yaxis={"zeroline": True})
+    return curves(run, "KL", names, y="nats per token", yaxis={"zeroline": True})
 
 
 def grad_norm(run: RunData) -> Figure | None:
@@ -60,7 +60,7 @@ def phases(run: RunData) -> Figure | None:
     names = {key: key.removeprefix("time/").removesuffix("_s").replace("_", " ") for key in keys}
     figure = stacked(
         run,
-        "Seconds a step, by phase",
+        "Seconds per step, by phase",
         names,
         y="seconds",
         yaxis={"rangemode": "tozero"},

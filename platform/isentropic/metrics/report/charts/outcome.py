@@ -28,7 +28,7 @@ HISTOGRAM = "entropy/histogram"
 
 def entropy(run: RunData) -> Figure | None:
     names = {"entropy/mean": "mean, all response tokens", "entropy/trained": "trained on"}
-    figure = curves(run, "Entropy of the policy", names, y="nats a token", wide=True)
+    figure = curves(run, "Entropy of the policy", names, y="nats per token", wide=True)
     start = [
         (version, step, value)
         for version, step, value in run.curve("entropy/mean", start=True)
@@ -48,7 +48,7 @@ def entropy(run: RunData) -> Figure | None:
     return Figure(
         title="Entropy of the policy",
         traces=traces,
-        layout=layout(y="nats a token", yaxis={"rangemode": "tozero"}),
+        layout=layout(y="nats per token", yaxis={"rangemode": "tozero"}),
         note=note,
         wide=True,
         keys=tuple(names),

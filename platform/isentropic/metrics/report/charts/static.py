@@ -17,7 +17,7 @@ COLOURS = ("#2f6fb5", "#d9772b", "#2e9367", "#b5476f", "#7a5cc0", "#8a7a1f", "#2
 STYLES = ("-", "--", ":", "-.")
 # file, label of the y axis, (metric, words that are added to the line's label)
 FIGURES = (
-    ("entropy", "entropy (nats a token)", (("entropy/mean", ""),)),
+    ("entropy", "entropy (nats per token)", (("entropy/mean", ""),)),
     ("reward", "reward", (("reward/mean", ""),)),
     ("clip", "share of tokens clipped", (("clip/low_frac", "low"), ("clip/high_frac", "high"))),
 )
