@@ -171,7 +171,7 @@ class Steering:
         self._held = math.nan  # the entropy to hold if the config gives no target
 
     def values(self, step: int) -> dict[str, float]:
-        """Returns the actuators' coefficients for the updates of `step`; none before `from_step`."""
+        """Returns the actuators' coefficients for the updates of `step`, from `from_step` on."""
         return dict(self._values) if step >= self._config.from_step else {}
 
     def target(self, step: int) -> float:
