@@ -1,16 +1,17 @@
 """The books of an update: how much of the entropy's change each part of the optimizer's step made.
 
-Over a fixed set of contexts C let H(theta) be the mean entropy of their response tokens and grad H its gradient.
-An update goes from theta to theta'. AdamW's step is a sum of three parts,
+Over a fixed set of contexts C let H(theta) be the mean entropy of their response tokens and grad H
+its gradient. An update goes from theta to theta'. AdamW's step is a sum of three parts,
 
-    m' = b1 m + (1 - b1) s g        v' = b2 v + (1 - b2) (s g)^2        D = sqrt(v' / (1 - b2^t)) + eps
+    m' = b1 m + (1 - b1) s g      v' = b2 v + (1 - b2) (s g)^2      D = sqrt(v' / (1 - b2^t)) + eps
 
     theta' - theta = - lr / ((1 - b1^t) D) * [ (1 - b1) s g + b1 m ]  -  lr wd theta
                                                 now           momentum    decay
 
-(t the count of steps after this one, s = min(1, max_norm / (norm + 1e-6)) the clip of the gradient g). With the mean
-gradient G = (grad H(theta) + grad H(theta')) / 2 the change is first <grad H(theta), theta' - theta>, closed by the
-trapezoid <G, theta' - theta>, which is exactly now + momentum + decay.
+where t counts the steps, this one included, and s = min(1, max_norm / (norm + 1e-6)) is the clip of
+the gradient g. To first order H changes by <grad H(theta), theta' - theta>. With the mean gradient
+G = (grad H(theta) + grad H(theta')) / 2 the trapezoid <G, theta' - theta> comes closer, and it is
+exactly now + momentum + decay.
 
 Every token's part of `now` follows from one direction u = (1 - b1) / ((1 - b1^t) D) * G, because
 g = - sum_t push_t grad logprob_t + sum_t d_entropy_t grad entropy_t:
@@ -32,8 +33,8 @@ from torch.distributed.tensor import DTensor
 
 from isentropic.records import MicroBatch, UpdateBooks
 
-# Length of the step along u in parameter space. In float32 the differences were right to 3e-4 of their sum at this
-# length: shorter ones drown in rounding, longer ones bend.
+# Length of the step along u in parameter space. In float32 the differences were right to 3e-4 of
+# their sum at this length: shorter steps drown in rounding, longer ones see the curvature.
 REACH = 0.02
 
 PARTS = ("first", "trapezoid", "now", "momentum", "decay")
@@ -50,15 +51,16 @@ class Slope:
 
 
 class Books:
-    """Follows the updates of one step: `before` and `after` each optimizer step, in this order.
+    """Follows the updates of one step: call `before` and `after` around each optimizer step.
 
-    Weights and optimizer are read, moved along u and put back from copies: training has the same bits with and
-    without the books. Holds five further copies of this rank's shards while it lives.
+    The weights are moved along u and put back from copies, so training has the same bits with and
+    without the books. Holds five more copies of this rank's shards while it lives.
 
     Args:
         optimizer: AdamW with one group over all parameters.
-        measure: H over the contexts; leaves its gradient in the parameters' `grad`, summed over ranks.
-        score: [N] logprob and [N] entropy of microbatches under the weights that are there.
+        measure: returns H over the contexts; leaves its gradient in the parameters' `grad`, summed
+            over ranks.
+        score: returns [N] logprob and [N] entropy of microbatches under the present weights.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class Books:
         self._momentum = [_local(state["exp_avg"]).clone() for state in self._states]
 
     def after(self, microbatches: Sequence[MicroBatch]) -> UpdateBooks:
-        """Closes the books of the step that was made on `microbatches`. Collective."""
-        start, end = self._slope, self._slope_here()
+        """Closes the books of the step made on `microbatches`; every rank must call it."""
+        start = self._slope
+        end = self._slope_here()
         self._slope = end
         mean = [(one + other) / 2 for one, other in zip(start.gradient, end.gradient, strict=True)]
         parts = self._parts(start.gradient, mean)
@@ -98,7 +101,7 @@ class Books:
         )
 
     def skipped(self, num_tokens: int) -> UpdateBooks:
-        """The books of an update that made no step: nothing moved."""
+        """Returns the books of an update that made no step: nothing moved."""
         nothing = torch.zeros(num_tokens).numpy()
         return UpdateBooks(
             entropy_before=self._slope.entropy,
@@ -120,7 +123,7 @@ class Books:
 
     @property
     def _impulse(self) -> float:
-        """(1 - b1^t) / (1 - b1): AdamW's momentum gives a gradient this many times its first effect."""
+        """AdamW's momentum gives a gradient (1 - b1^t) / (1 - b1) times its first effect."""
         beta1, _ = self._group["betas"]
         count = float(self._states[0]["step"])
         return (1 - beta1**count) / (1 - beta1)
@@ -133,7 +136,8 @@ class Books:
         return Slope(entropy, gradient)
 
     def _gradients_here(self) -> Shards:
-        """Copies; a parameter that no loss reaches has no gradient."""
+        """Copies this rank's shards of the gradients."""
+        # A parameter that no loss reaches has no gradient: count it as 0.
         return [
             torch.zeros_like(_local(parameter))
             if parameter.grad is None
@@ -142,7 +146,7 @@ class Books:
         ]
 
     def _denominators(self) -> list[Tensor]:
-        """(1 - b1^t) D of each shard, as the step used it, in float64."""
+        """Returns (1 - b1^t) D of each shard, as the step used it, in float64."""
         beta1, beta2 = self._group["betas"]
         denominators = []
         for state in self._states:
@@ -153,7 +157,7 @@ class Books:
 
     @torch.no_grad()
     def _parts(self, start: Shards, mean: Shards) -> dict[str, float]:
-        """The sums of `UpdateBooks`, over ranks and in float64."""
+        """Returns the sums of `UpdateBooks` by name, over all ranks and in float64."""
         beta1, _ = self._group["betas"]
         rate = self._group["lr"]
         sums = torch.zeros(len(PARTS), dtype=torch.float64, device=mean[0].device)
@@ -183,7 +187,7 @@ class Books:
 
     @torch.no_grad()
     def _slopes(self, microbatches: Sequence[MicroBatch], mean: Shards) -> tuple:
-        """[N] d logprob_t and d entropy_t along u, at the weights that the update began with."""
+        """Returns [N] j and [N] i: slopes along u at the weights that the update began with."""
         beta1, _ = self._group["betas"]
         direction = [
             (1 - beta1) * average.double() / denominator
@@ -196,7 +200,7 @@ class Books:
             lengths = sum(len(batch.target) for batch in microbatches)
             return torch.zeros(lengths).numpy(), torch.zeros(lengths).numpy()
         reach = REACH / length
-        reached = [_local(parameter).clone() for parameter in self._parameters]
+        updated = [_local(parameter).clone() for parameter in self._parameters]
         sides = []
         for sign in (1, -1):
             for parameter, weight, part in zip(
@@ -204,7 +208,7 @@ class Books:
             ):
                 _local(parameter).copy_(weight.double() + sign * reach * part)
             sides.append(self._score(microbatches))
-        for parameter, weight in zip(self._parameters, reached, strict=True):
+        for parameter, weight in zip(self._parameters, updated, strict=True):
             _local(parameter).copy_(weight)
         return tuple(
             ((above.double() - below.double()) / (2 * reach)).float().cpu().numpy()
@@ -213,7 +217,7 @@ class Books:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """This rank's shard, sharing memory."""
+    """Returns this rank's shard, sharing memory."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

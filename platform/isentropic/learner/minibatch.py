@@ -16,10 +16,10 @@ def minibatch_gradients(
     fields: Sequence[Mapping[str, Tensor]],
     leaves: Callable[[dict[str, Tensor]], LeafResult],
 ) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
-    """Differentiate a whole minibatch: d loss / d (logprob, entropy) by microbatch, and the loss.
+    """Differentiates a whole minibatch: d loss / d (logprob, entropy) by microbatch, and the loss.
 
-    Collective; the gradients are those of this rank's tokens. `leaves` is called once, with the
-    fields of every rank in the order of the minibatch (that of `rows`, then of the tokens). The
+    Every rank must call it; the gradients are those of this rank's tokens. `leaves` is called once,
+    with the fields of every rank in the order of the minibatch (by `rows`, then by token). The
     metrics see the tokens in the same order, so that a random draw by place is the same in both.
     The result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
     """
@@ -36,7 +36,7 @@ def minibatch_gradients(
         dim=1,
     )
     everything, start = _gather(table)
-    # Stable: the tokens of a row lie on one rank, in order.
+    # Stable, or the tokens of a row would be shuffled: they lie on one rank, in order.
     order = everything[0].argsort(stable=True)
     whole = {
         name: everything[1 + index, order].to(fields[0][name].dtype)
@@ -45,18 +45,21 @@ def minibatch_gradients(
     whole["sequence_id"] = torch.unique(everything[0, order], return_inverse=True)[1]
     result = leaves(whole)
 
-    def mine(gradient: Tensor | None) -> Sequence[Tensor | None]:
+    def by_microbatch(gradient: Tensor | None) -> Sequence[Tensor | None]:
+        """Cuts out this rank's tokens, and splits them at the microbatches."""
         if gradient is None:
             return [None] * len(rows)
         unsorted = torch.empty_like(gradient)
         unsorted[order] = gradient
         return unsorted[start : start + table.shape[1]].split([len(row) for row in rows])
 
-    return list(zip(mine(result.d_logprob), mine(result.d_entropy), strict=True)), result.loss
+    d_logprob = by_microbatch(result.d_logprob)
+    d_entropy = by_microbatch(result.d_entropy)
+    return list(zip(d_logprob, d_entropy, strict=True)), result.loss
 
 
 def _gather(table: Tensor) -> tuple[Tensor, int]:
-    """Lay [F, n] of all ranks side by side; return that and where this rank's columns start."""
+    """Lays [F, n] of all ranks side by side; returns that and where this rank's columns start."""
     world = dist.get_world_size()
     if world == 1:
         return table, 0

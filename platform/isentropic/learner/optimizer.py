@@ -1,4 +1,4 @@
-"""AdamW whose whole state is there from the start, and the learning rate as a function of the updates made."""
+"""AdamW with its whole state from the start, and the learning rate after so many updates."""
 
 import math
 
@@ -9,7 +9,10 @@ from isentropic.config import LearnerConfig
 
 
 def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.AdamW:
-    """AdamW over all parameters; weight decay on all of them too, as the released codes of this family have it."""
+    """Builds AdamW over all parameters.
+
+    Weight decay is on all of them too, as in the released code of this family of methods.
+    """
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=config.lr,
@@ -18,7 +21,8 @@ def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Adam
         weight_decay=config.weight_decay,
         fused=True,
     )
-    # Made now, not in the first step: memory that does not fit is found at once, and a checkpoint always has it.
+    # Made now and not by the first step: a state that does not fit in memory fails at once, and
+    # every checkpoint has one.
     for parameter in model.parameters():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
@@ -29,23 +33,26 @@ def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Adam
 
 
 def moments(model: nn.Module, optimizer: torch.optim.AdamW, name: str) -> dict[str, Tensor]:
-    """By parameter name, the `exp_avg` or `exp_avg_sq` of AdamW."""
+    """Returns AdamW's `exp_avg` or `exp_avg_sq`, whichever `name` says, by parameter name."""
     return {key: optimizer.state[parameter][name] for key, parameter in model.named_parameters()}
 
 
 def set_steps(optimizer: torch.optim.AdamW, steps: int) -> None:
-    """How many steps AdamW corrects its bias for."""
+    """Sets how many steps AdamW corrects its bias for."""
     for state in optimizer.state.values():
         state["step"].fill_(steps)
 
 
 def set_learning_rate(optimizer: torch.optim.AdamW, learning_rate: float) -> None:
+    """Sets the learning rate of the next step."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def learning_rate(config: LearnerConfig, updates_made: int, total_updates: int) -> float:
-    """Of the update after `updates_made` others. A pure function: a checkpoint needs no scheduler.
+    """Computes the learning rate of the update after `updates_made` others.
+
+    A pure function, so a checkpoint needs no scheduler.
 
     warm-up:  lr * n / warmup_updates for the n-th update, n <= warmup_updates
     after it: constant; linear or cosine from lr down to 0 at total_updates

@@ -1,12 +1,14 @@
-"""Steering by measured books: coefficients chosen each step so that the entropy follows a target.
+"""Steers coefficients by measured books: each step's values make the entropy follow a target.
 
-The entropy change of a step is linear in every coefficient that enters the loss linearly. The books of a measured step
-give, in nats per step, what each such coefficient (an actuator) did per unit of it, and what all the rest did:
+The entropy change of a step is linear in every coefficient that enters the loss linearly. The books
+of a measured step give, in nats per step, what each such coefficient (an actuator) did per unit of
+it, and what all the rest did:
 
     change = rest + sum_i value_i * slope_i
 
-Both are noisy from step to step and are smoothed. The values for the next step are those nearest to the present ones,
-inside their bounds, at which the predicted change closes the gap to the target within `horizon` steps.
+Rest and slopes are noisy from step to step and are smoothed. The values for the next step are those
+nearest to the present ones, inside their bounds, at which the predicted change closes the gap to
+the target within `horizon` steps.
 [reconstructed] The solver, the smoothing and the horizon are ours; no paper has this controller.
 """
 
@@ -24,7 +26,7 @@ BISECTIONS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """The box that an actuator's value stays in."""
+    """The interval that an actuator's value stays in."""
 
     low: float
     high: float
@@ -32,7 +34,7 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class NoSteering:
-    """Coefficients are those of the config: the slot without state."""
+    """Leaves the coefficients as the config has them, and keeps no state."""
 
     name: str
     actuators: ClassVar[Mapping[str, Any]] = {}
@@ -60,8 +62,8 @@ class SteeringConfig:
     """Which coefficients follow which target; values live in conf/steering/.
 
     Attributes:
-        target: entropy/mean to follow, nats per token: a number or a schedule over the steps; null holds the entropy
-            that is measured at `from_step`.
+        target: entropy/mean to follow, in nats per token: a number or a schedule over the steps;
+            null holds the entropy that is measured at `from_step`.
         from_step: the first step whose coefficients are steered.
         horizon: steps in which the gap to the target is to be closed.
         smoothing: weight of the newest measured step in the running means, in (0, 1].
@@ -109,12 +111,14 @@ def nearest_values(
     rest: float,
     change: float,
 ) -> dict[str, float]:
-    """Values inside their bounds whose predicted change is nearest to `change`, and of those the nearest to `present`.
+    """Returns the values inside `bounds` whose predicted change is nearest to `change`.
+
+    Among several such values it takes those nearest to `present`:
 
         minimise (rest + sum_i x_i slope_i - change)^2 over the box, then sum_i (x_i - present_i)^2
 
-    The solution lies on x_i = clip(present_i + lambda slope_i): the prediction rises with lambda, so
-    bisection finds it. Where nothing has authority the present values stay.
+    The solution lies on x_i = clip(present_i + lambda slope_i): the prediction rises with lambda,
+    so bisection finds it. If no actuator has authority the present values stay.
     """
     if max((abs(slope) for slope in slopes.values()), default=0.0) < TINY:
         return dict(present)
@@ -149,7 +153,7 @@ class Steering:
     """
 
     def __init__(self, config: SteeringConfig, start: Mapping[str, float | None]) -> None:
-        """start: the coefficients of the config at step 1; the actuators begin there."""
+        """Begins at `start`, the coefficients of the config at step 1."""
         self._config = config
         self._bounds = {
             name: Bounds(low=float(low), high=float(high))
@@ -164,14 +168,14 @@ class Steering:
         self._values = {name: float(start[name]) for name in self._bounds}
         self._rest = math.nan
         self._slopes = dict.fromkeys(self._bounds, math.nan)
-        self._held = math.nan  # the entropy that is held where no target is given
+        self._held = math.nan  # the entropy to hold if the config gives no target
 
     def values(self, step: int) -> dict[str, float]:
-        """The actuators' coefficients for the updates of `step`."""
+        """Returns the actuators' coefficients for the updates of `step`, from `from_step` on."""
         return dict(self._values) if step >= self._config.from_step else {}
 
     def target(self, step: int) -> float:
-        """Entropy in nats per token that the run should have at `step`; NaN while there is none."""
+        """Returns the entropy in nats per token that `step` should have; NaN if not known yet."""
         given = self._config.target
         return self._held if given is None else float(resolve(given, step))
 
@@ -182,19 +186,19 @@ class Steering:
 
         Args:
             step: the step whose updates were measured.
-            entropy: its entropy/mean, under the policy before its updates; NaN: nothing was drawn.
-            rest: nats that all but the actuators moved the entropy by; NaN: the step was not measured.
+            entropy: its entropy/mean under the policy before its updates; NaN if nothing was drawn.
+            rest: nats by which all but the actuators moved the entropy; NaN if not measured.
             slopes: nats per unit of each actuator.
 
         Returns:
-            metrics, under steer/.
+            Metrics under steer/.
         """
         if self._config.target is None and step >= self._config.from_step:
             self._held = entropy if math.isnan(self._held) else self._held
         if math.isfinite(rest):
             self._smooth(rest, slopes)
-        # `entropy` is that before the step's updates; what is chosen now acts on the step after them, whose
-        # effect is seen another step later.
+        # `entropy` is from before this step's updates. The values chosen now act on the updates of
+        # the next step, whose effect shows one step later: at step + 2.
         gap = self.target(step + 2) - (entropy + self._predicted)
         steers = step + 1 >= self._config.from_step and math.isfinite(gap)
         idle = self._authority < TINY
@@ -211,6 +215,7 @@ class Steering:
         }
 
     def _choose(self, gap: float) -> None:
+        """Sets the values that close `gap` nats within the horizon, as far as the bounds allow."""
         self._values = nearest_values(
             self._values,
             self._slopes,
@@ -221,7 +226,7 @@ class Steering:
 
     @property
     def _predicted(self) -> float:
-        """The change of a step with the present values; 0 before the first measured step."""
+        """Change of a step with the present values, in nats; 0 before the first measured step."""
         change = self._rest + sum(
             value * self._slopes[name] for name, value in self._values.items()
         )
@@ -235,11 +240,12 @@ class Steering:
         )
 
     def _saturated(self, gap: float) -> bool:
-        """True if the target is out of reach: the values are the box's best, and still miss it."""
+        """Returns True if the target is out of reach: even the best values in bounds miss it."""
         missed = self._predicted - gap / self._config.horizon
         return abs(missed) > 1e-9
 
     def _smooth(self, rest: float, slopes: Mapping[str, float]) -> None:
+        """Takes a measured step into the running means."""
         share = self._config.smoothing
         self._rest = _mixed(self._rest, rest, share)
         self._slopes = {name: _mixed(self._slopes[name], slopes[name], share) for name in slopes}
@@ -260,5 +266,5 @@ class Steering:
 
 
 def _mixed(before: float, new: float, share: float) -> float:
-    """The running mean; its first value is the first that was measured."""
+    """Returns the running mean; it starts at the first value that was measured."""
     return new if math.isnan(before) else (1 - share) * before + share * new

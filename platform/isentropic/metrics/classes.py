@@ -1,9 +1,9 @@
 """The four token classes of CE-GPPO (arXiv:2509.20712), and the sides of the clip.
 
 A token is classed by the sign of its advantage (PA, NA) and by whether it is a high- or
-low-probability token (HP, LP). HP and LP are decided both ways: by a probability split, as the
-paper does, and by the sign of the exact sensitivity S, which says whether pushing the token up
-lowers (S > 0) or raises the entropy.
+low-probability token (HP, LP). HP and LP are decided in two ways: by a probability split, as in the
+paper, and by the sign of the exact sensitivity S, which says whether pushing the token up lowers
+(S > 0) or raises the entropy.
 """
 
 from collections.abc import Mapping
@@ -19,34 +19,34 @@ CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
 
 
 def bounded_ratio(log_ratio: Array) -> Array:
-    """[N] exp(log_ratio), the log clamped to +-20 as in the objectives."""
+    """Returns [N] exp(log_ratio), the log clamped to +-20 as in the objectives."""
     return np.exp(np.clip(log_ratio, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
 def high_by_probability(old_logprob: Array, p_split: float) -> Mask:
-    """[N] HP by the paper's split: p_old >= p_split."""
+    """Returns [N] True for HP by the paper's split: p_old >= p_split."""
     return np.exp(old_logprob) >= p_split
 
 
 def high_by_sensitivity(sensitivity: Array) -> Mask:
-    """[N] HP by the exact line: S > 0. S = 0 counts as LP."""
+    """Returns [N] True for HP by the sensitivity: S > 0; S = 0 counts as LP."""
     return sensitivity > 0
 
 
 def class_index(advantage: Array, high: Mask) -> NDArray[np.int64]:
-    """[N] index into CLASSES."""
+    """Returns [N] index into CLASSES."""
     index = np.where(advantage > 0, np.where(high, 0, 1), np.where(high, 2, 3))
     return np.where(advantage == 0, 4, index)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSides:
-    """[N] masks; every inequality is strict, so a token on a bound is inside."""
+    """[N] masks of the sides; every inequality is strict, so a token on a bound is inside."""
 
     low: Mask  # A < 0 and ratio < 1 - clip_low: "left"
     high: Mask  # A > 0 and ratio > 1 + clip_high: "right"
-    below: Mask  # A > 0 and ratio < 1 - clip_low: the pessimistic side, untouched by the clip
-    above: Mask  # A < 0 and ratio > 1 + clip_high: same
+    below: Mask  # A > 0 and ratio < 1 - clip_low: the pessimistic side, which the clip leaves alone
+    above: Mask  # A < 0 and ratio > 1 + clip_high: the pessimistic side too
     dual: Mask  # A < 0 and ratio > dual_clip
 
 
@@ -56,19 +56,19 @@ def clip_sides(
     bounds: Mapping[str, float | None],
     token_metrics: Mapping[str, Array] | None = None,
 ) -> ClipSides:
-    """Find the sides of the clip, at the objective's own bounds.
+    """Finds the sides of the clip, at the objective's own bounds.
 
-    An objective that says itself which tokens it clips (BAPO's searched bounds, DPPO's
-    probabilities) is believed; the sign of A is required on top, since CISPO clips its weights for
-    either sign. A bound that the objective lacks (`clip_low`, `clip_high` or `dual_clip` missing,
-    or None) clips nothing: masks all False, metrics 0.
+    If an objective says which tokens it clips (BAPO's searched bounds, DPPO's probabilities), that
+    counts; the sign of A is required in addition, because CISPO clips its weights for either sign.
+    A bound that the objective lacks (`clip_low`, `clip_high` or `dual_clip` missing,
+    or None) clips nothing: its masks are all False, its metrics 0.
 
     Args:
         ratio: [N] as the objective sees it: of the token or of the sequence.
         advantage: [N].
         bounds: the objective's coefficients of this step.
-        token_metrics: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and `clip/dual_frac`
-            [N] are read.
+        token_metrics: the objective's token metrics; `clip/low_frac`, `clip/high_frac` and
+            `clip/dual_frac` [N] are read.
     """
     none = np.zeros(len(ratio), dtype=bool)
     clip_low, clip_high, dual_clip = (
@@ -78,7 +78,8 @@ def clip_sides(
     is_above = none if clip_high is None else ratio > 1 + clip_high
     is_beyond = none if dual_clip is None else ratio > dual_clip
     token_metrics = token_metrics or {}
-    negative, positive = advantage < 0, advantage > 0
+    negative = advantage < 0
+    positive = advantage > 0
     return ClipSides(
         low=np.asarray(token_metrics.get("clip/low_frac", is_below)).astype(bool) & negative,
         high=np.asarray(token_metrics.get("clip/high_frac", is_above)).astype(bool) & positive,

@@ -13,14 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST = 8  # points
-LEAST_RANGE = 0.05  # of exp(H): below it a and b cannot be told apart
-BLOCK, DRAWS = 5, 1000  # of the moving-block bootstrap: neighbouring points are not independent
-FORECAST_SHARE = 0.15  # of the points that a forecast is fitted on
+LEAST_RANGE = 0.05  # of exp(H): within less a and b cannot be separated
+# Of the moving-block bootstrap: neighbouring points are not independent.
+BLOCK = 5
+DRAWS = 1000
+FORECAST_SHARE = 0.15  # the first part of the points, on which a forecast is fitted
 
 
 @dataclass(frozen=True, kw_only=True)
 class Law:
-    """A fit. `ceiling` is the score at H = 0; errors are standard errors, intervals cover 90 %."""
+    """A fitted law; errors are standard errors and intervals cover 90 %."""
 
     a: float
     b: float
@@ -34,19 +36,20 @@ class Law:
 
     @property
     def ceiling(self) -> float:
+        """Score at H = 0."""
         return self.b - self.a
 
     def predict(self, entropy: Sequence[float]) -> NDArray[np.float64]:
-        """Scores at entropies in nats."""
+        """Computes the scores at entropies in nats."""
         return self.b - self.a * np.exp(np.asarray(entropy, dtype=np.float64))
 
 
 def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float = 0.0) -> Law | str:
-    """The law over the points of a run, or the reason why there is none.
+    """Fits the law to the points of a run; returns a sentence if they do not carry one.
 
     Args:
         entropy: [n] nats per token, averaged over the steps since the evaluation before.
-        score: [n] held-out scores, of the same set each time.
+        score: [n] held-out scores, always on the same set.
         score_error: standard error of one score, from the number of prompts and samples.
     """
     x = np.exp(np.asarray(entropy, dtype=np.float64))
@@ -77,34 +80,35 @@ def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float 
 
 
 def line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Least squares of y = b - a x: (a, b)."""
+    """Fits y = b - a x by least squares; returns (a, b)."""
     a = -float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     return a, float(y.mean() + a * x.mean())
 
 
 def slope_error(x: NDArray[np.float64], y: NDArray[np.float64], a: float, b: float) -> float:
-    """Standard error of a, with n - 2 degrees of freedom; points are taken as independent."""
+    """Computes the standard error of a, n - 2 degrees of freedom, as if points were independent."""
     residual = ((y - b + a * x) ** 2).sum() / (len(x) - 2)
     return float(math.sqrt(residual / ((x - x.mean()) ** 2).sum()))
 
 
 def _bootstrap(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[DRAWS, 2] a and ceiling over resampled blocks of neighbouring points; always the same draws."""
+    """Returns [DRAWS, 2] a and ceiling over resampled blocks of neighbouring points."""
+    # A fixed seed: a report made twice shows the same intervals.
     rng = np.random.default_rng(0)
     starts = len(x) - BLOCK + 1
     blocks = math.ceil(len(x) / BLOCK)
-    found = []
+    fits = []
     for first in rng.integers(0, starts, size=(DRAWS, blocks)):
         rows = (first[:, None] + np.arange(BLOCK)).ravel()[: len(x)]
         if np.ptp(x[rows]) > 0:
             a, b = line(x[rows], y[rows])
-            found.append((a, b - a))
-    return np.array(found)
+            fits.append((a, b - a))
+    return np.array(fits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Root mean square errors on the points that no fit has seen, of the law and of two rivals."""
+    """Root mean square errors of the law and of two rivals, on points that no fit has seen."""
 
     law: float
     logarithm: float  # score linear in log(1 + step)
@@ -115,7 +119,10 @@ class Forecast:
 def forecast(
     steps: Sequence[int], entropy: Sequence[float], score: Sequence[float]
 ) -> Forecast | str:
-    """How well the first points tell the others. A high r2 alone says that both curves are monotone."""
+    """Measures how well a fit on the first points predicts the others.
+
+    A high r2 says only that both curves are monotone. Returns a sentence if the points are too few.
+    """
     count = max(3, math.ceil(FORECAST_SHARE * len(score)))
     if len(score) - count < 3:
         return f"{len(score)} points are too few to fit {count} and forecast the rest"
@@ -144,9 +151,9 @@ def _extrapolated(
 
 
 def gaps(law: Law, entropy: Sequence[float], score: Sequence[float]) -> NDArray[np.float64]:
-    """[m] score beyond the law at equal entropy, of the points inside the law's own range.
+    """Returns [m] score beyond the law at equal entropy, of the points inside the law's range.
 
-    Above 0: the score was bought without paying entropy. 0: the run only moved along the curve.
+    Above 0, the score rose without paying entropy; at 0, the run only moved along the curve.
     """
     h = np.asarray(entropy, dtype=np.float64)
     low, high = law.entropy_range

@@ -1,14 +1,15 @@
 """The entropy ledger: who moved the entropy, in nats, along the steps that were really made.
 
-For the steps that are measured, the learner's books (`learner.books`) split the change of the mean
-entropy over the step's contexts into now + momentum + decay, exactly, and give each trained token t
-two slopes. Its part of `now` is
+In a measured step, the learner's books (`learner.books`) split the change of the mean entropy over
+the step's contexts into now + momentum + decay, exactly, and give each trained token t two slopes:
+j_t along its logprob and i_t along its entropy. Its part of `now` is
 
     contribution_t = rate * scale * (push_t * j_t - d_entropy_t * i_t)
 
-push_t = -d loss / d logprob_t and d_entropy_t = d loss / d entropy_t, weights included. A token goes
-on acting through AdamW's momentum: its whole effect, with the denominator and grad H held, is
-contribution_t * impulse, impulse = (1 - b1^t) / (1 - b1). Sums over any class of tokens are exact.
+with push_t = -d loss / d logprob_t and d_entropy_t = d loss / d entropy_t, loss weights included. A
+token goes on acting through AdamW's momentum: its whole effect, if the denominator and grad H stay
+as they are, is contribution_t * impulse with impulse = (1 - b1^t) / (1 - b1), t here the count
+of optimizer steps. Sums over any class of tokens are exact.
 """
 
 import math
@@ -34,7 +35,7 @@ SOURCES = ("new", "queue", "replay", "teacher")
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerConfig:
-    """When the books are kept, and over what; values live in conf/accounting/."""
+    """When the books are kept, and over which contexts; values live in conf/accounting/."""
 
     every: int  # steps: every n-th step is measured; 0 measures none
     contexts: float  # share of the first wave's rollouts that the entropy is measured on
@@ -50,12 +51,12 @@ class LedgerConfig:
         )
 
     def measures(self, step: int) -> bool:
-        """True if the step's books are kept."""
+        """Returns True if the step's books are kept."""
         return self.every > 0 and step % self.every == 0
 
 
 def contributions(books: UpdateBooks, rate: float, push: Array, d_entropy: Array | None) -> Array:
-    """[N] nats: each token's part of `now`.
+    """Computes each token's part of `now`: [N] nats.
 
     Args:
         rate: learning rate of the update.
@@ -69,7 +70,7 @@ def contributions(books: UpdateBooks, rate: float, push: Array, d_entropy: Array
 
 
 def per_push(books: UpdateBooks, rate: float) -> Array:
-    """[N] nats per unit of each token's push."""
+    """Computes how much a unit of push does at each token: [N] nats."""
     return rate * books.scale * books.logprob_slope.astype(np.float64)
 
 
@@ -82,7 +83,7 @@ def update_ledger(
     sides: ClipSides,
     p_split: float,
 ) -> dict[str, float]:
-    """Books of one update, in nats per context token; see docs/metrics.md for each key."""
+    """Sums up the books of one update, in nats per context token; docs/metrics.md has the keys."""
     measured = books.entropy_after - books.entropy_before
     row = {
         "ledger/measured": measured,
@@ -108,7 +109,8 @@ def update_ledger(
 
 
 def _source_index(samples: Sequence[Sample]) -> Array:
-    """[N] index into SOURCES: a teacher's response is one whatever queue it came through."""
+    """Returns [N] index into SOURCES."""
+    # A teacher's response counts as the teacher's, whatever queue it came through.
     index = [
         SOURCES.index("teacher" if sample.rollout.is_teacher else sample.source)
         for sample in samples
@@ -117,19 +119,20 @@ def _source_index(samples: Sequence[Sample]) -> Array:
 
 
 def _sums(prefix: str, names: Sequence[str], index: Array, values: Array) -> dict[str, float]:
+    """Adds up the values of each class."""
     sums = np.bincount(index, weights=values, minlength=len(names))
     return {f"{prefix}/{name}": float(part) for name, part in zip(names, sums, strict=True)}
 
 
 def step_ledger(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Books of a step: sums over its updates. Nothing if the step was not measured."""
+    """Adds up the books of a step's updates; returns {} if the step was not measured."""
     measured = [row for row in rows if "ledger/measured" in row]
     names = [name for name in measured[0] if is_ledger(name)] if measured else []
     return {name: float(sum(row[name] for row in measured)) for name in names}
 
 
 def is_ledger(name: str) -> bool:
-    """True for keys of the books: they are summed over updates, where others are averaged."""
+    """Returns True for keys of the books: these are summed over updates, all others averaged."""
     return name.startswith(("ledger/", "ledger_s/")) or name.endswith("/entropy_change")
 
 
@@ -138,7 +141,7 @@ class Explained:
 
         1 - sum residual^2 / sum (measured - mean)^2
 
-    Running sums (Welford), so that a resumed run goes on with the same numbers.
+    It keeps running sums (Welford), so that a resumed run goes on with the same numbers.
     """
 
     def __init__(self) -> None:
@@ -148,7 +151,7 @@ class Explained:
         self._missed = 0.0
 
     def add(self, step: Mapping[str, float]) -> dict[str, float]:
-        """Takes a step's books; the share so far. NaN before the third measured step."""
+        """Takes a step's books; returns the share so far, NaN before the third measured step."""
         if "ledger/measured" not in step:
             return {}
         measured = step["ledger/measured"]
@@ -178,7 +181,7 @@ class Explained:
 def token_columns(
     update: int, table: TokenTable, samples: Sequence[Sample], contribution: Array, push: Array
 ) -> dict[str, np.ndarray]:
-    """Columns [N] of attribution/step_*.parquet: who each token is, and what it did."""
+    """Makes the columns [N] of attribution/step_*.parquet: which token it is, and what it did."""
     lengths = [len(sample.advantage) for sample in samples]
     keys = [sample.rollout.key for sample in samples]
     columns = {

@@ -3,10 +3,11 @@
     prompt    47+25+8=
     policy    47+25=       tool    72
     policy    72+8=        tool    80
-    policy    #80          a turn with '#' ends the episode: what follows the last one is the answer
+    policy    #80          a turn with '#' ends the episode: what follows the last '#' is the answer
 
-The tool adds two numbers a turn, and answers '?' to anything else. Nobody has to ask it: '#80' at once is as good an
-answer, and a policy that adds badly in its head can learn to ask. Only the policy's turns carry loss.
+The tool adds two numbers per turn, and answers '?' to anything else. The policy need not use it:
+'#80' at once is as good an answer, and a policy that adds badly in its head can learn to ask. Only
+the policy's turns carry loss.
 """
 
 import random
@@ -26,7 +27,8 @@ NOT_A_SUM = "?"
 class CalculatorConfig(ArithmeticConfig):
     """Values live in conf/task/calculator.yaml."""
 
-    max_turns: int  # of the policy, the answer's included; an episode that has not answered by then is wrong
+    # Of the policy, the answer's included; an episode that has not answered by then is wrong.
+    max_turns: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +41,7 @@ class CalculatorConfig(ArithmeticConfig):
 
 
 class CalculatorTask(ArithmeticTask):
-    """See the module's text. `prompt_id` is 'calculator/<split>/<level>/<index>'."""
+    """Sums with a calculator; `prompt_id` is 'calculator/<split>/<level>/<index>'."""
 
     styles = ("tool", "direct")
 
@@ -52,23 +54,27 @@ class CalculatorTask(ArithmeticTask):
         return replace(prompt, prompt_id=prompt.prompt_id.replace("arithmetic/", "calculator/", 1))
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
-        """The sum that the last turn asks for; None once it has a '#'."""
+        """Returns the sum that the last turn asks for; None if that turn has a '#'."""
         if "#" in turns[-1]:
             return None
-        asked = SUM.fullmatch(turns[-1])
-        return str(int(asked[1]) + int(asked[2])) if asked else NOT_A_SUM
+        terms = SUM.fullmatch(turns[-1])
+        return str(int(terms[1]) + int(terms[2])) if terms else NOT_A_SUM
 
     def demonstration(
         self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]
     ) -> list[str]:
-        """The policy's turns of one right episode: the terms in any order, one sum a turn; or the answer at once."""
+        """Draws the policy's turns of one right episode.
+
+        Either the terms in any order, one sum per turn, or the answer at once.
+        """
         style = rng.choices(self.styles, style_weights)[0]
         answer = f"#{prompt.answer}"
         if style == "direct":
             return [answer]
         terms = terms_of(prompt)
         rng.shuffle(terms)
-        total, turns = terms[0], []
+        total = terms[0]
+        turns = []
         for term in terms[1:]:
             pair = rng.sample((total, term), 2)
             turns.append(f"{pair[0]}+{pair[1]}=")

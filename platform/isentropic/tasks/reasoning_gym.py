@@ -1,8 +1,9 @@
 """Generators of reasoning-gym, by name, with their own parameters and their own score.
 
-All of them were checked once (tests/tasks/generators.py); what came out is in reasoning_gym_generators.json and, for
-people, in docs/reasoning_gym.md. A generator is refused by name if its items are not the same in every process, if
-nobody can say what a right answer is, or if it pays for nonsense.
+All of them were checked once (tests/tasks/generators.py); the results are in
+reasoning_gym_generators.json and, for people, in docs/reasoning_gym.md. A generator is refused by
+name if its items are not the same in every process, if nothing says what a right answer is, or if
+it pays for nonsense.
 """
 
 import ast
@@ -23,8 +24,8 @@ from isentropic.checks import check_range, nearest
 from isentropic.records import Prompt
 from isentropic.tasks.grading import plain
 
-# Their scores pass the answer to eval or to sympy's parser, which evaluates it. Each has a closed grammar: what does
-# not belong to it is a wrong answer, and no evaluator sees it.
+# The scores of these pass the answer to eval or to sympy's parser, which evaluates it. Each has a
+# closed grammar: text outside it is a wrong answer, and no evaluator sees it.
 EVALUATE_ANSWERS: dict[str, plain.Plain] = {
     "binary_matrix": plain.nested_list,
     "countdown": plain.arithmetic,
@@ -36,14 +37,15 @@ EVALUATE_ANSWERS: dict[str, plain.Plain] = {
     "spiral_matrix": plain.nested_list,
     "string_insertion": plain.nested_list,
 }
-# These give no answer with an item, but an example of a right one in its metadata.
+# These give no answer with an item, only an example of a right one in its metadata.
 EXAMPLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "graph_color": lambda metadata: json.dumps(metadata["possible_answer"]),
     "propositional_logic": lambda metadata: metadata["example_answer"],
     "rubiks_cube": lambda metadata: metadata["example_correct_answer"],
 }
 NONSENSE = ("", "nan", "inf", "xyzzy", "0", "I do not know the answer to this question.")
-KEPT_PROMPTS = 4096  # made again when asked for later: some generators need a second for one
+# In the cache; others are made again when needed, and some generators take a second for one.
+KEPT_PROMPTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +73,20 @@ class ReasoningGymConfig:
             re.compile(self.answer_pattern or "")
         except re.error as error:
             raise ValueError(
-                f"task.answer_pattern must be a regular expression, got {self.answer_pattern!r}: {error}."
+                "task.answer_pattern must be a regular expression, got "
+                f"{self.answer_pattern!r}: {error}."
             ) from error
 
 
 class ReasoningGymTask:
-    """`prompt_id` is 'reasoning_gym/<generator>/<split>/<index>'; eval follows train in one series of items."""
+    """One generator's items; `prompt_id` is 'reasoning_gym/<generator>/<split>/<index>'.
+
+    Both splits come from one series of items: eval follows train.
+    """
 
     isolated = True  # scores parse what a model wrote
     max_turns = 1
-    preload = ("reasoning_gym",)  # by the server that workers are forked from
+    preload = ("reasoning_gym",)  # imported by the server that workers are forked from
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self.config = config
@@ -89,7 +95,7 @@ class ReasoningGymTask:
         self._check_first()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The config only: a worker grades the items it is given, and makes none."""
+        """Keeps only the config: a worker grades the items it is given, and makes none."""
         return {"config": self.config}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -104,7 +110,7 @@ class ReasoningGymTask:
         return self._prompts(split, index)
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """The generator's own score, in [0, 1]."""
+        """Returns the generator's own score, in [0, 1]."""
         answer = extract(turns[-1], self.config.answer_pattern)
         if answer is not None and answer != prompt.answer.strip():
             answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
@@ -126,13 +132,15 @@ class ReasoningGymTask:
         )
 
     def _item(self, split: str, index: int) -> dict[str, Any]:
-        state = np.random.get_state()  # one generator seeds it; nobody else's numbers may change
+        # One generator seeds numpy's global state; no other code's random numbers may change.
+        state = np.random.get_state()
         try:
             return self._dataset[index if split == "train" else self.config.train_size + index]
-        except Exception as error:  # some give up on an item that they find no solution for
+        except Exception as error:  # some generators give up on an item without a solution
             raise ValueError(
                 f"reasoning-gym cannot make {split} item {index} of {self.config.generator} with "
-                f"task.params={self.config.params}: {error!r}. Choose other parameters, or another task.seed."
+                f"task.params={self.config.params}: {error!r}. Choose other parameters, or another "
+                "task.seed."
             ) from error
         finally:
             np.random.set_state(state)
@@ -142,7 +150,7 @@ class ReasoningGymTask:
         return float(self._dataset.score_answer(answer=answer, entry=entry))
 
     def _check_first(self) -> None:
-        """Refuses parameters under which the first item's right answer is not paid in full, or nonsense is."""
+        """Refuses parameters if the first right answer is not paid in full, or nonsense is."""
         prompt = self.prompt("train", 0)
         generator = f"task.generator={self.config.generator} with task.params={self.config.params}"
         try:
@@ -161,7 +169,7 @@ class ReasoningGymTask:
             )
 
     def _is_paid(self, prompt: Prompt, answer: str) -> bool:
-        """Whether an answer that is not the right one is paid in full."""
+        """Returns True if an answer that is not the right one is paid in full."""
         if _same(answer, prompt.answer):
             return False
         plain_answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
@@ -172,52 +180,55 @@ class ReasoningGymTask:
 
 
 def extract(response: str, pattern: str | None) -> str | None:
-    """The last match of `pattern` in the response, or None; the whole response without a pattern."""
+    """Returns the last match of `pattern` in the response, or None; all of it if no pattern."""
     if pattern is None:
         return response.strip()
     matches = deque(re.finditer(pattern, response), maxlen=1)
     if not matches:
         return None
-    found = matches.pop()
-    return (found.group(1) if found.re.groups else found.group()).strip()
+    match = matches.pop()
+    return (match.group(1) if match.re.groups else match.group()).strip()
 
 
 @cache
 def generators() -> dict[str, Any]:
-    """What the check of all generators found: the version of reasoning-gym, and a row for each by its name."""
+    """Reads the results of the check of all generators: reasoning-gym's version, a row per name."""
     file = resources.files("isentropic.tasks").joinpath("reasoning_gym_generators.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def _check_generator(name: str, allow_nonsense: bool) -> None:
-    """Refuses a generator that is unknown, or that the check of all has refused."""
+    """Refuses a generator that is unknown, or that failed the check of all generators."""
     rows = generators()["generators"]
     if name not in rows:
         raise ValueError(
-            f"task.generator must be one of the {len(rows)} of reasoning-gym, got {name!r}.{nearest(name, rows)} "
-            "docs/reasoning_gym.md lists them."
+            f"task.generator must be one of the {len(rows)} of reasoning-gym, got {name!r}."
+            f"{nearest(name, rows)} docs/reasoning_gym.md lists them."
         )
     row = rows[name]
     if row["refused"]:
         raise ValueError(
-            f"task.generator={name} is refused: {row['refused']}. Choose another; docs/reasoning_gym.md lists them."
+            f"task.generator={name} is refused: {row['refused']}. Choose another; "
+            "docs/reasoning_gym.md lists them."
         )
     if row["nonsense"] and not allow_nonsense:
         raise ValueError(
-            f"task.generator={name} {row['nonsense']}: a policy would learn to write that. Choose another "
-            "(docs/reasoning_gym.md), or to train on it all the same: task.allow_nonsense=true."
+            f"task.generator={name} {row['nonsense']}: a policy would learn to write that. Choose "
+            "another (docs/reasoning_gym.md), or to train on it all the same: "
+            "task.allow_nonsense=true."
         )
 
 
 def _create(config: ReasoningGymConfig, size: int) -> Any:
-    """The generator's data set, its parameters checked."""
+    """Creates the generator's data set, after a check of its parameters."""
     from reasoning_gym.factory import DATASETS, create_dataset
 
-    installed, checked = version("reasoning-gym"), generators()["version"]
+    installed = version("reasoning-gym")
+    checked = generators()["version"]
     if installed != checked:
         raise ValueError(
-            f"reasoning-gym {installed} is installed. Its generators were checked in version {checked}, and items or "
-            f"scores may differ: pip install reasoning-gym=={checked}"
+            f"reasoning-gym {installed} is installed. Its generators were checked in version "
+            f"{checked}, and items or scores may differ: pip install reasoning-gym=={checked}"
         )
     allowed = [
         field.name
@@ -227,12 +238,13 @@ def _create(config: ReasoningGymConfig, size: int) -> Any:
     for key in config.params:
         if key not in allowed:
             raise ValueError(
-                f"task.params of {config.generator} must be among {', '.join(allowed)}; got {key!r}."
-                f"{nearest(key, allowed)} (task.seed, task.train_size and task.eval_size set seed and size.)"
+                f"task.params of {config.generator} must be among {', '.join(allowed)}; got "
+                f"{key!r}.{nearest(key, allowed)} (task.seed, task.train_size and task.eval_size "
+                "set seed and size.)"
             )
     try:
         return create_dataset(config.generator, seed=config.seed, size=size, **config.params)
-    except Exception as error:  # generators check by assert, and some by failing
+    except Exception as error:  # generators check with assert, and some just fail
         raise ValueError(
             f"reasoning-gym refuses task.params={config.params} of {config.generator}: {error!r}"
         ) from error
@@ -249,9 +261,10 @@ def _as_it_is(answer: str) -> str:
 
 
 def _plain_data(value: Any) -> Any:
-    """The value as a Python literal can write it: JSON has no tuples, and only words as keys.
+    """Returns the value as a Python literal can write it.
 
-    What is none of these, a fraction in an explanation say, becomes its text: scores do not read it.
+    JSON would lose tuples, and keys that are not text. Any other object, for example a fraction in
+    an explanation, becomes its text: scores do not read it.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -265,12 +278,11 @@ def _plain_data(value: Any) -> Any:
 
 
 def _same(answer: str, right: str) -> bool:
-    """Whether two answers are the same text, or numbers that a score with a tolerance may take for the same."""
+    """Returns True if two answers are the same text, or numbers within a score's tolerance."""
     if answer == right:
         return True
     try:
-        return math.isclose(
-            float(answer), float(right.split()[0]), abs_tol=0.01
-        )  # "0" and "0 days"
+        # The first word, because "0" and "0 days" are the same answer.
+        return math.isclose(float(answer), float(right.split()[0]), abs_tol=0.01)
     except (ValueError, IndexError):
         return False

@@ -1,8 +1,8 @@
 """Packs weights as raw bytes in buckets, to travel from the learner to an engine.
 
-A bucket holds whole tensors as one-dimensional uint8 views, so that any dtype (bfloat16 too, which
-numpy lacks) goes through shared memory without a copy, beside what is needed to read and to check
-them.
+A bucket holds whole tensors as one-dimensional uint8 views, and what is needed to read and to check
+them. As bytes, any dtype (bfloat16 too, which numpy lacks) goes through shared memory without a
+copy.
 """
 
 import math
@@ -34,13 +34,13 @@ class TensorMeta:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Tensors of together about `BUCKET_BYTES`."""
+    """Tensors of `BUCKET_BYTES` together at most, or a single larger one."""
 
     metas: tuple[TensorMeta, ...]
     data: tuple[NDArray[np.uint8], ...]
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) in order, sharing memory with `data`: read them, do not write."""
+        """Yields (name, tensor) in order; they share memory with `data`: do not write to them."""
         for meta, raw in zip(self.metas, self.data, strict=True):
             yield meta.name, _view(raw, meta)
 
@@ -50,8 +50,8 @@ def fill_buckets(
 ) -> Iterator[Bucket]:
     """Yields buckets, each cast to `dtype` on its device and then moved to the host.
 
-    Raises ValueError if a tensor has a value that is not finite: such weights would be served
-    without a word.
+    Raises ValueError if a tensor has a value that is not finite: an engine would serve such weights
+    without a warning.
     """
     metas: list[TensorMeta] = []
     data: list[NDArray[np.uint8]] = []
@@ -77,10 +77,10 @@ def fill_buckets(
 def check_buckets(
     buckets: Iterable[Bucket], expected: dict[str, tuple[int, ...]], dtype: torch.dtype
 ) -> None:
-    """Raises ValueError, naming the tensors, unless the buckets are the weights that were expected.
+    """Raises ValueError, naming the tensors, unless the buckets hold the weights in `expected`.
 
-    Every expected name must come once, with its shape and dtype, finite, and with the bytes that
-    were published.
+    Every expected name must come exactly once, with its shape and dtype, with finite values, and
+    with the bytes that were published.
     """
     seen: list[str] = []
     for bucket in buckets:
@@ -94,7 +94,7 @@ def check_buckets(
 def checksum(raw: NDArray[np.uint8]) -> int:
     """Sums the bytes as 64-bit words, modulo 2^64: one pass at the speed of memory."""
     whole = raw.nbytes // 8 * 8
-    # Through torch, because its sum of int64 is vectorised and wraps around in silence.
+    # Through torch, because its sum of int64 is vectorised and wraps around without a warning.
     words = torch.from_numpy(raw[:whole]).view(torch.int64).sum().item() if whole else 0
     return (words + int.from_bytes(raw[whole:].tobytes(), "little")) % (1 << 64)
 
@@ -103,7 +103,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     """Raises ValueError if `tensor` holds NaN or infinity."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    # NaN comes through both bounds.
+    # A NaN anywhere makes both bounds NaN.
     low, high = (bound.item() for bound in torch.aminmax(tensor))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(
@@ -148,5 +148,6 @@ def _check_names(seen: list[str], expected: dict[str, tuple[int, ...]]) -> None:
     if complaints:
         raise ValueError(
             f"the published weights do not fit the engine's model. {'; '.join(complaints)}. "
-            "Names are those of the Hugging Face model's named_parameters(), a tied output layer once."
+            "Names are those of the Hugging Face model's named_parameters(), a tied output layer "
+            "once."
         )

@@ -1,8 +1,10 @@
-"""Checkpoints: a folder a step, whole or not there. The controller writes the manifest last, then renames.
+"""Checkpoints: one folder per step, either whole or not there.
+
+The controller writes the manifest last, into a temporary folder, and then renames the folder.
 
 checkpoints/step_000020/
   learner/          model, optimizer, scheduler, RNG (torch distributed checkpoint)
-  controller.json   state of the loop; arrays stand in controller.npz (no pickle)
+  controller.json   state of the loop; its arrays are in controller.npz (no pickle)
   manifest.json     every other file with its size and sha256, and a digest of the manifest itself
 """
 
@@ -31,7 +33,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a checkpoint says of itself."""
+    """What a checkpoint says about itself."""
 
     step: int
     policy_version: int
@@ -41,17 +43,21 @@ class Manifest:
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
+    """Returns where the checkpoint of a step is, or would be."""
     return folder / f"step_{step:06d}"
 
 
 def listed(folder: Path) -> dict[int, Path]:
-    """Step -> checkpoint, whole or not, oldest first. Copies under names of their own are nobody's business here."""
-    found = {name[1]: path for path in folder.glob("step_*") if (name := NAME.fullmatch(path.name))}
-    return {int(step): found[step] for step in sorted(found, key=int)}
+    """Returns step -> checkpoint, whole or not, oldest first.
+
+    Folders with any other name are ignored.
+    """
+    paths = {name[1]: path for path in folder.glob("step_*") if (name := NAME.fullmatch(path.name))}
+    return {int(step): paths[step] for step in sorted(paths, key=int)}
 
 
 def begin(folder: Path, step: int) -> Path:
-    """A fresh temporary folder for the step; a torn one from before is removed."""
+    """Makes a fresh temporary folder for the step; removes a torn one left from before."""
     temporary = folder / f".tmp-step_{step:06d}"
     shutil.rmtree(temporary, ignore_errors=True)
     (temporary / "learner").mkdir(parents=True)
@@ -59,20 +65,20 @@ def begin(folder: Path, step: int) -> Path:
 
 
 def discard(folder: Path, step: int) -> None:
-    """Removes what a checkpoint that could not be written has left."""
+    """Removes what is left of a checkpoint that could not be written."""
     shutil.rmtree(folder / f".tmp-step_{step:06d}", ignore_errors=True)
 
 
 def sizes(folder: Path) -> list[int]:
-    """Bytes of each checkpoint, whole or not."""
-    found = listed(folder).values()
+    """Returns the bytes of each checkpoint, whole or not, oldest first."""
     return [
-        sum(path.stat().st_size for path in each.rglob("*") if path.is_file()) for each in found
+        sum(path.stat().st_size for path in checkpoint.rglob("*") if path.is_file())
+        for checkpoint in listed(folder).values()
     ]
 
 
 def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, Any]) -> Path:
-    """Adds the controller's state and the manifest with its files, makes all durable, names the checkpoint."""
+    """Adds the controller's state and the manifest, syncs all files, then gives the final name."""
     _write_state(temporary, state)
     files = {}
     for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
@@ -92,7 +98,8 @@ def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, A
 
 
 def write_manifest(checkpoint: Path, values: dict[str, Any]) -> None:
-    """Writes the manifest with a digest of its own values: a flipped bit in a step number must not pass."""
+    """Writes the manifest with a digest of its own values."""
+    # Without the digest, a flipped bit in the step number would go unnoticed.
     values = {**values, "digest": _digest(values)}
     write_text_durably(checkpoint / MANIFEST, json.dumps(values, indent=1, sort_keys=True))
 
@@ -101,20 +108,22 @@ def verify(checkpoint: Path) -> Manifest:
     """Returns the manifest of a whole checkpoint.
 
     Raises:
-        CheckpointError: a file is missing, cut short or changed; the manifest is, or it belongs to another step.
+        CheckpointError: the manifest or a file that it names is missing, cut short or changed, or
+            the manifest belongs to another step.
     """
     try:
         manifest = _manifest(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{checkpoint} has no readable manifest ({error}): it was torn while written, or changed."
+            f"{checkpoint} has no readable manifest ({error}): it was torn while written, or "
+            "changed."
         ) from error
     name = NAME.fullmatch(checkpoint.name)
     if name and int(name[1]) != manifest.step:
         raise CheckpointError(
             f"{checkpoint} holds the state after step {manifest.step}: it was renamed or copied."
         )
-    for name, wanted in manifest.files.items():
+    for name, expected in manifest.files.items():
         path = checkpoint / name
         if not path.resolve().is_relative_to(checkpoint.resolve()):
             raise CheckpointError(
@@ -122,8 +131,8 @@ def verify(checkpoint: Path) -> Manifest:
             )
         if (
             not path.is_file()
-            or path.stat().st_size != wanted["bytes"]
-            or _sha256(path) != wanted["sha256"]
+            or path.stat().st_size != expected["bytes"]
+            or _sha256(path) != expected["sha256"]
         ):
             raise CheckpointError(
                 f"{path} is missing, cut short or changed: the checkpoint is not whole."
@@ -132,13 +141,17 @@ def verify(checkpoint: Path) -> Manifest:
 
 
 def _digest(values: dict[str, Any]) -> str:
-    """Of the values as JSON, whatever the order of the keys."""
+    """Returns the sha256 of the values as JSON, independent of the order of the keys."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _manifest(values: Any) -> Manifest:
-    """Returns a manifest of the right types; ValueError, TypeError or AttributeError if they are others."""
-    # Checkpoints made before 0.2 have no digest: what they say of their files is checked all the same.
+    """Returns the values as a manifest.
+
+    Raises:
+        ValueError, TypeError, AttributeError: a value is missing, unknown or of the wrong type.
+    """
+    # Checkpoints made before 0.2 have no digest; the checksums of their files are still checked.
     if values.pop("digest", None) not in (None, _digest(values)):
         raise ValueError("its values are not those of its digest")
     manifest = Manifest(**values)
@@ -147,18 +160,14 @@ def _manifest(values: Any) -> Manifest:
             raise ValueError(f"its {name} is no whole number")
     if not isinstance(manifest.about, dict) or not isinstance(manifest.files, dict):
         raise ValueError("its files or what it says of the run is no table")
-    for name, wanted in manifest.files.items():
-        if (
-            "\x00" in name
-            or not isinstance(wanted, dict)
-            or not {"bytes", "sha256"} <= wanted.keys()
-        ):
+    for name, entry in manifest.files.items():
+        if "\x00" in name or not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             raise ValueError(f"it does not say what file {name!r} is")
     return manifest
 
 
 def latest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest] | None:
-    """The newest whole checkpoint; damaged ones are named through `warn` and passed over."""
+    """Returns the newest whole checkpoint; damaged ones are reported through `warn` and skipped."""
     for checkpoint in reversed(listed(folder).values()):
         try:
             return checkpoint, verify(checkpoint)
@@ -172,12 +181,12 @@ def prune(
 ) -> None:
     """Removes all but the newest `keep_last` whole checkpoints and the steps of `keep`.
 
-    A damaged checkpoint counts for nothing: counted among the newest it would take a whole one's place. It goes when
-    those of its age go.
+    A damaged checkpoint is not counted among the newest, or it would take the place of a whole one.
+    It is removed together with the others of its age.
 
     Args:
-        verified: checkpoints found whole before, which are hashed again only if their files look different since.
-            Those found whole here are added.
+        verified: checkpoints that were whole before; one is hashed again only if its files look
+            different since then. Those that are whole now are added.
     """
     verified = {} if verified is None else verified
     whole = 0
@@ -190,7 +199,7 @@ def prune(
 
 
 def signature(checkpoint: Path) -> Signature:
-    """What the file system says of the checkpoint's files: path, bytes, time of the last change."""
+    """Returns path, bytes and time of the last change of each file, without reading any."""
     stats = ((path, path.stat()) for path in sorted(checkpoint.rglob("*")) if path.is_file())
     return tuple((str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats)
 
@@ -207,7 +216,7 @@ def _is_whole(checkpoint: Path, verified: dict[Path, Signature]) -> bool:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The controller's state, as it was given to `commit`."""
+    """Returns the controller's state as it was given to `commit`."""
     with np.load(checkpoint / "controller.npz", allow_pickle=False) as arrays:
         loaded = {name: arrays[name] for name in arrays.files}
     return _restore(
@@ -222,7 +231,7 @@ def _write_state(folder: Path, state: dict[str, Any]) -> None:
 
 
 def _detach(value: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """`value` as JSON, its arrays moved to `arrays` under numbered names."""
+    """Returns `value` ready for JSON; moves its arrays into `arrays` under numbered names."""
     if isinstance(value, np.ndarray):
         name = f"a{len(arrays)}"
         arrays[name] = value

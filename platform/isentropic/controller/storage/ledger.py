@@ -1,7 +1,8 @@
-"""The ledger: every step's rollouts on disk before the step trains, so that nothing drawn is drawn twice.
+"""The ledger: every step's rollouts, on disk before the step trains, so that none is drawn twice.
 
-One parquet file a step, one row a rollout, raw and complete: dropped groups, all waves. A file is there whole or
-not at all (temporary name, fsync, rename). Resume, replay and branches read it instead of drawing again.
+One parquet file per step and one row per rollout, raw and complete: dropped groups and all waves
+too. A file is there whole or not at all (temporary name, fsync, rename). Resume, replay and
+branches read it instead of drawing again.
 """
 
 import json
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
         ("sample", pa.int64()),
         ("prompt_id", pa.string()),
         ("prompt", pa.string()),  # JSON: messages, answer, media, metadata
-        ("response", pa.list_(pa.string())),  # one text a turn
+        ("response", pa.list_(pa.string())),  # one text per turn
         ("reward", pa.float64()),
         ("finish_reason", pa.string()),
         ("temperature", pa.float64()),
@@ -67,19 +68,25 @@ class Batch:
 
 
 def ledger_path(folder: Path, step: int) -> Path:
+    """Returns where the file of a step is, or would be."""
     return folder / f"step_{step:06d}.parquet"
 
 
 def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str]]) -> Path:
-    """Writes the step's file durably. `texts` are the decoded turns, for people to read."""
+    """Writes the step's file durably; `texts` are the decoded turns, for people to read."""
     rows = [
         _row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)
     ]
-    about = {"step": batch.step, "next_draw": batch.next_draw, "source_step": batch.source_step}
-    about |= {"policy_version": batch.policy_version, "reward_errors": batch.reward_errors}
-    about["draws"] = [group.draw for group in batch.groups]
-    text = json.dumps(about)
-    # Pages have sums of their own.
+    header = {
+        "step": batch.step,
+        "next_draw": batch.next_draw,
+        "source_step": batch.source_step,
+        "policy_version": batch.policy_version,
+        "reward_errors": batch.reward_errors,
+        "draws": [group.draw for group in batch.groups],
+    }
+    text = json.dumps(header)
+    # The checksum of parquet's pages covers the rows, not this text.
     metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}
     table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
     path = ledger_path(folder, batch.step)
@@ -89,7 +96,7 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
 
 
 def read_batch(folder: Path, step: int) -> Batch | None:
-    """The step's batch, bit for bit as it was written; None where the step was never drawn.
+    """Returns the step's batch, bit for bit as it was written; None if it was never drawn.
 
     Raises:
         LedgerError: the file is damaged, or belongs to another step.
@@ -107,12 +114,12 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         if zlib.crc32(metadata[b"isentropic"]) != int(metadata[b"isentropic_crc32"]):
             raise ValueError("a bit of its metadata has changed")
         _check_columns(table.schema)
-        about = json.loads(metadata[b"isentropic"])
+        header = json.loads(metadata[b"isentropic"])
         rollouts = [_rollout(row) for row in table.to_pylist()]
-        _check_keys(about, rollouts)
+        _check_keys(header, rollouts)
         for rollout in rollouts:
             _check_rollout(rollout)
-        batch = _batch(about, rollouts)
+        batch = _batch(header, rollouts)
     except (
         OSError,
         LookupError,
@@ -122,18 +129,20 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         pa.ArrowException,
     ) as error:
         raise LedgerError(
-            f"{path} cannot be read as a ledger file ({error}). Files appear whole or not at all, so it was damaged "
-            "later: restore it, or move it away to have the step drawn again from the same seeds."
+            f"{path} cannot be read as a ledger file ({error}). Files appear whole or not at all, "
+            "so it was damaged later: restore it, or move it away to have the step drawn again "
+            "from the same seeds."
         ) from error
     if batch.step != step:
         raise LedgerError(
-            f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it back."
+            f"{path} holds step {batch.step}, not step {step}: it was renamed or copied. Put it "
+            "back."
         )
     return batch
 
 
 def _check_columns(schema: pa.Schema) -> None:
-    """Raises ValueError if a column is missing or of another type: a reward that is a word, for example."""
+    """Raises ValueError if a column is missing or of another type, say a reward that is text."""
     for field in SCHEMA:
         index = schema.get_field_index(field.name)
         if index < 0 or schema.field(index).type != field.type:
@@ -141,22 +150,24 @@ def _check_columns(schema: pa.Schema) -> None:
             raise ValueError(f"its column {field.name} is {has}; it must be {field.type}")
 
 
-def _check_keys(about: dict, rollouts: Sequence[Rollout]) -> None:
-    """Raises ValueError if two rollouts have one key, or if a draw is not one of the step's."""
+def _check_keys(header: dict, rollouts: Sequence[Rollout]) -> None:
+    """Raises ValueError if two rollouts share a key, or if a draw is not one of the step's."""
     keys = [rollout.key for rollout in rollouts]
     if len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
         raise ValueError(f"it has two rollouts of the key {tuple(twice)}")
     drawn = {rollout.key.draw for rollout in rollouts if not rollout.is_teacher}
-    if drawn != set(about["draws"]) or len(set(about["draws"])) < len(about["draws"]):
-        raise ValueError(f"its rollouts are of the draws {sorted(drawn)}, not of {about['draws']}")
-    if drawn and max(drawn) >= about["next_draw"]:
-        raise ValueError(f"its next draw, {about['next_draw']}, is among those that it holds")
+    if drawn != set(header["draws"]) or len(set(header["draws"])) < len(header["draws"]):
+        raise ValueError(f"its rollouts are of the draws {sorted(drawn)}, not of {header['draws']}")
+    if drawn and max(drawn) >= header["next_draw"]:
+        raise ValueError(f"its next draw, {header['next_draw']}, is among those that it holds")
 
 
 def _check_rollout(rollout: Rollout) -> None:
-    """Raises ValueError if a rollout cannot have been drawn: whole bytes may still make no sense."""
-    tokens, turns, logprob = rollout.token_ids, rollout.turns, rollout.rollout_logprob
+    """Raises ValueError if a rollout cannot have been drawn: whole bytes may be nonsense."""
+    tokens = rollout.token_ids
+    turns = rollout.turns
+    logprob = rollout.rollout_logprob
     ends = [0, *(place for turn in turns for place in turn), len(tokens)]
     problem = None
     if len(tokens) and tokens.min() < 0:
@@ -179,21 +190,21 @@ def _check_rollout(rollout: Rollout) -> None:
         raise ValueError(f"its rollout {tuple(rollout.key)} {problem}")
 
 
-def _batch(about: dict, rollouts: Sequence[Rollout]) -> Batch:
-    by_draw: dict[int, list[Rollout]] = {draw: [] for draw in about["draws"]}
+def _batch(header: dict, rollouts: Sequence[Rollout]) -> Batch:
+    by_draw: dict[int, list[Rollout]] = {draw: [] for draw in header["draws"]}
     for rollout in rollouts:
         if not rollout.is_teacher:
             by_draw[rollout.key.draw].append(rollout)
     return Batch(
-        step=about["step"],
+        step=header["step"],
         groups=tuple(
             Group(draw=draw, prompt=rows[0].prompt, rollouts=tuple(rows))
             for draw, rows in by_draw.items()
         ),
-        next_draw=about["next_draw"],
-        source_step=about["source_step"],
-        policy_version=about["policy_version"],
-        reward_errors=about["reward_errors"],
+        next_draw=header["next_draw"],
+        source_step=header["source_step"],
+        policy_version=header["policy_version"],
+        reward_errors=header["reward_errors"],
         teachers=tuple(rollout for rollout in rollouts if rollout.is_teacher),
     )
 
@@ -227,13 +238,13 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
 
 
 def _rollout(row: dict) -> Rollout:
-    about = json.loads(row["prompt"])
+    values = json.loads(row["prompt"])
     prompt = Prompt(
         prompt_id=row["prompt_id"],
-        messages=tuple(about["messages"]),
-        answer=about["answer"],
-        media=tuple(about["media"]),
-        metadata=about.get("metadata", ""),  # ledgers of earlier versions have none
+        messages=tuple(values["messages"]),
+        answer=values["answer"],
+        media=tuple(values["media"]),
+        metadata=values.get("metadata", ""),  # ledgers of earlier versions have none
     )
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),

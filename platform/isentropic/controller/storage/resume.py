@@ -1,6 +1,6 @@
-"""Where a run can go on: the newest whole checkpoint up to which nothing of the run's record is missing.
+"""Where a run can go on: the newest whole checkpoint up to which the run's record has no gap.
 
-A resume keeps the lines up to its checkpoint and goes on behind them. If one of them were torn,
+A resume keeps the lines up to its checkpoint and appends after them. If one of them were torn,
 missing or doubled, the gap would stay in the curve for good. Going back to a checkpoint before the
 gap closes it: the ledger has what was drawn, and a step drawn again has the same seeds.
 """
@@ -23,14 +23,14 @@ TRAINED = "trained"
 def resume_point(
     folder: Path, *, ahead: int, last: int, warn: Callable[[str], None]
 ) -> tuple[Path, Manifest] | None:
-    """Returns the checkpoint to go on from; None is the start of the run.
+    """Returns the checkpoint to go on from; None means the start of the run.
 
     Args:
         folder: of the run.
-        ahead: steps that are drawn before they are trained (`rollout.max_staleness`): a checkpoint needs their ledger
-            files too, because the weights they were drawn from are gone.
+        ahead: steps that are drawn before they are trained (`rollout.max_staleness`). A checkpoint
+            needs their ledger files too, because the weights they were drawn from are gone.
         last: the run's last step; nothing is drawn beyond it.
-        warn: is given a sentence for each checkpoint that is passed over.
+        warn: gets one sentence for each checkpoint that is skipped.
     """
     gaps = None
     for step, checkpoint in reversed(checkpoints.listed(folder / "checkpoints").items()):
@@ -55,8 +55,9 @@ def resume_point(
 
 
 def _gaps(folder: Path) -> dict[str, tuple[int, str]]:
-    """Of each part of the record: the first step that it lacks, and a sentence about it."""
-    metrics, updates = folder / "metrics.jsonl", folder / "updates.jsonl"
+    """Returns the first step that each part of the record lacks, and a sentence for the user."""
+    metrics = folder / "metrics.jsonl"
+    updates = folder / "updates.jsonl"
     lines, _ = read_lines(metrics)
     whole = lines[: _first_gap(lines)]
     counts = {row["step"]: _count(row) for row in whole}
@@ -73,7 +74,7 @@ def _gaps(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _first_gap(lines: list) -> int:
-    """The first step of 0, 1, 2, ... that does not stand in its place."""
+    """Returns the first step of 0, 1, 2, ... that is not on its own line."""
     for expected, row in enumerate(lines):
         if not isinstance(row, dict) or row.get("step") != expected:
             return expected
@@ -81,7 +82,7 @@ def _first_gap(lines: list) -> int:
 
 
 def _first_gap_of_updates(lines: list, counts: dict[int, int]) -> int:
-    """The first step whose updates are not 0, 1, ... in this order, as many as its line says."""
+    """Returns the first step whose updates are not 0, 1, ... in order, as many as `counts` says."""
     made = [
         (row.get("step"), row.get("update")) if isinstance(row, dict) else None for row in lines
     ]
@@ -91,24 +92,25 @@ def _first_gap_of_updates(lines: list, counts: dict[int, int]) -> int:
         if made[place : place + len(expected)] != expected:
             return step
         place += len(expected)
-        # One line more of the same step stands twice; lines of later steps are cut off anyway.
+        # One more line of the same step is a duplicate; lines of later steps are cut off anyway.
         if place < len(made) and (made[place] is None or made[place][0] == step):
             return step
     return max(counts, default=0) + 1
 
 
 def _count(row: dict) -> int:
-    """Updates of a line; line 0 has none."""
+    """Returns how many updates a line of metrics.jsonl reports; line 0 has none."""
     updates = row.get("update/count", 0)
     return updates if isinstance(updates, int) else 0
 
 
 def _first_absent(folder: Path) -> int:
-    """The first step without a whole parquet file. Only its end is read: a cut file has lost it."""
+    """Returns the first step without a whole parquet file."""
     return next(step for step in count(1) if not _is_whole(folder / f"step_{step:06d}.parquet"))
 
 
 def _is_whole(path: Path) -> bool:
+    # Reads only the end of the file: one that was cut short has lost it.
     try:
         pq.read_metadata(path)
     except (OSError, pa.ArrowException):

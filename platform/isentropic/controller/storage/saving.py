@@ -1,4 +1,4 @@
-"""Checkpoints of a run that goes on: copied at once, written while the next steps run."""
+"""Saves checkpoints while the run goes on: copied at once, written while the next steps run."""
 
 import asyncio
 import copy
@@ -18,26 +18,36 @@ from isentropic.metrics.sinks.jsonl import sync_logs
 class Saver:
     """Writes one checkpoint at a time.
 
-    The loop waits for the copies alone. Writing, making durable and hashing take several times as long, and the
-    longer the larger the model; of a run that is killed in the meantime the checkpoint before it is the last one.
+    The loop waits only for the copies. Writing, syncing and hashing take several times as long, and
+    grow with the model. If the run is killed meanwhile, its last checkpoint is the one before.
     """
 
     def __init__(
         self, config: Config, learner: LearnerGroup, folder: Path, warn: Callable[[str], None]
     ) -> None:
-        """folder: of all checkpoints; warn: told of those that found no room."""
-        self._last, self._keep_last = config.run.steps, config.checkpoint.keep_last
-        self._learner, self._folder, self._warn = learner, folder, warn
+        """Prepares to save into `folder`.
+
+        Args:
+            folder: of all checkpoints.
+            warn: gets one sentence for each checkpoint that could not be written.
+        """
+        self._last = config.run.steps
+        self._keep_last = config.checkpoint.keep_last
+        self._learner = learner
+        self._folder = folder
+        self._warn = warn
         self._step = 0
         self._verified: dict[Path, checkpoints.Signature] = {}
         self._writing: asyncio.Task | None = None
 
     async def begin(self, manifest: Manifest, state: dict[str, Any], keep: set[int]) -> None:
-        """Copies the learner's state and `state`; the checkpoint before it is complete, or given up.
+        """Copies the learner's state and `state`, and starts to write them.
+
+        Waits first until the checkpoint before it is complete or given up.
 
         Args:
             manifest: without its files.
-            keep: the steps whose checkpoints stay, beside the newest ones.
+            keep: the steps whose checkpoints stay, besides the newest ones.
         """
         await self.finish()
         self._step = manifest.step
@@ -53,7 +63,10 @@ class Saver:
             )
 
     async def finish(self) -> None:
-        """Returns when the last checkpoint is complete. No room for it is told; at the last step it is a fault."""
+        """Waits until the last checkpoint is complete.
+
+        A full disk is a warning, except at the last step, where it raises.
+        """
         writing, self._writing = self._writing, None
         if writing is not None:
             try:
@@ -62,17 +75,17 @@ class Saver:
                 self._give_up(error)
 
     async def look(self) -> None:
-        """Tells what became of the last checkpoint, where that is known."""
+        """Reports what became of the last checkpoint, if it is no longer being written."""
         if self._writing is not None and self._writing.done():
             await self.finish()
 
     async def settle(self) -> None:
-        """Returns when nothing is being written, whatever came of it."""
+        """Waits until nothing is being written, whether it succeeded or not."""
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
 
     def cancel(self) -> None:
-        """The run ends now: nothing is waited for."""
+        """Cancels the writing without waiting for it: the run ends now."""
         if self._writing is not None:
             self._writing.cancel()
 
@@ -81,7 +94,7 @@ class Saver:
     ) -> None:
         try:
             await self._learner.end_save()
-            # The lines up to this step must not be lost later than the checkpoint that stands on them.
+            # A resume skips a checkpoint whose metric lines were lost in a crash: sync them first.
             await asyncio.to_thread(sync_logs, self._folder.parent)
             path = await asyncio.to_thread(
                 checkpoints.commit, self._folder, temporary, manifest, state
@@ -91,20 +104,20 @@ class Saver:
                 checkpoints.prune, self._folder, self._keep_last, keep, self._verified
             )
         except OSError:
-            # Now, not later: the ledger may be waiting for the room.
+            # Now, not later: the ledger may be waiting for this space.
             checkpoints.discard(self._folder, manifest.step)
             raise
 
     def _check_room(self) -> None:
-        """Half a checkpoint on a disk that it fills would leave the next rollouts no room."""
-        need, free = (
-            max(checkpoints.sizes(self._folder), default=0),
-            shutil.disk_usage(self._folder).free,
-        )
+        """Raises OSError if the disk has less room than the largest checkpoint so far needs."""
+        # Half a checkpoint that fills the disk would leave the next rollouts no room.
+        need = max(checkpoints.sizes(self._folder), default=0)
+        free = shutil.disk_usage(self._folder).free
         if free < need:
             raise OSError(errno.ENOSPC, "the checkpoint before it has more bytes than are free")
 
     def _give_up(self, error: OSError) -> None:
+        """Removes the torn checkpoint and warns; at the last step raises instead."""
         checkpoints.discard(self._folder, self._step)
         if self._step == self._last:
             raise error
@@ -113,7 +126,8 @@ class Saver:
         free = shutil.disk_usage(self._folder).free / 2**20
         reason = " ".join(str(error).split())[:300]
         self._warn(
-            f"the checkpoint of step {self._step} could not be written to {self._folder} ({reason}): it needs {need}, "
-            f"{free:.0f} MiB are free there. Make room, or set checkpoint.keep_last and keep_best lower. Until one is "
-            "written again, a resume goes back to the checkpoint before it; nothing is drawn twice."
+            f"the checkpoint of step {self._step} could not be written to {self._folder} "
+            f"({reason}): it needs {need}, {free:.0f} MiB are free there. Make room, or set "
+            "checkpoint.keep_last and keep_best lower. Until one is written again, a resume goes "
+            "back to the checkpoint before it; nothing is drawn twice."
         )

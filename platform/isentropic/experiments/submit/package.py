@@ -1,4 +1,4 @@
-"""What a job takes along: the tree as one zip, without outputs, data, caches and secrets."""
+"""Packs what a job takes along: the tree as one zip, without outputs, data, caches and secrets."""
 
 import re
 import subprocess
@@ -12,9 +12,9 @@ from isentropic.checks import is_secret_name, secret_in, secret_values
 
 OUTPUTS = ("runs", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root only
 KEY_FILES = (
-    ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx", "*.kdbx",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials", "credentials.*", "*.tfvars",
-    ".pypirc", ".npmrc", ".git-credentials", "service_account*.json",
+    ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx",
+    "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials",
+    "credentials.*", "*.tfvars", ".pypirc", ".npmrc", ".git-credentials", "service_account*.json",
 )  # fmt: skip
 KEY_FOLDERS = (
     ".git",
@@ -50,7 +50,7 @@ NO_SECRETS = (
 
 @dataclass(frozen=True)
 class Package:
-    """Files to upload, relative to the root, and what stays behind with the reason."""
+    """Files to upload, relative to the root, and those left out, each with the reason."""
 
     root: Path
     files: tuple[str, ...]
@@ -62,32 +62,33 @@ class Package:
 
 
 def package(root: Path) -> Package:
-    """List the tree. What .gitignore names is not even listed as left out.
+    """Lists the tree; what .gitignore names is not even listed as left out.
 
     Raises:
         ValueError: a file's text holds a secret, the tree is too large, or git is missing.
     """
-    files, left_out = [], []
+    files = []
+    left_out = []
     for name in _not_ignored(root):
         reason = _why_not(root, name)
         if reason:
             left_out.append((name, reason))
         else:
             files.append(name)
-    found = Package(root, tuple(files), tuple(left_out))
+    upload = Package(root, tuple(files), tuple(left_out))
     if not files:
         raise ValueError(f"{root} has no file to upload. Run this from a checkout of the project.")
-    _check_size(found)
-    _check_text(found)
-    return found
+    _check_size(upload)
+    _check_text(upload)
+    return upload
 
 
-def write_zip(found: Package, path: Path) -> None:
-    """Write the archive. The same tree gives the same bytes, so that Ray uploads it once."""
+def write_zip(upload: Package, path: Path) -> None:
+    """Writes the archive; the same tree gives the same bytes, so that Ray uploads it once."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in found.files:
-            file = found.root / name
-            # Dated 1980: a time stamp would make other bytes of the same tree.
+        for name in upload.files:
+            file = upload.root / name
+            # Dated 1980: with a time stamp the same tree would have other bytes.
             entry = zipfile.ZipInfo(name)
             entry.external_attr = (file.stat().st_mode & 0o777) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -95,7 +96,7 @@ def write_zip(found: Package, path: Path) -> None:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Raise ValueError if an argument carries a secret: the command of a job is shown in clear."""
+    """Raises ValueError if an argument has a secret: everybody can read the command of a job."""
     secrets = secret_values()
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -113,15 +114,14 @@ def check_arguments(arguments: list[str]) -> None:
 
 
 def _kind_of_secret(text: bytes) -> str | None:
-    """Return what kind of secret stands in the text, by the form that its maker gave it."""
+    """Returns what kind of secret is in the text, by the format of its issuer."""
     return next((kind for kind, pattern in SECRET_TEXT.items() if pattern.search(text)), None)
 
 
 def _not_ignored(root: Path) -> list[str]:
-    """Return all files that .gitignore does not name, sorted.
+    """Returns all files that .gitignore does not name, sorted.
 
-    git looks at the tree through an empty repository of our own, so that an exported tree works
-    too.
+    git reads the tree through an empty repository made here, so that an exported tree works too.
     """
     with tempfile.TemporaryDirectory() as empty:
         try:
@@ -151,6 +151,7 @@ def _not_ignored(root: Path) -> list[str]:
 
 
 def _why_not(root: Path, name: str) -> str | None:
+    """Returns the reason to leave a file out, or None."""
     parts = PurePosixPath(name).parts
     if parts[0] in OUTPUTS and len(parts) > 1:
         return f"{parts[0]}/ holds outputs or data"
@@ -164,21 +165,21 @@ def _why_not(root: Path, name: str) -> str | None:
     return None if file.is_file() else "not a plain file"
 
 
-def _check_size(found: Package) -> None:
-    if found.num_bytes <= MAX_MIB * 2**20:
+def _check_size(upload: Package) -> None:
+    if upload.num_bytes <= MAX_MIB * 2**20:
         return
-    largest = sorted(found.files, key=lambda name: -(found.root / name).stat().st_size)[:3]
+    largest = sorted(upload.files, key=lambda name: -(upload.root / name).stat().st_size)[:3]
     raise ValueError(
-        f"the tree has {found.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are allowed. "
-        f"The largest files: {', '.join(largest)}. Put data on the cluster's own storage, and its "
-        "folder into .gitignore."
+        f"the tree has {upload.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are "
+        f"allowed. The largest files: {', '.join(largest)}. Put data on the cluster's own storage, "
+        "and its folder into .gitignore."
     )
 
 
-def _check_text(found: Package) -> None:
+def _check_text(upload: Package) -> None:
     secrets = [value.encode() for value in secret_values().values()]
-    for name in found.files:
-        text = (found.root / name).read_bytes()
+    for name in upload.files:
+        text = (upload.root / name).read_bytes()
         kind = _kind_of_secret(text)
         if kind or any(secret in text for secret in secrets):
             raise ValueError(

@@ -8,10 +8,10 @@ r"""One spelling for everything that LaTeX, Unicode and plain text write in seve
     \mathbf{Monday}, \textbf{Monday}              \text{Monday}
     x^{2}, x**2                                   x^2
 
-No rule here changes what an expression is worth.
+No rule here changes the value of an expression.
 """
 
-# ruff: noqa: RUF001  the characters that look alike are the matter of this file
+# ruff: noqa: RUF001  this file is about characters that look alike
 
 import re
 import unicodedata
@@ -38,11 +38,11 @@ SYMBOLS = {
 CHARACTERS = str.maketrans(FRACTIONS | POWERS | INDICES | SYMBOLS)
 ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|(?=\{))")
 
-# In this order. Styles go first, so that what they wrap is seen by the rules behind them.
+# Applied in this order. Styles go first, so that the later rules see what they wrap.
 RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
-        # Layout says nothing: sizes of brackets, styles of display, spaces of any width.
+        # Layout has no meaning: sizes of brackets, styles of display, spaces of any width.
         (
             r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?",
             "",
@@ -55,7 +55,7 @@ RULES = [
         (r"\\(?:rbrace)(?![A-Za-z])\s*", r"\\}"),
         (r"\\(?:lbrack)(?![A-Za-z])\s*", "["),
         (r"\\(?:rbrack)(?![A-Za-z])\s*", "]"),
-        # Text stays text. A style of a single letter is a style; of several letters, a word.
+        # Text stays text. A style around one letter is only a style; around several, a word.
         (
             r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)"
             r"\s*\{([^{}]*)\}",
@@ -97,14 +97,15 @@ RULES = [
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
         (r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
-        (r"\\sqrt\s*\[\s*([3579])\s*\]\s*\{\s*-(\d+)\}", r"-\\sqrt[\1]{\2}"),  # the real root
+        # An odd root of a negative number: the real one.
+        (r"\\sqrt\s*\[\s*([3579])\s*\]\s*\{\s*-(\d+)\}", r"-\\sqrt[\1]{\2}"),
         (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*\{", r"\\sqrt{"),
         # Names that plain text writes without a backslash.
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"\+\s*\\infty", r"\\infty"),
-        # One character behind ^ or _ needs no braces.
+        # One character after ^ or _ needs no braces.
         (r"([_^])\s*\{\s*([0-9A-Za-z])\s*\}", r"\1\2"),
         (r"\s+", " "),
     ]
@@ -113,7 +114,8 @@ RULES = [
 INTRODUCTION = re.compile(
     r"^(?:(?:=|\\approx|\\simeq|\\sim|:)|\\text\{[^{}]*(?:\b(?:is|are|equals)|:)\s*\})\s*"
 )
-END = re.compile(r"(?<!\.)[\s.,;:]+$")  # '...' is no full stop, '!' a factorial
+# '...' is not a full stop, and '!' is a factorial.
+END = re.compile(r"(?<!\.)[\s.,;:]+$")
 WRAPPED = [
     (re.compile(pattern, re.DOTALL), group)
     for pattern, group in [
@@ -128,7 +130,7 @@ WRAPPED = [
 
 @lru_cache(maxsize=65536)
 def normal(text: str) -> str:
-    """The one spelling of `text`."""
+    """Returns the one spelling of `text`."""
     text = ROOT.sub(lambda root: rf"\sqrt{{{root[1]}}}" if root[1] else r"\sqrt", text)
     text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).strip()
     text = _unwrap(_without_dollars(text))
@@ -139,23 +141,25 @@ def normal(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Without the spaces that say nothing: those that part no words and no numbers."""
+    """Removes the spaces without meaning: those that separate neither words nor numbers."""
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text)
 
 
 def without_text(text: str) -> str:
-    r"""The content of each `\text{...}` in its place."""
+    r"""Puts the content of each `\text{...}` in its place."""
     return " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).split())
 
 
 def _without_dollars(text: str) -> str:
-    r"""Two dollar signs enclose mathematics; `\$`, or a sign without its partner, is money."""
+    """Removes the dollar signs that enclose mathematics."""
+    # `\$`, or a sign without its partner, is money.
     if text.replace(r"\$", "").count("$") % 2:
         text = text.replace("$", r"\$", 1) if r"\$" not in text else text
     return re.sub(r"(?<!\\)\$", " ", text).strip()
 
 
 def _unwrap(text: str) -> str:
+    """Removes delimiters and braces around the whole text."""
     for pattern, group in WRAPPED:
         if match := pattern.fullmatch(text):
             text = match.group(group).strip()
@@ -165,7 +169,7 @@ def _unwrap(text: str) -> str:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the first brace of `text` is closed by its last one."""
+    """Returns True if the first brace of `text` is closed by its last one."""
     depth = 0
     for position, character in enumerate(text):
         if text[position - 1 : position] != "\\":

@@ -1,6 +1,7 @@
-"""Closed grammars for answers that a scorer evaluates: numbers, operators and a few names, and nothing else.
+"""Closed grammars for answers that a scorer evaluates: numbers, operators and a few names only.
 
-Each function returns the text that an evaluator may see, or None. What is not plain is not cleaned: it is no answer.
+Each function returns the text that an evaluator may see, or None. Text outside the grammar is not
+cleaned up: it is not an answer.
 """
 
 import ast
@@ -8,16 +9,19 @@ import math
 import re
 from collections.abc import Callable
 
-NODES, DEPTH, LETTERS = 4000, 500, 20_000  # of an answer, at most
+# The largest answer that is read at all.
+NODES = 4000
+DEPTH = 500
+LETTERS = 20_000
 POWER_BITS = 10  # of an exponent: below 1024
-NUMBER_BITS = 2**15  # of what a power makes
+NUMBER_BITS = 2**15  # of the result of a power
 TRIGONOMETRIC = ("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan")
 HYPERBOLIC = ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh")
 FUNCTIONS = (*TRIGONOMETRIC, *HYPERBOLIC, "exp", "log", "ln", "sqrt", "Abs")
 CONSTANTS = ("pi",)
 OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow, ast.UAdd, ast.USub)
-# Neither quotes nor brackets, underscores, backslashes, comments or line breaks: Python and the evaluator then agree
-# on what the text says.
+# No quotes, brackets, underscores, backslashes, comments or line breaks: with any of them Python
+# and the evaluator could read the same text in two ways.
 ARITHMETIC = re.compile(r"[0-9+\-*/(). ]+")
 EXPRESSION = re.compile(r"[A-Za-z0-9+\-*/(),. ]+")
 BOARD = re.compile(r"[Q_ \n]{1,20000}")
@@ -26,17 +30,17 @@ Plain = Callable[[str], str | None]
 
 
 def arithmetic(text: str) -> str | None:
-    """Numbers, + - * / and powers, in parentheses."""
+    """Accepts numbers, + - * / and powers, with parentheses."""
     return text if ARITHMETIC.fullmatch(text) and _is_small(text) else None
 
 
 def expression(text: str) -> str | None:
-    """Arithmetic with variables of one letter and the functions of calculus."""
+    """Accepts arithmetic with variables of one letter and the functions of calculus."""
     return text if EXPRESSION.fullmatch(text) and _is_small(text) else None
 
 
 def nested_list(text: str) -> str | None:
-    """Lists, or lists of lists, of whole numbers or single characters, written anew."""
+    """Accepts lists, or lists of lists, of whole numbers or single characters; writes them anew."""
     if len(text) > LETTERS:
         return None
     try:
@@ -47,7 +51,7 @@ def nested_list(text: str) -> str | None:
 
 
 def board(text: str) -> str | None:
-    """A chess board of 'Q' and '_', as text or as a list of rows."""
+    """Accepts a chess board of 'Q' and '_', as text or as a list of rows."""
     return text if BOARD.fullmatch(text) else nested_list(text)
 
 
@@ -58,7 +62,7 @@ def _is_plain_list(values: object, depth: int) -> bool:
 
 
 def _is_small(text: str) -> bool:
-    """Whether the text is an expression of this grammar whose numbers stay small while it is evaluated."""
+    """Returns True for an expression of this grammar whose numbers stay small when evaluated."""
     if len(text) > LETTERS:
         return False
     try:
@@ -69,7 +73,7 @@ def _is_small(text: str) -> bool:
 
 
 def _bits(node: ast.AST, depth: int) -> int:
-    """A bound on the size of a number that this part can become. Raises ValueError if it is not plain."""
+    """Bounds the bits of the number that this part can become; raises ValueError if not plain."""
     if depth > DEPTH:
         raise ValueError("too deep")
     match node:
@@ -84,12 +88,14 @@ def _bits(node: ast.AST, depth: int) -> int:
         case ast.UnaryOp() if isinstance(node.op, OPERATORS):
             return _bits(node.operand, depth + 1)
         case ast.BinOp() if isinstance(node.op, OPERATORS):
-            left, right = _bits(node.left, depth + 1), _bits(node.right, depth + 1)
+            left = _bits(node.left, depth + 1)
+            right = _bits(node.right, depth + 1)
             return _bits_of(node.op, left, right)
     raise ValueError(f"{type(node).__name__} is not plain")
 
 
 def _bits_of(operator: ast.operator, left: int, right: int) -> int:
+    """Bounds the bits of the result of `operator` on numbers of `left` and `right` bits."""
     if isinstance(operator, ast.Add | ast.Sub):
         return max(left, right) + 1
     if isinstance(operator, ast.Mult | ast.Div):

@@ -1,4 +1,7 @@
-"""The run's side of the reward workers: starts them, asks them, ends those that hang. It reads only JSON from them."""
+"""The run's side of the reward workers: starts them, sends them checks, ends those that hang.
+
+It reads only JSON from them.
+"""
 
 import asyncio
 import json
@@ -19,11 +22,12 @@ from isentropic.tasks.grading import server
 from isentropic.tasks.grading.wall import Wall
 from isentropic.tasks.grading.worker import NOT_FINITE, RAISED, Item, Outcome
 
-TIMED_OUT, CRASHED = "timed_out", "crashed"
+TIMED_OUT = "timed_out"
+CRASHED = "crashed"
 KINDS = (TIMED_OUT, CRASHED, RAISED, NOT_FINITE)
 ANSWER = 2**20  # bytes of one answer, at most
 START_S = 120.0  # for the server's imports on a busy machine
-# A name that is not here is not known to a check. These say how text is read and which libraries are loaded.
+# The only variables of the run that a check can see: how text is read, which libraries are loaded.
 ENVIRONMENT = (
     "LANG",
     "LC_ALL",
@@ -38,24 +42,32 @@ log = logging.getLogger(__name__)
 
 
 class RewardError(RuntimeError):
-    """Checks cannot be made, or so many in a row failed that the task itself must be wrong."""
+    """No check can be made, or so many in a row failed that the task itself must be wrong."""
 
 
 class WorkerPool:
-    """Walled processes that check answers. They start on the first check; one that hangs or dies is replaced."""
+    """Walled processes that check answers.
+
+    They start on the first check; one that hangs or dies is replaced.
+    """
 
     def __init__(
         self, task: Task, *, memory_gib: float, timeout_s: float, say: Callable[[str], None]
     ) -> None:
-        self._task, self._memory_gib, self._timeout_s = task, memory_gib, timeout_s
-        self._say = say  # what the workers are walled off by, once
+        self._task = task
+        self._memory_gib = memory_gib
+        self._timeout_s = timeout_s
+        self._say = say  # is called once, with what the workers are walled off by
         self._server: _Server | None = None
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()  # the server answers one request at a time
-        self.wall: Wall | None = None  # of the workers, once there is one
+        self.wall: Wall | None = None  # of the workers; None before the first one
 
     async def check(self, batch: Sequence[Item], timeout_s: float) -> list[Outcome]:
-        """The batch's outcomes. A batch that did not come back has the same kind of error for all its items."""
+        """Returns the batch's outcomes.
+
+        If the batch does not come back, all its items have the same kind of error.
+        """
         worker = self._idle.pop() if self._idle else await asyncio.to_thread(self._start)
         error = CRASHED
         try:
@@ -65,7 +77,7 @@ class WorkerPool:
             return outcomes
         except TimeoutError:
             error = TIMED_OUT
-        except (OSError, ValueError, RecursionError):  # gone, or not an answer
+        except (OSError, ValueError, RecursionError):  # the worker is gone, or sent no answer
             pass
         finally:
             if worker not in self._idle:
@@ -84,7 +96,7 @@ class WorkerPool:
         with self._lock:
             try:
                 worker = self._server_started().start_worker()
-            except OSError:  # it was ended, for want of memory perhaps
+            except OSError:  # the server was killed, perhaps for lack of memory
                 self._close_server()
                 worker = self._server_started().start_worker()
         if self.wall is None:
@@ -115,12 +127,17 @@ class WorkerPool:
 class _Worker:
     """One walled process and the socket to it."""
 
-    number: int  # its process id, as the server knows it
+    number: int  # its process id, as the server sees it
     socket: socket.socket
     wall: Wall
 
     async def ask(self, batch: Sequence[Item]) -> list[Outcome]:
-        """Raises OSError if it is gone, ValueError or RecursionError if what it wrote is no answer."""
+        """Has the worker check a batch.
+
+        Raises:
+            OSError: the worker is gone.
+            ValueError, RecursionError: it wrote something that is not an answer.
+        """
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(self.socket, pickle.dumps(list(batch)))
         line = b""
@@ -135,7 +152,7 @@ class _Worker:
 
 
 class _Server:
-    """The process that workers are forked from, and the socket on which it is asked for them."""
+    """The process that workers are forked from, and the socket that requests them."""
 
     def __init__(self, task: Task, memory_gib: float, timeout_s: float) -> None:
         modules = [type(task).__module__, *getattr(task, "preload", ())]
@@ -148,7 +165,8 @@ class _Server:
                 stdin=subprocess.PIPE,
                 pass_fds=[theirs.fileno()],
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the run, which ends its workers itself
+                # Ctrl-C must reach only the run, which ends its workers itself.
+                start_new_session=True,
             )
         with suppress(BrokenPipeError), self._process.stdin as stream:
             stream.write(setup)
@@ -165,6 +183,7 @@ class _Server:
             raise RewardError(f"the task cannot be loaded in a reward worker:\n{answer.decode()}")
 
     def start_worker(self) -> _Worker:
+        """Has a worker forked, and waits until it stands behind its wall."""
         ours, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [server.START], [theirs.fileno()])
@@ -179,11 +198,12 @@ class _Server:
         return _Worker(number, ours, Wall(values["missing"], tuple(values["gaps"])))
 
     def ask(self, message: bytes) -> bytes:
+        """Sends a request and returns the server's answer."""
         self._control.send(message)
         return self._receive()
 
     def close(self) -> None:
-        """It ends its workers, and itself, when the socket is closed."""
+        """Closes the socket, on which the server ends its workers and itself."""
         self._control.close()
         try:
             self._process.wait(timeout=10)
@@ -192,7 +212,7 @@ class _Server:
             self._process.wait()
 
     def _receive(self) -> bytes:
-        """Raises OSError if the server is gone or does not answer in time."""
+        """Receives an answer; raises OSError if the server is gone or does not answer in time."""
         answer = self._control.recv(server.MESSAGE)
         if not answer:
             raise ConnectionError("the server of the reward workers has ended")
@@ -200,20 +220,21 @@ class _Server:
 
 
 def _outcomes(values: object, count: int) -> list[Outcome]:
-    """What a worker answered, believed as far as it is a list of finite rewards and known errors."""
+    """Returns a worker's answer; raises ValueError unless it lists rewards and known errors."""
     if not isinstance(values, list) or len(values) != count:
         raise ValueError
     return [value if value in (RAISED, NOT_FINITE) else _reward(value) for value in values]
 
 
 def _reward(value: object) -> Outcome:
+    """Returns the value as a reward; raises ValueError if it is not a number."""
     if type(value) not in (int, float):
         raise ValueError
     return float(value) if math.isfinite(value) else NOT_FINITE
 
 
 def _environment() -> dict[str, str]:
-    """Of the server: no name of the run's but a few harmless ones; this tree's code; one thread."""
+    """Makes the server's environment: a few harmless names, this tree's code, one thread."""
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**kept, **threads, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

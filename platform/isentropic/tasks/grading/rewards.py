@@ -1,4 +1,4 @@
-"""Grades rollouts: in walled, killable processes if the task asks for it, else in the run's own."""
+"""Grades rollouts: in walled, killable processes if the task needs them, else in the run's own."""
 
 import asyncio
 import logging
@@ -23,13 +23,13 @@ class RewardsConfig:
 
     workers: int
     timeout_s: float  # wall clock for one check
-    deadline_s: float  # for one call of `grade`; what is not checked by then counts as timed out
+    deadline_s: float  # for one call of `grade`; checks not made by then count as timed out
     memory_gib: float  # address space of a worker
-    batch_size: (
-        int  # checks sent to a worker at once; a batch that fails is checked again one by one
-    )
+    # Checks sent to a worker at once; those of a batch that fails are made again one by one.
+    batch_size: int
     reward_on_error: float
-    max_errors_in_a_row: int | None  # more stop the run; null: never
+    # After more, the right answer is checked, and if that fails too the run stops; null: never.
+    max_errors_in_a_row: int | None
 
     def __post_init__(self) -> None:
         for key in ("workers", "batch_size"):
@@ -48,7 +48,10 @@ class RewardsConfig:
 
 
 class RewardWorkers:
-    """Implements `controller.protocols.Grader`. Workers start on the first isolated check and come back when killed."""
+    """Implements `controller.protocols.Grader`.
+
+    Workers start on the first isolated check, and are replaced if they are killed.
+    """
 
     def __init__(
         self,
@@ -58,7 +61,9 @@ class RewardWorkers:
         *,
         say: Callable[[str], None] = log.info,
     ) -> None:
-        self._task, self._chat, self._config = task, chat, config
+        self._task = task
+        self._chat = chat
+        self._config = config
         self._counts = dict.fromkeys(KINDS, 0)
         self._errors_in_a_row = 0
         self._pool = WorkerPool(
@@ -66,7 +71,11 @@ class RewardWorkers:
         )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """One task reward per rollout, in order. Raises RewardError if the task fails for right answers too."""
+        """Returns one task reward per rollout, in order.
+
+        Raises:
+            RewardError: the task fails on right answers too.
+        """
         items = [(rollout.prompt, tuple(self._chat.turn_texts(rollout))) for rollout in rollouts]
         outcomes = await self._check(items)
         for outcome, (prompt, _) in zip(outcomes, items, strict=True):
@@ -78,11 +87,11 @@ class RewardWorkers:
 
     @property
     def wall(self) -> Wall | None:
-        """What the checks are walled off by; None before the first isolated one."""
+        """The wall around the checks; None before the first isolated one."""
         return self._pool.wall
 
     def counts(self) -> dict[str, int]:
-        """Checks that timed out, crashed, raised or gave no finite number, since the start."""
+        """Counts the checks that timed out, crashed, raised or gave no finite number, by kind."""
         return dict(self._counts)
 
     def close(self) -> None:
@@ -95,7 +104,7 @@ class RewardWorkers:
         return [check(self._task, prompt, turns) for prompt, turns in items]
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
-        """Batches first, for speed; then, one by one, what stood in a batch that a hang or a crash took down."""
+        """Checks in batches, for speed; then one by one those whose batch hung or crashed."""
         deadline = time.monotonic() + self._config.deadline_s
         size = self._config.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
@@ -112,7 +121,7 @@ class RewardWorkers:
     async def _check_batches(
         self, batches: Sequence[Sequence[Item]], deadline: float
     ) -> list[list[Outcome]]:
-        """Outcomes of each batch, as many at a time as there are workers."""
+        """Returns the outcomes of each batch; as many run at a time as there are workers."""
         outcomes: list[list[Outcome]] = [[TIMED_OUT] * len(batch) for batch in batches]
         remaining = iter(range(len(batches)))
 
@@ -129,6 +138,7 @@ class RewardWorkers:
         return outcomes
 
     async def _count(self, outcome: Outcome, prompt: Prompt) -> None:
+        """Counts an error; after too many in a row, checks whether the task is at fault."""
         if not isinstance(outcome, str):
             self._errors_in_a_row = 0
             return
@@ -140,12 +150,16 @@ class RewardWorkers:
             self._errors_in_a_row = 0
 
     async def _check_right_answer(self, prompt: Prompt) -> None:
-        """Tells a task that is broken from a policy that writes what a check cannot read, which stops no run."""
+        """Raises RewardError if the check of the right answer fails too.
+
+        A policy that writes what no check can read must not stop the run; a broken task must.
+        """
         (outcome,) = await self._check([(prompt, (prompt.answer,))])
         if isinstance(outcome, str):
             raise RewardError(
-                f"the checks of {self._errors_in_a_row} answers in a row failed, and then the check of the right one "
-                f"({prompt.answer!r} of prompt {prompt.prompt_id}: {outcome}; in all: {self._counts}). The task's "
-                "grade() is at fault, not the answers: try it on that one by hand. To go on all the same: "
+                f"the checks of {self._errors_in_a_row} answers in a row failed, and then the "
+                f"check of the right one ({prompt.answer!r} of prompt {prompt.prompt_id}: "
+                f"{outcome}; in all: {self._counts}). The task's grade() is at fault, not the "
+                "answers: try it on that one by hand. To go on all the same: "
                 "rewards.max_errors_in_a_row=null."
             )

@@ -1,7 +1,9 @@
-"""The process that reward workers are forked from. It has their imports already: a new one costs milliseconds.
+"""The process that reward workers are forked from.
 
-It never sees what a model wrote. It starts with an almost empty environment, takes the task once, from its standard
-input, and then does two things, asked for on a socket: forks a worker around a handle that it is sent, and ends one.
+It has already made their imports, so that a new worker costs milliseconds. It never sees what a
+model wrote. It starts with an almost empty environment, takes the task once, from its standard
+input, and then obeys two commands on a socket: fork a worker around the handle that comes with the
+command, and end a worker.
 """
 
 import importlib
@@ -24,10 +26,11 @@ MESSAGE = 65536  # bytes at most
 
 
 def main() -> None:
-    """Serves until the run closes its end of the socket, or dies."""
+    """Serves until the run closes its end of the socket or dies."""
     control = socket.socket(fileno=int(sys.argv[1]))
     with TemporaryDirectory(prefix="isentropic-checks-") as folder:
-        os.chdir(folder)  # the workers', and empty
+        # The working folder of the workers, which must be empty.
+        os.chdir(folder)
         os.environ["MPLCONFIGDIR"] = folder
         try:
             modules, task, memory_gib, timeout_s = pickle.load(sys.stdin.buffer)
@@ -35,7 +38,7 @@ def main() -> None:
                 importlib.import_module(name)
             task = pickle.loads(task)
             wall.prepare()
-        except Exception:  # of the task's own code: the run shows it to its user
+        except Exception:  # raised by the task's own code: the run shows it to its user
             control.send(traceback.format_exc()[-MESSAGE:].encode())
             return
         control.send(READY)
@@ -44,7 +47,7 @@ def main() -> None:
 
 
 def obey(control: socket.socket, work: Callable[[int], None]) -> None:
-    """Starts and ends workers as the run asks; ends those that are left when the run does not ask any more."""
+    """Starts and ends workers on command; ends the rest when the run closes the socket."""
     workers: set[int] = set()
     while True:
         try:
@@ -66,9 +69,10 @@ def obey(control: socket.socket, work: Callable[[int], None]) -> None:
 
 
 def fork(handle: int, work: Callable[[int], None]) -> int:
-    """A new worker that answers on `handle`. What this process is does not go on in it, whatever happens."""
+    """Forks a worker that answers on `handle`; returns its process id."""
     worker = os.fork()
     if worker == 0:
+        # Whatever happens, the worker must not go on with this process's own code.
         try:
             work(handle)
         except BaseException:
@@ -80,7 +84,8 @@ def fork(handle: int, work: Callable[[int], None]) -> int:
 
 
 def end(worker: int) -> None:
-    """Kills a worker and waits for its end. Its number cannot have gone to another process: nobody else waits."""
+    """Kills a worker and waits for its end."""
+    # The process id cannot have passed to another process: only this one waits for it.
     with suppress(ProcessLookupError):
         os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)

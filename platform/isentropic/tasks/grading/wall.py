@@ -1,16 +1,18 @@
 """The wall around a reward worker: what the system lets a check do, whatever code it comes to run.
 
-A check reads text that a model wrote. Grammars keep that text away from everything that evaluates (grading/plain.py);
-this is for the day on which one of them has a hole. Layers, each of which stands without the others:
+A check reads text that a model wrote. Grammars (grading/plain.py) keep that text away from
+everything that evaluates; the wall is for the day on which one of them has a hole. Its layers, each
+of which stands without the others:
 
     limits      memory, CPU, no file may grow, no process or thread may start, few handles, no core
     namespaces  no network device, no other process's System V memory, nothing under /proc
     user        as root: nobody, if Python's files can be read by others
-    landlock    files: Python's own code may be read, nothing may be written; no TCP, no signal outward
+    landlock    files: Python's code may be read, nothing may be written; no TCP, no signal outward
     privileges  no capability, none to be gained; closed to debuggers
     seccomp     a short list of system calls: no socket, no process, no signal, no opening to write
 
-A container or a kernel may forbid some. `enter` then goes on with the rest and says which, and what still gets out.
+A container or a kernel may forbid some. `enter` then goes on with the rest, and reports which are
+missing and what still gets out.
 """
 
 import ctypes
@@ -36,13 +38,14 @@ CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x8000000, 0x1
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 CAPABILITY_VERSION_3 = 0x20080522
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-# What Python, numpy and sympy call while they compute, import a module and read and write an open handle.
+# What Python, numpy and sympy call to compute, to import, and to read and write open handles.
 SYSTEM_CALLS = """
-    read readv pread64 write writev close lseek fstat stat lstat newfstatat statx access faccessat faccessat2
-    readlink readlinkat getdents64 getcwd brk mmap munmap mprotect mremap madvise futex sched_yield
-    sched_getaffinity rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack clock_gettime clock_getres gettimeofday
-    time nanosleep clock_nanosleep restart_syscall poll ppoll getpid getppid gettid getuid geteuid getgid getegid
-    getrlimit setrlimit getrusage times uname sysinfo getrandom rseq set_robust_list exit exit_group
+    read readv pread64 write writev close lseek fstat stat lstat newfstatat statx access faccessat
+    faccessat2 readlink readlinkat getdents64 getcwd brk mmap munmap mprotect mremap madvise futex
+    sched_yield sched_getaffinity rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack clock_gettime
+    clock_getres gettimeofday time nanosleep clock_nanosleep restart_syscall poll ppoll getpid
+    getppid gettid getuid geteuid getgid getegid getrlimit setrlimit getrusage times uname sysinfo
+    getrandom rseq set_robust_list exit exit_group
 """
 
 
@@ -51,7 +54,7 @@ class Wall:
     """What stands between a check and the machine."""
 
     missing: dict[str, str]  # layers that the system refused, with its reason
-    gaps: tuple[str, ...]  # what was tried from inside and worked all the same
+    gaps: tuple[str, ...]  # forbidden actions that worked when tried from inside
 
     def __str__(self) -> str:
         standing = ", ".join(name for name in LAYERS if name not in self.missing)
@@ -66,20 +69,20 @@ class Wall:
 def enter(memory_gib: float) -> Wall:
     """Puts this process behind the wall, for good. Its working folder should be empty.
 
-    Goes on where the system refuses a layer; the caller has to say so.
+    If the system refuses a layer it goes on without; the caller has to report that.
     """
     prepare()
     missing = {}
     for name, layer in LAYERS.items():
         try:
             layer(memory_gib)
-        except Exception as error:  # of three libraries: each reason is one for the user
+        except Exception as error:  # any of three libraries may raise: the user sees each reason
             missing[name] = str(error) or type(error).__name__
     return Wall(missing, tuple(name for name, attempt in ATTEMPTS.items() if _works(attempt)))
 
 
 def inspect(timeout_s: float = 60.0) -> Wall:
-    """The wall that a reward worker would stand behind on this machine, found by building it.
+    """Finds out which wall a reward worker has on this machine, by building one.
 
     Raises:
         OSError, subprocess.SubprocessError: the process in which it is built did not answer.
@@ -95,9 +98,9 @@ def inspect(timeout_s: float = 60.0) -> Wall:
 
 @cache
 def prepare() -> None:
-    """Does once, before workers are forked, what every one of them would do again."""
-    # Both look for a library by starting a process, which a worker cannot. What they lack here they lack
-    # there too, and the layer says so.
+    """Does once, before workers are forked, what each of them would have to repeat."""
+    # Both imports look for a library by starting a process, which a worker cannot. If one fails
+    # here it fails in the worker too, and there the layer reports it.
     with suppress(Exception):
         import pyseccomp  # noqa: F401
     with suppress(Exception):
@@ -109,23 +112,24 @@ def prepare() -> None:
 
 
 def code_folders() -> list[str]:
-    """Where modules and libraries are imported from, early or late: all that a check may read."""
+    """Lists the folders that modules and libraries are imported from: all that a check may read."""
     libraries = ("/usr/lib", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
     folders = [*sys.path, sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *libraries]
-    found = dict.fromkeys(os.path.realpath(folder) for folder in folders if folder)
+    resolved = dict.fromkeys(os.path.realpath(folder) for folder in folders if folder)
     too_much = {"/", os.path.expanduser("~")}
-    return [folder for folder in found if folder not in too_much and os.path.exists(folder)]
+    return [folder for folder in resolved if folder not in too_much and os.path.exists(folder)]
 
 
 @cache
 def _is_roots() -> bool:
-    """Whether the run is root's. Asked before the walls go up: they change what `os.getuid` says."""
+    """Returns True if the run is root's."""
+    # Cached, and first called before the wall: a layer of it changes what `os.getuid` says.
     return os.getuid() == 0
 
 
 @cache
 def _closed_to_others() -> str | None:
-    """The first file or folder of Python that `nobody` cannot read, if there is one. For root to ask."""
+    """Returns the first file or folder of Python closed to `nobody`, or None; for root only."""
     modules = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     os.setegid(NOBODY)
     os.seteuid(NOBODY)
@@ -152,14 +156,14 @@ def _limits(memory_gib: float) -> None:
 
 
 def _namespaces(memory_gib: float) -> None:
-    own = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
+    namespaces = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
     try:
-        _system("unshare", own)
+        _system("unshare", namespaces)
     except PermissionError:
-        # First another user: in a user namespace of its own, root could not become one any more.
+        # Become another user first: inside a new user namespace root no longer could.
         with suppress(OSError):
             _user(memory_gib)
-        _system("unshare", own | CLONE_NEWUSER)
+        _system("unshare", namespaces | CLONE_NEWUSER)
     _system("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
     _system("mount", b"none", b"/proc", b"tmpfs", 0, b"size=4k,mode=0555")
 
@@ -184,11 +188,12 @@ def _landlock(memory_gib: float) -> None:
 
 
 def _privileges(memory_gib: float) -> None:
-    header, nothing = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), (ctypes.c_uint32 * 6)()
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    nothing = (ctypes.c_uint32 * 6)()
     _system("capset", header, nothing)
     _system("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _system("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
-    # Not earlier: a change of user clears it. A worker must not outlive its server.
+    # A worker must not outlive its server. Not earlier, because a change of user clears this.
     _system("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
@@ -198,12 +203,14 @@ def _seccomp(memory_gib: float) -> None:
 
     calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
     for name in SYSTEM_CALLS.split():
-        with suppress(OSError):  # one that an older libseccomp has no name for stays forbidden
+        # A call that an older libseccomp has no name for stays forbidden.
+        with suppress(OSError):
             calls.add_rule(ALLOW, name)
     calls.add_rule(ALLOW, "open", Arg(1, MASKED_EQ, WRITING, 0))
     calls.add_rule(ALLOW, "openat", Arg(2, MASKED_EQ, WRITING, 0))
     calls.add_rule(ALLOW, "prlimit64", Arg(0, EQ, 0))  # of this process
-    for command in (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL):  # F_SETOWN could send a signal
+    # Only these: F_SETOWN could send a signal.
+    for command in (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL):
         calls.add_rule(ALLOW, "fcntl", Arg(1, EQ, command))
     calls.load()
 
@@ -219,7 +226,7 @@ LAYERS: dict[str, Callable[[float], None]] = {
 
 
 def _system(name: str, *arguments: object) -> None:
-    """Calls a function of the C library that Python does not offer. Raises OSError."""
+    """Calls a function of the C library that Python does not offer; raises OSError if it fails."""
     library = ctypes.CDLL(None, use_errno=True)
     if getattr(library, name)(*arguments) != 0:
         number = ctypes.get_errno()
@@ -236,7 +243,8 @@ def _works(attempt: Callable[[], object]) -> bool:
 
 def _send() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as connection:
-        connection.connect(("192.0.2.1", 9))  # no packet leaves: only a route is looked for
+        # Sends no packet: it only looks for a route.
+        connection.connect(("192.0.2.1", 9))
 
 
 def _fork() -> None:
