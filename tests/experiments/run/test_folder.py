@@ -28,6 +28,7 @@ CFG = OmegaConf.create(
         "run": {"steps": 9, "name": "${who}", "date": None},
         "who": "a",
         "tracking": {"wandb": "auto"},
+        "steering": {"name": "none"},
     }
 )
 OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
@@ -166,7 +167,8 @@ def test_a_run_from_before_a_key_resumes_with_the_value_it_had(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
 
     def today(engine):
-        return OmegaConf.create({"seed": 0, "rollout": {"num_actors": 1, "engine": engine}})
+        rollout = {"num_actors": 1, "engine": engine}
+        return OmegaConf.create({"seed": 0, "rollout": rollout, "steering": {"name": "none"}})
 
     check_run_folder(Run(tmp_path, mode="auto"), today("vllm"))
     with pytest.raises(ValueError, match=r"rollout\.engine: vllm -> other.*allow_changes="):
