@@ -5,6 +5,9 @@ from typing import Protocol
 
 from isentropic.records import Prompt
 
+# The ways to write an answer down that tasks ask for.
+FORMS = ("{}", "\\boxed{{{}}}", "#{}", "#### {}", "<answer>{}</answer>")
+
 
 class Task(Protocol):
     """Prompts by index and a reward for a response. Picklable: reward workers hold a copy."""

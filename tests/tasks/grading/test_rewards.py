@@ -209,6 +209,22 @@ def test_a_task_that_fails_for_the_right_answer_too_stops_the_run(make_workers, 
         grade(workers, ["word", "word"], broken)
 
 
+class TaggedTask(HostileTask):
+    """Wants its answer in tags, and raises on every answer that it finds there."""
+
+    def grade(self, prompt, turns):
+        if not turns[-1].startswith("<answer>"):
+            return 0.0
+        raise ValueError("the scorer is broken")
+
+
+def test_a_broken_check_behind_tags_stops_the_run(make_workers):
+    """A bare right answer is paid nothing before the scorer is asked: tags reach its fault."""
+    workers = make_workers(TaggedTask(isolated=False), max_errors_in_a_row=3)
+    with pytest.raises(RewardError, match="4 answers in a row failed"):
+        grade(workers, ["<answer>1</answer>"] * 5)
+
+
 def test_checks_that_raise_on_what_a_model_wrote_stop_nothing(make_workers):
     """A hundred in a row: the right answer is checked in between, and is fine."""
     workers = make_workers(HostileTask(), max_errors_in_a_row=3)

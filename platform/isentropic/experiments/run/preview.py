@@ -5,15 +5,13 @@ import json
 from isentropic.config import Config
 from isentropic.records import Prompt
 from isentropic.tasks import TASKS
-from isentropic.tasks.base import Task
+from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.prompts import fitting
 
 PROMPTS = 2  # shown
 TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
 INDENT = " " * 11
-# The ways to write an answer down that tasks ask for; the first that is paid best is shown.
-FORMS = ("{}", "\\boxed{{{}}}", "#{}", "#### {}", "<answer>{}</answer>")
 
 
 def data_lines(config: Config, chat: Chat) -> list[str]:
@@ -61,6 +59,7 @@ def _reward_lines(task: Task, prompts: list[Prompt]) -> list[str]:
     prompt = prompts[0]
     others = [other.answer for other in prompts if other.answer != prompt.answer]
     wrong = others[0] if others else f"not {prompt.answer}"
+    # Of the forms that are paid best the first is shown.
     paid = {form: _reward(task, prompt, form.format(prompt.answer)) for form in FORMS}
     numbers = {form: value for form, value in paid.items() if isinstance(value, float)}
     best = max(numbers, key=lambda form: numbers[form], default=FORMS[0])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from isentropic.checks import check_range
 from isentropic.records import Prompt, Rollout
-from isentropic.tasks.base import Task
+from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.pool import CRASHED, KINDS, TIMED_OUT, RewardError, WorkerPool
 from isentropic.tasks.grading.wall import Wall
@@ -152,10 +152,16 @@ class RewardWorkers:
     async def _check_right_answer(self, prompt: Prompt) -> None:
         """Raises RewardError if the check of the right answer fails too.
 
-        A policy that writes what no check can read must not stop the run; a broken task must.
+        A policy that writes what no check can read must not stop the run; a broken task must. The
+        right answer is tried in each of the forms that tasks ask for: a check that wants it in tags
+        would not come as far as its fault with a bare one.
         """
-        (outcome,) = await self._check([(prompt, (prompt.answer,))])
-        if isinstance(outcome, str):
+        right = [(prompt, (form.format(prompt.answer),)) for form in FORMS]
+        outcomes = await self._check(right)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        paid = any(not isinstance(outcome, str) and outcome > 0 for outcome in outcomes)
+        if errors and not paid:
+            outcome = errors[0]
             raise RewardError(
                 f"the checks of {self._errors_in_a_row} answers in a row failed, and then the "
                 f"check of the right one ({prompt.answer!r} of prompt {prompt.prompt_id}: "
