@@ -34,12 +34,13 @@ def rollout(draw, sample, wave=0, reward=1.0):
         prompt=PROMPT,
         token_ids=np.array([5, 6, 7, 8, 9]),
         turns=((2, 3), (4, 5)),
-        rollout_logprob=np.array([-0.1, np.float32(1 / 3)], dtype=np.float32),
+        rollout_logprob=np.array([-0.1, np.float32(-1 / 3)], dtype=np.float32),
         temperature=0.7,
         seed=2**62 - 1,
         finish_reason="turns",
         step=3,
         policy_version=16,
+        source_step=2,
         reward=reward,
     )
 
@@ -160,6 +161,15 @@ def rewritten(path, **columns):
         pytest.param({"sample": [0, 0, 0, 0]}, "two rollouts of the key", id="a key twice"),
         pytest.param({"draw": [9, 9, 9, 5]}, r"not of \[9, 4\]", id="a draw of another step"),
         pytest.param({"wave": [0, 0, -1, 0]}, "negative number", id="a negative wave"),
+        pytest.param({"step": [3, 3, 9, 3]}, "has the step 9, the file 3", id="another step"),
+        pytest.param({"source_step": [2, 1, 2, 2]}, "source_step 1", id="other weights"),
+        pytest.param({"policy_version": [16, 7, 16, 16]}, "policy_version 7", id="another version"),
+        pytest.param({"sample": [0, 2, 0, 0]}, "lacks samples", id="a gap in the samples"),
+        pytest.param(
+            {"rollout_logprob": pa.array([[-0.1, 5.0]] * 4, pa.list_(pa.float32()))},
+            "probability above 1",
+            id="a probability above 1",
+        ),
         pytest.param({"finish_reason": ["stop"] * 3 + ["?"]}, "finish reason", id="no such reason"),
         pytest.param({"temperature": [-1.0] * 4}, "temperature -1.0", id="no temperature"),
         pytest.param(

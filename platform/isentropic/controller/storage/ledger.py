@@ -45,6 +45,8 @@ SCHEMA = pa.schema(
     ]
 )
 
+ROUNDING = 1e-3  # nats: a logprob of a sure token may be a little above 0
+
 
 class LedgerError(ValueError):
     """A ledger file that cannot be read, or that is not what its name says."""
@@ -117,6 +119,7 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         header = json.loads(metadata[b"isentropic"])
         rollouts = [_rollout(row) for row in table.to_pylist()]
         _check_keys(header, rollouts)
+        _check_siblings(header, rollouts)
         for rollout in rollouts:
             _check_rollout(rollout)
         batch = _batch(header, rollouts)
@@ -161,6 +164,30 @@ def _check_keys(header: dict, rollouts: Sequence[Rollout]) -> None:
         raise ValueError(f"its rollouts are of the draws {sorted(drawn)}, not of {header['draws']}")
     if drawn and max(drawn) >= header["next_draw"]:
         raise ValueError(f"its next draw, {header['next_draw']}, is among those that it holds")
+    if header["reward_errors"] < 0:
+        raise ValueError(f"it counts {header['reward_errors']} reward errors")
+
+
+def _check_siblings(header: dict, rollouts: Sequence[Rollout]) -> None:
+    """Raises ValueError if a rollout does not belong to the file's step, or to its group."""
+    prompts: dict[int, Prompt] = {}
+    samples: dict[tuple[int, int], set[int]] = {}
+    for rollout in rollouts:
+        if rollout.is_teacher:
+            continue
+        for name in ("step", "source_step", "policy_version"):
+            value = getattr(rollout, name)
+            if value != header[name]:
+                raise ValueError(
+                    f"its rollout {tuple(rollout.key)} has the {name} {value}, the file {header[name]}"
+                )
+        draw, wave, sample = rollout.key[1:]
+        samples.setdefault((draw, wave), set()).add(sample)
+        if prompts.setdefault(draw, rollout.prompt) != rollout.prompt:
+            raise ValueError(f"its rollouts of draw {draw} have different prompts")
+    for (draw, wave), numbers in samples.items():
+        if numbers != set(range(len(numbers))):
+            raise ValueError(f"draw {draw}, wave {wave} lacks samples: it has {sorted(numbers)}")
 
 
 def _check_rollout(rollout: Rollout) -> None:
@@ -178,7 +205,9 @@ def _check_rollout(rollout: Rollout) -> None:
         problem = f"has {len(logprob)} logprobs for {rollout.num_response_tokens} response tokens"
     elif not rollout.is_teacher and not np.isfinite(logprob).all():
         problem = "has a logprob that is not a finite number"
-    elif not rollout.is_teacher and not math.isfinite(rollout.reward):
+    elif not rollout.is_teacher and len(logprob) and logprob.max() > ROUNDING:
+        problem = f"has the logprob {logprob.max():.3g}, a probability above 1"
+    elif math.isinf(rollout.reward) or (math.isnan(rollout.reward) and not rollout.is_teacher):
         problem = f"has the reward {rollout.reward}"
     elif not (math.isfinite(rollout.temperature) and rollout.temperature >= 0):
         problem = f"has the temperature {rollout.temperature}"
