@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -36,9 +37,10 @@ def test_two_kills_a_lost_rank_and_another_actor_change_nothing(job, golden):
     engines = {each.pid for each in run.actors("RolloutActor")}
     os.kill(run.actors("LearnerActor")[1].pid, signal.SIGKILL)
     run.until(lambda: "learner is started again (1 of 5), from the last checkpoint" in run.text())
-    assert "learner rank 1 died" in run.text(), (
-        "rank 0 then fails in a collective, and is not the one to name"
-    )
+    # Pids need not come in the order of ranks. The other rank fails in a collective, with another
+    # cause, and is not the one to name.
+    named = re.findall(r"learner rank [01] died .*", run.text())
+    assert len(named) == 1 and "its worker process has died" in named[0]
     assert engines == {each.pid for each in run.actors("RolloutActor")}
     assert run.wait() == 0, run.text()[-3000:]
     assert (run.folder / "rollouts" / "step_000001.parquet").stat().st_mtime_ns == drawn, (
