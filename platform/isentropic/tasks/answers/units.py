@@ -9,6 +9,7 @@ Words that scale a number are part of the number: 5 million is 5000000, 5 halves
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from isentropic.tasks.answers.numbers import read_number
 
@@ -105,6 +106,9 @@ TRAILING = re.compile(
     rf"(.*(?:[\d)}}%.!]|\\pi|[A-Za-z](?=\s*\\text)))(\s*)"
     rf"({NAME}(?:(?:\s*(?:/|\\cdot)\s*|\s+|(?=\\text)){NAME})*)"
 )
+# One quantity of `1 hr 30 min`, its text unwrapped.
+QUANTITY = r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?"
+SUM = re.compile(rf"{QUANTITY}(?:\s+(?:and\s+)?{QUANTITY})+")
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,24 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if _is_no_unit(rest, scaled != body):
         return text, None
     return scaled, (read_unit(" ".join(rest)) if scaled != body else read_unit(written))
+
+
+def add_up(text: str) -> str | None:
+    """`90 min` of `1 hr 30 min`: a sum in smaller and smaller units of one dimension, else None."""
+    text = " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).split())
+    if not SUM.fullmatch(text):
+        return None
+    quantities = re.findall(QUANTITY, text)
+    names = [_singular(name.lower()) for _, name in quantities]
+    measures = [MEASURE_OF.get(name) for name in names]
+    if None in measures or len({dimension for dimension, _ in measures}) > 1:
+        return None
+    sizes = [size for _, size in measures]
+    if any(small >= large for large, small in pairwise(sizes)):
+        return None
+    numbers = [Fraction(number) for number, _ in quantities]
+    total = sum(number * size for number, size in zip(numbers, sizes, strict=True)) / sizes[-1]
+    return rf"{total} \text{{ {names[-1]}}}"
 
 
 def read_unit(text: str) -> Unit | None:
