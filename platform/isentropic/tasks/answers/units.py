@@ -68,7 +68,7 @@ REWRITTEN = [
 SCALES = {
     name: Fraction(factor)
     for names, factor in [
-        ("dozen dozens", 12), ("hundred hundreds", 100), ("k thousand thousands", 1000),
+        ("tens", 10), ("dozen dozens", 12), ("hundred hundreds", 100), ("k thousand thousands", 1000),
         ("million millions", 10**6), ("bn billion billions", 10**9),
         ("trillion trillions", 10**12), ("half halves", Fraction(1, 2)),
         *(
@@ -90,7 +90,7 @@ NUMBER_WORD = re.compile(
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
     "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
 )
-JOINTS = {"and", "or", "plus", "minus", "to"}
+JOINTS = {"and", "or", "plus", "minus", "to", "factorial"}
 VERB_OR_DENIAL = re.compile(
     "(?:is|are|was|were|does|do|did|has|have|had|would|should|could)(?:n'?t)?|can(?:not|'?t)|"
     "be|been|must|will|won't|seems|not|no|never|neither|nor"
