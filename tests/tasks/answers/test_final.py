@@ -44,8 +44,19 @@ def test_final_answer(response, answer):
     assert final_answer(response) == answer
 
 
-def test_only_the_end_of_a_long_response_is_read():
-    assert final_answer("\\boxed{1}" + " " * LAST_CHARACTERS) is None
+@pytest.mark.parametrize("behind", ["", " so x is 5"])
+def test_a_box_far_from_the_end_is_still_the_answer(behind):
+    assert final_answer("\\boxed{6}" + " a" * LAST_CHARACTERS + behind) == "6"
+
+
+def test_a_box_longer_than_the_searched_end_is_no_later_number():
+    content = "6" + " a" * LAST_CHARACTERS + " 5"
+    assert final_answer(f"\\boxed{{{content}}}") == content
+    assert final_answer(f"\\boxed{{{content}") is None
+
+
+def test_without_a_box_only_the_end_of_a_long_response_is_read():
+    assert final_answer("#### 1\n" + " " * LAST_CHARACTERS) is None
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from isentropic.tasks.answers.structure import (
     split_top,
 )
 from isentropic.tasks.answers.symbolic import same_formula, value_of
-from isentropic.tasks.answers.units import same_kind, split_unit
+from isentropic.tasks.answers.units import add_up, same_kind, split_unit
 
 MAX_CHARACTERS = 2000  # of an answer; what is longer is none
 MAX_DEPTH = 6  # lists in lists
@@ -47,6 +47,11 @@ CHOICE = re.compile(r"\(([A-Ja-j])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*))?")
 BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\{?(\d+)\}?")
 WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
+PRODUCT = re.compile(r"(?!no|on)[a-z]{2}")  # mn is nm, but `no` is not `on`
+MODULUS = re.compile(
+    r"(.*\S)\s*(?:\\pmod\s*(?:\{\s*(\w+)\s*\}|(\w+))"
+    r"|\(\s*(?:\\text\{\s*mod\s*\}|\\b?mod|mod)\s*(\w+)\s*\))"
+)
 AND = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
 SAME_WORDS = {"dne": "does not exist", "undefined": "does not exist", "none": "no solution"}
 
@@ -95,6 +100,8 @@ def _words(gold: str, answer: str, depth: int) -> bool | None:
     words = [text for text in (gold, answer) if _is_word(text)]
     if not words or (len(words) == 1 and SHORT.fullmatch(words[0])):
         return None
+    if len(words) == 2 and all(PRODUCT.fullmatch(word) for word in words):
+        return None
     one, other = (sorted(AND.split(without_text(text).casefold())) for text in (gold, answer))
     return [SAME_WORDS.get(word, word) for word in one] == [
         SAME_WORDS.get(word, word) for word in other
@@ -111,6 +118,30 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
     if one:
         return one.is_named and equal(one.right, answer, depth + 1)
     return equal(gold, other.value, depth + 1) if other else None
+
+
+def _residues(gold: str, answer: str, depth: int) -> bool | None:
+    r"""5 \pmod 7 is 5: the question has named the modulus. Two moduli must be the same."""
+    one, other = MODULUS.fullmatch(gold), MODULUS.fullmatch(answer)
+    if not one and not other:
+        return None
+    if one and other and (one[2] or one[3] or one[4]) != (other[2] or other[3] or other[4]):
+        return False
+    gold, answer = (
+        split_top(match[1], r"\equiv")[-1] if match else text
+        for match, text in ((one, gold), (other, answer))
+    )
+    return equal(gold, answer, depth + 1)
+
+
+def _sums_of_units(gold: str, answer: str, depth: int) -> bool | None:
+    """1 hr 30 min is 90 min. If the other side is a list, this may be one too: 3 m and 20 cm."""
+    one, other = add_up(gold), add_up(answer)
+    if not one and not other:
+        return None
+    if (not one and read_group(gold)) or (not other and read_group(answer)):
+        return None
+    return equal(one or gold, other or answer, depth + 1)
 
 
 def _approximations(gold: str, answer: str, depth: int) -> bool | None:
@@ -311,6 +342,8 @@ def _is_word(text: str) -> bool:
 RULES = (
     _choice,
     _words,
+    _residues,
+    _sums_of_units,
     _approximations,
     _equations,
     _intervals,

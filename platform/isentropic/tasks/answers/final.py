@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-# The answer stands at the end, and the time to search for it grows with the text.
+# Without a box the answer is searched in the end only: that search takes long. Boxes are searched in
+# the whole text, or a last number would be paid where an earlier box says something else.
 LAST_CHARACTERS = 20_000
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 MARKED = re.compile(r"^[ \t>*]*####[ \t]*(.*?)[ \t]*$", re.MULTILINE)
@@ -18,10 +19,10 @@ def final_answer(response: str) -> str | None:
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
     Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
     """
-    end = response[-LAST_CHARACTERS:]
-    boxes = list(BOX.finditer(end))
+    boxes = list(BOX.finditer(response))
     if boxes:
-        return _box_content(end, boxes[-1].end())
+        return _box_content(response, boxes[-1].end())
+    end = response[-LAST_CHARACTERS:]
     marked = MARKED.findall(end)
     return (marked[-1] or None) if marked else _said_last(end)
 

@@ -65,6 +65,18 @@ RULES = [
         (r"\\(?:mathrm|mathbf|mathit|mathsf)\s*\{([A-Za-z][A-Za-z .]+)\}", r"\\text{\1}"),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|pmb)\s*\{([^{}]*)\}", r"{\1}"),
         (r"\\text\{\s*\}", ""),
+        # A sentence around the answer, a text that holds a number and its unit.
+        (
+            r"(?i)^\s*(\\text\{)?\s*(?:the )?(?:final )?answer\s*(?::|is(?![a-z]))\s*:?\s*",
+            r"\1",
+        ),
+        (r"^\s*\\text\{\s*\}", ""),
+        (r"^\s*\\text\{\s*([+-]?\.?\d[^{}]*)\}\s*$", r"\1"),
+        # Before and after noon: two letters in any style, but 5am is a product.
+        (r"(?i)(?<=\d)\s*\\text\{\s*([ap])\.?\s?m\.?\s*\}", r" \\text{\1m}"),
+        (r"(?i)(?<=\d)\s*([ap])\.\s?m(?:\.|(?![a-z]))", r" \\text{\1m}"),
+        (r"(?i)(?<=:\d\d)\s*([ap])m(?![a-z])", r" \\text{\1m}"),
+        (r"(?<=\d)\s+([AP])M(?![A-Za-z])", r" \\text{\1M}"),
         # A comma in braces groups thousands if three digits follow, else it is a decimal comma.
         (r"\{,\}(?=\d{3}(?!\d))", ","),
         (r"(?<=\d)\{,\}(?=\d)", "."),
@@ -101,6 +113,7 @@ RULES = [
         (r"\\sqrt\s*\[\s*([3579])\s*\]\s*\{\s*-(\d+)\}", r"-\\sqrt[\1]{\2}"),
         (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*\{", r"\\sqrt{"),
+        (r"\\log\s*_\s*(?:\{\s*e\s*\}|e)", r"\\ln "),
         # Names that plain text writes without a backslash.
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),

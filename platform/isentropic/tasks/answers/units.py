@@ -2,11 +2,14 @@ r"""What a number counts or measures: `5 \text{ cm}`, `\$18`, `12 apples`, `90°
 
 A unit that only one side writes is no difference: the question has named it. Two that differ are,
 unless they measure the same thing: 50 cm is 0.5 m, and 5 m is not.
+
+Words that scale a number are part of the number: 5 million is 5000000, 5 halves are 5/2.
 """
 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from isentropic.tasks.answers.numbers import read_number
 
@@ -62,6 +65,37 @@ REWRITTEN = [
         (r"\b([a-z]+) cubed\b", r"\1^3"),
     ]
 ]
+SCALES = {
+    name: Fraction(factor)
+    for names, factor in [
+        ("tens", 10), ("dozen dozens", 12), ("hundred hundreds", 100), ("k thousand thousands", 1000),
+        ("million millions", 10**6), ("bn billion billions", 10**9),
+        ("trillion trillions", 10**12), ("half halves", Fraction(1, 2)),
+        *(
+            (f"{name} {name}s", Fraction(1, bottom))
+            for name, bottom in [
+                ("third", 3), ("fourth", 4), ("fifth", 5), ("sixth", 6), ("seventh", 7),
+                ("eighth", 8), ("ninth", 9), ("tenth", 10), ("hundredth", 100),
+                ("thousandth", 1000), ("millionth", 10**6),
+            ]
+        ),
+    ]
+    for name in names.split()
+}  # fmt: skip
+# These scale a number only at the end: 12 third graders are twelve.
+ADJECTIVES = {name for name, factor in SCALES.items() if factor < 1 and not name.endswith("s")}
+POWERS = {"squared": 2, "cubed": 3}
+# `5 and a half` and `5 point two` are other numbers, `5 is wrong` is no answer.
+NUMBER_WORD = re.compile(
+    "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
+)
+JOINTS = {"and", "or", "plus", "minus", "to", "factorial"}
+VERB_OR_DENIAL = re.compile(
+    "(?:is|are|was|were|does|do|did|has|have|had|would|should|could)(?:n'?t)?|can(?:not|'?t)|"
+    "be|been|must|will|won't|seems|not|no|never|neither|nor"
+)
+DENYING_ADJECTIVES = {"wrong", "incorrect", "false", "invalid", "impossible", "untrue"}
 PART = re.compile(r"(/?)\s*([a-z°€£¥₹¢]+)\.?(?:\s*\^\s*\{?(-?\d)\}?)?")
 
 ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")  # its degrees are no unit of the answer
@@ -72,6 +106,9 @@ TRAILING = re.compile(
     rf"(.*(?:[\d)}}%.!]|\\pi|[A-Za-z](?=\s*\\text)))(\s*)"
     rf"({NAME}(?:(?:\s*(?:/|\\cdot)\s*|\s+|(?=\\text)){NAME})*)"
 )
+# One quantity of `1 hr 30 min`, its text unwrapped.
+QUANTITY = r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?"
+SUM = re.compile(rf"{QUANTITY}(?:\s+(?:and\s+)?{QUANTITY})+")
 
 
 @dataclass(frozen=True)
@@ -92,9 +129,32 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match is None or ("°" in match[3] and ANGLE_OF.search(match[1])):
         return text, None
     body, space, written = match[1].strip(), match[2], match[3]
+    words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", written).lower().split()
+    words = [word.strip(".,;:") for word in words]
     if r"\text" not in written and not _is_surely_a_unit(body, space, written):
         return text, None
-    return body, read_unit(written)
+    scaled, rest = _scaled(body, words)
+    if _is_no_unit(rest, scaled != body):
+        return text, None
+    return scaled, (read_unit(" ".join(rest)) if scaled != body else read_unit(written))
+
+
+def add_up(text: str) -> str | None:
+    """`90 min` of `1 hr 30 min`: a sum in smaller and smaller units of one dimension, else None."""
+    text = " ".join(re.sub(r"\\text\{([^{}]*)\}", r" \1 ", text).split())
+    if not SUM.fullmatch(text):
+        return None
+    quantities = re.findall(QUANTITY, text)
+    names = [_singular(name.lower()) for _, name in quantities]
+    measures = [MEASURE_OF.get(name) for name in names]
+    if None in measures or len({dimension for dimension, _ in measures}) > 1:
+        return None
+    sizes = [size for _, size in measures]
+    if any(small >= large for large, small in pairwise(sizes)):
+        return None
+    numbers = [Fraction(number) for number, _ in quantities]
+    total = sum(number * size for number, size in zip(numbers, sizes, strict=True)) / sizes[-1]
+    return rf"{total} \text{{ {names[-1]}}}"
 
 
 def read_unit(text: str) -> Unit | None:
@@ -130,6 +190,36 @@ def same_kind(gold: Unit | None, answer: Unit | None) -> bool:
             else False
         )
     return gold.dimensions == answer.dimensions
+
+
+def _scaled(body: str, words: list[str]) -> tuple[str, list[str]]:
+    """The number with the words that scale it multiplied in, and the words behind those."""
+    factor = Fraction(1)
+    while words and words[0] in SCALES and (len(words) == 1 or words[0] not in ADJECTIVES):
+        factor *= SCALES[words[0]]
+        words = words[1:]
+    power = POWERS.get(words[0]) if words else None
+    if power:
+        return (f"({body})^{power}", words[1:]) if factor == 1 else (body, words)
+    if factor == 1:
+        return body, words
+    number = read_number(body)
+    return (str(number.value * factor) if number else rf"({body}) \cdot {factor}"), words
+
+
+def _is_no_unit(words: list[str], is_scaled: bool) -> bool:
+    """Whether words behind a number change or deny it: `and a half`, `is wrong`."""
+    if not words:
+        return False
+    return (
+        words[0] in JOINTS
+        or NUMBER_WORD.fullmatch(words[-1]) is not None
+        or (is_scaled and NUMBER_WORD.fullmatch(words[0]) is not None)
+        or any(VERB_OR_DENIAL.fullmatch(word) for word in words)
+        or (len(words) > 1 and any(word in DENYING_ADJECTIVES for word in words))
+        or any(word in SCALES and word not in ADJECTIVES for word in words)
+        or words[-1] in ADJECTIVES
+    )
 
 
 def _is_surely_a_unit(body: str, space: str, written: str) -> bool:
