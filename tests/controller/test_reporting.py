@@ -135,3 +135,32 @@ def test_a_step_without_updates_has_its_line(trained):
     assert math.isnan(line["grad_norm/mean"]) and math.isnan(line["entropy/measured_change"])
     assert line["entropy/mean"] == pytest.approx(math.log(8), abs=1e-6)
     assert run.lines.updates[1] == []
+
+
+def test_steps_without_updates_are_counted_through_a_checkpoint(trained):
+    run, idle = trained("rollout.max_response_tokens=1")
+    busy_run, busy = trained(folder="busy")
+    reporter = Reporter(run.config, run.lines)
+    for number in (1, 2):
+        idle.step = number
+        reporter.step(idle)
+    again = Reporter(busy_run.config, run.lines)
+    again.load_state_dict(json.loads(json.dumps(reporter.state_dict())))
+    idle.step, busy.step = 3, 4
+    again.step(idle)
+    again.step(busy)
+    lines = run.lines.lines
+    assert [lines[n]["update/none_in_a_row"] for n in (1, 2, 3, 4)] == [1, 2, 3, 0]
+    assert [record["rule"] for record in run.lines.alarms if record["step"] == 3] == [
+        "trained_nothing"
+    ]
+
+
+def test_a_checkpoint_without_the_count_of_idle_steps_starts_it_at_0(trained):
+    run, step = trained("rollout.max_response_tokens=1")
+    reporter = Reporter(run.config, run.lines)
+    state = reporter.state_dict()
+    del state["none_in_a_row"]
+    reporter.load_state_dict(state)
+    reporter.step(step)
+    assert run.lines.lines[1]["update/none_in_a_row"] == 1

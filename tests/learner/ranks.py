@@ -56,7 +56,7 @@ CONFIG = LearnerConfig(
     timeout_s=60.0,
 )
 
-BOOKS = {"lr": 1e-4, "eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
+BOOKS = {"lr": 1e-4, "adam_eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
 
 def model_config(folder):

@@ -17,7 +17,7 @@ ranks = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ranks)
 
 # Steps small enough that the entropy is nearly straight along them, as in training.
-SETTINGS = {"lr": 1e-3, "eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
+SETTINGS = {"lr": 1e-3, "adam_eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,7 @@ BROKEN = {
     "config: no heads": (config(num_attention_heads=0), r"describes no causal language model"),
     "config: no such activation": (config(hidden_act="nosuch"), r"describes no .*nosuch"),
     "config: a model of images": (config(model_type="vit"), r"describes no causal language model"),
+    "config: an encoder": (config(model_type="bert"), r"is an encoder \(model_type bert\)"),
     "config: of another model": (config(intermediate_size=64), r"has the shape \[.*config\.json asks for"),
     "config: another vocabulary": (config(vocab_size=50), r"embed_tokens.*asks for \[50, 64\]"),
     "config: a layer more": (

@@ -88,6 +88,7 @@ class Reporter:
         self._prediction = PredictionTracker()
         self._explained = Explained()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
+        self._none_in_a_row = 0  # steps without an update
 
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
         """Writes line 0: the policy before any update, on held-out prompts.
@@ -131,6 +132,7 @@ class Reporter:
             "prediction": self._prediction.state_dict(),
             "explained": self._explained.state_dict(),
             "best": self._best,
+            "none_in_a_row": self._none_in_a_row,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -139,6 +141,7 @@ class Reporter:
         if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
+        self._none_in_a_row = int(state.get("none_in_a_row", 0))  # old checkpoints lack it
 
     def _drawn(self, step: Step) -> dict[str, Any]:
         """Metrics of everything drawn, before any filter."""
@@ -172,6 +175,8 @@ class Reporter:
         metrics["grad_norm/mean"] = float(np.mean(norms)) if norms else float("nan")
         metrics["grad_norm/max"] = float(np.max(norms)) if norms else float("nan")
         metrics["update/count"] = len(norms)
+        self._none_in_a_row = 0 if updates else self._none_in_a_row + 1
+        metrics["update/none_in_a_row"] = self._none_in_a_row
         metrics["update/skipped"] = sum(update.skipped for update in updates)
         metrics["update/samples"] = len(step.samples)
         return metrics

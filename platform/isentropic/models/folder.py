@@ -27,6 +27,12 @@ OTHER_JSON = (
     *("generation_config.json", "preprocessor_config.json"),
 )
 AGAIN = "Copy the file again from where the model came."
+# transformers can build a causal LM of them, but their states see later tokens too.
+ENCODERS = (
+    *("bert", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert", "rembert"),
+    *("roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl"),
+    *("xmod",),
+)
 SHOWN = 3  # names that an error lists
 
 Shapes = dict[str, tuple[int, ...]]
@@ -68,6 +74,11 @@ def check_config(model: ModelConfig, file: Path) -> None:
     if not isinstance(kind, str):
         raise ValueError(
             f"{file} is not the config of a model: model_type is {kind!r}, not a name. {AGAIN}"
+        )
+    if kind in ENCODERS:
+        raise ValueError(
+            f"model.path={model.path} is an encoder (model_type {kind}): it cannot write text. "
+            "Choose a causal language model, e.g. of model_type qwen3 or llama."
         )
     if "auto_map" in config and not model.trust_remote_code:
         raise ValueError(

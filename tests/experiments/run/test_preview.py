@@ -126,6 +126,31 @@ def test_heads_that_the_engine_lacks(tmp_path):
         describe(settings(*SMALL, *of_folder(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, r"oger\.teachers: no file .*teachers\.jsonl"),
+        ("", r"teachers\.jsonl has no rows"),
+        (
+            '{"prompt_id": "a", "teacher": "t", "response": "1", "reward": Infinity}',
+            r"teachers\.jsonl, row 1: reward must be finite, got inf",
+        ),
+    ],
+)
+def test_teachers_that_the_run_would_be_refused_for(text, message, tmp_path):
+    path = tmp_path / "teachers.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        describe(settings(*SMALL, "method=oger", "oger.cache=null", f"oger.teachers={path}"))
+
+
+def test_an_engine_that_could_not_start_here(monkeypatch):
+    monkeypatch.setattr("isentropic.rollout.vllm_packages._version", {}.get)
+    with pytest.raises(ValueError, match=r"rollout\.engine=vllm.*vLLM is not installed"):
+        describe(settings(*SMALL))
+
+
 def of_folder(folder):
     sizes = [
         "model.max_length=100",

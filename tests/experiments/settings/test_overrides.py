@@ -80,6 +80,37 @@ def test_what_cannot_be_read_is_shown_as_it_must_be_typed(argument):
 
 
 @pytest.mark.parametrize(
+    ("argument", "kind", "example"),
+    [
+        ("run.steps=²", "a whole number, got '²'", r"run\.steps=\d+"),
+        ("run.steps=1,2", "a whole number, got '1,2'", r"run\.steps=\d+"),
+        ("learner.lr=a~b", "a number, got 'a~b'", r"learner\.lr=0\.\d+"),
+        ("run.dry=[", r"true or false, got '\['", "run.dry=false"),
+    ],
+)
+def test_a_key_that_takes_no_text_says_what_it_takes(argument, kind, example):
+    with pytest.raises(ValueError, match=rf"must be {kind}\. Type it so: {example}$") as refused:
+        compose([argument])
+    compose([str(refused.value).partition("Type it so: ")[2]])
+
+
+@pytest.mark.parametrize(
+    ("argument", "typed"),
+    [
+        ("run.label=a,b", 'run.label="a,b"'),
+        ("task.levels=2x1,3x1", 'task.levels=["2x1","3x1"]'),
+        ("tracking.tags=a,b", 'tracking.tags=["a","b"]'),
+    ],
+)
+def test_a_value_with_a_comma_is_shown_as_it_must_be_typed(argument, typed):
+    with pytest.raises(ValueError, match="gives several values, and a run takes one") as refused:
+        compose([argument])
+    assert "Ambiguous" not in str(refused.value)
+    assert shlex.split(str(refused.value).partition("Type it so: ")[2]) == [typed]
+    compose([typed])
+
+
+@pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("learner.beta1=0.9", r"learner\.beta1 is now learner\.adam_beta1$"),

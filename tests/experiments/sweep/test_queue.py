@@ -140,6 +140,11 @@ def test_a_misspelled_key_is_refused_before_anything_is_written(tmp_path):
         (None, "there is no such file"),
         ("a: [b", "cannot be read as YAML: .*line 1"),
         ("- a", "must hold keys"),
+        (
+            "a: " + "[" * 3000 + "]" * 3000,
+            r"own\.yaml cannot be read as YAML: it is nested too deep",
+        ),
+        ("a: &a [*a]", r"own\.yaml cannot be read as YAML: .*holds itself"),
     ],
 )
 def test_a_file_that_is_no_sweep(tmp_path, text, message):
@@ -169,7 +174,11 @@ def test_a_folder_is_one_sweeps(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"arguments": 3}', '{"arguments": [1]}', '{"x": 1}', "\xff"]
+    "text",
+    [
+        *("{", "[]", '{"arguments": 3}', '{"arguments": [1]}', '{"x": 1}', "\xff"),
+        *('{"arguments": "abc"}', "[" * 100_000),
+    ],
 )
 def test_a_damaged_plan_is_named(tmp_path, text):
     (tmp_path / "s").mkdir()
@@ -180,11 +189,38 @@ def test_a_damaged_plan_is_named(tmp_path, text):
         sweep(asked("name=s", "resume=auto"), tmp_path)
 
 
-@pytest.mark.parametrize("line", ["3", "[]", '{"hash": 1, "state": "done"}', '{"hash": "a"}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("3", "[]", '{"hash": 1, "state": "done"}', '{"hash": "a"}'),
+        *('{"hash": "a", "state": 1}', '{"hash": "a", "state": []}', '{"hash": "a", "state": "x"}'),
+        '{"hash": "a", "state": "done", "attempts": "2"}',
+    ],
+)
 def test_a_damaged_ledger_is_named(tmp_path, line):
     (tmp_path / "sweep.jsonl").write_text(f'{{"hash": "a", "state": "done"}}\n{line}\n')
     with pytest.raises(ValueError, match=r"sweep\.jsonl line 2 is no row of a sweep"):
         SweepLedger(tmp_path)
+
+
+def test_a_line_of_the_ledger_that_is_nested_too_deep(tmp_path):
+    (tmp_path / "sweep.jsonl").write_text("[" * 100_000 + "\n")
+    with pytest.raises(ValueError, match=r"sweep\.jsonl, line 1 is nested too deep"):
+        SweepLedger(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/s"])
+def test_a_folder_that_is_a_file(tmp_path, name):
+    (tmp_path / "file").touch()
+    for make in (SweepLedger, lambda folder: write_plan(folder, [])):
+        with pytest.raises(ValueError, match=r"cannot be made: .* is a file"):
+            make(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a" * 256 + ".yaml"])
+def test_a_preset_whose_name_is_too_long(name):
+    with pytest.raises(ValueError, match=r"sweep=a+(\.yaml)?: no file can have this name"):
+        read_preset(name)
 
 
 def test_names_of_texts_are_as_typed(tmp_path):

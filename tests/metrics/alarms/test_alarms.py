@@ -64,6 +64,12 @@ FIRES = [
         "update/skipped", [0, 1, 0], [("non_finite_gradient", 2)], id="an update was skipped"
     ),
     pytest.param(
+        "update/none_in_a_row",
+        [0, 1, 2, 3, 4, 0],
+        [("trained_nothing", 4)],
+        id="the third step in a row without an update",
+    ),
+    pytest.param(
         "entropy/mean", [1.0, math.nan], [("non_finite_entropy", 2)], id="entropy is not a number"
     ),
     pytest.param(
@@ -86,6 +92,7 @@ SILENT = [
     ),
     pytest.param("reward/mean", [0.99] * 300, id="nothing left to gain"),
     pytest.param("reward/mean", [0.4] * 99, id="two windows are needed"),
+    pytest.param("update/none_in_a_row", [1, 2, 0] * 5, id="never three steps without an update"),
     pytest.param("entropy/mean", [None] * 20, id="nothing measured"),
     pytest.param("grad_norm/max", [1.0] * 20 + [math.nan], id="a step without updates"),
 ]

@@ -44,6 +44,15 @@ def test_one_plain_line_per_step_with_the_time_left():
     assert len(lines) == 4
 
 
+def test_a_step_that_trained_nothing_says_so():
+    stream = io.StringIO()
+    terminal = Terminal(10, stream=stream)
+    terminal.log(1, METRICS | {"update/none_in_a_row": 1})
+    terminal.log(2, METRICS | {"update/none_in_a_row": 0})
+    first, second = stream.getvalue().splitlines()
+    assert "  nothing trained  3.2 s" in first and "nothing" not in second
+
+
 def test_alarm_is_a_line_and_model_text_is_no_markup():
     stream = io.StringIO()
     terminal = Terminal(10, stream=stream)
@@ -65,11 +74,12 @@ def test_live_display_on_a_terminal(monkeypatch):
     terminal = Terminal(10, stream=stream)
     terminal.banner({"run": "a"})
     terminal.phase("rollout")
-    terminal.log(1, METRICS)
+    terminal.log(1, METRICS | {"update/none_in_a_row": 1})
     terminal.log_alarm({"state": "raised", "rule": "kl_drift", "message": "kl drift: seen"})
     terminal.phase("update")
     terminal.close()
     shown = stream.getvalue()
+    assert "nothing trained" in shown
     assert all(word in shown for word in ("step 1/10", "0.412", "update", "kl drift: seen"))
 
 

@@ -121,3 +121,31 @@ def test_sources_that_cannot_be_used(tmp_path, name, split, message):
     path = name if "/" in name else str(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         list(read_source(path, split))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.csv.gz", "a.json.gz"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda packed: b"problem,answer\n", id="not packed"),
+        pytest.param(lambda packed: packed[: len(packed) // 2], id="cut"),
+        pytest.param(lambda packed: packed[:10] + b"\xff" * 20 + packed[30:], id="damaged"),
+    ],
+)
+def test_a_damaged_gz_is_named(tmp_path, name, damage):
+    packed = gzip.compress(b'{"problem": "1+1", "answer": "2"}\n' * 50)
+    (tmp_path / name).write_bytes(damage(packed))
+    with pytest.raises(ValueError, match=rf"{name} cannot be read \(\w+"):
+        list(read_source(str(tmp_path / name), "train"))
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a" * 256 + ".jsonl"])
+def test_a_name_that_is_too_long(tmp_path, name):
+    with pytest.raises(ValueError, match=r"task\.path=.* has a name that is too long"):
+        list(read_source(str(tmp_path / name), "train"))
+
+
+def test_a_table_with_a_column_twice(tmp_path):
+    (tmp_path / "a.csv").write_text("problem,answer,answer\n1+1,2,3\n")
+    with pytest.raises(ValueError, match=r"a\.csv has 2 columns named 'answer'"):
+        list(read_source(str(tmp_path / "a.csv"), "train"))

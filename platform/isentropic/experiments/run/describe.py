@@ -9,13 +9,15 @@ from transformers import PretrainedConfig
 
 from isentropic.actors.placement import plan
 from isentropic.config import Config
-from isentropic.experiments.run.prepare import check_engine_runs
+from isentropic.controller.method import Method
+from isentropic.experiments.run.prepare import check_engine_runs, check_engine_starts, fit_prompts
 from isentropic.experiments.run.preview import data_lines
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
+from isentropic.tasks import TASKS
 from isentropic.tasks.chat import Chat
 
 GIB = 2**30
@@ -28,13 +30,25 @@ def describe(config: Config) -> str:
 
     Raises:
         ValueError: what the run would be refused for: a model that is not whole, unreadable data,
-            prompts that the template loses or the window cannot hold, resources that Ray cannot
-            place.
+            prompts that the template loses or the window cannot hold, teachers that are missing,
+            an engine that cannot start or run the model, resources that Ray cannot place.
     """
     check_model(config.model, config.task)
+    whole = TASKS[config.task.name].make(config.task)
     model, chat = _model_and_chat(config)
+    check_engine_starts(config, reads_images=chat.images is not None)
     check_engine_runs(config, model)
-    lines = [_model_line(config, model), *data_lines(config, chat), *_step_lines(config)]
+    task, dropped = fit_prompts(config, whole, chat)
+    # The folder of an embedded model may not be made yet; binding loads nothing of it.
+    Method(config).bind(chat=chat, task=task, model_path=config.model.path)
+    data = data_lines(
+        config.task.name,
+        task,
+        chat,
+        bad_rows=getattr(whole, "num_skipped", 0),
+        too_long=sum(dropped.values()),
+    )
+    lines = [_model_line(config, model), *data, *_step_lines(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 

@@ -35,16 +35,25 @@ def prepare(config: Config) -> Prepared:
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model, config.run.today)
-    _check_engine(config, reads_images=chat.images is not None)
-    task, dropped = fitting(
+    check_engine_starts(config, reads_images=chat.images is not None)
+    task, dropped = fit_prompts(config, task, chat)
+    check_engine_runs(config, load_config(model))
+    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+
+
+def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:
+    """Returns the task of the prompts that fit, and how many were dropped, by split.
+
+    Raises:
+        ValueError: prompts that are too long or that the model would not read as meant.
+    """
+    return fitting(
         task,
         chat,
         splits=("train", "eval"),
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
-    check_engine_runs(config, load_config(model))
-    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
 
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
@@ -55,7 +64,8 @@ def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
         raise ValueError(why)
 
 
-def _check_engine(config: Config, *, reads_images: bool) -> None:
+def check_engine_starts(config: Config, *, reads_images: bool) -> None:
+    """Raises ValueError if the engine's packages are not installed on this machine."""
     # Engines on GPUs may start on other machines, in an image of their own.
     if config.cluster.engine_device != "cpu":
         return

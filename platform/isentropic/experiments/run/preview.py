@@ -2,39 +2,26 @@
 
 import json
 
-from isentropic.config import Config
 from isentropic.records import Prompt
-from isentropic.tasks import TASKS
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.prompts import fitting
 
 PROMPTS = 2  # shown
 TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
 INDENT = " " * 11
 
 
-def data_lines(config: Config, chat: Chat) -> list[str]:
+def data_lines(name: str, task: Task, chat: Chat, *, bad_rows: int, too_long: int) -> list[str]:
     """Sizes of the data, then the first prompts with golds and rewards.
 
-    Raises:
-        ValueError: data that cannot be used, or prompts that the model would not read as meant.
+    Args:
+        task: the prompts that fit.
+        bad_rows, too_long: how many were left out of it.
     """
-    whole = TASKS[config.task.name].make(config.task)
-    task, dropped = fitting(
-        whole,
-        chat,
-        splits=("train", "eval"),
-        max_tokens=config.rollout.max_prompt_tokens,
-        on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
-    )
-    counts = {
-        "bad rows left out": getattr(whole, "num_skipped", 0),
-        "prompts too long, left out": sum(dropped.values()),
-    }
+    counts = {"bad rows left out": bad_rows, "prompts too long, left out": too_long}
     sizes = [f"{task.size('train')} train, {task.size('eval')} held out"]
     sizes += [f"{what}: {count}" for what, count in counts.items() if count]
-    lines = [f"data       {config.task.name}: {'; '.join(sizes)}"]
+    lines = [f"data       {name}: {'; '.join(sizes)}"]
     prompts = [task.prompt("train", index) for index in range(min(PROMPTS, task.size("train")))]
     for number, prompt in enumerate(prompts, start=1):
         lines += _prompt_lines(number, prompt, chat)

@@ -13,6 +13,7 @@ from isentropic.checks import nearest
 from isentropic.config import RENAMED, flat
 from isentropic.experiments.settings.conf import choices, compose_raw, groups
 
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*?)'\n1\. To use it", re.DOTALL)
 NO_KEY = re.compile(r"Could not (?:override|append|delete)[^'\n]*'([^'=\n]+)")
 
 # What other libraries call our keys: the spelling is far from ours, the meaning is the same.
@@ -76,6 +77,7 @@ SYNONYMS = {
     "project_name": "tracking.project",
     "wandb_project": "tracking.project",
 }
+KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 CHOSEN_BY = {"terms.kl.coef": "terms=kl", "terms.entropy_bonus.coef": "terms=entropy_bonus"}
 
 
@@ -86,6 +88,13 @@ def explain(error: Exception, arguments: Sequence[str]) -> str:
         return f"cannot read {error.override!r} as an override. {_how_to_type(error.override)}"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_choice(str(error.missing_cfg_file))
+    match = AMBIGUOUS.match(text)
+    if match:
+        several = match.group(1)
+        return (
+            f"{several!r} gives several values, and a run takes one (--multirun runs each). "
+            f"{_how_to_type(several)}"
+        )
     match = NO_KEY.search(text)
     if match:
         return _no_key(match.group(1), arguments)
@@ -110,11 +119,17 @@ def refuse_renamed(key: str) -> None:
 
 
 def _how_to_type(argument: str) -> str:
-    """Return the argument as it must be typed in a shell, if quotes make an override of it."""
+    """Say what a key of numbers takes; return other arguments as they must be typed in a shell."""
     key, separator, value = argument.partition("=")
     if not separator:
         return "Write key=value."
+    default = flat(OmegaConf.to_container(compose_raw(), resolve=False)).get(key.lstrip("+"))
+    if type(default) in KINDS:  # a text in quotes could only fail there
+        example = f"{key}={str(default).lower()}"
+        return f"{key} must be {KINDS[type(default)]}, got {value!r}. Type it so: {example}"
     in_quotes = quoted(value)
+    if isinstance(default, list) and "[" not in value:
+        value = f"[{value}]"
     if value.startswith("[") and value.endswith("]"):
         in_quotes = f"[{','.join(quoted(part.strip()) for part in value[1:-1].split(','))}]"
     for candidate in (f"{key}={in_quotes}", f"{key}={quoted(value)}"):

@@ -108,14 +108,22 @@ def read_preset(name: str) -> dict[str, Any]:
         ValueError: there is no such file, or it is no YAML with keys.
     """
     path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
-    if path == Path(name) and not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError as error:  # a name of more than 255 bytes
+        raise ValueError(f"sweep={name}: no file can have this name ({error.strerror}).") from error
+    if path == Path(name) and not there:
         raise ValueError(
             f"sweep={name}: there is no such file. Give a YAML file, or a name from conf/sweep."
         )
-    if not path.is_file():
+    if not there:
         check_choice("sweep", name, choices("sweep"))
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
+    except RecursionError as error:
+        raise ValueError(
+            f"{path} cannot be read as YAML: it is nested too deep, or holds itself."
+        ) from error
     except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} cannot be read as YAML: {reason}") from error

@@ -18,6 +18,7 @@ STOPPED = "stopped by an alarm"
 FAILED = "failed"
 INTERRUPTED = "interrupted"
 OVER = (DONE, STOPPED)  # not run again
+STATES = (RUNNING, FAILED, INTERRUPTED, *OVER)
 
 
 class SweepLedger:
@@ -27,16 +28,17 @@ class SweepLedger:
         """Read the ledger; a torn last line, of a process that was killed, is dropped.
 
         Raises:
-            ValueError: a line that is no row of a sweep.
+            ValueError: a line that is no row of a sweep; a folder that cannot be made.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         self._path = folder / LEDGER
         rows, torn = read_lines(self._path)
         for number, row in enumerate(rows, start=1):
             if not _is_row(row):
                 raise ValueError(
-                    f"{self._path} line {number} is no row of a sweep (hash, run, state). Restore "
-                    "the file, or move it away: runs that are finished then say so themselves."
+                    f"{self._path} line {number} is no row of a sweep (hash, run, state, attempts): "
+                    f"{json.dumps(row)[:120]}. Restore the file, or move it away: runs that are "
+                    "finished then say so themselves."
                 )
         if torn:
             write_text_durably(self._path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -68,10 +70,10 @@ def read_plan(folder: Path) -> list[str] | None:
         return None
     try:
         arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-        if not all(isinstance(argument, str) for argument in arguments):
-            raise TypeError("arguments must be texts")
-        return list(arguments)
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        if not isinstance(arguments, list) or not all(isinstance(text, str) for text in arguments):
+            raise TypeError("arguments must be a list of texts")
+        return arguments
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} does not say what the sweep was started with ({type(error).__name__}: "
             f"{error}). Restore it, or start another sweep: name=<another>."
@@ -80,9 +82,25 @@ def read_plan(folder: Path) -> list[str] | None:
 
 def write_plan(folder: Path, arguments: Sequence[str]) -> None:
     """Keep what the sweep was started with."""
-    folder.mkdir(parents=True, exist_ok=True)
+    _make(folder)
     write_text_durably(folder / PLAN, json.dumps({"arguments": list(arguments)}, indent=1) + "\n")
 
 
+def _make(folder: Path) -> None:
+    """Make the folder of a sweep. Raises ValueError if a file has its name, or a parent's."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{folder} cannot be made: {error.filename} is a file. Move it away, or choose another "
+            "folder: name=<another>."
+        ) from error
+
+
 def _is_row(row: Any) -> bool:
-    return isinstance(row, dict) and all(isinstance(row.get(key), str) for key in ("hash", "state"))
+    return (
+        isinstance(row, dict)
+        and isinstance(row.get("hash"), str)
+        and row.get("state") in STATES
+        and type(row.get("attempts", 1)) is int
+    )

@@ -178,6 +178,10 @@ def _response(path: Path, number: int, row: Any) -> TeacherResponse:
         raise ValueError(
             f"oger.teachers: {path}, row {number}: reward must be a number, got {verdict!r}."
         )
+    if verdict is not None and abs(verdict) == math.inf:
+        raise ValueError(
+            f"oger.teachers: {path}, row {number}: reward must be finite, got {verdict!r}."
+        )
     return TeacherResponse(
         prompt_id=row["prompt_id"],
         teacher=row["teacher"],

@@ -45,6 +45,11 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
+        except RecursionError as error:
+            raise ValueError(
+                f"{path}, line {number} is nested too deep to be read: {line[:80]!r}. Restore the "
+                "file or remove the line."
+            ) from error
         except ValueError as error:
             if number == len(lines) and not rest:
                 return rows, True

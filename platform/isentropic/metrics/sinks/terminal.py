@@ -123,9 +123,14 @@ class Terminal:
         for label, name, template in COLUMNS:
             if _is_number(self._last.get(name)):
                 parts.append(f"{label} {template.format(self._last[name])}")
+        if self._trained_nothing():
+            parts.append("nothing trained")
         if _is_number(self._last.get("time/step_s")):
             parts.append(f"{self._last['time/step_s']:.1f} s")
         return "  ".join([*parts, *self._time_left()])
+
+    def _trained_nothing(self) -> bool:
+        return bool(self._last.get("update/none_in_a_row"))
 
     def _time_left(self) -> list[str]:
         done = int(self._last["step"])
@@ -162,8 +167,10 @@ class Terminal:
                 curves.add_row(
                     Text(name.split("/")[0], style="dim"), sparkline(curve, bars=self._bars())
                 )
+        # The table keeps the gradient of an earlier step.
+        notes = [Text("nothing trained", style="yellow")] if self._trained_nothing() else []
         alarms = [Text(message, style="bold red") for message in self._alarms.values()]
-        return Group(head, values, curves, *alarms)
+        return Group(head, values, curves, *notes, *alarms)
 
 
 def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str:

@@ -5,10 +5,13 @@ format that has lines is read line by line; the `datasets` library reads the res
 """
 
 import csv
+import errno
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -47,6 +50,14 @@ def read_source(path: str, split: str) -> Iterator[tuple[Place, Any]]:
         ValueError: there is no such source, or it cannot be read as a whole.
     """
     file = Path(path).expanduser()
+    try:
+        file.stat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ValueError(
+                f"task.path={path} has a name that is too long for this file system. It must be "
+                f"{EXPECTED}."
+            ) from error
     if file.is_dir():
         return _folder(file, split)
     kind = Path(file.name.removesuffix(".gz")).suffix
@@ -100,6 +111,7 @@ def _table(file: Path, delimiter: str) -> Iterator[tuple[Place, Any]]:
 
 def _table_rows(file: Path, text: TextIO, delimiter: str) -> Iterator[tuple[Place, Any]]:
     rows = csv.DictReader(text, delimiter=delimiter, strict=True)
+    _check_head(file, rows)
     while True:
         try:
             row: Any = next(rows)
@@ -112,6 +124,19 @@ def _table_rows(file: Path, text: TextIO, delimiter: str) -> Iterator[tuple[Plac
             found = sum(value is not None for value in row.values()) + len(row.get(None) or ())
             row = Unreadable(f"not {expected} fields, as the first line has", f"{found} fields")
         yield Place(f"{file}:", rows.line_num), row
+
+
+def _check_head(file: Path, rows: csv.DictReader) -> None:
+    """Raises ValueError for a column name that is there twice: the last one would win."""
+    try:
+        names = list(rows.fieldnames or ())
+    except csv.Error as error:
+        raise ValueError(f"{file}: its first line, the column names, is no row: {error}") from error
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{file} has {names.count(twice)} columns named {twice!r}. Rename all but one of them."
+        )
 
 
 def _parquet(file: Path) -> Iterator[tuple[Place, Any]]:
@@ -176,8 +201,17 @@ def _numbered(source: str, rows: Any, start: int = 0) -> Iterator[tuple[Place, A
         yield Place(source, number), row
 
 
-def _opened(file: Path) -> Any:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Opens the file, unpacked if it is a .gz; what is damaged in it shows as it is read."""
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as binary:
+            yield binary
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). It is cut, damaged or not "
+            "yours to read: copy it again, or give another file."
+        ) from error
 
 
 def _neighbour(file: Path) -> str:
