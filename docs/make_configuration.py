@@ -117,7 +117,9 @@ def _contents() -> list[str]:
 
 def _run_keys(composed: Mapping[str, Any]) -> list[str]:
     comments = yaml_comments(CONF / "config.yaml")
-    seed = Key("seed", "whole number", _shown(composed["seed"]), ">= 0", comments.get("seed", ""))
+    seed = Key(
+        "seed", "whole number", _shown(composed["seed"]), ">= 0, < 2^63", comments.get("seed", "")
+    )
     keys = _keys("run", SECTIONS["run"], composed["run"], comments)
     return ["## Sections", "### `run`", _doc(SECTIONS["run"]), _table([seed, *keys])]
 

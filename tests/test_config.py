@@ -1,5 +1,7 @@
 """Keys of yesterday lead to those of today; names and paths are ones that a file system can hold."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -71,6 +73,52 @@ def test_a_folder_that_cannot_be(folder, message):
     cfg.run.dir = folder
     with pytest.raises(ValueError, match=rf"run\.dir .*{message}"):
         load(cfg)
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        # vLLM would sample at 0.01 without an error.
+        ("rollout.temperature=0.001", ">= 0.01 and <= 2"),
+        ("rollout.temperature=0", ">= 0.01 and <= 2, got 0.0. Greedy"),
+        ("rollout.temperature=2.5", ">= 0.01 and <= 2"),
+        ("rollout.top_k=0", "-1 (off) or >= 1"),
+        ("rollout.top_k=-2", ">= -1"),
+        ("rollout.timeout_s=0.5", ">= 1"),
+        ("learner.timeout_s=0.5", ">= 1"),
+        ("evaluation.temperature=0.001", "0 (greedy) or >= 0.01"),
+        ("evaluation.temperature=-1", ">= 0 and <= 2"),
+        ("evaluation.temperature=2.5", ">= 0 and <= 2"),
+        ("checkpoint.stop_within_s=0.5", ">= 1"),
+        ("cluster.startup_timeout_s=0.5", ">= 1"),
+        ("cluster.health_timeout_s=0.5", ">= 1"),
+        ("cluster.object_store_gib=0.07", ">= 0.075"),
+        (f"seed={2**63}", f"<= {2**63 - 1}"),
+        ("seed=-1", ">= 0"),
+    ],
+)
+def test_values_that_would_fail_late_or_be_changed_are_refused(override, allowed):
+    key = override.partition("=")[0]
+    with pytest.raises(ValueError, match=re.escape(f"{key} must be {allowed}")):
+        load(compose([override, "cluster.address=auto"]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "rollout.temperature=0.01",
+        "rollout.temperature=2",
+        "rollout.top_k=1",
+        "rollout.timeout_s=1",
+        "evaluation.temperature=0.01",
+        "evaluation.temperature=2",
+        "checkpoint.stop_within_s=1",
+        "cluster.object_store_gib=0.075",
+        f"seed={2**63 - 1}",
+    ],
+)
+def test_values_at_their_bounds_are_accepted(override):
+    load(compose([override, "cluster.address=auto"]))
 
 
 def test_allowed_changes_are_keys():

@@ -14,6 +14,10 @@ from typing import Any
 from isentropic.checks import check_choice, check_day, check_path, check_range
 
 LABEL_LENGTH = 80
+# vLLM raises a lower temperature to this one without an error. Above the highest, text is noise.
+TEMPERATURES = (0.01, 2)
+# Ray refuses less than 75 MiB; below 0.075 GiB the run would stop only when Ray starts.
+OBJECT_STORE_GIB = 0.075
 
 # Old key -> its name of today. The command line refuses the old one and names the new one; a
 # recorded config is translated when it is read, so runs made before the change still resume,
@@ -138,14 +142,18 @@ class RolloutConfig:
         check_range(
             "rollout.temperature",
             self.temperature,
-            above=0,
+            at_least=TEMPERATURES[0],
+            at_most=TEMPERATURES[1],
             hint="Greedy sampling has no policy gradient.",
         )
         check_range("rollout.top_p", self.top_p, above=0, at_most=1)
+        check_range("rollout.top_k", self.top_k, at_least=-1)
+        if self.top_k == 0:
+            raise ValueError("rollout.top_k must be -1 (off) or >= 1, got 0. Write -1 for off.")
         check_range("rollout.max_staleness", self.max_staleness, at_least=0)
         check_range("rollout.kv_cache_gib", self.kv_cache_gib, above=0)
         check_range("rollout.probe_tolerance", self.probe_tolerance, above=0)
-        check_range("rollout.timeout_s", self.timeout_s, above=0)
+        check_range("rollout.timeout_s", self.timeout_s, at_least=1)
         check_choice("rollout.dtype", self.dtype, ("float32", "bfloat16"))
 
 
@@ -182,8 +190,9 @@ class LearnerConfig:
             check_range(f"learner.{key}", getattr(self, key), at_least=0)
         for key in ("adam_beta1", "adam_beta2"):
             check_range(f"learner.{key}", getattr(self, key), at_least=0, below=1)
-        for key in ("adam_eps", "max_grad_norm", "timeout_s"):
+        for key in ("adam_eps", "max_grad_norm"):
             check_range(f"learner.{key}", getattr(self, key), above=0)
+        check_range("learner.timeout_s", self.timeout_s, at_least=1)
         check_choice("learner.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("learner.lr_schedule", self.lr_schedule, ("constant", "linear", "cosine"))
 
@@ -202,7 +211,12 @@ class EvaluationConfig:
         check_range("evaluation.every", self.every, at_least=0)
         check_range("evaluation.prompts", self.prompts, at_least=1)
         check_range("evaluation.samples", self.samples, at_least=1)
-        check_range("evaluation.temperature", self.temperature, at_least=0)
+        check_range("evaluation.temperature", self.temperature, at_least=0, at_most=TEMPERATURES[1])
+        if 0 < self.temperature < TEMPERATURES[0]:
+            raise ValueError(
+                f"evaluation.temperature must be 0 (greedy) or >= {TEMPERATURES[0]}, got "
+                f"{self.temperature}: engines cannot sample at less. Write 0 for greedy answers."
+            )
         check_range("evaluation.top_p", self.top_p, above=0, at_most=1)
 
 
@@ -217,7 +231,7 @@ class CheckpointConfig:
         check_range("checkpoint.every", self.every, at_least=0)
         check_range("checkpoint.keep_last", self.keep_last, at_least=1)
         check_range("checkpoint.keep_best", self.keep_best, at_least=0)
-        check_range("checkpoint.stop_within_s", self.stop_within_s, above=0)
+        check_range("checkpoint.stop_within_s", self.stop_within_s, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,8 +266,17 @@ class ClusterConfig:
         )
         for key in ("gpus_per_engine", "gpus_per_rank"):
             check_range(f"cluster.{key}", getattr(self, key), at_least=0)
-        for key in ("cpus_per_engine", "cpus_per_rank", "startup_timeout_s", "health_timeout_s"):
+        for key in ("cpus_per_engine", "cpus_per_rank"):
             check_range(f"cluster.{key}", getattr(self, key), above=0)
+        for key in ("startup_timeout_s", "health_timeout_s"):
+            check_range(f"cluster.{key}", getattr(self, key), at_least=1)
+        if self.object_store_gib is not None:
+            check_range(
+                "cluster.object_store_gib",
+                self.object_store_gib,
+                at_least=OBJECT_STORE_GIB,
+                hint="Write null for Ray's choice.",
+            )
         for key in ("max_restarts", "max_learner_restarts"):
             check_range(f"cluster.{key}", getattr(self, key), at_least=0)
 
@@ -302,6 +325,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, at_least=0)
+        check_range("seed", self.seed, at_most=2**63 - 1)
 
 
 def check_name(key: str, name: str) -> None:

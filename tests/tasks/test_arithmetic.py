@@ -60,3 +60,11 @@ def test_every_demonstration_is_right_and_they_differ():
 def test_refuses_bad_levels(levels):
     with pytest.raises(ValueError, match="TERMSxDIGITS"):
         replace(CONFIG, levels=levels)
+
+
+@pytest.mark.parametrize("key", ["train_size", "eval_size"])
+@pytest.mark.parametrize("size", [0, 10**8 + 1])
+def test_sizes_that_no_run_can_go_through_are_refused(key, size):
+    replace(CONFIG, **{key: 10**8})
+    with pytest.raises(ValueError, match=rf"task\.{key} must be >= 1 and <= 100000000, got {size}"):
+        replace(CONFIG, **{key: size})

@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isentropic.checks import check_range
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
+from isentropic.tasks.sizes import check_sizes
 
 LEVEL = re.compile(r"([2-9])x([1-6])")
 EVAL_SHARE = 8  # one question in 8 is held out
@@ -34,8 +34,7 @@ class ArithmeticConfig:
     seed: int  # of the prompts, not of the run: every run sees the same data
 
     def __post_init__(self) -> None:
-        check_range("task.train_size", self.train_size, at_least=1)
-        check_range("task.eval_size", self.eval_size, at_least=1)
+        check_sizes(self.train_size, self.eval_size)
         bad = [level for level in self.levels if not LEVEL.fullmatch(level)]
         if bad or not self.levels:
             raise ValueError(

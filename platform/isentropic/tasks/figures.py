@@ -18,6 +18,7 @@ from pathlib import Path
 from isentropic.checks import check_range
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
+from isentropic.tasks.sizes import check_sizes
 
 KINDS = ("circle", "square", "triangle")
 CELLS = 3  # along each side of a drawing; a cell holds one figure or none
@@ -39,8 +40,8 @@ class FiguresConfig:
 
     def __post_init__(self) -> None:
         check_range("task.pixels", self.pixels, at_least=8 * CELLS)
-        for key in ("max_count", "train_size", "eval_size"):
-            check_range(f"task.{key}", getattr(self, key), at_least=1)
+        check_range("task.max_count", self.max_count, at_least=1)
+        check_sizes(self.train_size, self.eval_size)
         check_range("task.others", self.others, at_least=0)
         if self.max_count + self.others > CELLS**2:
             raise ValueError(

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.checks import check_range, nearest
+from isentropic.checks import nearest
 from isentropic.records import Prompt
 from isentropic.tasks.grading import plain
+from isentropic.tasks.sizes import check_sizes
 
 # The scores of these pass the answer to eval or to sympy's parser, which evaluates it. Each has a
 # closed grammar: text outside it is a wrong answer, and no evaluator sees it.
@@ -67,8 +68,7 @@ class ReasoningGymConfig:
 
     def __post_init__(self) -> None:
         _check_generator(self.generator, self.allow_nonsense)
-        check_range("task.train_size", self.train_size, at_least=1)
-        check_range("task.eval_size", self.eval_size, at_least=1)
+        check_sizes(self.train_size, self.eval_size)
         try:
             re.compile(self.answer_pattern or "")
         except re.error as error:

@@ -73,6 +73,11 @@ def test_what_fits_passes(default):
             id="stale and shared",
         ),
         pytest.param(
+            {"rollout__tensor_parallel": 2},
+            r"tensor_parallel=2 with cluster\.gpus_per_engine=0: tensor-parallel engines need GPUs",
+            id="tensor-parallel engines on CPUs",
+        ),
+        pytest.param(
             {"learner__num_ranks": 100_000},
             r"num_ranks=100000 is more than",
             id="more ranks than cores",

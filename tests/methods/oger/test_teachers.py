@@ -95,6 +95,45 @@ def test_bad_files_are_refused_with_the_row(content, message, tmp_path):
         read_teachers(path)
 
 
+@pytest.mark.parametrize("reward", ["Infinity", "-Infinity", "1e400", "-1e400", "1" * 401, "[1]"])
+def test_a_reward_that_is_no_finite_number_is_refused_with_the_row(reward, tmp_path):
+    path = tmp_path / "teachers.jsonl"
+    good = '{"prompt_id": "p", "teacher": "a", "response": "x", "reward": 1}\n'
+    path.write_text(good + good.replace("1}", f"{reward}}}"))
+    with pytest.raises(
+        ValueError, match=r"teachers\.jsonl, row 2: reward must be a number"
+    ) as error:
+        read_teachers(path)
+    assert len(str(error.value)) < len(str(path)) + 150
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        pytest.param(b'{"prompt_id": "\xff"}', "is not UTF-8", id="not UTF-8"),
+        pytest.param("é".encode("utf-16"), "is not UTF-8", id="UTF-16"),
+        pytest.param(b"[" * 100_000, "is nested too deep", id="deep"),
+        pytest.param(b"[" * 500 + b"]" * 500, "must be an object", id="deep, but readable"),
+        pytest.param(b"1" * 5000, "is not JSON", id="more digits than Python converts"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_refused_with_the_row(line, message, tmp_path):
+    path = tmp_path / "teachers.jsonl"
+    good = b'{"prompt_id": "p", "teacher": "a", "response": "\xc3\xa9"}\n'
+    path.write_bytes(good + line + b"\n" + good)
+    with pytest.raises(ValueError, match=rf"teachers\.jsonl, row 2 {message}"):
+        read_teachers(path)
+
+
+def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "teachers.parquet"
+    text = pa.array([b"\xff"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"prompt_id": text, "teacher": ["a"], "response": ["x"]}), path)
+    with pytest.raises(ValueError, match=r"teachers\.parquet is not readable as parquet") as error:
+        read_teachers(path)
+    assert type(error.value) is ValueError
+
+
 def test_a_missing_file_says_how_to_make_one(tmp_path):
     with pytest.raises(ValueError, match=r"jobs/make_teachers\.py"):
         load_source(str(tmp_path / "none.jsonl"), TASK)

@@ -233,7 +233,16 @@ def test_checks_that_raise_on_what_a_model_wrote_stop_nothing(make_workers):
 
 
 @pytest.mark.parametrize(
-    "change", [{"workers": 0}, {"timeout_s": 0}, {"deadline_s": 0.1}, {"reward_on_error": np.nan}]
+    "change",
+    [
+        {"workers": 0},
+        {"workers": 1025},
+        {"timeout_s": 0},
+        {"timeout_s": 0.001},
+        {"deadline_s": 0.1},
+        {"memory_gib": 0.05},
+        {"reward_on_error": np.nan},
+    ],
 )
 def test_refuses(change):
     with pytest.raises(ValueError, match=f"rewards.{next(iter(change))}"):

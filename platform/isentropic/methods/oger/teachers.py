@@ -9,6 +9,7 @@ graded by the task when its prompt is first drawn.
 import json
 import math
 import random
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,44 +148,64 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
 
         try:
             yield from enumerate(pq.read_table(path).to_pylist(), start=1)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(
                 f"oger.teachers: {path} is not readable as parquet ({error})."
             ) from error
         return
     if path.suffix != ".jsonl":
         raise ValueError(f"oger.teachers: {path} must end in .jsonl or .parquet.")
-    with path.open(encoding="utf-8") as file:
+    # Bytes that are not UTF-8 are read as surrogates and refused in their row: decoding ahead of
+    # the rows could not name it.
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"oger.teachers: {path}, row {number} is not JSON ({error})."
-                ) from error
+            yield number, _json(path, number, line)
+
+
+def _json(path: Path, number: int, line: str) -> Any:
+    row = f"oger.teachers: {path}, row {number}"
+    try:
+        line.encode("utf-8")
+        return json.loads(line)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{row} is not UTF-8. Save the file as UTF-8.") from error
+    except RecursionError as error:
+        raise ValueError(f"{row} is nested too deep for JSON.") from error
+    # Not JSONDecodeError alone: a number of more digits than Python converts is a ValueError.
+    except ValueError as error:
+        raise ValueError(f"{row} is not JSON ({error}).") from error
 
 
 def _response(path: Path, number: int, row: Any) -> TeacherResponse:
     if not isinstance(row, Mapping):
-        raise ValueError(f"oger.teachers: {path}, row {number} must be an object, got {row!r}.")
+        raise ValueError(
+            f"oger.teachers: {path}, row {number} must be an object, got {reprlib.repr(row)}."
+        )
     for column in COLUMNS:
         if not isinstance(row.get(column), str):
             raise ValueError(
                 f"oger.teachers: {path}, row {number}: {column} must be text, "
-                f"got {row.get(column)!r}."
+                f"got {reprlib.repr(row.get(column))}."
             )
-    verdict = row.get("reward", row.get("verified"))
-    if verdict is not None and not isinstance(verdict, bool | int | float):
-        raise ValueError(
-            f"oger.teachers: {path}, row {number}: reward must be a number, got {verdict!r}."
-        )
-    if verdict is not None and abs(verdict) == math.inf:
-        raise ValueError(
-            f"oger.teachers: {path}, row {number}: reward must be finite, got {verdict!r}."
-        )
     return TeacherResponse(
         prompt_id=row["prompt_id"],
         teacher=row["teacher"],
         text=row["response"],
-        reward=float("nan") if verdict is None else float(verdict),
+        reward=_reward(path, number, row.get("reward", row.get("verified"))),
     )
+
+
+def _reward(path: Path, number: int, verdict: Any) -> float:
+    """Returns the verdict as a number; NaN if there is none."""
+    if verdict is None:
+        return math.nan
+    try:
+        reward = float(verdict) if isinstance(verdict, bool | int | float) else math.inf
+    except OverflowError:  # a whole number of more than 308 digits
+        reward = math.inf
+    if math.isinf(reward):
+        raise ValueError(
+            f"oger.teachers: {path}, row {number}: reward must be a number, and a finite one, got "
+            f"{reprlib.repr(verdict)}."
+        )
+    return reward

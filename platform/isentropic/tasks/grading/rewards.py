@@ -32,10 +32,15 @@ class RewardsConfig:
     max_errors_in_a_row: int | None
 
     def __post_init__(self) -> None:
-        for key in ("workers", "batch_size"):
-            check_range(f"rewards.{key}", getattr(self, key), at_least=1)
-        for key in ("timeout_s", "memory_gib"):
-            check_range(f"rewards.{key}", getattr(self, key), above=0)
+        check_range("rewards.workers", self.workers, at_least=1, at_most=1024)
+        check_range("rewards.batch_size", self.batch_size, at_least=1)
+        check_range("rewards.timeout_s", self.timeout_s, at_least=0.01)
+        check_range(
+            "rewards.memory_gib",
+            self.memory_gib,
+            at_least=0.1,
+            hint="A worker that has less cannot start.",
+        )
         check_range(
             "rewards.deadline_s",
             self.deadline_s,
