@@ -104,6 +104,43 @@ def test_workers_get_the_code_and_no_secret(monkeypatch):
     )
 
 
+def test_ray_starts_without_the_drivers_secrets(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        ray_runtime.services,
+        "ConsolePopen",
+        lambda command, **options: started.append((command, options)),
+    )
+    environ = {
+        "WANDB_API_KEY": "hidden",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+        "PGPASSWORD": "hidden",
+        "PATH": "/bin",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "Ray needs it",
+        "RAY_AUTH_TOKEN_PATH": "/token",
+        "HF_TOKEN": "for gated models",
+        "HF_HOME": "/models",
+    }
+    with ray_runtime._processes_apart():
+        ray_runtime.services.ConsolePopen(["raylet"], env=environ, cwd="/")
+    needed = {name: value for name, value in environ.items() if value != "hidden"}
+    assert started == [(["raylet"], {"env": needed, "start_new_session": True, "cwd": "/"})]
+    assert len(needed) == 6
+
+
+@pytest.mark.engine
+def test_a_worker_inherits_no_secret(ray_session):
+    import ray
+
+    @ray.remote
+    def names() -> set[str]:
+        return set(os.environ)
+
+    inherited = ray.get(names.remote(), timeout=60)
+    assert "PATH" in inherited and "CANARY_API_KEY" not in inherited
+
+
 @pytest.mark.engine
 def test_our_ray_is_outside_the_drivers_process_group(ray_session):
     """Or a SIGTERM to the group would end it while the driver saves its last step; it still dies with the driver."""
