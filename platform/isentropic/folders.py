@@ -52,6 +52,11 @@ def cache_folder() -> Path:
     return Path(variable(CACHE) or PROJECT / ".cache" / "models").absolute()
 
 
+def ray_folder() -> Path:
+    """Return the folder in which a Ray of this machine puts its session, with its sockets."""
+    return Path(variable("RAY_TMPDIR") or variable("TMPDIR") or "/tmp") / "ray"
+
+
 def origin(root: Path) -> str:
     """Return which tree, of which machine, a job was made from."""
     return f"{socket.gethostname()}:{root}"
