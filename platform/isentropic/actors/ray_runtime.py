@@ -20,6 +20,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 import isentropic
 from isentropic.checks import is_secret_name
 from isentropic.config import ClusterConfig
+from isentropic.durable import NO_ROOM
 
 CONNECT_S = 5.0
 GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
@@ -38,12 +39,12 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
 
     A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one
     processes share cores. Returns True if the Ray is ours. Raises ValueError within seconds if the
-    address does not answer.
+    address does not answer, or if Ray cannot write to one of its folders.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept(), _processes_apart():
+        with _sigterm_kept(), _processes_apart(), _folders_explained():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -93,6 +94,28 @@ def head_answers() -> bool:
         gone = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         return error.code() not in gone
     return True
+
+
+@contextmanager
+def _folders_explained() -> Iterator[None]:
+    """Turns Ray's error about a folder that it cannot use into one that names the way out.
+
+    A full disk, a lost connection and a deadline keep their own errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        too_long = "AF_UNIX" in str(error)
+        if error.errno in NO_ROOM or not (too_long or error.filename):
+            raise
+        remedy = (
+            "Set TMPDIR (or RAY_TMPDIR) to a shorter path, such as /tmp."
+            if too_long
+            else "Ray writes its token to .ray in HOME and its session to TMPDIR: set both to "
+            "folders that you can write, or RAY_AUTH_TOKEN_PATH to the file of a token."
+        )
+        reason = str(error).removeprefix("validate_socket_filename failed: ")
+        raise ValueError(f"Ray cannot start on this machine: {reason}. {remedy}") from error
 
 
 @contextmanager
