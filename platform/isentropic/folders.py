@@ -11,33 +11,50 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parents[2]
 RUNS = "ISENTROPIC_RUNS"
 CACHE = "ISENTROPIC_CACHE"
+CACHED = "cache:"  # in front of a folder's name: it lies in the cache
 ORIGIN = "ISENTROPIC_SUBMITTED_FROM"
 RAY_JOB = (
     "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entrypoint of a job, and for nothing else
 )
 
-# Ray and libraries read some of these themselves, and not all of them take an empty one for unset.
-OURS = (RUNS, CACHE, ORIGIN, "ISENTROPIC_TORCHVISION")
-OTHERS = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# Libraries read these themselves, and most of them take an empty one for a value: HF_HOME="" is
+# the working folder to one and HF_HUB_OFFLINE="" is no answer to another.
+NAMES = ("NETRC", "TMPDIR")
+PREFIXES = ("HF_", "ISENTROPIC_", "RAY_", "TRANSFORMERS_", "WANDB_", "XDG_")
 
 
 def variable(name: str) -> str | None:
-    """Return an environment variable; one that is set but empty counts as unset."""
-    return os.environ.get(name) or None
+    """Return an environment variable; one that is set but empty or blank counts as unset."""
+    value = os.environ.get(name, "")
+    return value if value.strip() else None
 
 
 def unset_empty(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Remove the variables that are set but empty, so that every reader takes them for unset."""
-    for name in (*OURS, *OTHERS):
-        if environ.get(name) == "":
+    """Remove the variables that are empty or blank, so that every reader takes them for unset."""
+    for name, value in list(environ.items()):
+        if not value.strip() and (name in NAMES or name.startswith(PREFIXES)):
             del environ[name]
 
 
 def runs_folder() -> Path:
     """Return the folder of all runs and sweeps."""
     return Path(variable(RUNS) or "runs")
+
+
+def cache_folder() -> Path:
+    """Return the folder of made models and drawings, the same from every working folder.
+
+    It is ISENTROPIC_CACHE, or .cache/models of the project.
+    """
+    return Path(variable(CACHE) or PROJECT / ".cache" / "models").absolute()
+
+
+def ray_folder() -> Path:
+    """Return the folder in which a Ray of this machine puts its session, with its sockets."""
+    return Path(variable("RAY_TMPDIR") or variable("TMPDIR") or "/tmp") / "ray"
 
 
 def origin(root: Path) -> str:

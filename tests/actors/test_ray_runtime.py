@@ -3,7 +3,11 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import grpc
@@ -102,6 +106,78 @@ def test_workers_get_the_code_and_no_secret(monkeypatch):
         "1",
         "ERROR",
     )
+
+
+def test_ray_starts_without_the_drivers_secrets(monkeypatch):
+    started = []
+    monkeypatch.setattr(
+        ray_runtime.services,
+        "ConsolePopen",
+        lambda command, **options: started.append((command, options)),
+    )
+    environ = {
+        "WANDB_API_KEY": "hidden",
+        "AWS_SECRET_ACCESS_KEY": "hidden",
+        "PGPASSWORD": "hidden",
+        "PATH": "/bin",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "Ray needs it",
+        "RAY_AUTH_TOKEN_PATH": "/token",
+        "HF_TOKEN": "for gated models",
+        "HF_HOME": "/models",
+    }
+    with ray_runtime._processes_apart():
+        ray_runtime.services.ConsolePopen(["raylet"], env=environ, cwd="/")
+    needed = {name: value for name, value in environ.items() if value != "hidden"}
+    assert started == [(["raylet"], {"env": needed, "start_new_session": True, "cwd": "/"})]
+    assert len(needed) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        pytest.param(PermissionError(13, "denied", "/root/.ray"), ValueError, id="a folder"),
+        pytest.param(OSError("AF_UNIX path length"), ValueError, id="a socket"),
+        pytest.param(OSError(28, "no space", "/tmp/ray"), OSError, id="a full disk"),
+        pytest.param(ConnectionError("the head is silent"), ConnectionError, id="a fault"),
+    ],
+)
+def test_only_errors_about_folders_are_the_users(error, raised):
+    with pytest.raises(raised) as caught, ray_runtime._folders_explained():
+        raise error
+    assert type(caught.value) is raised
+
+
+def test_a_long_folder_for_sockets_is_refused():
+    """In a process of its own: Ray reads TMPDIR once."""
+    code = (
+        "from types import SimpleNamespace\n"
+        "from isentropic.actors.ray_runtime import start_ray\n"
+        "start_ray(SimpleNamespace(address=None, object_store_gib=0.1), num_cpus=1)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        long = Path(folder, "x" * 60)
+        long.mkdir()
+        environ = os.environ | {"TMPDIR": str(long), "PYTHONPATH": ray_runtime.SOURCE_ROOT}
+        environ.pop("RAY_TMPDIR", None)
+        environ.pop("RAY_ADDRESS", None)
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=100
+        )
+    assert "ValueError: Ray cannot start on this machine: AF_UNIX path length" in ended.stderr
+    assert "Set TMPDIR" in ended.stderr
+
+
+@pytest.mark.engine
+def test_a_worker_inherits_no_secret(ray_session):
+    import ray
+
+    @ray.remote
+    def names() -> set[str]:
+        return set(os.environ)
+
+    inherited = ray.get(names.remote(), timeout=60)
+    assert "PATH" in inherited and "CANARY_API_KEY" not in inherited
 
 
 @pytest.mark.engine

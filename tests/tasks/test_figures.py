@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isentropic.folders import CACHE, cache_folder
 from isentropic.records import Prompt
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 
@@ -82,3 +83,13 @@ def test_grade(config, text, reward):
 def test_more_figures_than_cells_are_refused(config):
     with pytest.raises(ValueError, match=r"at most 9, the cells of a drawing; got 7 \+ 3"):
         replace(config, max_count=7)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["ISENTROPIC_CACHE", "the project's"])
+def test_the_drawings_lie_in_the_cache_from_everywhere(config, named, monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache") if named else " ")
+    monkeypatch.chdir(tmp_path)
+    assert (
+        FiguresTask(replace(config, folder="cache:figures"))._folder == cache_folder() / "figures"
+    )
+    assert cache_folder().is_relative_to(tmp_path) == named

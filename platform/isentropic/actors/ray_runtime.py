@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import ray
@@ -18,12 +18,16 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 import isentropic
+from isentropic.checks import is_secret_name
 from isentropic.config import ClusterConfig
+from isentropic.durable import NO_ROOM
 
 CONNECT_S = 5.0
 GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
-# Variables that workers get from the driver; never a secret.
+# Ray needs its own token; engines and ranks load gated models with the Hub's.
+NEEDED_SECRETS = ("RAY_AUTH_TOKEN", "HF_TOKEN")
+# Variables that actors get from the driver wherever they run; never a secret.
 PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")
 
 
@@ -35,12 +39,12 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
 
     A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one
     processes share cores. Returns True if the Ray is ours. Raises ValueError within seconds if the
-    address does not answer.
+    address does not answer, or if Ray cannot write to one of its folders.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept(), _session_of_its_own():
+        with _sigterm_kept(), _processes_apart(), _folders_explained():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -93,19 +97,57 @@ def head_answers() -> bool:
 
 
 @contextmanager
-def _session_of_its_own() -> Iterator[None]:
-    """Starts Ray's processes outside the driver's process group.
+def _folders_explained() -> Iterator[None]:
+    """Turns Ray's error about a folder that it cannot use into one that names the way out.
+
+    A full disk, a lost connection and a deadline keep their own errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        too_long = "AF_UNIX" in str(error)
+        if error.errno in NO_ROOM or not (too_long or error.filename):
+            raise
+        remedy = (
+            "Set TMPDIR (or RAY_TMPDIR) to a shorter path, such as /tmp."
+            if too_long
+            else "Ray writes its token to .ray in HOME and its session to TMPDIR: set both to "
+            "folders that you can write, or RAY_AUTH_TOKEN_PATH to the file of a token."
+        )
+        reason = str(error).removeprefix("validate_socket_filename failed: ")
+        raise ValueError(f"Ray cannot start on this machine: {reason}. {remedy}") from error
+
+
+@contextmanager
+def _processes_apart() -> Iterator[None]:
+    """Starts Ray's processes outside the driver's process group, and without its secrets.
 
     A SIGTERM to the whole group (`timeout`, many batch systems) would end Ray while the driver
     saves its last step. Ray's processes still die with the driver: the kernel kills them when their
     parent is gone, in any session.
+
+    Every worker inherits the environment of these processes. W&B logs from the driver, so its key
+    is needed nowhere else.
     """
     popen = services.ConsolePopen
-    services.ConsolePopen = partial(popen, start_new_session=True)
+
+    def popen_apart(command: list[str], *, env: Mapping[str, str], **options: Any) -> Any:
+        return popen(command, env=without_secrets(env), start_new_session=True, **options)
+
+    services.ConsolePopen = popen_apart
     try:
         yield
     finally:
         services.ConsolePopen = popen
+
+
+def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables that Ray's processes may have: no secret but those they need."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in NEEDED_SECRETS or not is_secret_name(name)
+    }
 
 
 @contextmanager
@@ -131,7 +173,12 @@ def _close_token_file() -> None:
 
 
 def worker_env(cpus: float, **more: str) -> dict[str, str]:
-    """Returns an actor's environment; the driver's secrets stay here, only `PASSED_ON` travels."""
+    """Returns what an actor's environment has beyond that of the Ray it runs on; no secret.
+
+    Ray writes these values to a log that every user of the machine may read, and to the command
+    line of a process. So HF_TOKEN is not among them: workers of a Ray of our own inherit it, and
+    those of a cluster have the one that its nodes were started with, or none.
+    """
     paths = [_source_root(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),

@@ -5,7 +5,6 @@ Everything that can be known without loading weights is checked here, before any
 
 import hashlib
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from transformers import __version__ as transformers_version
 
 from isentropic.checks import nearest
 from isentropic.config import ModelConfig
+from isentropic.folders import CACHED, cache_folder
 from isentropic.models import tiny as tiny_model
 from isentropic.models import tiny_vision, warm_start
 from isentropic.models.folder import check_config, check_folder, missing_folder
@@ -32,7 +32,6 @@ from isentropic.tasks.arithmetic import ArithmeticConfig
 
 EMBEDDED = "embedded"
 EMBEDDED_VISION = "embedded_vision"  # reads images, has learned nothing
-CACHED = "cache:"  # in front of a folder's name: it lies in the cache of models
 HUB_TIMEOUT_S = 10.0
 
 
@@ -253,10 +252,3 @@ def _depends_on(config: WarmStartConfig, task_config: ArithmeticConfig) -> dict:
 
 def _task_class(task_config: ArithmeticConfig) -> type:
     return TASKS[task_config.name].make
-
-
-def cache_folder() -> Path:
-    """`ISENTROPIC_CACHE`, or `.cache/models` of the project."""
-    return Path(
-        os.environ.get("ISENTROPIC_CACHE") or Path(__file__).parents[3] / ".cache" / "models"
-    ).absolute()

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentropic.checks import check_range
+from isentropic.folders import CACHED, cache_folder
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
 from isentropic.tasks.sizes import check_sizes
@@ -58,7 +59,11 @@ class FiguresTask:
 
     def __init__(self, config: FiguresConfig) -> None:
         self.config = config
-        self._folder = Path(config.folder).expanduser().absolute()
+        self._folder = (
+            cache_folder() / config.folder.removeprefix(CACHED)
+            if config.folder.startswith(CACHED)
+            else Path(config.folder).expanduser().absolute()
+        )
 
     def size(self, split: str) -> int:
         return self.config.train_size if split == "train" else self.config.eval_size

@@ -41,8 +41,40 @@ def test_a_package_of_another_version(monkeypatch):
 
 def test_a_full_disk(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: Usage(10, 10, 0))
-    assert [finding.state for finding in doctor.disk()] == ["wrong", "wrong"]
+    assert [finding.state for finding in doctor.disk()] == ["wrong"] * 3
     assert [finding.state for finding in doctor.shared_memory()] in (["warning"], [])
+
+
+@pytest.mark.parametrize("name", ["ISENTROPIC_RUNS", "ISENTROPIC_CACHE", "TMPDIR"])
+def test_a_folder_that_cannot_be_made(name, monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    (tmp_path / "file").touch()
+    for folder, states in (("new/er", []), ("file/er", ["wrong"])):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+        found = [finding for finding in doctor.disk() if "cannot be" in finding.what]
+        assert [finding.state for finding in found] == states
+        assert all(f"{name}=" in finding.remedy for finding in found)
+        assert str(tmp_path / folder) in "".join(finding.what for finding in doctor.disk())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(("length", "states"), [(20, []), (60, ["wrong"])])
+def test_the_path_of_rays_sockets(length, states, monkeypatch):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp/".ljust(length, "x"))
+    assert [finding.state for finding in doctor.ray_sockets()] == states
+
+
+def test_a_home_where_ray_cannot_write_its_token(monkeypatch, tmp_path):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert list(doctor.ray_token()) == []
+    (tmp_path / ".ray").touch()
+    (finding,) = doctor.ray_token()
+    assert finding.state == "wrong" and "cannot write its token" in finding.what
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    assert list(doctor.ray_token()) == []
 
 
 def test_a_ray_that_does_not_answer(monkeypatch):

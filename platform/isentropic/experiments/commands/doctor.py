@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,13 +26,14 @@ from packaging.specifiers import SpecifierSet
 
 from isentropic.experiments.program import DONE, FAULT, program
 from isentropic.experiments.settings.options import Options
-from isentropic.folders import variable
+from isentropic.folders import cache_folder, ray_folder, runs_folder, variable
 
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
 # Of no use here, and fatal if they were built for another torch.
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
+SOCKET_BYTES = 107  # of a Unix socket's path, without the closing zero
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
 
@@ -64,6 +66,7 @@ def examine() -> Iterator[Finding]:
         packages,
         memory,
         disk,
+        ray_sockets,
         shared_memory,
         open_files,
         loopback,
@@ -158,24 +161,41 @@ def memory() -> Iterator[Finding]:
 
 
 def disk() -> Iterator[Finding]:
-    for use, folder in (("runs", Path.cwd()), ("Ray's session", Path(tempfile.gettempdir()))):
-        usage = shutil.disk_usage(folder)
+    """Check the room in the folders that a run writes to, and that they can be written."""
+    places = (
+        ("runs", runs_folder(), "ISENTROPIC_RUNS=<elsewhere> or run.dir=<elsewhere>"),
+        ("the cache of models", cache_folder(), "ISENTROPIC_CACHE=<elsewhere>"),
+        ("Ray's session", ray_folder(), "TMPDIR=<elsewhere>"),
+    )
+    for use, folder, elsewhere in places:
+        usage = shutil.disk_usage(_existing(folder))
         message = f"disk for {use}: {usage.free / GIB:.1f} GiB free at {folder}"
         if usage.free < DISK_GIB * GIB:
             yield Finding(
-                "wrong",
-                message,
-                f"{DISK_GIB} GiB are needed: make room, or run.dir=<elsewhere>, "
-                "TMPDIR=<elsewhere>.",
+                "wrong", message, f"{DISK_GIB} GiB are needed: make room, or set {elsewhere}."
             )
         else:
             yield Finding("ok", message)
-        if not os.access(folder, os.W_OK):
+        if reason := _not_writable(folder):
             yield Finding(
                 "wrong",
-                f"{folder} cannot be written",
-                "Work in a folder of your own, or run.dir=<elsewhere>.",
+                f"{folder}, for {use}, cannot be made or written ({reason})",
+                f"Choose a folder of your own: {elsewhere}.",
             )
+
+
+def ray_sockets() -> Iterator[Finding]:
+    """Check that the path of Ray's sockets is not too long for the kernel."""
+    folder = ray_folder()
+    session = f"session_{datetime.now():%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+    longest = len(os.fsencode(folder / session / "sockets" / "plasma_store"))
+    if longest > SOCKET_BYTES:
+        yield Finding(
+            "wrong",
+            f"Ray's sockets in {folder} would have a path of {longest} bytes; {SOCKET_BYTES} are "
+            "allowed",
+            "Set TMPDIR (or RAY_TMPDIR) to a shorter path, such as /tmp.",
+        )
 
 
 def shared_memory() -> Iterator[Finding]:
@@ -266,6 +286,13 @@ def ray_token() -> Iterator[Finding]:
         )
     elif path.is_file():
         yield Finding("ok", f"Ray token: {path}, for you alone")
+    elif _ray_makes_a_token() and (reason := _not_writable(path.parent)):
+        yield Finding(
+            "wrong",
+            f"Ray cannot write its token to {path} ({reason})",
+            "Set HOME to a folder that you can write, or put a token into a file that only you can "
+            "read and set RAY_AUTH_TOKEN_PATH=<that file>.",
+        )
 
 
 def ray_address() -> Iterator[Finding]:
@@ -315,6 +342,28 @@ def weights_and_biases() -> Iterator[Finding]:
         yield Finding("warning", f"W&B: {reason}", remedy)
     else:
         yield Finding("ok", "W&B answers")
+
+
+def _ray_makes_a_token() -> bool:
+    names = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    return os.environ.get("RAY_AUTH_MODE", "token") == "token" and not any(map(variable, names))
+
+
+def _existing(folder: Path) -> Path:
+    """Return the folder, or the one above it that is there."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def _not_writable(folder: Path) -> str:
+    """Return why no file can be made in the folder, or above it if it is not there; "" if it can.
+
+    Permission bits alone do not show a read-only file system.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=_existing(folder)):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _project() -> dict | None:

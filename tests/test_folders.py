@@ -1,0 +1,27 @@
+"""A variable that is set but empty or blank is an unset one, for us and for the libraries."""
+
+from pathlib import Path
+
+import pytest
+
+from isentropic.folders import RUNS, runs_folder, unset_empty, variable
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t\n"])
+def test_a_blank_variable_is_unset(blank, monkeypatch):
+    monkeypatch.setenv(RUNS, blank)
+    assert variable(RUNS) is None
+    assert runs_folder() == Path("runs")
+
+
+def test_blank_variables_are_removed():
+    read = [
+        *("HF_HOME", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "WANDB_MODE", "XDG_CACHE_HOME"),
+        *("TMPDIR", "NETRC", "ISENTROPIC_RUNS", "ISENTROPIC_CACHE", "RAY_ADDRESS"),
+    ]
+    # An empty CUDA_VISIBLE_DEVICES means no GPU, and a value keeps its blanks.
+    kept = {"CUDA_VISIBLE_DEVICES": "", "TMPDIR_2": "", "HF_TOKEN": " t ", "RAY_AUTH_MODE": "token"}
+    for blank in ("", " "):
+        environ = dict.fromkeys(read, blank) | kept
+        unset_empty(environ)
+        assert environ == kept
