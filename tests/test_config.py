@@ -46,6 +46,7 @@ def test_objective_beta_is_another_key():
     assert with_current_keys(values) == {
         "objective": {"beta1": 0.5},
         "learner": {"adam_beta1": 0.9},
+        "steering": {"name": "none"},
     }
 
 

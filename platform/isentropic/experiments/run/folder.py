@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "tracking",
     "cluster",
     "accounting.ledger",
+    "alarms",
 )
 
 
