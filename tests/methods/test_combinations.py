@@ -10,7 +10,7 @@ from isentropic.methods.combinations import check_combinations
 def run(**changes):
     slots = {
         "filter": Slot(name="keep_all"), "advantage": Slot(name="normalised"), "sampling": Slot(name="one_wave"),
-        "shaping": Slot(name="exploration"),
+        "shaping": Slot(name="exploration"), "steering": Slot(name="none", actuators={}),
     }  # fmt: skip
     return Slot(**(slots | changes))
 
@@ -53,3 +53,10 @@ def test_refill_judged_on_shaped_rewards(on):
 def test_keep_rules_count_standard_deviations():
     with pytest.raises(ValueError, match="count standard deviations"):
         check_combinations(run(filter=Slot(name="keep_rules"), advantage=Slot(name="centred")))
+
+
+def test_steering_needs_measured_steps():
+    ledger = Slot(ledger=Slot(every=0))
+    steered = Slot(name="steered", actuators={"beta1": [0.0, 1.0]})
+    with pytest.raises(ValueError, match=r"accounting\.ledger\.every=0.*steering=none"):
+        check_combinations(run(steering=steered, accounting=ledger))
