@@ -123,9 +123,8 @@ class RolloutConfig:
     max_num_seqs: int  # requests an engine runs at once
     kv_cache_gib: float
     dtype: str
-    probe_tolerance: (
-        float  # nats: a larger gap between engine and learner after a sync stops the run
-    )
+    # nats: a larger gap between engine and learner after a sync stops the run
+    probe_tolerance: float
     timeout_s: float  # deadline for one step's rollouts
 
     def __post_init__(self) -> None:
@@ -162,12 +161,10 @@ class LearnerConfig:
     """FSDP2 ranks and the optimizer."""
 
     num_ranks: int
-    updates_per_rollout: (
-        int  # K: the step's prompts are split into K minibatches, one optimizer step each
-    )
-    microbatch_tokens: (
-        int  # packed tokens of one forward pass, at most (a longer sequence goes alone)
-    )
+    # K: the step's prompts are split into K minibatches, one optimizer step each
+    updates_per_rollout: int
+    # packed tokens of one forward pass, at most (a longer sequence goes alone)
+    microbatch_tokens: int
     dtype: str  # of the forward and backward; weights and optimizer are float32
     lr: float
     lr_schedule: str
@@ -239,9 +236,8 @@ class ClusterConfig:
     """Where the actors go."""
 
     address: str | None  # null: RAY_ADDRESS where set, else a Ray of our own
-    placement: (
-        str  # apart | shared: learner and engines on the same GPUs, engines asleep while it works
-    )
+    # apart | shared: learner and engines on the same GPUs, engines asleep while it works
+    placement: str
     gpus_per_engine: float
     gpus_per_rank: float
     cpus_per_engine: float

@@ -285,7 +285,7 @@ def ray_token() -> Iterator[Finding]:
             f"chmod 600 {path}",
         )
     elif path.is_file():
-        yield Finding("ok", f"Ray token: {path}, for you alone")
+        yield Finding("ok", f"Ray token: {path}, readable by you only")
     elif _ray_makes_a_token() and (reason := _not_writable(path.parent)):
         yield Finding(
             "wrong",
@@ -309,7 +309,7 @@ def ray_address() -> Iterator[Finding]:
         yield Finding(
             "wrong",
             f"RAY_ADDRESS={address}: {error}",
-            "unset RAY_ADDRESS to run on this machine alone.",
+            "unset RAY_ADDRESS to run on this machine only.",
         )
 
 
