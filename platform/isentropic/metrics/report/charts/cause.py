@@ -20,6 +20,55 @@ CLASS_NOTE = "PA, NA: advantage above, below 0. HP, LP: high-, low-probability t
 CLASS_NAMES = dict(zip(CLASSES, ("PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0"), strict=True))
 
 
+def books(run: RunData) -> Figure | None:
+    """Stacks what moved the entropy in each measured step, with the measured change on top."""
+    measured = run.curve("ledger/measured")
+    if not measured:
+        return None
+    parts = {f"ledger/{name}": label for name, label in CLASS_NAMES.items()}
+    parts |= {"ledger/momentum": "momentum", "ledger/decay": "weight decay"}
+    traces = [
+        {
+            "type": "bar",
+            "name": label,
+            "x": [step for _, step, _ in run.curve(key)],
+            "y": [number(value) for _, _, value in run.curve(key)],
+            "hovertemplate": "%{y:.3~g} nats",
+            "marker": {"color": colour(index)},
+        }
+        for index, (key, label) in enumerate(parts.items())
+        if any(value for _, _, value in run.curve(key))
+    ]
+    traces.append(
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "measured",
+            "x": [step for _, step, _ in measured],
+            "y": [number(value) for _, _, value in measured],
+            "hovertemplate": "%{y:.3~g} nats",
+            "marker": {"symbol": "diamond", "size": 8, "color": "@muted"},
+        }
+    )
+    explained = run.values("ledger/explained")
+    share = f" They explain {explained[-1]:.2%} of the changes." if explained else ""
+    return Figure(
+        title="What moved the entropy, in nats",
+        traces=traces,
+        layout=layout(
+            x="step",
+            y="nats per token",
+            barmode="relative",
+            xaxis={"type": "category"},
+            yaxis={"zeroline": True},
+        ),
+        note=f"Each measured step, along the step that the optimizer made: tokens by class, the "
+        f"momentum of earlier updates, weight decay.{share} {CLASS_NOTE}",
+        wide=True,
+        keys=("ledger/measured", "ledger/explained", *parts),
+    )
+
+
 def clip(run: RunData) -> Figure | None:
     names = {
         "clip/low_frac": "low side (A<0)",

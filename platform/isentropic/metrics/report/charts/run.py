@@ -13,6 +13,7 @@ SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
     "Entropy": (outcome.entropy, outcome.deciles, outcome.histogram),
     "Reward": (outcome.reward, outcome.evaluation, outcome.groups, outcome.response),
     "What moved the entropy": (
+        cause.books,
         cause.clip,
         cause.classes,
         cause.given_back,
