@@ -230,7 +230,7 @@ def test_lines_that_are_nested_deeply(make, tmp_path, name, depth):
     (folder / name).write_text(f'{{"step": 1, "setting": {deep}, "message": {deep}}}\n')
 
     if depth > 1000:
-        with pytest.raises(ValueError, match=f"{name} has a line that is nested too deeply"):
+        with pytest.raises(ValueError, match=f"{name}, line 1 is nested too deep to be read"):
             write_report([folder], folder / "report.html")
     else:
         assert write_report([folder], folder / "report.html").exists()

@@ -67,12 +67,7 @@ def read_rows(path: Path) -> tuple[list[Any], bool]:
     """
     if not _is_there(path):
         return [], False
-    try:
-        return read_lines(path)
-    except RecursionError as error:
-        raise ValueError(
-            f"{path} has a line that is nested too deeply to be read. Remove that line."
-        ) from error
+    return read_lines(path)
 
 
 def _is_there(path: Path) -> bool:
