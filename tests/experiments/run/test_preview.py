@@ -133,7 +133,7 @@ def test_heads_that_the_engine_lacks(tmp_path):
         ("", r"teachers\.jsonl has no rows"),
         (
             '{"prompt_id": "a", "teacher": "t", "response": "1", "reward": Infinity}',
-            r"teachers\.jsonl, row 1: reward must be finite, got inf",
+            r"teachers\.jsonl, row 1: reward must be a number, and a finite one, got inf",
         ),
     ],
 )
