@@ -103,11 +103,16 @@ def _print_comparison(
     if step not in run.lines:
         print(f"step {step} was drawn but has no line in metrics.jsonl: nothing to compare with.")
         return 0
-    changed = differences(run.lines[step], line)
+    recorded = run.lines[step]
+    # A run of an older version lacks the numbers that came later: there is nothing to compare.
+    known = {key: value for key, value in line.items() if key in recorded}
+    changed = differences(recorded, known)
     print(
-        f"step {step}: {len(line) - len(changed)} of {len(line)} numbers equal the recorded line "
+        f"step {step}: {len(known) - len(changed)} of {len(known)} numbers equal the recorded line "
         "bit for bit"
     )
+    if later := sorted(line.keys() - known.keys()):
+        print(f"  not in the recorded line: {', '.join(later)}")
     numbers = {
         key: pair
         for key, pair in changed.items()
