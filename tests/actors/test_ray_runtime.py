@@ -136,7 +136,7 @@ def test_ray_starts_without_the_drivers_secrets(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "raised"),
     [
-        pytest.param(PermissionError(13, "denied", "/root/.ray"), ValueError, id="a folder"),
+        pytest.param(PermissionError(13, "denied", "/srv/.ray"), ValueError, id="a folder"),
         pytest.param(OSError("AF_UNIX path length"), ValueError, id="a socket"),
         pytest.param(OSError(28, "no space", "/tmp/ray"), OSError, id="a full disk"),
         pytest.param(ConnectionError("the head is silent"), ConnectionError, id="a fault"),

@@ -140,6 +140,11 @@ def test_a_wrong_sign_shows_in_the_books():
     assert abs(wrong - given.now) > abs(given.now)
 
 
+def test_a_skipped_update_moves_nothing_whatever_its_push():
+    skipped = books(scale=0.0, logprob_slope=np.zeros(5), entropy_slope=np.zeros(5))
+    assert contributions(skipped, RATE, np.full(5, np.nan), None).tolist() == [0.0] * 5
+
+
 def test_a_step_is_the_sum_of_its_updates():
     row, _ = ledger()
     other = row | {"ledger/measured": 3e-5, "clip/frac": 0.5}

@@ -23,7 +23,7 @@ def actuator_slopes(
     Returns:
         (rest, slopes); all NaN if the step has no books.
     """
-    measured = [update for update in updates if update.books is not None]
+    measured = [update for update in updates if update.books is not None and not update.skipped]
     if not measured:
         return math.nan, dict.fromkeys(names, math.nan)
     slopes = dict.fromkeys(names, 0.0)

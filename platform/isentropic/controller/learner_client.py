@@ -15,6 +15,7 @@ from isentropic.records import (
     Rollout,
     RolloutKey,
     Sample,
+    StepBatch,
     StepResult,
     TokenScores,
     UpdateBooks,
@@ -97,15 +98,7 @@ class LearnerClient:
                 hash_seed("update", config.seed, step, first + index) for index in range(len(plan))
             ],
         )
-        if contexts:
-            packed_contexts = batching.score_batches(
-                contexts, self._learner.num_ranks, config.learner.microbatch_tokens
-            )
-            batches = [
-                replace(batch, contexts=tuple(rank))
-                for batch, rank in zip(batches, packed_contexts, strict=True)
-            ]
-        results = await self._learner.update(batches)
+        results = await self._learner.update(self._with_contexts(batches, contexts))
         updates: list[Update] = []
         for index, members in enumerate(plan):
             ranks = [result.updates[index] for result in results]
@@ -132,6 +125,18 @@ class LearnerClient:
                 )
             )
         return updates, results[0].policy_version
+
+    def _with_contexts(
+        self, batches: Sequence[StepBatch], contexts: Sequence[Rollout]
+    ) -> list[StepBatch]:
+        """Gives each rank its part of the rollouts that books are kept over."""
+        packed = batching.score_batches(
+            contexts, self._learner.num_ranks, self._config.learner.microbatch_tokens
+        )
+        return [
+            replace(batch, contexts=tuple(rank))
+            for batch, rank in zip(batches, packed, strict=True)
+        ]
 
 
 def _books(

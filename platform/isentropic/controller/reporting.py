@@ -41,8 +41,8 @@ from isentropic.metrics.step_metrics import (
     reward_metrics,
     staleness_metrics,
 )
-from isentropic.metrics.tokens import token_table
-from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.metrics.tokens import TokenTable, token_table
+from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
 # Facts about an update: they stand in updates.jsonl, and the step's line has no mean of them.
@@ -227,17 +227,29 @@ class Reporter:
             p_split=p_split,
             per_push=None if books is None else per_push(books, update.learning_rate),
         )
-        if books is None:
-            return row
+        return row | self._books_row(step, update, table, leaves)
+
+    def _books_row(
+        self, step: Step, update: Update, table: TokenTable, leaves: LeafResult
+    ) -> dict[str, float]:
+        """The books of an update, and its tokens for attribution/; nothing if not measured."""
+        if update.books is None:
+            return {}
+        push = -leaves.d_logprob.numpy()
         d_entropy = None if leaves.d_entropy is None else leaves.d_entropy.numpy()
-        contribution = contributions(books, update.learning_rate, push, d_entropy)
+        contribution = contributions(update.books, update.learning_rate, push, d_entropy)
         step.attribution.append(
             token_columns(len(step.attribution), table, update.samples, contribution, push)
         )
+        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
         ratio = of_objective.get("ratio", bounded_ratio(table.log_ratio))
-        sides = clip_sides(ratio, table.advantage, coefficients, of_objective)
-        return row | update_ledger(
-            table, update.samples, books, contribution, sides=sides, p_split=p_split
+        return update_ledger(
+            table,
+            update.samples,
+            update.books,
+            contribution,
+            sides=clip_sides(ratio, table.advantage, update.coefficients, of_objective),
+            p_split=self._config.accounting.p_split,
         )
 
     def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

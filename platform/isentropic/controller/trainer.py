@@ -166,7 +166,7 @@ class Trainer:
         ledger = self._config.accounting.ledger
         if not ledger.measures(step.step):
             return []
-        drawn = [rollout for rollout in first_wave(step.delivery.batch.rollouts)]
+        drawn = first_wave(step.delivery.batch.rollouts)
         responses = [rollout for rollout in drawn if rollout.num_response_tokens]
         return recheck_subset(responses, ledger.contexts, self._config.seed)
 

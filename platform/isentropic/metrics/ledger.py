@@ -63,6 +63,9 @@ def contributions(books: UpdateBooks, rate: float, push: Array, d_entropy: Array
         push: [N] -d loss / d logprob.
         d_entropy: [N] d loss / d entropy; None if the loss has no entropy in it.
     """
+    # The push of an update that was skipped may not be finite; it moved nothing.
+    if not books.scale:
+        return np.zeros(len(push))
     by_logprob = push * per_push(books, rate)
     if d_entropy is None:
         return by_logprob
