@@ -10,6 +10,7 @@ from isentropic.objectives.clip import ClipConfig, clip
 from isentropic.objectives.covariance.clip_cov import ClipCovConfig, clip_cov
 from isentropic.objectives.covariance.kl_cov import KlCovConfig, kl_cov
 from isentropic.objectives.dppo_tv import DppoTvConfig, dppo_tv
+from isentropic.objectives.flexec import FlexEcConfig, flexec
 from isentropic.objectives.gppo import GppoConfig, gppo
 from isentropic.objectives.gspo import GspoConfig, gspo
 from isentropic.objectives.loss import ObjectiveConfig, TokenLoss
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
     "clip_cov": ClipCovConfig,
     "kl_cov": KlCovConfig,
     "bapo": BapoConfig,
+    "flexec": FlexEcConfig,
     "erc": ErcConfig,
     "shaped_offline": ShapedOfflineConfig,
 }
@@ -45,6 +47,7 @@ __all__ = [
     "clip_cov",
     "dppo_tv",
     "erc",
+    "flexec",
     "gppo",
     "gspo",
     "kl_cov",
