@@ -18,6 +18,7 @@ from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
+from isentropic.methods.steering import first_coefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.prediction import recheck_subset
 from isentropic.metrics.step_metrics import fate_metrics
@@ -42,7 +43,7 @@ class Trainer:
         self._client = LearnerClient(config, learner, order)
         self._method = method
         self._terms = TermCoefficients(config.terms)
-        self._steering = config.steering.build(config.objective.at(1))
+        self._steering = config.steering.build(first_coefficients(config))
         self._tracking = Tracking()
         self._skipped_in_a_row = 0
 
@@ -146,12 +147,15 @@ class Trainer:
         self._skipped_in_a_row = other._skipped_in_a_row
 
     async def _update(self, step: Step, samples: list[Sample], first: int = 0) -> list[Update]:
+        steered = self._steering.values(step.step)
+        coefficients = self._config.objective.at(step.step)
+        term_coefficients = self._terms.at(step.step)
         updates, self.policy_version = await self._client.update(
             step.step,
             samples,
             count=self._method.updates(samples, self._config.learner.updates_per_rollout),
-            coefficients=self._config.objective.at(step.step) | self._steering.values(step.step),
-            term_coefficients=self._terms.at(step.step),
+            coefficients=_with(coefficients, steered),
+            term_coefficients=_with(term_coefficients, steered),
             version=self.policy_version,
             first=first,
             contexts=self._ledger_contexts(step),
@@ -165,7 +169,10 @@ class Trainer:
         rest, slopes = math.nan, {}
         if names:
             rest, slopes = actuator_slopes(
-                self._config.objective, [*step.updates, *step.replayed], names
+                self._config.objective,
+                self._config.terms,
+                [*step.updates, *step.replayed],
+                names,
             )
         metrics = self._steering.observe(step.step, entropy, rest, slopes)
         aim = self._steering.aim(step.step)
@@ -214,6 +221,11 @@ class Trainer:
     def _recheck_subset(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         config = self._config
         return recheck_subset(rollouts, config.accounting.recheck_share, config.seed)
+
+
+def _with(values: Mapping[str, Any], steered: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the values with those that are steered in their place; no name is added."""
+    return {name: steered.get(name, value) for name, value in values.items()}
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
