@@ -78,6 +78,13 @@ def test_od_acts_on_the_entropy_of_its_own_step(fake_run):
     assert set(got) == {0.0, 1.0}, [line["entropy/mean"] for line in lines]
 
 
+@pytest.mark.parametrize("method", ["steer", "clip_b", "clip_v", "aspo", "qae"])
+def test_the_other_presets_run(method, fake_run):
+    lines = fake_run(f"method={method}", "terms=none", "run.steps=2").run().lines.lines
+    assert lines[2]["update/count"] > 0 and "control/target" not in lines[2]
+    assert ("steer_weight/mean" in lines[2]) == (method == "steer")
+
+
 @pytest.mark.parametrize(("edges", "sign"), [(LOW, -1), (HIGH, 1)])
 def test_one_sign_is_trained_on(edges, sign, fake_run):
     run = fake_run(*CRAFT, *edges)

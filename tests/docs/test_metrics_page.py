@@ -52,6 +52,8 @@ RUNS = {
     "ledger": ["accounting.ledger.every=1"],
     "steered": ["method=ce_gppo_steered"],
     "flexec": ["method=flexec"],
+    "steer": ["method=steer"],
+    "clip_v": ["method=clip_v"],
     "entrocraft": ["method=entrocraft", "steering.low=3.0", "steering.high=4.0"],
     "entropic": ["method=entropic"],
     "sign_bound": ["method=sign_bound"],

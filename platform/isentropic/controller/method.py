@@ -9,7 +9,7 @@ import torch
 
 from isentropic.columns import cut, join
 from isentropic.config import Config
-from isentropic.methods.control.controller import Controller
+from isentropic.methods.control.controller import EntropyController
 from isentropic.methods.fates import FATES, Fate
 from isentropic.methods.slots import Advantage, Filter, Reuse, Reweight, Sampling, Shaping
 from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
@@ -71,7 +71,7 @@ class Method:
         groups: Sequence[Group],
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
-        controller: Controller = Controller(),  # noqa: B008, it has no state
+        controller: EntropyController = EntropyController(),  # noqa: B008, it has no state
     ) -> Selected:
         """Chooses what to train on, with what advantage; cuts groups beyond `max_groups`.
 

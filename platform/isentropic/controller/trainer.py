@@ -175,7 +175,7 @@ class Trainer:
                 names,
             )
         metrics = self._steering.observe(step.step, entropy, rest, slopes)
-        aim = self._steering.aim(step.step)
+        aim = self._steering.aim(step.step) or self._terms.aim()
         return metrics | self._tracking.add(entropy, aim, step.samples)
 
     def _ledger_contexts(self, step: Step) -> list[Rollout]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, Controller
+from isentropic.methods.control.controller import Aim, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 
 TINY = 1e-12  # nats per step and unit: an actuator below it has no authority
@@ -140,7 +140,7 @@ def nearest_values(
     return at((low + high) / 2)
 
 
-class Steering(Controller):
+class Steering(EntropyController):
     """The controller of one run. Its whole state is in `state_dict`.
 
     Each step: `values(step)` before its updates, then `observe` with what was measured.

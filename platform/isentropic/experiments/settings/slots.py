@@ -1,6 +1,6 @@
 """Everything that can fill a slot: the class that its `name` in the config stands for."""
 
-from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised
+from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised, QuantileBaseline
 from isentropic.methods.control.controller import NoSteering
 from isentropic.methods.control.entrocraft import EntrocraftConfig
 from isentropic.methods.control.entropic import EntropicConfig
@@ -28,7 +28,12 @@ SLOTS: dict[str, dict[str, type]] = {
     "sampling": {"one_wave": OneWave, "refilled": Refilled, "second_wave": SecondWave},
     "shaping": {"none": NoShaping, "overlong": Overlong, "exploration": ExplorationConfig},
     "filter": {"drop_flat": DropFlat, "keep_all": KeepAll, "keep_rules": KeepRules},
-    "advantage": {"normalised": Normalised, "centred": Centred, "leave_one_out": LeaveOneOut},
+    "advantage": {
+        "normalised": Normalised,
+        "centred": Centred,
+        "leave_one_out": LeaveOneOut,
+        "quantile": QuantileBaseline,
+    },
     "reweight": {"none": NoReweight, "polarity": PolarityConfig},
     "token_weight": TOKEN_WEIGHTS,
     "objective": OBJECTIVES,

@@ -26,7 +26,7 @@ class Aim:
     saturated: bool = False  # it could not push as hard as its rule asked
 
 
-class Controller:
+class EntropyController:
     """Moves nothing. A controller overrides what it moves.
 
     Within a step the order is `sense`, `choose`, `push`, `values`, the updates, `observe`. The
@@ -79,7 +79,7 @@ class Controller:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoSteering(Controller):
+class NoSteering(EntropyController):
     """Leaves the coefficients as the config has them, and keeps no state."""
 
     name: str

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
 from isentropic.methods.control.band import Band
-from isentropic.methods.control.controller import Aim, Choice, Controller
+from isentropic.methods.control.controller import Aim, Choice, EntropyController
 from isentropic.records import Group, Rollout, RolloutKey, TokenScores
 
 DROPPED = "against_target"
@@ -70,7 +70,7 @@ class EntrocraftConfig:
         return Entrocraft(self)
 
 
-class Entrocraft(Controller):
+class Entrocraft(EntropyController):
     """Chooses the sign before each step's advantages are used. Its state is the last choice."""
 
     def __init__(self, config: EntrocraftConfig) -> None:

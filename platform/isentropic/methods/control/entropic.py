@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, Controller
+from isentropic.methods.control.controller import Aim, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 from isentropic.records import Sample
 
@@ -47,7 +47,7 @@ class EntropicConfig:
         return Entropic(self)
 
 
-class Entropic(Controller):
+class Entropic(EntropyController):
     """Its state is the integral, and the alpha of the step under way."""
 
     def __init__(self, config: EntropicConfig) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, Controller, check_steers
+from isentropic.methods.control.controller import Aim, EntropyController, check_steers
 
 SCHEDULES = ("id", "did", "od", "raise", "lower")
 
@@ -74,7 +74,7 @@ class FlexEcSchedule:
         return (0.0 if self.schedule == "id" else 1.0), low
 
 
-class FlexEc(Controller):
+class FlexEc(EntropyController):
     """Gives the two weights each step; od remembers H_init and which way it pushes."""
 
     def __init__(self, config: FlexEcSchedule) -> None:

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_range
-from isentropic.methods.control.controller import Aim, Controller
+from isentropic.methods.control.controller import Aim, EntropyController
 from isentropic.records import Floats, Sample
 
 
@@ -56,7 +56,7 @@ class RepoRConfig:
         return RepoR(self)
 
 
-class RepoR(Controller):
+class RepoR(EntropyController):
     """Its state is z, and the entropy that it holds."""
 
     def __init__(self, config: RepoRConfig) -> None:

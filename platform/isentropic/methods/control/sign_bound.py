@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_range
-from isentropic.methods.control.controller import Aim, Controller, check_steers
+from isentropic.methods.control.controller import Aim, EntropyController, check_steers
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 
 
@@ -41,7 +41,7 @@ class SignBoundConfig:
         return SignBound(self)
 
 
-class SignBound(Controller):
+class SignBound(EntropyController):
     """Its whole state is k."""
 
     def __init__(self, config: SignBoundConfig) -> None:
