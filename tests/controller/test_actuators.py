@@ -1,9 +1,12 @@
 """What each steered coefficient did, on five tokens whose books are given numbers."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from isentropic.controller.actuators import actuator_slopes
+from isentropic.controller.actuators import Actuators
 from isentropic.controller.step import Update
 from isentropic.objectives.ce_gppo import CeGppoConfig
 from isentropic.objectives.terms import EntropyBonusTerm, TermsConfig
@@ -16,7 +19,7 @@ from isentropic.records import (
     UpdateBooks,
 )
 
-RATE, SCALE, IMPULSE = 0.01, 0.5, 4.0
+RATE, SCALE, IMPULSE, BETA = 0.01, 0.5, 4.0, 0.75
 WEIGHT = 0.25
 OLD = np.log(np.array([0.5, 0.4, 0.3, 0.2, 0.1], dtype=np.float32))
 RATIO = np.array([0.5, 0.9, 1.0, 1.1, 2.0])  # the first is below 1 - 0.2, the last above 1 + 0.2
@@ -93,7 +96,7 @@ def update(advantage, bonus=None):
 
 def slopes(updates, names, bonus=False):
     terms = TermsConfig(name="t", entropy_bonus=EntropyBonusTerm(coef=0.0) if bonus else None)
-    return actuator_slopes(objective(), terms, updates, names)
+    return Actuators(objective(), terms, names, BETA).measure(updates)
 
 
 def test_beta1_is_the_gradient_that_the_lower_bound_keeps():
@@ -101,7 +104,8 @@ def test_beta1_is_the_gradient_that_the_lower_bound_keeps():
     rest, found = slopes([update(-2.0)], ["beta1", "beta2"])
     per_beta = RATE * SCALE * IMPULSE * WEIGHT * 0.8 * -2.0 * J[0]
     assert found == pytest.approx({"beta1": per_beta, "beta2": 0.0}, rel=1e-5)
-    assert rest == pytest.approx(-0.01 - 0.5 * per_beta, rel=1e-5)
+    # Of a first update, AdamW takes (1 - beta) of the whole effect at once: 1 / IMPULSE.
+    assert rest == pytest.approx(-0.01 - 0.5 * per_beta / IMPULSE, rel=1e-5)
 
 
 def test_beta2_is_the_gradient_that_the_upper_bound_keeps():
@@ -115,11 +119,28 @@ def test_the_bonus_acts_along_the_entropy_of_every_token():
     rest, found = slopes([update(-2.0, bonus=0.03)], ["entropy_bonus"], bonus=True)
     per_unit = RATE * SCALE * IMPULSE * WEIGHT * I.sum()
     assert found == pytest.approx({"entropy_bonus": per_unit}, rel=1e-5)
-    assert rest == pytest.approx(-0.01 - 0.03 * per_unit, rel=1e-5)
+    assert rest == pytest.approx(-0.01 - 0.03 * per_unit / IMPULSE, rel=1e-5)
 
 
-def test_the_updates_of_a_step_add_up():
-    _, one = slopes([update(-2.0)], ["beta1"])
-    rest, two = slopes([update(-2.0), update(-2.0)], ["beta1"])
-    assert two["beta1"] == pytest.approx(2 * one["beta1"])
-    assert rest == pytest.approx(2 * (-0.01 - 0.5 * one["beta1"]))
+def test_what_momentum_still_does_is_not_the_rest():
+    """Two updates of a step, then a step that is not measured, then one in which beta1 is 0."""
+    actuators = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
+    per_update = 0.5 * RATE * SCALE * WEIGHT * 0.8 * -2.0 * J[0]
+
+    rest, found = actuators.measure([update(-2.0), update(-2.0)])
+    assert found["beta1"] == pytest.approx(2 * IMPULSE * per_update / 0.5, rel=1e-5)
+    assert rest == pytest.approx(2 * -0.01 - per_update * (1 + (1 + BETA)), rel=1e-5)
+
+    unmeasured, _ = actuators.measure([replace(update(-2.0), books=None)])
+    assert math.isnan(unmeasured)
+    off = replace(update(-2.0), coefficients=update(-2.0).coefficients | {"beta1": 0.0})
+    rest, _ = actuators.measure([off])
+    assert rest == pytest.approx(-0.01 - per_update * (1 + BETA) * BETA**2, rel=1e-5)
+
+
+def test_its_state_goes_on_after_a_resume():
+    whole = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
+    whole.measure([update(-2.0)])
+    resumed = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
+    resumed.load_state_dict(whole.state_dict())
+    assert resumed.measure([update(-2.0)]) == whole.measure([update(-2.0)])

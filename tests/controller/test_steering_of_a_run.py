@@ -2,7 +2,7 @@
 
 import pytest
 
-from isentropic.controller.actuators import actuator_slopes
+from isentropic.controller.actuators import Actuators
 
 STEERED = ("method=ce_gppo_steered", "experiment=ce_gppo_tiny", "objective.clip_low=0.02",
            "objective.clip_high=0.02", "steering.target=1.5", "accounting.ledger.contexts=1.0")  # fmt: skip
@@ -52,7 +52,8 @@ def test_a_resume_goes_on_exactly(fake_run):
 def test_without_books_there_is_nothing_to_steer_by(make_config):
     with pytest.raises(ValueError, match=r"accounting.ledger.every=0"):
         make_config(*STEERED, "accounting.ledger.every=0")
-    rest, slopes = actuator_slopes(make_config().objective, make_config().terms, [], ["beta1"])
+    config = make_config()
+    rest, slopes = Actuators(config.objective, config.terms, ["beta1"], 0.9).measure([])
     assert rest != rest and slopes["beta1"] != slopes["beta1"]
 
 

@@ -4,13 +4,12 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from isentropic.config import Config
-from isentropic.controller.actuators import actuator_slopes
+from isentropic.controller.actuators import Actuators
 from isentropic.controller.learner_client import LearnerClient
 from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup
@@ -44,6 +43,9 @@ class Trainer:
         self._method = method
         self._terms = TermCoefficients(config.terms)
         self._steering = config.steering.build(first_coefficients(config))
+        self._actuators = Actuators(
+            config.objective, config.terms, config.steering.actuators, config.learner.adam_beta1
+        )
         self._tracking = Tracking()
         self._skipped_in_a_row = 0
 
@@ -115,6 +117,7 @@ class Trainer:
             "method": self._method.state_dict(),
             "terms": self._terms.state_dict(),
             "steering": self._steering.state_dict(),
+            "actuators": self._actuators.state_dict(),
             "tracking": self._tracking.state_dict(),
         }
 
@@ -126,6 +129,7 @@ class Trainer:
         self._terms.load_state_dict(state["terms"])
         # Both are absent in version 0.1.
         self._steering.load_state_dict(state.get("steering", {}))
+        self._actuators.load_state_dict(state.get("actuators", {}))
         self._tracking.load_state_dict(state.get("tracking", {}))
         self.step = manifest.step
         self.policy_version = manifest.policy_version
@@ -141,6 +145,7 @@ class Trainer:
             self._terms.load_state_dict(other._terms.state_dict())
         if self._config.steering == other._config.steering:
             self._steering.load_state_dict(other._steering.state_dict())
+            self._actuators.load_state_dict(other._actuators.state_dict())
             self._tracking.load_state_dict(other._tracking.state_dict())
         self.step = other.step
         self.policy_version = other.policy_version
@@ -165,15 +170,7 @@ class Trainer:
 
     def _steer(self, step: Step, entropy: float) -> dict[str, float]:
         """Lets the controller see what the step did; its metrics, and how well it holds its aim."""
-        names = list(self._config.steering.actuators)
-        rest, slopes = math.nan, {}
-        if names:
-            rest, slopes = actuator_slopes(
-                self._config.objective,
-                self._config.terms,
-                [*step.updates, *step.replayed],
-                names,
-            )
+        rest, slopes = self._actuators.measure([*step.updates, *step.replayed])
         metrics = self._steering.observe(step.step, entropy, rest, slopes)
         aim = self._steering.aim(step.step) or self._terms.aim()
         return metrics | self._tracking.add(entropy, aim, step.samples)
