@@ -55,8 +55,12 @@ def test_a_box_longer_than_the_searched_end_is_no_later_number():
     assert final_answer(f"\\boxed{{{content}") is None
 
 
-def test_without_a_box_only_the_end_of_a_long_response_is_read():
-    assert final_answer("#### 1\n" + " " * LAST_CHARACTERS) is None
+def test_a_mark_far_from_the_end_is_still_the_answer():
+    assert final_answer("#### 1\n" + " and 2" * LAST_CHARACTERS) == "1"
+
+
+def test_without_box_and_mark_only_the_end_of_a_long_response_is_read():
+    assert final_answer("The answer is 1.\n" + " " * LAST_CHARACTERS) is None
 
 
 @pytest.mark.parametrize(

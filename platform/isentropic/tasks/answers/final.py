@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 
-# Without a box the answer is searched in the end only: that search takes long. Boxes are searched in
-# the whole text, or a last number would be paid where an earlier box says something else.
+# Boxes and marks are searched in the whole text, or a last number would be paid where an earlier box
+# says something else. Without either only the end is searched: that takes long.
 LAST_CHARACTERS = 20_000
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-MARKED = re.compile(r"^[ \t>*]*####[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+MARKED = re.compile(r"^[ \t>*]*####(.*)$", re.MULTILINE)
 BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -22,9 +22,8 @@ def final_answer(response: str) -> str | None:
     boxes = list(BOX.finditer(response))
     if boxes:
         return _box_content(response, boxes[-1].end())
-    end = response[-LAST_CHARACTERS:]
-    marked = MARKED.findall(end)
-    return (marked[-1] or None) if marked else _said_last(end)
+    marked = MARKED.findall(response)
+    return (marked[-1].strip() or None) if marked else _said_last(response[-LAST_CHARACTERS:])
 
 
 def is_balanced(text: str) -> bool:
