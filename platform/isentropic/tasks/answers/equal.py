@@ -91,7 +91,9 @@ def _choice(gold: str, answer: str, depth: int) -> bool | None:
     """(B), B. and (B) 12 are choice B; a gold that names no choice wants what the choice says."""
     one, other = _read_choice(gold), _read_choice(answer)
     if one and other:
-        return one[0] == other[0]
+        numbers = [read_number(split_unit(text)[0]) for _, text in (one, other)]
+        contradicts = all(numbers) and not equal(one[1], other[1], depth + 1)
+        return one[0] == other[0] and not contradicts
     if one and one[1]:
         return equal(one[1], answer, depth + 1)
     if other and other[1] and not one:
@@ -147,6 +149,8 @@ def _residues(gold: str, answer: str, depth: int) -> bool | None:
         )
         return equal(*sides, depth + 1)
     if one.modulus != other.modulus or len(one.values) != len(other.values):
+        return False
+    if one.name and other.name and one.name != other.name and not other.name.isdigit():
         return False
     classes = [[side.class_of(value) for value in side.values] for side in (one, other)]
     return _same_items(*classes, depth, ordered=False)

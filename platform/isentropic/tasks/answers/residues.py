@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from isentropic.tasks.answers.latex import squeezed
-from isentropic.tasks.answers.structure import WORD_COMMA, expand_sign_pairs, split_top
+from isentropic.tasks.answers.structure import NAME, WORD_COMMA, expand_sign_pairs, split_top
 
 MODULUS = re.compile(
     r"(.*\S)\s*(?:\\pmod\s*(?:\{\s*(\w+)\s*\}|(\w+))|\\b?mod\s*(?:\{\s*(\w+)\s*\}|(\w+))"
@@ -19,6 +19,7 @@ class Residues:
 
     modulus: str
     values: tuple[str, ...]
+    name: str | None = None  # of what is congruent to them
 
     def class_of(self, value: str) -> str:
         """The least residue of a value, as text; what is no whole number stays as it is."""
@@ -36,9 +37,12 @@ def read_residues(text: str) -> Residues | None:
     if len(moduli) != 1 or not matches[-1] or len(set(map(bool, matches[:-1]))) > 1:
         return None
     values = [match[1] if match else item for match, item in zip(matches, items, strict=True)]
-    bare = [split_top(value, r"\equiv")[-1] for value in values]
-    expanded = [item for value in bare for item in split_top(expand_sign_pairs(value), ",")]
-    return Residues(moduli.pop(), tuple(expanded))
+    sides = [split_top(value, r"\equiv") for value in values]
+    names = {squeezed(side[0]) for side in sides if len(side) > 1}
+    if len(names) > 1 or not all(NAME.fullmatch(name) or name.isdigit() for name in names):
+        return None  # -x \equiv 5 says nothing that x \equiv 5 says
+    expanded = [item for side in sides for item in split_top(expand_sign_pairs(side[-1]), ",")]
+    return Residues(moduli.pop(), tuple(expanded), next(iter(names), None))
 
 
 def read_members(text: str, modulus: str) -> Residues | None:

@@ -8,6 +8,7 @@ x \neq 0, \mathbb{R} \setminus \{0\}                (-\infty, 0) \cup (0, \infty
 """
 
 import re
+from fractions import Fraction
 from itertools import pairwise
 
 from isentropic.tasks.answers.latex import squeezed
@@ -53,6 +54,11 @@ def as_intervals(text: str) -> tuple[str | None, str]:
         return None, r" \cup ".join(as_intervals(piece)[1] for piece in pieces)
     if match := BUILDER.fullmatch(text):
         return None, _built(*match.groups())
+    return _of_condition(text)
+
+
+def _of_condition(text: str) -> tuple[str | None, str]:
+    """(name, set) of what may also stand behind the bar of a set builder."""
     if REALS.fullmatch(_plain(text)):
         return None, r"(-\infty, \infty)"
     for read in (_without_points, _between):
@@ -68,7 +74,7 @@ def _built(name: str, domain: str | None, condition: str) -> str:
     if all(piece and squeezed(piece[0]) == squeezed(name) for piece in pieces):
         groups = [piece[1] for piece in pieces]
         return r" \cup ".join(f"{g.brackets[0]}{', '.join(g.items)}{g.brackets[1]}" for g in groups)
-    return as_intervals(condition)[1]
+    return _of_condition(condition)[1]
 
 
 def _turned_outward(match: re.Match) -> str:
@@ -123,12 +129,12 @@ def _between(text: str) -> tuple[str | None, str] | None:
     return squeezed(bounds[0][0]), interval
 
 
-def _value(text: str) -> float | None:
+def _value(text: str) -> Fraction | None:
     number = read_number(text)
     if number:
-        return float(number.value)
+        return number.value
     value = value_of(text)
-    return None if value is None else float(value)
+    return None if value is None else Fraction(str(value))
 
 
 def _plain(text: str) -> str:

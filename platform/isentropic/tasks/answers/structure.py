@@ -113,7 +113,8 @@ def in_order_of_names(group: Group, other: Group) -> Group:
 
 def read_matrix(text: str) -> list[list[str]] | None:
     r"""Rows of a matrix, whatever its brackets, or of nested lists `[[1, 2], [3, 4]]`."""
-    if match := TRANSPOSED.fullmatch(text):
+    match = TRANSPOSED.fullmatch(text)
+    if match and not TRANSPOSED.fullmatch(match[1]):
         rows = read_matrix(match[1])
         if rows is None and (group := read_group(match[1])):
             rows = [list(group.items)]

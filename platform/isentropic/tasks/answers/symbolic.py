@@ -17,8 +17,9 @@ MAX_EXPONENT = 10_000
 # Values of the symbols: both signs, and nothing that a formula would treat specially.
 VALUES = ("17/29", "-31/23", "53/37", "-7/61", "83/47", "-97/71", "113/101", "-19/127")
 DECIMALS = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-# What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3, x^T as x.
-MISREAD = re.compile(r"\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|(?:^|[^_^\d])\d+\s+\d")
+# What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3, x^T as x,
+# 1.234.5 as 1.234 * 0.5.
+MISREAD = re.compile(r"\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d")
 THOUSANDS = re.compile(r"(?<=\d)[ ,](?=\d{3}(?!\d))")
 DEGREES = re.compile(r"([\d.]+|[A-Za-z]|\\[a-z]+)°")
 COMMANDS = re.compile(r"\\[A-Za-z]+")
@@ -100,13 +101,13 @@ def _with_real_roots(formula: Any) -> Any:
 
 
 def _same_value(one: Any, other: Any) -> bool:
-    from sympy import I, S, Symbol
+    from sympy import I, S, Symbol, nan, zoo
 
     one, other = (
         side.doit().subs(Symbol("i", real=True), I).subs(Symbol("i"), I) for side in (one, other)
     )
     if one == other:
-        return True
+        return not one.has(zoo, nan)
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
     points = [
         {
