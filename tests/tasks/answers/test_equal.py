@@ -101,6 +101,15 @@ def test_whatever_is_answered_nothing_raises(parts, gold):
     assert is_right("\\boxed{" + "".join(parts) + "}", gold) in (True, False)
 
 
+@pytest.mark.parametrize(
+    ("opening", "closing"), [("[", "]"), ("(", ")"), ("\\{", "\\}"), ("", "^T")]
+)
+@pytest.mark.parametrize("gold", ["5", r"\begin{pmatrix} 1 \end{pmatrix}", r"(2, \infty)"])
+def test_what_nests_without_end_is_no_answer(gold, opening, closing):
+    count = 1900 // len(opening + closing)
+    assert not is_right(f"\\boxed{{{opening * count}5{closing * count}}}", gold)
+
+
 def test_a_thousand_checks_take_seconds(capsys):
     pairs = [(gold, answer) for _, _, gold, answer, _ in rows()]
     started = time.process_time()

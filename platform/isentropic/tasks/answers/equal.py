@@ -35,6 +35,7 @@ from isentropic.tasks.answers.structure import (
     NAME,
     Group,
     in_order_of_names,
+    nesting,
     read_group,
     read_interval,
     read_matrix,
@@ -48,6 +49,7 @@ from isentropic.tasks.answers.times import read_time, same_time
 from isentropic.tasks.answers.units import add_up, same_kind, split_unit, written_out
 
 MAX_CHARACTERS = 2000  # of an answer; what is longer is none
+MAX_NESTING = 40  # brackets in brackets; what has more is none either
 MAX_DEPTH = 6  # lists in lists
 ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
 ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
@@ -64,7 +66,8 @@ def is_right(response: str, gold: str) -> bool:
     answer = final_answer(response)
     if answer is None or len(answer) > MAX_CHARACTERS:
         return False
-    return equal(normal(gold_text(gold)), normal(answer))
+    answer = normal(answer)
+    return nesting(answer) <= MAX_NESTING and equal(normal(gold_text(gold)), answer)
 
 
 @lru_cache(maxsize=65536)

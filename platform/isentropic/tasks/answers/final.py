@@ -6,6 +6,7 @@ from collections.abc import Iterator
 # Boxes and marks are searched in the whole text, or a last number would be paid where an earlier box
 # says something else. Without either only the end is searched: that takes long.
 LAST_CHARACTERS = 20_000
+THINKING_ENDS = "</think>"
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 MARKED = re.compile(r"^[ \t>*]*####(.*)$", re.MULTILINE)
 BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
@@ -18,7 +19,9 @@ def final_answer(response: str) -> str | None:
     The last box outranks everything. If it is empty or never closed there is no answer: a number of
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
     Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
+    Where thinking ends with `</think>`, only what stands behind it was answered.
     """
+    response = response.rpartition(THINKING_ENDS)[2]
     boxes = list(BOX.finditer(response))
     if boxes:
         return _box_content(response, boxes[-1].end())
@@ -82,4 +85,5 @@ def _said_last(text: str) -> str | None:
     if not found or not isinstance(found[-1], str):
         return None
     percent = "%" if str(found[0]).endswith("*(1/100)") else ""
-    return found[-1] + percent
+    # Of `**73**` it takes the closing stars for a part of the number.
+    return found[-1].strip("*_` ") + percent

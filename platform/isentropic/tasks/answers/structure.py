@@ -5,7 +5,7 @@ Texts are in their normal form (`latex.normal`). Nothing here reads a formula.
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 OPENING, CLOSING = "([{", ")]}"
 ESCAPED_BRACES = {r"\{": "{", r"\}": "}"}
@@ -83,6 +83,12 @@ def split_top(text: str, separator: str) -> list[str]:
         position += 1
     parts.append(text[start:])
     return [part.strip() for part in parts if part.strip()]
+
+
+def nesting(text: str) -> int:
+    """How many brackets stand in brackets at most."""
+    depths = accumulate((char in OPENING) - (char in CLOSING) for char in text)
+    return max(depths, default=0)
 
 
 def expand_sign_pairs(text: str) -> str:
