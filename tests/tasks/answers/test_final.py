@@ -35,6 +35,7 @@ CASES = [
     pytest.param("Final Answer: **73**", "73", id="emphasis around the last number"),
     pytest.param("The total is **$70,000**.", "70000", id="emphasis around money"),
     pytest.param(r"<think>\boxed{5}</think> I give up.", None, id="a box of the thinking"),
+    pytest.param(r"<think>\boxed{5}, wait", None, id="a box of thinking that never ends"),
     pytest.param(r"\boxed{5}</think> So \boxed{6}", "6", id="a box behind the thinking"),
     pytest.param("7 + 1</think>The answer is 8", "8", id="words behind the thinking"),
     pytest.param("I do not know.", None, id="nothing"),

@@ -58,7 +58,11 @@ WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
 PRODUCT = re.compile(r"(?!no|on)[a-z]{2}")  # mn is nm, but `no` is not `on`
 AND = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
-SAME_WORDS = {"dne": "does not exist", "undefined": "does not exist", "none": "no solution"}
+SAME_WORDS = {
+    "dne": "does not exist", "undefined": "does not exist", "none": "no solution",
+    "no solutions": "no solution", "no real solution": "no solution", r"\emptyset": "no solution",
+    "no real solutions": "no solution", "empty set": "no solution", "the empty set": "no solution",
+}  # fmt: skip
 
 
 def is_right(response: str, gold: str) -> bool:
@@ -123,7 +127,7 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
         sides = [{squeezed(side.left), squeezed(side.right)} for side in (one, other)]
         if sides[0] == sides[1]:  # y = x is x = y
             return True
-        if squeezed(one.left) == squeezed(other.left) or (one.names_word and other.is_named):
+        if _same_name(one.left, other.left) or (one.names_word and other.is_named):
             return equal(one.right, other.right, depth + 1)
         return not (one.is_named and other.is_named) and same_formula(gold, answer)
     if one:
@@ -273,11 +277,13 @@ def _groups(gold: str, answer: str, depth: int) -> bool | None:
 
 
 def _ratios(gold: str, answer: str, depth: int) -> bool | None:
-    """3:2 part by part; as a fraction, 3/2."""
+    """3:2 is 6:4; as a fraction, 3/2."""
     one, other = split_top(gold, ":"), split_top(answer, ":")
     if len(one) == len(other) == 1:
         return None
     if len(one) == len(other):
+        if _are_proportional(one, other):
+            return True
         return _same_items(one, other, depth, ordered=True)
     if sorted((len(one), len(other))) != [1, 2]:
         return False
@@ -286,6 +292,15 @@ def _ratios(gold: str, answer: str, depth: int) -> bool | None:
         for parts in (one, other)
     ]
     return equal(*as_one, depth + 1)
+
+
+def _are_proportional(gold: list[str], answer: list[str]) -> bool:
+    """Whether one factor makes each part of the one the part of the other: 4:6 is 2:3."""
+    numbers = [read_number(part) for part in (*gold, *answer)]
+    if not all(number and number.value for number in numbers):
+        return False
+    pairs = zip(numbers[: len(gold)], numbers[len(gold) :], strict=True)
+    return len({one.value / other.value for one, other in pairs}) == 1
 
 
 def _numbers(gold: str, answer: str, depth: int) -> bool | None:
@@ -369,6 +384,12 @@ def _brackets_agree(gold: Group, answer: Group) -> bool:
     return answer.brackets == "" and (
         gold.brackets in ("()", "{}") or (gold.brackets == "[]" and len(gold.items) > 2)
     )
+
+
+def _same_name(one: str, other: str) -> bool:
+    """x and x; x_1 and x too, of two solutions for x."""
+    one, other = squeezed(one), squeezed(other)
+    return one == other or other == one.partition("_")[0] or one == other.partition("_")[0]
 
 
 def _read_choice(text: str) -> tuple[str, str] | None:

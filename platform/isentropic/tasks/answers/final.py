@@ -6,7 +6,6 @@ from collections.abc import Iterator
 # Boxes and marks are searched in the whole text, or a last number would be paid where an earlier box
 # says something else. Without either only the end is searched: that takes long.
 LAST_CHARACTERS = 20_000
-THINKING_ENDS = "</think>"
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 MARKED = re.compile(r"^[ \t>*]*####(.*)$", re.MULTILINE)
 BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
@@ -19,9 +18,9 @@ def final_answer(response: str) -> str | None:
     The last box outranks everything. If it is empty or never closed there is no answer: a number of
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
     Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
-    Where thinking ends with `</think>`, only what stands behind it was answered.
+    What stands between `<think>` and `</think>` was not answered, nor is thinking that never ends.
     """
-    response = response.rpartition(THINKING_ENDS)[2]
+    response = response.rpartition("</think>")[2].partition("<think>")[0]
     boxes = list(BOX.finditer(response))
     if boxes:
         return _box_content(response, boxes[-1].end())

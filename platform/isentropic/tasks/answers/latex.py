@@ -64,6 +64,12 @@ RULES = [
         (r"\\(?:lbrack)(?![A-Za-z])\s*", "["),
         (r"\\(?:rbrack)(?![A-Za-z])\s*", "]"),
         (r"\\[lr]angle(?![A-Za-z])\s*", lambda angle: "()"[angle.group()[1] == "r"]),
+        (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])", r"\\ldots"),
+        # Equations one below the other, not the cases of a function.
+        (
+            r"\\begin\{cases\}([^&]*)\\end\{cases\}",
+            lambda cases: re.sub(r",?\s*\\\\\s*(?!\s*$)", ", ", cases[1]).strip(" \\"),
+        ),
         # A fraction of units: what is above it, per what is below it.
         (
             r"\\frac\s*\{\s*\\(?:text|mathrm)\{([^{}]*)\}\s*\}"
@@ -132,6 +138,10 @@ RULES = [
         (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*\{", r"\\sqrt{"),
         (r"\\log\s*_\s*(?:\{\s*e\s*\}|e)", r"\\ln "),
+        (r"(\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)", r"\1:"),
+        (r"\\text\{\s*(?=(?:positive |negative )?infinity\s*\})([^{}]*)\}", r"\1"),
+        (r"\bpositive (?=infinity\b)", ""),
+        (r"\bnegative (?=infinity\b)", "-"),
         # Names that plain text writes without a backslash.
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),

@@ -50,6 +50,12 @@ def as_intervals(text: str) -> tuple[str | None, str]:
     if TURNED.fullmatch(text):
         return None, ONE_PIECE.sub(_turned_outward, text)
     pieces = split_top(text, r"\cup")
+    if (
+        len(pieces) == 1
+        and r"\infty" in text
+        and all(map(ONE_PIECE.fullmatch, split_top(text, ",")))
+    ):
+        pieces = split_top(text, ",")  # (-\infty, 1), (2, \infty)
     if len(pieces) > 1:
         return None, r" \cup ".join(as_intervals(piece)[1] for piece in pieces)
     if match := BUILDER.fullmatch(text):

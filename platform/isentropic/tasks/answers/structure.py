@@ -20,7 +20,10 @@ WORD_COMMA = re.compile(
     r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z}]))\s*|;"
 )
 RELATION = re.compile(r"\\leq|\\geq|<|>")
-ONE_NAME = r"(?:\\text\{[^{}]*\}|\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*)(?:\s*\([^()]*\))?"
+ONE_NAME = (
+    r"(?:\\text\{[^{}]*\}|m?\\angle\s*[A-Z]+|\\(?:overline|vec|hat)\s*\{[A-Za-z]+\}"
+    r"|\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*)(?:\s*\([^()]*\))?"
+)
 NAME = re.compile(rf"{ONE_NAME}|\(\s*{ONE_NAME}(?:\s*,\s*{ONE_NAME})*\s*\)")
 MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![A-Za-z])\s*")
 GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")

@@ -47,7 +47,11 @@ def read_formula(text: str) -> Any | None:
             convert_degrees=False,
             normalization_config=None,
         )
-        return None if _is_huge(formula) else _with_real_roots(formula)
+        if _is_huge(formula) or (
+            getattr(formula, "is_infinite", False) and _has_other_letters(text)
+        ):
+            return None
+        return _with_real_roots(formula)
     except Exception:  # of the parser, its visitor and sympy: there is no common class
         return None
 
@@ -79,6 +83,11 @@ def value_of(text: str) -> Any | None:
         return None
     value = formula.evalf(DIGITS)
     return value if value.is_Float else None
+
+
+def _has_other_letters(text: str) -> bool:
+    r"""Whether a text has letters that no limit explains: `not -\infty`."""
+    return r"\lim" not in text and re.search("[A-Za-z]", COMMANDS.sub("", text)) is not None
 
 
 def _with_real_roots(formula: Any) -> Any:
