@@ -20,7 +20,7 @@ from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
-from isentropic.learner.model import PackedModel, load_model
+from isentropic.learner.model import PackedModel
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
@@ -75,7 +75,7 @@ class Learner:
         self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
-        build = partial(self._build, model, temperature)
+        build = partial(sharding.build, model, config, self._mesh, temperature=temperature)
         self._model, self._keep_gathered = build(trained=True)
         self._reference = build(trained=False)[0] if reference else None
         self._images = _image_reader(self._model, model)
@@ -190,23 +190,6 @@ class Learner:
     def close(self) -> None:
         """Leaves the process group, or only its own gloo group if another owner made the first."""
         dist.destroy_process_group(None if self._own_group else self._gloo)
-
-    def _build(
-        self, model: ModelConfig, temperature: float, *, trained: bool
-    ) -> tuple[PackedModel, bool]:
-        """Builds a sharded model on this rank's device; the bool: its layers stay gathered."""
-        packed = PackedModel(
-            load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk
-        )
-        packed.requires_grad_(trained)
-        if trained and self._config.gradient_checkpointing:
-            packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
-            # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
-            packed.train()
-        dtype = getattr(torch, self._config.dtype)
-        return packed, sharding.shard(
-            packed, self._mesh, dtype=dtype, compile_layers=self._config.compile
-        )
 
     def _forward(self, model: PackedModel, batch: MicroBatch) -> TokenStatistics:
         def to(array, dtype=torch.int64):

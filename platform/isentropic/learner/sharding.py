@@ -1,5 +1,6 @@
 """One process group for the ranks, and FSDP2 around a packed model."""
 
+import logging
 from datetime import timedelta
 
 import torch
@@ -7,7 +8,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from isentropic.learner.model import PackedModel
+from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner.model import PackedModel, empty_model, load_model
+from isentropic.models.slices import find_places, read_slices
+
+log = logging.getLogger(__name__)
 
 # Below this size the gathered layers stay between forward, backward and microbatches: it costs
 # little memory, and an update needs one all-gather instead of two per microbatch.
@@ -59,12 +64,50 @@ def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
     return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
 
 
+def build(
+    model: ModelConfig,
+    config: LearnerConfig,
+    mesh: DeviceMesh,
+    *,
+    temperature: float,
+    trained: bool,
+) -> tuple[PackedModel, bool]:
+    """Builds a sharded model on this rank's device; the bool: its layers stay gathered.
+
+    The model is made without memory, sharded, and then each rank reads its own slices: no rank
+    holds more on its host than one tensor. A model whose files cannot be read so is loaded whole
+    first, by every rank.
+    """
+    lm = empty_model(model)
+    places = find_places(model, lm)
+    if places is None:
+        log.warning(
+            "model %s: its files hold its weights under other names or in another form than the "
+            "model does, so every learner rank loads all of them on its host first. Saving it "
+            "anew with save_pretrained(<folder>) may help.",
+            model.path,
+        )
+        lm = load_model(model)
+    packed = PackedModel(lm, temperature=temperature, vocab_chunk=config.vocab_chunk)
+    packed.requires_grad_(trained)
+    if trained and config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
+        packed.train()
+    dtype = getattr(torch, config.dtype)
+    keep = shard(packed, mesh, dtype=dtype, compile_layers=config.compile)
+    if places is not None:
+        packed.to_empty(device=mesh.device_type)
+        read_slices(lm, places)
+    return packed, keep
+
+
 def shard(
     model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool
 ) -> bool:
     """Shards the model in place: each layer, then the rest.
 
-    The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that
+    A model on meta stays there. One on the host moves to the mesh's device layer by layer, so that
     the device never holds it whole. Weights stay in float32; forward and backward use `dtype`.
     Gradients are summed over ranks, not averaged, in float32.
     Returns whether the layers stay gathered (small models).
