@@ -48,10 +48,14 @@ def test_bytes_of_a_rank():
         gradient_checkpointing=False,
         microbatch_tokens=100,
         vocab_chunk=5,
+        unsharded_gradient_gib=1.0,
     )
     rank = estimate_rank_bytes(qwen(True), learner)
     assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS
     assert rank.gathered == (2 + 4) * PARAMETERS
+    learner.unsharded_gradient_gib = 0.0
+    layer = (PARAMETERS - 16 * 8) // 2
+    assert estimate_rank_bytes(qwen(True), learner).gathered == 2 * PARAMETERS + 4 * (128 + layer)
     assert rank.tile == 3 * 4 * 100 * 5
     assert rank.reference == 0
     assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)

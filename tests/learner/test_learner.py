@@ -131,7 +131,9 @@ def test_one_rank_is_the_plain_loop(folder, make_learner):
     assert result.policy_version == 2
 
 
-@pytest.mark.parametrize("case", ["packed", "small microbatches", "checkpointed"])
+@pytest.mark.parametrize(
+    "case", ["packed", "small microbatches", "reduced in each", "checkpointed"]
+)
 def test_two_ranks_are_the_plain_loop(folder, two_ranks, make_learner, case):
     samples = ranks.with_own_scores(make_learner(), ranks.make_samples())
     expected, norms = plain_update(folder, samples)

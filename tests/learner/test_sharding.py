@@ -4,18 +4,25 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2Config,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -55,7 +62,10 @@ LEARNER = LearnerConfig(
     gradient_checkpointing=False,
     compile=False,
     vocab_chunk=64,
+    unsharded_gradient_gib=4.0,
+    balance="tokens",
     timeout_s=60.0,
+    collective_timeout_s=60.0,
 )
 
 
@@ -184,8 +194,72 @@ def test_what_slices_cannot_read_is_loaded_whole(ranks, model, write, caplog):
         assert torch.equal(contents(found)[name], tensor), name
 
 
+def unsharded_bytes(packed):
+    """Bytes of gradients that this rank keeps unsharded between two microbatches."""
+    sums = [
+        parameter.unsharded_accumulated_grad
+        for module in sharding.fsdp_modules(packed)
+        for group in module._get_fsdp_state()._fsdp_param_groups
+        for parameter in group.fsdp_params
+    ]
+    return sum(each.nbytes for each in sums if each is not None)
+
+
+def one_sequence(module, query, key, value, mask, scaling=None, **kwargs):
+    """Attention without a look at the boundaries, which have no values here."""
+    out = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    return out.transpose(1, 2), None
+
+
+@pytest.mark.parametrize(
+    ("budget_gib", "kept"),
+    [
+        pytest.param(7.0, 1, id="they fit: every rank keeps all gradients in float32"),
+        pytest.param(4.0, 0, id="they do not: only shards are summed"),
+    ],
+)
+def test_unsharded_gradients_stay_below_their_budget(ranks, budget_gib, kept):
+    """Two layers of a 7 B model on eight ranks, without memory: 1.56 G parameters, 5.8 GiB."""
+    mesh = ranks(0, 8)
+    AttentionInterface.register("one_sequence", one_sequence)
+    AttentionMaskInterface.register("one_sequence", lambda *args, **kwargs: None)
+    sizes = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 28, "num_key_value_heads": 4}
+    with FakeTensorMode():
+        lm = AutoModelForCausalLM.from_config(
+            Qwen2Config(tie_word_embeddings=False, **sizes),
+            dtype=torch.float32,
+            attn_implementation="one_sequence",
+        )
+        packed = PackedModel(lm, temperature=1.0, vocab_chunk=152064)
+        keep = sharding.shard(packed, mesh, dtype=torch.bfloat16, compile_layers=False)
+        count = sum(parameter.numel() for parameter in packed.parameters())
+        config = replace(LEARNER, unsharded_gradient_gib=budget_gib)
+        sharding.begin_microbatch(
+            packed,
+            last=False,
+            reduce=not sharding.may_stand_unsharded(count, config),
+            keep_gathered=keep,
+        )
+        tokens = torch.zeros(8, dtype=torch.int64)
+        packed(
+            tokens,
+            torch.arange(8),
+            torch.tensor([0, 8], dtype=torch.int32),
+            torch.arange(7),
+            tokens[1:],
+            max_length=8,
+        ).logprob.sum().backward()
+
+        assert count > 1.5e9
+        assert unsharded_bytes(packed) == kept * 4 * count
+        shards = [parameter.grad for parameter in packed.parameters()]
+        assert all((each is None) == bool(kept) for each in shards)
+
+
 MEMORY = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import torch
 import torch.distributed as dist

@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from isentropic.config import LearnerConfig
 from isentropic.learner.model import count_parameters, count_vision_parameters
-from isentropic.learner.sharding import KEEP_GATHERED_BYTES
+from isentropic.learner.sharding import KEEP_GATHERED_BYTES, may_stand_unsharded
 from isentropic.objectives.tokens.statistics import MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
@@ -60,8 +60,9 @@ def estimate_rank_bytes(
     gathered = (
         parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
     )
-    # Gradients of all microbatches but the last are summed unsharded, in float32.
-    unsharded = parameters * 4
+    # Gradients of all microbatches but the last are summed unsharded, in float32; or else those of
+    # one layer at a time are, until they are reduced.
+    unsharded = 4 * (parameters if may_stand_unsharded(parameters, learner) else embedding + layer)
     per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)
     layers = model.num_hidden_layers
     kept = (

@@ -70,13 +70,18 @@ class Learner:
         self._remembered: dict[str, Tensor] = {}
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
-            rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
+            rank=rank,
+            world_size=world_size,
+            init_method=init_method,
+            timeout_s=config.collective_timeout_s,
         )
         self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
         build = partial(sharding.build, model, config, self._mesh, temperature=temperature)
         self._model, self._keep_gathered = build(trained=True)
+        trained = sum(each.numel() for each in self._model.parameters() if each.requires_grad)
+        self._reduce_each_microbatch = not sharding.may_stand_unsharded(trained, config)
         self._reference = build(trained=False)[0] if reference else None
         self._images = _image_reader(self._model, model)
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
@@ -311,11 +316,12 @@ class Learner:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         seen: list[TokenStatistics] = []
         for number, microbatch in enumerate(microbatches):
-            # Only the last backward reduces over ranks: once per update, not once per microbatch.
-            last = number == len(microbatches) - 1
-            self._model.set_requires_gradient_sync(last)
-            self._model.set_is_last_backward(last)
-            self._model.set_reshard_after_backward(last or not self._keep_gathered)
+            sharding.begin_microbatch(
+                self._model,
+                last=number == len(microbatches) - 1,
+                reduce=self._reduce_each_microbatch,
+                keep_gathered=self._keep_gathered,
+            )
             statistics = self._forward(self._model, microbatch)
             loss = losses(number, statistics)
             loss.backward()

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 # Below this size the gathered layers stay between forward, backward and microbatches: it costs
 # little memory, and an update needs one all-gather instead of two per microbatch.
 KEEP_GATHERED_BYTES = 1 << 30
+GIB = 1 << 30
 
 
 def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: float) -> DeviceMesh:
@@ -129,6 +130,28 @@ def shard(
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     return keep
+
+
+def may_stand_unsharded(parameters: int, config: LearnerConfig) -> bool:
+    """Returns whether a rank may sum the gradients of a model of this size unsharded, in float32.
+
+    More ranks do not make them smaller. Above the budget each microbatch's gradients are reduced
+    over the ranks: more traffic, and the same sum in another order.
+    """
+    return 4 * parameters <= config.unsharded_gradient_gib * GIB
+
+
+def begin_microbatch(model: FSDPModule, *, last: bool, reduce: bool, keep_gathered: bool) -> None:
+    """Says what the next backward pass leaves behind; before each of an update's forward passes.
+
+    Args:
+        last: of the update: its gradients are reduced over the ranks.
+        reduce: those of the others are too, so that only shards are summed.
+        keep_gathered: the layers stay gathered until the last.
+    """
+    model.set_requires_gradient_sync(last or reduce)
+    model.set_is_last_backward(last)
+    model.set_reshard_after_backward(last or not keep_gathered)
 
 
 def fsdp_modules(model: torch.nn.Module) -> list[FSDPModule]:
