@@ -6,6 +6,7 @@ import pytest
 from transformers import GPT2Config, OPTConfig, Qwen3Config
 
 from isentropic.learner.estimate import (
+    attention_share,
     estimate_rank_bytes,
     flops_per_token,
     head_size,
@@ -38,6 +39,13 @@ def test_flops(tied, multiplied):
     forward = 2 * multiplied + 2 * (2 * 2 * 10 / 2 * 8)
     assert flops_per_token(qwen(tied), 10, backward=False) == forward
     assert flops_per_token(qwen(tied), 10) == 3 * forward
+
+
+def test_attention_grows_with_the_sequence():
+    """A token before another costs two products of two layers, two heads, four dimensions."""
+    whole, alone = flops_per_token(qwen(True), 100, backward=False), 2 * PARAMETERS
+    assert attention_share(qwen(True)) == 2 * 2 * 2 * 4 / alone
+    assert whole == alone * (1 + 100 * attention_share(qwen(True)))
 
 
 def test_bytes_of_a_rank():

@@ -110,6 +110,21 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
     is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
     vision tower.
     """
+    of_weights, of_attention = _forward_flops(model)
+    return (of_weights + of_attention * length) * (3 if backward else 1)
+
+
+def attention_share(model: PretrainedConfig) -> float:
+    """Operations of a token's attention per token of its sequence, over those of its weights.
+
+    A sequence of L tokens costs as much as L * (1 + attention_share * L) tokens without attention.
+    """
+    of_weights, of_attention = _forward_flops(model)
+    return of_attention / of_weights
+
+
+def _forward_flops(model: PretrainedConfig) -> tuple[int, int]:
+    """Operations per token of the weights, and of attention per token of the sequence."""
     tower = count_vision_parameters(model)
     whole, model = model, model.get_text_config(decoder=True)
     heads = getattr(model, "num_attention_heads", 0)
@@ -117,5 +132,4 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
     weights = count_parameters(whole) - tower
     if not model.tie_word_embeddings:
         weights -= model.vocab_size * model.hidden_size
-    forward = 2 * weights + model.num_hidden_layers * 2 * length * heads * head_dim
-    return forward * (3 if backward else 1)
+    return 2 * weights, model.num_hidden_layers * 2 * heads * head_dim
