@@ -237,7 +237,7 @@ def main(rank, world, folder):
         "result": (skipped.updates[0].skipped, skipped.policy_version),
         "weights": (before, weights_of(learner)),
     }
-    learner.save(folder / "state")
+    found["written"] = learner.save(folder / "state")
     one = learner.update(second)
     ahead = weights_of(learner)
     drawn = torch.rand(3)

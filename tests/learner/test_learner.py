@@ -14,6 +14,7 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
 
+from isentropic.durable import file_entry
 from isentropic.objectives.loss.leaves import step_loss
 
 SCRIPT = Path(__file__).with_name("ranks.py")
@@ -169,6 +170,18 @@ def test_resume_is_bitwise_on_the_same_ranks(two_ranks):
     assert resumed["norms"][0] == resumed["norms"][1]
     assert_same(resumed["weights"][1], resumed["weights"][0], rtol=0, atol=0)
     assert resumed["random"][0].tolist() == resumed["random"][1].tolist()
+
+
+def test_each_rank_hashes_the_files_that_it_wrote(folder, two_ranks):
+    """Rank 0 also has the index. What it reports is what lies on the disk."""
+    written = two_ranks["written"]
+    assert written.keys() == {path.name for path in (folder / "state").glob("__0_*")} | {
+        ".metadata"
+    }
+    others = {path.name for path in (folder / "state").iterdir()} - written.keys()
+    assert others and all(name.startswith("__1_") for name in others)
+    for name, entry in written.items():
+        assert entry == file_entry(folder / "state" / name)
 
 
 def test_two_ranks_state_loads_on_one(folder, two_ranks, make_learner):

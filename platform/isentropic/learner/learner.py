@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.durable import FileEntry
 from isentropic.images import load_images
 from isentropic.learner import sharding
 from isentropic.learner.books import Books
@@ -164,10 +165,10 @@ class Learner:
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, FileEntry]:
         """Writes model, optimizer, policy version and random state; durable when it returns."""
         self.begin_save(folder)
-        self.end_save()
+        return self.end_save()
 
     def begin_save(self, folder: Path) -> None:
         """Copies the state and starts to write the copy; other calls may come before `end_save`."""
@@ -175,22 +176,28 @@ class Learner:
             folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo
         )
 
-    def end_save(self) -> None:
-        """Waits until what `begin_save` copied is durable; raises OSError if there is no room."""
-        self._saved()
+    def end_save(self) -> dict[str, FileEntry]:
+        """Waits until what `begin_save` copied is durable; raises OSError if there is no room.
+
+        Returns the files that this rank wrote, by name.
+        """
+        return self._saved()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes weights, config and tokenizer as a folder that transformers and vLLM load."""
+        """Writes weights, config and tokenizer as a folder that transformers and vLLM load.
+
+        Rank 0 writes; the others return as soon as the weights are gathered. They would else wait
+        for its disk in a collective, with that one's deadline.
+        """
         weights = {
             name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0
         }
         if self._rank == 0:
             write_folder(folder, self._model.lm, weights, self._model_config)
-        dist.barrier()
 
     def close(self) -> None:
         """Leaves the process group, or only its own gloo group if another owner made the first."""

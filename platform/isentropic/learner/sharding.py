@@ -26,7 +26,9 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
     Args:
         init_method: tcp://host:port of rank 0; None for a single rank, which needs no port and
             shares the group that its process belongs to already.
-        timeout_s: for any collective; then the process group aborts.
+        timeout_s: for any collective; then the process group aborts. It must be longer than the
+            ranks' microbatches differ, and on a GPU longer than the work that was queued before the
+            collective: NCCL counts from its start on the host.
     """
     if init_method is None and world_size > 1:
         raise ValueError(
