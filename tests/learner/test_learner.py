@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
 
@@ -242,6 +243,29 @@ def test_update_sees_the_scores_of_the_pass_before_it(make_learner):
     (update,) = learner.update(ranks.step_batches(samples, 1, 10_000, updates=1)[0]).updates
     assert update.logprob.tolist() == old[0].logprob.tolist()
     assert update.entropy.tolist() == old[0].entropy.tolist()
+
+
+@pytest.mark.slow
+def test_compiled_layers_learn_the_same(make_learner):
+    """The whole layer is one piece: the only breaks are attention's loop over lengths on a CPU.
+
+    Compiled with FSDP's hooks inside, the layers broke wherever a hook stood.
+    """
+    samples = ranks.with_own_scores(make_learner(), ranks.make_samples())
+    batch = ranks.step_batches(samples, 1, 10_000)[0]
+    plain = make_learner()
+    plain.update(batch)
+    expected = ranks.weights_of(plain)
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled = make_learner(compile=True)
+    compiled.update(batch)
+
+    assert_same(ranks.weights_of(compiled), expected, **CLOSE)
+    assert counters["stats"]["unique_graphs"] > 0
+    broken = [reason for reason in counters["graph_break"] if "disable" not in reason]
+    assert not broken, broken
 
 
 def test_no_update_changes_nothing(make_learner):

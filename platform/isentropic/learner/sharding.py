@@ -122,7 +122,9 @@ def shard(
     keep = size <= KEEP_GATHERED_BYTES
     for layer in model.layers:
         if compile_layers:
-            layer.compile(dynamic=True)
+            # The forward and not the call: FSDP's hooks, which gather and free the weights, belong
+            # to the call, and compiled they would cut it into pieces.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
     for layer in (*model.layers, *model.vision_layers):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
