@@ -34,6 +34,9 @@ CAME_LATER: dict[str, Any] = {
     "run.date": None,
     "steering": {"name": "none"},
     "accounting.ledger": {"every": 0, "contexts": 0.125},
+    "learner.unsharded_gradient_gib": 4.0,
+    "learner.balance": "tokens",
+    "learner.collective_timeout_s": 600.0,
 }
 
 
@@ -178,7 +181,13 @@ class LearnerConfig:
     gradient_checkpointing: bool
     compile: bool
     vocab_chunk: int  # columns of the output layer per tile of the token statistics
-    timeout_s: float  # deadline for one call, and for the ranks among themselves
+    # GiB: summed over an update's microbatches, a rank's gradients stand unsharded in float32 up to
+    # this size. Above it they are reduced over the ranks in each microbatch, and only shards stand.
+    unsharded_gradient_gib: float
+    # What a microbatch's sequences are balanced by: tokens | work, which counts attention too.
+    balance: str
+    timeout_s: float  # deadline for one call
+    collective_timeout_s: float  # how long a rank waits for the others inside a call
 
     def __post_init__(self) -> None:
         for key in ("num_ranks", "updates_per_rollout", "microbatch_tokens", "vocab_chunk"):
@@ -189,7 +198,10 @@ class LearnerConfig:
             check_range(f"learner.{key}", getattr(self, key), at_least=0, below=1)
         for key in ("adam_eps", "max_grad_norm"):
             check_range(f"learner.{key}", getattr(self, key), above=0)
-        check_range("learner.timeout_s", self.timeout_s, at_least=1)
+        check_range("learner.unsharded_gradient_gib", self.unsharded_gradient_gib, at_least=0)
+        check_choice("learner.balance", self.balance, ("tokens", "work"))
+        for key in ("timeout_s", "collective_timeout_s"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=1)
         check_choice("learner.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("learner.lr_schedule", self.lr_schedule, ("constant", "linear", "cosine"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isentropic.durable import file_entry
 from isentropic.records import (
     Completion,
     Prompt,
@@ -197,6 +198,7 @@ class FakeLearner:
     async def end_save(self):
         folder, state = self._saving
         np.savez(folder / "logits.npz", **state)
+        return {"logits.npz": file_entry(folder / "logits.npz")}
 
     async def load(self, folder: Path):
         with np.load(folder / "logits.npz") as saved:

@@ -53,7 +53,10 @@ CONFIG = LearnerConfig(
     gradient_checkpointing=False,
     compile=False,
     vocab_chunk=24,
+    unsharded_gradient_gib=4.0,
+    balance="tokens",
     timeout_s=60.0,
+    collective_timeout_s=60.0,
 )
 
 BOOKS = {"lr": 1e-4, "adam_eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
@@ -200,6 +203,7 @@ def main(rank, world, folder):
     for name, budget, objective, settings in (
         ("packed", 10_000, OBJECTIVE, {}),
         ("small microbatches", 20, OBJECTIVE, {}),
+        ("reduced in each", 20, OBJECTIVE, {"unsharded_gradient_gib": 0.0}),
         ("checkpointed", 40, OBJECTIVE, {"gradient_checkpointing": True}),
         ("whole minibatch", 30, WHOLE, {}),
     ):
@@ -233,7 +237,7 @@ def main(rank, world, folder):
         "result": (skipped.updates[0].skipped, skipped.policy_version),
         "weights": (before, weights_of(learner)),
     }
-    learner.save(folder / "state")
+    found["written"] = learner.save(folder / "state")
     one = learner.update(second)
     ahead = weights_of(learner)
     drawn = torch.rand(3)

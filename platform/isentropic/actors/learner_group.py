@@ -12,6 +12,7 @@ from torch.distributed import DistError
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
+from isentropic.durable import FileEntry
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
 # How gloo and NCCL put it.
@@ -83,8 +84,9 @@ class RayLearnerGroup:
             "begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved"
         )
 
-    async def end_save(self) -> None:
-        await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
+    async def end_save(self) -> dict[str, FileEntry]:
+        written = await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
+        return {name: entry for files in written for name, entry in files.items()}
 
     async def load(self, folder: Path) -> None:
         await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")

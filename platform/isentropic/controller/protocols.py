@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from isentropic.durable import FileEntry
 from isentropic.records import (
     Completion,
     MicroBatch,
@@ -84,8 +85,11 @@ class LearnerGroup(Protocol):
         """
         ...
 
-    async def end_save(self) -> None:
-        """Returns when what `begin_save` copied is durable. Raises OSError if there is no room."""
+    async def end_save(self) -> dict[str, FileEntry]:
+        """Returns when what `begin_save` copied is durable. Raises OSError if there is no room.
+
+        Returns the files that were written, by name under that folder, hashed by who wrote them.
+        """
         ...
 
     async def load(self, folder: Path) -> None:

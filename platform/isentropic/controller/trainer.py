@@ -30,14 +30,25 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, learner: LearnerGroup, method: Method, *, order: int = 0
+        self,
+        config: Config,
+        learner: LearnerGroup,
+        method: Method,
+        *,
+        order: int = 0,
+        attention_share: float = 0.0,
     ) -> None:
-        """order: 0 puts a step's prompts into updates as every run does; others, in other ways."""
+        """Starts before the first step.
+
+        Args:
+            order: 0 puts a step's prompts into updates as every run does; others, in other ways.
+            attention_share: as `batching.assign` takes it.
+        """
         self.step = 0  # the last one trained; 0 is the start
         self.policy_version = 0
         self._config = config
         self._learner = learner
-        self._client = LearnerClient(config, learner, order)
+        self._client = LearnerClient(config, learner, order, attention_share=attention_share)
         self._method = method
         self._terms = TermCoefficients(config.terms)
         self._steering = config.steering.build(config.objective.at(1))

@@ -72,26 +72,38 @@ def packed_attention(
             # (-1, 0) is causal; (w, 0) sees w tokens before the token itself, which transformers'
             # window counts too.
             window_size=(-1, 0) if sliding_window is None else (sliding_window - 1, 0),
-            enable_gqa=query.size(1) != key.size(1),
+            enable_gqa=bool(query.size(1) != key.size(1)),  # in a compiled layer it is no bool
         )
         return out[None], None
-    bounds = cu_seq_lens_q.tolist()
-    out = _by_length(query[0], key[0], value[0], bounds, scaling, sliding_window)
+    if query.is_cuda:
+        key, value = repeat_heads(query, key), repeat_heads(query, value)
+    out = _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling, sliding_window)
     return out[None], None
 
 
+def repeat_heads(query: Tensor, shared: Tensor) -> Tensor:
+    """Repeats heads of keys or values [1, H_kv, T, D] until there are as many as of queries.
+
+    In float32 on a GPU, the kernel that takes shared heads writes all scores: 30 GB at 16k tokens
+    and 28 heads. The one that does not needs a head for each.
+    """
+    times = query.size(1) // shared.size(1)
+    return shared if times == 1 else shared.repeat_interleave(times, dim=1)
+
+
+@torch.compiler.disable  # its loop follows the data
 def _by_length(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bounds: list[int],
+    bounds: Tensor,
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
     """Attends, [H, T, D] to [T, H, D], in one SDPA call per run of sequences of one length."""
     parts = []
     start = 0
-    for length, run in groupby(end - begin for begin, end in pairwise(bounds)):
+    for length, run in groupby(end - begin for begin, end in pairwise(bounds.tolist())):
         count = len(list(run))
         stop = start + count * length
         mask = _window(length, sliding_window, query.device)

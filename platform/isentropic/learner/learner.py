@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.durable import FileEntry
 from isentropic.images import load_images
 from isentropic.learner import sharding
 from isentropic.learner.books import Books
@@ -20,7 +21,7 @@ from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
-from isentropic.learner.model import PackedModel, load_model
+from isentropic.learner.model import PackedModel
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
@@ -70,13 +71,18 @@ class Learner:
         self._remembered: dict[str, Tensor] = {}
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
-            rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
+            rank=rank,
+            world_size=world_size,
+            init_method=init_method,
+            timeout_s=config.collective_timeout_s,
         )
         self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
-        build = partial(self._build, model, temperature)
+        build = partial(sharding.build, model, config, self._mesh, temperature=temperature)
         self._model, self._keep_gathered = build(trained=True)
+        trained = sum(each.numel() for each in self._model.parameters() if each.requires_grad)
+        self._reduce_each_microbatch = not sharding.may_stand_unsharded(trained, config)
         self._reference = build(trained=False)[0] if reference else None
         self._images = _image_reader(self._model, model)
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
@@ -159,10 +165,10 @@ class Learner:
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> dict[str, FileEntry]:
         """Writes model, optimizer, policy version and random state; durable when it returns."""
         self.begin_save(folder)
-        self.end_save()
+        return self.end_save()
 
     def begin_save(self, folder: Path) -> None:
         """Copies the state and starts to write the copy; other calls may come before `end_save`."""
@@ -170,43 +176,32 @@ class Learner:
             folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo
         )
 
-    def end_save(self) -> None:
-        """Waits until what `begin_save` copied is durable; raises OSError if there is no room."""
-        self._saved()
+    def end_save(self) -> dict[str, FileEntry]:
+        """Waits until what `begin_save` copied is durable; raises OSError if there is no room.
+
+        Returns the files that this rank wrote, by name.
+        """
+        return self._saved()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes weights, config and tokenizer as a folder that transformers and vLLM load."""
+        """Writes weights, config and tokenizer as a folder that transformers and vLLM load.
+
+        Rank 0 writes; the others return as soon as the weights are gathered. They would else wait
+        for its disk in a collective, with that one's deadline.
+        """
         weights = {
             name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0
         }
         if self._rank == 0:
             write_folder(folder, self._model.lm, weights, self._model_config)
-        dist.barrier()
 
     def close(self) -> None:
         """Leaves the process group, or only its own gloo group if another owner made the first."""
         dist.destroy_process_group(None if self._own_group else self._gloo)
-
-    def _build(
-        self, model: ModelConfig, temperature: float, *, trained: bool
-    ) -> tuple[PackedModel, bool]:
-        """Builds a sharded model on this rank's device; the bool: its layers stay gathered."""
-        packed = PackedModel(
-            load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk
-        )
-        packed.requires_grad_(trained)
-        if trained and self._config.gradient_checkpointing:
-            packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
-            # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
-            packed.train()
-        dtype = getattr(torch, self._config.dtype)
-        return packed, sharding.shard(
-            packed, self._mesh, dtype=dtype, compile_layers=self._config.compile
-        )
 
     def _forward(self, model: PackedModel, batch: MicroBatch) -> TokenStatistics:
         def to(array, dtype=torch.int64):
@@ -328,11 +323,12 @@ class Learner:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         seen: list[TokenStatistics] = []
         for number, microbatch in enumerate(microbatches):
-            # Only the last backward reduces over ranks: once per update, not once per microbatch.
-            last = number == len(microbatches) - 1
-            self._model.set_requires_gradient_sync(last)
-            self._model.set_is_last_backward(last)
-            self._model.set_reshard_after_backward(last or not self._keep_gathered)
+            sharding.begin_microbatch(
+                self._model,
+                last=number == len(microbatches) - 1,
+                reduce=self._reduce_each_microbatch,
+                keep_gathered=self._keep_gathered,
+            )
             statistics = self._forward(self._model, microbatch)
             loss = losses(number, statistics)
             loss.backward()

@@ -14,6 +14,7 @@ from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.protocols import LearnerGroup
+from isentropic.durable import FileEntry
 from isentropic.experiments.run.builders import settings_of
 from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
@@ -50,8 +51,8 @@ class LocalLearner:
     async def begin_save(self, folder: Path) -> None:
         self._learner.begin_save(folder)
 
-    async def end_save(self) -> None:
-        self._learner.end_save()
+    async def end_save(self) -> dict[str, FileEntry]:
+        return self._learner.end_save()
 
     async def load(self, folder: Path) -> None:
         self._learner.load(folder)

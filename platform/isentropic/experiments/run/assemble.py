@@ -170,7 +170,9 @@ class Assembly:
         return Controller(
             config=config,
             learner=actors.learner,
-            trainer=Trainer(config, actors.learner, method),
+            trainer=Trainer(
+                config, actors.learner, method, attention_share=prepared.attention_share
+            ),
             feed=feed,
             reporter=Reporter(config, self.record, self.logs),
             folder=self.folder,

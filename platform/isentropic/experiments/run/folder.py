@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "run.label",
     "tracking",
     "cluster",
+    "learner.collective_timeout_s",
     "accounting.ledger",
     "alarms",
 )

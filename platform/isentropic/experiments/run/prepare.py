@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
-from isentropic.learner.estimate import head_size
+from isentropic.learner.estimate import attention_share, head_size
 from isentropic.models.pretrained import load_chat, load_config
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
@@ -23,6 +23,7 @@ class Prepared:
     task: Task
     chat: Chat
     dropped: dict[str, int]  # prompts too long, by split
+    attention_share: float = 0.0  # what microbatches are balanced by; 0: tokens
 
 
 def prepare(config: Config) -> Prepared:
@@ -37,8 +38,10 @@ def prepare(config: Config) -> Prepared:
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
     task, dropped = fit_prompts(config, task, chat)
-    check_engine_runs(config, load_config(model))
-    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+    network = load_config(model)
+    check_engine_runs(config, network)
+    share = attention_share(network) if config.learner.balance == "work" else 0.0
+    return Prepared(model=model, task=task, chat=chat, dropped=dropped, attention_share=share)
 
 
 def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:
