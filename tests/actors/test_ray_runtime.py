@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import grpc
 import psutil
 import pytest
+from ray.exceptions import RpcError
 
 from isentropic.actors import ray_runtime
 from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.controller.protocols import NotStarted
 
 
 def start(address):
@@ -146,6 +148,38 @@ def test_only_errors_about_folders_are_the_users(error, raised):
     with pytest.raises(raised) as caught, ray_runtime._folders_explained():
         raise error
     assert type(caught.value) is raised
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        pytest.param(
+            Exception("The current node timed out during startup."), NotStarted, id="late"
+        ),
+        pytest.param(RuntimeError("Failed to start GCS."), NotStarted, id="no head"),
+        pytest.param(TimeoutError("Timed out after 30 seconds"), NotStarted, id="no node"),
+        pytest.param(ConnectionError("the head is silent"), NotStarted, id="silent"),
+        pytest.param(RpcError("deadline"), NotStarted, id="rpc"),
+        pytest.param(ValueError("num_cpus"), ValueError, id="refused"),
+        pytest.param(OSError(28, "no space", "/tmp/ray"), OSError, id="a full disk"),
+        pytest.param(KeyError("a fault of Ray"), KeyError, id="a fault"),
+    ],
+)
+def test_a_ray_that_does_not_come_up_may_be_tried_again(error, raised):
+    with pytest.raises(raised) as caught, ray_runtime._delay_explained():
+        raise error
+    assert type(caught.value) is raised
+    assert raised is not NotStarted or f"({error})" in str(caught.value)
+
+
+def test_a_late_part_of_our_own_ray_is_not_started(monkeypatch):
+    def late(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_runtime.ray, "init", late)
+    with pytest.raises(NotStarted, match=r"timed out during startup.*same command again later"):
+        start(None)
 
 
 def test_a_long_folder_for_sockets_is_refused():

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
-from isentropic.actors.ray_runtime import leave_lost_ray
 from isentropic.config import Config
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
@@ -41,9 +40,7 @@ def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
     terminal = Terminal(config.run.steps)
-    code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
-    leave_lost_ray(code)
-    return code
+    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
 
 
 async def run_with(
