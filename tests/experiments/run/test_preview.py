@@ -1,6 +1,7 @@
 """The dry run shows what the model reads and what is paid, for any decoder, and refuses what the engine lacks."""
 
 import json
+from functools import partial
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +12,7 @@ from isentropic.experiments.run import preview
 from isentropic.experiments.run.describe import describe
 from isentropic.experiments.settings.load import load
 from isentropic.models.tiny import build_tokenizer
+from isentropic.tasks import TASKS
 
 SMALL = ["task.train_size=8", "task.eval_size=2", "cluster.address=auto"]
 
@@ -72,28 +74,30 @@ def test_of_mathematics(problems, tiny_model_path):
     assert rewards[1].endswith(": 0.0") and rewards[2] == 'empty answer "": 0.0'
 
 
+def reward_lines(task, *overrides):
+    config = settings(*SMALL, *overrides)
+    prompt = TASKS["arithmetic"].make(config.task).prompt("train", 0)
+    return preview._reward_lines([prompt], partial(preview._graded, task, None, config.rewards))
+
+
 def test_a_right_answer_that_is_not_paid_is_said():
     class Silent:
+        isolated = False
+
         def grade(self, prompt, turns):
             return 0.0
 
-    task = settings(*SMALL).task
-    from isentropic.tasks import TASKS
-
-    prompt = TASKS["arithmetic"].make(task).prompt("train", 0)
-    assert "PAID NO MORE THAN A WRONG ONE" in preview._reward_lines(Silent(), [prompt])[-1]
+    assert "PAID NO MORE THAN A WRONG ONE" in reward_lines(Silent())[-1]
 
 
 def test_a_task_whose_reward_raises_is_shown():
     class Broken:
+        isolated = False
+
         def grade(self, prompt, turns):
             raise RuntimeError("no such column")
 
-    from isentropic.tasks import TASKS
-
-    prompt = TASKS["arithmetic"].make(settings(*SMALL).task).prompt("train", 0)
-    lines = preview._reward_lines(Broken(), [prompt])
-    assert lines[0].endswith("raises RuntimeError: no such column")
+    assert reward_lines(Broken())[0].endswith("raises RuntimeError: no such column")
 
 
 GPT2 = GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=128)

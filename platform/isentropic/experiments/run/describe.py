@@ -45,6 +45,7 @@ def describe(config: Config) -> str:
         config.task.name,
         task,
         chat,
+        config.rewards,
         bad_rows=getattr(whole, "num_skipped", 0),
         too_long=sum(dropped.values()),
     )
