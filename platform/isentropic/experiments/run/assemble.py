@@ -58,7 +58,7 @@ async def run_with(
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
-    start = _start(config, folder, terminal)
+    start = _start(config, prepared, folder, terminal)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
@@ -182,10 +182,14 @@ def _method(config: Config, prepared: Prepared) -> Method:
     return method
 
 
-def _start(config: Config, folder: Path, terminal: Terminal) -> Start:
+def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal) -> Start:
     """Where the run can go on without a gap behind it; None is its first step."""
     return resume_point(
-        folder, ahead=config.rollout.max_staleness, last=config.run.steps, warn=terminal.say
+        folder,
+        ahead=config.rollout.max_staleness,
+        last=config.run.steps,
+        warn=terminal.say,
+        vocab_size=prepared.chat.vocab_size,
     )
 
 
@@ -199,7 +203,7 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
                 actors,
                 partial(assembly.controller, actors),
                 start,
-                lambda: _start(config, assembly.folder, terminal),
+                lambda: _start(config, assembly.prepared, assembly.folder, terminal),
                 max_restarts=config.cluster.max_learner_restarts,
                 stopping=stopping,
                 say=terminal.say,
