@@ -5,11 +5,19 @@ from functools import partial
 
 import pytest
 from hydra import compose, initialize_config_dir
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.run import preview
 from isentropic.experiments.run.describe import describe
+from isentropic.experiments.run.prepare import prepare
 from isentropic.experiments.settings.load import load
 from isentropic.models.tiny import build_tokenizer
 from isentropic.tasks import TASKS
@@ -100,6 +108,7 @@ def test_a_task_whose_reward_raises_is_shown():
     assert reward_lines(Broken())[0].endswith("raises RuntimeError: no such column")
 
 
+MAMBA = MambaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=1)
 GPT2 = GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=128)
 OPT = OPTConfig(
     vocab_size=128,
@@ -112,14 +121,28 @@ OPT = OPTConfig(
 )
 
 
-@pytest.mark.parametrize(
-    "lm", [lambda: GPT2LMHeadModel(GPT2), lambda: OPTForCausalLM(OPT)], ids=["GPT-2", "OPT"]
-)
-def test_other_decoders(lm, tmp_path):
-    lm().save_pretrained(tmp_path)
+def test_other_decoders(tmp_path):
+    OPTForCausalLM(OPT).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     text = describe(settings(*SMALL, *of_folder(tmp_path)))
     assert "memory     per rank" in text and "full-length responses at once" in text
+
+
+@pytest.mark.parametrize(
+    ("lm", "message"),
+    [
+        pytest.param(lambda: GPT2LMHeadModel(GPT2), "GPT2LMHeadModel has no decoder", id="GPT-2"),
+        pytest.param(lambda: MambaForCausalLM(MAMBA), "MambaForCausalLM mixes tokens", id="Mamba"),
+    ],
+)
+def test_decoders_that_the_learner_could_not_run(lm, message, tmp_path):
+    """The run would be refused too, before it starts anything."""
+    lm().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    config = settings(*SMALL, *of_folder(tmp_path))
+    for look in (describe, prepare):
+        with pytest.raises(ValueError, match=message):
+            look(config)
 
 
 def test_heads_that_the_engine_lacks(tmp_path):

@@ -6,7 +6,8 @@ from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
 from isentropic.learner.estimate import head_size
-from isentropic.models.pretrained import load_chat, load_config
+from isentropic.learner.model import check_trainable, read_config
+from isentropic.models.pretrained import load_chat
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
@@ -37,7 +38,7 @@ def prepare(config: Config) -> Prepared:
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
     task, dropped = fit_prompts(config, task, chat)
-    check_engine_runs(config, load_config(model))
+    check_model_runs(config, read_config(model))
     return Prepared(model=model, task=task, chat=chat, dropped=dropped)
 
 
@@ -54,6 +55,12 @@ def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str,
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
+
+
+def check_model_runs(config: Config, model: PretrainedConfig) -> None:
+    """Raises ValueError if the engine or the learner cannot run the model."""
+    check_engine_runs(config, model)
+    check_trainable(model, trust_remote_code=config.model.trust_remote_code)
 
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
