@@ -95,6 +95,13 @@ def test_sigterm_is_resumable():
     assert end.value.code == RESUMABLE
 
 
+def test_an_argument_that_holds_a_secret_is_refused_and_not_repeated(monkeypatch, capsys):
+    monkeypatch.setenv("LAB", "ghp_a1B2c3D4e5")
+    assert program(lambda *_: None)(["pot=ghp_a1B2c3D4e5"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "pot holds the value of the environment variable LAB" in said and "ghp_" not in said
+
+
 def test_sigterm_while_ray_starts_is_resumable():
     """Ray's own handler exits with the signal's number."""
     with pytest.raises(SystemExit) as end:

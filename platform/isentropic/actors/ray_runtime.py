@@ -18,7 +18,7 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 import isentropic
-from isentropic.checks import is_secret_name
+from isentropic.checks import is_issued, is_secret_name
 from isentropic.config import ClusterConfig
 from isentropic.controller.protocols import NotStarted
 from isentropic.durable import NO_ROOM
@@ -175,7 +175,7 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name in NEEDED_SECRETS or not is_secret_name(name)
+        if name in NEEDED_SECRETS or not (is_secret_name(name) or is_issued(value))
     }
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from isentropic.checks import refuse_secrets
 from isentropic.controller.protocols import NotStarted
 from isentropic.durable import NO_ROOM
 from isentropic.experiments.settings.options import HELP, Commands, Options
@@ -41,7 +42,12 @@ def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callab
             print(options.help())
             return DONE if given else BAD_INPUT
         begin()
-        return exit_code(lambda: job(*options.parse(given)), go_on=go_on)
+
+        def run() -> int | None:
+            refuse_secrets(given)
+            return job(*options.parse(given))
+
+        return exit_code(run, go_on=go_on)
 
     return main
 
