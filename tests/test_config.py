@@ -82,6 +82,8 @@ def test_a_folder_that_cannot_be(folder, message):
         ("rollout.temperature=0.001", ">= 0.01 and <= 2"),
         ("rollout.temperature=0", ">= 0.01 and <= 2, got 0.0. Greedy"),
         ("rollout.temperature=2.5", ">= 0.01 and <= 2"),
+        ("sampling.temperature=0.001", ">= 0.01 and <= 2"),
+        ("sampling.temperature=2.5", ">= 0.01 and <= 2"),
         ("rollout.top_k=0", "-1 (off) or >= 1"),
         ("rollout.top_k=-2", ">= -1"),
         ("rollout.timeout_s=0.5", ">= 1"),

@@ -141,13 +141,7 @@ class RolloutConfig:
         ):
             check_range(f"rollout.{key}", getattr(self, key), at_least=1)
         check_range("rollout.group_size", self.group_size, at_least=1)
-        check_range(
-            "rollout.temperature",
-            self.temperature,
-            at_least=TEMPERATURES[0],
-            at_most=TEMPERATURES[1],
-            hint="Greedy sampling has no policy gradient.",
-        )
+        check_temperature("rollout.temperature", self.temperature)
         check_range("rollout.top_p", self.top_p, above=0, at_most=1)
         check_range("rollout.top_k", self.top_k, at_least=-1)
         if self.top_k == 0:
@@ -220,12 +214,7 @@ class EvaluationConfig:
         check_range("evaluation.every", self.every, at_least=0)
         check_range("evaluation.prompts", self.prompts, at_least=1)
         check_range("evaluation.samples", self.samples, at_least=1)
-        check_range("evaluation.temperature", self.temperature, at_least=0, at_most=TEMPERATURES[1])
-        if 0 < self.temperature < TEMPERATURES[0]:
-            raise ValueError(
-                f"evaluation.temperature must be 0 (greedy) or >= {TEMPERATURES[0]}, got "
-                f"{self.temperature}: engines cannot sample at less. Write 0 for greedy answers."
-            )
+        check_temperature("evaluation.temperature", self.temperature, greedy=True)
         check_range("evaluation.top_p", self.top_p, above=0, at_most=1)
 
 
@@ -334,6 +323,25 @@ class Config:
     def __post_init__(self) -> None:
         check_range("seed", self.seed, at_least=0)
         check_range("seed", self.seed, at_most=2**63 - 1)
+
+
+def check_temperature(key: str, value: float, *, greedy: bool = False) -> None:
+    """Raise ValueError unless an engine samples at this temperature, or greedily if that is meant.
+
+    Args:
+        greedy: 0 is allowed. What is trained on must be sampled.
+    """
+    low, high = TEMPERATURES
+    if not greedy:
+        hint = "Greedy sampling has no policy gradient."
+        check_range(key, value, at_least=low, at_most=high, hint=hint)
+        return
+    check_range(key, value, at_least=0, at_most=high)
+    if 0 < value < low:
+        raise ValueError(
+            f"{key} must be 0 (greedy) or >= {low}, got {value}: engines cannot sample at less. "
+            "Write 0 for greedy answers."
+        )
 
 
 def check_name(key: str, name: str) -> None:

@@ -49,6 +49,7 @@ class FakeChat:
     """Token i is the digit i."""
 
     eos_token_id = END
+    vocab_size = VOCABULARY
 
     class tokenizer:
         @staticmethod

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
+from isentropic.controller.protocols import LearnerLost, NotStarted, WaitError
 from isentropic.rollout import ENGINES, Engine
 
 log = logging.getLogger(__name__)
@@ -61,14 +63,15 @@ async def start_actors(
 ) -> Actors:
     """Starts engines and ranks in parallel.
 
-    Raises ValueError or WaitError that says what could not be had. `make_engine` and `make_learner`
+    Raises ValueError or NotStarted that says what could not be had. `make_engine` and `make_learner`
     are pickled: a `functools.partial` of the class and plain values.
     """
     layout = plan(cluster, rollout, learner)
     own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
     if not own_ray:
         layout = sharing_cpus(layout)
-    group = place(layout, cluster.strategy, cluster.startup_timeout_s)
+    with start_explained():
+        group = place(layout, cluster.strategy, cluster.startup_timeout_s)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
     handles = _engines(layout, group, cluster, make_engine, variables)
     pool = RayRolloutPool(
@@ -85,19 +88,35 @@ async def start_actors(
 
     actors = Actors(pool, learner_group(), group, own_ray, learner_group, cluster.startup_timeout_s)
     try:
-        await asyncio.gather(
-            actors.learner.setup(cluster.startup_timeout_s),
-            wait_all(
-                [handle.actor.health.remote() for handle in handles],
-                who=[handle.name for handle in handles],
-                what="starting the engine",
-                timeout_s=cluster.startup_timeout_s,
-            ),
-        )
+        with start_explained():
+            await asyncio.gather(
+                actors.learner.setup(cluster.startup_timeout_s),
+                wait_all(
+                    [handle.actor.health.remote() for handle in handles],
+                    who=[handle.name for handle in handles],
+                    what="starting the engine",
+                    timeout_s=cluster.startup_timeout_s,
+                ),
+            )
     except BaseException:
         actors.close()
         raise
     return actors
+
+
+@contextmanager
+def start_explained() -> Iterator[None]:
+    """Turns a missed deadline of the start into NotStarted: nothing is lost yet."""
+    try:
+        yield
+    except (WaitError, LearnerLost) as error:
+        # A rank that died, for lack of memory say, would die again.
+        if not isinstance(error, WaitError) and not isinstance(error.__cause__, WaitError):
+            raise
+        raise NotStarted(
+            f"{error}\nThe run did not start. Give the same command again when the machine or "
+            "cluster is less busy, or allow more time with cluster.startup_timeout_s."
+        ) from error
 
 
 def _engines(

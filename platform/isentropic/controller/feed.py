@@ -170,7 +170,7 @@ class Feed:
 
     def _read(self, step: int) -> Delivery:
         """A step that must be in the ledger. Raises ValueError if it is not."""
-        batch = read_batch(self._ledger, step)
+        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
         if batch is None:
             raise ValueError(
                 f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made "
@@ -180,7 +180,7 @@ class Feed:
 
     async def _read_or_draw(self, step: int, source: int, next_draw: int) -> Delivery:
         """The step from the ledger, or drawn from the weights after step `source`."""
-        batch = read_batch(self._ledger, step)
+        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
         if batch is not None:
             return Delivery(batch)
         await self._load(source)

@@ -24,6 +24,13 @@ class WaitError(RuntimeError):
     """A remote call did not answer in time."""
 
 
+class NotStarted(WaitError):
+    """Ray, the engines or the ranks did not come up in time: nothing was done, nothing is lost.
+
+    The machine or the cluster was too busy; the same command may work later (exit code 75).
+    """
+
+
 class LearnerLost(RuntimeError):
     """A rank died, hung or lost its peers. No rank can go on; new ones can, from a checkpoint."""
 

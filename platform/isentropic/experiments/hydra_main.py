@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
 from isentropic.experiments.settings.conf import CONF
@@ -45,6 +46,7 @@ def hydra_main(job: Job) -> Callable[..., int]:
 
 def _run_hydra(job: Job) -> int:
     arguments = sys.argv[1:]
+    refuse_secrets(arguments)
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:

@@ -1,5 +1,6 @@
 """A Hugging Face causal LM that reads packed tokens and answers with token statistics."""
 
+import copy
 import math
 from contextlib import suppress
 from pathlib import Path
@@ -240,6 +241,33 @@ def check_decoder(lm: PreTrainedModel) -> None:
         raise ValueError(
             f"{type(lm).__name__} has no linear output layer, got {type(head).__name__}."
         )
+
+
+def check_trainable(config: PretrainedConfig, *, trust_remote_code: bool = False) -> None:
+    """Refuses an architecture that cannot be packed, by its shapes alone: no weights are read.
+
+    Raises:
+        ValueError: names the architecture and what in it cannot be packed.
+    """
+    calls = attention.register_probe()
+    by_part = {"": attention.PROBE, "text_config": attention.PROBE, "vision_config": "sdpa"}
+    try:
+        with torch.device("meta"):
+            lm = model_class(config).from_config(
+                copy.deepcopy(config),
+                # The experts of some models come in no other type.
+                dtype=torch.bfloat16,
+                attn_implementation=by_part if reads_images(config) else attention.PROBE,
+                trust_remote_code=trust_remote_code,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"a {config.model_type} model cannot be made with packed attention "
+            f"({type(error).__name__}: {reason}). {attention.ADVICE}"
+        ) from error
+    check_decoder(lm)
+    attention.check_packing(lm, calls)
 
 
 def model_class(config: PretrainedConfig) -> type:

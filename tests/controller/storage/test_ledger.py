@@ -187,6 +187,26 @@ def test_rows_must_make_sense(batch, tmp_path, columns, message):
         read_batch(tmp_path, 3)
 
 
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        pytest.param(-1, "has the token -1; the model has the tokens 0 to 11", id="negative"),
+        pytest.param(11, None, id="the last one"),
+        pytest.param(12, "has the token 12; the model has the tokens 0 to 11", id="one too many"),
+    ],
+)
+def test_tokens_that_the_model_lacks_are_refused(batch, tmp_path, token, message):
+    """Named are the file, the row and the token: on a GPU the embedding would fail much later."""
+    rows = [[5, 6, 7, 8, 9]] * 2 + [[5, 6, token, 8, 9]] + [[5, 6, 7, 8, 9]]
+    rewritten(write_batch(tmp_path, batch, {}), token_ids=pa.array(rows, pa.list_(pa.int32())))
+    if message is None:
+        assert read_batch(tmp_path, 3, vocab_size=12).rollouts[2].token_ids[2] == token
+        return
+    place = r"step_000003\.parquet .*its row 2, rollout \('train', 9, 1, 0\), "
+    with pytest.raises(LedgerError, match=place + message):
+        read_batch(tmp_path, 3, vocab_size=12)
+
+
 def test_rewriting_alone_changes_nothing(batch, tmp_path):
     rewritten(write_batch(tmp_path, batch, {}))
     assert len(read_batch(tmp_path, 3).rollouts) == 4

@@ -13,6 +13,14 @@ def make(**changes):
     return SecondWave(**(fields | changes))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.001, 2.5, -1.0])
+def test_a_temperature_that_the_engine_would_change_or_that_is_greedy(temperature):
+    with pytest.raises(ValueError, match=r"uec\.explore_temperature must be >= 0\.01 and <= 2"):
+        make(explore_temperature=temperature)
+    assert make(explore_temperature=0.01).explore_temperature == 0.01
+    assert make(explore_temperature=2.0).explore_temperature == 2.0
+
+
 def test_hard_is_exactly_the_all_zero_groups(new):
     rewards = [[0, 0], [0, 1], [1, 1], [0, 0.5]]
     assert [is_hard(new.group(row)) for row in rewards] == [True, False, False, False]

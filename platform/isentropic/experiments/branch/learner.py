@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import ray
 import torch
 
-from isentropic.actors.launch import start_ranks
+from isentropic.actors.launch import start_explained, start_ranks
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.ray_runtime import start_ray, stop_ray
+from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.durable import FileEntry
@@ -112,9 +112,12 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     actors = start_ranks(make, [place] * count, own_ray=own_ray)
     group = RayLearnerGroup(actors, dtype=config.rollout.dtype, timeout_s=config.learner.timeout_s)
     try:
-        await group.setup(config.cluster.startup_timeout_s)
+        with start_explained():
+            await group.setup(config.cluster.startup_timeout_s)
         yield group
     finally:
-        group.close()
+        # Without its head, Ray hangs for a minute in this call and then ends this process.
+        if head_answers():
+            group.close()
         if own_ray:
             stop_ray()

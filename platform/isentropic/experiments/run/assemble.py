@@ -12,7 +12,6 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
-from isentropic.actors.ray_runtime import leave_lost_ray
 from isentropic.config import Config
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
@@ -41,9 +40,7 @@ def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
     terminal = Terminal(config.run.steps)
-    code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
-    leave_lost_ray(code)
-    return code
+    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
 
 
 async def run_with(
@@ -61,7 +58,7 @@ async def run_with(
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
-    start = _start(config, folder, terminal)
+    start = _start(config, prepared, folder, terminal)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
@@ -187,10 +184,14 @@ def _method(config: Config, prepared: Prepared) -> Method:
     return method
 
 
-def _start(config: Config, folder: Path, terminal: Terminal) -> Start:
+def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal) -> Start:
     """Where the run can go on without a gap behind it; None is its first step."""
     return resume_point(
-        folder, ahead=config.rollout.max_staleness, last=config.run.steps, warn=terminal.say
+        folder,
+        ahead=config.rollout.max_staleness,
+        last=config.run.steps,
+        warn=terminal.say,
+        vocab_size=prepared.chat.vocab_size,
     )
 
 
@@ -204,7 +205,7 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
                 actors,
                 partial(assembly.controller, actors),
                 start,
-                lambda: _start(config, assembly.folder, terminal),
+                lambda: _start(config, assembly.prepared, assembly.folder, terminal),
                 max_restarts=config.cluster.max_learner_restarts,
                 stopping=stopping,
                 say=terminal.say,

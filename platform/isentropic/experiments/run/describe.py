@@ -10,7 +10,7 @@ from transformers import PretrainedConfig
 from isentropic.actors.placement import plan
 from isentropic.config import Config
 from isentropic.controller.method import Method
-from isentropic.experiments.run.prepare import check_engine_runs, check_engine_starts, fit_prompts
+from isentropic.experiments.run.prepare import check_engine_starts, check_model_runs, fit_prompts
 from isentropic.experiments.run.preview import data_lines
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
@@ -37,7 +37,7 @@ def describe(config: Config) -> str:
     whole = TASKS[config.task.name].make(config.task)
     model, chat = _model_and_chat(config)
     check_engine_starts(config, reads_images=chat.images is not None)
-    check_engine_runs(config, model)
+    check_model_runs(config, model)
     task, dropped = fit_prompts(config, whole, chat)
     # The folder of an embedded model may not be made yet; binding loads nothing of it.
     Method(config).bind(chat=chat, task=task, model_path=config.model.path)
@@ -45,6 +45,7 @@ def describe(config: Config) -> str:
         config.task.name,
         task,
         chat,
+        config.rewards,
         bad_rows=getattr(whole, "num_skipped", 0),
         too_long=sum(dropped.values()),
     )

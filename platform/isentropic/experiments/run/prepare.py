@@ -5,8 +5,14 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
+<<<<<<< HEAD
 from isentropic.learner.estimate import attention_share, head_size
 from isentropic.models.pretrained import load_chat, load_config
+=======
+from isentropic.learner.estimate import head_size
+from isentropic.learner.model import check_trainable, read_config
+from isentropic.models.pretrained import load_chat
+>>>>>>> faults
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
@@ -38,10 +44,15 @@ def prepare(config: Config) -> Prepared:
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
     task, dropped = fit_prompts(config, task, chat)
+<<<<<<< HEAD
     network = load_config(model)
     check_engine_runs(config, network)
     share = attention_share(network) if config.learner.balance == "work" else 0.0
     return Prepared(model=model, task=task, chat=chat, dropped=dropped, attention_share=share)
+=======
+    check_model_runs(config, read_config(model))
+    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+>>>>>>> faults
 
 
 def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:
@@ -57,6 +68,12 @@ def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str,
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
     )
+
+
+def check_model_runs(config: Config, model: PretrainedConfig) -> None:
+    """Raises ValueError if the engine or the learner cannot run the model."""
+    check_engine_runs(config, model)
+    check_trainable(model, trust_remote_code=config.model.trust_remote_code)
 
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:

@@ -28,6 +28,7 @@ class RecordedRun:
     """A run folder, read only."""
 
     folder: Path
+    vocab_size: int | None = None  # of its model, once that is known: a bound of recorded tokens
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class RecordedRun:
 
     def batch(self, step: int) -> Batch:
         """Returns what was drawn for the step. Raises ValueError if the ledger has no such step."""
-        batch = read_batch(self.folder / LEDGER, step)
+        batch = read_batch(self.folder / LEDGER, step, vocab_size=self.vocab_size)
         if batch is None:
             has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
             raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_range
+from isentropic.config import check_temperature
 from isentropic.methods.sampling import OneWave
 from isentropic.methods.slots import Wave
 from isentropic.records import Group
@@ -32,7 +33,7 @@ class SecondWave(OneWave):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("uec.explore_size", self.explore_size, at_least=0)
-        check_range("uec.explore_temperature", self.explore_temperature, above=0)
+        check_temperature("uec.explore_temperature", self.explore_temperature)
         if self.explore_size == 1:
             raise ValueError(
                 "uec.explore_size=1: advantages are taken inside the second wave, and one sample "
