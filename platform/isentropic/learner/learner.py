@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from torch.distributed.tensor import DTensor
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.images import load_images
 from isentropic.learner import sharding
-from isentropic.learner.books import Books
+from isentropic.learner.books import Books, Owners, clip_scale
+from isentropic.learner.books.shards import Shards, local_gradients, sum_over_ranks
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
@@ -101,6 +103,7 @@ class Learner:
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
         self._needs_minibatch = objective.needs_minibatch
         self._optimizer = build_optimizer(self._model, config)
+        self._owners: Owners | None = None
 
     def remember(self) -> None:
         """Copies weights, optimizer and policy version in memory, replacing an earlier copy."""
@@ -177,6 +180,7 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
+        self._owners = None
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes weights, config and tokenizer as a folder that transformers and vLLM load."""
@@ -265,13 +269,16 @@ class Learner:
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if books and not skipped:
             books.before(grad_norm, self._config.max_grad_norm)
+        if batch.classes and not skipped:
+            self._follow_owners(batch, index, clip_scale(grad_norm, self._config.max_grad_norm))
         if not skipped:
             self._optimizer.step()
             self.policy_version += 1
         self._optimizer.zero_grad(set_to_none=True)
         closed = None
         if books:
-            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches)
+            owners = self._owners if batch.classes else None
+            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches, owners)
         return UpdateResult(
             logprob=logprob,
             entropy=entropy,
@@ -281,6 +288,46 @@ class Learner:
             seconds=time.perf_counter() - start,
             books=closed,
         )
+
+    def _follow_owners(self, batch: StepBatch, index: int, scale: float) -> None:
+        """Adds the gradients of the update's classes of tokens to the momentum that is theirs.
+
+        The gradients that the optimizer is about to use stay as they are.
+        """
+        if self._owners is None:
+            self._owners = Owners(self._optimizer, self.policy_version)
+        assert self._owners.policy_version == self.policy_version, (
+            f"the owners of the momentum were followed to version {self._owners.policy_version}, "
+            f"the weights are of version {self.policy_version}"
+        )
+        parameters = list(self._model.parameters())
+        kept = [parameter.grad for parameter in parameters]
+        self._owners.decay()
+        for owner, gradients in self._gradients_by_class(batch, index):
+            self._owners.add(owner, gradients, scale)
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+
+    def _gradients_by_class(self, batch: StepBatch, index: int) -> Iterator[tuple[str, Shards]]:
+        """Yields (way/class, gradient of its part of the loss), one backward pass each. Collective.
+
+        The loss is a function of each token's logprob and entropy: a class's part of its gradient
+        is what flows back through the tokens of the class.
+        """
+        microbatches = batch.updates[index]
+        leaves = self._leaf_loss(batch, index)
+        for way, names in batch.classes.items():
+            members = [
+                torch.as_tensor(microbatch.fields[f"class/{way}"], device=self._device)
+                for microbatch in microbatches
+            ]
+            counts = torch.bincount(torch.cat(members), minlength=len(names))
+            # A class without tokens on any rank has no gradient: all ranks leave its pass out.
+            sum_over_ranks(counts)
+            for number in counts.nonzero()[:, 0].tolist():
+                self._optimizer.zero_grad(set_to_none=True)
+                self._backward(microbatches, leaves.only([one == number for one in members]))
+                yield f"{way}/{names[number]}", local_gradients(list(self._model.parameters()))
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
         """Computes model operations per second over the device's peak.
@@ -300,16 +347,26 @@ class Learner:
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
         """Makes what turns the statistics of the n-th microbatch into its share of the loss."""
-        microbatches = batch.updates[index]
-        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
-        arguments = {
+        if self._needs_minibatch:
+            return self._leaf_loss(batch, index)
+        fields = [self._batch_fields(microbatch) for microbatch in batch.updates[index]]
+        arguments = self._loss_arguments(batch, index)
+        return _StepLoss(
+            partial(step_loss, self._objective, batch.coefficients, **arguments), fields
+        )
+
+    def _loss_arguments(self, batch: StepBatch, index: int) -> dict[str, Any]:
+        return {
             "terms": self._terms,
             "term_coefficients": batch.term_coefficients,
             "seed": batch.seeds[index] if batch.seeds else 0,
         }
-        if not self._needs_minibatch:
-            loss = partial(step_loss, self._objective, batch.coefficients, **arguments)
-            return _StepLoss(loss, fields)
+
+    def _leaf_loss(self, batch: StepBatch, index: int) -> "_LeafLoss":
+        """Computes the loss's derivatives by all statistics of the minibatch. Collective."""
+        microbatches = batch.updates[index]
+        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
+        arguments = self._loss_arguments(batch, index)
         current = self._statistics(self._model, microbatches)
         known = [
             {**columns, "logprob": statistics.logprob, "entropy": statistics.entropy}
@@ -394,3 +451,11 @@ class _LeafLoss:
         # Only its gradient matters; it is non-finite whenever the loss is.
         total = (d_logprob * statistics.logprob).sum() + 0.0 * self._loss
         return total if d_entropy is None else total + (d_entropy * statistics.entropy).sum()
+
+    def only(self, chosen: Sequence[Tensor]) -> "_LeafLoss":
+        """Returns the part that flows back through some tokens; one mask [N] per microbatch."""
+        parts = [
+            tuple(None if one is None else one * mask for one in gradients)
+            for gradients, mask in zip(self._gradients, chosen, strict=True)
+        ]
+        return _LeafLoss(parts, self._loss)
