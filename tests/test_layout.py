@@ -73,6 +73,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "hydra_main": 5,
     "statements": 4,
     "sweep": 3,
+    "attribution": 4,
     "branch": 3,
     "run": 2,
     "submit": 2,

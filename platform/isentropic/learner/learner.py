@@ -145,7 +145,7 @@ class Learner:
 
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
-        books = self._open_books(batch.contexts) if batch.contexts and batch.updates else None
+        books = self._open_books(batch) if batch.contexts and batch.updates else None
         updates = tuple(self._update(batch, index, books) for index in range(len(batch.updates)))
         return StepResult(
             updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates)
@@ -234,8 +234,9 @@ class Learner:
         sharding.release(model)
         return statistics
 
-    def _open_books(self, contexts: Sequence[MicroBatch]) -> Books:
-        """Books whose entropy is measured over the response tokens of `contexts`. Collective."""
+    def _open_books(self, batch: StepBatch) -> Books:
+        """Books whose entropy is measured over the batch's contexts. Collective."""
+        contexts = batch.contexts
         count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
         if self._mesh.size() > 1:
             dist.all_reduce(count)
@@ -250,7 +251,7 @@ class Learner:
             seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
 
-        return Books(self._optimizer, measure, score)
+        return Books(self._optimizer, measure, score, fine=batch.fine)
 
     def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         """Gradients of one minibatch, and an optimizer step unless they are not finite."""
