@@ -14,7 +14,7 @@ import pytest
 from isentropic.controller import reporting
 from isentropic.experiments.attribution.attribute import attribute, begin
 from isentropic.experiments.attribution.display import Display
-from isentropic.experiments.attribution.measure import Asked
+from isentropic.experiments.attribution.measure import Asked, Measured
 from isentropic.experiments.attribution.quality import explained, quality
 from isentropic.experiments.attribution.walk import plan
 from isentropic.experiments.attribution.ways import WAYS
@@ -60,6 +60,7 @@ def full(recorded, tmp_path_factory):
 def test_the_steps_are_the_recorded_ones(full):
     summary, rows, updates, shown, _ = full
     assert (summary["compared"], summary["differing"]) == (5, 0)
+    assert summary["quality"]["updates"]["identity"] < 1e-6
     assert list(rows) == [1, 2, 3, 4, 5]
     assert len(updates) > 5
     assert "step 3 (3/5)  measured" in shown and "tokens by class" in shown
@@ -153,7 +154,7 @@ def test_exact_view(recorded, tmp_path):
 
 def test_a_wrong_sign_of_push_for_one_class_shows(recorded, tmp_path, monkeypatch, full):
     """The line `tokens` leaves the line `now`, which knows nothing of tokens."""
-    honest = quality([], [row for row in full[2] if row["step"] == 3])["tokens"]
+    honest = quality([full[1][3]])["tokens"]
     whole = reporting.update_tokens
 
     def planted(config, update):
@@ -164,9 +165,27 @@ def test_a_wrong_sign_of_push_for_one_class_shows(recorded, tmp_path, monkeypatc
         return tokens
 
     monkeypatch.setattr("isentropic.experiments.attribution.measure.update_tokens", planted)
-    _, _, updates, _ = made(recorded, tmp_path / "out", [3])
+    _, rows, _, _ = made(recorded, tmp_path / "out", [3])
     assert honest < 5e-3
-    assert quality([], updates)["tokens"] > 0.2
+    assert quality([rows[3]])["tokens"] > 0.2
+
+
+class Terminal(StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_on_a_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    display = Display(stream)
+    with display.bar(3):
+        display.begin(7, measured=True)
+        display.end(7, Measured(differing=["kl/k3"]), None)
+        display.begin(8, measured=False)
+    shown = stream.getvalue()
+    assert "step 8, on the way" in shown and "1/3" in shown
+    assert "step 7: 1 numbers are not those of the recorded line: kl/k3" in shown
 
 
 def test_r_squared():

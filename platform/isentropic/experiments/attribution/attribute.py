@@ -64,7 +64,7 @@ async def attribute(
                         updates += [{"step": number} | each for each in outcome.rows]
                         _write(out, number, row, outcome)
     measured = [row for row in rows if "ledger/measured" in row]
-    found = quality(measured, updates)
+    found = {"steps": quality(measured), "updates": quality(updates)}
     display.tables(measured, asked.by, exact=asked.exact)
     display.quality(found)
     return finish(

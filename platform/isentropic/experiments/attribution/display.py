@@ -20,6 +20,11 @@ from rich.table import Table
 from isentropic.experiments.attribution.measure import Measured
 
 HEAD = ("measured", "first", "trapezoid", "residual")
+ERRORS = {
+    "identity": "now + momentum + decay against trapezoid",
+    "tokens": "tokens against now",
+    "exact": "owners of the momentum against now + momentum",
+}
 COLUMN = 14  # characters, at most
 SHOWN = 6  # numbers that differ, by name
 
@@ -92,27 +97,25 @@ class Display:
             wide = Console(file=self._console.file, width=COLUMN * len(table.columns))
             wide.print(table, highlight=False)
 
-    def quality(self, found: Mapping[str, float]) -> None:
-        """Prints how well the books balance."""
-        lines = (
-            ("R² over the steps", "first_steps", "trapezoid_steps"),
-            ("R² over the updates", "first_updates", "trapezoid_updates"),
-        )
-        for head, first, trapezoid in lines:
-            if math.isfinite(found[first]):
+    def quality(self, found: Mapping[str, Mapping[str, float]]) -> None:
+        """Prints how well the books balance, over the steps and over the updates."""
+        for unit, numbers in found.items():
+            errors = ", ".join(
+                f"{label} {numbers[key]:.1e}" for key, label in ERRORS.items() if key in numbers
+            )
+            self.say(f"over the {unit}: relative errors: {errors}")
+            if math.isfinite(numbers["first"]):
                 self.say(
-                    f"{head}: first order {found[first]:.5f}, trapezoid {found[trapezoid]:.5f}"
+                    f"    R² of the measured change: first order {numbers['first']:.5f}, "
+                    f"trapezoid {numbers['trapezoid']:.5f}"
                 )
-        self.say(
-            f"largest relative error: now + momentum + decay {found['identity']:.1e}, tokens "
-            f"{found['tokens']:.1e}"
-            + (f", owners of the momentum {found['exact']:.1e}" if "exact" in found else "")
-        )
 
 
 def _table(rows: Sequence[Mapping[str, Any]], way: str, *, exact: bool) -> Table:
-    prefix = f"ledger/exact/{way}/" if exact else f"ledger/by/{way}/"
-    keys = list(dict.fromkeys(key for row in rows for key in row if key.startswith(prefix)))
+    names_of = f"ledger/by/{way}/"
+    prefix = f"ledger/exact/{way}/" if exact else names_of
+    found = dict.fromkeys(key for row in rows for key in row if key.startswith(names_of))
+    keys = [prefix + key.removeprefix(names_of) for key in found]
     # A class that never had a token says nothing.
     keys = [key for key in keys if any(row.get(key) for row in rows)]
     rest = ["ledger/exact/before"] if exact else ["ledger/momentum"]
