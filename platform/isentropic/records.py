@@ -178,13 +178,17 @@ class StepBatch:
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
     seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
     contexts: tuple[MicroBatch, ...] = ()  # where the books measure the entropy; none: no books
+    # Whose momentum is followed: ways to sort the tokens -> names of the classes. Each microbatch's
+    # field "class/<way>" [N] says which class a token is of, as an index.
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fine: bool = False  # the books' slopes by four forward passes, with a smaller error than by two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateBooks:
     """What one optimizer step did to the entropy over the step's contexts; sums are those of all ranks.
 
-    See `learner.books` for the formulas. All changes are in nats per context token.
+    See `learner.books.update` for the formulas. All changes are in nats per context token.
     """
 
     entropy_before: float
@@ -198,6 +202,9 @@ class UpdateBooks:
     impulse: float  # a token's whole effect through momentum, over its effect now
     logprob_slope: Floats  # [N] j, in the order of the rank's packed tokens
     entropy_slope: Floats  # [N] i, same
+    # By "<way>/<class>", and "before": part of the trapezoid that the momentum of the class makes,
+    # this update's gradient included. Only if owners are followed.
+    owned: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,7 +138,7 @@ class LearnerClient:
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
                     mfu=_mean_mfu(results),
-                    books=_books(packed, ranks, len(members)),
+                    books=join_books(packed, ranks, len(members)),
                 )
             )
         return updates, results[0].policy_version
@@ -159,10 +159,17 @@ class LearnerClient:
         ]
 
 
-def _books(
+def join_books(
     packed: Sequence[Sequence[MicroBatch]], ranks: Sequence[UpdateResult], count: int
 ) -> UpdateBooks | None:
-    """The books of all ranks, slopes in the order of the samples; sums are the same on every rank."""
+    """The books of all ranks, slopes in the order of the update's samples; None if there are none.
+
+    The sums are the same on every rank.
+
+    Args:
+        packed: by rank, the microbatches of the update.
+        count: samples of the update.
+    """
     books = [rank.books for rank in ranks]
     if books[0] is None:
         return None

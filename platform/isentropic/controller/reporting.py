@@ -12,7 +12,7 @@ from isentropic.controller.probe import probe_gap
 from isentropic.controller.step import Evaluation, Step, Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms.alarms import Alarms
-from isentropic.metrics.classes import bounded_ratio, clip_sides
+from isentropic.metrics.classes import ClipSides, bounded_ratio, clip_sides
 from isentropic.metrics.counterfactual import (
     build_counterfactuals,
     counterfactual_metrics,
@@ -41,7 +41,7 @@ from isentropic.metrics.step_metrics import (
     reward_metrics,
     staleness_metrics,
 )
-from isentropic.metrics.tokens import TokenTable, token_table
+from isentropic.metrics.tokens import Array, TokenTable, token_table
 from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
@@ -69,6 +69,50 @@ class Decision:
 
     stop: str | None = None
     checkpoint: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateTokens:
+    """The tokens of an update as its loss saw them, in the order of its samples."""
+
+    table: TokenTable
+    leaves: LeafResult
+    push: Array  # [N] -d loss / d logprob
+    of_objective: dict[str, Array]  # [N] each: the objective's own metrics
+
+    def sides(self, update: Update) -> ClipSides:
+        """The sides of the clip, at the bounds that the update had."""
+        ratio = self.of_objective.get("ratio", bounded_ratio(self.table.log_ratio))
+        return clip_sides(ratio, self.table.advantage, update.coefficients, self.of_objective)
+
+    def contribution(self, update: Update) -> Array:
+        """[N] nats: each token's part of `now`; the update has books."""
+        d_entropy = None if self.leaves.d_entropy is None else self.leaves.d_entropy.numpy()
+        return contributions(update.books, update.learning_rate, self.push, d_entropy)
+
+
+def update_tokens(config: Config, update: Update) -> UpdateTokens:
+    """Differentiates the loss of an update by its tokens again, from what the learner returned."""
+    table = token_table(
+        update.samples,
+        weights=update.weights,
+        logprob=update.logprob,
+        entropy=update.entropy,
+    )
+    leaves = leaf_gradients(
+        config.objective,
+        update.coefficients,
+        loss_fields(table),
+        terms=config.terms,
+        term_coefficients=update.term_coefficients,
+        seed=update.seed,
+    )
+    return UpdateTokens(
+        table=table,
+        leaves=leaves,
+        push=-leaves.d_logprob.numpy(),
+        of_objective={name: values.numpy() for name, values in leaves.metrics.items()},
+    )
 
 
 class Reporter:
@@ -184,27 +228,13 @@ class Reporter:
     def _update_row(self, step: Step, update: Update) -> dict[str, float]:
         """The row of an update: the accounting of its tokens, and the panel of other objectives."""
         config = self._config
-        table = token_table(
-            update.samples,
-            weights=update.weights,
-            logprob=update.logprob,
-            entropy=update.entropy,
-        )
         coefficients = update.coefficients
-        leaves = leaf_gradients(
-            config.objective,
-            coefficients,
-            loss_fields(table),
-            terms=config.terms,
-            term_coefficients=update.term_coefficients,
-            seed=update.seed,
-        )
-        push = -leaves.d_logprob.numpy()
-        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
+        tokens = update_tokens(config, update)
+        table, push, of_objective = tokens.table, tokens.push, tokens.of_objective
         p_split = config.accounting.p_split
         row: dict[str, float] = {
             "policy_version": update.policy_version,
-            "loss": float(leaves.loss),
+            "loss": float(tokens.leaves.loss),
             "grad_norm": update.grad_norm,
             "skipped": update.skipped,
             "learning_rate": update.learning_rate,
@@ -227,28 +257,24 @@ class Reporter:
             p_split=p_split,
             per_push=None if books is None else per_push(books, update.learning_rate),
         )
-        return row | self._books_row(step, update, table, leaves)
+        return row | self._books_row(step, update, tokens)
 
-    def _books_row(
-        self, step: Step, update: Update, table: TokenTable, leaves: LeafResult
-    ) -> dict[str, float]:
+    def _books_row(self, step: Step, update: Update, tokens: UpdateTokens) -> dict[str, float]:
         """The books of an update, and its tokens for attribution/; nothing if not measured."""
         if update.books is None:
             return {}
-        push = -leaves.d_logprob.numpy()
-        d_entropy = None if leaves.d_entropy is None else leaves.d_entropy.numpy()
-        contribution = contributions(update.books, update.learning_rate, push, d_entropy)
+        contribution = tokens.contribution(update)
         step.attribution.append(
-            token_columns(len(step.attribution), table, update.samples, contribution, push)
+            token_columns(
+                len(step.attribution), tokens.table, update.samples, contribution, tokens.push
+            )
         )
-        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
-        ratio = of_objective.get("ratio", bounded_ratio(table.log_ratio))
         return update_ledger(
-            table,
+            tokens.table,
             update.samples,
             update.books,
             contribution,
-            sides=clip_sides(ratio, table.advantage, update.coefficients, of_objective),
+            sides=tokens.sides(update),
             p_split=self._config.accounting.p_split,
         )
 

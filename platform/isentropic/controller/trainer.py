@@ -17,6 +17,7 @@ from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
+from isentropic.metrics.ledger import context_rollouts
 from isentropic.metrics.prediction import recheck_subset
 from isentropic.metrics.step_metrics import fate_metrics
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
@@ -177,9 +178,7 @@ class Trainer:
         ledger = self._config.accounting.ledger
         if not ledger.measures(step.step):
             return []
-        drawn = first_wave(step.delivery.batch.rollouts)
-        responses = [rollout for rollout in drawn if rollout.num_response_tokens]
-        return recheck_subset(responses, ledger.contexts, self._config.seed)
+        return context_rollouts(step.delivery.batch.rollouts, ledger.contexts, self._config.seed)
 
     def _check_skipped(self, step: int, updates: Sequence[Update]) -> None:
         """Raises RuntimeError if too many updates in a row could not be made."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.durable import FileEntry
 from isentropic.images import load_images
 from isentropic.learner import sharding
-from isentropic.learner.books import Books
+from isentropic.learner.books import Books, Owners, clip_scale
+from isentropic.learner.books.shards import Shards, local_gradients, sum_over_ranks
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
@@ -107,6 +109,7 @@ class Learner:
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
         self._needs_minibatch = objective.needs_minibatch
         self._optimizer = build_optimizer(self._model, config)
+        self._owners: Owners | None = None
 
     def remember(self) -> None:
         """Copies weights, optimizer and policy version in memory, replacing an earlier copy."""
@@ -148,7 +151,7 @@ class Learner:
 
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
-        books = self._open_books(batch.contexts) if batch.contexts and batch.updates else None
+        books = self._open_books(batch) if batch.contexts and batch.updates else None
         updates = tuple(self._update(batch, index, books) for index in range(len(batch.updates)))
         return StepResult(
             updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates)
@@ -186,6 +189,7 @@ class Learner:
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
+        self._owners = None
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Writes weights, config and tokenizer as a folder that transformers and vLLM load.
@@ -225,8 +229,9 @@ class Learner:
         sharding.release(model)
         return statistics
 
-    def _open_books(self, contexts: Sequence[MicroBatch]) -> Books:
-        """Books whose entropy is measured over the response tokens of `contexts`. Collective."""
+    def _open_books(self, batch: StepBatch) -> Books:
+        """Books whose entropy is measured over the batch's contexts. Collective."""
+        contexts = batch.contexts
         count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
         if self._mesh.size() > 1:
             dist.all_reduce(count)
@@ -241,7 +246,7 @@ class Learner:
             seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
 
-        return Books(self._optimizer, measure, score)
+        return Books(self._optimizer, measure, score, fine=batch.fine)
 
     def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         """Gradients of one minibatch, and an optimizer step unless they are not finite."""
@@ -260,13 +265,16 @@ class Learner:
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if books and not skipped:
             books.before(grad_norm, self._config.max_grad_norm)
+        if batch.classes and not skipped:
+            self._follow_owners(batch, index, clip_scale(grad_norm, self._config.max_grad_norm))
         if not skipped:
             self._optimizer.step()
             self.policy_version += 1
         self._optimizer.zero_grad(set_to_none=True)
         closed = None
         if books:
-            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches)
+            owners = self._owners if batch.classes else None
+            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches, owners)
         return UpdateResult(
             logprob=logprob,
             entropy=entropy,
@@ -276,6 +284,46 @@ class Learner:
             seconds=time.perf_counter() - start,
             books=closed,
         )
+
+    def _follow_owners(self, batch: StepBatch, index: int, scale: float) -> None:
+        """Adds the gradients of the update's classes of tokens to the momentum that is theirs.
+
+        The gradients that the optimizer is about to use stay as they are.
+        """
+        if self._owners is None:
+            self._owners = Owners(self._optimizer, self.policy_version)
+        assert self._owners.policy_version == self.policy_version, (
+            f"the owners of the momentum were followed to version {self._owners.policy_version}, "
+            f"the weights are of version {self.policy_version}"
+        )
+        parameters = list(self._model.parameters())
+        kept = [parameter.grad for parameter in parameters]
+        self._owners.decay()
+        for owner, gradients in self._gradients_by_class(batch, index):
+            self._owners.add(owner, gradients, scale)
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+
+    def _gradients_by_class(self, batch: StepBatch, index: int) -> Iterator[tuple[str, Shards]]:
+        """Yields (way/class, gradient of its part of the loss), one backward pass each. Collective.
+
+        The loss is a function of each token's logprob and entropy: a class's part of its gradient
+        is what flows back through the tokens of the class.
+        """
+        microbatches = batch.updates[index]
+        leaves = self._leaf_loss(batch, index)
+        for way, names in batch.classes.items():
+            members = [
+                torch.as_tensor(microbatch.fields[f"class/{way}"], device=self._device)
+                for microbatch in microbatches
+            ]
+            counts = torch.bincount(torch.cat(members), minlength=len(names))
+            # A class without tokens on any rank has no gradient: all ranks leave its pass out.
+            sum_over_ranks(counts)
+            for number in counts.nonzero()[:, 0].tolist():
+                self._optimizer.zero_grad(set_to_none=True)
+                self._backward(microbatches, leaves.only([one == number for one in members]))
+                yield f"{way}/{names[number]}", local_gradients(list(self._model.parameters()))
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
         """Computes model operations per second over the device's peak.
@@ -295,16 +343,26 @@ class Learner:
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
         """Makes what turns the statistics of the n-th microbatch into its share of the loss."""
-        microbatches = batch.updates[index]
-        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
-        arguments = {
+        if self._needs_minibatch:
+            return self._leaf_loss(batch, index)
+        fields = [self._batch_fields(microbatch) for microbatch in batch.updates[index]]
+        arguments = self._loss_arguments(batch, index)
+        return _StepLoss(
+            partial(step_loss, self._objective, batch.coefficients, **arguments), fields
+        )
+
+    def _loss_arguments(self, batch: StepBatch, index: int) -> dict[str, Any]:
+        return {
             "terms": self._terms,
             "term_coefficients": batch.term_coefficients,
             "seed": batch.seeds[index] if batch.seeds else 0,
         }
-        if not self._needs_minibatch:
-            loss = partial(step_loss, self._objective, batch.coefficients, **arguments)
-            return _StepLoss(loss, fields)
+
+    def _leaf_loss(self, batch: StepBatch, index: int) -> "_LeafLoss":
+        """Computes the loss's derivatives by all statistics of the minibatch. Collective."""
+        microbatches = batch.updates[index]
+        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
+        arguments = self._loss_arguments(batch, index)
         current = self._statistics(self._model, microbatches)
         known = [
             {**columns, "logprob": statistics.logprob, "entropy": statistics.entropy}
@@ -390,3 +448,11 @@ class _LeafLoss:
         # Only its gradient matters; it is non-finite whenever the loss is.
         total = (d_logprob * statistics.logprob).sum() + 0.0 * self._loss
         return total if d_entropy is None else total + (d_entropy * statistics.entropy).sum()
+
+    def only(self, chosen: Sequence[Tensor]) -> "_LeafLoss":
+        """Returns the part that flows back through some tokens; one mask [N] per microbatch."""
+        parts = [
+            tuple(None if one is None else one * mask for one in gradients)
+            for gradients, mask in zip(self._gradients, chosen, strict=True)
+        ]
+        return _LeafLoss(parts, self._loss)
