@@ -51,6 +51,13 @@ RUNS = {
     "stale": ["rollout.max_staleness=2"],
     "ledger": ["accounting.ledger.every=1"],
     "steered": ["method=ce_gppo_steered"],
+    "flexec": ["method=flexec"],
+    "steer": ["method=steer"],
+    "clip_v": ["method=clip_v"],
+    "entrocraft": ["method=entrocraft", "steering.low=3.0", "steering.high=4.0"],
+    "entropic": ["method=entropic"],
+    "sign_bound": ["method=sign_bound"],
+    "repo_r": ["method=repo_r"],
     "nothing to learn": ["rollout.max_response_tokens=1", "run.steps=2"],
 }
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised
+from isentropic.methods.advantages import Centred, LeaveOneOut, Normalised, QuantileBaseline
 
 NORMALISED = Normalised(name="normalised", std="unbiased")
 POPULATION = Normalised(name="normalised", std="population")
@@ -65,3 +65,43 @@ def test_config_refuses():
         ValueError, match=r"advantage.std must be one of unbiased, population; got 'biased'"
     ):
         Normalised(name="normalised", std="biased")
+
+
+def quantile(level=0.4, kind="step", std="population"):
+    return QuantileBaseline(name="quantile", level=level, quantile=kind, std=std)
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "baseline"),
+    [
+        pytest.param("step", 3, 1.0, id="paper: 3 of 8 are not more than 0.4 of them"),
+        pytest.param("step", 4, 0.0, id="paper: 4 of 8 are"),
+        pytest.param("linear", 3, 0.8, id="code: between the third and the fourth"),
+        pytest.param("linear", 4, 0.0, id="code: both are wrong"),
+    ],
+)
+def test_quantile_baseline(kind, wrong, baseline):
+    rewards = np.array([0.0] * wrong + [1.0] * (8 - wrong))
+    expected = (rewards - baseline) / (rewards.std() + 1e-6)
+    np.testing.assert_allclose(quantile(kind=kind)(rewards), expected, rtol=1e-12)
+
+
+def test_a_share_that_is_exactly_the_level_is_not_more_than_it():
+    """2 of 5 wrong at K = 0.4: F(0) = 0.4 is not above 0.4, so the baseline is 1."""
+    assert quantile()(np.array([0.0, 0, 1, 1, 1])).tolist()[2:] == [0, 0, 0]
+    assert quantile(level=0.39)(np.array([0.0, 0, 1, 1, 1])).tolist()[:2] == [0, 0]
+
+
+@pytest.mark.parametrize("rewards", [[1.0], [0.5, 0.5, 0.5]])
+def test_quantile_of_one_or_of_equals_teaches_nothing(rewards):
+    assert not quantile()(np.array(rewards)).any()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"level": 1.0}, "advantage.level"), ({"kind": "upper"}, "advantage.quantile"),
+     ({"std": "none"}, "advantage.std")],
+)  # fmt: skip
+def test_bad_quantiles(changes, message):
+    with pytest.raises(ValueError, match=message):
+        quantile(**changes)

@@ -5,12 +5,15 @@ from types import SimpleNamespace as Slot
 import pytest
 
 from isentropic.methods.combinations import check_combinations
+from isentropic.objectives.terms import TermsConfig
 
 
 def run(**changes):
     slots = {
         "filter": Slot(name="keep_all"), "advantage": Slot(name="normalised"), "sampling": Slot(name="one_wave"),
         "shaping": Slot(name="exploration"), "steering": Slot(name="none", actuators={}),
+        "reweight": Slot(name="none"), "terms": TermsConfig(name="none"), "reuse": Slot(name="none"),
+        "objective": Slot(name="clip"), "learner": Slot(updates_per_rollout=2),
     }  # fmt: skip
     return Slot(**(slots | changes))
 

@@ -62,3 +62,12 @@ def test_without_an_adaptive_term_nothing_is_observed():
     coefficients = TermCoefficients(fixed)
     assert coefficients.observe(0.1) == {} and coefficients.state_dict() == {}
     assert coefficients.at(7) == {"entropy_bonus": 0.003}
+
+
+def test_it_aims_at_a_floor():
+    coefficient, aims = EntropyCoefficient(RULE), []
+    for entropy in (0.1, 0.1, 0.1, 0.3):
+        coefficient.update(entropy)
+        aim = coefficient.aim()
+        aims.append((aim.low, aim.high, aim.mode, aim.saturated))
+    assert aims == [(0.2, None, 1, False)] * 2 + [(0.2, None, 1, True), (0.2, None, 0, False)]

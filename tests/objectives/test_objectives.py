@@ -41,6 +41,7 @@ def batch(log_ratio, advantage, sequences=3):
         "advantage": advantage.double(),
         "entropy": draw() + 0.5,
         "old_entropy": draw() + 0.5,
+        "sensitivity": draw() - 0.5,
         "sequence_id": torch.arange(n) % sequences,
         "is_teacher": torch.zeros(n, dtype=torch.bool),
         "loss_weight": (draw() + 0.1) / n,
@@ -60,12 +61,13 @@ def test_every_objective_has_a_preset_and_a_function():
 
 @pytest.mark.parametrize("name", ALL)
 def test_on_policy_every_slope_is_minus_the_advantage(name):
-    """But for the tokens that Clip-Cov draws, and with the loss weights undone."""
+    """But for the tokens that Clip-Cov draws, and with loss weights and STEER's weights undone."""
     config = preset(name)
     fields = batch(torch.zeros(7), torch.tensor([1.0, -1.0, 2.0, -0.5, 0.0, 0.3, -3.0]))
     fields["old_entropy"] = fields["entropy"]
     result = leaf_gradients(config, config.at(1), fields)
     slope = result.d_logprob / (fields["loss_weight"] * fields["token_weight"])
+    slope = slope / result.metrics.get("steer_weight/mean", 1.0)
     drawn = result.metrics.get("clip_cov/frac", torch.zeros(7)).bool()
     torch.testing.assert_close(slope[~drawn], -fields["advantage"][~drawn], rtol=1e-12, atol=0)
     assert drawn.sum() <= 1
@@ -141,8 +143,11 @@ def test_fields_are_read_from_the_signature():
     assert preset("dppo_tv").token_fields == {"logprob", "old_logprob"}
     assert {name for name in ALL if preset(name).needs_minibatch} == {
         "bapo",
+        "clip_b",
         "clip_cov",
+        "clip_v",
         "kl_cov",
+        "steer",
     }
     given = dict.fromkeys(TOKEN_FIELDS)
     seeded = {name for name in ALL if "seed" in preset(name).inputs(preset(name).at(1), given, 3)}

@@ -9,6 +9,7 @@ import torch
 
 from isentropic.columns import cut, join
 from isentropic.config import Config
+from isentropic.methods.control.controller import EntropyController
 from isentropic.methods.fates import FATES, Fate
 from isentropic.methods.slots import Advantage, Filter, Reuse, Reweight, Sampling, Shaping
 from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
@@ -45,6 +46,7 @@ class Method:
         self._reweight: Reweight = config.reweight.build()
         self._token_weight = config.token_weight
         self._reuse: Reuse = config.reuse.build()
+        self._steered_fates: tuple[str, ...] = config.steering.fates
 
     def bind(self, *, chat: Any, task: Any, model_path: str) -> None:
         """Takes what teachers and encoders need of the run; called once, before the first step.
@@ -69,8 +71,12 @@ class Method:
         groups: Sequence[Group],
         scores: Mapping[RolloutKey, TokenScores],
         teachers: Sequence[Rollout] = (),
+        controller: EntropyController = EntropyController(),  # noqa: B008, it has no state
     ) -> Selected:
-        """Chooses what to train on, with what advantage; cuts groups beyond `max_groups`."""
+        """Chooses what to train on, with what advantage; cuts groups beyond `max_groups`.
+
+        `controller` has the last word on advantages and verdicts, once it has sensed the entropy.
+        """
         shaped, metrics = self._shaping.shape(groups, scores, teachers)
         advantages: dict[RolloutKey, float] = {}
         for group in shaped:
@@ -79,6 +85,8 @@ class Method:
         verdicts: dict[RolloutKey, str] = {}
         for group in shaped:
             verdicts |= self._filter.judge(group, advantages)
+        choice = controller.choose(shaped, advantages, verdicts, scores)
+        advantages, verdicts = dict(choice.advantages), dict(choice.verdicts)
         # The second line gives a verdict to what shaping left in its group; the rest was replaced.
         fates = {r.key: Fate(name="replaced", rollout=r) for r in [*_rollouts(groups), *teachers]}
         fates |= {r.key: Fate(name=verdicts[r.key], rollout=r) for r in _rollouts(shaped)}
@@ -91,7 +99,7 @@ class Method:
             for group in chosen
             for rollout in group
         ]
-        metrics = metrics | adjusted | self._sampling.metrics(groups)
+        metrics = metrics | adjusted | choice.metrics | self._sampling.metrics(groups)
         metrics |= self._filter.metrics(
             {sample.rollout.key: advantages[sample.rollout.key] for sample in samples}
         )
@@ -146,6 +154,7 @@ class Method:
     def possible_fates(self) -> tuple[str, ...]:
         """Names of the fates that this method can give, in the order of FATES."""
         names = {"trained", *self._shaping.fates, *self._filter.fates, *self._reuse.fates}
+        names |= set(self._steered_fates)
         if self._sampling.max_groups is not None:
             names.add("surplus")
         return tuple(name for name in FATES if name in names)

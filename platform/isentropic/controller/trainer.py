@@ -4,6 +4,7 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.ledger import context_rollouts
@@ -53,6 +55,7 @@ class Trainer:
         self._method = method
         self._terms = TermCoefficients(config.terms)
         self._steering = config.steering.build(config.objective.at(1))
+        self._tracking = Tracking()
         self._skipped_in_a_row = 0
 
     async def score(
@@ -86,13 +89,14 @@ class Trainer:
         """Runs the method's stages on a scored step, then its updates, then those of a replay."""
         batch = step.delivery.batch
         entropy = mean_entropy(batch.rollouts, step.scores)
-        selected = self._method.select(batch.groups, step.scores, step.teachers)
+        self._steering.sense(step.step, entropy)
+        selected = self._method.select(batch.groups, step.scores, step.teachers, self._steering)
         with step.watch("old_logprob"):
             taken = self._method.take(step.step, selected.samples)
             rescored = await self._client.rescore(taken)
         weighed = self._method.weigh(rescored, entropy)
-        step.samples = weighed.samples
-        step.fates = self._method.fates(selected, weighed.samples)
+        step.samples = self._steering.push(weighed.samples)
+        step.fates = self._method.fates(selected, step.samples)
         step.metrics = selected.metrics | weighed.metrics
         step.metrics |= fate_metrics(step.fates.values(), step.step, self._method.possible_fates)
         with step.watch("update"):
@@ -122,6 +126,7 @@ class Trainer:
             "method": self._method.state_dict(),
             "terms": self._terms.state_dict(),
             "steering": self._steering.state_dict(),
+            "tracking": self._tracking.state_dict(),
         }
 
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
@@ -130,7 +135,9 @@ class Trainer:
         # Checkpoints of version 0.1 say "teaching".
         self._method.load_state_dict(state["method"] if "method" in state else state["teaching"])
         self._terms.load_state_dict(state["terms"])
-        self._steering.load_state_dict(state.get("steering", {}))  # absent in version 0.1
+        # Both are absent in version 0.1.
+        self._steering.load_state_dict(state.get("steering", {}))
+        self._tracking.load_state_dict(state.get("tracking", {}))
         self.step = manifest.step
         self.policy_version = manifest.policy_version
 
@@ -145,6 +152,7 @@ class Trainer:
             self._terms.load_state_dict(other._terms.state_dict())
         if self._config.steering == other._config.steering:
             self._steering.load_state_dict(other._steering.state_dict())
+            self._tracking.load_state_dict(other._tracking.state_dict())
         self.step = other.step
         self.policy_version = other.policy_version
         self._skipped_in_a_row = other._skipped_in_a_row
@@ -164,14 +172,16 @@ class Trainer:
         return updates
 
     def _steer(self, step: Step, entropy: float) -> dict[str, float]:
-        """Chooses the next step's coefficients; metrics of the choice."""
+        """Lets the controller see what the step did; its metrics, and how well it holds its aim."""
         names = list(self._config.steering.actuators)
-        if not names:
-            return {}
-        rest, slopes = actuator_slopes(
-            self._config.objective, [*step.updates, *step.replayed], names
-        )
-        return self._steering.observe(step.step, entropy, rest, slopes)
+        rest, slopes = math.nan, {}
+        if names:
+            rest, slopes = actuator_slopes(
+                self._config.objective, [*step.updates, *step.replayed], names
+            )
+        metrics = self._steering.observe(step.step, entropy, rest, slopes)
+        aim = self._steering.aim(step.step) or self._terms.aim()
+        return metrics | self._tracking.add(entropy, aim, step.samples)
 
     def _ledger_contexts(self, step: Step) -> list[Rollout]:
         """Where the entropy's books are kept; none if the step is not measured."""

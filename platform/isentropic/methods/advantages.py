@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isentropic.checks import check_choice
+from isentropic.checks import check_choice, check_range
 from isentropic.records import Floats
 
 EPSILON = 1e-6  # added to the standard deviation, outside the root
@@ -54,6 +54,41 @@ class LeaveOneOut:
     def __call__(self, rewards: Floats) -> Floats:
         members = len(rewards)
         return (_centred(rewards) * (members / max(members - 1, 1))).astype(rewards.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantileBaseline:
+    """QAE's advantage (arXiv:2509.22611): A_i = (R_i - quantile of R) / (std R + 1e-6).
+
+    With right-or-wrong rewards one of the two kinds has A = 0: easy prompts teach by their wrong
+    answers, hard ones by their right answers. It is 0 for a flat group and for a single member.
+    """
+
+    name: str
+    level: float  # K, in (0, 1): 0.4; higher if the entropy collapses
+    # step: the smallest reward with more than K of the group at or below it, as in the paper
+    # linear: interpolated between the two nearest rewards, as in the released code
+    quantile: str
+    std: str  # unbiased | population, as in `Normalised`
+
+    def __post_init__(self) -> None:
+        check_range("advantage.level", self.level, above=0, below=1)
+        check_choice("advantage.quantile", self.quantile, ("step", "linear"))
+        check_choice("advantage.std", self.std, ("unbiased", "population"))
+
+    def __call__(self, rewards: Floats) -> Floats:
+        values = np.asarray(rewards, dtype=np.float64)
+        if len(values) < 2 or np.ptp(values) == 0:
+            return np.zeros_like(rewards)
+        std = np.std(values, ddof=1 if self.std == "unbiased" else 0)
+        return ((values - self._baseline(values)) / (std + EPSILON)).astype(rewards.dtype)
+
+    def _baseline(self, values: np.ndarray) -> float:
+        if self.quantile == "linear":
+            return float(np.quantile(values, self.level))
+        # Number of rewards at or below it: more than K G. Rounded, so that 0.4 of 5 is exactly 2.
+        below = int(np.floor(round(self.level * len(values), 9)))
+        return float(np.sort(values)[below])
 
 
 def _centred(rewards: Floats) -> np.ndarray:

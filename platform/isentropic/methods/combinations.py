@@ -14,7 +14,9 @@ def check_combinations(config: Any) -> None:
     """
     _keep_rules(config)
     _refilled(config)
+    _one_controller(config)
     _steering(config)
+    _moving_bounds(config)
 
 
 def _keep_rules(config: Any) -> None:
@@ -45,13 +47,56 @@ def _refilled(config: Any) -> None:
     )
 
 
+def _one_controller(config: Any) -> None:
+    """Two that follow the entropy would each answer for what the other did."""
+    reweight, steering = config.reweight, config.steering.name
+    controllers = [
+        name
+        for name, present in (
+            (f"steering={steering}", steering != "none"),
+            ("terms=adaptive_entropy", config.terms.adaptive_entropy is not None),
+            (
+                "reweight=polarity",
+                reweight.name == "polarity" and reweight.alpha > 0 and reweight.signal != "off",
+            ),
+        )
+        if present
+    ]
+    if len(controllers) > 1:
+        raise ValueError(
+            f"{' with '.join(controllers)}: each of them moves the entropy by what it measures, so "
+            "neither could tell its own effect from the other's. Choose one. "
+            "Off are steering=none, terms=none, reweight=none."
+        )
+
+
 def _steering(config: Any) -> None:
-    """What is steered by must be measured, and the objective must have it."""
-    if not config.steering.actuators:
-        return
-    if config.accounting.ledger.every == 0:
+    """What is steered by must be measured, and the objective must have what is set."""
+    steering = config.steering
+    if steering.actuators and config.accounting.ledger.every == 0:
         raise ValueError(
             "steering=steered with accounting.ledger.every=0: coefficients are chosen from what the "
             "ledger measures. Set accounting.ledger.every=1 (every step), or steering=none."
         )
-    config.steering.build(config.objective.at(1))
+    if steering.name != "none":
+        steering.build(config.objective.at(1))
+    if steering.name == "entrocraft" and steering.form == "code" and steering.scores == "raw":
+        task = config.task
+        pays = getattr(task, "reward_right", 1.0), getattr(task, "reward_wrong", 0.0)
+        if pays != (1.0, -1.0):
+            raise ValueError(
+                f"steering.scores=raw with task={task.name}, which pays {pays[0]:g} for a right "
+                f"and {pays[1]:g} for a wrong answer: the code's form takes +1 and -1 as the "
+                "advantages themselves. Set steering.scores=sign, or a task that pays so."
+            )
+
+
+def _moving_bounds(config: Any) -> None:
+    """Bounds on the ratio bind only once an update has moved the policy."""
+    moving = "steering=sign_bound" if config.steering.name == "sign_bound" else "objective=flexec"
+    chosen = config.objective.name == "flexec" or config.steering.name == "sign_bound"
+    if chosen and config.learner.updates_per_rollout == 1 and config.reuse.name == "none":
+        raise ValueError(
+            f"{moving} with learner.updates_per_rollout=1: every ratio is 1, so no bound ever "
+            "binds and the method does nothing. Set learner.updates_per_rollout to 2 or more."
+        )

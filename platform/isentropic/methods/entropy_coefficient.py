@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from isentropic.methods.control.controller import Aim
 from isentropic.objectives.terms import AdaptiveEntropyConfig, TermsConfig
 
 
@@ -33,6 +34,11 @@ class EntropyCoefficient:
             self._coefficient = min(max(self._coefficient + change, 0.0), config.max)
         return self.value
 
+    def aim(self) -> Aim:
+        """The floor that it holds; saturated while the entropy is below it and c is at its most."""
+        at_most = self._on and self._coefficient == self._config.max
+        return Aim(low=self._config.target, high=None, mode=float(self._on), saturated=at_most)
+
     def state_dict(self) -> dict[str, Any]:
         return {"coefficient": self._coefficient, "on": self._on}
 
@@ -60,6 +66,10 @@ class TermCoefficients:
             if self._entropy is not None
             else {}
         )
+
+    def aim(self) -> Aim | None:
+        """What the rule aims at, after `observe`; None without it."""
+        return self._entropy.aim() if self._entropy is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         return self._entropy.state_dict() if self._entropy is not None else {}

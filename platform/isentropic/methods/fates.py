@@ -18,6 +18,7 @@ FATES = {
     "single": "It is alone in its wave: there is nothing to compare it with.",
     "below_threshold": "Its advantage is too small: |A| does not exceed the threshold of its wave.",
     "wrong_sign": "Its advantage is negative, and only positive ones of later waves are kept.",
+    "against_target": "The step learns from one sign of advantage only, to bring the entropy back.",
     "overlong": "It is rewarded, but it was cut off at the response limit.",
     "no_response": "It has no response token.",
     "replaced": "Shaping took it out of its group for a teacher's response.",

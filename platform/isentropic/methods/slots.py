@@ -6,12 +6,14 @@ gives the object of this run; one without state gives itself. (A frozen config c
 would share it between runs.)
 
 Within a step the order is: sampling (while rollouts are drawn), shaping, advantage, filter, reuse,
-reweight; steering chooses coefficients after the updates. The state of reweight, reuse and steering
-goes into the checkpoint through `state_dict`; that of shaping is bound anew.
+reweight. Steering is the run's entropy controller, at most one; `control/controller.py` says where
+in a step it may act. The state of reweight, reuse and steering goes into the checkpoint through
+`state_dict`; that of shaping is bound anew.
 
 A new implementation is a file, a line in experiments/settings/slots.py, a YAML in conf/<slot>/, a
-test. The files here are the slots with what many papers share; papo/, oger/ and uec_rl/ hold what
-one paper added. Token weights and reductions (objectives/tokens/) are slots of the same shape.
+test. The files here are the slots with what many papers share; control/ has the controllers; papo/,
+oger/ and uec_rl/ hold what one paper added. Token weights and reductions (objectives/tokens/) are
+slots of the same shape.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
+from isentropic.methods.control.controller import Aim, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 
 TINY = 1e-12  # nats per step and unit: an actuator below it has no authority
@@ -30,31 +31,6 @@ class Bounds:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoSteering:
-    """Leaves the coefficients as the config has them, and keeps no state."""
-
-    name: str
-    actuators: ClassVar[Mapping[str, Any]] = {}
-
-    def build(self, start: Mapping[str, float | None]) -> "NoSteering":
-        return self
-
-    def values(self, step: int) -> dict[str, float]:
-        return {}
-
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        assert not state, f"a checkpoint holds state of another steering slot: {sorted(state)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +52,7 @@ class SteeringConfig:
     horizon: float
     smoothing: float
     actuators: dict[str, Any]
+    fates: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         if self.target is not None:
@@ -146,7 +123,7 @@ def nearest_values(
     return at((low + high) / 2)
 
 
-class Steering:
+class Steering(EntropyController):
     """The controller of one run. Its whole state is in `state_dict`.
 
     Each step: `values(step)` before its updates, then `observe` with what was measured.
@@ -169,6 +146,7 @@ class Steering:
         self._rest = math.nan
         self._slopes = dict.fromkeys(self._bounds, math.nan)
         self._held = math.nan  # the entropy to hold if the config gives no target
+        self._out_of_reach = False
 
     def values(self, step: int) -> dict[str, float]:
         """Returns the actuators' coefficients for the updates of `step`, from `from_step` on."""
@@ -204,6 +182,7 @@ class Steering:
         idle = self._authority < TINY
         if steers and not idle:
             self._choose(gap)
+        self._out_of_reach = steers and not idle and self._saturated(gap)
         metrics = {f"steer/{name}": value for name, value in self._values.items()}
         metrics |= {f"steer/{name}_slope": value for name, value in self._slopes.items()}
         return metrics | {
@@ -211,8 +190,12 @@ class Steering:
             "steer/gap": entropy - self.target(step),
             "steer/rest": self._rest,
             "steer/idle": float(steers and idle),
-            "steer/saturated": float(steers and not idle and self._saturated(gap)),
+            "steer/saturated": float(self._out_of_reach),
         }
+
+    def aim(self, step: int) -> Aim:
+        target = self.target(step)
+        return Aim(low=target, high=target, saturated=self._out_of_reach)
 
     def _choose(self, gap: float) -> None:
         """Sets the values that close `gap` nats within the horizon, as far as the bounds allow."""

@@ -56,12 +56,29 @@ def ce_gppo(
             -dual_clip * A, with gradient 0 there.
     """
     lower, upper = lower_bound(clip_low), upper_bound(clip_high)
+    return preserve_outside(log_ratio, advantage, lower, upper, beta1, beta2, dual_clip)
+
+
+def preserve_outside(
+    log_ratio: Tensor,
+    advantage: Tensor,
+    lower: float | Tensor | None,
+    upper: float | Tensor | None,
+    beta1: float,
+    beta2: float,
+    dual_clip: float | None = None,
+) -> TokenLoss:
+    """Compute `ce_gppo` with the bounds given as ratios: numbers, or [N] without gradient."""
     value = bounded_exp(log_ratio.detach())
     low = below(value, lower) & (advantage < 0)
     high = above(value, upper) & (advantage > 0)
     kept = low | high
     # Without a bound no token is on that side: its scale is never used.
-    scale = torch.full_like(value, beta2 * (upper or 0.0)).masked_fill(low, beta1 * (lower or 0.0))
+    low_scale, high_scale = (
+        torch.as_tensor(0.0 if bound is None else beta * bound, dtype=value.dtype)
+        for beta, bound in ((beta1, lower), (beta2, upper))
+    )
+    scale = torch.where(low, low_scale.to(value.device), high_scale.to(value.device))
     # Both sides of `where` are finite, as the bounded exp is: no inf * 0 in the backward pass.
     factor = torch.where(kept, scale * unit_slope(log_ratio), bounded_exp(log_ratio))
     loss, dual = cap_dual(-(factor * advantage), advantage, dual_clip)

@@ -53,11 +53,11 @@ def clip(
 def clip_between(
     log_ratio: Tensor,
     advantage: Tensor,
-    lower: float | None,
-    upper: float | None,
+    lower: float | Tensor | None,
+    upper: float | Tensor | None,
     dual_clip: float | None = None,
 ) -> TokenLoss:
-    """Compute `clip` with the bounds given as ratios."""
+    """Compute `clip` with the bounds given as ratios: numbers, or [N] without gradient."""
     ratio = bounded_exp(log_ratio)
     low = below(ratio, lower) & (advantage < 0)
     high = above(ratio, upper) & (advantage > 0)

@@ -19,7 +19,7 @@ def test_every_entry_can_be_chosen_and_every_choice_has_an_entry(slot):
     assert all(is_dataclass(entry) for entry in SLOTS[slot].values())
 
 
-@pytest.mark.parametrize("slot", ["shaping", "reweight", "reuse"])
+@pytest.mark.parametrize("slot", ["shaping", "reweight", "reuse", "steering"])
 def test_slots_that_may_hold_state_are_built(slot):
     assert all(callable(entry.build) for entry in SLOTS[slot].values())
 

@@ -54,10 +54,13 @@ def _batch(config: Config) -> None:
 
 
 def _advantage(config: Config) -> None:
-    if config.rollout.group_size == 1 and config.advantage.name == "normalised":
+    if config.rollout.group_size == 1 and config.advantage.name in (
+        "normalised",
+        "quantile",
+    ):
         raise ValueError(
-            "rollout.group_size=1 with advantage=normalised: one reward minus its own mean is "
-            "always 0, so nothing is learned. Set rollout.group_size to 2 or more, or choose "
+            f"rollout.group_size=1 with advantage={config.advantage.name}: one reward minus its "
+            "own baseline is always 0, so nothing is learned. Set rollout.group_size to 2 or more, or choose "
             "another advantage."
         )
 

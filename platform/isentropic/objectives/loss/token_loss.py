@@ -25,12 +25,12 @@ def unit_slope(log_ratio: Tensor) -> Tensor:
     return (log_ratio - log_ratio.detach()).exp()
 
 
-def below(ratio: Tensor, bound: float | None) -> Tensor:
+def below(ratio: Tensor, bound: float | Tensor | None) -> Tensor:
     """[N] ratio < bound; a token exactly on the bound is inside, and None is no bound."""
     return ratio < (float("-inf") if bound is None else bound)
 
 
-def above(ratio: Tensor, bound: float | None) -> Tensor:
+def above(ratio: Tensor, bound: float | Tensor | None) -> Tensor:
     """[N] ratio > bound, the mirror of `below`."""
     return ratio > (float("inf") if bound is None else bound)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -17,6 +17,8 @@ class OverConfig(ObjectiveConfig):
     Its function takes `base` among its keywords: the base's function, with the base's own
     coefficients and token fields given, so that it is called with log_ratio and advantage.
     """
+
+    choices: ClassVar[tuple[str, ...]] = ()  # fields that are keywords of the function, not numbers
 
     base: ObjectiveConfig
 
@@ -41,6 +43,11 @@ class OverConfig(ObjectiveConfig):
         return self.base.needs_minibatch
 
     @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of the function's coefficients, without those of the base."""
+        return tuple(name for name in super().coefficients if name not in self.choices)
+
+    @property
     def token_fields(self) -> frozenset[str]:
         """Token fields that the function and its base name."""
         return super().token_fields | self.base.token_fields
@@ -54,4 +61,5 @@ class OverConfig(ObjectiveConfig):
     ) -> dict[str, Any]:
         """Gather the function's keyword arguments, `base` among them."""
         base = partial(self.base.function, **self.base.inputs(coefficients, fields, seed))
-        return super().inputs(coefficients, fields, seed) | {"base": base}
+        chosen = {name: getattr(self, name) for name in self.choices}
+        return super().inputs(coefficients, fields, seed) | chosen | {"base": base}
