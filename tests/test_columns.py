@@ -35,6 +35,7 @@ def sample(*, reward=0.5, origin="policy", reference=None):
         entropy=floats(5, 6),
         sensitivity=floats(7, 8),
         sum_p2=floats(9, 10),
+        sum_s2=floats(15, 16),
         ref_logprob=reference,
     )
     return Sample(rollout=rollout, old=old, advantage=floats(11, 12), token_weight=floats(13, 14))
@@ -51,6 +52,7 @@ def test_each_column_is_read_from_its_place():
         "old_entropy": [5, 6],
         "sensitivity": [7, 8],
         "sum_p2": [9, 10],
+        "sum_s2": [15, 16],
         "ref_logprob": [-5, -6],
         "reward": [0.5, 0.5],
         "is_teacher": [True, True],

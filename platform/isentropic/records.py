@@ -135,6 +135,9 @@ class TokenScores:
     sensitivity: Floats
     sum_p2: Floats  # [N] sum over the vocabulary of p^2
     ref_logprob: Floats | None = None  # [N] under the frozen reference model, if requested
+    # [N] sum_a s_a^2, s_a = p_a (log p_a + H): a weight of w on H itself moves it by eta * w * sum_s2.
+    # None where nobody computed it, NaN in samples that an earlier version stored.
+    sum_s2: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
-from isentropic.metrics.prediction import recheck_subset
+from isentropic.metrics.recheck import recheck_subset
 from isentropic.metrics.step_metrics import fate_metrics
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
