@@ -4,6 +4,7 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,12 @@ class Trainer:
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
-    """Entropy of the first wave, in nats per token, over all its responses, before any filter."""
+    """Entropy of the first wave, in nats per token, over all its responses, before any filter.
+
+    NaN without a token: the entropy of nothing is not 0, which would read as a collapse.
+    """
     entropies = [scores[rollout.key].entropy for rollout in first_wave(rollouts)]
     tokens = sum(len(entropy) for entropy in entropies)
-    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / max(tokens, 1))
+    if not tokens:
+        return math.nan
+    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / tokens)
