@@ -23,6 +23,7 @@ def sample(seed: int, tokens: int, *, ref: bool, source="new") -> Sample:
         answer="2",
         media=("a.png",),
         metadata="{'n': 1}",
+        reward_right=5.0,
     )
     rollout = Rollout(
         key=RolloutKey("train", seed, 1, 2), prompt=prompt, token_ids=rng.integers(9, size=tokens + 3),

@@ -44,7 +44,7 @@ COLUMNS: dict[str, Column] = {
 # tokens of its minibatch.
 WEIGHTS: dict[str, Callable[[Sample], bool]] = {
     "loss_weight": lambda sample: True,
-    "nll_weight": lambda sample: sample.rollout.reward == 1,  # correct responses only
+    "nll_weight": lambda sample: sample.rollout.is_right,
 }
 
 

@@ -104,6 +104,7 @@ def _about(sample: Sample) -> dict[str, Any]:
             "answer": prompt.answer,
             "media": list(prompt.media),
             "metadata": prompt.metadata,
+            "reward_right": prompt.reward_right,
         },
         "turns": [list(map(int, turn)) for turn in rollout.turns],
         "rollout": {name: getattr(rollout, name) for name in names},
@@ -119,4 +120,5 @@ def _prompt(values: dict[str, Any]) -> Prompt:
         answer=values["answer"],
         media=tuple(values["media"]),
         metadata=values.get("metadata", ""),  # states of earlier versions have none
+        reward_right=values.get("reward_right", 1.0),  # same: 1 was right in them
     )
