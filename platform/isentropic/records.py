@@ -15,6 +15,8 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "turns"]
 Source = Literal["new", "queue", "replay"]
 
+ROUNDING = 1e-6  # a reward may fall short of the full one by so much of it, and is right
+
 # Rollout.origin of what the policy itself wrote; of a teacher it is "teacher:<name>".
 POLICY = "policy"
 
@@ -40,6 +42,16 @@ class Prompt:
     answer: str
     media: tuple[str, ...] = ()  # references (paths), never pixels
     metadata: str = ""  # what else the task's check needs: what is graded travels with the prompt
+    reward_right: float = 1.0  # what the task pays for a right response; for less it is not right
+
+
+def is_right(reward: float, prompt: Prompt) -> bool:
+    """Return True if a response of this reward is right, as the prompt's task has it.
+
+    The one definition for avg@k and pass@k, the NLL term, teachers, hard prompts and group metrics.
+    Partial credit is not right, and neither is a response without a reward (NaN).
+    """
+    return reward >= prompt.reward_right - ROUNDING * abs(prompt.reward_right)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +117,11 @@ class Rollout:
         return sum(end - start for start, end in self.turns)
 
     @property
+    def is_right(self) -> bool:
+        """Whether the task paid what it pays for a right response."""
+        return is_right(self.reward, self.prompt)
+
+    @property
     def is_teacher(self) -> bool:
         return self.origin != POLICY
 
@@ -135,6 +152,9 @@ class TokenScores:
     sensitivity: Floats
     sum_p2: Floats  # [N] sum over the vocabulary of p^2
     ref_logprob: Floats | None = None  # [N] under the frozen reference model, if requested
+    # [N] sum_a s_a^2, s_a = p_a (log p_a + H): a weight of w on H itself moves it by eta * w * sum_s2.
+    # None where nobody computed it, NaN in samples that an earlier version stored.
+    sum_s2: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ class FakeLearner:
             entropy=np.full(rows, entropy, dtype=np.float32),
             sensitivity=sensitivity[microbatch.target].astype(np.float32),
             sum_p2=np.full(rows, (p * p).sum(), dtype=np.float32),
+            sum_s2=np.full(rows, (weighted * weighted).sum(), dtype=np.float32),
         )
 
     async def update(self, batches):

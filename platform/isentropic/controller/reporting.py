@@ -1,8 +1,9 @@
 """What a step leaves in numbers: its line of metrics.jsonl, the rows of its updates, alarms."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,16 +25,11 @@ from isentropic.metrics.ledger import (
     Explained,
     contributions,
     is_ledger,
-    per_push,
     step_ledger,
     token_columns,
     update_ledger,
 )
-from isentropic.metrics.prediction import (
-    PredictionTracker,
-    measured_change,
-    predicted_change,
-)
+from isentropic.metrics.recheck import measured_change
 from isentropic.metrics.step_metrics import (
     initial_kl,
     mismatch_metrics,
@@ -87,8 +83,12 @@ class UpdateTokens:
 
     def contribution(self, update: Update) -> Array:
         """[N] nats: each token's part of `now`; the update has books."""
-        d_entropy = None if self.leaves.d_entropy is None else self.leaves.d_entropy.numpy()
-        return contributions(update.books, update.learning_rate, self.push, d_entropy)
+        return contributions(update.books, update.learning_rate, self.push, self.d_entropy)
+
+    @property
+    def d_entropy(self) -> Array | None:
+        """[N] d loss / d entropy; None if no term has the entropy in it."""
+        return None if self.leaves.d_entropy is None else self.leaves.d_entropy.numpy()
 
 
 def update_tokens(config: Config, update: Update) -> UpdateTokens:
@@ -129,7 +129,6 @@ class Reporter:
         self._logs = [files, *logs]
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
         self._alarms = Alarms(config.alarms)
-        self._prediction = PredictionTracker()
         self._explained = Explained()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
         self._none_in_a_row = 0  # steps without an update
@@ -150,14 +149,13 @@ class Reporter:
         rows = [self._update_row(step, update) for update in step.updates]
         replayed = [self._update_row(step, update) for update in step.replayed]
         metrics: dict[str, Any] = {"policy_version": step.policy_version}
-        metrics |= self._drawn(step) | self._trained(step, rows) | step.metrics
-        if replayed:
-            metrics |= {
-                f"replay/{name}": value
-                for name, value in _means(replayed).items()
-                if name.startswith("clip/")
-            }
-        metrics |= self._change(step, rows + replayed)
+        metrics |= self._drawn(step) | self._trained(step, _made(rows)) | step.metrics
+        metrics |= {
+            f"replay/{name}": value
+            for name, value in _means(_made(replayed)).items()
+            if name.startswith("clip/")
+        }
+        metrics |= self._change(step)
         books = step_ledger(rows + replayed)
         metrics |= books | self._explained.add(books)
         if step.evaluation is not None:
@@ -173,7 +171,6 @@ class Reporter:
     def state_dict(self) -> dict[str, Any]:
         return {
             "alarms": self._alarms.state_dict(),
-            "prediction": self._prediction.state_dict(),
             "explained": self._explained.state_dict(),
             "best": self._best,
             "none_in_a_row": self._none_in_a_row,
@@ -181,7 +178,6 @@ class Reporter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._alarms.load_state_dict(state["alarms"])
-        self._prediction.load_state_dict(state["prediction"])
         if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
@@ -207,10 +203,10 @@ class Reporter:
         return mismatch_metrics(rollouts if whole else [], scores, config.temperature)
 
     def _trained(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        """Metrics of what was trained on: means over the updates, and facts about them."""
+        """Metrics of what was trained on: means over the updates made, and facts about all."""
         updates = [*step.updates, *step.replayed]
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
-        means = _means(rows) if rows else {}
+        means = _means(rows)
         metrics |= mean_over_updates(
             [_accounted(row) for row in rows], self._config.accounting.p_split
         )
@@ -240,14 +236,18 @@ class Reporter:
             "learning_rate": update.learning_rate,
         }
         row |= update_metrics(
-            table, push=push, bounds=coefficients, p_split=p_split, token_metrics=of_objective
+            table,
+            push=push,
+            bounds=coefficients,
+            p_split=p_split,
+            token_metrics=of_objective,
+            d_entropy=tokens.d_entropy,
         )
         row |= {
             name: float(values.mean())
             for name, values in of_objective.items()
             if name not in row and values.size
         }
-        books = update.books
         row |= counterfactual_metrics(
             table,
             push,
@@ -255,9 +255,22 @@ class Reporter:
             step=step.step,
             seed=update.seed,
             p_split=p_split,
-            per_push=None if books is None else per_push(books, update.learning_rate),
+            effect=None if update.books is None else self._effect(update, tokens),
         )
         return row | self._books_row(step, update, tokens)
+
+    def _effect(self, update: Update, tokens: UpdateTokens) -> Callable[[Array], float]:
+        """Makes the function from a push to its nats along the real step, added terms included."""
+        of_push = partial(contributions, update.books, update.learning_rate)
+        config = self._config
+        of_terms = 0.0
+        if config.terms.on():
+            alone = leaf_gradients(
+                config.objective, update.coefficients, loss_fields(tokens.table), seed=update.seed
+            )
+            push = alone.d_logprob.numpy() - tokens.leaves.d_logprob.numpy()
+            of_terms = of_push(push, tokens.d_entropy).sum()
+        return lambda push: float(of_push(push, None).sum() + of_terms)
 
     def _books_row(self, step: Step, update: Update, tokens: UpdateTokens) -> dict[str, float]:
         """The books of an update, and its tokens for attribution/; nothing if not measured."""
@@ -278,18 +291,14 @@ class Reporter:
             p_split=self._config.accounting.p_split,
         )
 
-    def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """The entropy change predicted from all updates, and the one measured on some contexts."""
+    def _change(self, step: Step) -> dict[str, float]:
+        """The entropy change of the step, measured on some contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
-        measured = measured_change(
+        return measured_change(
             [score.entropy for score in before], [step.rechecked[key].entropy for key in keys]
         )
-        predicted = predicted_change(
-            rows, [update.learning_rate for update in (*step.updates, *step.replayed)]
-        )
-        return measured | self._prediction.add(predicted, measured["entropy/measured_change"])
 
     def _evaluation(self, step: int, evaluation: Evaluation) -> dict[str, Any]:
         rollouts = [rollout for group in evaluation.groups for rollout in group.rollouts]
@@ -344,9 +353,14 @@ class Reporter:
         return Decision(stop=actions.get("stop"), checkpoint="checkpoint" in actions)
 
 
+def _made(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Leaves out skipped updates: they moved nothing, and their numbers may not be finite."""
+    return [row for row in rows if not row["skipped"]]
+
+
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the updates of everything but the facts."""
-    names = [name for name in rows[0] if name not in FACTS and not is_ledger(name)]
+    """Means over the updates of everything but the facts; nothing for no update."""
+    names = [name for name in rows[0] if name not in FACTS and not is_ledger(name)] if rows else []
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 

@@ -20,7 +20,7 @@ from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.ledger import context_rollouts
-from isentropic.metrics.prediction import recheck_subset
+from isentropic.metrics.recheck import recheck_subset
 from isentropic.metrics.step_metrics import fate_metrics
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
@@ -227,7 +227,12 @@ class Trainer:
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
-    """Entropy of the first wave, in nats per token, over all its responses, before any filter."""
+    """Entropy of the first wave, in nats per token, over all its responses, before any filter.
+
+    NaN without a token: the entropy of nothing is not 0, which would read as a collapse.
+    """
     entropies = [scores[rollout.key].entropy for rollout in first_wave(rollouts)]
     tokens = sum(len(entropy) for entropy in entropies)
-    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / max(tokens, 1))
+    if not tokens:
+        return math.nan
+    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / tokens)

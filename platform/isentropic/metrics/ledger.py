@@ -28,7 +28,7 @@ from isentropic.metrics.classes import (
     high_by_sensitivity,
 )
 from isentropic.metrics.entropy import first_wave
-from isentropic.metrics.prediction import recheck_subset
+from isentropic.metrics.recheck import recheck_subset
 from isentropic.metrics.tokens import Array, TokenTable
 from isentropic.records import Rollout, Sample, UpdateBooks
 

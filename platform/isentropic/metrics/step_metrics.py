@@ -9,7 +9,6 @@ from isentropic.columns import join
 from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
-from isentropic.metrics.evaluation import is_right
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
 
@@ -21,12 +20,12 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
     Over the first wave, before any filter. Task rewards, not shaped ones, and only the policy's
     own: later waves go to chosen prompts, teachers are not the policy, and both would bend the
-    curve. The std is the population's, over rollouts. all_wrong: no response of the group got the
-    full reward.
+    curve. The std is the population's, over rollouts. all_wrong: no response of the group is
+    right.
     """
     waves = [wave for group in groups if (wave := first_wave(group.rollouts))]
     rewards = np.array([rollout.reward for wave in waves for rollout in wave], dtype=np.float64)
-    right = [[is_right(rollout) for rollout in wave] for wave in waves]
+    right = [[rollout.is_right for rollout in wave] for wave in waves]
     if not right:
         names = ("reward/mean", "reward/std", "group/all_right_frac", "group/all_wrong_frac")
         return dict.fromkeys(names, NAN)

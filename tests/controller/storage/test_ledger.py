@@ -21,6 +21,7 @@ from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 PROMPT = Prompt(
     prompt_id="p<1>",
+    reward_right=5.0,
     messages=({"role": "user", "content": 'say "hé"\n'},),
     answer="hé",
     media=("a.png",),
@@ -69,15 +70,19 @@ def test_round_trip(batch, tmp_path):
             np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
 
 
-def test_ledgers_of_earlier_versions_have_no_metadata(batch, tmp_path):
+def test_ledgers_of_earlier_versions_have_less_about_a_prompt(batch, tmp_path):
     path = write_batch(tmp_path, batch, {})
     table = pq.read_table(path)
     prompts = [json.loads(text) for text in table["prompt"].to_pylist()]
-    old = [json.dumps({k: v for k, v in prompt.items() if k != "metadata"}) for prompt in prompts]
+    later = ("metadata", "reward_right")
+    old = [json.dumps({k: v for k, v in prompt.items() if k not in later}) for prompt in prompts]
     index = table.schema.get_field_index("prompt")
     pq.write_table(table.set_column(index, "prompt", pa.array(old)), path)
     again = read_batch(tmp_path, 3)
-    assert all(rollout.prompt == replace(PROMPT, metadata="") for rollout in again.rollouts)
+    assert all(
+        rollout.prompt == replace(PROMPT, metadata="", reward_right=1.0)
+        for rollout in again.rollouts
+    )
 
 
 def test_teachers_are_kept_apart(batch, tmp_path):

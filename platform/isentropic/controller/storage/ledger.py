@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("wave", pa.int64()),
         ("sample", pa.int64()),
         ("prompt_id", pa.string()),
-        ("prompt", pa.string()),  # JSON: messages, answer, media, metadata
+        ("prompt", pa.string()),  # JSON: messages, answer, media, metadata, reward_right
         ("response", pa.list_(pa.string())),  # one text per turn
         ("reward", pa.float64()),
         ("finish_reason", pa.string()),
@@ -260,6 +260,7 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
                 "answer": prompt.answer,
                 "media": prompt.media,
                 "metadata": prompt.metadata,
+                "reward_right": prompt.reward_right,
             }
         ),
         "response": list(texts),
@@ -282,6 +283,7 @@ def _rollout(row: dict) -> Rollout:
         answer=values["answer"],
         media=tuple(values["media"]),
         metadata=values.get("metadata", ""),  # ledgers of earlier versions have none
+        reward_right=values.get("reward_right", 1.0),  # same: 1 was right in them
     )
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),

@@ -5,14 +5,9 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
-<<<<<<< HEAD
 from isentropic.learner.estimate import attention_share, head_size
-from isentropic.models.pretrained import load_chat, load_config
-=======
-from isentropic.learner.estimate import head_size
 from isentropic.learner.model import check_trainable, read_config
 from isentropic.models.pretrained import load_chat
->>>>>>> faults
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
@@ -44,15 +39,10 @@ def prepare(config: Config) -> Prepared:
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
     task, dropped = fit_prompts(config, task, chat)
-<<<<<<< HEAD
-    network = load_config(model)
-    check_engine_runs(config, network)
+    network = read_config(model)
+    check_model_runs(config, network)
     share = attention_share(network) if config.learner.balance == "work" else 0.0
     return Prepared(model=model, task=task, chat=chat, dropped=dropped, attention_share=share)
-=======
-    check_model_runs(config, read_config(model))
-    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
->>>>>>> faults
 
 
 def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_range
-from isentropic.records import Prompt, Rollout
+from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.pool import CRASHED, KINDS, TIMED_OUT, RewardError, WorkerPool
@@ -165,7 +165,10 @@ class RewardWorkers:
         right = [(prompt, (form.format(prompt.answer),)) for form in FORMS]
         outcomes = await self.check(right)
         errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        paid = any(not isinstance(outcome, str) and outcome > 0 for outcome in outcomes)
+        paid = any(
+            not isinstance(outcome, str) and (outcome > 0 or is_right(outcome, prompt))
+            for outcome in outcomes
+        )
         if errors and not paid:
             outcome = errors[0]
             raise RewardError(
