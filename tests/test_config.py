@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from isentropic.config import RENAMED, check_name, flat, is_under, with_current_keys
+from isentropic.config import RENAMED, check_name, flat, is_under, method_name, with_current_keys
 from isentropic.experiments.run.folder import read_config
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load, plain_config
@@ -53,6 +53,19 @@ def test_objective_beta_is_another_key():
 def test_a_config_that_still_has_an_old_key_is_refused_by_its_new_name(of_yesterday):
     with pytest.raises(ValueError, match=r"learner\.\w+ is now learner\.adam_"):
         load(OmegaConf.create(of_yesterday))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        pytest.param({"run": {"preset": "dapo"}, "objective": {"name": "clip"}}, "dapo", id="now"),
+        pytest.param({"run": {"name": "a"}, "objective": {"name": "clip"}}, "clip", id="older run"),
+        pytest.param({"objective": None}, "", id="neither"),
+    ],
+)
+def test_a_method_is_called_by_its_preset(values, name):
+    assert method_name(values) == name
+    assert method_name(with_current_keys(values)) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a b", "-x", "é", "x" * 65, "a\0b"])

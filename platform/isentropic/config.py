@@ -32,6 +32,7 @@ RENAMED = {
 CAME_LATER: dict[str, Any] = {
     "rollout.engine": "vllm",
     "run.date": None,
+    "run.preset": None,
     "steering": {"name": "none"},
     "accounting.ledger": {"every": 0, "contexts": 0.125},
 }
@@ -46,6 +47,8 @@ class RunConfig:
     dir: str  # default runs/<name>
     dry: bool  # check everything, start nothing
     label: str | None  # what reports call its setting; null: the keys that tell it from the others
+    # The method and objective presets that were chosen, such as dapo; null: filled in at the start.
+    preset: str | None
     # YYYY-MM-DD that chat templates read as today; null: the day of the first start.
     date: str | None
 
@@ -340,6 +343,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         items |= flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
     return items
+
+
+def method_name(values: Mapping[str, Any]) -> str:
+    """Return what to call the method of a config: its presets, or the objective of an older run.
+
+    A preset says more than the objective: `dapo`, `grpo` and `dr_grpo` all have the objective clip.
+
+    Args:
+        values: the config, nested, as a run folder records it; "" if it names neither.
+    """
+    settings = flat(values)
+    return str(settings.get("run.preset") or settings.get("objective.name") or "")
 
 
 def is_under(key: str, parents: Iterable[str]) -> bool:

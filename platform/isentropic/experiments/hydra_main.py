@@ -21,7 +21,7 @@ from isentropic.experiments.program import DONE, begin, exit_code
 from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.overrides import for_hydra
-from isentropic.experiments.settings.presets import check_presets
+from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.sweep.names import name_sweep_job
 
 GO_ON = "go on with resume=auto"
@@ -69,6 +69,7 @@ def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
 
     settings = HydraConfig.get()
     check_presets(settings)
+    name_presets(cfg, settings)
     if settings.mode == RunMode.MULTIRUN:
         name_sweep_job(cfg, settings, sys.argv[1:])
     return job(load(cfg), cfg)

@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
 from isentropic.actors.ray_runtime import leave_lost_ray
-from isentropic.config import Config
+from isentropic.config import Config, method_name
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
 from isentropic.controller.method import Method
@@ -232,7 +232,7 @@ def _banner(
         "run": f"{config.run.name}, seed {config.seed}, {folder}",
         "model": f"{config.model.name} ({prepared.model.path})",
         "task": f"{config.task.name}: {task.size('train')} prompts, {task.size('eval')} held out",
-        "method": f"{config.objective.name} ({coefficients})",
+        "method": f"{method_name(asdict(config))} ({coefficients})",
         "actors": f"{_count(config.rollout.num_actors, 'engine')}, "
         + _count(config.learner.num_ranks, "learner rank"),
         "W&B": wandb.where,

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "run.dry",
     "run.dir",
     "run.label",
+    "run.preset",
     "tracking",
     "cluster",
     "accounting.ledger",
