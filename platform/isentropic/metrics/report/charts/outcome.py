@@ -18,7 +18,6 @@ from isentropic.metrics.report.charts.figures import (
     layout,
     line,
     thin,
-    versions,
 )
 from isentropic.metrics.report.reading import is_number, words
 from isentropic.metrics.report.run_data import RunData
@@ -66,7 +65,7 @@ def deciles(run: RunData) -> Figure | None:
     z = [[row.get(key) for row in rows] for key in keys]
     return heat(
         "Entropy by position in the response",
-        versions(rows),
+        [row["step"] for row in rows],
         bands,
         z,
         unit="nats",
@@ -83,7 +82,14 @@ def histogram(run: RunData) -> Figure | None:
     used = max(index for share in shares for index, part in enumerate(share) if part) + 1
     bins = [f"{low:g} to {high:g}" for low, high in pairwise(ENTROPY_EDGES)][:used]
     z = [[share[index] for share in shares] for index in range(used)]
-    return heat("Tokens by their entropy", versions(rows), bins, z, unit="share", y_title="nats")
+    return heat(
+        "Tokens by their entropy",
+        [row["step"] for row in rows],
+        bins,
+        z,
+        unit="share",
+        y_title="nats",
+    )
 
 
 def _is_histogram(counts: Any) -> bool:
@@ -145,6 +151,7 @@ def response(run: RunData) -> Figure | None:
             "side": "right",
             "showgrid": False,
             "title": {"text": "share cut off"},
+            "tickmode": "auto",  # else at the heights of the left axis' ticks: 0.02 %, 0.07 %
         }
         figure.layout["yaxis2"] = second | PERCENT | {"rangemode": "tozero", "zeroline": False}
     return figure
