@@ -252,7 +252,7 @@ def test_every_template_was_used(harmless):
     }
     assert used <= set().union(*(page.attributes for page in harmless))
     assert {name.removesuffix(".html") for name in environment().list_templates()} == {
-        "charts", "details", "lead", "note", "page", "preformatted", "samples", "table", "tiles", "warnings",
+        "charts", "details", "lead", "note", "page", "preformatted", "samples", "table", "tiles", "token", "warnings",
     }  # fmt: skip
 
 

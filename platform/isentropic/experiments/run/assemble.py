@@ -26,6 +26,7 @@ from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_AL
 from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
+from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.metrics.report import write_report
@@ -260,7 +261,8 @@ def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
     try:
-        facts["report"] = str(write_report([folder], folder / "report.html", ended=True))
+        report = write_report([folder], folder / "report.html", ended=True, decoder=decoder)
+        facts["report"] = str(report)
     except Exception as error:
         facts["report"] = (
             f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"

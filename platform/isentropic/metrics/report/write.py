@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,7 @@ from isentropic.metrics.report.find import is_run, runs_under
 from isentropic.metrics.report.page import Page
 from isentropic.metrics.report.reading import is_file, words
 from isentropic.metrics.report.run_data import RunData, read_run
-from isentropic.metrics.report.samples import pick_samples
+from isentropic.metrics.report.samples import Decode, pick_samples
 from isentropic.metrics.report.settings import Setting, group_settings
 from isentropic.metrics.report.statements import statements_table
 
@@ -44,7 +44,13 @@ PAIRED = (
 )
 
 
-def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Path:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    ended: bool = False,
+    decoder: Callable[[Path], Decode | None] | None = None,
+) -> Path:
     """Writes the report of a run, of several, or of the runs in a folder; and PNGs under report/.
 
     The HTML file is whole or not there, works without a network and without an account, and is
@@ -55,6 +61,7 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
             still going is fine.
         out: the HTML file.
         ended: the runs have ended, whatever their last line is: none is called still going.
+        decoder: run folder -> its tokenizer, for the colours of a run's tokens.
 
     Returns:
         out.
@@ -70,7 +77,7 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
         runs = [read_run(folder, ended=ended) for folder in runs_under(paths)]
         settings = group_settings(runs)
         if len(paths) == 1 and is_run(paths[0]):
-            page = run_page(runs[0])
+            page = run_page(runs[0], decoder(runs[0].folder) if decoder else None)
         else:
             page = compare_page(settings, title=_title(paths), out=out)
     try:
@@ -101,7 +108,7 @@ def default_out(paths: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([path.parent for path in resolved])) / f"{name}.html"
 
 
-def run_page(run: RunData) -> Page:
+def run_page(run: RunData, decode: Decode | None = None) -> Page:
     notes = list(run.notes)
     if not run.lines:
         notes.append("There is no line of metrics yet.")
@@ -113,7 +120,7 @@ def run_page(run: RunData) -> Page:
     for title, figures in shown.items():
         law = tables.law_table(group_settings([run])) if title == LAW else None
         page.section(title, page.charts(figures), law, law and Note(text=LAW_NOTE))
-    samples = pick_samples(run.folder)
+    samples = pick_samples(run.folder, decode)
     page.section("Samples", samples if samples.kinds or samples.notes else None)
     page.section("Alarms", tables.alarms_table([run]))
     page.section("Settings", tables.settings_table(run))
