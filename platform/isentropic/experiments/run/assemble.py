@@ -41,7 +41,7 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    terminal = Terminal(config.run.steps)
+    terminal = Terminal(config.run.steps, samples=config.evaluation.samples)
     code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
     leave_lost_ray(code)
     return code
@@ -74,7 +74,12 @@ async def run_with(
         config.rewards,
         say=lambda line: print(line, file=text, flush=True),
     )
-    logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
+    logs = [
+        wandb,
+        terminal,
+        Terminal(config.run.steps, samples=config.evaluation.samples, stream=text),
+        *panel,
+    ]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
     code = FAULT
     # To the very end: a signal that comes while the report is written must not cut it off.
@@ -177,6 +182,7 @@ class Assembly:
             folder=self.folder,
             metadata=self.metadata,
             warn=self.terminal.say,
+            phase=self.terminal.phase,
         )
 
 
@@ -197,6 +203,7 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
     """Runs to the end; returns why it stopped early, or None."""
     config = assembly.config
     terminal = assembly.terminal
+    terminal.phase("starting engines and learner")
     try:
         async with lend(config, assembly.prepared) as actors:
             return await supervise(
