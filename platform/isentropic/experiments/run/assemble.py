@@ -30,7 +30,9 @@ from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.metrics.report import write_report
+from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
+from isentropic.metrics.sinks.tensorboard import TensorboardSink
 from isentropic.metrics.sinks.terminal import Terminal
 from isentropic.metrics.sinks.wandb import WandbSink
 from isentropic.tasks.grading.rewards import RewardWorkers
@@ -74,8 +76,10 @@ async def run_with(
         config.rewards,
         say=lambda line: print(line, file=text, flush=True),
     )
+    more = _more_sinks(config, folder, terminal)
     logs = [
         wandb,
+        *more,
         terminal,
         Terminal(config.run.steps, samples=config.evaluation.samples, stream=text),
         *panel,
@@ -87,10 +91,11 @@ async def run_with(
         # Closes each, even if another one cannot write its last line to a full disk.
         with ExitStack() as closing:
             closing.callback(lambda: wandb.close(exit_code=code))
-            for part in (text, assembly, grader, terminal):
+            for part in (text, assembly, grader, terminal, *more):
                 closing.callback(part.close)
             assembly.cut_back(start)
             terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
+            terminal.phase("starting engines and learner")
             stopped = await _drive(assembly, start, lend, stopping)
             code = _exit_code(stopped)
         await asyncio.to_thread(_conclude, terminal, folder, stopped)
@@ -186,6 +191,13 @@ class Assembly:
         )
 
 
+def _more_sinks(config: Config, folder: Path, terminal: Terminal) -> list[Any]:
+    """Opens the records beside metrics.jsonl and W&B that were asked for."""
+    tracking = config.tracking
+    sinks = [(tracking.tensorboard, TensorboardSink), (tracking.csv, CsvSink)]
+    return [make(folder, terminal.say) for is_asked, make in sinks if is_asked]
+
+
 def _method(config: Config, prepared: Prepared) -> Method:
     method = Method(config)
     method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
@@ -203,7 +215,6 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
     """Runs to the end; returns why it stopped early, or None."""
     config = assembly.config
     terminal = assembly.terminal
-    terminal.phase("starting engines and learner")
     try:
         async with lend(config, assembly.prepared) as actors:
             return await supervise(
