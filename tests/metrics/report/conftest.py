@@ -240,6 +240,6 @@ def make_sweep(folder, *, steps=10, beta1=(0.0, 0.5, 1.0), beta2=(0.5, 1.0), see
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make():
     return SimpleNamespace(run=make_run, sweep=make_sweep, ledger=write_ledger, nasty=NASTY)

@@ -12,7 +12,13 @@ import yaml
 from isentropic.durable import write_text_durably
 from isentropic.metrics.report import tables
 from isentropic.metrics.report.blocks import Details, Lead, Note, Preformatted, Warnings
-from isentropic.metrics.report.branches import BRANCHES, Branches, branch_charts, branch_table
+from isentropic.metrics.report.branches import (
+    BRANCHES,
+    Branches,
+    branch_table,
+    forest,
+    point_charts,
+)
 from isentropic.metrics.report.charts.compare import compare_charts, maps
 from isentropic.metrics.report.charts.compare_books import compare_books
 from isentropic.metrics.report.charts.law import NOTE as LAW_NOTE
@@ -178,11 +184,21 @@ def branch_page(folder: Path) -> Page:
             f"base: {branches.settings[0]}"
         )
     page = Page(title=folder.resolve().name, facts=facts)
+    source = folder.resolve().parent.parent  # of <run>/branches/<settings>
+    if is_run(source):
+        run = read_run(source)
+        page = Page(title=f"Branches of {run.name}", facts=f"{facts} · {_facts(run)}")
     if branches.torn:
         page.head.append(Warnings(notes=[f"The last line of {BRANCHES} is torn; it is left out."]))
     page.section("Statements", statements_table(folder))
-    page.section("Paired differences", branch_table(branches) if branches.settings else None)
-    page.section("Charts", page.charts(branch_charts(branches)))
+    figure = forest(branches)
+    page.section(
+        "Paired differences",
+        page.charts([figure] if figure else []),
+        branch_table(branches) if branches.settings else None,
+    )
+    points = page.charts(point_charts(branches))
+    page.section("By branch point", points and _folded("each quantity by branch point", points))
     return page
 
 

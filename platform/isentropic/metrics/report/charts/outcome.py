@@ -3,6 +3,7 @@
 Each function returns None if the run lacks the metrics.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,15 +15,21 @@ from isentropic.metrics.report.charts.figures import (
     alarm_marks,
     colour,
     curves,
+    error_bars,
     heat,
     layout,
     line,
     thin,
 )
+from isentropic.metrics.report.charts.law import binomial_error
 from isentropic.metrics.report.reading import is_number, words
 from isentropic.metrics.report.run_data import RunData
 
 HISTOGRAM = "entropy/histogram"
+BINOMIAL = (
+    "Bars: the binomial standard error over the prompts, the largest that avg@k can have. The "
+    "prompts are the same each time, so the change of a run is surer than its bars."
+)
 
 
 def entropy(run: RunData) -> Figure | None:
@@ -125,6 +132,10 @@ def evaluation(run: RunData) -> Figure | None:
     if figure:
         for trace in figure.traces:
             trace["mode"] = "lines+markers"
+            errors = [binomial_error(run, share or 0.0) for share in trace["y"]]
+            if trace["name"] != "alarm" and any(errors):
+                trace["error_y"] = error_bars(errors, trace["line"]["color"])
+                figure = replace(figure, note=BINOMIAL)
     return figure
 
 
