@@ -184,14 +184,17 @@ def law_table(settings: Sequence[Setting]) -> Table | None:
             result = judge(setting.runs, key)
             if result.count:
                 rows.append([setting.label, SCORES[key], result.count, *_law_cells(result)])
-    head = ("setting", "score", "points", "says", "a", "b", "ceiling b - a", "R\u00b2", "RMSE")
-    return table((*head, "forecast RMSE: law, log(1+step), last value"), rows) if rows else None
+    if len(settings) == 1:  # whose name would be in every row
+        rows = [row[1:] for row in rows]
+    head = ["setting", "score", "points", "says", "a", "b", "ceiling b - a", "R\u00b2, RMSE"]
+    head = head[len(settings) == 1 :]
+    return table([*head, "forecast RMSE: law, log step, last"], rows) if rows else None
 
 
 def _law_cells(result: Result) -> list[str]:
     law = result.law
     if isinstance(law, str):
-        return [f"no fit: {law}", "-", "-", "-", "-", "-", _forecast(result.forecast)]
+        return [f"no fit: {law}", "-", "-", "-", "-", _forecast(result.forecast)]
     says = "fits" if law.r2 >= GOOD else f"fits badly: leaves {1 - law.r2:.0%} of the variance"
     if isinstance(late := result.without_early, Law):
         says += f" (a {late.a:.3g} without the first points)"
@@ -202,8 +205,7 @@ def _law_cells(result: Result) -> list[str]:
         f"{law.a:.3g} \u00b1 {law.a_error:.1g} [{low:.3g}, {high:.3g}]",
         f"{law.b:.3g} \u00b1 {law.b_error:.1g}",
         f"{law.ceiling:.3g} \u00b1 {law.ceiling_error:.1g} [{bottom:.3g}, {top:.3g}]",
-        f"{law.r2:.3f}",
-        f"{law.rmse:.2g}",
+        f"{law.r2:.3f}, {law.rmse:.2g}",
         _forecast(result.forecast),
     ]
 

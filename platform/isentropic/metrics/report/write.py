@@ -20,7 +20,7 @@ from isentropic.metrics.report.branches import (
     point_charts,
 )
 from isentropic.metrics.report.charts.compare import compare_charts, maps
-from isentropic.metrics.report.charts.compare_books import compare_books
+from isentropic.metrics.report.charts.compare_books import common_steps, compare_books
 from isentropic.metrics.report.charts.law import NOTE as LAW_NOTE
 from isentropic.metrics.report.charts.law import scatter_of
 from isentropic.metrics.report.charts.run import LAW, other_charts, run_charts
@@ -150,7 +150,8 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     of = "1 setting" if len(settings) == 1 else f"{len(settings)} settings"
     page = Page(title=title, facts=f"{len(runs)} runs of {of}: {counts}")
     page.head.append(Warnings(notes=[f"{run.name}: {note}" for run in runs for note in run.notes]))
-    told = [(setting, sentence(setting.runs)) for setting in settings[:NAMED]]
+    common = common_steps(settings) or None
+    told = [(setting, sentence(setting.runs, common)) for setting in settings[:NAMED]]
     if lines := [f"{setting.label}: {line}" for setting, line in told if line]:
         has_books = any(account(run) for run in runs)
         page.head.append(Lead(lines=lines, note=EFFECTS if has_books else NO_LEDGER))

@@ -52,8 +52,8 @@ def test_a_planted_law_in_the_table(tmp_path):
     (row,) = law_table([setting]).rows
     texts = [cell.text for cell in row]
 
-    assert texts[:3] == ["one", "training reward", "20"] and texts[3].startswith("fits (a 0.2")
-    assert texts[4].startswith("0.2 ± 0.0") and texts[5].startswith("0.701 ± 0.0")
+    assert texts[:2] == ["training reward", "20"] and texts[2].startswith("fits (a 0.2")
+    assert texts[3].startswith("0.2 ± 0.0") and texts[4].startswith("0.701 ± 0.0")
     assert texts[-1].endswith("the law is best")
 
 
@@ -61,7 +61,7 @@ def test_a_law_that_is_refused_says_why(tmp_path):
     setting = Setting(label="one", values={}, runs=(on_the_law(tmp_path, count=5),))
 
     assert (
-        law_table([setting]).rows[0][3].text == "no fit: 5 points with an evaluation; 8 are needed"
+        law_table([setting]).rows[0][2].text == "no fit: 5 points with an evaluation; 8 are needed"
     )
     assert law.residuals(setting.runs[0]) is None
 

@@ -64,21 +64,25 @@ def by_step(run: RunData, key: str, steps: Iterable[int] | None = None) -> dict[
     return {step: value for _, step, value in run.curve(key) if wanted is None or step in wanted}
 
 
-def sentence(runs: Sequence[RunData]) -> str:
+def sentence(runs: Sequence[RunData], steps: Iterable[int] | None = None) -> str:
     """Says how far the entropy went, and who took it there; "" without a run of two steps.
 
     Of several runs (the seeds of a setting) it is about their mean.
+
+    Args:
+        steps: measured steps to sum over, those that runs to compare have in common; None: all.
     """
     moved = _moved(runs)
     if not moved:
         return ""
-    books = [found for run in runs if (found := account(run))]
+    wanted = None if steps is None else set(steps)
+    books = [found for run in runs if (found := account(run, wanted))]
     classes = _means([found.classes for found in books])
     if not any(classes.values()):
         drift = _drift(runs)
         return f"{moved}; {drift}." if drift else f"{moved}."
-    measured, steps = books[0].steps, max(len(run.steps) for run in runs)
-    where = f"in the {_steps(measured)} that were measured, " if measured < steps else ""
+    measured, of = books[0].steps, max(len(run.steps) for run in runs)
+    where = f"in the {_steps(measured)} that were measured, " if measured < of else ""
     clipped = [found.clipped for found in books if found.clipped]
     carried = f"; clipped tokens carried {nats(fmean(clipped))}" if clipped else ""
     pulls = _pulls(classes, "pulled it down", "pushed it up")
