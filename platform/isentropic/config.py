@@ -33,6 +33,8 @@ CAME_LATER: dict[str, Any] = {
     "rollout.engine": "vllm",
     "run.date": None,
     "run.preset": None,
+    "tracking.tensorboard": False,
+    "tracking.csv": False,
     "steering": {"name": "none"},
     "accounting.ledger": {"every": 0, "contexts": 0.125},
     "learner.unsharded_gradient_gib": 4.0,
@@ -288,6 +290,8 @@ class TrackingConfig:
     entity: str | None
     group: str | None
     tags: tuple[str, ...]
+    tensorboard: bool  # event files under tensorboard/ in the run folder
+    csv: bool  # metrics.csv in the run folder
 
     def __post_init__(self) -> None:
         check_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))

@@ -39,6 +39,7 @@ from isentropic.tasks.chat import Chat
 T = TypeVar("T")
 
 PROBE_TOKENS = 16
+EVALUATIONS = "evaluations"  # folder beside the ledger
 PROBE_PROMPTS = 2  # per engine
 
 
@@ -256,6 +257,7 @@ class Feed:
             groups = await self._sampler.draw_evaluation(
                 "eval", self._eval_prompts, wave, drawn_from
             )
+            await self._keep(source, groups)
         if source == 0:
             wave = Wave(
                 group_size=1,
@@ -268,6 +270,25 @@ class Feed:
             )
         seconds = time.perf_counter() - begin
         _future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, start))
+
+    async def _keep(self, source: int, groups: Sequence[Group]) -> None:
+        """Writes what was drawn of held-out prompts, for people to read: nothing else needs it."""
+        texts = {
+            rollout.key: self._chat.turn_texts(rollout)
+            for group in groups
+            for rollout in group.rollouts
+        }
+        batch = Batch(
+            step=source,
+            groups=tuple(groups),
+            next_draw=0,
+            source_step=source,
+            policy_version=self._version,
+            reward_errors=0,
+        )
+        folder = self._ledger.parent / EVALUATIONS
+        folder.mkdir(exist_ok=True)
+        await asyncio.to_thread(when_there_is_room, partial(write_batch, folder, batch, texts))
 
     def _drawn_from(self, step: int, source: int) -> DrawnFrom:
         return DrawnFrom(step=step, source_step=source, policy_version=self._version)

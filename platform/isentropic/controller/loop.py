@@ -45,12 +45,14 @@ class Controller:
         folder: Path,
         metadata: dict[str, Any],
         warn: Callable[[str], None] = log.warning,
+        phase: Callable[[str], None] = lambda phase: None,
     ) -> None:
         """
         Args:
             folder: of the run.
             metadata: what the manifest of every checkpoint says of the run.
             warn: takes each warning, for people to read.
+            phase: takes the name of what begins now, for people to read.
         """
         self._config = config
         self._learner = learner
@@ -61,6 +63,7 @@ class Controller:
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
         self._attribution = folder / "attribution"
+        self._phase = phase
         self._stop: str | None = None
 
     def request_stop(self, reason: str) -> None:
@@ -102,7 +105,7 @@ class Controller:
     async def _run_step(self, number: int) -> None:
         """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves."""
         await self._saver.look()
-        watch = Stopwatch()
+        watch = Stopwatch(self._phase)
         with watch("waited"):
             delivery = await self._fed(self._feed.batch(number))
 
@@ -125,6 +128,7 @@ class Controller:
             await self._trainer.recheck(step)
 
         if self._feed.evaluates(number):
+            self._phase("evaluating")
             step.evaluation = await self._fed(self._feed.evaluation(number))
             if number == self._config.run.steps:
                 await self._check_probe(step, number)
@@ -151,6 +155,7 @@ class Controller:
 
     async def _report_start(self) -> None:
         """Writes line 0: evaluation, and entropy of the start."""
+        self._phase("first evaluation")
         evaluation = await self._fed(self._feed.evaluation(0))
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         scores = await self._trainer.score_rollouts(rollouts)

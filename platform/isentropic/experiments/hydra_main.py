@@ -39,6 +39,9 @@ def hydra_main(job: Job) -> Callable[..., int]:
 
     def main() -> int:
         begin()
+        # Before the imports, which take seconds; --help and --cfg print only what they were asked.
+        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+            print("reading the config", file=sys.stderr, flush=True)
         return exit_code(lambda: _run_hydra(job), go_on=GO_ON)
 
     return main
@@ -67,6 +70,8 @@ def _run_hydra(job: Job) -> int:
 
 
 def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
+    if not cfg.run.dry:
+        print(f"{cfg.run.name}: loading libraries", file=sys.stderr, flush=True)
     from isentropic.experiments.settings.load import load  # torch: after Hydra's own checks
 
     settings = HydraConfig.get()

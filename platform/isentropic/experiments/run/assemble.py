@@ -25,10 +25,13 @@ from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_AL
 from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
+from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.metrics.report import write_report
+from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
+from isentropic.metrics.sinks.tensorboard import TensorboardSink
 from isentropic.metrics.sinks.terminal import Terminal
 from isentropic.metrics.sinks.wandb import WandbSink
 from isentropic.tasks.grading.rewards import RewardWorkers
@@ -39,7 +42,7 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    terminal = Terminal(config.run.steps)
+    terminal = Terminal(config.run.steps, samples=config.evaluation.samples)
     return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
 
 
@@ -70,7 +73,14 @@ async def run_with(
         config.rewards,
         say=lambda line: print(line, file=text, flush=True),
     )
-    logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
+    more = _more_sinks(config, folder, terminal)
+    logs = [
+        wandb,
+        *more,
+        terminal,
+        Terminal(config.run.steps, samples=config.evaluation.samples, stream=text),
+        *panel,
+    ]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
     code = FAULT
     # To the very end: a signal that comes while the report is written must not cut it off.
@@ -78,10 +88,11 @@ async def run_with(
         # Closes each, even if another one cannot write its last line to a full disk.
         with ExitStack() as closing:
             closing.callback(lambda: wandb.close(exit_code=code))
-            for part in (text, assembly, grader, terminal):
+            for part in (text, assembly, grader, terminal, *more):
                 closing.callback(part.close)
             assembly.cut_back(start)
             terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
+            terminal.phase("starting engines and learner")
             stopped = await _drive(assembly, start, lend, stopping)
             code = _exit_code(stopped)
         await asyncio.to_thread(_conclude, terminal, folder, stopped)
@@ -175,7 +186,15 @@ class Assembly:
             folder=self.folder,
             metadata=self.metadata,
             warn=self.terminal.say,
+            phase=self.terminal.phase,
         )
+
+
+def _more_sinks(config: Config, folder: Path, terminal: Terminal) -> list[Any]:
+    """Opens the records beside metrics.jsonl and W&B that were asked for."""
+    tracking = config.tracking
+    sinks = [(tracking.tensorboard, TensorboardSink), (tracking.csv, CsvSink)]
+    return [make(folder, terminal.say) for is_asked, make in sinks if is_asked]
 
 
 def _method(config: Config, prepared: Prepared) -> Method:
@@ -263,7 +282,8 @@ def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
     try:
-        facts["report"] = str(write_report([folder], folder / "report.html", ended=True))
+        report = write_report([folder], folder / "report.html", ended=True, decoder=decoder)
+        facts["report"] = str(report)
     except Exception as error:
         facts["report"] = (
             f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"

@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 from isentropic.config import Config, ModelConfig
 from isentropic.learner.estimate import attention_share, head_size
 from isentropic.learner.model import check_trainable, read_config
+from isentropic.metrics.sinks.tensorboard import check_tensorboard
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
@@ -33,6 +34,8 @@ def prepare(config: Config) -> Prepared:
     Raises:
         ValueError: data or model that cannot be used, with what to do.
     """
+    if config.tracking.tensorboard:
+        check_tensorboard()
     check_model(config.model, config.task)
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
