@@ -7,6 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed-$(DEVICE)
 PYTEST := $(PY) -m pytest -q
+# Two at a time: one worker has all tests that need an engine or Ray (tests/conftest.py).
+IN_PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all soak smollm2 vlm docs lint clean
@@ -25,10 +27,10 @@ demo: $(STAMP) ## train the embedded model with CE-GPPO: an entropy curve in min
 	@$(PY) jobs/train.py experiment=ce_gppo_tiny run.name=demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(STAMP) ## all tests but the slow ones
-	@$(PYTEST) -m "not slow" $(ARGS)
+	@$(PYTEST) $(IN_PARALLEL) -m "not slow" $(ARGS)
 
 test-all: $(STAMP) ## all tests
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) $(IN_PARALLEL) $(ARGS)
 
 soak: $(STAMP) ## train under random faults for 20 minutes, then check that nothing was lost
 	@$(PY) benchmarks/soak.py $(ARGS)

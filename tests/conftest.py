@@ -15,6 +15,7 @@ from isentropic.records import Request, RolloutKey
 from isentropic.seeds import rollout_seed
 
 MAX_LENGTH = 96
+DEAR = {"engine", "ray_session", "actors", "golden", "golden_overlapped", "recorded"}  # fixtures
 
 
 def write_tiny_model(folder, *, seed: int = 0) -> str:
@@ -83,6 +84,17 @@ def make_requests(
         for draw, row in enumerate(rows)
         for sample in range(samples)
     ]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """With -n 2 --dist loadgroup: one worker takes all that needs an engine or Ray, which it starts once.
+
+    Everything else goes file by file, so that a module's fixtures are made once.
+    """
+    for item in items:
+        dear = item.get_closest_marker("engine") or DEAR & set(item.fixturenames)
+        group = "engine" if dear else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

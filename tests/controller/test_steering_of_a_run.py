@@ -2,7 +2,7 @@
 
 import pytest
 
-from isentropic.controller.actuators import actuator_slopes
+from isentropic.controller.actuators import Actuators
 
 STEERED = ("method=ce_gppo_steered", "experiment=ce_gppo_tiny", "objective.clip_low=0.02",
            "objective.clip_high=0.02", "steering.target=1.5", "accounting.ledger.contexts=1.0")  # fmt: skip
@@ -17,18 +17,26 @@ def test_betas_move_and_stay_in_their_box(fake_run):
 
 
 def test_updates_have_the_steered_coefficients(fake_run):
-    run = fake_run(*STEERED)
+    run = fake_run(*STEERED, "steering.target=3.0")
     seen = []
     original = run.learner.update
 
     async def watched(batches):
-        seen.append(batches[0].coefficients["beta1"])
+        batch = batches[0]
+        seen.append((batch.coefficients["beta1"], batch.term_coefficients["entropy_bonus"]))
         return await original(batches)
 
     run.learner.update = watched
     run.run()
-    chosen = [run.lines.lines[step]["steer/beta1"] for step in range(1, 6)]
+    lines = [run.lines.lines[step] for step in range(1, 6)]
+    chosen = [(line["steer/beta1"], line["steer/entropy_bonus"]) for line in lines]
     assert seen[1:] == chosen
+    assert any(bonus > 0 for _, bonus in seen)
+
+
+def test_a_bonus_that_is_not_in_the_loss_is_refused(make_config):
+    with pytest.raises(ValueError, match=r"steering.actuators names entropy_bonus, which neither"):
+        make_config("steering=steered", "accounting.ledger.every=1", "method=ce_gppo")
 
 
 def test_a_resume_goes_on_exactly(fake_run):
@@ -44,10 +52,11 @@ def test_a_resume_goes_on_exactly(fake_run):
 def test_without_books_there_is_nothing_to_steer_by(make_config):
     with pytest.raises(ValueError, match=r"accounting.ledger.every=0"):
         make_config(*STEERED, "accounting.ledger.every=0")
-    rest, slopes = actuator_slopes(make_config().objective, [], ["beta1"])
+    config = make_config()
+    rest, slopes = Actuators(config.objective, config.terms, ["beta1"], 0.9).measure([])
     assert rest != rest and slopes["beta1"] != slopes["beta1"]
 
 
 def test_an_objective_without_betas_is_refused(make_config):
-    with pytest.raises(ValueError, match="which the objective does not have"):
+    with pytest.raises(ValueError, match="which neither the objective nor the"):
         make_config("steering=steered", "accounting.ledger.every=1", "objective=dapo")

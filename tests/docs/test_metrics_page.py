@@ -23,7 +23,7 @@ ONLY_WITH = {
 }
 PLACEHOLDERS = {
     "class": "(pa_hp|pa_lp|na_hp|na_lp|zero_adv)",
-    "coefficient": "beta[12]",
+    "coefficient": "(beta[12]|entropy_bonus)",
     "d": "[0-9]",
     "source": "(new|queue|replay|teacher)",
 }

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from isentropic.experiments.statements import books
 from isentropic.experiments.statements.branches import LIMIT, POINTS
 from isentropic.experiments.statements.runs import SEEDS, UPDATES
 
@@ -11,13 +12,18 @@ ROWS = dict(re.findall(r"^\| (T\d+) \| (.+) \|$", PAGE, re.MULTILINE))
 
 
 def test_every_statement_has_a_row():
-    assert list(ROWS) == [f"T{number}" for number in range(11)]
+    assert list(ROWS) == [f"T{number}" for number in range(13)]
 
 
 def test_the_thresholds_are_those_of_the_code():
     assert all(
-        f"beyond {LIMIT:g} s.e." in ROWS[name] for name in ("T2", "T3", "T4", "T5", "T7", "T9")
+        f"beyond {LIMIT:g} s.e." in ROWS[name]
+        for name in ("T2", "T3", "T4", "T5", "T7", "T9", "T11")
     )
     assert f"at least {UPDATES} updates" in ROWS["T2"]
     assert f"at least {POINTS} points" in ROWS["T3"]
     assert all(f"at least {SEEDS} seeds" in ROWS[name] for name in ("T5", "T7", "T9"))
+    assert f"at least {books.MEASURED} measured steps" in ROWS["T11"]
+    assert f"{books.SETTLING} steps after" in ROWS["T12"]
+    assert f"at most {books.BAND:g} nats" in ROWS["T12"]
+    assert f"at least {books.SEEDS} seeds" in ROWS["T12"]

@@ -160,5 +160,17 @@ def test_bad_settings(changes, message):
 
 
 def test_an_objective_without_the_coefficient():
-    with pytest.raises(ValueError, match="which the objective does not have"):
+    with pytest.raises(ValueError, match="which neither the objective nor the"):
         Steering(config(), {"clip_low": 0.2})
+
+
+def test_the_step_is_shared_in_units_of_the_widths():
+    """Equal effect per width: a bonus in [0, 0.1] and a beta in [0, 1] move by the same share."""
+    found = nearest_values(
+        {"beta1": 0.5, "entropy_bonus": 0.05},
+        {"beta1": -0.01, "entropy_bonus": 0.1},
+        {"beta1": Bounds(low=0.0, high=1.0), "entropy_bonus": Bounds(low=0.0, high=0.1)},
+        rest=0.0,
+        change=0.006,  # the present values give 0; 0.3 widths of each give 0.003
+    )
+    assert found == pytest.approx({"beta1": 0.2, "entropy_bonus": 0.08})

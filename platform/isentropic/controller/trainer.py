@@ -4,13 +4,12 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from isentropic.config import Config
-from isentropic.controller.actuators import actuator_slopes
+from isentropic.controller.actuators import Actuators
 from isentropic.controller.learner_client import LearnerClient
 from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup
@@ -18,6 +17,7 @@ from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
+from isentropic.methods.steering import first_coefficients
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.ledger import context_rollouts
 from isentropic.metrics.recheck import recheck_subset
@@ -54,7 +54,10 @@ class Trainer:
         self._client = LearnerClient(config, learner, order, attention_share=attention_share)
         self._method = method
         self._terms = TermCoefficients(config.terms)
-        self._steering = config.steering.build(config.objective.at(1))
+        self._steering = config.steering.build(first_coefficients(config))
+        self._actuators = Actuators(
+            config.objective, config.terms, config.steering.actuators, config.learner.adam_beta1
+        )
         self._tracking = Tracking()
         self._skipped_in_a_row = 0
 
@@ -126,6 +129,7 @@ class Trainer:
             "method": self._method.state_dict(),
             "terms": self._terms.state_dict(),
             "steering": self._steering.state_dict(),
+            "actuators": self._actuators.state_dict(),
             "tracking": self._tracking.state_dict(),
         }
 
@@ -137,6 +141,7 @@ class Trainer:
         self._terms.load_state_dict(state["terms"])
         # Both are absent in version 0.1.
         self._steering.load_state_dict(state.get("steering", {}))
+        self._actuators.load_state_dict(state.get("actuators", {}))
         self._tracking.load_state_dict(state.get("tracking", {}))
         self.step = manifest.step
         self.policy_version = manifest.policy_version
@@ -152,18 +157,22 @@ class Trainer:
             self._terms.load_state_dict(other._terms.state_dict())
         if self._config.steering == other._config.steering:
             self._steering.load_state_dict(other._steering.state_dict())
+            self._actuators.load_state_dict(other._actuators.state_dict())
             self._tracking.load_state_dict(other._tracking.state_dict())
         self.step = other.step
         self.policy_version = other.policy_version
         self._skipped_in_a_row = other._skipped_in_a_row
 
     async def _update(self, step: Step, samples: list[Sample], first: int = 0) -> list[Update]:
+        steered = self._steering.values(step.step)
+        coefficients = self._config.objective.at(step.step)
+        term_coefficients = self._terms.at(step.step)
         updates, self.policy_version = await self._client.update(
             step.step,
             samples,
             count=self._method.updates(samples, self._config.learner.updates_per_rollout),
-            coefficients=self._config.objective.at(step.step) | self._steering.values(step.step),
-            term_coefficients=self._terms.at(step.step),
+            coefficients=_with(coefficients, steered),
+            term_coefficients=_with(term_coefficients, steered),
             version=self.policy_version,
             first=first,
             contexts=self._ledger_contexts(step),
@@ -173,12 +182,7 @@ class Trainer:
 
     def _steer(self, step: Step, entropy: float) -> dict[str, float]:
         """Lets the controller see what the step did; its metrics, and how well it holds its aim."""
-        names = list(self._config.steering.actuators)
-        rest, slopes = math.nan, {}
-        if names:
-            rest, slopes = actuator_slopes(
-                self._config.objective, [*step.updates, *step.replayed], names
-            )
+        rest, slopes = self._actuators.measure([*step.updates, *step.replayed])
         metrics = self._steering.observe(step.step, entropy, rest, slopes)
         aim = self._steering.aim(step.step) or self._terms.aim()
         return metrics | self._tracking.add(entropy, aim, step.samples)
@@ -224,6 +228,11 @@ class Trainer:
     def _recheck_subset(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         config = self._config
         return recheck_subset(rollouts, config.accounting.recheck_share, config.seed)
+
+
+def _with(values: Mapping[str, Any], steered: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the values with those that are steered in their place; no name is added."""
+    return {name: steered.get(name, value) for name, value in values.items()}
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from isentropic.methods.steering import first_coefficients
+
 
 def check_combinations(config: Any) -> None:
     """Refuses them with the reason.
@@ -79,7 +81,7 @@ def _steering(config: Any) -> None:
             "ledger measures. Set accounting.ledger.every=1 (every step), or steering=none."
         )
     if steering.name != "none":
-        steering.build(config.objective.at(1))
+        steering.build(first_coefficients(config))
     if steering.name == "entrocraft" and steering.form == "code" and steering.scores == "raw":
         task = config.task
         pays = getattr(task, "reward_right", 1.0), getattr(task, "reward_wrong", 0.0)

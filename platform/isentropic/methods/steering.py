@@ -32,6 +32,10 @@ class Bounds:
     low: float
     high: float
 
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringConfig:
@@ -43,7 +47,8 @@ class SteeringConfig:
         from_step: the first step whose coefficients are steered.
         horizon: steps in which the gap to the target is to be closed.
         smoothing: weight of the newest measured step in the running means, in (0, 1].
-        actuators: coefficient of the objective -> [low, high].
+        actuators: coefficient of the objective, or `entropy_bonus` -> [low, high]; null takes one
+            out of a preset.
     """
 
     name: str
@@ -60,6 +65,8 @@ class SteeringConfig:
         check_range("steering.from_step", self.from_step, at_least=1)
         check_range("steering.horizon", self.horizon, at_least=1)
         check_range("steering.smoothing", self.smoothing, above=0, at_most=1)
+        present = {name: bounds for name, bounds in self.actuators.items() if bounds is not None}
+        object.__setattr__(self, "actuators", present)
         if not self.actuators:
             raise ValueError(
                 "steering.actuators is empty: nothing could be steered. Name a coefficient and its "
@@ -77,7 +84,13 @@ class SteeringConfig:
         return Steering(self, start)
 
 
-ACTUATORS = ("beta1", "beta2")  # coefficients that multiply the loss of some tokens
+# Coefficients in which the loss is linear: of the objective, and of the added terms.
+ACTUATORS = ("beta1", "beta2", "entropy_bonus")
+
+
+def first_coefficients(config: Any) -> dict[str, float | None]:
+    """Returns the coefficients of the objective and of the added terms at step 1."""
+    return config.objective.at(1) | config.terms.at(1)
 
 
 def nearest_values(
@@ -90,19 +103,22 @@ def nearest_values(
 ) -> dict[str, float]:
     """Returns the values inside `bounds` whose predicted change is nearest to `change`.
 
-    Among several such values it takes those nearest to `present`:
+    Among several such values it takes those nearest to `present`, in units of the bounds' widths
+    w_i (a beta and the coefficient of an entropy bonus have different sizes):
 
-        minimise (rest + sum_i x_i slope_i - change)^2 over the box, then sum_i (x_i - present_i)^2
+        minimise (rest + sum_i x_i slope_i - change)^2 over the box,
+        then sum_i ((x_i - present_i) / w_i)^2
 
-    The solution lies on x_i = clip(present_i + lambda slope_i): the prediction rises with lambda,
-    so bisection finds it. If no actuator has authority the present values stay.
+    The solution lies on x_i = clip(present_i + lambda w_i^2 slope_i): the prediction rises with
+    lambda, so bisection finds it. If no actuator has authority the present values stay.
     """
     if max((abs(slope) for slope in slopes.values()), default=0.0) < TINY:
         return dict(present)
+    gains = {name: bounds[name].width ** 2 * slope for name, slope in slopes.items()}
 
     def at(factor: float) -> dict[str, float]:
         return {
-            name: min(max(value + factor * slopes[name], bounds[name].low), bounds[name].high)
+            name: min(max(value + factor * gains[name], bounds[name].low), bounds[name].high)
             for name, value in present.items()
         }
 
@@ -110,11 +126,12 @@ def nearest_values(
         return rest + sum(value * slopes[name] for name, value in at(factor).items()) - change
 
     # Beyond this factor every actuator with authority lies on a bound.
-    width = max(bound.high - bound.low for bound in bounds.values()) + max(
-        abs(value) for value in present.values()
+    reach = max(
+        (bounds[name].width + abs(present[name])) / abs(gain)
+        for name, gain in gains.items()
+        if abs(slopes[name]) >= TINY
     )
-    smallest = min(abs(slope) for slope in slopes.values() if abs(slope) >= TINY)
-    low, high = -2 * width / smallest, 2 * width / smallest
+    low, high = -2 * reach, 2 * reach
     if missed(low) >= 0 or missed(high) <= 0:
         return at(low if missed(low) >= 0 else high)
     for _ in range(BISECTIONS):
@@ -139,8 +156,9 @@ class Steering(EntropyController):
         absent = [name for name in self._bounds if start.get(name) is None]
         if absent:
             raise ValueError(
-                f"steering.actuators names {', '.join(absent)}, which the objective does not have. "
-                f"It has {', '.join(start)}. Choose objective=ce_gppo, or other actuators."
+                f"steering.actuators names {', '.join(absent)}, which neither the objective nor the "
+                f"added terms have. They have {', '.join(start)}. Choose objective=ce_gppo for betas, "
+                "'terms=entropy_bonus' for the bonus, or other actuators."
             )
         self._values = {name: float(start[name]) for name in self._bounds}
         self._rest = math.nan

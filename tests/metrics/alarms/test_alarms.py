@@ -70,6 +70,12 @@ FIRES = [
         id="the third step in a row without an update",
     ),
     pytest.param(
+        "steer/saturated",
+        [0.0] * 3 + [1.0] * 11,
+        [("steering_saturated", 13)],
+        id="the target is out of reach from 4",
+    ),
+    pytest.param(
         "entropy/mean", [1.0, math.nan], [("non_finite_entropy", 2)], id="entropy is not a number"
     ),
     pytest.param(
@@ -93,6 +99,7 @@ SILENT = [
     pytest.param("reward/mean", [0.99] * 300, id="nothing left to gain"),
     pytest.param("reward/mean", [0.4] * 99, id="two windows are needed"),
     pytest.param("update/none_in_a_row", [1, 2, 0] * 5, id="never three steps without an update"),
+    pytest.param("steer/saturated", ([1.0] * 9 + [0.0]) * 5, id="at the bounds, and back"),
     pytest.param("entropy/mean", [None] * 20, id="nothing measured"),
     pytest.param("grad_norm/max", [1.0] * 20 + [math.nan], id="a step without updates"),
 ]

@@ -1,6 +1,6 @@
 """T3, what CE-GPPO's paper (arXiv:2509.20712) says about its coefficients, judged on branches.
 
-All statements T0 to T10 stand in docs/statements.md.
+All statements, T0 to T12, stand in docs/statements.md.
 
 A verdict is held, not held or undecided, and comes with its number. Nothing is forced: a difference
 inside three standard errors decides nothing, and too few points or seeds do not either.

@@ -1,4 +1,4 @@
-"""T2 and T4 to T10 (docs/statements.md) on finished runs: judged if their runs are there."""
+"""T2 and T4 to T12 (docs/statements.md) on finished runs: judged if their runs are there."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from isentropic.experiments.statements.books import ledger_statements
 from isentropic.experiments.statements.branches import (
     HELD,
     NOT_HELD,
@@ -60,7 +61,7 @@ def run_statements(folders: Sequence[Path]) -> list[Statement]:
         *_cispo(runs),
         *_gspo(runs),
     ]
-    return [_if_clipped(statement, runs) for statement in found]
+    return [*(_if_clipped(statement, runs) for statement in found), *ledger_statements(runs)]
 
 
 def ce_gppo(beta1: float, beta2: float) -> Test:

@@ -1,0 +1,121 @@
+"""T11 and T12 (docs/statements.md): what the entropy ledger of finished runs says."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from isentropic.experiments.statements.branches import (
+    HELD,
+    NOT_HELD,
+    UNDECIDED,
+    Statement,
+    in_errors,
+    sign_verdict,
+)
+from isentropic.metrics.report.run_data import RunData
+from isentropic.metrics.report.settings import Mean, group_settings, mean_of, summary
+
+MEASURED = 40  # measured steps of T11
+BLOCK = 5  # steps that are averaged into one point: momentum ties neighbouring steps together
+BAND = 0.02  # nats of T12: about twice the noise of entropy/mean from step to step
+SETTLING = 10  # steps from steering.from_step on that T12 leaves out
+SEEDS = 3  # of T12
+REWARD = "eval/avg_at_k"
+SIGNS = {"pa_hp": -1, "pa_lp": 1, "na_hp": 1, "na_lp": -1}
+NAMES = {"pa_hp": "PA&HP", "pa_lp": "PA&LP", "na_hp": "NA&HP", "na_lp": "NA&LP"}
+
+
+def ledger_statements(runs: Sequence[RunData]) -> list[Statement]:
+    """Judges T11 and T12 as far as the runs have books and steering."""
+    return [*_class_signs(runs), *_steering(runs)]
+
+
+def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
+    """Judges T11, per setting: the classes' contributions through the network and AdamW."""
+    found = []
+    for setting in group_settings([run for run in runs if run.has("ledger/pa_hp")]):
+        means = {name: _in_blocks(setting.runs, f"ledger/{name}") for name in SIGNS}
+        signed = [
+            Mean(value=sign * means[name].value, error=means[name].error, count=means[name].count)
+            for name, sign in SIGNS.items()
+        ]
+        verdicts = {sign_verdict(mean) for mean in signed}
+        verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+        steps = sum(len(run.values("ledger/pa_hp")) for run in setting.runs)
+        number = "; ".join(f"{NAMES[name]} {in_errors(means[name])}" for name in SIGNS)
+        number = f"{number}; {steps} measured steps of {len(setting.runs)} runs"
+        if steps < MEASURED:
+            verdict, number = UNDECIDED, f"{number}, {MEASURED} are asked for"
+        found.append(
+            Statement(
+                id=f"T11 {setting.label}".strip(),
+                statement="PA&HP and NA&LP tokens lower the entropy, PA&LP and NA&HP tokens raise "
+                "it, through the real network and optimizer",
+                verdict=verdict,
+                number=number,
+                rule=f"mean contribution in nats per step, beyond 3 s.e. (of blocks of {BLOCK} "
+                f"measured steps), at least {MEASURED} measured steps",
+            )
+        )
+    return found
+
+
+def _in_blocks(runs: Sequence[RunData], key: str) -> Mean:
+    """Averages a metric over the steps of all runs; the error is that of means of blocks."""
+    blocks = []
+    for run in runs:
+        values = run.values(key)
+        whole = len(values) - len(values) % BLOCK
+        blocks += [float(np.mean(values[at : at + BLOCK])) for at in range(0, whole, BLOCK)]
+    return mean_of(blocks)
+
+
+def _steering(runs: Sequence[RunData]) -> list[Statement]:
+    """Judges T12, per target: how far the entropy is from it."""
+    found = []
+    for setting in group_settings([run for run in runs if run.has("steer/gap")]):
+        misses = [_miss(run) for run in setting.runs]
+        known = all(math.isfinite(miss) for miss in misses)
+        inside = [miss <= BAND for miss in misses]
+        verdict = HELD if all(inside) else NOT_HELD if not any(inside) else UNDECIDED
+        saturated = mean_of([float(np.mean(run.values("steer/saturated"))) for run in setting.runs])
+        number = (
+            f"off by {', '.join(f'{miss:.3f}' for miss in misses)} nats (root mean square, by seed)"
+            f"; at its bounds in {saturated.value:.0%} of the steps"
+            f"{_cost(setting.runs, runs)}"
+        )
+        if len(misses) < SEEDS:
+            verdict, number = UNDECIDED, f"{number}; {len(misses)} seeds, {SEEDS} are asked for"
+        found.append(
+            Statement(
+                id=f"T12 {setting.label}".strip(),
+                statement="steered CE-GPPO's entropy follows its target",
+                verdict=verdict if known else UNDECIDED,
+                number=number,
+                rule=f"root mean square of entropy/mean - target at most {BAND:g} nats in every "
+                f"run, from {SETTLING} steps after steering.from_step on; at least {SEEDS} seeds",
+            )
+        )
+    return found
+
+
+def _miss(run: RunData) -> float:
+    """Returns the root mean square of the gap to the target in nats, once the run has settled."""
+    start = run.setting("steering.from_step") + SETTLING
+    gaps = [gap for _, step, gap in run.curve("steer/gap") if step >= start]
+    return float(np.sqrt(np.mean(np.square(gaps)))) if gaps else math.nan
+
+
+def _cost(steered: Sequence[RunData], runs: Sequence[RunData]) -> str:
+    """Says what the held-out reward is beside the unsteered runs', paired by seed; not judged."""
+    base = {
+        run.setting("seed"): summary(run, REWARD, "last")
+        for run in runs
+        if not run.has("steer/gap") and run.setting("objective.name") == "ce_gppo"
+    }
+    pairs = [(summary(run, REWARD, "last"), base.get(run.setting("seed"))) for run in steered]
+    differences = [one - other for one, other in pairs if one is not None and other is not None]
+    if not differences:
+        return ""
+    return f"; last {REWARD} less the unsteered twin's: {in_errors(mean_of(differences))}"
