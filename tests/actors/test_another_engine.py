@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isentropic.actors.launch import start_actors
-from isentropic.records import Completion
+from isentropic.records import Completion, Usage
 from isentropic.rollout import ENGINES
 
 pytestmark = pytest.mark.engine
@@ -45,6 +45,7 @@ def echo_classes():
                 ]
 
         def load_weights(self, policy_version, buckets):
+            self._asleep = False
             ((_, weight),) = (pair for bucket in buckets for pair in bucket.tensors())
             self._logprob = float(weight)
             self.policy_version = policy_version
@@ -52,8 +53,8 @@ def echo_classes():
         def sleep(self):
             self._asleep = True
 
-        def wake(self):
-            self._asleep = False
+        def take_usage(self):
+            return Usage(steps=self.steps)
 
         def close(self):
             pass
@@ -99,17 +100,18 @@ def test_the_actors_run_it(ray_session, loop, cluster, learner_config, rollouts,
         try:
             await actors.pool.load_weights(await actors.learner.publish())
             await actors.pool.sleep()
-            await actors.pool.wake()
+            await actors.pool.load_weights(await actors.learner.publish())
             (handle,) = actors.pool.handles
             found = {c.key: c async for part in actors.pool.generate(requests) for c in part}
-            return found, await handle.actor.health.remote()
+            return found, await handle.actor.health.remote(), await actors.pool.take_usage()
         finally:
             actors.close()
 
-    found, health = loop.run_until_complete(answered())
+    found, health, usage = loop.run_until_complete(answered())
     assert len(found) == len(requests)
     for request in requests:
         np.testing.assert_array_equal(found[request.key].token_ids, request.token_ids[::-1])
         assert set(found[request.key].logprob) == {-0.5}
     tokens = sum(len(request.token_ids) for request in requests)
     assert (health.policy_version, health.steps, health.tokens) == (3, len(requests), tokens)
+    assert usage == [Usage(steps=len(requests))]

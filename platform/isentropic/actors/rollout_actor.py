@@ -10,7 +10,7 @@ import ray
 
 from isentropic.actors.transport import PublishedWeights, RemoteBuckets
 from isentropic.actors.waiting import thread_stacks
-from isentropic.records import Completion, Request
+from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import Engine
 
 MAX_CALLS = 8  # `generate` calls that an actor runs at once
@@ -113,8 +113,8 @@ class RolloutActor:
         self._engine.sleep()
 
     @ray.method(concurrency_group="engine")
-    def wake(self) -> None:
-        self._engine.wake()
+    def take_usage(self) -> Usage:
+        return self._engine.take_usage()
 
     @ray.method(concurrency_group="health")
     def health(self) -> Health:

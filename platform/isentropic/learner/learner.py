@@ -30,6 +30,7 @@ from isentropic.objectives.terms import TermsConfig
 from isentropic.objectives.tokens.statistics import TokenStatistics
 from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
 from isentropic.seeds import hash_seed
+from isentropic.shared_gpu.offload import Offload, state_tensors
 
 FROM_MODEL = ("logprob", "entropy")
 
@@ -68,6 +69,7 @@ class Learner:
         self._model_config = model
         self._rank = rank
         self._remembered: dict[str, Tensor] = {}
+        self._offload = Offload()
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
             rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
@@ -158,6 +160,15 @@ class Learner:
         for name, parameter in self._model.lm.named_parameters():
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def offload(self) -> None:
+        """Moves the state to host memory and frees the GPU; only `restore` may come next."""
+        models = [model for model in (self._model, self._reference) if model is not None]
+        self._offload.leave(state_tensors(models, self._optimizer))
+
+    def restore(self) -> None:
+        """Moves the state back, bit for bit."""
+        self._offload.come_back()
 
     def save(self, folder: Path) -> None:
         """Writes model, optimizer, policy version and random state; durable when it returns."""
