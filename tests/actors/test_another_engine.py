@@ -75,10 +75,17 @@ def echo_classes():
         policy_version = 3
 
         def __init__(self, **_):
-            pass
+            self._away = False
 
         def named_weights(self, dtype):
+            assert not self._away
             yield "weight", torch.tensor(-0.5)
+
+        def offload(self):
+            self._away = True
+
+        def restore(self):
+            self._away = False
 
     return EchoEngine, OneNumber
 
@@ -115,3 +122,41 @@ def test_the_actors_run_it(ray_session, loop, cluster, learner_config, rollouts,
     tokens = sum(len(request.token_ids) for request in requests)
     assert (health.policy_version, health.steps, health.tokens) == (3, len(requests), tokens)
     assert usage == [Usage(steps=len(requests))]
+
+
+def test_engines_and_ranks_take_turns_on_shared_gpus(
+    ray_session, loop, cluster, learner_config, rollouts, monkeypatch
+):
+    engine, learner = echo_classes()
+    monkeypatch.setitem(ENGINES, "echo", engine)
+    config = rollouts.config(engine="echo")
+    requests = rollouts.requests(1, 1)
+
+    async def answered(pool):
+        return [c.logprob[0] async for part in pool.generate(requests) for c in part]
+
+    async def taken_in_turn():
+        actors = await start_actors(
+            replace(cluster, placement="shared"),
+            config,
+            replace(learner_config, num_ranks=1),
+            make_engine=partial(ENGINES["echo"], "nowhere", config, max_length=96, device="cpu"),
+            make_learner=learner,
+        )
+        try:
+            # A start leaves the engines asleep, and so does every call on the ranks.
+            for _ in range(2):
+                weights = await actors.learner.publish()
+                with pytest.raises(AssertionError):
+                    await answered(actors.pool)
+                await actors.pool.load_weights(weights)
+                assert await answered(actors.pool) == [-0.5]
+            await actors.restart_learner()
+            with pytest.raises(AssertionError):
+                await answered(actors.pool)
+            await actors.pool.load_weights(await actors.learner.publish())
+            return await answered(actors.pool)
+        finally:
+            actors.close()
+
+    assert loop.run_until_complete(taken_in_turn()) == [-0.5]

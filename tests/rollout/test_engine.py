@@ -205,3 +205,35 @@ def test_a_caller_that_stops_reading_leaves_nothing_behind(engine, rollouts):
     stream.close()
     assert engine.num_running == 0
     assert not engine._core.has_unfinished_requests()
+
+
+def test_usage_says_how_full_the_engine_was(engine, rollouts):
+    requests = rollouts.requests(16, 6)  # of 96, 64 run at once
+    engine.take_usage()
+    before = engine.steps
+    answers(engine, requests)
+    usage = engine.take_usage()
+
+    assert usage.steps == engine.steps - before
+    assert 0 < usage.cache_use / usage.steps <= usage.cache_use_max <= 1
+    assert 0 < usage.waiting_max <= 32 and usage.waiting >= usage.waiting_max
+    assert usage.preemptions == 0
+    assert engine.take_usage().steps == 0
+
+
+def test_preemptions_are_counted(engine, rollouts, monkeypatch):
+    """With a cache that holds a few requests, some lose theirs; their tokens stay the same."""
+    requests = rollouts.requests(8, 4)
+    wanted = answers(engine, requests)
+    engine.take_usage()
+    pool = engine._core.engine_core.engine_core.scheduler.kv_cache_manager.block_pool
+    blocks = pool.free_block_queue
+    held = blocks.popleft_n(blocks.num_free_blocks - 3)
+    try:
+        found = answers(engine, requests)
+    finally:
+        blocks.append_n(held)
+
+    assert engine.take_usage().preemptions > 0
+    for key, each in found.items():
+        np.testing.assert_array_equal(each.token_ids, wanted[key].token_ids)
