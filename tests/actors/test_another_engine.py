@@ -1,6 +1,7 @@
 """Another engine is a class and a line in `ENGINES`: actors, pool and health run as they are."""
 
 import os
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +23,9 @@ def echo_classes():
     class EchoEngine:
         def __init__(self, model_path, config, *, max_length, device, **_):
             assert os.environ["ECHO"] == device, "started in the environment that it asked for"
+            if os.path.exists(model_path):
+                with open(model_path, "a") as starts:
+                    starts.write("started\n")
             self.policy_version = self.steps = self.tokens = self.num_running = 0
             self._logprob = 0.0
             self._asleep = False
@@ -125,9 +129,11 @@ def test_the_actors_run_it(ray_session, loop, cluster, learner_config, rollouts,
 
 
 def test_engines_and_ranks_take_turns_on_shared_gpus(
-    ray_session, loop, cluster, learner_config, rollouts, monkeypatch
+    ray_session, loop, cluster, learner_config, rollouts, monkeypatch, tmp_path
 ):
     engine, learner = echo_classes()
+    starts = tmp_path / "starts"
+    starts.touch()
     monkeypatch.setitem(ENGINES, "echo", engine)
     config = rollouts.config(engine="echo")
     requests = rollouts.requests(1, 1)
@@ -135,12 +141,23 @@ def test_engines_and_ranks_take_turns_on_shared_gpus(
     async def answered(pool):
         return [c.logprob[0] async for part in pool.generate(requests) for c in part]
 
+    async def died_before_the_ranks_turn(actors):
+        (handle,) = actors.pool.handles
+        first = await handle.actor.health.remote()
+        os.kill(first.pid, signal.SIGKILL)
+        await actors.learner.publish()
+        await handle.revive(None)
+        assert (await handle.actor.health.remote()).pid != first.pid
+        assert len(starts.read_text().splitlines()) == 1, "its engine waits for the engines' turn"
+        await actors.pool.load_weights(await actors.learner.publish())
+        assert len(starts.read_text().splitlines()) == 2
+
     async def taken_in_turn():
         actors = await start_actors(
             replace(cluster, placement="shared"),
             config,
             replace(learner_config, num_ranks=1),
-            make_engine=partial(ENGINES["echo"], "nowhere", config, max_length=96, device="cpu"),
+            make_engine=partial(ENGINES["echo"], str(starts), config, max_length=96, device="cpu"),
             make_learner=learner,
         )
         try:
@@ -155,6 +172,7 @@ def test_engines_and_ranks_take_turns_on_shared_gpus(
             with pytest.raises(AssertionError):
                 await answered(actors.pool)
             await actors.pool.load_weights(await actors.learner.publish())
+            await died_before_the_ranks_turn(actors)
             return await answered(actors.pool)
         finally:
             actors.close()

@@ -57,6 +57,15 @@ class EngineHandle:
         except (RayActorError, WaitError):
             return Usage()
 
+    async def sleep(self) -> None:
+        """Lets the engine give up its GPU. A dead process has none; one that hangs is killed."""
+        try:
+            await self._asked(self.actor.sleep.remote(), "falling asleep", self._startup_s)
+        except RayActorError:
+            pass
+        except WaitError as error:
+            self.kill(f"hangs ({str(error).splitlines()[0]})")
+
     async def load(self, weights: PublishedWeights) -> None:
         """Loads weights.
 

@@ -134,7 +134,7 @@ def _engines(
             runtime_env={"env_vars": env},
             max_restarts=-1,
             max_task_retries=0,
-        ).remote(make_engine)
+        ).remote(make_engine, cluster.placement == "shared")
         handles.append(
             EngineHandle(
                 actor, index, startup_s=cluster.startup_timeout_s, health_s=cluster.health_timeout_s

@@ -10,7 +10,6 @@ from ray.exceptions import RayActorError
 from isentropic.actors.dispatch import Dispatch
 from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.transport import PublishedWeights
-from isentropic.actors.waiting import wait_all
 from isentropic.controller.protocols import WaitError
 from isentropic.records import Completion, Request, Usage
 
@@ -84,14 +83,7 @@ class RayRolloutPool:
 
     async def sleep(self) -> None:
         async with self._alone():
-            actors = [handle.actor for handle in self.handles]
-            await wait_all(
-                [actor.sleep.remote() for actor in actors],
-                who=[handle.name for handle in self.handles],
-                what="falling asleep",
-                timeout_s=self._timeout_s,
-                actors=actors,
-            )
+            await asyncio.gather(*(handle.sleep() for handle in self.handles))
 
     async def take_usage(self) -> list[Usage]:
         return list(await asyncio.gather(*(handle.take_usage() for handle in self.handles)))
