@@ -162,7 +162,12 @@ class Learner:
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def offload(self) -> None:
-        """Moves the state to host memory and frees the GPU; only `restore` may come next."""
+        """Moves the state to host memory and frees the GPU; only `restore` may come next.
+
+        Does nothing on a CPU: there the state is in host memory already.
+        """
+        if self._device.type == "cpu":
+            return
         models = [model for model in (self._model, self._reference) if model is not None]
         self._offload.leave(state_tensors(models, self._optimizer))
 
