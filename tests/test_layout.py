@@ -24,6 +24,7 @@ LAYER = {  # a module may import its own level and those below
     "rollout": 4,
     "learner": 4,
     "weights": 4,
+    "shared_gpu": 4,
     "models": 3,
     "methods": 2,
     "tasks": 2,

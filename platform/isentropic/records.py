@@ -249,3 +249,15 @@ class StepResult:
     policy_version: int  # after the updates
     # This rank's share of its device's bfloat16 peak during the updates; only on GPUs.
     mfu: float | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """How full one engine was, over the steps that it made since it was last asked."""
+
+    steps: int = 0
+    cache_use: float = 0.0  # sum over steps of the share of the key-value cache in use
+    cache_use_max: float = 0.0
+    waiting: int = 0  # sum over steps of the requests that waited for room in the cache or batch
+    waiting_max: int = 0
+    preemptions: int = 0  # requests that lost their cache and were computed again

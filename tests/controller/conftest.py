@@ -16,6 +16,7 @@ from isentropic.records import (
     TokenScores,
     UpdateBooks,
     UpdateResult,
+    Usage,
 )
 
 VOCABULARY = 8
@@ -134,7 +135,8 @@ class FakePool:
 
     async def sleep(self): ...
 
-    async def wake(self): ...
+    async def take_usage(self):
+        return [Usage(steps=2, cache_use=0.5, cache_use_max=0.375)]
 
 
 class FakeLearner:

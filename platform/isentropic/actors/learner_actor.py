@@ -68,6 +68,14 @@ class LearnerActor:
                 pass
 
     @ray.method(concurrency_group="learner")
+    def offload(self) -> None:
+        self._learner.offload()
+
+    @ray.method(concurrency_group="learner")
+    def restore(self) -> None:
+        self._learner.restore()
+
+    @ray.method(concurrency_group="learner")
     def save(self, folder: Path) -> dict[str, FileEntry]:
         return self._learner.save(folder)
 

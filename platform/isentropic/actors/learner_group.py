@@ -79,6 +79,14 @@ class RayLearnerGroup:
     async def save(self, folder: Path) -> None:
         await self._all("save", [(folder,)] * self.num_ranks, what=f"saving to {folder}")
 
+    async def offload(self) -> None:
+        """Lets every rank move its state to the host."""
+        await self._all("offload", [()] * self.num_ranks, what="moving the state off the GPU")
+
+    async def restore(self) -> None:
+        """Moves it back."""
+        await self._all("restore", [()] * self.num_ranks, what="moving the state to the GPU")
+
     async def begin_save(self, folder: Path) -> None:
         await self._all(
             "begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved"

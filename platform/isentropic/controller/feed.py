@@ -17,6 +17,9 @@ With staleness n the weights after step s draw step s + 1 + n, and w0 all steps 
 
 Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
 only to evaluate them.
+
+On shared GPUs (n = 0) both sides take turns: the engines draw a step when the loop is done with the
+one before, its report and checkpoint too. In between they only evaluate, when the loop waits for it.
 """
 
 import asyncio
@@ -88,11 +91,13 @@ class Feed:
         self._ledger = ledger
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness = config.rollout.max_staleness
+        self._shared = config.cluster.placement == "shared"
         self._last = config.run.steps
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
         self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
+        self._finished: dict[int, asyncio.Future[None]] = {}
         self._loaded: int | None = None  # the engines have the weights after this step
         self._version = 0  # of these weights
         self._sync_s = 0.0  # since the last delivery
@@ -134,8 +139,13 @@ class Feed:
         """Returns when nothing is being drawn, and nothing more can be without new weights."""
         await self._idle.wait()
 
-    def forget(self, step: int) -> None:
-        """Drops the rollouts of a step that is trained and reported."""
+    def finish(self, step: int) -> None:
+        """Drops the rollouts of a step that is trained, reported and saved; 0 is the start.
+
+        Engines on the learner's GPUs draw the next step after this.
+        """
+        if self._shared:
+            _future(self._finished, step).set_result(None)
         self._deliveries.pop(step, None)
         self._evaluations.pop(step, None)
         self._probes.pop(step - 1, None)
@@ -167,6 +177,7 @@ class Feed:
             if self._loaded != source:
                 _future(self._probes, source).set_result([])
             self._weights.pop(source, None)
+            self._finished.pop(source, None)
         self._idle.set()
 
     def _read(self, step: int) -> Delivery:
@@ -184,13 +195,22 @@ class Feed:
         batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
         if batch is not None:
             return Delivery(batch)
+        if self._shared:
+            await self._learner_is_done(source)
         await self._load(source)
         batch, clock = await self._draw(step, source, next_draw)
         sync_s, self._sync_s = self._sync_s, 0.0
-        return Delivery(batch, clock, sync_s)
+        return Delivery(batch, clock, sync_s, await self._pool.take_usage())
 
     def _deliver(self, delivery: Delivery) -> None:
         _future(self._deliveries, delivery.batch.step).set_result(delivery)
+
+    async def _learner_is_done(self, step: int) -> None:
+        """Waits until the loop is done with a step. The engines may have given up their weights."""
+        self._idle.set()
+        await _future(self._finished, step)
+        self._idle.clear()
+        self._loaded = None
 
     async def _load(self, source: int) -> None:
         """Gives the engines the weights after step `source`, unless they have them, and probes."""
@@ -200,12 +220,12 @@ class Feed:
         weights = await _future(self._weights, source)
         self._idle.clear()
         start = time.perf_counter()
-        if self._config.cluster.placement == "shared":
-            await self._pool.wake()
         await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
         self._loaded, self._version = source, weights.policy_version
         probe = await self._draw_probe(source)
+        if _future(self._probes, source).done():
+            del self._probes[source]
         _future(self._probes, source).set_result(probe)
 
     async def _draw_probe(self, source: int) -> list[Rollout]:
@@ -227,8 +247,6 @@ class Feed:
         groups, after = await self._sampler.draw_step(
             self._make_sampling(step), next_draw, self._drawn_from(step, source), clock
         )
-        if self._config.cluster.placement == "shared":
-            await self._pool.sleep()
         batch = Batch(
             step=step,
             groups=groups,

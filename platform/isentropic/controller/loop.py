@@ -87,6 +87,7 @@ class Controller:
             self._feed.publish(self._trainer.step, await self._learner.publish())
             if self._trainer.step == 0:
                 await self._report_start()
+            self._feed.finish(self._trainer.step)
             while self._trainer.step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._trainer.step + 1)
             await self._saver.finish()
@@ -117,8 +118,8 @@ class Controller:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
 
-        # Engines on the learner's GPUs wake up when weights are published, and need its memory:
-        # it measures before that. Engines on GPUs of their own draw on while it measures.
+        # Engines on the learner's GPUs may evaluate once weights are published, and have its memory
+        # then: it measures before that. Engines on GPUs of their own draw on while it measures.
         shared = self._config.cluster.placement == "shared"
         if shared:
             await self._trainer.recheck(step)
@@ -143,7 +144,7 @@ class Controller:
         if decision.stop:
             self.request_stop(decision.stop)
         await self._checkpoint_if_due(number, requested=decision.checkpoint)
-        self._feed.forget(number)
+        self._feed.finish(number)
 
     async def _check_probe(self, step: Step, source: int) -> None:
         """Raises RuntimeError if the engines drew with other weights than those after `source`."""

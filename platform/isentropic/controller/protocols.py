@@ -17,6 +17,7 @@ from isentropic.records import (
     StepBatch,
     StepResult,
     TokenScores,
+    Usage,
 )
 
 
@@ -55,11 +56,11 @@ class RolloutPool(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Engines give back their GPU memory (shared placement); on a CPU nothing happens."""
+        """Engines give up their GPU memory until the next load; on a CPU nothing happens."""
         ...
 
-    async def wake(self) -> None:
-        """Engines take their GPU memory again, before weights are loaded."""
+    async def take_usage(self) -> list[Usage]:
+        """How full each engine was since the last call; empty for one that does not answer."""
         ...
 
 

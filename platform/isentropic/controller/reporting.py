@@ -36,6 +36,7 @@ from isentropic.metrics.step_metrics import (
     response_metrics,
     reward_metrics,
     staleness_metrics,
+    usage_metrics,
 )
 from isentropic.metrics.tokens import Array, TokenTable, token_table
 from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
@@ -340,6 +341,7 @@ class Reporter:
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
             "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
+            **usage_metrics(step.delivery.usage),
         }
 
     def _hand_out(self, step: int, metrics: dict[str, Any]) -> Decision:

@@ -20,6 +20,7 @@ from isentropic.records import (
     Sample,
     TokenScores,
     UpdateBooks,
+    Usage,
 )
 
 
@@ -66,6 +67,7 @@ class Delivery:
     batch: Batch
     clock: Clock = field(default_factory=Clock)
     sync_s: float = 0.0
+    usage: list[Usage] = field(default_factory=list)  # of each engine, while it was drawn
 
 
 @dataclass(slots=True)

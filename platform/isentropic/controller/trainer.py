@@ -4,6 +4,7 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -33,6 +33,7 @@ from isentropic.objectives.terms import TermsConfig
 from isentropic.objectives.tokens.statistics import TokenStatistics
 from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
 from isentropic.seeds import hash_seed
+from isentropic.shared_gpu.offload import Offload, state_tensors
 
 FROM_MODEL = ("logprob", "entropy")
 
@@ -71,6 +72,7 @@ class Learner:
         self._model_config = model
         self._rank = rank
         self._remembered: dict[str, Tensor] = {}
+        self._offload = Offload()
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
             rank=rank,
@@ -167,6 +169,20 @@ class Learner:
         for name, parameter in self._model.lm.named_parameters():
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+    def offload(self) -> None:
+        """Moves the state to host memory and frees the GPU; only `restore` may come next.
+
+        Does nothing on a CPU: there the state is in host memory already.
+        """
+        if self._device.type == "cpu":
+            return
+        models = [model for model in (self._model, self._reference) if model is not None]
+        self._offload.leave(state_tensors(models, self._optimizer))
+
+    def restore(self) -> None:
+        """Moves the state back, bit for bit."""
+        self._offload.come_back()
 
     def save(self, folder: Path) -> dict[str, FileEntry]:
         """Writes model, optimizer, policy version and random state; durable when it returns."""

@@ -1,4 +1,4 @@
-"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner."""
+"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner, its load."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
-from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores, Usage
 
 NAN = float("nan")
 
@@ -85,6 +85,27 @@ def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
     }
     return metrics | {
         f"age/{source}_mean": float(np.mean(values)) for source, values in ages.items() if values
+    }
+
+
+def usage_metrics(usage: Sequence[Usage]) -> dict[str, float]:
+    """Computes `throughput/engine/*`: how full the engines were while the step was drawn.
+
+    `_mean` is over steps of all engines, `_max` that of the fullest engine at its fullest;
+    preemptions are counted over all engines, and of the one that has most. {} if no engine made a
+    step: the rollouts came from the ledger.
+    """
+    steps = sum(engine.steps for engine in usage)
+    if not steps:
+        return {}
+    preemptions = [engine.preemptions for engine in usage]
+    return {
+        "throughput/engine/cache_use_mean": sum(engine.cache_use for engine in usage) / steps,
+        "throughput/engine/cache_use_max": max(engine.cache_use_max for engine in usage),
+        "throughput/engine/waiting_mean": sum(engine.waiting for engine in usage) / steps,
+        "throughput/engine/waiting_max": max(engine.waiting_max for engine in usage),
+        "throughput/engine/preemptions": sum(preemptions),
+        "throughput/engine/preemptions_max": max(preemptions),
     }
 
 

@@ -71,7 +71,15 @@ def check_model_runs(config: Config, model: PretrainedConfig) -> None:
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the chosen engine cannot run the model on its device."""
-    size = head_size(model.get_text_config(decoder=True))
+    text = model.get_text_config(decoder=True)
+    devices = config.rollout.tensor_parallel
+    heads = getattr(text, "num_attention_heads", None) or devices
+    if heads % devices:
+        raise ValueError(
+            f"rollout.tensor_parallel={devices}: the model's {heads} attention heads cannot be "
+            f"spread evenly over {devices} devices. Use a divisor of {heads}."
+        )
+    size = head_size(text)
     engine = ENGINES[config.rollout.engine]
     if why := engine.unsupported(size, config.cluster.engine_device):
         raise ValueError(why)
