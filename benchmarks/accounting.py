@@ -32,7 +32,7 @@ from isentropic.metrics.counterfactual import (  # noqa: E402
     loss_fields,
 )
 from isentropic.metrics.entropy import entropy_metrics, entropy_trained  # noqa: E402
-from isentropic.metrics.prediction import measured_change, recheck_subset  # noqa: E402
+from isentropic.metrics.recheck import measured_change, recheck_subset  # noqa: E402
 from isentropic.metrics.step_metrics import mismatch_metrics, staleness_metrics  # noqa: E402
 from isentropic.metrics.tokens import token_table  # noqa: E402
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer, save  # noqa: E402

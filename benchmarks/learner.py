@@ -61,7 +61,10 @@ def learner_config(options: argparse.Namespace) -> LearnerConfig:
         gradient_checkpointing=False,
         compile=options.compile,
         vocab_chunk=options.vocab_chunk,
+        unsharded_gradient_gib=4.0,
+        balance="tokens",
         timeout_s=600.0,
+        collective_timeout_s=600.0,
     )
 
 

@@ -54,7 +54,7 @@ def whole_without_polarity(logits, target):
     logprobs = logits.log_softmax(-1)
     entropy = -torch.linalg.vecdot(logprobs.exp(), logprobs)
     logprob = logprobs.gather(1, target[:, None])[:, 0].clone()
-    return logprobs, token_statistics.TokenStatistics(logprob, entropy, entropy, entropy)
+    return logprobs, token_statistics.TokenStatistics(logprob, *[entropy] * 4)
 
 
 WITH = {"_Sums": token_statistics._Sums, "_whole": token_statistics._whole}

@@ -26,6 +26,7 @@ from isentropic.experiments.branch.replayer import Replayer, without_panel  # no
 from isentropic.experiments.run.builders import settings_of  # noqa: E402
 from isentropic.experiments.run.prepare import Prepared, prepare  # noqa: E402
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run  # noqa: E402
+from isentropic.learner.books import Books  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402
 from isentropic.records import StepBatch, UpdateResult  # noqa: E402
 
@@ -40,7 +41,7 @@ class MeasuringLearner(Learner):
         self.left: list[float] = []
         self.right: list[float] = []
 
-    def _update(self, batch: StepBatch, index: int) -> UpdateResult:
+    def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         low, high = 1 - batch.coefficients["clip_low"], 1 + batch.coefficients["clip_high"]
         of_entropy = self._gradient(
             batch, index, lambda advantage, ratio, logprob, entropy: entropy
@@ -59,7 +60,7 @@ class MeasuringLearner(Learner):
                 found.append(
                     float(sum((a * b).sum() for a, b in zip(of_entropy, gradient, strict=True)))
                 )
-        return super()._update(batch, index)
+        return super()._update(batch, index, books)
 
     def _gradient(self, batch: StepBatch, index: int, value) -> list[torch.Tensor]:
         """grad of (1/N) sum over the update's tokens of `value`, in float64."""

@@ -102,6 +102,12 @@ def tiny_model_path(tmp_path_factory) -> str:
     return write_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture
+def write_model(tmp_path):
+    """write_model(seed): the folder of another tiny model, its weights by the seed."""
+    return lambda seed: write_tiny_model(tmp_path / f"model-{seed}", seed=seed)
+
+
 @pytest.fixture(scope="session")
 def rollouts() -> SimpleNamespace:
     """Builders of engine inputs: `config(**changes)`, `requests(prompts, samples)` and the window."""

@@ -35,6 +35,7 @@ def sample(*, reward=0.5, origin="policy", reference=None):
         entropy=floats(5, 6),
         sensitivity=floats(7, 8),
         sum_p2=floats(9, 10),
+        sum_s2=floats(15, 16),
         ref_logprob=reference,
     )
     return Sample(rollout=rollout, old=old, advantage=floats(11, 12), token_weight=floats(13, 14))
@@ -51,6 +52,7 @@ def test_each_column_is_read_from_its_place():
         "old_entropy": [5, 6],
         "sensitivity": [7, 8],
         "sum_p2": [9, 10],
+        "sum_s2": [15, 16],
         "ref_logprob": [-5, -6],
         "reward": [0.5, 0.5],
         "is_teacher": [True, True],
@@ -73,10 +75,23 @@ def test_an_objective_can_name_every_column_but_those_applied_outside_of_it():
     assert COLUMNS.keys() | WEIGHTS.keys() | from_model >= ALWAYS
 
 
-@pytest.mark.parametrize(("reward", "counts"), [(1.0, True), (0.5, False), (float("nan"), False)])
-def test_the_nll_counts_rewards_of_exactly_1(reward, counts):
-    assert WEIGHTS["nll_weight"](sample(reward=reward)) is counts
-    assert WEIGHTS["loss_weight"](sample(reward=reward)) is True
+@pytest.mark.parametrize(
+    ("reward", "full", "counts"),
+    [
+        (1.0, 1.0, True),
+        (0.5, 1.0, False),
+        (float("nan"), 1.0, False),
+        (1.0, 5.0, False),
+        (5.0, 5.0, True),
+        (0.0, 0.0, True),
+    ],
+)
+def test_the_nll_counts_what_the_task_pays_in_full(reward, full, counts):
+    one = sample(reward=reward)
+    prompt = replace(one.rollout.prompt, reward_right=full)
+    one = replace(one, rollout=replace(one.rollout, prompt=prompt))
+    assert WEIGHTS["nll_weight"](one) is counts
+    assert WEIGHTS["loss_weight"](one) is True
 
 
 def test_cut_undoes_join():

@@ -5,7 +5,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from isentropic.config import RENAMED, check_name, flat, is_under, with_current_keys
+from isentropic.config import RENAMED, check_name, flat, is_under, method_name, with_current_keys
 from isentropic.experiments.run.folder import read_config
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load, plain_config
@@ -43,16 +43,28 @@ def test_a_recorded_config_is_read_under_the_names_of_today(of_yesterday, tmp_pa
 
 def test_objective_beta_is_another_key():
     values = {"objective": {"beta1": 0.5}, "learner": {"beta1": 0.9}}
-    assert with_current_keys(values) == {
-        "objective": {"beta1": 0.5},
-        "learner": {"adam_beta1": 0.9},
-        "steering": {"name": "none"},
-    }
+    translated = with_current_keys(values)
+    assert translated["objective"] == {"beta1": 0.5}
+    assert translated["learner"]["adam_beta1"] == 0.9
+    assert "beta1" not in translated["learner"]
 
 
 def test_a_config_that_still_has_an_old_key_is_refused_by_its_new_name(of_yesterday):
     with pytest.raises(ValueError, match=r"learner\.\w+ is now learner\.adam_"):
         load(OmegaConf.create(of_yesterday))
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        pytest.param({"run": {"preset": "dapo"}, "objective": {"name": "clip"}}, "dapo", id="now"),
+        pytest.param({"run": {"name": "a"}, "objective": {"name": "clip"}}, "clip", id="older run"),
+        pytest.param({"objective": None}, "", id="neither"),
+    ],
+)
+def test_a_method_is_called_by_its_preset(values, name):
+    assert method_name(values) == name
+    assert method_name(with_current_keys(values)) == name
 
 
 @pytest.mark.parametrize("name", ["", ".", "../x", "a b", "-x", "é", "x" * 65, "a\0b"])
@@ -83,6 +95,8 @@ def test_a_folder_that_cannot_be(folder, message):
         ("rollout.temperature=0.001", ">= 0.01 and <= 2"),
         ("rollout.temperature=0", ">= 0.01 and <= 2, got 0.0. Greedy"),
         ("rollout.temperature=2.5", ">= 0.01 and <= 2"),
+        ("sampling.temperature=0.001", ">= 0.01 and <= 2"),
+        ("sampling.temperature=2.5", ">= 0.01 and <= 2"),
         ("rollout.top_k=0", "-1 (off) or >= 1"),
         ("rollout.top_k=-2", ">= -1"),
         ("rollout.timeout_s=0.5", ">= 1"),

@@ -18,6 +18,7 @@ OPTIONS = {
     "sweep": {"sweep", "name", "parallel", "resume", "early_stop", "dry", "yes"},
     "branch": {"run", "steps", "out", "sweep", "exact", "contexts", "processes", "orders"},
     "replay": {"run", "step", "exact"},
+    "attribute": {"run", "steps", "contexts", "by", "exact", "ranks", "name"},
     "evaluate": {"run", "step", "samples", "prompts", "temperature", "top_p", "task"},
     "export": {"run", "step", "to", "dtype"},
     "report": {"out"},

@@ -7,7 +7,7 @@ computes does not depend on how it was packed.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -21,10 +21,14 @@ FILLER = -1  # the row of a sequence that stands for nothing
 
 
 def score_batches(
-    rollouts: Sequence[Rollout], num_ranks: int, microbatch_tokens: int
+    rollouts: Sequence[Rollout],
+    num_ranks: int,
+    microbatch_tokens: int,
+    attention_share: float = 0.0,
 ) -> list[list[MicroBatch]]:
     """Pack an old-policy pass over `rollouts`: by rank, its microbatches; empty lists for none."""
-    plan = assign([len(rollout.token_ids) for rollout in rollouts], num_ranks, microbatch_tokens)
+    lengths = [len(rollout.token_ids) for rollout in rollouts]
+    plan = assign(lengths, num_ranks, microbatch_tokens, attention_share)
     return [[_pack(rollouts, rows, None) for rows in rank] for rank in plan]
 
 
@@ -107,6 +111,7 @@ def step_batches(
     coefficients: dict[str, float | None],
     term_coefficients: dict[str, float] | None = None,
     seeds: Sequence[int] = (),
+    attention_share: float = 0.0,
 ) -> tuple[list[StepBatch], list[dict[str, list[float]]]]:
     """Pack the updates of a step: by rank, its batch; and by update, the weights by name.
 
@@ -115,6 +120,7 @@ def step_batches(
     Args:
         plan: indices into `samples` of each update, as `plan_updates` gives them.
         reduction: turns response lengths into weights, before any forward pass.
+        attention_share: as `assign` takes it.
     """
     token_columns = {index: columns(samples[index]) for part in plan for index in part}
     assert len({tuple(read) for read in token_columns.values()}) <= 1, (
@@ -127,7 +133,7 @@ def step_batches(
         lengths = [len(samples[index].rollout.token_ids) for index in part]
         packed = [
             [[part[place] for place in rows] for rows in rank]
-            for rank in assign(lengths, num_ranks, microbatch_tokens)
+            for rank in assign(lengths, num_ranks, microbatch_tokens, attention_share)
         ]
         weights.append(_weights(part, packed, samples, reduction, max_response_tokens))
         for name, values in weights[-1].items():
@@ -151,22 +157,34 @@ def step_batches(
     return batches, weights
 
 
-def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> list[list[list[int]]]:
+def assign(
+    lengths: Sequence[int],
+    num_ranks: int,
+    microbatch_tokens: int,
+    attention_share: float = 0.0,
+) -> list[list[list[int]]]:
     """Deal out sequences: by rank, by microbatch, their indices.
 
-    Balanced, and as few microbatches as fit the budget. Longest first, each into the emptiest
-    microbatch; if it does not fit, every rank gets one more and it starts again. A sequence longer
-    than the budget has a microbatch to itself. Microbatches without a sequence come out empty.
+    Balanced, and as few microbatches as fit the budget. Longest first, each into the microbatch
+    with the least work that has room for it; if none has, every rank gets one more and it starts
+    again. A sequence longer than the budget has a microbatch to itself. Microbatches without a
+    sequence come out empty.
+
+    Args:
+        attention_share: work of a token's attention per token before it, over the work of its
+            weights (`learner.estimate.attention_share`): a sequence of L tokens is
+            L * (1 + attention_share * L) work. At 0 tokens are balanced.
     """
     if not lengths:
         return [[] for _ in range(num_ranks)]
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    work = [length * (1 + attention_share * length) for length in lengths]
     total = sum(min(length, microbatch_tokens) for length in lengths)
     count = max(1, -(-total // (microbatch_tokens * num_ranks)))  # rounded up
-    while (bins := _fill(lengths, order, count * num_ranks, microbatch_tokens)) is None:
+    while (bins := _fill(lengths, work, order, count * num_ranks, microbatch_tokens)) is None:
         count += 1
     # Stable: equal loads stay in order.
-    bins.sort(key=lambda rows: -sum(lengths[row] for row in rows))
+    bins.sort(key=lambda rows: -sum(work[row] for row in rows))
     ranks: list[list[list[int]]] = [[] for _ in range(num_ranks)]
     for place in range(count):
         # Neighbours in size run at the same time; back and forth, so that no rank always gets the
@@ -178,17 +196,31 @@ def assign(lengths: Sequence[int], num_ranks: int, microbatch_tokens: int) -> li
 
 
 def _fill(
-    lengths: Sequence[int], order: Iterable[int], count: int, budget: int
+    lengths: Sequence[int],
+    work: Sequence[float],
+    order: Sequence[int],
+    count: int,
+    budget: int,
 ) -> list[list[int]] | None:
     """Fill `count` bins with at most `budget` tokens (or one sequence) each; None if too few."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    heap = [(0, place) for place in range(count)]
+    tokens = [0] * count
+    shortest = lengths[order[-1]]
+    heap = [(0.0, place) for place in range(count)]
     for index in order:
-        load, place = heap[0]
-        if load and load + lengths[index] > budget:
+        passed = []
+        while heap and 0 < tokens[heap[0][1]] > budget - lengths[index]:
+            passed.append(heapq.heappop(heap))
+        if not heap:
             return None
+        load, place = heap[0]
         bins[place].append(index)
-        heapq.heapreplace(heap, (load + lengths[index], place))
+        tokens[place] += lengths[index]
+        heapq.heapreplace(heap, (load + work[index], place))
+        for bin_ in passed:
+            # One without room for the shortest is full.
+            if tokens[bin_[1]] <= budget - shortest:
+                heapq.heappush(heap, bin_)
     return bins
 
 

@@ -33,6 +33,7 @@ COLUMNS: dict[str, Column] = {
     "old_entropy": Column("old.entropy"),  # nats
     "sensitivity": Column("old.sensitivity"),  # S of `token_statistics`
     "sum_p2": Column("old.sum_p2"),  # sum over the vocabulary of p^2
+    "sum_s2": Column("old.sum_s2"),  # sum over the vocabulary of (p (log p + H))^2
     # Under the reference model, nats; samples without reference scores lack the column.
     "ref_logprob": Column("old.ref_logprob"),
     "reward": Column("rollout.reward", single=True),  # of the task
@@ -43,7 +44,7 @@ COLUMNS: dict[str, Column] = {
 # tokens of its minibatch.
 WEIGHTS: dict[str, Callable[[Sample], bool]] = {
     "loss_weight": lambda sample: True,
-    "nll_weight": lambda sample: sample.rollout.reward == 1,  # correct responses only
+    "nll_weight": lambda sample: sample.rollout.is_right,
 }
 
 

@@ -32,8 +32,14 @@ RENAMED = {
 CAME_LATER: dict[str, Any] = {
     "rollout.engine": "vllm",
     "run.date": None,
+    "run.preset": None,
+    "tracking.tensorboard": False,
+    "tracking.csv": False,
     "steering": {"name": "none"},
     "accounting.ledger": {"every": 0, "contexts": 0.125},
+    "learner.unsharded_gradient_gib": 4.0,
+    "learner.balance": "tokens",
+    "learner.collective_timeout_s": 600.0,
 }
 
 
@@ -46,6 +52,8 @@ class RunConfig:
     dir: str  # default runs/<name>
     dry: bool  # check everything, start nothing
     label: str | None  # what reports call its setting; null: the keys that tell it from the others
+    # The method and objective presets that were chosen, such as dapo; null: filled in at the start.
+    preset: str | None
     # YYYY-MM-DD that chat templates read as today; null: the day of the first start.
     date: str | None
 
@@ -138,13 +146,7 @@ class RolloutConfig:
         ):
             check_range(f"rollout.{key}", getattr(self, key), at_least=1)
         check_range("rollout.group_size", self.group_size, at_least=1)
-        check_range(
-            "rollout.temperature",
-            self.temperature,
-            at_least=TEMPERATURES[0],
-            at_most=TEMPERATURES[1],
-            hint="Greedy sampling has no policy gradient.",
-        )
+        check_temperature("rollout.temperature", self.temperature)
         check_range("rollout.top_p", self.top_p, above=0, at_most=1)
         check_range("rollout.top_k", self.top_k, at_least=-1)
         if self.top_k == 0:
@@ -178,7 +180,13 @@ class LearnerConfig:
     gradient_checkpointing: bool
     compile: bool
     vocab_chunk: int  # columns of the output layer per tile of the token statistics
-    timeout_s: float  # deadline for one call, and for the ranks among themselves
+    # GiB: summed over an update's microbatches, a rank's gradients stand unsharded in float32 up to
+    # this size. Above it they are reduced over the ranks in each microbatch, and only shards stand.
+    unsharded_gradient_gib: float
+    # What a microbatch's sequences are balanced by: tokens | work, which counts attention too.
+    balance: str
+    timeout_s: float  # deadline for one call
+    collective_timeout_s: float  # how long a rank waits for the others inside a call
 
     def __post_init__(self) -> None:
         for key in ("num_ranks", "updates_per_rollout", "microbatch_tokens", "vocab_chunk"):
@@ -189,7 +197,10 @@ class LearnerConfig:
             check_range(f"learner.{key}", getattr(self, key), at_least=0, below=1)
         for key in ("adam_eps", "max_grad_norm"):
             check_range(f"learner.{key}", getattr(self, key), above=0)
-        check_range("learner.timeout_s", self.timeout_s, at_least=1)
+        check_range("learner.unsharded_gradient_gib", self.unsharded_gradient_gib, at_least=0)
+        check_choice("learner.balance", self.balance, ("tokens", "work"))
+        for key in ("timeout_s", "collective_timeout_s"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=1)
         check_choice("learner.dtype", self.dtype, ("float32", "bfloat16"))
         check_choice("learner.lr_schedule", self.lr_schedule, ("constant", "linear", "cosine"))
 
@@ -208,12 +219,7 @@ class EvaluationConfig:
         check_range("evaluation.every", self.every, at_least=0)
         check_range("evaluation.prompts", self.prompts, at_least=1)
         check_range("evaluation.samples", self.samples, at_least=1)
-        check_range("evaluation.temperature", self.temperature, at_least=0, at_most=TEMPERATURES[1])
-        if 0 < self.temperature < TEMPERATURES[0]:
-            raise ValueError(
-                f"evaluation.temperature must be 0 (greedy) or >= {TEMPERATURES[0]}, got "
-                f"{self.temperature}: engines cannot sample at less. Write 0 for greedy answers."
-            )
+        check_temperature("evaluation.temperature", self.temperature, greedy=True)
         check_range("evaluation.top_p", self.top_p, above=0, at_most=1)
 
 
@@ -284,6 +290,8 @@ class TrackingConfig:
     entity: str | None
     group: str | None
     tags: tuple[str, ...]
+    tensorboard: bool  # event files under tensorboard/ in the run folder
+    csv: bool  # metrics.csv in the run folder
 
     def __post_init__(self) -> None:
         check_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))
@@ -324,6 +332,25 @@ class Config:
         check_range("seed", self.seed, at_most=2**63 - 1)
 
 
+def check_temperature(key: str, value: float, *, greedy: bool = False) -> None:
+    """Raise ValueError unless an engine samples at this temperature, or greedily if that is meant.
+
+    Args:
+        greedy: 0 is allowed. What is trained on must be sampled.
+    """
+    low, high = TEMPERATURES
+    if not greedy:
+        hint = "Greedy sampling has no policy gradient."
+        check_range(key, value, at_least=low, at_most=high, hint=hint)
+        return
+    check_range(key, value, at_least=0, at_most=high)
+    if 0 < value < low:
+        raise ValueError(
+            f"{key} must be 0 (greedy) or >= {low}, got {value}: engines cannot sample at less. "
+            "Write 0 for greedy answers."
+        )
+
+
 def check_name(key: str, name: str) -> None:
     """Raise ValueError unless `name` can name a folder of a run or sweep, or a job."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
@@ -340,6 +367,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         key = f"{prefix}{name}"
         items |= flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value}
     return items
+
+
+def method_name(values: Mapping[str, Any]) -> str:
+    """Return what to call the method of a config: its presets, or the objective of an older run.
+
+    A preset says more than the objective: `dapo`, `grpo` and `dr_grpo` all have the objective clip.
+
+    Args:
+        values: the config, nested, as a run folder records it; "" if it names neither.
+    """
+    settings = flat(values)
+    return str(settings.get("run.preset") or settings.get("objective.name") or "")
 
 
 def is_under(key: str, parents: Iterable[str]) -> bool:

@@ -1,16 +1,31 @@
 """Files that are there whole or not at all, also after a crash or a loss of power."""
 
 import errno
+import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 T = TypeVar("T")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 WAITS_S = (0.1, 0.3, 1.0, 3.0)  # before each new attempt on a full disk
+
+
+class FileEntry(TypedDict):
+    """What a file was when it was whole."""
+
+    bytes: int
+    sha256: str
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Reads the file and returns its size and hash."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
 
 
 @contextmanager

@@ -15,6 +15,8 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "turns"]
 Source = Literal["new", "queue", "replay"]
 
+ROUNDING = 1e-6  # a reward may fall short of the full one by so much of it, and is right
+
 # Rollout.origin of what the policy itself wrote; of a teacher it is "teacher:<name>".
 POLICY = "policy"
 
@@ -40,6 +42,16 @@ class Prompt:
     answer: str
     media: tuple[str, ...] = ()  # references (paths), never pixels
     metadata: str = ""  # what else the task's check needs: what is graded travels with the prompt
+    reward_right: float = 1.0  # what the task pays for a right response; for less it is not right
+
+
+def is_right(reward: float, prompt: Prompt) -> bool:
+    """Return True if a response of this reward is right, as the prompt's task has it.
+
+    The one definition for avg@k and pass@k, the NLL term, teachers, hard prompts and group metrics.
+    Partial credit is not right, and neither is a response without a reward (NaN).
+    """
+    return reward >= prompt.reward_right - ROUNDING * abs(prompt.reward_right)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +117,11 @@ class Rollout:
         return sum(end - start for start, end in self.turns)
 
     @property
+    def is_right(self) -> bool:
+        """Whether the task paid what it pays for a right response."""
+        return is_right(self.reward, self.prompt)
+
+    @property
     def is_teacher(self) -> bool:
         return self.origin != POLICY
 
@@ -135,6 +152,9 @@ class TokenScores:
     sensitivity: Floats
     sum_p2: Floats  # [N] sum over the vocabulary of p^2
     ref_logprob: Floats | None = None  # [N] under the frozen reference model, if requested
+    # [N] sum_a s_a^2, s_a = p_a (log p_a + H): a weight of w on H itself moves it by eta * w * sum_s2.
+    # None where nobody computed it, NaN in samples that an earlier version stored.
+    sum_s2: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +198,17 @@ class StepBatch:
     term_coefficients: dict[str, float] = field(default_factory=dict)  # of the added loss terms
     seeds: tuple[int, ...] = ()  # [K] for objectives that draw at random
     contexts: tuple[MicroBatch, ...] = ()  # where the books measure the entropy; none: no books
+    # Whose momentum is followed: ways to sort the tokens -> names of the classes. Each microbatch's
+    # field "class/<way>" [N] says which class a token is of, as an index.
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fine: bool = False  # the books' slopes by four forward passes, with a smaller error than by two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateBooks:
     """What one optimizer step did to the entropy over the step's contexts; sums are those of all ranks.
 
-    See `learner.books` for the formulas. All changes are in nats per context token.
+    See `learner.books.update` for the formulas. All changes are in nats per context token.
     """
 
     entropy_before: float
@@ -198,6 +222,9 @@ class UpdateBooks:
     impulse: float  # a token's whole effect through momentum, over its effect now
     logprob_slope: Floats  # [N] j, in the order of the rank's packed tokens
     entropy_slope: Floats  # [N] i, same
+    # By "<way>/<class>", and "before": part of the trapezoid that the momentum of the class makes,
+    # this update's gradient included. Only if owners are followed.
+    owned: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,3 +249,15 @@ class StepResult:
     policy_version: int  # after the updates
     # This rank's share of its device's bfloat16 peak during the updates; only on GPUs.
     mfu: float | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """How full one engine was, over the steps that it made since it was last asked."""
+
+    steps: int = 0
+    cache_use: float = 0.0  # sum over steps of the share of the key-value cache in use
+    cache_use_max: float = 0.0
+    waiting: int = 0  # sum over steps of the requests that waited for room in the cache or batch
+    waiting_max: int = 0
+    preemptions: int = 0  # requests that lost their cache and were computed again

@@ -29,7 +29,7 @@ def samples_to_state(samples: Sequence[Sample]) -> dict[str, Any]:
     state["num_response"] = np.array([len(sample.advantage) for sample in samples], dtype=np.int64)
     state["token_ids"] = join(token_ids, np.int64)
     for path in PATHS:
-        values = [attrgetter(path)(sample) for sample in samples]
+        values = [_column(sample, path) for sample in samples]
         state[_key(path)] = join([value for value in values if value is not None])
     return state
 
@@ -65,9 +65,19 @@ def _key(path: str) -> str:
     return path.removeprefix("rollout.").replace(".", "/")
 
 
+def _column(sample: Sample, path: str) -> NDArray | None:
+    """Read a column; one that nobody computed is NaN, but for reference scores."""
+    values = attrgetter(path)(sample)
+    if values is None and path != REFERENCE:
+        return np.full(len(sample.advantage), np.nan, dtype=np.float32)
+    return values
+
+
 def _parts(state: dict[str, Any], path: str) -> list[NDArray | None]:
     """Cut a column by sample; None for one without reference scores."""
     entries, lengths = state["about"], state["num_response"]
+    if _key(path) not in state:  # a column that came after the checkpoint
+        return [np.full(length, np.nan, dtype=np.float32) for length in lengths]
     has = [path != REFERENCE or entry["has_reference"] for entry in entries]
     parts = iter(
         cut(state[_key(path)], [n for n, there in zip(lengths, has, strict=True) if there])
@@ -94,6 +104,7 @@ def _about(sample: Sample) -> dict[str, Any]:
             "answer": prompt.answer,
             "media": list(prompt.media),
             "metadata": prompt.metadata,
+            "reward_right": prompt.reward_right,
         },
         "turns": [list(map(int, turn)) for turn in rollout.turns],
         "rollout": {name: getattr(rollout, name) for name in names},
@@ -109,4 +120,5 @@ def _prompt(values: dict[str, Any]) -> Prompt:
         answer=values["answer"],
         media=tuple(values["media"]),
         metadata=values.get("metadata", ""),  # states of earlier versions have none
+        reward_right=values.get("reward_right", 1.0),  # same: 1 was right in them
     )

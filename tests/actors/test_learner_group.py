@@ -2,13 +2,16 @@
 
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 
+from isentropic.actors import waiting
 from isentropic.actors.learner_actor import LearnerActor
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.ray_runtime import worker_env
+from isentropic.controller.protocols import LearnerLost
 from isentropic.records import MicroBatch, StepBatch
 
 pytestmark = pytest.mark.engine
@@ -68,4 +71,38 @@ def test_a_dead_rank_is_named(ray_session, loop):
     batch = StepBatch(step=7, updates=(), coefficients={})
     with pytest.raises(RuntimeError, match=r"^learner rank 1 died \(updates of step 7\)"):
         loop.run_until_complete(group.update([batch, batch]))
+    group.close()
+
+
+def test_a_rank_that_hangs_is_found_by_the_others(ray_session, loop, monkeypatch):
+    """Rank 1 never comes to the collective: rank 0's deadline there ends the call, not the call's."""
+    monkeypatch.setattr(waiting, "LATE_DEATH_S", 1.0)
+
+    class Stuck:  # inside the test, so that it travels to the workers by value
+        def __init__(self, *, rank, world_size, init_method):
+            from isentropic.learner import sharding
+
+            self._rank = rank
+            sharding.join(rank=rank, world_size=world_size, init_method=init_method, timeout_s=3.0)
+
+        def update(self, batch):
+            import time
+
+            import torch
+
+            if self._rank == 1:
+                time.sleep(60.0)
+            torch.distributed.all_reduce(torch.ones(1))
+
+    env = worker_env(1, GLOO_SOCKET_IFNAME="lo")
+    rank_actor = LearnerActor.options(runtime_env={"env_vars": env})
+    group = RayLearnerGroup(
+        [rank_actor.remote(Stuck, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0
+    )
+    loop.run_until_complete(group.setup(60.0))
+    batch = StepBatch(step=7, updates=(), coefficients={})
+    start = time.monotonic()
+    with pytest.raises(LearnerLost, match=r"(?s)^learner rank 1 hangs: .*step 7.*time.sleep"):
+        loop.run_until_complete(group.update([batch, batch]))
+    assert time.monotonic() - start < 15.0
     group.close()

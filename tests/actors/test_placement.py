@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from isentropic.actors.placement import place, plan, sharing_cpus
+from isentropic.actors.placement import check_node, place, plan, sharing_cpus
 from isentropic.controller.protocols import WaitError
 
 
@@ -40,6 +40,31 @@ def test_shared_puts_an_engine_and_a_rank_on_one_gpu():
 def test_without_gpus_none_are_asked_for():
     wanted = plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0, ranks=1))
     assert wanted.bundles == ({"CPU": 2.0}, {"CPU": 1.0})
+
+
+def test_an_engine_of_several_processes_takes_a_cpu_for_each():
+    wanted = plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0, ranks=1, tensor_parallel=2))
+    assert wanted.bundles == ({"CPU": 4.0}, {"CPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "refused"),
+    [
+        pytest.param([4.0, 2.0], False, id="a node has enough"),
+        pytest.param([2.0, 2.0], True, id="four GPUs, on two nodes"),
+        pytest.param([0.0], False, id="a head without GPUs: workers will join"),
+    ],
+)
+def test_an_engine_lies_on_one_node(gpus, refused, monkeypatch):
+    nodes = [{"Alive": True, "Resources": {"GPU": count} if count else {}} for count in gpus]
+    nodes.append({"Alive": False, "Resources": {"GPU": 8.0}})
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    layout = plan(*settings(tensor_parallel=4))
+    if refused:
+        with pytest.raises(ValueError, match=r"tensor_parallel=4: .* the largest node has 2"):
+            check_node(layout, 4)
+    else:
+        check_node(layout, 4)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 import grpc
 import psutil
 import pytest
+from ray.exceptions import RpcError
 
 from isentropic.actors import ray_runtime
 from isentropic.actors.ray_runtime import start_ray, worker_env
+from isentropic.controller.protocols import NotStarted
 
 
 def start(address):
@@ -119,6 +121,7 @@ def test_ray_starts_without_the_drivers_secrets(monkeypatch):
         "WANDB_API_KEY": "hidden",
         "AWS_SECRET_ACCESS_KEY": "hidden",
         "PGPASSWORD": "hidden",
+        "LAB": "ghp_hiddenhidden",
         "PATH": "/bin",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "Ray needs it",
@@ -128,7 +131,7 @@ def test_ray_starts_without_the_drivers_secrets(monkeypatch):
     }
     with ray_runtime._processes_apart():
         ray_runtime.services.ConsolePopen(["raylet"], env=environ, cwd="/")
-    needed = {name: value for name, value in environ.items() if value != "hidden"}
+    needed = {name: value for name, value in environ.items() if "hidden" not in value}
     assert started == [(["raylet"], {"env": needed, "start_new_session": True, "cwd": "/"})]
     assert len(needed) == 6
 
@@ -146,6 +149,38 @@ def test_only_errors_about_folders_are_the_users(error, raised):
     with pytest.raises(raised) as caught, ray_runtime._folders_explained():
         raise error
     assert type(caught.value) is raised
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        pytest.param(
+            Exception("The current node timed out during startup."), NotStarted, id="late"
+        ),
+        pytest.param(RuntimeError("Failed to start GCS."), NotStarted, id="no head"),
+        pytest.param(TimeoutError("Timed out after 30 seconds"), NotStarted, id="no node"),
+        pytest.param(ConnectionError("the head is silent"), NotStarted, id="silent"),
+        pytest.param(RpcError("deadline"), NotStarted, id="rpc"),
+        pytest.param(ValueError("num_cpus"), ValueError, id="refused"),
+        pytest.param(OSError(28, "no space", "/tmp/ray"), OSError, id="a full disk"),
+        pytest.param(KeyError("a fault of Ray"), KeyError, id="a fault"),
+    ],
+)
+def test_a_ray_that_does_not_come_up_may_be_tried_again(error, raised):
+    with pytest.raises(raised) as caught, ray_runtime._delay_explained():
+        raise error
+    assert type(caught.value) is raised
+    assert raised is not NotStarted or f"({error})" in str(caught.value)
+
+
+def test_a_late_part_of_our_own_ray_is_not_started(monkeypatch):
+    def late(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_runtime.ray, "init", late)
+    with pytest.raises(NotStarted, match=r"timed out during startup.*same command again later"):
+        start(None)
 
 
 def test_a_long_folder_for_sockets_is_refused():

@@ -6,6 +6,7 @@ import time
 import pytest
 import ray
 
+from isentropic.actors import waiting
 from isentropic.actors.ray_runtime import worker_env
 from isentropic.actors.waiting import thread_stacks, wait_all
 from isentropic.controller.protocols import WaitError
@@ -27,6 +28,8 @@ def workers(ray_session):
                 raise ValueError("clip_low must be in (0, 1)")
             if what == "complain":
                 raise RuntimeError("Connection closed by peer")
+            if what == "wait in vain":
+                raise RuntimeError("[gloo/transport/tcp] Timed out waiting 4000ms for recv")
             if what == "hang":
                 time.sleep(3.0)
             return what
@@ -61,6 +64,14 @@ def test_the_late_one_is_named_with_its_stack(loop, workers):
         WaitError, match=r"(?s)^rank 1 did not answer within 1 s \(a step\).*time.sleep"
     ):
         wait(loop, workers, "a", "hang", timeout_s=1.0)
+
+
+def test_the_one_that_hangs_is_named_and_not_who_waited_for_it(loop, workers, monkeypatch):
+    monkeypatch.setattr(waiting, "LATE_DEATH_S", 0.5)
+    with pytest.raises(
+        WaitError, match=r"(?s)^rank 1 hangs: rank 0 waited for it in vain \(a step\).*time.sleep"
+    ):
+        wait(loop, workers, "wait in vain", "hang")
 
 
 def test_the_dead_one_is_named_and_not_who_complains(loop, workers):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from isentropic.durable import file_entry
 from isentropic.records import (
     Completion,
     Prompt,
@@ -15,6 +16,7 @@ from isentropic.records import (
     TokenScores,
     UpdateBooks,
     UpdateResult,
+    Usage,
 )
 
 VOCABULARY = 8
@@ -48,6 +50,7 @@ class FakeChat:
     """Token i is the digit i."""
 
     eos_token_id = END
+    vocab_size = VOCABULARY
 
     class tokenizer:
         @staticmethod
@@ -132,7 +135,8 @@ class FakePool:
 
     async def sleep(self): ...
 
-    async def wake(self): ...
+    async def take_usage(self):
+        return [Usage(steps=2, cache_use=0.5, cache_use_max=0.375)]
 
 
 class FakeLearner:
@@ -159,6 +163,7 @@ class FakeLearner:
             entropy=np.full(rows, entropy, dtype=np.float32),
             sensitivity=sensitivity[microbatch.target].astype(np.float32),
             sum_p2=np.full(rows, (p * p).sum(), dtype=np.float32),
+            sum_s2=np.full(rows, (weighted * weighted).sum(), dtype=np.float32),
         )
 
     async def update(self, batches):
@@ -197,6 +202,7 @@ class FakeLearner:
     async def end_save(self):
         folder, state = self._saving
         np.savez(folder / "logits.npz", **state)
+        return {"logits.npz": file_entry(folder / "logits.npz")}
 
     async def load(self, folder: Path):
         with np.load(folder / "logits.npz") as saved:

@@ -21,7 +21,7 @@ def test_a_full_disk_costs_a_checkpoint_and_no_more(fake_run):
         if folder.parent.name == ".tmp-step_000002":
             (folder / "half").write_bytes(b"x" * 100)
             raise OSError(28, "No space left on device")
-        await save()
+        return await save()
 
     run.learner.end_save = full
     asyncio.run(run.controller(warn=said.append).run())
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
         while step < 6 and step + 1 not in overlapped.lines.lines:
             await asyncio.sleep(0.001)
         seen.append(max(overlapped.lines.lines))
-        await end_save()
+        return await end_save()
 
     overlapped.learner.end_save = slow
     overlapped.run()

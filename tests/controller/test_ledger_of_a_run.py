@@ -22,6 +22,17 @@ def test_the_books_of_a_step_balance(fake_run):
     assert run.lines.lines[6]["ledger/explained"] > 0.9
 
 
+@pytest.mark.parametrize("terms", ["entropy_bonus", "nll"])
+def test_the_panel_has_the_added_terms_in_nats(terms, fake_run):
+    """What is used and stands in the panel too says what the ledger measured, terms included."""
+    used = "{name: ce_gppo, ratio: token, clip_low: 0.2, clip_high: 0.2, beta1: 0.5, beta2: 1.0, dual_clip: null}"
+    run = fake_run(f"terms={terms}", f"+accounting.counterfactuals.used={used}", *FULL).run()
+    lines = [line for step, line in run.lines.lines.items() if step and line["update/count"]]
+    assert lines
+    for line in lines:
+        assert line["cf/used/entropy_change"] == pytest.approx(line["ledger/tokens"], rel=1e-6)
+
+
 def test_the_measured_change_is_that_of_the_curve(fake_run):
     """The fake policy has one entropy for all contexts: the next step's line tells it too."""
     run = fake_run(*FULL).run()

@@ -70,6 +70,34 @@ def test_the_line_has_the_means_of_the_updates_but_of_their_facts(trained):
     assert not {"grad_norm", "skipped"} & line.keys() and set(FACTS) <= rows[0].keys()
 
 
+def test_a_skipped_update_is_in_no_mean_and_in_no_sum(trained):
+    """Its gradient was not finite: it moved nothing, and would turn the line's numbers into NaN."""
+    run, step = trained("accounting.ledger.every=1", "learner.updates_per_rollout=2")
+    skipped = step.updates[1]
+    silent = np.zeros_like(skipped.books.logprob_slope)
+    step.updates[1] = replace(
+        skipped,
+        skipped=True,
+        logprob=np.full_like(skipped.logprob, np.nan),
+        books=replace(skipped.books, scale=0.0, logprob_slope=silent, entropy_slope=silent),
+    )
+    Reporter(run.config, run.lines).step(step)
+
+    line, (row, other) = run.lines.lines[1], run.lines.updates[1]
+    assert math.isnan(other["loss"]) and math.isnan(other["drift/total"])
+    for name in ("loss", "drift/total", "clip/frac", "cf/dapo/drift", "learning_rate"):
+        assert line[name] == row[name]
+    assert line["cf/dapo/entropy_change"] == row["cf/dapo/entropy_change"]
+    assert (line["update/count"], line["update/skipped"]) == (2, 1)
+
+
+def test_a_step_of_skipped_updates_has_the_keys_of_one_without(trained):
+    run, step = trained()
+    step.updates = [replace(update, skipped=True) for update in step.updates]
+    Reporter(run.config, run.lines).step(step)
+    assert run.lines.lines[1]["drift/total"] == 0.0 and "loss" not in run.lines.lines[1]
+
+
 def test_every_log_gets_every_line_and_only_the_files_get_the_updates(trained):
     run, step = trained()
 

@@ -11,7 +11,9 @@ from isentropic.controller.reporting import Reporter
 from isentropic.controller.step import Delivery
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch
+from isentropic.controller.trainer import mean_entropy
 from isentropic.learner.learner import Learner
+from isentropic.methods.entropy_coefficient import EntropyCoefficient
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 UEC = [
@@ -135,6 +137,19 @@ def test_a_recheck_sees_the_weights_after_the_updates(fake_run):
     for key, scores in step.rechecked.items():
         np.testing.assert_allclose(scores.entropy, entropy, rtol=1e-6)
         np.testing.assert_allclose(step.scores[key].entropy, math.log(8), rtol=1e-6)
+
+
+def test_the_entropy_of_nothing_is_no_number(fake_run):
+    """As 0 it would be a collapse: PAPO's phase and an adaptive bonus would answer to it."""
+    run = fake_run("method=grpo_adaptive_entropy")
+    (step,) = train(run, run.trainer(), 1)
+    rollout = step.delivery.batch.groups[0].rollouts[0]
+    nothing = replace(step.scores[rollout.key], entropy=np.zeros(0, dtype=np.float32))
+    assert math.isnan(mean_entropy([], {}))
+    assert math.isnan(mean_entropy([rollout], {rollout.key: nothing}))
+    rule = EntropyCoefficient(run.config.terms.adaptive_entropy)
+    before = rule.value
+    assert rule.update(mean_entropy([], {})) == before
 
 
 def test_nothing_is_rechecked_if_nothing_was_trained(fake_run):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from isentropic.checks import check_range
+from isentropic.controller.protocols import NotStarted
 from isentropic.experiments.program import BAD_INPUT, FAULT, INTERRUPTED, RESUMABLE, exit_code
 from isentropic.experiments.program import program as make_program
 from isentropic.experiments.settings.options import Commands, Option, Options, count, flag, path
@@ -65,6 +66,12 @@ def program(job, options=OPTIONS, **more):
         pytest.param(lambda *_: 3, 3, "", id="a code of its own"),
         pytest.param(bad, BAD_INPUT, "error: salt must be >= 1, got 0.", id="bad input"),
         pytest.param(foreign, FAULT, "Traceback", id="a ValueError of a library is a fault"),
+        pytest.param(
+            ends(NotStarted("Ray did not come up.")),
+            RESUMABLE,
+            "error: Ray did not come up.\n",
+            id="not started: try again",
+        ),
         pytest.param(ends(KeyboardInterrupt()), INTERRUPTED, "interrupted; stir on", id="Ctrl-C"),
         pytest.param(
             ends(asyncio.CancelledError()), INTERRUPTED, "interrupted", id="Ctrl-C, twice"
@@ -86,6 +93,48 @@ def test_sigterm_is_resumable():
     with pytest.raises(SystemExit) as end:
         program(lambda *_: signal.raise_signal(signal.SIGTERM))(["pot=a"])
     assert end.value.code == RESUMABLE
+
+
+def test_an_argument_that_holds_a_secret_is_refused_and_not_repeated(monkeypatch, capsys):
+    monkeypatch.setenv("LAB", "ghp_a1B2c3D4e5")
+    assert program(lambda *_: None)(["pot=ghp_a1B2c3D4e5"]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "pot holds the value of the environment variable LAB" in said and "ghp_" not in said
+
+
+def test_sigterm_while_ray_starts_is_resumable():
+    """Ray's own handler exits with the signal's number."""
+    with pytest.raises(SystemExit) as end:
+        program(ends(SystemExit(signal.SIGTERM.value)))(["pot=a"])
+    assert end.value.code == RESUMABLE
+
+
+class GoneRay:
+    """Stands for a runtime whose head has gone: it ends the process, here with an exception."""
+
+    class Left(BaseException):
+        pass
+
+    @classmethod
+    def leave_lost_ray(cls, code):
+        raise cls.Left(code)
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        pytest.param(lambda *_: 3, 3, id="a code"),
+        pytest.param(bad, BAD_INPUT, id="an error"),
+        pytest.param(ends(KeyboardInterrupt()), INTERRUPTED, id="Ctrl-C"),
+        pytest.param(ends(SystemExit(RESUMABLE)), RESUMABLE, id="SIGTERM"),
+    ],
+)
+def test_every_command_leaves_a_ray_without_its_head(job, code, monkeypatch):
+    """Whatever the command ends with: the usual exit would hang in Ray's hook."""
+    monkeypatch.setitem(sys.modules, "isentropic.actors.ray_runtime", GoneRay)
+    with pytest.raises(GoneRay.Left) as left:
+        program(job)(["pot=a"])
+    assert left.value.args == (code,)
 
 
 @pytest.mark.parametrize(

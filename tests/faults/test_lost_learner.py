@@ -51,6 +51,21 @@ def test_frozen(job, golden):
 
 
 @pytest.mark.slow
+def test_frozen_in_a_collective(job, golden):
+    """The deadline of a call is far away: the other rank's deadline in the collective finds it."""
+    run = strike(
+        job,
+        signal.SIGSTOP,
+        1,
+        4,
+        "learner.timeout_s=600",
+        "learner.collective_timeout_s=15",
+    )
+    assert "learner rank 1 hangs: learner rank 0 waited for it in vain" in run.text()
+    assert_same_run(run.folder, golden)
+
+
+@pytest.mark.slow
 def test_a_budget_of_restarts(job):
     run = job(*SETTINGS, "cluster.max_learner_restarts=0")
     run.until(lambda: run.steps() >= 2)

@@ -42,7 +42,10 @@ CONFIG = LearnerConfig(
     gradient_checkpointing=False,
     compile=False,
     vocab_chunk=48,
+    unsharded_gradient_gib=4.0,
+    balance="tokens",
     timeout_s=60.0,
+    collective_timeout_s=60.0,
 )
 
 

@@ -53,9 +53,13 @@ CONFIG = LearnerConfig(
     gradient_checkpointing=False,
     compile=False,
     vocab_chunk=24,
+    unsharded_gradient_gib=4.0,
+    balance="tokens",
     timeout_s=60.0,
+    collective_timeout_s=60.0,
 )
 
+CLASSES = {"third": ("zero", "one", "two"), "sign": ("up", "down")}
 BOOKS = {"lr": 1e-4, "adam_eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
 
@@ -174,13 +178,22 @@ def make_learner(folder, rank=0, world=1, meeting=None, objective=OBJECTIVE, **s
     )
 
 
-def books_of(learner, samples, rank, world):
-    """The books of two updates without what stands per token; contexts are the rollouts themselves."""
-    scored = with_own_scores(learner, samples)
-    step = step_batches(scored, world, 30)[rank]
+def classed_steps(learner, count=1, rank=0, world=1):
+    """`count` equal steps of two updates that sort their tokens two ways; contexts are the rollouts."""
+    samples = make_samples()
+    step = step_batches(with_own_scores(learner, samples), world, 30)[rank]
+    for microbatch in (one for update in step.updates for one in update):
+        microbatch.fields["class/third"] = microbatch.target % 3
+        microbatch.fields["class/sign"] = (microbatch.fields["advantage"] < 0).astype(np.int64)
     rollouts = [sample.rollout for sample in samples]
     contexts = batching.score_batches(rollouts, world, 30)[rank]
-    updates = learner.update(replace(step, contexts=tuple(contexts))).updates
+    return [replace(step, contexts=tuple(contexts), classes=CLASSES)] * count
+
+
+def books_of(learner, rank, world):
+    """The books of two updates, owners among them, without what stands per token."""
+    (step,) = classed_steps(learner, 1, rank, world)
+    updates = learner.update(step).updates
     per_token = ("logprob_slope", "entropy_slope")
     return [
         {name: value for name, value in asdict(update.books).items() if name not in per_token}
@@ -200,6 +213,7 @@ def main(rank, world, folder):
     for name, budget, objective, settings in (
         ("packed", 10_000, OBJECTIVE, {}),
         ("small microbatches", 20, OBJECTIVE, {}),
+        ("reduced in each", 20, OBJECTIVE, {"unsharded_gradient_gib": 0.0}),
         ("checkpointed", 40, OBJECTIVE, {"gradient_checkpointing": True}),
         ("whole minibatch", 30, WHOLE, {}),
     ):
@@ -215,7 +229,7 @@ def main(rank, world, folder):
         }
         learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet books", **BOOKS)
-    found["books"] = books_of(learner, samples, rank, world)
+    found["books"] = books_of(learner, rank, world)
     learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet state")
     scored = with_own_scores(learner, samples)
@@ -233,7 +247,7 @@ def main(rank, world, folder):
         "result": (skipped.updates[0].skipped, skipped.policy_version),
         "weights": (before, weights_of(learner)),
     }
-    learner.save(folder / "state")
+    found["written"] = learner.save(folder / "state")
     one = learner.update(second)
     ahead = weights_of(learner)
     drawn = torch.rand(3)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from isentropic.learner.attention import packed_attention
+from isentropic.learner.attention import packed_attention, repeat_heads
 
 
 def alone(query, key, value, window):
@@ -67,3 +67,14 @@ def test_what_would_be_wrong_in_silence_is_refused(options, message):
     tensors = [torch.zeros(1, 1, 2, 4)] * 3
     with pytest.raises(ValueError, match=message):
         packed_attention(nn.Identity(), *tensors, None, **options)
+
+
+def test_repeated_heads_are_the_shared_ones():
+    """What float32 on a GPU does, for want of a kernel that takes shared heads, changes nothing."""
+    query, key, value = (torch.randn(1, heads, 6, 8, dtype=torch.float64) for heads in (4, 2, 2))
+    bounds = {"cu_seq_lens_q": torch.tensor([0, 2, 6], dtype=torch.int32), "max_length_q": 4}
+    shared, _ = packed_attention(nn.Identity(), query, key, value, None, **bounds)
+    key, value = repeat_heads(query, key), repeat_heads(query, value)
+    assert key.shape == value.shape == query.shape
+    repeated, _ = packed_attention(nn.Identity(), query, key, value, None, **bounds)
+    torch.testing.assert_close(repeated, shared)

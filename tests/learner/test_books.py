@@ -103,6 +103,23 @@ def test_tokens_add_up_to_now(make_learner):
             assert size > 1e-5
 
 
+def test_fine_slopes_have_a_smaller_error(make_learner):
+    """By the sum of the tokens against the dot product, over the same updates."""
+    errors = []
+    for fine in (False, True):
+        learner = make_learner()
+        _, steps = batches_of(learner)
+        for step in steps:
+            updates = learner.update(replace(step, fine=fine)).updates
+            for update, microbatches in zip(updates, step.updates, strict=True):
+                push, _ = pushes(update, microbatches)
+                tokens = update.learning_rate * update.books.scale * push
+                tokens = tokens * update.books.logprob_slope
+                errors.append(abs(tokens.sum() - update.books.now) / np.abs(tokens).sum())
+    half = len(errors) // 2
+    assert max(errors[half:]) < 0.5 * max(errors[:half])
+
+
 def test_an_entropy_bonus_has_its_own_part(model, make_learner):
     terms = TermsConfig(
         name="entropy_bonus",

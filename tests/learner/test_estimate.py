@@ -6,6 +6,7 @@ import pytest
 from transformers import GPT2Config, OPTConfig, Qwen3Config
 
 from isentropic.learner.estimate import (
+    attention_share,
     estimate_rank_bytes,
     flops_per_token,
     head_size,
@@ -40,6 +41,13 @@ def test_flops(tied, multiplied):
     assert flops_per_token(qwen(tied), 10) == 3 * forward
 
 
+def test_attention_grows_with_the_sequence():
+    """A token before another costs two products of two layers, two heads, four dimensions."""
+    whole, alone = flops_per_token(qwen(True), 100, backward=False), 2 * PARAMETERS
+    assert attention_share(qwen(True)) == 2 * 2 * 2 * 4 / alone
+    assert whole == alone * (1 + 100 * attention_share(qwen(True)))
+
+
 def test_bytes_of_a_rank():
     """float32 weights, gradients and two moments: 16 bytes a parameter over two ranks."""
     learner = SimpleNamespace(
@@ -48,10 +56,14 @@ def test_bytes_of_a_rank():
         gradient_checkpointing=False,
         microbatch_tokens=100,
         vocab_chunk=5,
+        unsharded_gradient_gib=1.0,
     )
     rank = estimate_rank_bytes(qwen(True), learner)
     assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS
     assert rank.gathered == (2 + 4) * PARAMETERS
+    learner.unsharded_gradient_gib = 0.0
+    layer = (PARAMETERS - 16 * 8) // 2
+    assert estimate_rank_bytes(qwen(True), learner).gathered == 2 * PARAMETERS + 4 * (128 + layer)
     assert rank.tile == 3 * 4 * 100 * 5
     assert rank.reference == 0
     assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)

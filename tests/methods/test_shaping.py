@@ -1,5 +1,7 @@
 """Shaped rewards; the task's own stays."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,17 @@ def test_overlong_penalty_grows_over_the_buffer_and_stays_there():
         "overlong/penalty_mean": pytest.approx(-0.25),
         "overlong/penalised_frac": 0.6,
     }
+
+
+def test_the_limit_is_that_of_a_turn():
+    """Two turns of 8 under a limit of 12 fill no turn; one of 8 and one of 12 fills its last."""
+    (first, second) = group(16, 20).rollouts
+    first = replace(first, turns=((2, 10), (10, 18)))
+    second = replace(second, turns=((2, 10), (10, 22)))
+    episode = Group(draw=0, prompt=PROMPT, rollouts=(first, second))
+    shaping = Overlong(**OVERLONG | {"max_response_tokens": 12, "factor": 1.0})
+    (shaped,), _ = shaping.build().shape([episode], {})
+    assert [r.shaped_reward - r.reward for r in shaped.rollouts] == [0.0, -1.0]
 
 
 def test_no_groups():

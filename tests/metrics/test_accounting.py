@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,9 @@ from isentropic.metrics.ledger import LedgerConfig
 from isentropic.metrics.tokens import TokenTable
 from isentropic.objectives.ce_gppo import CeGppoConfig
 from isentropic.objectives.gspo import GspoConfig
-from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
 from isentropic.objectives.reinforce import ReinforceConfig
+from isentropic.objectives.terms import EntropyBonusTerm, TermsConfig
 
 CE_GPPO = CeGppoConfig(
     name="ce_gppo", ratio="token", clip_low=0.2, clip_high=0.2, beta1=0.5, beta2=1.0, dual_clip=None
@@ -199,6 +201,48 @@ def test_drift_predicts_the_entropy_change_of_a_softmax():
     q = np.exp(moved) / np.exp(moved).sum()
     metrics = account(make_table([1.0], [advantage], [p[token]], [sensitivity]))
     assert -(q * np.log(q)).sum() - entropy == pytest.approx(eta * metrics["drift/total"], rel=1e-3)
+
+
+def test_drift_has_the_entropy_bonus_in_it_and_with_it_the_right_sign():
+    """200 states of 8 free logits, coefficient 0.05: the step that autograd makes raises the entropy.
+
+    Tokens are drawn from the policy and rewarded if likely, so the policy loss lowers it; the bonus
+    turns the sign, and the drift without its part would have the wrong one.
+    """
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(200, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+    logp = logits.log_softmax(-1)
+    p, entropy = logp.exp(), -(logp.exp() * logp).sum(-1)
+    token = torch.multinomial(p.detach(), 1, generator=generator)
+    picked = logp.gather(1, token)[:, 0]
+    slope = (p * (logp + entropy[:, None])).detach()
+    sensitivity = slope.gather(1, token)[:, 0] - (p.detach() * slope).sum(-1)
+    advantage = 0.02 * torch.sign(picked.detach() + 1.5)
+    chosen = (advantage, picked.detach().exp(), sensitivity)
+    table = make_table(np.ones(200), *(column.tolist() for column in chosen))
+    table.columns |= {"sum_s2": slope.square().sum(-1).numpy(), "entropy": entropy.detach().numpy()}
+    terms = TermsConfig(name="entropy_bonus", entropy_bonus=EntropyBonusTerm(coef=0.05))
+    given = {"terms": terms, "term_coefficients": {"entropy_bonus": 0.05}}
+
+    fields = loss_fields(table)
+    live = {**fields, "logprob": picked, "entropy": entropy}
+    step_loss(CE_GPPO, CE_GPPO.at(1), live, **given).loss.sum().backward()
+    eta = 1e-3
+    moved = (logits.detach() - eta * logits.grad).log_softmax(-1)
+    measured = float((-(moved.exp() * moved).sum(-1) - entropy.detach()).sum()) / eta
+
+    leaves = leaf_gradients(CE_GPPO, CE_GPPO.at(1), fields, **given)
+    known = {"push": -leaves.d_logprob.numpy(), "bounds": CE_GPPO.at(1), "p_split": 0.5}
+    with_bonus = update_metrics(table, **known, d_entropy=leaves.d_entropy.numpy())
+    assert update_metrics(table, **known)["drift/total"] < 0 < measured
+    assert with_bonus["drift/total"] == pytest.approx(measured, rel=1e-3)
+    assert sum(with_bonus[f"drift/{name}"] for name in CLASSES) == pytest.approx(measured, rel=1e-3)
+
+
+def test_a_token_stored_without_the_bonus_column_has_no_drift_with_a_bonus():
+    known = {"push": np.ones(6), "bounds": CE_GPPO.at(1), "p_split": 0.5}
+    assert math.isnan(update_metrics(TABLE, **known, d_entropy=np.ones(6))["drift/total"])
+    assert math.isfinite(update_metrics(TABLE, **known)["drift/total"])
 
 
 def test_a_step_is_the_mean_of_its_updates_but_for_the_largest_ratio():

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from isentropic.columns import COLUMNS, WEIGHTS
 from isentropic.metrics.accounting import update_metrics
@@ -13,7 +14,7 @@ from isentropic.metrics.counterfactual import (
     loss_fields,
 )
 from isentropic.metrics.tokens import TokenTable
-from isentropic.objectives.loss.leaves import leaf_gradients
+from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
 
 BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 PANEL = build_counterfactuals(
@@ -66,6 +67,42 @@ def test_an_objective_that_is_silent_points_nowhere():
         == metrics["cf/silent/drift"]
         == 0.0
     )
+
+
+def test_entropy_change_is_what_a_step_of_the_other_objective_does():
+    """Free logits, plain gradient descent: the step of each objective, made by autograd, beside its promise.
+
+    The books are those of free logits: j = -S / N over N contexts, one state per token.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(50, 6, dtype=torch.float64, generator=generator)
+    token = torch.randint(6, (50, 1), generator=generator)
+    advantage = torch.sign(torch.randn(50, generator=generator)).tolist()
+    table = table_of(np.ones(50), advantage)
+    logp = start.log_softmax(-1)
+    old = logp.gather(1, token)[:, 0] + 0.4 * torch.randn(
+        50, dtype=torch.float64, generator=generator
+    )
+    table.columns |= {"logprob": logp.gather(1, token)[:, 0].numpy(), "old_logprob": old.numpy()}
+    entropy = -(logp.exp() * logp).sum(-1)
+    slope = logp.exp() * (logp + entropy[:, None])
+    sensitivity = slope.gather(1, token)[:, 0] - (logp.exp() * slope).sum(-1)
+    rate, j = 1e-4, -sensitivity.numpy() / 50
+
+    def effect(push):
+        return float(rate * push @ j)
+
+    used = np.ones(50)
+    metrics = counterfactual_metrics(table, used, PANEL, step=1, seed=0, p_split=0.5, effect=effect)
+    for label, config in PANEL.items():
+        logits = start.clone().requires_grad_()
+        fields = loss_fields(table)
+        live = {**fields, "logprob": logits.log_softmax(-1).gather(1, token)[:, 0]}
+        step_loss(config, config.at(1), live).loss.sum().backward()
+        moved = (start - rate * logits.grad).log_softmax(-1)
+        measured = float((-(moved.exp() * moved).sum(-1) - entropy).mean())
+        assert metrics[f"cf/{label}/entropy_change"] == pytest.approx(measured, rel=1e-3, abs=1e-12)
+    assert metrics["cf/ppo/entropy_change"] != metrics["cf/gppo/entropy_change"]
 
 
 def test_panel_says_of_an_objective_what_the_accounting_says_when_it_is_used():

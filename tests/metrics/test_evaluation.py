@@ -1,5 +1,6 @@
 """avg@k and pass@k by hand, and against enumeration."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -35,6 +36,15 @@ def test_metrics_of_two_sets(make):
     assert metrics["eval/hard/pass_at_k"] == 1.0
     assert metrics["eval/avg_at_k"] == 0.25
     assert metrics["eval/pass_at_k"] == 0.75
+
+
+def test_the_task_says_what_right_pays(make):
+    """Right pays 5, wrong 1: 5 of 8 points are two right answers of four."""
+    rollouts = [make.rollout(0, i, reward=reward) for i, reward in enumerate([5, 1, 1, 5])]
+    prompt = replace(rollouts[0].prompt, reward_right=5.0)
+    metrics = evaluation_metrics({"math": [replace(r, prompt=prompt) for r in rollouts]}, k=2)
+    assert metrics["eval/math/avg_at_k"] == 0.5
+    assert metrics["eval/math/pass_at_k"] == pytest.approx(5 / 6)
 
 
 def test_problems_are_in_the_order_of_the_draws(make):

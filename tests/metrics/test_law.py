@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from isentropic.metrics.law import Law, fit, forecast, gaps, line, slope_error
+from isentropic.metrics.law import Law, fit, forecast, gaps, line, slope_error, value_error
 
 THREE = [0.0, math.log(1.5), math.log(2.0)]  # exp(H) = 1, 1.5, 2
 
@@ -22,6 +22,14 @@ def test_line(score, a, b, error):
     found = line(x, y)
     assert found == pytest.approx((a, b))
     assert slope_error(x, y, *found) == pytest.approx(error, abs=1e-7)
+
+
+def test_the_ceiling_is_known_better_than_a_and_b():
+    """exp(H) = 1, 1.5, 2: b is the line at 0, the ceiling at 1, and both lie beside the points."""
+    x, y = np.exp(THREE), np.array([0.52, 0.38, 0.30])
+    errors = [value_error(x, y, *line(x, y), at=at) for at in (0.0, 1.0)]
+
+    assert errors == pytest.approx([0.0538516, 0.0223607], abs=1e-7)
 
 
 def points(count=24, *, noise=0.0, a=0.2, b=0.7):
@@ -79,7 +87,8 @@ def test_too_few_points_to_forecast():
 
 def test_gap_at_equal_entropy():
     law = Law(
-        a=0.2, b=0.7, a_error=0.0, a_interval=(0.2, 0.2), ceiling_interval=(0.5, 0.5), r2=1.0,
+        a=0.2, b=0.7, a_error=0.0, b_error=0.0, ceiling_error=0.0,
+        a_interval=(0.2, 0.2), ceiling_interval=(0.5, 0.5), r2=1.0,
         rmse=0.0, count=3, entropy_range=(0.0, math.log(2)),
     )  # fmt: skip
     found = gaps(law, [math.log(1.5), math.log(3)], [0.44, 0.9])

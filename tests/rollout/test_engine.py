@@ -205,3 +205,37 @@ def test_a_caller_that_stops_reading_leaves_nothing_behind(engine, rollouts):
     stream.close()
     assert engine.num_running == 0
     assert not engine._core.has_unfinished_requests()
+
+
+def test_usage_says_how_full_the_engine_was(engine, rollouts):
+    requests = rollouts.requests(16, 6)  # of 96, 64 run at once
+    engine.take_usage()
+    before = engine.steps
+    answers(engine, requests)
+    usage = engine.take_usage()
+
+    assert usage.steps == engine.steps - before
+    assert 0 < usage.cache_use / usage.steps <= usage.cache_use_max <= 1
+    assert 0 < usage.waiting_max <= 32 and usage.waiting >= usage.waiting_max
+    assert usage.preemptions == 0
+    assert engine.take_usage().steps == 0
+
+
+def test_preemptions_are_counted(engine, rollouts):
+    """Requests that lose their cache in the middle are answered all the same, with the same tokens."""
+    requests = rollouts.requests(4, 2)
+    wanted = answers(engine, requests)
+    engine.take_usage()
+    asked = []
+
+    def preempts():  # asked between steps
+        asked.append(1)
+        if len(asked) == 5:
+            engine.llm.reset_prefix_cache(reset_running_requests=True)
+        return False
+
+    found = [each for part in engine.generate(requests, cancelled=preempts) for each in part]
+
+    assert 0 < engine.take_usage().preemptions <= len(requests)
+    for each in found:
+        np.testing.assert_array_equal(each.token_ids, wanted[each.key].token_ids)

@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from isentropic.records import is_right as is_right_reward
 from isentropic.tasks.answers.equal import is_right
 from isentropic.tasks.math import MathConfig, MathTask
 
@@ -142,6 +143,15 @@ def test_code_in_an_answer_stays_text(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not is_right("\\boxed{__import__('os').system('touch pwned')}", "18")
     assert not list(tmp_path.iterdir())
+
+
+def test_prompts_say_what_a_right_answer_pays(data):
+    task = MathTask(replace(data, reward_right=5.0, reward_wrong=-1.0))
+    for split in ("train", "eval"):
+        prompt = task.prompt(split, 0)
+        assert is_right_reward(task.grade(prompt, [f"\\boxed{{{prompt.answer}}}"]), prompt)
+        assert not is_right_reward(task.grade(prompt, ["no"]), prompt)
+        assert not is_right_reward(1.0, prompt)
 
 
 def test_rewards_are_the_config_s_and_workers_get_no_rows(data):

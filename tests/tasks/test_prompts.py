@@ -8,7 +8,7 @@ import pytest
 from isentropic.models.tiny import build_tokenizer
 from isentropic.records import Prompt
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.prompts import announced, check_reading, fitting
+from isentropic.tasks.prompts import check_reading, fitting
 
 
 class Texts:
@@ -149,22 +149,3 @@ def test_a_tokenizer_wider_than_the_model():
         ValueError, match=r"token \d+ \('x'\), but the model has only the tokens 0 to 19"
     ):
         fitting(task, chat, splits=("train",), max_tokens=50, on_long_prompt="refuse")
-
-
-def test_what_takes_long_is_announced_with_the_time_left():
-    now, lines = [0.0], []
-    for _ in announced(range(100), "checking", lines.append, clock=lambda: now[0]):
-        now[0] += 0.5
-    assert lines == [
-        "checking: 6 of 100, about 47 s left",
-        "checking: 26 of 100, about 37 s left",
-        "checking: 46 of 100, about 27 s left",
-        "checking: 66 of 100, about 17 s left",
-        "checking: 86 of 100, about 7 s left",
-    ]
-
-
-def test_what_is_quick_is_not():
-    lines = []
-    assert list(announced(range(100), "checking", lines.append)) == list(range(100))
-    assert lines == []

@@ -16,6 +16,7 @@ from isentropic.actors.rollout_actor import Health
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
+from isentropic.records import Usage
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,22 @@ class EngineHandle:
     async def answers(self) -> None:
         """Raises WaitError if the process hangs, RayActorError if it is gone."""
         self._process = await self._asked(self.actor.health.remote(), "health", self._health_s)
+
+    async def take_usage(self) -> Usage:
+        """How full the engine was; empty if it is gone or hangs, which the next draw finds out."""
+        try:
+            return await self._asked(self.actor.take_usage.remote(), "usage", self._health_s)
+        except (RayActorError, WaitError):
+            return Usage()
+
+    async def sleep(self) -> None:
+        """Lets the engine give up its GPU. A dead process has none; one that hangs is killed."""
+        try:
+            await self._asked(self.actor.sleep.remote(), "falling asleep", self._startup_s)
+        except RayActorError:
+            pass
+        except WaitError as error:
+            self.kill(f"hangs ({str(error).splitlines()[0]})")
 
     async def load(self, weights: PublishedWeights) -> None:
         """Loads weights.

@@ -1,8 +1,9 @@
-"""Starts all actors of a run, at the same time, and ends them."""
+"""Starts all actors of a run, and ends them."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,21 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.placement import Plan, place, plan, sharing_cpus
+from isentropic.actors.placement import Plan, check_node, place, plan, sharing_cpus
 from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
+from isentropic.controller.protocols import (
+    LearnerGroup,
+    LearnerLost,
+    NotStarted,
+    RolloutPool,
+    WaitError,
+)
 from isentropic.rollout import ENGINES, Engine
+from isentropic.shared_gpu.turns import start_in_turn, taking_turns
 
 log = logging.getLogger(__name__)
 
@@ -28,23 +37,28 @@ log = logging.getLogger(__name__)
 class Actors:
     """What a run talks to. `close` ends every process that was started for it."""
 
-    pool: RayRolloutPool
-    learner: RayLearnerGroup
+    pool: RolloutPool
+    learner: LearnerGroup
+    engines: RayRolloutPool  # behind `pool`
     group: PlacementGroup
     own_ray: bool
+    shared: bool  # engines and ranks on the same GPUs
     make_learner_group: Callable[[], RayLearnerGroup]
     startup_timeout_s: float
 
     async def restart_learner(self) -> None:
         """New ranks in the places of the old ones, built as those were; the engines stay."""
         self.learner.close()
-        self.learner = self.make_learner_group()
-        await self.learner.setup(self.startup_timeout_s)
+        if self.shared:
+            await self.engines.sleep()
+        ranks = self.make_learner_group()
+        self.pool, self.learner = _sides(self.engines, ranks, shared=self.shared)
+        await ranks.setup(self.startup_timeout_s)
 
     def close(self) -> None:
         # Without its head, Ray hangs for a minute in these calls and then ends this process.
         if head_answers():
-            self.pool.close()
+            self.engines.close()
             self.learner.close()
             remove_placement_group(self.group)
         if self.own_ray:
@@ -59,19 +73,22 @@ async def start_actors(
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
 ) -> Actors:
-    """Starts engines and ranks in parallel.
+    """Starts engines and ranks, in parallel unless they share GPUs.
 
-    Raises ValueError or WaitError that says what could not be had. `make_engine` and `make_learner`
+    Raises ValueError or NotStarted that says what could not be had. `make_engine` and `make_learner`
     are pickled: a `functools.partial` of the class and plain values.
     """
     layout = plan(cluster, rollout, learner)
     own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
     if not own_ray:
         layout = sharing_cpus(layout)
-    group = place(layout, cluster.strategy, cluster.startup_timeout_s)
+    check_node(layout, rollout.tensor_parallel)
+    with start_explained():
+        group = place(layout, cluster.strategy, cluster.startup_timeout_s)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
-    handles = _engines(layout, group, cluster, make_engine, variables)
-    pool = RayRolloutPool(
+    env = worker_env(layout.engine["CPU"] / rollout.tensor_parallel, **variables)
+    handles = _engines(layout, group, cluster, make_engine, env)
+    engines = RayRolloutPool(
         handles,
         max_num_seqs=rollout.max_num_seqs,
         timeout_s=rollout.timeout_s,
@@ -83,21 +100,48 @@ async def start_actors(
         ranks = start_ranks(make_learner, places, own_ray=own_ray)
         return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
 
-    actors = Actors(pool, learner_group(), group, own_ray, learner_group, cluster.startup_timeout_s)
+    shared = cluster.placement == "shared"
+    timeout_s = cluster.startup_timeout_s
+    ranks = learner_group()
+    pool, in_turn = _sides(engines, ranks, shared=shared)
+    actors = Actors(pool, in_turn, engines, group, own_ray, shared, learner_group, timeout_s)
     try:
-        await asyncio.gather(
-            actors.learner.setup(cluster.startup_timeout_s),
-            wait_all(
+        with start_explained():
+            started = wait_all(
                 [handle.actor.health.remote() for handle in handles],
                 who=[handle.name for handle in handles],
                 what="starting the engine",
-                timeout_s=cluster.startup_timeout_s,
-            ),
-        )
+                timeout_s=timeout_s,
+            )
+            if shared:
+                await start_in_turn(started, engines, lambda: ranks.setup(timeout_s))
+            else:
+                await asyncio.gather(ranks.setup(timeout_s), started)
     except BaseException:
         actors.close()
         raise
     return actors
+
+
+@contextmanager
+def start_explained() -> Iterator[None]:
+    """Turns a missed deadline of the start into NotStarted: nothing is lost yet."""
+    try:
+        yield
+    except (WaitError, LearnerLost) as error:
+        # A rank that died, for lack of memory say, would die again.
+        if not isinstance(error, WaitError) and not isinstance(error.__cause__, WaitError):
+            raise
+        raise NotStarted(
+            f"{error}\nThe run did not start. Give the same command again when the machine or "
+            "cluster is less busy, or allow more time with cluster.startup_timeout_s."
+        ) from error
+
+
+def _sides(
+    engines: RayRolloutPool, ranks: RayLearnerGroup, *, shared: bool
+) -> tuple[RolloutPool, LearnerGroup]:
+    return taking_turns(engines, ranks) if shared else (engines, ranks)
 
 
 def _engines(
@@ -105,9 +149,8 @@ def _engines(
     group: PlacementGroup,
     cluster: ClusterConfig,
     make_engine: Callable[[], Engine],
-    variables: dict[str, str],
+    env: dict[str, str],
 ) -> list[EngineHandle]:
-    env = worker_env(layout.engine["CPU"], **variables)
     handles = []
     for index, bundle in enumerate(layout.engines):
         actor = RolloutActor.options(
@@ -115,7 +158,7 @@ def _engines(
             runtime_env={"env_vars": env},
             max_restarts=-1,
             max_task_retries=0,
-        ).remote(make_engine)
+        ).remote(make_engine, cluster.placement == "shared")
         handles.append(
             EngineHandle(
                 actor, index, startup_s=cluster.startup_timeout_s, health_s=cluster.health_timeout_s

@@ -10,6 +10,7 @@ import torch
 
 from isentropic.actors.transport import PublishedWeights, publish
 from isentropic.actors.waiting import thread_stacks
+from isentropic.durable import FileEntry
 from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 from isentropic.weights.buckets import fill_buckets
@@ -67,16 +68,24 @@ class LearnerActor:
                 pass
 
     @ray.method(concurrency_group="learner")
-    def save(self, folder: Path) -> None:
-        self._learner.save(folder)
+    def offload(self) -> None:
+        self._learner.offload()
+
+    @ray.method(concurrency_group="learner")
+    def restore(self) -> None:
+        self._learner.restore()
+
+    @ray.method(concurrency_group="learner")
+    def save(self, folder: Path) -> dict[str, FileEntry]:
+        return self._learner.save(folder)
 
     @ray.method(concurrency_group="learner")
     def begin_save(self, folder: Path) -> None:
         self._learner.begin_save(folder)
 
     @ray.method(concurrency_group="saving")
-    def end_save(self) -> None:
-        self._learner.end_save()
+    def end_save(self) -> dict[str, FileEntry]:
+        return self._learner.end_save()
 
     @ray.method(concurrency_group="learner")
     def load(self, folder: Path) -> None:

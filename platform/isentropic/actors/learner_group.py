@@ -12,6 +12,7 @@ from torch.distributed import DistError
 from isentropic.actors.transport import PublishedWeights
 from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
+from isentropic.durable import FileEntry
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 
 # How gloo and NCCL put it.
@@ -78,13 +79,22 @@ class RayLearnerGroup:
     async def save(self, folder: Path) -> None:
         await self._all("save", [(folder,)] * self.num_ranks, what=f"saving to {folder}")
 
+    async def offload(self) -> None:
+        """Lets every rank move its state to the host."""
+        await self._all("offload", [()] * self.num_ranks, what="moving the state off the GPU")
+
+    async def restore(self) -> None:
+        """Moves it back."""
+        await self._all("restore", [()] * self.num_ranks, what="moving the state to the GPU")
+
     async def begin_save(self, folder: Path) -> None:
         await self._all(
             "begin_save", [(folder,)] * self.num_ranks, what="copying the state to be saved"
         )
 
-    async def end_save(self) -> None:
-        await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
+    async def end_save(self) -> dict[str, FileEntry]:
+        written = await self._all("end_save", [()] * self.num_ranks, what="writing a checkpoint")
+        return {name: entry for files in written for name, entry in files.items()}
 
     async def load(self, folder: Path) -> None:
         await self._all("load", [(folder,)] * self.num_ranks, what=f"loading {folder}")

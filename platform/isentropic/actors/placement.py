@@ -36,10 +36,12 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
 
     apart: one per engine and per rank; shared: engine i and rank i in one bundle, on the same GPU.
 
-    An engine takes `gpus_per_engine` times `tensor_parallel` GPUs. Raises ValueError for what Ray
-    cannot place.
+    An engine takes `gpus_per_engine` times `tensor_parallel` GPUs; on CPUs, as many times
+    `cpus_per_engine`. Raises ValueError for what Ray cannot place.
     """
-    engine = _resources(cluster.cpus_per_engine, cluster.gpus_per_engine * rollout.tensor_parallel)
+    gpus = cluster.gpus_per_engine * rollout.tensor_parallel
+    cpus = cluster.cpus_per_engine * (1 if gpus else rollout.tensor_parallel)
+    engine = _resources(cpus, gpus)
     rank = _resources(cluster.cpus_per_rank, cluster.gpus_per_rank)
     for name, resources in (("gpus_per_engine", engine), ("gpus_per_rank", rank)):
         gpus = resources.get("GPU", 0)
@@ -84,6 +86,22 @@ def sharing_cpus(layout: Plan) -> Plan:
     log.warning("%s wanted, this Ray has %g CPUs: processes share them", _summary(layout), cpus)
     bundles = tuple(shrunk(bundle) for bundle in layout.bundles)
     return Plan(bundles, layout.engines, layout.ranks, shrunk(layout.engine), shrunk(layout.rank))
+
+
+def check_node(layout: Plan, tensor_parallel: int) -> None:
+    """Raises ValueError if an engine wants more GPUs than any node of this Ray has.
+
+    An engine's processes share memory, so it cannot span nodes. Nothing is refused as long as no
+    node has a GPU: those that have may still join.
+    """
+    gpus = layout.engine.get("GPU", 0)
+    largest = max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+    if 0 < largest < gpus:
+        raise ValueError(
+            f"rollout.tensor_parallel={tensor_parallel}: an engine of {gpus:g} GPUs must lie on "
+            f"one node, and the largest node has {largest:g}. Set rollout.tensor_parallel="
+            f"{largest:g} or less."
+        )
 
 
 def place(layout: Plan, strategy: str, timeout_s: float) -> PlacementGroup:

@@ -18,11 +18,13 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 
 import isentropic
-from isentropic.checks import is_secret_name
+from isentropic.checks import is_issued, is_secret_name
 from isentropic.config import ClusterConfig
+from isentropic.controller.protocols import NotStarted
 from isentropic.durable import NO_ROOM
 
 CONNECT_S = 5.0
+REASON = 300  # characters of an error of Ray that ours repeats
 GONE_S = 15.0  # a head that is silent for so long is gone; one under load is not
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
 # Ray needs its own token; engines and ranks load gated models with the Hub's.
@@ -38,13 +40,17 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     by itself).
 
     A Ray of our own declares `num_cpus` logical CPUs if the machine has fewer: on a small one
-    processes share cores. Returns True if the Ray is ours. Raises ValueError within seconds if the
-    address does not answer, or if Ray cannot write to one of its folders.
+    processes share cores. Returns True if the Ray is ours.
+
+    Raises:
+        ValueError: within seconds, if the address does not answer, or if Ray cannot write to one of
+            its folders.
+        NotStarted: a Ray of our own did not come up before Ray's own deadlines.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept(), _processes_apart(), _folders_explained():
+        with _sigterm_kept(), _processes_apart(), _delay_explained(), _folders_explained():
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -119,6 +125,29 @@ def _folders_explained() -> Iterator[None]:
 
 
 @contextmanager
+def _delay_explained() -> Iterator[None]:
+    """Turns what `ray.init` raises when a part of Ray is late or dies into NotStarted.
+
+    Ray has no class of its own for it: a bare Exception, RuntimeError, TimeoutError, RpcError. What
+    it refuses is a ValueError or a TypeError, which keep their own way.
+    """
+    late = (RuntimeError, TimeoutError, ConnectionError, ray.exceptions.RayError)
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, late):
+            raise
+        reason = " ".join(str(error).split())[:REASON]
+        load = os.getloadavg()[0]
+        raise NotStarted(
+            f"Ray did not come up on this machine ({reason}). {load:.0f} processes want its "
+            f"{os.cpu_count()} CPUs; a busy machine, or one short of memory, is the usual cause. "
+            "Nothing was started: give the same command again later. `python jobs/doctor.py` says "
+            "what is short."
+        ) from error
+
+
+@contextmanager
 def _processes_apart() -> Iterator[None]:
     """Starts Ray's processes outside the driver's process group, and without its secrets.
 
@@ -146,7 +175,7 @@ def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if name in NEEDED_SECRETS or not is_secret_name(name)
+        if name in NEEDED_SECRETS or not (is_secret_name(name) or is_issued(value))
     }
 
 

@@ -10,14 +10,14 @@ import ray
 
 from isentropic.actors.transport import PublishedWeights, RemoteBuckets
 from isentropic.actors.waiting import thread_stacks
-from isentropic.records import Completion, Request
+from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import Engine
 
 MAX_CALLS = 8  # `generate` calls that an actor runs at once
 
 
 class StaleEngineError(RuntimeError):
-    """The engine was started again since it was loaded: it needs the current weights."""
+    """The process was started again since its engine was loaded: it needs the current weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +75,26 @@ def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
 
 @ray.remote(concurrency_groups={"engine": MAX_CALLS, "health": 2})
 class RolloutActor:
-    """One engine on its own GPUs; `health` is answered while it generates."""
+    """One engine on its GPUs; `health` is answered while it generates.
 
-    def __init__(self, make_engine: Callable[[], Engine]) -> None:
-        self._engine = make_engine()
+    Args:
+        shared: learner ranks are on the same GPUs.
+    """
+
+    def __init__(self, make_engine: Callable[[], Engine], shared: bool) -> None:
+        self._make = make_engine
+        # Ray restarts a dead process at once. On GPUs that ranks may have now, its engine waits for
+        # the next load of weights.
+        waits = shared and ray.get_runtime_context().was_current_actor_reconstructed
+        self._engine = None if waits else make_engine()
         self._cancelled: dict[int, threading.Event] = {}
 
     @ray.method(concurrency_group="engine", num_returns="streaming")
     def generate(self, call: int, policy_version: int, requests: list[Request]) -> Iterator[Packed]:
         """Refuses if the engine has other weights: a restarted one must be loaded first."""
-        if policy_version != self._engine.policy_version:
-            raise StaleEngineError(
-                f"asked for policy version {policy_version}, has {self._engine.policy_version}"
-            )
+        version = self._engine.policy_version if self._engine else None
+        if policy_version != version:
+            raise StaleEngineError(f"asked for policy version {policy_version}, has {version}")
         index_of = {(request.key, request.turn): i for i, request in enumerate(requests)}
         assert len(index_of) == len(requests), "each request once in a call"
         cancelled = self._cancelled.setdefault(call, threading.Event())
@@ -105,28 +112,25 @@ class RolloutActor:
 
     @ray.method(concurrency_group="engine")
     def load_weights(self, published: PublishedWeights) -> int:
+        self._engine = self._engine or self._make()
         self._engine.load_weights(published.policy_version, RemoteBuckets(published))
         return self._engine.policy_version
 
     @ray.method(concurrency_group="engine")
     def sleep(self) -> None:
-        self._engine.sleep()
+        if self._engine:
+            self._engine.sleep()
 
     @ray.method(concurrency_group="engine")
-    def wake(self) -> None:
-        self._engine.wake()
+    def take_usage(self) -> Usage:
+        return self._engine.take_usage() if self._engine else Usage()
 
     @ray.method(concurrency_group="health")
     def health(self) -> Health:
         engine = self._engine
-        return Health(
-            os.getpid(),
-            ray.get_runtime_context().get_node_id(),
-            engine.policy_version,
-            engine.steps,
-            engine.tokens,
-            engine.num_running,
-        )
+        counters = ("policy_version", "steps", "tokens", "num_running")
+        values = [getattr(engine, name) if engine else 0 for name in counters]
+        return Health(os.getpid(), ray.get_runtime_context().get_node_id(), *values)
 
     @ray.method(concurrency_group="health")
     def stacks(self) -> str:

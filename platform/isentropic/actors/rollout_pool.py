@@ -10,9 +10,8 @@ from ray.exceptions import RayActorError
 from isentropic.actors.dispatch import Dispatch
 from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.transport import PublishedWeights
-from isentropic.actors.waiting import wait_all
 from isentropic.controller.protocols import WaitError
-from isentropic.records import Completion, Request
+from isentropic.records import Completion, Request, Usage
 
 
 class RayRolloutPool:
@@ -84,11 +83,10 @@ class RayRolloutPool:
 
     async def sleep(self) -> None:
         async with self._alone():
-            await self._all("sleep")
+            await asyncio.gather(*(handle.sleep() for handle in self.handles))
 
-    async def wake(self) -> None:
-        async with self._alone():
-            await self._all("wake")
+    async def take_usage(self) -> list[Usage]:
+        return list(await asyncio.gather(*(handle.take_usage() for handle in self.handles)))
 
     async def revive(self, handle: EngineHandle) -> None:
         """Brings a dead engine back, within the budget of restarts."""
@@ -114,12 +112,6 @@ class RayRolloutPool:
         except WaitError as error:
             handle.kill(f"hangs ({str(error).splitlines()[0]})")
             await self.revive(handle)
-
-    async def _all(self, method: str) -> None:
-        actors = [handle.actor for handle in self.handles]
-        refs = [getattr(actor, method).remote() for actor in actors]
-        names = [handle.name for handle in self.handles]
-        await wait_all(refs, who=names, what=method, timeout_s=self._timeout_s, actors=actors)
 
     @asynccontextmanager
     async def _while_generating(self) -> AsyncIterator[None]:

@@ -1,6 +1,7 @@
 """Waits for other processes, with deadlines and errors that name who, for what, and how long."""
 
 import asyncio
+import re
 import sys
 import threading
 import traceback
@@ -15,6 +16,8 @@ from isentropic.controller.protocols import WaitError
 # An actor that hangs outside Python never answers with its stacks: do not wait long for them.
 STACKS_S = 5.0
 LATE_DEATH_S = 10.0  # Ray reports a dead process seconds after its peers noticed
+# How gloo and NCCL put that a collective's deadline passed.
+TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)
 
 
 async def wait_all(
@@ -31,6 +34,7 @@ async def wait_all(
 
     Raises WaitError at the deadline, RuntimeError if a process died, and the exception itself if
     the call raised one. If one process died and others complain about it, the dead one is named.
+    If some waited in vain for one that hangs, a WaitError names the one that hangs.
     """
     futures = [asyncio.wrap_future(ref.future()) for ref in refs]
     done, pending = await asyncio.wait(
@@ -46,16 +50,21 @@ async def wait_all(
         for i, future in enumerate(futures)
         if future.done() and future.exception()
     }
+    late = [i for i, future in enumerate(futures) if not future.done()]
+    names = ", ".join(who[i] for i in late)
     if errors:
         _discard(futures)
         dead = [i for i, error in errors.items() if isinstance(error, RayActorError)]
         first = (dead or failed)[0]
-        raise _named(errors[first], who[first], what) from errors[first]
-    late = [i for i, future in enumerate(futures) if not future.done()]
+        if late and not dead and TIMED_OUT.search(str(errors[first])):
+            raise WaitError(
+                f"{names} hangs: {who[first]} waited for it in vain ({what}). "
+                f"{await _stacks(late, who, actors)}"
+            ) from errors[first]
+        raise _named(errors[first], who[first], what, names) from errors[first]
     if late:
         _discard(futures)
-        names = ", ".join(who[i] for i in late)
-        stacks = await _stacks([actors[i] for i in late], [who[i] for i in late]) if actors else ""
+        stacks = await _stacks(late, who, actors)
         raise WaitError(f"{names} did not answer within {timeout_s:.0f} s ({what}).{stacks}")
     return [future.result() for future in futures]
 
@@ -79,13 +88,14 @@ def thread_stacks() -> str:
     return "\n".join(parts)
 
 
-def _named(error: BaseException, who: str, what: str) -> BaseException:
+def _named(error: BaseException, who: str, what: str, late: str) -> BaseException:
     if isinstance(error, RayActorError):
         # What happened stands first, why last.
         lines = str(error).strip().splitlines()
-        return RuntimeError(
-            f"{who} died ({what}): {' ... '.join(dict.fromkeys((lines[0], lines[-1])))}"
-        )
+        # NCCL ends a process whose collective timed out: then the one that hangs is another.
+        silent = f" (no answer either: {late})" if late else ""
+        reasons = " ... ".join(dict.fromkeys((lines[0], lines[-1])))
+        return RuntimeError(f"{who} died ({what}): {reasons}{silent}")
     if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
         error.cause.add_note(f"raised in {who} ({what})")
         return error.cause
@@ -98,11 +108,14 @@ def _discard(futures: Sequence[asyncio.Future]) -> None:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
-async def _stacks(actors: Sequence[Any], who: Sequence[str]) -> str:
-    futures = [asyncio.wrap_future(actor.stacks.remote().future()) for actor in actors]
+async def _stacks(late: Sequence[int], who: Sequence[str], actors: Sequence[Any]) -> str:
+    """Asks the late ones for their stacks; nothing if there are no actors to ask."""
+    if not actors:
+        return ""
+    futures = [asyncio.wrap_future(actors[i].stacks.remote().future()) for i in late]
     await asyncio.wait(futures, timeout=STACKS_S)
     parts = []
-    for name, future in zip(who, futures, strict=True):
+    for name, future in zip([who[i] for i in late], futures, strict=True):
         known = future.done() and future.exception() is None
         stacks = future.result() if known else "gives no stacks: it hangs outside Python"
         parts.append(f"\n--- {name}:\n{stacks}")

@@ -17,6 +17,9 @@ With staleness n the weights after step s draw step s + 1 + n, and w0 all steps 
 
 Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
 only to evaluate them.
+
+On shared GPUs (n = 0) both sides take turns: the engines draw a step when the loop is done with the
+one before, its report and checkpoint too. In between they only evaluate, when the loop waits for it.
 """
 
 import asyncio
@@ -39,6 +42,7 @@ from isentropic.tasks.chat import Chat
 T = TypeVar("T")
 
 PROBE_TOKENS = 16
+EVALUATIONS = "evaluations"  # folder beside the ledger
 PROBE_PROMPTS = 2  # per engine
 
 
@@ -87,11 +91,13 @@ class Feed:
         self._ledger = ledger
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness = config.rollout.max_staleness
+        self._shared = config.cluster.placement == "shared"
         self._last = config.run.steps
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
         self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
+        self._finished: dict[int, asyncio.Future[None]] = {}
         self._loaded: int | None = None  # the engines have the weights after this step
         self._version = 0  # of these weights
         self._sync_s = 0.0  # since the last delivery
@@ -133,8 +139,13 @@ class Feed:
         """Returns when nothing is being drawn, and nothing more can be without new weights."""
         await self._idle.wait()
 
-    def forget(self, step: int) -> None:
-        """Drops the rollouts of a step that is trained and reported."""
+    def finish(self, step: int) -> None:
+        """Drops the rollouts of a step that is trained, reported and saved; 0 is the start.
+
+        Engines on the learner's GPUs draw the next step after this.
+        """
+        if self._shared:
+            _future(self._finished, step).set_result(None)
         self._deliveries.pop(step, None)
         self._evaluations.pop(step, None)
         self._probes.pop(step - 1, None)
@@ -166,11 +177,12 @@ class Feed:
             if self._loaded != source:
                 _future(self._probes, source).set_result([])
             self._weights.pop(source, None)
+            self._finished.pop(source, None)
         self._idle.set()
 
     def _read(self, step: int) -> Delivery:
         """A step that must be in the ledger. Raises ValueError if it is not."""
-        batch = read_batch(self._ledger, step)
+        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
         if batch is None:
             raise ValueError(
                 f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made "
@@ -180,16 +192,25 @@ class Feed:
 
     async def _read_or_draw(self, step: int, source: int, next_draw: int) -> Delivery:
         """The step from the ledger, or drawn from the weights after step `source`."""
-        batch = read_batch(self._ledger, step)
+        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
         if batch is not None:
             return Delivery(batch)
+        if self._shared:
+            await self._learner_is_done(source)
         await self._load(source)
         batch, clock = await self._draw(step, source, next_draw)
         sync_s, self._sync_s = self._sync_s, 0.0
-        return Delivery(batch, clock, sync_s)
+        return Delivery(batch, clock, sync_s, await self._pool.take_usage())
 
     def _deliver(self, delivery: Delivery) -> None:
         _future(self._deliveries, delivery.batch.step).set_result(delivery)
+
+    async def _learner_is_done(self, step: int) -> None:
+        """Waits until the loop is done with a step. The engines may have given up their weights."""
+        self._idle.set()
+        await _future(self._finished, step)
+        self._idle.clear()
+        self._loaded = None
 
     async def _load(self, source: int) -> None:
         """Gives the engines the weights after step `source`, unless they have them, and probes."""
@@ -199,12 +220,12 @@ class Feed:
         weights = await _future(self._weights, source)
         self._idle.clear()
         start = time.perf_counter()
-        if self._config.cluster.placement == "shared":
-            await self._pool.wake()
         await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
         self._loaded, self._version = source, weights.policy_version
         probe = await self._draw_probe(source)
+        if _future(self._probes, source).done():
+            del self._probes[source]
         _future(self._probes, source).set_result(probe)
 
     async def _draw_probe(self, source: int) -> list[Rollout]:
@@ -226,8 +247,6 @@ class Feed:
         groups, after = await self._sampler.draw_step(
             self._make_sampling(step), next_draw, self._drawn_from(step, source), clock
         )
-        if self._config.cluster.placement == "shared":
-            await self._pool.sleep()
         batch = Batch(
             step=step,
             groups=groups,
@@ -256,6 +275,7 @@ class Feed:
             groups = await self._sampler.draw_evaluation(
                 "eval", self._eval_prompts, wave, drawn_from
             )
+            await self._keep(source, groups)
         if source == 0:
             wave = Wave(
                 group_size=1,
@@ -268,6 +288,25 @@ class Feed:
             )
         seconds = time.perf_counter() - begin
         _future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, start))
+
+    async def _keep(self, source: int, groups: Sequence[Group]) -> None:
+        """Writes what was drawn of held-out prompts, for people to read: nothing else needs it."""
+        texts = {
+            rollout.key: self._chat.turn_texts(rollout)
+            for group in groups
+            for rollout in group.rollouts
+        }
+        batch = Batch(
+            step=source,
+            groups=tuple(groups),
+            next_draw=0,
+            source_step=source,
+            policy_version=self._version,
+            reward_errors=0,
+        )
+        folder = self._ledger.parent / EVALUATIONS
+        folder.mkdir(exist_ok=True)
+        await asyncio.to_thread(when_there_is_room, partial(write_batch, folder, batch, texts))
 
     def _drawn_from(self, step: int, source: int) -> DrawnFrom:
         return DrawnFrom(step=step, source_step=source, policy_version=self._version)

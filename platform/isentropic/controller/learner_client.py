@@ -27,11 +27,24 @@ from isentropic.seeds import hash_seed
 class LearnerClient:
     """Talks to the learner ranks in packed batches, to the loop in rollouts and samples."""
 
-    def __init__(self, config: Config, learner: LearnerGroup, order: int = 0) -> None:
-        """order: which of the ways to put a step's prompts into updates; a branch tries several."""
+    def __init__(
+        self,
+        config: Config,
+        learner: LearnerGroup,
+        order: int = 0,
+        *,
+        attention_share: float = 0.0,
+    ) -> None:
+        """Prepares to talk to `learner`.
+
+        Args:
+            order: which of the ways to put a step's prompts into updates; a branch tries several.
+            attention_share: what microbatches are balanced by, as `batching.assign` takes it.
+        """
         self._config = config
         self._learner = learner
         self._order = order
+        self._attention_share = attention_share
         self._reference = config.terms.kl is not None
 
     async def score(
@@ -41,7 +54,10 @@ class LearnerClient:
         if not rollouts:
             return {}
         batches = batching.score_batches(
-            rollouts, self._learner.num_ranks, self._config.learner.microbatch_tokens
+            rollouts,
+            self._learner.num_ranks,
+            self._config.learner.microbatch_tokens,
+            self._attention_share,
         )
         results = await self._learner.score(batches, reference=reference and self._reference)
         scores = batching.unpack_scores(batches, results, len(rollouts))
@@ -97,6 +113,7 @@ class LearnerClient:
             seeds=[
                 hash_seed("update", config.seed, step, first + index) for index in range(len(plan))
             ],
+            attention_share=self._attention_share,
         )
         results = await self._learner.update(self._with_contexts(batches, contexts))
         updates: list[Update] = []
@@ -121,7 +138,7 @@ class LearnerClient:
                     learning_rate=ranks[0].learning_rate,
                     seconds=max(rank.seconds for rank in ranks),
                     mfu=_mean_mfu(results),
-                    books=_books(packed, ranks, len(members)),
+                    books=join_books(packed, ranks, len(members)),
                 )
             )
         return updates, results[0].policy_version
@@ -131,7 +148,10 @@ class LearnerClient:
     ) -> list[StepBatch]:
         """Gives each rank its part of the rollouts that books are kept over."""
         packed = batching.score_batches(
-            contexts, self._learner.num_ranks, self._config.learner.microbatch_tokens
+            contexts,
+            self._learner.num_ranks,
+            self._config.learner.microbatch_tokens,
+            self._attention_share,
         )
         return [
             replace(batch, contexts=tuple(rank))
@@ -139,10 +159,17 @@ class LearnerClient:
         ]
 
 
-def _books(
+def join_books(
     packed: Sequence[Sequence[MicroBatch]], ranks: Sequence[UpdateResult], count: int
 ) -> UpdateBooks | None:
-    """The books of all ranks, slopes in the order of the samples; sums are the same on every rank."""
+    """The books of all ranks, slopes in the order of the update's samples; None if there are none.
+
+    The sums are the same on every rank.
+
+    Args:
+        packed: by rank, the microbatches of the update.
+        count: samples of the update.
+    """
     books = [rank.books for rank in ranks]
     if books[0] is None:
         return None

@@ -45,12 +45,14 @@ class Controller:
         folder: Path,
         metadata: dict[str, Any],
         warn: Callable[[str], None] = log.warning,
+        phase: Callable[[str], None] = lambda phase: None,
     ) -> None:
         """
         Args:
             folder: of the run.
             metadata: what the manifest of every checkpoint says of the run.
             warn: takes each warning, for people to read.
+            phase: takes the name of what begins now, for people to read.
         """
         self._config = config
         self._learner = learner
@@ -61,6 +63,7 @@ class Controller:
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
         self._attribution = folder / "attribution"
+        self._phase = phase
         self._stop: str | None = None
 
     def request_stop(self, reason: str) -> None:
@@ -84,6 +87,7 @@ class Controller:
             self._feed.publish(self._trainer.step, await self._learner.publish())
             if self._trainer.step == 0:
                 await self._report_start()
+            self._feed.finish(self._trainer.step)
             while self._trainer.step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._trainer.step + 1)
             await self._saver.finish()
@@ -102,7 +106,7 @@ class Controller:
     async def _run_step(self, number: int) -> None:
         """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves."""
         await self._saver.look()
-        watch = Stopwatch()
+        watch = Stopwatch(self._phase)
         with watch("waited"):
             delivery = await self._fed(self._feed.batch(number))
 
@@ -114,8 +118,8 @@ class Controller:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
 
-        # Engines on the learner's GPUs wake up when weights are published, and need its memory:
-        # it measures before that. Engines on GPUs of their own draw on while it measures.
+        # Engines on the learner's GPUs may evaluate once weights are published, and have its memory
+        # then: it measures before that. Engines on GPUs of their own draw on while it measures.
         shared = self._config.cluster.placement == "shared"
         if shared:
             await self._trainer.recheck(step)
@@ -125,6 +129,7 @@ class Controller:
             await self._trainer.recheck(step)
 
         if self._feed.evaluates(number):
+            self._phase("evaluating")
             step.evaluation = await self._fed(self._feed.evaluation(number))
             if number == self._config.run.steps:
                 await self._check_probe(step, number)
@@ -139,7 +144,7 @@ class Controller:
         if decision.stop:
             self.request_stop(decision.stop)
         await self._checkpoint_if_due(number, requested=decision.checkpoint)
-        self._feed.forget(number)
+        self._feed.finish(number)
 
     async def _check_probe(self, step: Step, source: int) -> None:
         """Raises RuntimeError if the engines drew with other weights than those after `source`."""
@@ -151,6 +156,7 @@ class Controller:
 
     async def _report_start(self) -> None:
         """Writes line 0: evaluation, and entropy of the start."""
+        self._phase("first evaluation")
         evaluation = await self._fed(self._feed.evaluation(0))
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         scores = await self._trainer.score_rollouts(rollouts)

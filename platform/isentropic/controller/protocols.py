@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from isentropic.durable import FileEntry
 from isentropic.records import (
     Completion,
     MicroBatch,
@@ -16,11 +17,19 @@ from isentropic.records import (
     StepBatch,
     StepResult,
     TokenScores,
+    Usage,
 )
 
 
 class WaitError(RuntimeError):
     """A remote call did not answer in time."""
+
+
+class NotStarted(WaitError):
+    """Ray, the engines or the ranks did not come up in time: nothing was done, nothing is lost.
+
+    The machine or the cluster was too busy; the same command may work later (exit code 75).
+    """
 
 
 class LearnerLost(RuntimeError):
@@ -47,11 +56,11 @@ class RolloutPool(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Engines give back their GPU memory (shared placement); on a CPU nothing happens."""
+        """Engines give up their GPU memory until the next load; on a CPU nothing happens."""
         ...
 
-    async def wake(self) -> None:
-        """Engines take their GPU memory again, before weights are loaded."""
+    async def take_usage(self) -> list[Usage]:
+        """How full each engine was since the last call; empty for one that does not answer."""
         ...
 
 
@@ -84,8 +93,11 @@ class LearnerGroup(Protocol):
         """
         ...
 
-    async def end_save(self) -> None:
-        """Returns when what `begin_save` copied is durable. Raises OSError if there is no room."""
+    async def end_save(self) -> dict[str, FileEntry]:
+        """Returns when what `begin_save` copied is durable. Raises OSError if there is no room.
+
+        Returns the files that were written, by name under that folder, hashed by who wrote them.
+        """
         ...
 
     async def load(self, folder: Path) -> None:

@@ -1,8 +1,9 @@
 """What a step leaves in numbers: its line of metrics.jsonl, the rows of its updates, alarms."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ from isentropic.controller.probe import probe_gap
 from isentropic.controller.step import Evaluation, Step, Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms.alarms import Alarms
-from isentropic.metrics.classes import bounded_ratio, clip_sides
+from isentropic.metrics.classes import ClipSides, bounded_ratio, clip_sides
 from isentropic.metrics.counterfactual import (
     build_counterfactuals,
     counterfactual_metrics,
@@ -24,24 +25,20 @@ from isentropic.metrics.ledger import (
     Explained,
     contributions,
     is_ledger,
-    per_push,
     step_ledger,
     token_columns,
     update_ledger,
 )
-from isentropic.metrics.prediction import (
-    PredictionTracker,
-    measured_change,
-    predicted_change,
-)
+from isentropic.metrics.recheck import measured_change
 from isentropic.metrics.step_metrics import (
     initial_kl,
     mismatch_metrics,
     response_metrics,
     reward_metrics,
     staleness_metrics,
+    usage_metrics,
 )
-from isentropic.metrics.tokens import TokenTable, token_table
+from isentropic.metrics.tokens import Array, TokenTable, token_table
 from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
@@ -71,6 +68,54 @@ class Decision:
     checkpoint: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateTokens:
+    """The tokens of an update as its loss saw them, in the order of its samples."""
+
+    table: TokenTable
+    leaves: LeafResult
+    push: Array  # [N] -d loss / d logprob
+    of_objective: dict[str, Array]  # [N] each: the objective's own metrics
+
+    def sides(self, update: Update) -> ClipSides:
+        """The sides of the clip, at the bounds that the update had."""
+        ratio = self.of_objective.get("ratio", bounded_ratio(self.table.log_ratio))
+        return clip_sides(ratio, self.table.advantage, update.coefficients, self.of_objective)
+
+    def contribution(self, update: Update) -> Array:
+        """[N] nats: each token's part of `now`; the update has books."""
+        return contributions(update.books, update.learning_rate, self.push, self.d_entropy)
+
+    @property
+    def d_entropy(self) -> Array | None:
+        """[N] d loss / d entropy; None if no term has the entropy in it."""
+        return None if self.leaves.d_entropy is None else self.leaves.d_entropy.numpy()
+
+
+def update_tokens(config: Config, update: Update) -> UpdateTokens:
+    """Differentiates the loss of an update by its tokens again, from what the learner returned."""
+    table = token_table(
+        update.samples,
+        weights=update.weights,
+        logprob=update.logprob,
+        entropy=update.entropy,
+    )
+    leaves = leaf_gradients(
+        config.objective,
+        update.coefficients,
+        loss_fields(table),
+        terms=config.terms,
+        term_coefficients=update.term_coefficients,
+        seed=update.seed,
+    )
+    return UpdateTokens(
+        table=table,
+        leaves=leaves,
+        push=-leaves.d_logprob.numpy(),
+        of_objective={name: values.numpy() for name, values in leaves.metrics.items()},
+    )
+
+
 class Reporter:
     """Computes the metrics of every step and hands them out. Its state is in the checkpoint."""
 
@@ -85,7 +130,6 @@ class Reporter:
         self._logs = [files, *logs]
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
         self._alarms = Alarms(config.alarms)
-        self._prediction = PredictionTracker()
         self._explained = Explained()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
         self._none_in_a_row = 0  # steps without an update
@@ -106,14 +150,13 @@ class Reporter:
         rows = [self._update_row(step, update) for update in step.updates]
         replayed = [self._update_row(step, update) for update in step.replayed]
         metrics: dict[str, Any] = {"policy_version": step.policy_version}
-        metrics |= self._drawn(step) | self._trained(step, rows) | step.metrics
-        if replayed:
-            metrics |= {
-                f"replay/{name}": value
-                for name, value in _means(replayed).items()
-                if name.startswith("clip/")
-            }
-        metrics |= self._change(step, rows + replayed)
+        metrics |= self._drawn(step) | self._trained(step, _made(rows)) | step.metrics
+        metrics |= {
+            f"replay/{name}": value
+            for name, value in _means(_made(replayed)).items()
+            if name.startswith("clip/")
+        }
+        metrics |= self._change(step)
         books = step_ledger(rows + replayed)
         metrics |= books | self._explained.add(books)
         if step.evaluation is not None:
@@ -129,7 +172,6 @@ class Reporter:
     def state_dict(self) -> dict[str, Any]:
         return {
             "alarms": self._alarms.state_dict(),
-            "prediction": self._prediction.state_dict(),
             "explained": self._explained.state_dict(),
             "best": self._best,
             "none_in_a_row": self._none_in_a_row,
@@ -137,7 +179,6 @@ class Reporter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._alarms.load_state_dict(state["alarms"])
-        self._prediction.load_state_dict(state["prediction"])
         if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
@@ -163,10 +204,10 @@ class Reporter:
         return mismatch_metrics(rollouts if whole else [], scores, config.temperature)
 
     def _trained(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-        """Metrics of what was trained on: means over the updates, and facts about them."""
+        """Metrics of what was trained on: means over the updates made, and facts about all."""
         updates = [*step.updates, *step.replayed]
         metrics = entropy_trained(step.samples) | staleness_metrics(step.samples, step.step)
-        means = _means(rows) if rows else {}
+        means = _means(rows)
         metrics |= mean_over_updates(
             [_accounted(row) for row in rows], self._config.accounting.p_split
         )
@@ -184,40 +225,30 @@ class Reporter:
     def _update_row(self, step: Step, update: Update) -> dict[str, float]:
         """The row of an update: the accounting of its tokens, and the panel of other objectives."""
         config = self._config
-        table = token_table(
-            update.samples,
-            weights=update.weights,
-            logprob=update.logprob,
-            entropy=update.entropy,
-        )
         coefficients = update.coefficients
-        leaves = leaf_gradients(
-            config.objective,
-            coefficients,
-            loss_fields(table),
-            terms=config.terms,
-            term_coefficients=update.term_coefficients,
-            seed=update.seed,
-        )
-        push = -leaves.d_logprob.numpy()
-        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
+        tokens = update_tokens(config, update)
+        table, push, of_objective = tokens.table, tokens.push, tokens.of_objective
         p_split = config.accounting.p_split
         row: dict[str, float] = {
             "policy_version": update.policy_version,
-            "loss": float(leaves.loss),
+            "loss": float(tokens.leaves.loss),
             "grad_norm": update.grad_norm,
             "skipped": update.skipped,
             "learning_rate": update.learning_rate,
         }
         row |= update_metrics(
-            table, push=push, bounds=coefficients, p_split=p_split, token_metrics=of_objective
+            table,
+            push=push,
+            bounds=coefficients,
+            p_split=p_split,
+            token_metrics=of_objective,
+            d_entropy=tokens.d_entropy,
         )
         row |= {
             name: float(values.mean())
             for name, values in of_objective.items()
             if name not in row and values.size
         }
-        books = update.books
         row |= counterfactual_metrics(
             table,
             push,
@@ -225,45 +256,50 @@ class Reporter:
             step=step.step,
             seed=update.seed,
             p_split=p_split,
-            per_push=None if books is None else per_push(books, update.learning_rate),
+            effect=None if update.books is None else self._effect(update, tokens),
         )
-        return row | self._books_row(step, update, table, leaves)
+        return row | self._books_row(step, update, tokens)
 
-    def _books_row(
-        self, step: Step, update: Update, table: TokenTable, leaves: LeafResult
-    ) -> dict[str, float]:
+    def _effect(self, update: Update, tokens: UpdateTokens) -> Callable[[Array], float]:
+        """Makes the function from a push to its nats along the real step, added terms included."""
+        of_push = partial(contributions, update.books, update.learning_rate)
+        config = self._config
+        of_terms = 0.0
+        if config.terms.on():
+            alone = leaf_gradients(
+                config.objective, update.coefficients, loss_fields(tokens.table), seed=update.seed
+            )
+            push = alone.d_logprob.numpy() - tokens.leaves.d_logprob.numpy()
+            of_terms = of_push(push, tokens.d_entropy).sum()
+        return lambda push: float(of_push(push, None).sum() + of_terms)
+
+    def _books_row(self, step: Step, update: Update, tokens: UpdateTokens) -> dict[str, float]:
         """The books of an update, and its tokens for attribution/; nothing if not measured."""
         if update.books is None:
             return {}
-        push = -leaves.d_logprob.numpy()
-        d_entropy = None if leaves.d_entropy is None else leaves.d_entropy.numpy()
-        contribution = contributions(update.books, update.learning_rate, push, d_entropy)
+        contribution = tokens.contribution(update)
         step.attribution.append(
-            token_columns(len(step.attribution), table, update.samples, contribution, push)
+            token_columns(
+                len(step.attribution), tokens.table, update.samples, contribution, tokens.push
+            )
         )
-        of_objective = {name: values.numpy() for name, values in leaves.metrics.items()}
-        ratio = of_objective.get("ratio", bounded_ratio(table.log_ratio))
         return update_ledger(
-            table,
+            tokens.table,
             update.samples,
             update.books,
             contribution,
-            sides=clip_sides(ratio, table.advantage, update.coefficients, of_objective),
+            sides=tokens.sides(update),
             p_split=self._config.accounting.p_split,
         )
 
-    def _change(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """The entropy change predicted from all updates, and the one measured on some contexts."""
+    def _change(self, step: Step) -> dict[str, float]:
+        """The entropy change of the step, measured on some contexts."""
         keys = sorted(step.rechecked)
         old = {sample.rollout.key: sample.old for sample in step.samples}
         before = [old[key] for key in keys]
-        measured = measured_change(
+        return measured_change(
             [score.entropy for score in before], [step.rechecked[key].entropy for key in keys]
         )
-        predicted = predicted_change(
-            rows, [update.learning_rate for update in (*step.updates, *step.replayed)]
-        )
-        return measured | self._prediction.add(predicted, measured["entropy/measured_change"])
 
     def _evaluation(self, step: int, evaluation: Evaluation) -> dict[str, Any]:
         rollouts = [rollout for group in evaluation.groups for rollout in group.rollouts]
@@ -305,6 +341,7 @@ class Reporter:
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
             "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
+            **usage_metrics(step.delivery.usage),
         }
 
     def _hand_out(self, step: int, metrics: dict[str, Any]) -> Decision:
@@ -318,9 +355,14 @@ class Reporter:
         return Decision(stop=actions.get("stop"), checkpoint="checkpoint" in actions)
 
 
+def _made(rows: Sequence[Mapping[str, float]]) -> list[Mapping[str, float]]:
+    """Leaves out skipped updates: they moved nothing, and their numbers may not be finite."""
+    return [row for row in rows if not row["skipped"]]
+
+
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means over the updates of everything but the facts."""
-    names = [name for name in rows[0] if name not in FACTS and not is_ledger(name)]
+    """Means over the updates of everything but the facts; nothing for no update."""
+    names = [name for name in rows[0] if name not in FACTS and not is_ledger(name)] if rows else []
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 

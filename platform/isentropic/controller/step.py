@@ -4,7 +4,7 @@ They lie below the rest of controller/, as `records.py` lies below the whole pac
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,19 +20,26 @@ from isentropic.records import (
     Sample,
     TokenScores,
     UpdateBooks,
+    Usage,
 )
 
 
 class Stopwatch:
     """Measures the seconds of named phases of one step, and of the whole step."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins: Callable[[str], None] = lambda phase: None) -> None:
+        """
+        Args:
+            begins: called with the name of each phase that begins.
+        """
+        self._begins = begins
         self.seconds: dict[str, float] = {}  # by phase; a phase entered twice adds up
         self.total = 0.0  # until `stop`
         self._start = time.perf_counter()
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
+        self._begins(phase)
         start = time.perf_counter()
         try:
             yield
@@ -60,6 +67,7 @@ class Delivery:
     batch: Batch
     clock: Clock = field(default_factory=Clock)
     sync_s: float = 0.0
+    usage: list[Usage] = field(default_factory=list)  # of each engine, while it was drawn
 
 
 @dataclass(slots=True)

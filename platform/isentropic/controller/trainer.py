@@ -4,6 +4,7 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.methods.steering import first_coefficients
 from isentropic.metrics.entropy import first_wave
-from isentropic.metrics.prediction import recheck_subset
+from isentropic.metrics.ledger import context_rollouts
+from isentropic.metrics.recheck import recheck_subset
 from isentropic.metrics.step_metrics import fate_metrics
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
@@ -32,14 +34,25 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, learner: LearnerGroup, method: Method, *, order: int = 0
+        self,
+        config: Config,
+        learner: LearnerGroup,
+        method: Method,
+        *,
+        order: int = 0,
+        attention_share: float = 0.0,
     ) -> None:
-        """order: 0 puts a step's prompts into updates as every run does; others, in other ways."""
+        """Starts before the first step.
+
+        Args:
+            order: 0 puts a step's prompts into updates as every run does; others, in other ways.
+            attention_share: as `batching.assign` takes it.
+        """
         self.step = 0  # the last one trained; 0 is the start
         self.policy_version = 0
         self._config = config
         self._learner = learner
-        self._client = LearnerClient(config, learner, order)
+        self._client = LearnerClient(config, learner, order, attention_share=attention_share)
         self._method = method
         self._terms = TermCoefficients(config.terms)
         self._steering = config.steering.build(first_coefficients(config))
@@ -180,9 +193,7 @@ class Trainer:
         ledger = self._config.accounting.ledger
         if not ledger.measures(step.step):
             return []
-        drawn = first_wave(step.delivery.batch.rollouts)
-        responses = [rollout for rollout in drawn if rollout.num_response_tokens]
-        return recheck_subset(responses, ledger.contexts, self._config.seed)
+        return context_rollouts(step.delivery.batch.rollouts, ledger.contexts, self._config.seed)
 
     def _check_skipped(self, step: int, updates: Sequence[Update]) -> None:
         """Raises RuntimeError if too many updates in a row could not be made."""
@@ -226,7 +237,12 @@ def _with(values: Mapping[str, Any], steered: Mapping[str, float]) -> dict[str, 
 
 
 def mean_entropy(rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]) -> float:
-    """Entropy of the first wave, in nats per token, over all its responses, before any filter."""
+    """Entropy of the first wave, in nats per token, over all its responses, before any filter.
+
+    NaN without a token: the entropy of nothing is not 0, which would read as a collapse.
+    """
     entropies = [scores[rollout.key].entropy for rollout in first_wave(rollouts)]
     tokens = sum(len(entropy) for entropy in entropies)
-    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / max(tokens, 1))
+    if not tokens:
+        return math.nan
+    return float(sum(entropy.sum(dtype="float64") for entropy in entropies) / tokens)

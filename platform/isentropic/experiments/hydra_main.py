@@ -16,12 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
 from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.overrides import for_hydra
-from isentropic.experiments.settings.presets import check_presets
+from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.sweep.names import name_sweep_job
 
 GO_ON = "go on with resume=auto"
@@ -38,6 +39,9 @@ def hydra_main(job: Job) -> Callable[..., int]:
 
     def main() -> int:
         begin()
+        # Before the imports, which take seconds; --help and --cfg print only what they were asked.
+        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+            print("reading the config", file=sys.stderr, flush=True)
         return exit_code(lambda: _run_hydra(job), go_on=GO_ON)
 
     return main
@@ -45,6 +49,7 @@ def hydra_main(job: Job) -> Callable[..., int]:
 
 def _run_hydra(job: Job) -> int:
     arguments = sys.argv[1:]
+    refuse_secrets(arguments)
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:
@@ -65,10 +70,13 @@ def _run_hydra(job: Job) -> int:
 
 
 def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
+    if not cfg.run.dry:
+        print(f"{cfg.run.name}: loading libraries", file=sys.stderr, flush=True)
     from isentropic.experiments.settings.load import load  # torch: after Hydra's own checks
 
     settings = HydraConfig.get()
     check_presets(settings)
+    name_presets(cfg, settings)
     if settings.mode == RunMode.MULTIRUN:
         name_sweep_job(cfg, settings, sys.argv[1:])
     return job(load(cfg), cfg)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from isentropic.checks import refuse_secrets
+from isentropic.controller.protocols import NotStarted
 from isentropic.durable import NO_ROOM
 from isentropic.experiments.settings.options import HELP, Commands, Options
 from isentropic.folders import runs_folder, unset_empty, use_durable_folders
@@ -40,7 +42,12 @@ def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callab
             print(options.help())
             return DONE if given else BAD_INPUT
         begin()
-        return exit_code(lambda: job(*options.parse(given)), go_on=go_on)
+
+        def run() -> int | None:
+            refuse_secrets(given)
+            return job(*options.parse(given))
+
+        return exit_code(run, go_on=go_on)
 
     return main
 
@@ -56,18 +63,43 @@ def exit_code(job: Callable[[], int | None], *, go_on: str = "", folder: Path | 
     """Run the job and return its exit code (None is 0), or that of the error that it ended with.
 
     A ValueError of our own code is bad input (2), a ConnectionError of our own code is a fault
-    without a traceback (1); both are one line, `error: ...`. Any other error is a fault and keeps
-    its traceback.
+    without a traceback (1), a NotStarted may be tried again (75); each is one line, `error: ...`.
+    Any other error is a fault and keeps its traceback. If Ray's head has gone, the process ends
+    here, with that code.
 
     folder: where the job writes (default: the folder of all runs), for the message about a full
         disk.
     """
+    try:
+        code = _code_of(job, go_on, folder)
+    except SystemExit as end:
+        # Ray's own handler, which is there while Ray starts, exits with the signal's number.
+        code = RESUMABLE if end.code == signal.SIGTERM else end.code
+        _leave_lost_ray(code)
+        raise SystemExit(code) from end
+    _leave_lost_ray(code)
+    return code
+
+
+def _leave_lost_ray(code: int) -> None:
+    """End the process with `code` if its Ray has lost the head: the usual exit would hang."""
+    # Only who has loaded that module can have started a Ray; others need not wait for its import.
+    runtime = sys.modules.get("isentropic.actors.ray_runtime")
+    if runtime is not None:
+        runtime.leave_lost_ray(code)
+
+
+def _code_of(job: Callable[[], int | None], go_on: str, folder: Path | None) -> int:
+    """Run the job; print what it ended with, and return the code of that."""
     try:
         return job() or DONE
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"interrupted{'; ' if go_on else ''}{go_on}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if isinstance(error, NotStarted):
+            refuse(str(error))
+            return RESUMABLE
         if isinstance(error, ValueError | ConnectionError) and is_ours(error):
             code = refuse(str(error))
             return code if isinstance(error, ValueError) else FAULT

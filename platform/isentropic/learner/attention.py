@@ -1,15 +1,19 @@
-"""Attention over packed sequences: a token sees only its own sequence; no mask, no padding."""
+"""Attention over packed sequences, without mask or padding; and which models it is enough for."""
 
+from collections.abc import Mapping
 from itertools import groupby, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 NAME = "isentropic_varlen"  # in transformers' registry
+PROBE = "isentropic_probe"  # same; notes what calls it, and computes nothing
+COMPUTED = {"full_attention", "sliding_attention"}  # of a config's layer_types
+ADVICE = "Choose an architecture that can be packed, such as Llama, Qwen2 or Qwen3."
 
 
 def register() -> None:
@@ -48,18 +52,7 @@ def packed_attention(
         ValueError: if the model does not say where its sequences end, or uses something that is
             not computed here.
     """
-    if cu_seq_lens_q is None:
-        raise ValueError(
-            f"{type(module).__name__} does not hand cu_seq_lens_q on to its attention, so packed "
-            "sequences would see each other. Choose an architecture that does, such as Llama, "
-            "Qwen2 or Qwen3."
-        )
-    for name in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(name) is not None:
-            raise ValueError(
-                f"{type(module).__name__} uses {name} in its attention, which is not supported "
-                "here. Choose a model without it."
-            )
+    _check_call(module, kwargs | {"cu_seq_lens_q": cu_seq_lens_q})
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         heads_last = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
         out = varlen_attn(
@@ -72,26 +65,142 @@ def packed_attention(
             # (-1, 0) is causal; (w, 0) sees w tokens before the token itself, which transformers'
             # window counts too.
             window_size=(-1, 0) if sliding_window is None else (sliding_window - 1, 0),
-            enable_gqa=query.size(1) != key.size(1),
+            enable_gqa=bool(query.size(1) != key.size(1)),  # in a compiled layer it is no bool
         )
         return out[None], None
-    bounds = cu_seq_lens_q.tolist()
-    out = _by_length(query[0], key[0], value[0], bounds, scaling, sliding_window)
+    if query.is_cuda:
+        key, value = repeat_heads(query, key), repeat_heads(query, value)
+    out = _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling, sliding_window)
     return out[None], None
 
 
+def repeat_heads(query: Tensor, shared: Tensor) -> Tensor:
+    """Repeats heads of keys or values [1, H_kv, T, D] until there are as many as of queries.
+
+    In float32 on a GPU, the kernel that takes shared heads writes all scores: 30 GB at 16k tokens
+    and 28 heads. The one that does not needs a head for each.
+    """
+    times = query.size(1) // shared.size(1)
+    return shared if times == 1 else shared.repeat_interleave(times, dim=1)
+
+
+class Call(NamedTuple):
+    """One call of the attention that PROBE stands for."""
+
+    module: nn.Module
+    arguments: dict[str, Any]
+
+
+def register_probe() -> list[Call]:
+    """Makes `attn_implementation=PROBE` known to transformers; returns the list of its calls."""
+    calls: list[Call] = []
+
+    def note(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any
+    ) -> tuple[Tensor, None]:
+        calls.append(Call(module, arguments))
+        batch, heads, tokens, _ = query.shape
+        return query.new_empty(batch, tokens, heads, value.shape[-1]), None
+
+    AttentionInterface.register(PROBE, note)
+    AttentionMaskInterface.register(PROBE, lambda *args, **kwargs: None)
+    return calls
+
+
+def check_packing(lm: PreTrainedModel, calls: list[Call]) -> None:
+    """Refuses a model in which packed sequences would see each other, or more than they should.
+
+    Only attention keeps them apart here: every layer has to mix tokens by a call of the attention
+    interface, with the sequences' boundaries, and by nothing else. State-space models, linear
+    attention and convolutions run through the whole pack.
+
+    Args:
+        lm: on the meta device, made with `attn_implementation=PROBE`; a decoder with `layers`.
+        calls: of `register_probe`, still empty.
+
+    Raises:
+        ValueError: names the architecture and the layer.
+    """
+    name = type(lm).__name__
+    decoder = lm.get_decoder()
+    kinds = getattr(decoder.config, "layer_types", None) or []
+    foreign = sorted(set(kinds) - COMPUTED)
+    convolutions = [module for module in decoder.layers.modules() if isinstance(module, nn.Conv1d)]
+    if lm._is_stateful or foreign or convolutions:
+        found = ", ".join(foreign) or ("convolutions" if convolutions else "a recurrent state")
+        raise ValueError(
+            f"{name} mixes tokens by more than causal attention ({found}), so that packed sequences "
+            f"would see each other. {ADVICE}"
+        )
+    try:
+        _run_on_meta(decoder)
+    except Exception:
+        # Code that needs values: the ranks, which have weights, check each call themselves.
+        return
+    for number, layer in enumerate(decoder.layers):
+        inside = set(layer.modules())
+        own = [call for call in calls if call.module in inside]
+        if not own:
+            raise ValueError(
+                f"{name} does not call transformers' attention interface in layer {number}, so that "
+                f"packed sequences would see each other. {ADVICE}"
+            )
+        for module, arguments in own:
+            _check_call(module, arguments)
+            sliding = bool(kinds) and kinds[number] == "sliding_attention"
+            if sliding and arguments.get("sliding_window") is None:
+                raise ValueError(
+                    f"{name} does not hand the window of layer {number} on to its attention, which "
+                    f"would see everything. {ADVICE}"
+                )
+
+
+def _run_on_meta(decoder: nn.Module) -> None:
+    """Calls the decoder as `PackedModel` does, with shapes only."""
+    ids = torch.zeros(1, 4, dtype=torch.int64, device="meta")
+    bounds = torch.zeros(3, dtype=torch.int32, device="meta")
+    decoder(
+        input_ids=ids,
+        position_ids=ids,
+        # Without it transformers would look for the sequences in the values of position_ids.
+        attention_mask=ids,
+        use_cache=False,
+        cu_seq_lens_q=bounds,
+        cu_seq_lens_k=bounds,
+        max_length_q=2,
+        max_length_k=2,
+    )
+
+
+def _check_call(module: nn.Module, arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError if a module's attention cannot be computed on packed sequences."""
+    name = type(module).__name__
+    if arguments.get("cu_seq_lens_q") is None:
+        raise ValueError(
+            f"{name} does not hand cu_seq_lens_q on to its attention, so packed sequences would see "
+            f"each other. {ADVICE}"
+        )
+    for extra in ("softcap", "s_aux", "position_bias"):
+        if arguments.get(extra) is not None:
+            raise ValueError(
+                f"{name} uses {extra} in its attention, which is not supported here. Choose a "
+                "model without it."
+            )
+
+
+@torch.compiler.disable  # its loop follows the data
 def _by_length(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    bounds: list[int],
+    bounds: Tensor,
     scaling: float | None,
     sliding_window: int | None,
 ) -> Tensor:
     """Attends, [H, T, D] to [T, H, D], in one SDPA call per run of sequences of one length."""
     parts = []
     start = 0
-    for length, run in groupby(end - begin for begin, end in pairwise(bounds)):
+    for length, run in groupby(end - begin for begin, end in pairwise(bounds.tolist())):
         count = len(list(run))
         stop = start + count * length
         mask = _window(length, sliding_window, query.device)

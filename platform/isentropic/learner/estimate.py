@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from isentropic.config import LearnerConfig
 from isentropic.learner.model import count_parameters, count_vision_parameters
-from isentropic.learner.sharding import KEEP_GATHERED_BYTES
+from isentropic.learner.sharding import KEEP_GATHERED_BYTES, may_stand_unsharded
 from isentropic.objectives.tokens.statistics import MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
@@ -60,8 +60,9 @@ def estimate_rank_bytes(
     gathered = (
         parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
     )
-    # Gradients of all microbatches but the last are summed unsharded, in float32.
-    unsharded = parameters * 4
+    # Gradients of all microbatches but the last are summed unsharded, in float32; or else those of
+    # one layer at a time are, until they are reduced.
+    unsharded = 4 * (parameters if may_stand_unsharded(parameters, learner) else embedding + layer)
     per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)
     layers = model.num_hidden_layers
     kept = (
@@ -109,6 +110,21 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
     is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
     vision tower.
     """
+    of_weights, of_attention = _forward_flops(model)
+    return (of_weights + of_attention * length) * (3 if backward else 1)
+
+
+def attention_share(model: PretrainedConfig) -> float:
+    """Operations of a token's attention per token of its sequence, over those of its weights.
+
+    A sequence of L tokens costs as much as L * (1 + attention_share * L) tokens without attention.
+    """
+    of_weights, of_attention = _forward_flops(model)
+    return of_attention / of_weights
+
+
+def _forward_flops(model: PretrainedConfig) -> tuple[int, int]:
+    """Operations per token of the weights, and of attention per token of the sequence."""
     tower = count_vision_parameters(model)
     whole, model = model, model.get_text_config(decoder=True)
     heads = getattr(model, "num_attention_heads", 0)
@@ -116,5 +132,4 @@ def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = 
     weights = count_parameters(whole) - tower
     if not model.tie_word_embeddings:
         weights -= model.vocab_size * model.hidden_size
-    forward = 2 * weights + model.num_hidden_layers * 2 * length * heads * head_dim
-    return forward * (3 if backward else 1)
+    return 2 * weights, model.num_hidden_layers * 2 * heads * head_dim

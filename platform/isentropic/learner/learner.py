@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +14,16 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.durable import FileEntry
 from isentropic.images import load_images
 from isentropic.learner import sharding
-from isentropic.learner.books import Books
+from isentropic.learner.books import Books, Owners, clip_scale
+from isentropic.learner.books.shards import Shards, local_gradients, sum_over_ranks
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
-from isentropic.learner.model import PackedModel, load_model
+from isentropic.learner.model import PackedModel
 from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
@@ -30,6 +33,7 @@ from isentropic.objectives.terms import TermsConfig
 from isentropic.objectives.tokens.statistics import TokenStatistics
 from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
 from isentropic.seeds import hash_seed
+from isentropic.shared_gpu.offload import Offload, state_tensors
 
 FROM_MODEL = ("logprob", "entropy")
 
@@ -68,15 +72,21 @@ class Learner:
         self._model_config = model
         self._rank = rank
         self._remembered: dict[str, Tensor] = {}
+        self._offload = Offload()
         self._own_group = not dist.is_initialized()
         self._mesh = sharding.join(
-            rank=rank, world_size=world_size, init_method=init_method, timeout_s=config.timeout_s
+            rank=rank,
+            world_size=world_size,
+            init_method=init_method,
+            timeout_s=config.collective_timeout_s,
         )
         self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
-        build = partial(self._build, model, temperature)
+        build = partial(sharding.build, model, config, self._mesh, temperature=temperature)
         self._model, self._keep_gathered = build(trained=True)
+        trained = sum(each.numel() for each in self._model.parameters() if each.requires_grad)
+        self._reduce_each_microbatch = not sharding.may_stand_unsharded(trained, config)
         self._reference = build(trained=False)[0] if reference else None
         self._images = _image_reader(self._model, model)
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
@@ -101,6 +111,7 @@ class Learner:
         self._fields = required_fields(objective, terms) - set(FROM_MODEL) | {"token_weight"}
         self._needs_minibatch = objective.needs_minibatch
         self._optimizer = build_optimizer(self._model, config)
+        self._owners: Owners | None = None
 
     def remember(self) -> None:
         """Copies weights, optimizer and policy version in memory, replacing an earlier copy."""
@@ -142,7 +153,7 @@ class Learner:
 
     def update(self, batch: StepBatch) -> StepResult:
         """One optimizer step for each minibatch of the batch, in order; there may be none."""
-        books = self._open_books(batch.contexts) if batch.contexts and batch.updates else None
+        books = self._open_books(batch) if batch.contexts and batch.updates else None
         updates = tuple(self._update(batch, index, books) for index in range(len(batch.updates)))
         return StepResult(
             updates=updates, policy_version=self.policy_version, mfu=self._mfu(batch, updates)
@@ -159,10 +170,24 @@ class Learner:
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
-    def save(self, folder: Path) -> None:
+    def offload(self) -> None:
+        """Moves the state to host memory and frees the GPU; only `restore` may come next.
+
+        Does nothing on a CPU: there the state is in host memory already.
+        """
+        if self._device.type == "cpu":
+            return
+        models = [model for model in (self._model, self._reference) if model is not None]
+        self._offload.leave(state_tensors(models, self._optimizer))
+
+    def restore(self) -> None:
+        """Moves the state back, bit for bit."""
+        self._offload.come_back()
+
+    def save(self, folder: Path) -> dict[str, FileEntry]:
         """Writes model, optimizer, policy version and random state; durable when it returns."""
         self.begin_save(folder)
-        self.end_save()
+        return self.end_save()
 
     def begin_save(self, folder: Path) -> None:
         """Copies the state and starts to write the copy; other calls may come before `end_save`."""
@@ -170,43 +195,33 @@ class Learner:
             folder, self._model.lm, self._optimizer, self.policy_version, self._rank, self._gloo
         )
 
-    def end_save(self) -> None:
-        """Waits until what `begin_save` copied is durable; raises OSError if there is no room."""
-        self._saved()
+    def end_save(self) -> dict[str, FileEntry]:
+        """Waits until what `begin_save` copied is durable; raises OSError if there is no room.
+
+        Returns the files that this rank wrote, by name.
+        """
+        return self._saved()
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote, bit for bit, on this or another number of ranks."""
         self.policy_version = load_state(folder, self._model.lm, self._optimizer, self._rank)
+        self._owners = None
 
     def export(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-        """Writes weights, config and tokenizer as a folder that transformers and vLLM load."""
+        """Writes weights, config and tokenizer as a folder that transformers and vLLM load.
+
+        Rank 0 writes; the others return as soon as the weights are gathered. They would else wait
+        for its disk in a collective, with that one's deadline.
+        """
         weights = {
             name: tensor.cpu() for name, tensor in self.named_weights(dtype) if self._rank == 0
         }
         if self._rank == 0:
             write_folder(folder, self._model.lm, weights, self._model_config)
-        dist.barrier()
 
     def close(self) -> None:
         """Leaves the process group, or only its own gloo group if another owner made the first."""
         dist.destroy_process_group(None if self._own_group else self._gloo)
-
-    def _build(
-        self, model: ModelConfig, temperature: float, *, trained: bool
-    ) -> tuple[PackedModel, bool]:
-        """Builds a sharded model on this rank's device; the bool: its layers stay gathered."""
-        packed = PackedModel(
-            load_model(model), temperature=temperature, vocab_chunk=self._config.vocab_chunk
-        )
-        packed.requires_grad_(trained)
-        if trained and self._config.gradient_checkpointing:
-            packed.lm.gradient_checkpointing_enable({"use_reentrant": False})
-            # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
-            packed.train()
-        dtype = getattr(torch, self._config.dtype)
-        return packed, sharding.shard(
-            packed, self._mesh, dtype=dtype, compile_layers=self._config.compile
-        )
 
     def _forward(self, model: PackedModel, batch: MicroBatch) -> TokenStatistics:
         def to(array, dtype=torch.int64):
@@ -230,8 +245,9 @@ class Learner:
         sharding.release(model)
         return statistics
 
-    def _open_books(self, contexts: Sequence[MicroBatch]) -> Books:
-        """Books whose entropy is measured over the response tokens of `contexts`. Collective."""
+    def _open_books(self, batch: StepBatch) -> Books:
+        """Books whose entropy is measured over the batch's contexts. Collective."""
+        contexts = batch.contexts
         count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
         if self._mesh.size() > 1:
             dist.all_reduce(count)
@@ -246,7 +262,7 @@ class Learner:
             seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
 
-        return Books(self._optimizer, measure, score)
+        return Books(self._optimizer, measure, score, fine=batch.fine)
 
     def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         """Gradients of one minibatch, and an optimizer step unless they are not finite."""
@@ -265,13 +281,16 @@ class Learner:
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if books and not skipped:
             books.before(grad_norm, self._config.max_grad_norm)
+        if batch.classes and not skipped:
+            self._follow_owners(batch, index, clip_scale(grad_norm, self._config.max_grad_norm))
         if not skipped:
             self._optimizer.step()
             self.policy_version += 1
         self._optimizer.zero_grad(set_to_none=True)
         closed = None
         if books:
-            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches)
+            owners = self._owners if batch.classes else None
+            closed = books.skipped(len(logprob)) if skipped else books.after(microbatches, owners)
         return UpdateResult(
             logprob=logprob,
             entropy=entropy,
@@ -281,6 +300,46 @@ class Learner:
             seconds=time.perf_counter() - start,
             books=closed,
         )
+
+    def _follow_owners(self, batch: StepBatch, index: int, scale: float) -> None:
+        """Adds the gradients of the update's classes of tokens to the momentum that is theirs.
+
+        The gradients that the optimizer is about to use stay as they are.
+        """
+        if self._owners is None:
+            self._owners = Owners(self._optimizer, self.policy_version)
+        assert self._owners.policy_version == self.policy_version, (
+            f"the owners of the momentum were followed to version {self._owners.policy_version}, "
+            f"the weights are of version {self.policy_version}"
+        )
+        parameters = list(self._model.parameters())
+        kept = [parameter.grad for parameter in parameters]
+        self._owners.decay()
+        for owner, gradients in self._gradients_by_class(batch, index):
+            self._owners.add(owner, gradients, scale)
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+
+    def _gradients_by_class(self, batch: StepBatch, index: int) -> Iterator[tuple[str, Shards]]:
+        """Yields (way/class, gradient of its part of the loss), one backward pass each. Collective.
+
+        The loss is a function of each token's logprob and entropy: a class's part of its gradient
+        is what flows back through the tokens of the class.
+        """
+        microbatches = batch.updates[index]
+        leaves = self._leaf_loss(batch, index)
+        for way, names in batch.classes.items():
+            members = [
+                torch.as_tensor(microbatch.fields[f"class/{way}"], device=self._device)
+                for microbatch in microbatches
+            ]
+            counts = torch.bincount(torch.cat(members), minlength=len(names))
+            # A class without tokens on any rank has no gradient: all ranks leave its pass out.
+            sum_over_ranks(counts)
+            for number in counts.nonzero()[:, 0].tolist():
+                self._optimizer.zero_grad(set_to_none=True)
+                self._backward(microbatches, leaves.only([one == number for one in members]))
+                yield f"{way}/{names[number]}", local_gradients(list(self._model.parameters()))
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
         """Computes model operations per second over the device's peak.
@@ -300,16 +359,26 @@ class Learner:
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
         """Makes what turns the statistics of the n-th microbatch into its share of the loss."""
-        microbatches = batch.updates[index]
-        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
-        arguments = {
+        if self._needs_minibatch:
+            return self._leaf_loss(batch, index)
+        fields = [self._batch_fields(microbatch) for microbatch in batch.updates[index]]
+        arguments = self._loss_arguments(batch, index)
+        return _StepLoss(
+            partial(step_loss, self._objective, batch.coefficients, **arguments), fields
+        )
+
+    def _loss_arguments(self, batch: StepBatch, index: int) -> dict[str, Any]:
+        return {
             "terms": self._terms,
             "term_coefficients": batch.term_coefficients,
             "seed": batch.seeds[index] if batch.seeds else 0,
         }
-        if not self._needs_minibatch:
-            loss = partial(step_loss, self._objective, batch.coefficients, **arguments)
-            return _StepLoss(loss, fields)
+
+    def _leaf_loss(self, batch: StepBatch, index: int) -> "_LeafLoss":
+        """Computes the loss's derivatives by all statistics of the minibatch. Collective."""
+        microbatches = batch.updates[index]
+        fields = [self._batch_fields(microbatch) for microbatch in microbatches]
+        arguments = self._loss_arguments(batch, index)
         current = self._statistics(self._model, microbatches)
         known = [
             {**columns, "logprob": statistics.logprob, "entropy": statistics.entropy}
@@ -328,11 +397,12 @@ class Learner:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         seen: list[TokenStatistics] = []
         for number, microbatch in enumerate(microbatches):
-            # Only the last backward reduces over ranks: once per update, not once per microbatch.
-            last = number == len(microbatches) - 1
-            self._model.set_requires_gradient_sync(last)
-            self._model.set_is_last_backward(last)
-            self._model.set_reshard_after_backward(last or not self._keep_gathered)
+            sharding.begin_microbatch(
+                self._model,
+                last=number == len(microbatches) - 1,
+                reduce=self._reduce_each_microbatch,
+                keep_gathered=self._keep_gathered,
+            )
             statistics = self._forward(self._model, microbatch)
             loss = losses(number, statistics)
             loss.backward()
@@ -394,3 +464,11 @@ class _LeafLoss:
         # Only its gradient matters; it is non-finite whenever the loss is.
         total = (d_logprob * statistics.logprob).sum() + 0.0 * self._loss
         return total if d_entropy is None else total + (d_entropy * statistics.entropy).sum()
+
+    def only(self, chosen: Sequence[Tensor]) -> "_LeafLoss":
+        """Returns the part that flows back through some tokens; one mask [N] per microbatch."""
+        parts = [
+            tuple(None if one is None else one * mask for one in gradients)
+            for gradients, mask in zip(self._gradients, chosen, strict=True)
+        ]
+        return _LeafLoss(parts, self._loss)

@@ -1,6 +1,8 @@
 """A Hugging Face causal LM that reads packed tokens and answers with token statistics."""
 
+import copy
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -160,21 +163,17 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
 
 
 def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """Loads the causal LM with its weights in `dtype`, packed attention, no dropout.
+    """Loads the whole causal LM on the host, weights in `dtype`, packed attention, no dropout.
 
     Raises ValueError if it is no decoder with an output layer, or if its files lack weights.
     """
-    attention.register()
     logging.disable_progress_bar()
     config = read_config(model)
-    # The vision tower cuts an image into windows of its own and attends to both sides: packed
-    # attention, which is causal, would be wrong there.
-    by_part = {"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
     lm, loading = model_class(config).from_pretrained(
         **source(model),
         config=config,
         dtype=dtype,
-        attn_implementation=by_part if reads_images(config) else attention.NAME,
+        attn_implementation=_attention(config),
         output_loading_info=True,
     )
     if loading["missing_keys"] or loading["mismatched_keys"]:
@@ -184,6 +183,40 @@ def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> Pre
             f"model {model.path}: its files lack or misshape {missing} {misshapen}; "
             "they would start at random. Check the download."
         )
+    return _prepared(lm)
+
+
+def empty_model(model: ModelConfig) -> PreTrainedModel:
+    """Builds what `load_model` does on the meta device: shapes in float32, no memory, no weights.
+
+    Raises ValueError if it is no decoder with an output layer.
+    """
+    config = read_config(model)
+    with torch.device("meta"):
+        lm = model_class(config).from_config(
+            config,
+            dtype=torch.float32,
+            attn_implementation=_attention(config),
+            trust_remote_code=model.trust_remote_code,
+        )
+    # It has settings that config.json lacks, and an exported folder needs them. A model may have
+    # none: then it is made from its config.
+    with suppress(OSError):
+        lm.generation_config = GenerationConfig.from_pretrained(model.path, revision=model.revision)
+    return _prepared(lm)
+
+
+def _attention(config: PretrainedConfig) -> str | dict[str, str]:
+    """Registers packed attention and returns which attention each part of the model gets."""
+    attention.register()
+    if not reads_images(config):
+        return attention.NAME
+    # The vision tower cuts an image into windows of its own and attends to both sides: packed
+    # attention, which is causal, would be wrong there.
+    return {"": attention.NAME, "text_config": attention.NAME, "vision_config": "sdpa"}
+
+
+def _prepared(lm: PreTrainedModel) -> PreTrainedModel:
     check_decoder(lm)
     for module in lm.modules():
         if isinstance(module, nn.Dropout):
@@ -208,6 +241,33 @@ def check_decoder(lm: PreTrainedModel) -> None:
         raise ValueError(
             f"{type(lm).__name__} has no linear output layer, got {type(head).__name__}."
         )
+
+
+def check_trainable(config: PretrainedConfig, *, trust_remote_code: bool = False) -> None:
+    """Refuses an architecture that cannot be packed, by its shapes alone: no weights are read.
+
+    Raises:
+        ValueError: names the architecture and what in it cannot be packed.
+    """
+    calls = attention.register_probe()
+    by_part = {"": attention.PROBE, "text_config": attention.PROBE, "vision_config": "sdpa"}
+    try:
+        with torch.device("meta"):
+            lm = model_class(config).from_config(
+                copy.deepcopy(config),
+                # The experts of some models come in no other type.
+                dtype=torch.bfloat16,
+                attn_implementation=by_part if reads_images(config) else attention.PROBE,
+                trust_remote_code=trust_remote_code,
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"a {config.model_type} model cannot be made with packed attention "
+            f"({type(error).__name__}: {reason}). {attention.ADVICE}"
+        ) from error
+    check_decoder(lm)
+    attention.check_packing(lm, calls)
 
 
 def model_class(config: PretrainedConfig) -> type:

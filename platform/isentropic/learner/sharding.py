@@ -1,5 +1,6 @@
 """One process group for the ranks, and FSDP2 around a packed model."""
 
+import logging
 from datetime import timedelta
 
 import torch
@@ -7,11 +8,16 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from isentropic.learner.model import PackedModel
+from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner.model import PackedModel, empty_model, load_model
+from isentropic.models.slices import find_places, read_slices
+
+log = logging.getLogger(__name__)
 
 # Below this size the gathered layers stay between forward, backward and microbatches: it costs
 # little memory, and an update needs one all-gather instead of two per microbatch.
 KEEP_GATHERED_BYTES = 1 << 30
+GIB = 1 << 30
 
 
 def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: float) -> DeviceMesh:
@@ -20,7 +26,9 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
     Args:
         init_method: tcp://host:port of rank 0; None for a single rank, which needs no port and
             shares the group that its process belongs to already.
-        timeout_s: for any collective; then the process group aborts.
+        timeout_s: for any collective; then the process group aborts. It must be longer than the
+            ranks' microbatches differ, and on a GPU longer than the work that was queued before the
+            collective: NCCL counts from its start on the host.
     """
     if init_method is None and world_size > 1:
         raise ValueError(
@@ -59,12 +67,50 @@ def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
     return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
 
 
+def build(
+    model: ModelConfig,
+    config: LearnerConfig,
+    mesh: DeviceMesh,
+    *,
+    temperature: float,
+    trained: bool,
+) -> tuple[PackedModel, bool]:
+    """Builds a sharded model on this rank's device; the bool: its layers stay gathered.
+
+    The model is made without memory, sharded, and then each rank reads its own slices: no rank
+    holds more on its host than one tensor. A model whose files cannot be read so is loaded whole
+    first, by every rank.
+    """
+    lm = empty_model(model)
+    places = find_places(model, lm)
+    if places is None:
+        log.warning(
+            "model %s: its files hold its weights under other names or in another form than the "
+            "model does, so every learner rank loads all of them on its host first. Saving it "
+            "anew with save_pretrained(<folder>) may help.",
+            model.path,
+        )
+        lm = load_model(model)
+    packed = PackedModel(lm, temperature=temperature, vocab_chunk=config.vocab_chunk)
+    packed.requires_grad_(trained)
+    if trained and config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
+        packed.train()
+    dtype = getattr(torch, config.dtype)
+    keep = shard(packed, mesh, dtype=dtype, compile_layers=config.compile)
+    if places is not None:
+        packed.to_empty(device=mesh.device_type)
+        read_slices(lm, places)
+    return packed, keep
+
+
 def shard(
     model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool
 ) -> bool:
     """Shards the model in place: each layer, then the rest.
 
-    The model may lie on the host: each layer moves to the mesh's device as it is sharded, so that
+    A model on meta stays there. One on the host moves to the mesh's device layer by layer, so that
     the device never holds it whole. Weights stay in float32; forward and backward use `dtype`.
     Gradients are summed over ranks, not averaged, in float32.
     Returns whether the layers stay gathered (small models).
@@ -76,7 +122,9 @@ def shard(
     keep = size <= KEEP_GATHERED_BYTES
     for layer in model.layers:
         if compile_layers:
-            layer.compile(dynamic=True)
+            # The forward and not the call: FSDP's hooks, which gather and free the weights, belong
+            # to the call, and compiled they would cut it into pieces.
+            layer.forward = torch.compile(layer.forward, dynamic=True)
     for layer in (*model.layers, *model.vision_layers):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
@@ -86,6 +134,28 @@ def shard(
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     return keep
+
+
+def may_stand_unsharded(parameters: int, config: LearnerConfig) -> bool:
+    """Returns whether a rank may sum the gradients of a model of this size unsharded, in float32.
+
+    More ranks do not make them smaller. Above the budget each microbatch's gradients are reduced
+    over the ranks: more traffic, and the same sum in another order.
+    """
+    return 4 * parameters <= config.unsharded_gradient_gib * GIB
+
+
+def begin_microbatch(model: FSDPModule, *, last: bool, reduce: bool, keep_gathered: bool) -> None:
+    """Says what the next backward pass leaves behind; before each of an update's forward passes.
+
+    Args:
+        last: of the update: its gradients are reduced over the ranks.
+        reduce: those of the others are too, so that only shards are summed.
+        keep_gathered: the layers stay gathered until the last.
+    """
+    model.set_requires_gradient_sync(last or reduce)
+    model.set_is_last_backward(last)
+    model.set_reshard_after_backward(last or not keep_gathered)
 
 
 def fsdp_modules(model: torch.nn.Module) -> list[FSDPModule]:

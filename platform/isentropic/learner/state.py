@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.tensor import DTensor
 
-from isentropic.durable import sync_folder
+from isentropic.durable import FileEntry, file_entry, sync_folder
 from isentropic.learner.optimizer import moments, set_steps
 
 # Every class that the index of a checkpoint of ours is made of; any other is refused.
@@ -88,14 +88,15 @@ def begin_save(
     policy_version: int,
     rank: int,
     group: dist.ProcessGroup | None = None,
-) -> Callable[[], None]:
+) -> Callable[[], dict[str, FileEntry]]:
     """Copies the state and writes the copy in a thread.
 
     The state is weights, optimizer, policy version and this rank's random state; AdamW's step count
     and the schedule's position are `policy_version`. It may change as soon as this returns.
 
-    Collective: every rank calls it, and then what it returns. That call waits until all is durable;
-    if one rank cannot write, such as on a full disk, it raises OSError on every rank.
+    Collective: every rank calls it, and then what it returns. That call waits until all is durable
+    and returns the files that this rank wrote, by name, with their hashes; if one rank cannot
+    write, such as on a full disk, it raises OSError on every rank.
 
     Args:
         group: only for the thread's collectives, with a CPU backend; None if no other collectives
@@ -106,17 +107,23 @@ def begin_save(
     state["policy_version"] = torch.tensor(policy_version)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
     writing = dcp.async_save(state, checkpoint_id=folder, process_group=group)
-    return partial(_end_save, folder, writing)
+    return partial(_end_save, Path(folder), writing, rank)
 
 
-def _end_save(folder: Path, writing: Future) -> None:
+def _end_save(folder: Path, writing: Future, rank: int) -> dict[str, FileEntry]:
     try:
         writing.result()
     except CheckpointException as error:
         # A BaseException: uncaught it would pass every `except Exception` and end the process.
         raise OSError(f"{folder}: {_reasons(error)}") from None
     sync_folder(folder)
-    sync_folder(Path(folder).parent)
+    sync_folder(folder.parent)
+    # Each rank hashes its own files, which its machine still has in memory: one process that read
+    # those of all ranks from a shared disk took minutes per checkpoint at 7 B.
+    written = list(folder.glob(f"__{rank}_*.distcp"))
+    if rank == 0:
+        written.append(folder / ".metadata")
+    return {path.name: file_entry(path) for path in written}
 
 
 def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, rank: int) -> int:

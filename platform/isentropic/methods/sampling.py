@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from isentropic.checks import check_range
+from isentropic.config import check_temperature
 from isentropic.methods.filters import is_flat
 from isentropic.methods.slots import Wave
 from isentropic.records import Group
@@ -24,6 +25,7 @@ class OneWave:
 
     def __post_init__(self) -> None:
         check_range("rollout.prompts_per_step", self.prompts_per_step, at_least=1)
+        check_temperature("sampling.temperature", self.temperature)
 
     def next_wave(self, groups: Sequence[Group]) -> Wave | None:
         return None if groups else self.first_wave(self.prompts_per_step)

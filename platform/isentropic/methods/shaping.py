@@ -48,10 +48,11 @@ class NoShaping(WithoutTeachers):
 class Overlong(WithoutTeachers):
     """Adds a penalty for length: DAPO's soft overlong punishment (arXiv:2503.14476).
 
-    It is 0 up to L - b tokens, then falls linearly to -f at L, and never goes below.
+    It is 0 up to L - b tokens, then falls linearly to -f at L, and never goes below. L bounds a turn,
+    so of an episode of several turns the longest counts.
     """
 
-    max_response_tokens: int  # L, the limit on a response
+    max_response_tokens: int  # L, the limit on a turn of a response
     buffer_share: float  # b / L, the last part of the limit, over which the penalty grows
     factor: float  # f, the penalty at the limit, in reward units
 
@@ -67,7 +68,7 @@ class Overlong(WithoutTeachers):
         check_range("shaping.factor", self.factor, at_least=0)
 
     def penalty(self, tokens: int) -> float:
-        """The penalty of a response of so many tokens, in reward units, in [-f, 0]."""
+        """The penalty of a turn of so many tokens, in reward units, in [-f, 0]."""
         buffer = self.buffer_share * self.max_response_tokens
         over = tokens - (self.max_response_tokens - buffer)
         return -self.factor * min(max(over / buffer, 0.0), 1.0)
@@ -80,7 +81,7 @@ class Overlong(WithoutTeachers):
     ) -> tuple[list[Group], dict[str, float]]:
         shaped, penalties = [], []
         for group in groups:
-            added = [self.penalty(rollout.num_response_tokens) for rollout in group.rollouts]
+            added = [self.penalty(_longest_turn(rollout)) for rollout in group.rollouts]
             rewards = [
                 rollout.reward + penalty
                 for rollout, penalty in zip(group.rollouts, added, strict=True)
@@ -92,6 +93,10 @@ class Overlong(WithoutTeachers):
             "overlong/penalty_mean": sum(penalties) / count,
             "overlong/penalised_frac": sum(penalty < 0 for penalty in penalties) / count,
         }
+
+
+def _longest_turn(rollout: Rollout) -> int:
+    return max((end - start for start, end in rollout.turns), default=0)
 
 
 def _shaped(group: Group, rewards: Sequence[float]) -> Group:

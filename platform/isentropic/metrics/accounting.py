@@ -2,8 +2,9 @@
 
 Everything here is a function of the token table and of `push`, the derivative -d loss / d logprob
 of the update's loss by each token: loss_weight * token_weight * F * A, with F the factor of CE-GPPO
-(arXiv:2509.20712, Eq. 8 to 10) or of another objective, plus what added terms give. So it holds for
-any objective, and depends on no packing. An empty denominator gives 0. Keys: docs/metrics.md.
+(arXiv:2509.20712, Eq. 8 to 10) or of another objective, plus what added terms give; where a term
+takes the entropy itself, d loss / d entropy counts too. So it holds for any objective, and depends
+on no packing. An empty denominator gives 0. Keys: docs/metrics.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,7 @@ def update_metrics(
     bounds: Mapping[str, float | None],
     p_split: float,
     token_metrics: Mapping[str, Array] | None = None,
+    d_entropy: Array | None = None,
 ) -> dict[str, float]:
     """Compute all metrics of one update.
 
@@ -69,13 +71,14 @@ def update_metrics(
         p_split: HP from this probability on.
         token_metrics: the objective's token metrics. `ratio` is the ratio it used (of the sequence for GSPO),
             else the token's own; for the rest see `clip_sides`.
+        d_entropy: [N] d loss / d entropy, weights included; None if the loss has no entropy in it.
     """
     token_metrics = token_metrics or {}
     ratio = np.asarray(token_metrics.get("ratio", bounded_ratio(table.log_ratio)), dtype=np.float64)
     sides = clip_sides(ratio, table.advantage, bounds, token_metrics)
     high = high_by_probability(table.old_logprob, p_split)
     metrics = _fractions(table, sides, high)
-    metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split)
+    metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split, d_entropy=d_entropy)
     ppo = np.where(sides.low | sides.high, 0.0, table.weight * ratio * table.advantage)
     metrics |= mass_shares("grad_share_ppo", np.abs(ppo), class_index(table.advantage, high), sides)
     metrics["cov"] = _mean(table.advantage * table.sensitivity)
@@ -85,22 +88,27 @@ def update_metrics(
 
 
 def gradient_metrics(
-    table: TokenTable, *, push: Array, sides: ClipSides, p_split: float
+    table: TokenTable,
+    *,
+    push: Array,
+    sides: ClipSides,
+    p_split: float,
+    d_entropy: Array | None = None,
 ) -> dict[str, float]:
     """Compute gradient mass and first-order entropy change, per class and per side of the clip.
 
     grad_share/*        share of |push|, the magnitude on grad log pi
     grad_share_logit/*  same, times sqrt(1 - 2 p + sum p^2), the L2 norm of d log pi / d logits
-    drift/*             -sum over the class of push * S: the entropy change per unit learning rate,
-                        to first order. Under token_mean, and without mismatch weights, that is
-                        -mean(F A S).
+    drift/*             sum over the class of `free_drift`: the entropy change per unit learning
+                        rate, to first order, if each token's logits moved freely. Under
+                        token_mean, without mismatch weights and added terms, that is -mean(F A S).
 
     The classes by the sign of S have the suffix _s (grad_share_s/*, drift_s/*).
     """
     mass = np.abs(push)
     probability = np.exp(table.old_logprob)
     logit_norm = np.sqrt(np.maximum(1 - 2 * probability + table.sum_p2, 0))
-    drift = -push * table.sensitivity
+    drift = free_drift(table, push, d_entropy)
     by_probability = class_index(table.advantage, high_by_probability(table.old_logprob, p_split))
     by_sensitivity = class_index(table.advantage, high_by_sensitivity(table.sensitivity))
     metrics = mass_shares("grad_share", mass, by_probability, sides)
@@ -113,6 +121,26 @@ def gradient_metrics(
     metrics["drift/high"] = float(drift[sides.high].sum())
     metrics["drift/total"] = float(drift.sum())
     return metrics
+
+
+def free_drift(table: TokenTable, push: Array, d_entropy: Array | None = None) -> Array:
+    """Compute what each token does to its entropy per unit learning rate, on free logits: [N] nats.
+
+        -push * S - d_entropy * sum_s2
+
+    A gradient step moves the logits z by -(d loss / dz), and dH / dz_a = -s_a. The part of the loss
+    that takes logprob gives the first term, the part that takes H itself, such as the entropy
+    bonus, the second (`objectives.tokens.statistics`).
+
+    Args:
+        push: [N] -d loss / d logprob.
+        d_entropy: [N] d loss / d entropy; None if the loss has no entropy in it. Then sum_s2 is not
+            read. With it, a token without sum_s2 (stored by an earlier version) gives NaN.
+    """
+    drift = -push * table.sensitivity
+    if d_entropy is None:
+        return drift
+    return drift - d_entropy * table.columns.get("sum_s2", np.nan)
 
 
 def mass_shares(

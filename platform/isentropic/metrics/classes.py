@@ -16,6 +16,8 @@ from isentropic.metrics.tokens import Array, Mask
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 
 CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
+# What people read; & as in the paper.
+LABELS = dict(zip(CLASSES, ("PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0"), strict=True))
 
 
 def bounded_ratio(log_ratio: Array) -> Array:

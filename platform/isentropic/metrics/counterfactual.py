@@ -3,7 +3,7 @@
 No further forward pass: only [N] leaves are needed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -33,18 +33,19 @@ def counterfactual_metrics(
     step: int,
     seed: int,
     p_split: float,
-    per_push: Array | None = None,
+    effect: Callable[[Array], float] | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of each objective of the panel, on the tokens of one update.
 
         cf/<label>/grad_share/<class>, /low, /high   its gradient mass
         cf/<label>/mass       its sum of |push| over that of the loss used
-        cf/<label>/drift      its predicted entropy change per unit learning rate
+        cf/<label>/drift      its entropy change per unit learning rate, on free logits
         cf/<label>/cosine     of its push and the one used, over the tokens; 0 if either is 0
 
     The tokens are those that the objective used has reached: after the first update the panel says
     what the others would do from here, not where they would be. Added loss terms are left out of
-    the panel's losses.
+    mass, drift and cosine. They are the same beside every objective, so `entropy_change` has their
+    part in it: that of the objective used is what the ledger measured for all its tokens.
 
     Args:
         table: the tokens of the update.
@@ -52,9 +53,9 @@ def counterfactual_metrics(
         panel: label -> config.
         step, seed: for schedules, and for objectives that draw at random.
         p_split: HP from this probability on.
-        per_push: [N] nats per unit of push of the token, along the real step (rate * scale * j of
-            `metrics.ledger`); gives cf/<label>/entropy_change, the part of `now` that the
-            objective would have had. AdamW's denominator is held. None: not measured.
+        effect: nats by which a step of this [N] push, the added terms beside it, would have moved
+            the entropy along the real step (`metrics.ledger`; AdamW's denominator and the clip of
+            the gradient are held); gives cf/<label>/entropy_change. None: not measured.
     """
     fields = loss_fields(table)
     token_ratio = bounded_ratio(table.log_ratio)
@@ -73,7 +74,7 @@ def counterfactual_metrics(
         metrics |= mass_shares(f"cf/{label}/grad_share", mass, index, sides)
         metrics[f"cf/{label}/mass"] = share(mass.sum(), used_mass)
         metrics[f"cf/{label}/drift"] = -float(push @ table.sensitivity)
-        if per_push is not None:
-            metrics[f"cf/{label}/entropy_change"] = float(push @ per_push)
+        if effect is not None:
+            metrics[f"cf/{label}/entropy_change"] = effect(push)
         metrics[f"cf/{label}/cosine"] = share(push @ used, np.linalg.norm(push) * used_norm)
     return metrics

@@ -8,13 +8,6 @@ import numpy as np
 
 from isentropic.records import Rollout
 
-RIGHT = 1.0 - 1e-6  # a response counts as right at or above this task reward
-
-
-def is_right(rollout: Rollout) -> bool:
-    """Returns whether the task gave the response its full reward; partial credit is not right."""
-    return rollout.reward >= RIGHT
-
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """Estimates the chance that at least one of k samples is right.
@@ -56,7 +49,7 @@ def problem_scores(rollouts: Sequence[Rollout]) -> list[ProblemScore]:
         ProblemScore(
             prompt_id=group[0].prompt.prompt_id,
             samples=len(group),
-            right=sum(is_right(rollout) for rollout in group),
+            right=sum(rollout.is_right for rollout in group),
             reward_mean=float(np.mean([rollout.reward for rollout in group])),
             tokens_mean=float(np.mean([rollout.num_response_tokens for rollout in group])),
         )

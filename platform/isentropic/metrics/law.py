@@ -27,6 +27,8 @@ class Law:
     a: float
     b: float
     a_error: float
+    b_error: float
+    ceiling_error: float  # far below those of a and b where H is small: there they move together
     a_interval: tuple[float, float]
     ceiling_interval: tuple[float, float]
     r2: float
@@ -70,6 +72,8 @@ def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float 
         a=a,
         b=b,
         a_error=slope_error(x, y, a, b),
+        b_error=value_error(x, y, a, b, at=0.0),
+        ceiling_error=value_error(x, y, a, b, at=1.0),
         a_interval=tuple(intervals[:, 0].tolist()),
         ceiling_interval=tuple(intervals[:, 1].tolist()),
         r2=1 - float(((y - b + a * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
@@ -89,6 +93,14 @@ def slope_error(x: NDArray[np.float64], y: NDArray[np.float64], a: float, b: flo
     """Computes the standard error of a, n - 2 degrees of freedom, as if points were independent."""
     residual = ((y - b + a * x) ** 2).sum() / (len(x) - 2)
     return float(math.sqrt(residual / ((x - x.mean()) ** 2).sum()))
+
+
+def value_error(
+    x: NDArray[np.float64], y: NDArray[np.float64], a: float, b: float, *, at: float
+) -> float:
+    """Computes the standard error of the fitted line at x = `at`: of b at 0, of b - a at 1."""
+    spread = ((x - x.mean()) ** 2).sum()
+    return slope_error(x, y, a, b) * float(math.sqrt(spread / len(x) + (at - x.mean()) ** 2))
 
 
 def _bootstrap(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

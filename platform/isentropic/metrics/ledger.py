@@ -27,10 +27,21 @@ from isentropic.metrics.classes import (
     high_by_probability,
     high_by_sensitivity,
 )
+from isentropic.metrics.entropy import first_wave
+from isentropic.metrics.recheck import recheck_subset
 from isentropic.metrics.tokens import Array, TokenTable
-from isentropic.records import Sample, UpdateBooks
+from isentropic.records import Rollout, Sample, UpdateBooks
 
 SOURCES = ("new", "queue", "replay", "teacher")
+
+
+def context_rollouts(rollouts: Sequence[Rollout], share: float, seed: int) -> list[Rollout]:
+    """Chooses where the entropy is measured: a share of the first wave's rollouts with a response.
+
+    The choice is that of `recheck_subset`: by a hash, at least two.
+    """
+    responses = [rollout for rollout in first_wave(rollouts) if rollout.num_response_tokens]
+    return recheck_subset(responses, share, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +115,14 @@ def update_ledger(
     row |= _sums("ledger", CLASSES, by_probability, contribution)
     row |= _sums("ledger_s", CLASSES, by_sensitivity, contribution)
     row |= _sums("ledger/impulse", CLASSES, by_probability, contribution * books.impulse)
-    row |= _sums("ledger/source", SOURCES, _source_index(samples), contribution)
+    row |= _sums("ledger/source", SOURCES, source_index(samples), contribution)
     for name, side in (("low", sides.low), ("high", sides.high)):
         row[f"ledger/{name}"] = float(contribution[side].sum())
         row[f"ledger/impulse/{name}"] = float(contribution[side].sum() * books.impulse)
     return row
 
 
-def _source_index(samples: Sequence[Sample]) -> Array:
+def source_index(samples: Sequence[Sample]) -> Array:
     """Returns [N] index into SOURCES."""
     # A teacher's response counts as the teacher's, whatever queue it came through.
     index = [

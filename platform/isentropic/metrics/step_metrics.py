@@ -1,4 +1,4 @@
-"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner."""
+"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner, its load."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,9 +9,8 @@ from isentropic.columns import join
 from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
-from isentropic.metrics.evaluation import is_right
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
-from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores, Usage
 
 NAN = float("nan")
 
@@ -21,12 +20,12 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
     Over the first wave, before any filter. Task rewards, not shaped ones, and only the policy's
     own: later waves go to chosen prompts, teachers are not the policy, and both would bend the
-    curve. The std is the population's, over rollouts. all_wrong: no response of the group got the
-    full reward.
+    curve. The std is the population's, over rollouts. all_wrong: no response of the group is
+    right.
     """
     waves = [wave for group in groups if (wave := first_wave(group.rollouts))]
     rewards = np.array([rollout.reward for wave in waves for rollout in wave], dtype=np.float64)
-    right = [[is_right(rollout) for rollout in wave] for wave in waves]
+    right = [[rollout.is_right for rollout in wave] for wave in waves]
     if not right:
         names = ("reward/mean", "reward/std", "group/all_right_frac", "group/all_wrong_frac")
         return dict.fromkeys(names, NAN)
@@ -86,6 +85,27 @@ def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
     }
     return metrics | {
         f"age/{source}_mean": float(np.mean(values)) for source, values in ages.items() if values
+    }
+
+
+def usage_metrics(usage: Sequence[Usage]) -> dict[str, float]:
+    """Computes `throughput/engine/*`: how full the engines were while the step was drawn.
+
+    `_mean` is over steps of all engines, `_max` that of the fullest engine at its fullest;
+    preemptions are counted over all engines, and of the one that has most. {} if no engine made a
+    step: the rollouts came from the ledger.
+    """
+    steps = sum(engine.steps for engine in usage)
+    if not steps:
+        return {}
+    preemptions = [engine.preemptions for engine in usage]
+    return {
+        "throughput/engine/cache_use_mean": sum(engine.cache_use for engine in usage) / steps,
+        "throughput/engine/cache_use_max": max(engine.cache_use_max for engine in usage),
+        "throughput/engine/waiting_mean": sum(engine.waiting for engine in usage) / steps,
+        "throughput/engine/waiting_max": max(engine.waiting_max for engine in usage),
+        "throughput/engine/preemptions": sum(preemptions),
+        "throughput/engine/preemptions_max": max(preemptions),
     }
 
 

@@ -1,5 +1,6 @@
 """Refuses requests that an engine cannot answer, before any request of a call is started."""
 
+from isentropic.config import check_temperature
 from isentropic.records import Request
 from isentropic.seeds import SEED_BITS
 
@@ -34,7 +35,6 @@ def check_request(
         )
     if not 0 <= request.seed < 1 << SEED_BITS:
         raise ValueError(f"{name}: the seed must be in [0, 2^{SEED_BITS}), got {request.seed}.")
-    if not request.temperature >= 0:
-        raise ValueError(f"{name}: temperature must be >= 0, got {request.temperature}.")
+    check_temperature(f"{name}: temperature", request.temperature, greedy=True)
     if request.media and not reads_images:
         raise ValueError(f"{name}: has media, but this engine's model reads only text.")

@@ -7,6 +7,8 @@ import torch
 from isentropic.config import RolloutConfig
 from isentropic.images import Images, reads_images
 
+WORKSPACE = 1.1  # of weights and cache: activations, graphs, buffers
+
 
 def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
     """Returns vLLM's arguments; each line that is not obvious was once silently wrong, or fatal."""
@@ -21,11 +23,35 @@ def engine_options(config: RolloutConfig, max_length: int, device: str) -> dict:
         "logprobs_mode": "processed_logprobs",
         # Reset at every load, or requests would read blocks of the old weights.
         "enable_prefix_caching": True,
+        "tensor_parallel_size": config.tensor_parallel,
+        # In a placement group vLLM would choose Ray, which wants a bundle for each GPU and counts
+        # those of the ranks too. The engine's own process has all its devices, and no others.
+        "distributed_executor_backend": "mp" if config.tensor_parallel > 1 else "uni",
     }
     if device == "cpu":
         # A seeded request that is prefilled in chunks kills the CPU engine.
         return {**common, "enforce_eager": True, "enable_chunked_prefill": False}
-    return {**common, "tensor_parallel_size": config.tensor_parallel}
+    return common
+
+
+def memory_share(config: RolloutConfig, weight_bytes: int, device_bytes: int) -> float:
+    """Returns the share of a device that vLLM finds free before it starts, or it refuses to start.
+
+    That is this device's part of the weights, its cache, and a tenth for workspace. vLLM's default
+    is 92 % of the device, whatever the engine needs.
+
+    Raises ValueError if the engine needs more than the device has.
+    """
+    cache = config.kv_cache_gib * 2**30
+    share = WORKSPACE * (weight_bytes / config.tensor_parallel + cache) / device_bytes
+    if share > 1:
+        raise ValueError(
+            f"an engine needs {share * device_bytes / 2**30:.1f} GiB on each device (of it "
+            f"rollout.kv_cache_gib={config.kv_cache_gib:g}), a device has "
+            f"{device_bytes / 2**30:.1f} GiB. Lower rollout.kv_cache_gib, or spread the weights "
+            "with rollout.tensor_parallel."
+        )
+    return share
 
 
 def image_options(images: Images | None) -> dict:

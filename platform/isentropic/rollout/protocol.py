@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from isentropic.config import RolloutConfig
-from isentropic.records import Completion, Request
+from isentropic.records import Completion, Request, Usage
 from isentropic.weights.buckets import Bucket
 
 
@@ -12,8 +12,7 @@ class Engine(Protocol):
     """Draws tokens from one copy of the model, in a process of its own.
 
     `actors.rollout_actor.RolloutActor` calls it from several threads: up to eight `generate` at
-    once, and the counters at any time. `load_weights`, `sleep` and `wake` come only while no
-    request runs.
+    once, and the counters at any time. `load_weights` and `sleep` come only while no request runs.
 
     Another engine is a class that has these members, and a line in `rollout.ENGINES`.
     """
@@ -42,7 +41,7 @@ class Engine(Protocol):
             max_length: tokens of the window, prompt and response together.
             device: "cpu" or "cuda".
             seed: of whatever is random outside requests; a request brings its own.
-            sleep_mode: `sleep` and `wake` will be called.
+            sleep_mode: `sleep` will be called: the GPU is shared with a learner.
             image_pixels: as in `ModelConfig`.
         """
         ...
@@ -63,15 +62,20 @@ class Engine(Protocol):
         """Takes all weights, drops what was cached under the old ones, sets `policy_version`.
 
         `buckets` may be read more than once. Weights that do not fit raise ValueError and change
-        nothing (`weights.buckets.check_buckets`).
+        nothing (`weights.buckets.check_buckets`). An engine that sleeps wakes.
         """
         ...
 
     def sleep(self) -> None:
-        """Gives back the GPU's memory until `wake`; does nothing on a CPU."""
+        """Gives up the GPU's memory; does nothing on a CPU.
+
+        `load_weights` takes it back: no request comes in between.
+        """
         ...
 
-    def wake(self) -> None: ...
+    def take_usage(self) -> Usage:
+        """Returns how full it was since the last call; an empty `Usage` if it does not know."""
+        ...
 
     def close(self) -> None:
         """Ends the processes that it started."""

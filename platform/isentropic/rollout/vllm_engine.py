@@ -1,8 +1,10 @@
 """Runs one vLLM engine: Requests in, Completions out as they finish, new weights in between.
 
-On a CPU the engine runs in this process and leaves it with one torch thread.
+On a CPU the engine runs in this process and leaves it with one torch thread. An engine over several
+devices has a process for each.
 """
 
+import math
 import os
 import threading
 import time
@@ -15,13 +17,21 @@ import torch
 
 from isentropic.config import RolloutConfig
 from isentropic.images import BANNED, KINDS, Images, banned_tokens, load_images, same_tokens
-from isentropic.records import Completion, Request
+from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import torchvision_cpu
 from isentropic.rollout.checks import check_request, describe
+from isentropic.rollout.gpu_memory import GpuMemory
 from isentropic.rollout.head_sizes import unsupported_head_size
-from isentropic.rollout.options import engine_options, image_options, parameter_shapes
+from isentropic.rollout.options import (
+    engine_options,
+    image_options,
+    memory_share,
+    parameter_shapes,
+)
+from isentropic.rollout.usage import UsageCounter
 from isentropic.rollout.vllm_packages import missing_package
 from isentropic.weights.buckets import Bucket, check_buckets
+from isentropic.weights.shared import in_shared_memory
 
 YIELD_EVERY_S = 0.2  # while requests run, finished ones are handed over in batches
 
@@ -31,8 +41,14 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
-# Else the sampler compiles for up to 15 s at the first request.
-CPU_ENVIRONMENT = {"TORCHDYNAMO_DISABLE": "1"}
+CPU_ENVIRONMENT = {
+    # Else the sampler compiles for up to 15 s at the first request.
+    "TORCHDYNAMO_DISABLE": "1",
+    # Else an engine of several processes wants a NUMA node for each.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+# Chosen outside the run's config, by who knows vLLM: an actor does not inherit the driver's.
+PASSED_ON = ("VLLM_BATCH_INVARIANT",)
 
 
 @dataclass
@@ -76,25 +92,34 @@ class VllmEngine:
         hf_config = AutoConfig.from_pretrained(model_path, **source)
         self._images = load_images(model_path, hf_config, image_pixels, revision)
         self._banned = dict.fromkeys(banned_tokens(hf_config), BANNED) or None
+        self._dtype = getattr(torch, config.dtype)
+        self._parameters = parameter_shapes(hf_config, trust_remote_code)
+        options = engine_options(config, max_length, device) | image_options(self._images)
         # Takes seconds, and reads the environment that was set above.
         from vllm import LLM
+        from vllm.platforms import current_platform
 
+        if device == "cuda":
+            weights = sum(map(math.prod, self._parameters.values())) * self._dtype.itemsize
+            device_bytes = current_platform.get_device_total_memory()
+            options["gpu_memory_utilization"] = memory_share(config, weights, device_bytes)
         self.policy_version = 0
         self.max_length = max_length
-        self._sleeps = sleep_mode and device == "cuda"
+        shared = sleep_mode and device == "cuda"
         self.llm = LLM(
             model=model_path,
             **source,
             seed=seed,
-            disable_log_stats=True,
-            enable_sleep_mode=self._sleeps,
+            disable_log_stats=False,
+            enable_sleep_mode=shared,
             worker_extension_cls="isentropic.rollout.worker.WorkerExtension",
-            **engine_options(config, max_length, device),
-            **image_options(self._images),
+            **options,
         )
         self._core = self.llm.llm_engine
-        self._dtype = getattr(torch, config.dtype)
-        self._parameters = parameter_shapes(hf_config, trust_remote_code)
+        self._memory = GpuMemory(self.llm, shared=shared)
+        self._usage = UsageCounter()
+        self._core.logger_manager.stat_loggers = [self._usage]
+        self._several_processes = config.tensor_parallel > 1
         self._vocab_size = self._core.model_config.get_vocab_size()
         self.steps = 0
         self.tokens = 0
@@ -148,10 +173,8 @@ class VllmEngine:
             )
         check_buckets(buckets, self._parameters, self._dtype)
         with self._stepping, self._admitting:
-            self.llm.collective_rpc("isentropic_begin_load")
-            for bucket in buckets:
-                self.llm.collective_rpc("isentropic_load", args=(bucket,))
-            self.llm.collective_rpc("isentropic_end_load")
+            with self._memory.taken_back():
+                self._write(buckets)
             # With stale key-value blocks logprobs are wrong by several nats.
             if not self.llm.reset_prefix_cache():
                 raise RuntimeError(
@@ -164,13 +187,10 @@ class VllmEngine:
             self.policy_version = policy_version
 
     def sleep(self) -> None:
-        """Gives back the GPU's memory and keeps the weights on the host, if it has a sleep mode."""
-        if self._sleeps:
-            self.llm.sleep(level=1)
+        self._memory.give_up()
 
-    def wake(self) -> None:
-        if self._sleeps:
-            self.llm.wake_up()
+    def take_usage(self) -> Usage:
+        return self._usage.take()
 
     def close(self) -> None:
         """Ends the engine and the processes it started."""
@@ -178,7 +198,8 @@ class VllmEngine:
 
     @staticmethod
     def environment(device: str) -> dict[str, str]:
-        return ENVIRONMENT | (CPU_ENVIRONMENT if device == "cpu" else {})
+        chosen = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        return chosen | ENVIRONMENT | (CPU_ENVIRONMENT if device == "cpu" else {})
 
     @staticmethod
     def missing(device: str, *, images: bool) -> str:
@@ -188,8 +209,21 @@ class VllmEngine:
     def unsupported(head_size: int | None, device: str) -> str:
         return unsupported_head_size(head_size, device)
 
+    def _write(self, buckets: Iterable[Bucket]) -> None:
+        """Writes the weights into the live model, in each of the engine's processes."""
+        self.llm.collective_rpc("isentropic_begin_load")
+        for bucket in buckets:
+            if self._several_processes:
+                # vLLM's queue would copy it through a socket, once for each process.
+                with in_shared_memory(bucket) as shared:
+                    self.llm.collective_rpc("isentropic_load", args=(shared,))
+            else:
+                self.llm.collective_rpc("isentropic_load", args=(bucket,))
+        self.llm.collective_rpc("isentropic_end_load")
+
     def _admit(self, requests: list[Request]) -> _Call:
         """Puts all requests into the engine's queue, or none."""
+        assert not self._memory.asleep, "an engine that sleeps has no weights: load some first"
         for request in requests:
             check_request(
                 request,

@@ -10,6 +10,7 @@ from vllm.model_executor.model_loader.reload import (
 from vllm.platforms import current_platform
 
 from isentropic.weights.buckets import Bucket
+from isentropic.weights.shared import SharedBucket
 
 if current_platform.is_cpu():
     # vLLM would repack Linear weights into oneDNN handlers; after a sync the handler of a tied
@@ -30,7 +31,7 @@ class WorkerExtension:
             with set_current_vllm_config(self.vllm_config), torch.no_grad():
                 initialize_layerwise_reload(self.model_runner.get_model())
 
-    def isentropic_load(self, bucket: Bucket) -> None:
+    def isentropic_load(self, bucket: Bucket | SharedBucket) -> None:
         """Copies one bucket into the live model; vLLM merges and shards by Hugging Face name."""
         with set_current_vllm_config(self.vllm_config), torch.no_grad():
             self._isentropic_loaded |= (

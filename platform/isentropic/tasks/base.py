@@ -25,7 +25,10 @@ class Task(Protocol):
         ...
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """Reward of an episode, from the policy's turns as `Chat.decode` writes them."""
+        """Reward of an episode, from the policy's turns as `Chat.decode` writes them.
+
+        A right one gets `prompt.reward_right` (1 if the task's prompts do not say), others less.
+        """
         ...
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:

@@ -99,6 +99,7 @@ class MathTask:
             messages=(*before, {**problem, "content": problem["content"] + self.config.suffix}),
             answer=row[self.config.answer_column].strip(),
             media=(row[self.config.image_column],) if self.config.image_column else (),
+            reward_right=self.config.reward_right,
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:

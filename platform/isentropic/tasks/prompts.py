@@ -4,24 +4,16 @@ Making every prompt once can take from milliseconds to hours, which the task dec
 longer than a few seconds is announced.
 """
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from isentropic.checks import check_choice
 from isentropic.records import Ints, Prompt
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import PLACE, Chat
+from isentropic.tasks.progress import announced, say_on_stderr
 
 SHOWN = 10  # long prompts that an error lists
-QUIET_S = 3.0  # before the first word of progress
-EVERY_S = 10.0  # between two words of it
 EXAMPLE = "That is not the answer."  # a reply of an environment, to try the template on
-
-
-def say_on_stderr(text: str) -> None:
-    """Prints one line of progress, which is no part of what a command gives back."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def fitting(
@@ -93,27 +85,6 @@ def check_reading(task: Task, chat: Chat, prompt: Prompt) -> None:
                 )
     if task.max_turns > 1:
         chat.reply_ids(prompt, EXAMPLE, "stop")
-
-
-def announced(
-    items: Sequence[int], what: str, say: Callable[[str], None], clock=time.monotonic
-) -> Iterator[int]:
-    """The items, with a line of progress and the time left now and then, if they take long."""
-    started = clock()
-    due = started + QUIET_S
-    for number, item in enumerate(items):
-        now = clock()
-        if now >= due and number:
-            left = (now - started) / number * (len(items) - number)
-            say(f"{what}: {number:,} of {len(items):,}, about {_duration(left)} left")
-            due = now + EVERY_S
-        yield item
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _check_ids(chat: Chat, prompt: Prompt, ids: Ints) -> None:

@@ -7,8 +7,11 @@ import pytest
 
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.checkpoints import CheckpointError, Manifest
+from isentropic.durable import file_entry
 
 STATE = {"buffer": {"tokens": np.arange(3), "kept": [1, 2.5, None, "x"]}, "on": True}
+
+MANIFEST = Manifest(step=20, policy_version=160, next_draw=1280, about={}, files={})
 
 
 def make(folder, step):
@@ -53,6 +56,31 @@ def test_damage_falls_back_one(tmp_path, damage):
 
     assert path.name == "step_000020"
     assert len(warnings) == 1 and "step_000040" in warnings[0] and "Going back" in warnings[0]
+
+
+def test_what_a_rank_hashed_is_not_read_again(tmp_path):
+    """The hash of the one who wrote stands in the manifest: damage on the way here is seen."""
+    temporary = checkpoints.begin(tmp_path, 20)
+    written = temporary / "learner" / "weights.bin"
+    written.write_bytes(b"as written")
+    entry = file_entry(written)
+    written.write_bytes(b"as_written")
+    path = checkpoints.commit(tmp_path, temporary, MANIFEST, STATE, {"learner/weights.bin": entry})
+
+    with pytest.raises(CheckpointError, match=r"weights\.bin is missing, cut short or changed"):
+        checkpoints.verify(path)
+
+
+@pytest.mark.parametrize(("arrived", "found"), [(None, "none"), (b"as", "2")])
+def test_a_file_that_a_rank_wrote_elsewhere_is_missed(tmp_path, arrived, found):
+    temporary = checkpoints.begin(tmp_path, 20)
+    if arrived is not None:
+        (temporary / "learner" / "weights.bin").write_bytes(arrived)
+    entry = {"bytes": 10, "sha256": "0" * 64}
+
+    with pytest.raises(OSError, match=rf"here are {found}. Do all nodes share run.dir"):
+        checkpoints.commit(tmp_path, temporary, MANIFEST, STATE, {"learner/weights.bin": entry})
+    assert checkpoints.listed(tmp_path) == {}
 
 
 def test_a_torn_write_is_never_seen(tmp_path):

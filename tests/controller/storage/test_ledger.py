@@ -21,6 +21,7 @@ from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 PROMPT = Prompt(
     prompt_id="p<1>",
+    reward_right=5.0,
     messages=({"role": "user", "content": 'say "hé"\n'},),
     answer="hé",
     media=("a.png",),
@@ -69,15 +70,19 @@ def test_round_trip(batch, tmp_path):
             np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
 
 
-def test_ledgers_of_earlier_versions_have_no_metadata(batch, tmp_path):
+def test_ledgers_of_earlier_versions_have_less_about_a_prompt(batch, tmp_path):
     path = write_batch(tmp_path, batch, {})
     table = pq.read_table(path)
     prompts = [json.loads(text) for text in table["prompt"].to_pylist()]
-    old = [json.dumps({k: v for k, v in prompt.items() if k != "metadata"}) for prompt in prompts]
+    later = ("metadata", "reward_right")
+    old = [json.dumps({k: v for k, v in prompt.items() if k not in later}) for prompt in prompts]
     index = table.schema.get_field_index("prompt")
     pq.write_table(table.set_column(index, "prompt", pa.array(old)), path)
     again = read_batch(tmp_path, 3)
-    assert all(rollout.prompt == replace(PROMPT, metadata="") for rollout in again.rollouts)
+    assert all(
+        rollout.prompt == replace(PROMPT, metadata="", reward_right=1.0)
+        for rollout in again.rollouts
+    )
 
 
 def test_teachers_are_kept_apart(batch, tmp_path):
@@ -185,6 +190,26 @@ def test_rows_must_make_sense(batch, tmp_path, columns, message):
     rewritten(path, **columns)
     with pytest.raises(LedgerError, match=message):
         read_batch(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        pytest.param(-1, "has the token -1; the model has the tokens 0 to 11", id="negative"),
+        pytest.param(11, None, id="the last one"),
+        pytest.param(12, "has the token 12; the model has the tokens 0 to 11", id="one too many"),
+    ],
+)
+def test_tokens_that_the_model_lacks_are_refused(batch, tmp_path, token, message):
+    """Named are the file, the row and the token: on a GPU the embedding would fail much later."""
+    rows = [[5, 6, 7, 8, 9]] * 2 + [[5, 6, token, 8, 9]] + [[5, 6, 7, 8, 9]]
+    rewritten(write_batch(tmp_path, batch, {}), token_ids=pa.array(rows, pa.list_(pa.int32())))
+    if message is None:
+        assert read_batch(tmp_path, 3, vocab_size=12).rollouts[2].token_ids[2] == token
+        return
+    place = r"step_000003\.parquet .*its row 2, rollout \('train', 9, 1, 0\), "
+    with pytest.raises(LedgerError, match=place + message):
+        read_batch(tmp_path, 3, vocab_size=12)
 
 
 def test_rewriting_alone_changes_nothing(batch, tmp_path):

@@ -2,15 +2,18 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.controller.storage.ledger import Batch, LedgerError, write_batch
 from isentropic.controller.storage.resume import resume_point
+from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
-STEPS, UPDATES = 6, 2
+STEPS, UPDATES, VOCABULARY = 6, 2, 12
 
 
 @pytest.fixture
@@ -22,16 +25,42 @@ def run(tmp_path):
     ]
     write(tmp_path / "metrics.jsonl", lines)
     write(tmp_path / "updates.jsonl", updates)
-    for name in ("rollouts", "trained"):
-        (tmp_path / name).mkdir()
-        for step in range(1, STEPS + 1):
-            pq.write_table(pa.table({"step": [step] * 50}), parquet(tmp_path, name, step))
+    (tmp_path / "rollouts").mkdir()
+    (tmp_path / "trained").mkdir()
+    for step in range(1, STEPS + 1):
+        write_batch(tmp_path / "rollouts", drawn(step), {})
+        pq.write_table(pa.table({"step": [step] * 50}), parquet(tmp_path, "trained", step))
     (tmp_path / "checkpoints").mkdir()
     for step in (2, 4, 6):
         temporary = checkpoints.begin(tmp_path / "checkpoints", step)
         manifest = Manifest(step=step, policy_version=0, next_draw=0, about={}, files={})
         checkpoints.commit(tmp_path / "checkpoints", temporary, manifest, {})
     return tmp_path
+
+
+def drawn(step):
+    prompt = Prompt(prompt_id="p", messages=(), answer="1")
+    rollout = Rollout(
+        key=RolloutKey("train", step, 0, 0),
+        prompt=prompt,
+        token_ids=np.arange(200) % VOCABULARY,
+        turns=((100, 200),),
+        rollout_logprob=np.full(100, -0.5, np.float32),
+        temperature=1.0,
+        seed=step,
+        finish_reason="stop",
+        step=step,
+        policy_version=0,
+        reward=1.0,
+    )
+    return Batch(
+        step=step,
+        groups=(Group(draw=step, prompt=prompt, rollouts=(rollout,)),),
+        next_draw=step + 1,
+        source_step=0,
+        policy_version=0,
+        reward_errors=0,
+    )
 
 
 def write(path, rows):
@@ -52,7 +81,7 @@ def cut(path):
 
 def point(run, ahead=0):
     warnings = []
-    found = resume_point(run, ahead=ahead, last=STEPS, warn=warnings.append)
+    found = resume_point(run, ahead=ahead, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY)
     return found and found[1].step, warnings
 
 
@@ -121,12 +150,6 @@ def test_a_whole_record_goes_on_from_its_newest_checkpoint(run):
             id="a ledger file gone",
         ),
         pytest.param(
-            lambda run: cut(parquet(run, "rollouts", 2)),
-            None,
-            "rollouts lacks step 2",
-            id="a ledger file cut",
-        ),
-        pytest.param(
             lambda run: cut(parquet(run, "trained", 3)),
             2,
             "trained lacks step 3",
@@ -146,6 +169,17 @@ def test_a_gap_sends_the_run_before_it(run, damage, step, named):
 
     assert found == step
     assert named in warnings[0]
+
+
+def test_a_ledger_file_that_was_cut_is_named_before_its_step_is_trained_again(run):
+    """It sends the run before it, where it would be read; moved away, its step is drawn again."""
+    cut(parquet(run, "rollouts", 2))
+    with pytest.raises(LedgerError, match=r"step_000002\.parquet cannot be read.*move it away"):
+        point(run)
+    parquet(run, "rollouts", 2).unlink()
+    found, warnings = point(run)
+    assert found is None
+    assert "rollouts lacks step 2" in warnings[0]
 
 
 def test_lines_behind_the_checkpoint_are_no_gap(run):
@@ -178,3 +212,47 @@ def test_a_damaged_checkpoint_is_passed_over(run):
 
     assert found == 4
     assert "step_000006" in warnings[0]
+
+
+def flip(path):
+    """Changes a bit in the middle of a page; the end of the file, which says what it has, is whole."""
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\x28\xb5\x2f\xfd") + 12] ^= 1  # behind the first page's own magic number
+    path.write_bytes(data)
+
+
+def other_token(path):
+    table = pq.read_table(path)
+    tokens = pa.array([[VOCABULARY] * 200], pa.list_(pa.int32()))
+    place = table.schema.get_field_index("token_ids")
+    pq.write_table(table.set_column(place, "token_ids", tokens), path, write_page_checksum=True)
+
+
+@pytest.mark.parametrize("damage", [flip, other_token])
+@pytest.mark.parametrize(("step", "ahead"), [(5, 0), (6, 0), (5, 1)])
+def test_a_damaged_page_of_a_step_to_be_trained_again_is_found_at_the_start(
+    run, damage, step, ahead
+):
+    """Else the run stops when it comes to that step, hours later."""
+    (run / "checkpoints" / "step_000006").rename(run / "away")
+    assert point(run, ahead)[0] == 4
+    damage(parquet(run, "rollouts", step))
+    with pytest.raises(LedgerError, match=f"step_00000{step}.parquet cannot be read.*move it away"):
+        point(run, ahead)
+    parquet(run, "rollouts", step).unlink()
+    assert point(run, ahead)[0] == (2 if ahead else 4)
+
+
+def test_without_a_checkpoint_all_steps_are_read(run):
+    for step in (2, 4, 6):
+        (run / "checkpoints" / f"step_00000{step}").rename(run / f"away{step}")
+    assert point(run) == (None, [])
+    flip(parquet(run, "rollouts", 1))
+    with pytest.raises(LedgerError, match=r"step_000001\.parquet"):
+        point(run)
+
+
+def test_steps_before_the_checkpoint_are_not_read_whole(run):
+    """They may be a terabyte, and nothing is computed from them again."""
+    flip(parquet(run, "rollouts", 3))
+    assert point(run) == (6, [])

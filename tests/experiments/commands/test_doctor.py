@@ -45,6 +45,15 @@ def test_a_full_disk(monkeypatch):
     assert [finding.state for finding in doctor.shared_memory()] in (["warning"], [])
 
 
+@pytest.mark.parametrize(("processes", "state"), [(7.0, "ok"), (9.0, "warning")])
+def test_a_busy_machine(processes, state, monkeypatch):
+    monkeypatch.setattr(doctor.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(doctor.os, "getloadavg", lambda: (processes, 0.0, 0.0))
+    (finding,) = doctor.load()
+    assert finding.state == state
+    assert finding.what == f"load: {processes} processes want the 2 CPUs"
+
+
 @pytest.mark.parametrize("name", ["ISENTROPIC_RUNS", "ISENTROPIC_CACHE", "TMPDIR"])
 def test_a_folder_that_cannot_be_made(name, monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)

@@ -91,7 +91,7 @@ def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
         pytest.param("token: hf_" + "aBcDeFgHiJkLmNoPq" * 2, "a Hugging Face token", id="hub"),
         pytest.param("AKIA" + "ABCDEFGHIJKLMNOP", "an AWS key", id="aws"),
         pytest.param(
-            "my value is canary-canary", "a secret of this environment", id="known by its value"
+            "my value is canary-canary", "the value of SOME_SERVICE_TOKEN", id="known by its value"
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """The dry run's estimates, by hand."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from transformers import Qwen3Config
@@ -74,3 +75,22 @@ def test_engine_bytes():
     assert described.engine_bytes(MODEL, Run(ROLLOUT)) == 2 * parameters + GIB
     halved = dataclasses.replace(ROLLOUT, tensor_parallel=2)
     assert described.engine_bytes(MODEL, Run(halved)) == parameters + GIB
+
+
+def test_a_shared_gpu_needs_room_for_the_larger_side_and_what_the_other_leaves():
+    assert described.bytes_per_gpu(70 * GIB, 40 * GIB, shared=True) == 73 * GIB
+    assert described.bytes_per_gpu(30 * GIB, 40 * GIB, shared=True) == 47 * GIB  # 44 of vLLM
+    assert described.bytes_per_gpu(30 * GIB, 40 * GIB, shared=False) == 40 * GIB
+
+
+@pytest.mark.parametrize(("devices", "refused"), [(1, False), (2, False), (3, True), (8, True)])
+def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
+    rollout = dataclasses.replace(ROLLOUT, tensor_parallel=devices)
+    config = SimpleNamespace(rollout=rollout, cluster=SimpleNamespace(engine_device="cuda"))
+    if refused:
+        with pytest.raises(
+            ValueError, match=rf"tensor_parallel={devices}: the model's 4 attention"
+        ):
+            described.check_engine_runs(config, MODEL)
+    else:
+        described.check_engine_runs(config, MODEL)

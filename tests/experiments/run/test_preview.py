@@ -1,16 +1,26 @@
 """The dry run shows what the model reads and what is paid, for any decoder, and refuses what the engine lacks."""
 
 import json
+from functools import partial
 
 import pytest
 from hydra import compose, initialize_config_dir
-from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from isentropic.experiments.hydra_main import CONF
 from isentropic.experiments.run import preview
 from isentropic.experiments.run.describe import describe
+from isentropic.experiments.run.prepare import prepare
 from isentropic.experiments.settings.load import load
 from isentropic.models.tiny import build_tokenizer
+from isentropic.tasks import TASKS
 
 SMALL = ["task.train_size=8", "task.eval_size=2", "cluster.address=auto"]
 
@@ -72,30 +82,33 @@ def test_of_mathematics(problems, tiny_model_path):
     assert rewards[1].endswith(": 0.0") and rewards[2] == 'empty answer "": 0.0'
 
 
+def reward_lines(task, *overrides):
+    config = settings(*SMALL, *overrides)
+    prompt = TASKS["arithmetic"].make(config.task).prompt("train", 0)
+    return preview._reward_lines([prompt], partial(preview._graded, task, None, config.rewards))
+
+
 def test_a_right_answer_that_is_not_paid_is_said():
     class Silent:
+        isolated = False
+
         def grade(self, prompt, turns):
             return 0.0
 
-    task = settings(*SMALL).task
-    from isentropic.tasks import TASKS
-
-    prompt = TASKS["arithmetic"].make(task).prompt("train", 0)
-    assert "PAID NO MORE THAN A WRONG ONE" in preview._reward_lines(Silent(), [prompt])[-1]
+    assert "PAID NO MORE THAN A WRONG ONE" in reward_lines(Silent())[-1]
 
 
 def test_a_task_whose_reward_raises_is_shown():
     class Broken:
+        isolated = False
+
         def grade(self, prompt, turns):
             raise RuntimeError("no such column")
 
-    from isentropic.tasks import TASKS
-
-    prompt = TASKS["arithmetic"].make(settings(*SMALL).task).prompt("train", 0)
-    lines = preview._reward_lines(Broken(), [prompt])
-    assert lines[0].endswith("raises RuntimeError: no such column")
+    assert reward_lines(Broken())[0].endswith("raises RuntimeError: no such column")
 
 
+MAMBA = MambaConfig(vocab_size=128, hidden_size=64, num_hidden_layers=1)
 GPT2 = GPT2Config(vocab_size=128, n_embd=64, n_layer=2, n_head=2, n_positions=128)
 OPT = OPTConfig(
     vocab_size=128,
@@ -108,14 +121,28 @@ OPT = OPTConfig(
 )
 
 
-@pytest.mark.parametrize(
-    "lm", [lambda: GPT2LMHeadModel(GPT2), lambda: OPTForCausalLM(OPT)], ids=["GPT-2", "OPT"]
-)
-def test_other_decoders(lm, tmp_path):
-    lm().save_pretrained(tmp_path)
+def test_other_decoders(tmp_path):
+    OPTForCausalLM(OPT).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     text = describe(settings(*SMALL, *of_folder(tmp_path)))
     assert "memory     per rank" in text and "full-length responses at once" in text
+
+
+@pytest.mark.parametrize(
+    ("lm", "message"),
+    [
+        pytest.param(lambda: GPT2LMHeadModel(GPT2), "GPT2LMHeadModel has no decoder", id="GPT-2"),
+        pytest.param(lambda: MambaForCausalLM(MAMBA), "MambaForCausalLM mixes tokens", id="Mamba"),
+    ],
+)
+def test_decoders_that_the_learner_could_not_run(lm, message, tmp_path):
+    """The run would be refused too, before it starts anything."""
+    lm().save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    config = settings(*SMALL, *of_folder(tmp_path))
+    for look in (describe, prepare):
+        with pytest.raises(ValueError, match=message):
+            look(config)
 
 
 def test_heads_that_the_engine_lacks(tmp_path):

@@ -73,11 +73,6 @@ def test_what_fits_passes(default):
             id="stale and shared",
         ),
         pytest.param(
-            {"rollout__tensor_parallel": 2},
-            r"tensor_parallel=2 with cluster\.gpus_per_engine=0: tensor-parallel engines need GPUs",
-            id="tensor-parallel engines on CPUs",
-        ),
-        pytest.param(
             {"learner__num_ranks": 100_000},
             r"num_ranks=100000 is more than",
             id="more ranks than cores",
@@ -100,6 +95,10 @@ def test_what_fits_passes(default):
 def test_refused(default, changes, message):
     with pytest.raises(ValueError, match=message):
         check_together(changed(default, **changes))
+
+
+def test_an_engine_of_several_processes_may_run_on_cpus(default):
+    check_together(changed(default, rollout__tensor_parallel=2))
 
 
 def test_devices_of_a_cluster_are_not_judged_here(default, monkeypatch):

@@ -30,6 +30,21 @@ def test_sections_reach_the_slots():
     )
 
 
+def test_rloo_as_published_sums_over_tokens_and_its_mean_is_named():
+    published, mean = config("method=rloo"), config("method=rloo_mean")
+    assert (published.reduction.name, mean.reduction.name) == ("sequence_sum", "sequence_mean")
+    for one in (published, mean):
+        assert (one.objective.name, one.advantage.name) == ("reinforce", "leave_one_out")
+
+
+def test_a_mask_weighs_1_or_0_and_what_keeps_the_ratio_is_no_mask():
+    kept = {
+        choice: config(f"token_weight={choice}").token_weight.keep_ratio
+        for choice in ("token_mask", "sequence_mask", "geometric_mask", "sequence_mis", "icepop")
+    }
+    assert [choice for choice, keeps in kept.items() if keeps] == ["sequence_mis", "icepop"]
+
+
 def test_papo_and_uec_rl_compose():
     both = config("method=[papo,uec_rl]")
     slots = (both.sampling, both.filter, both.reweight, both.reuse)

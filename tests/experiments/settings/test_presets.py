@@ -8,6 +8,7 @@ from isentropic.experiments.settings.presets import (
     as_names,
     check_presets,
     conflicts,
+    name_presets,
     preset_values,
 )
 
@@ -114,3 +115,24 @@ def test_what_the_command_line_says_itself_is_settled():
         composed("experiment=ce_gppo_tiny", "method=dapo", "objective=gspo").objective.ratio
         == "sequence"
     )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        pytest.param([], "ce_gppo", id="nothing chosen: the default's objective"),
+        pytest.param(["experiment=ce_gppo_tiny"], "ce_gppo", id="an experiment without a method"),
+        pytest.param(["experiment=ce_gppo_tiny", "method=dapo"], "dapo", id="not its objective"),
+        pytest.param(["experiment=papo_tiny"], "papo", id="the method of an experiment"),
+        pytest.param(["experiment=papo_tiny", "method=grpo"], "grpo", id="the command line's wins"),
+        pytest.param(["method=[papo,uec_rl]"], "papo + uec_rl", id="two that compose"),
+        pytest.param(["method=dapo", "objective=gspo"], "dapo + gspo", id="objective beside it"),
+        pytest.param(["objective=dapo"], "dapo", id="an objective preset"),
+        pytest.param(["method=dapo", "run.preset=mine"], "mine", id="given"),
+        pytest.param(["method=gspo", "objective=gspo"], "gspo", id="one name is said once"),
+    ],
+)
+def test_the_presets_name(overrides, name):
+    cfg = composed(*overrides)
+    name_presets(cfg, cfg.hydra)
+    assert cfg.run.preset == name

@@ -244,6 +244,18 @@ def test_sides_of_the_clip(tmp_path):
     assert found_with(0.6, count=10)["T4"].verdict == "undecided"  # 0.6 ± 0.1
 
 
+def test_an_entropy_bonus_is_no_effect_of_a_clipped_token(tmp_path):
+    """Its own effect is in drift/low and drift/high, and no beta scales it."""
+    terms = {"name": "entropy_bonus", "entropy_bonus": {"coef": None, "adaptive": {"start": 0.0}}}
+    run = run_folder(tmp_path / "run", objective(0.5, 1.0), 0, fall(0.01, 0), terms=terms)
+    row = {"step": 1, "clip/frac": 0.02, "clip/low_frac": 0.01, "clip/high_frac": 0.01}
+    row |= {"lp_given_low": 0.8, "lp_given_high": 0.6}
+    row |= {"frac/pa_lp": 0.1, "frac/na_lp": 0.1, "frac/pa_hp": 0.4, "frac/na_hp": 0.4}
+    row |= {"drift/low": 0.3, "drift/high": 0.3}
+    (run / "updates.jsonl").write_text((json.dumps(row) + "\n") * 60)
+    assert "T2" not in {each.id for each in run_statements([run])}
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"GRPO": 1}', '{"GRPO": {"objective": 3}}', None], ids=repr
 )

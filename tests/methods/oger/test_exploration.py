@@ -117,6 +117,18 @@ def shape(new, exploration, group):
     return shaped, metrics
 
 
+def test_a_wrong_answer_gets_no_bonus_and_no_fine(new):
+    """Right pays 2, wrong -1: the bonus is D exp(-H) 2 of the right ones, and nothing of the wrong."""
+    prompt = replace(new.prompt, reward_right=2.0)
+    group = worked(new, rewards=[2.0, -1.0, 2.0, -1.0])
+    rollouts = tuple(replace(rollout, prompt=prompt) for rollout in group.rollouts)
+    shaped, _ = shape(new, make(), replace(group, rollouts=rollouts))
+    gap = divergence(np.array([[0.8], [0.5], [0.9], [0.65]]), clamp=True)
+    wanted = np.array([2.0, 0.0, 2.0, 0.0]) * gap * np.exp(-np.asarray(ENTROPY))
+    given = [r.shaped_reward - r.reward for r in shaped.rollouts]
+    np.testing.assert_allclose(given, np.where([1, 1, 0, 1], wanted, 0.0), atol=1e-6)
+
+
 def test_b9_worked_example():
     gap = divergence(SIMILARITY, clamp=True)
     np.testing.assert_allclose(gap, [0.2, 0.5, 0.1, 0.35], atol=1e-12)

@@ -57,6 +57,20 @@ def texts(offline_set, prompt):
     return [row.text for row in offline_set.responses(prompt)]
 
 
+def test_the_task_says_what_right_pays(new, tmp_path):
+    """Right pays 5: a reward of 1 is partial credit, and a verdict of true is worth 5."""
+    path = tmp_path / "teachers.jsonl"
+    verdicts = ({"reward": 1.0}, {"reward": 5.0}, {"verified": True}, {"verified": False})
+    rows = [
+        {"prompt_id": "p", "teacher": "t", "response": str(number)} | verdict
+        for number, verdict in enumerate(verdicts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompt = replace(new.prompt, reward_right=5.0)
+    kept = offline(read_teachers(path)).responses(prompt)
+    assert [(row.text, row.reward) for row in kept] == [("1", 5.0), ("2", 5.0)]
+
+
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_files_give_back_what_was_written(kind, tmp_path):
     path = tmp_path / f"teachers.{kind}"

@@ -1,5 +1,7 @@
 """Who is hard, and what the second wave draws."""
 
+from dataclasses import replace
+
 import pytest
 
 from isentropic.methods.uec_rl.second_wave import SecondWave, is_hard, wave_metrics
@@ -13,9 +15,27 @@ def make(**changes):
     return SecondWave(**(fields | changes))
 
 
-def test_hard_is_exactly_the_all_zero_groups(new):
-    rewards = [[0, 0], [0, 1], [1, 1], [0, 0.5]]
-    assert [is_hard(new.group(row)) for row in rewards] == [True, False, False, False]
+@pytest.mark.parametrize("temperature", [0.0, 0.001, 2.5, -1.0])
+def test_a_temperature_that_the_engine_would_change_or_that_is_greedy(temperature):
+    with pytest.raises(ValueError, match=r"uec\.explore_temperature must be >= 0\.01 and <= 2"):
+        make(explore_temperature=temperature)
+    assert make(explore_temperature=0.01).explore_temperature == 0.01
+    assert make(explore_temperature=2.0).explore_temperature == 2.0
+
+
+def test_hard_is_exactly_the_groups_that_nobody_solved(new):
+    rewards = [[0, 0], [0, 1], [1, 1], [0, 0.5], [-1, -1]]
+    assert [is_hard(new.group(row)) for row in rewards] == [True, False, False, True, True]
+
+
+def test_the_task_says_what_solved_means(new):
+    """Right pays 0, wrong -1: all zeros are all right there."""
+    prompt = replace(new.prompt, reward_right=0.0)
+    rewards = [[-1, -1], [-1, 0], [0, 0]]
+    groups = [new.group(row, prompt=prompt) for row in rewards]
+    assert [is_hard(group) for group in groups] == [True, False, False]
+    explored = new.merged(groups[0], new.group([-1, 0], wave=1, prompt=prompt))
+    assert wave_metrics([explored])["uec/explore_solved_frac"] == 1.0
 
 
 def test_second_wave_has_its_own_size_and_temperature_and_hard_prompts_only(new):

@@ -34,7 +34,7 @@ def config(name, *, seed=0, steps=20, beta1=0.5, beta2=1.0):
         "task": {"name": "arithmetic"},
         "rollout": {"prompts_per_step": 64, "group_size": 8, "temperature": 1.0},
         "learner": {"updates_per_rollout": UPDATES, "lr": 5e-4},
-        "evaluation": {"samples": 4, "every": 5},
+        "evaluation": {"samples": 4, "every": 5, "prompts": 128},
         "filter": {"name": "drop_flat"},
         "objective": {
             "name": "ce_gppo",
@@ -164,10 +164,25 @@ def write_ledger(folder, step=1):
     write_batch(folder, batch, texts)
 
 
+def books_line(entropy, before, rng):
+    """Books of a step in which NA&LP and PA&HP pull down; they add up to the measured change."""
+    now = {"pa_hp": -0.002, "pa_lp": 0.0005, "na_hp": 0.001, "na_lp": -0.003, "zero_adv": 0.0}
+    now = {name: value * (1 + 0.1 * rng.normal()) for name, value in now.items()}
+    measured, residual = entropy - before, 1e-5
+    momentum = measured - residual - sum(now.values())
+    line = {f"ledger/{name}": value for name, value in now.items()}
+    line |= {f"ledger/impulse/{name}": 10 * value for name, value in now.items()}
+    line |= {"ledger/impulse/low": 0.002, "ledger/impulse/high": -0.001, "ledger/low": 0.0002}
+    line |= {"ledger/source/new": sum(now.values()), "ledger/explained": 0.9998}
+    parts = {"measured": measured, "momentum": momentum, "decay": 0.0, "residual": residual}
+    return line | {f"ledger/{name}": value for name, value in parts.items()}
+
+
 def make_run(
-    folder, *, steps=20, done=None, seed=0, beta1=0.5, beta2=1.0, alarm=None, ledger=False
+    folder, *, steps=20, done=None, seed=0, beta1=0.5, beta2=1.0, alarm=None, ledger=False, books=0
 ):
-    """`done`: steps so far (None: all; -1: not even line 0). `alarm`: the step at which one is raised."""
+    """`done`: steps so far (None: all; -1: not even line 0). `alarm`: the step at which one is raised.
+    `books`: every how many steps are measured (0: none)."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(
         yaml.safe_dump(config(folder.name, seed=seed, steps=steps, beta1=beta1, beta2=beta2))
@@ -182,10 +197,14 @@ def make_run(
     sink = JsonlSink(folder)
     if done >= 0:
         sink.log(0, start_line(rng))
+    before = 1.55
     for step in range(1, done + 1):
         line = step_line(step, steps, rng, beta1=beta1, beta2=beta2)
         if step % 5 == 0:
             line |= evaluation(UPDATES * step, 0.2 + 0.5 * step / steps, rng)
+        if books and step % books == 0:
+            line |= books_line(line["entropy/mean"], before, rng)
+        before = line["entropy/mean"]
         sink.log(step, line)
     if alarm is not None:
         record = {
@@ -221,6 +240,6 @@ def make_sweep(folder, *, steps=10, beta1=(0.0, 0.5, 1.0), beta2=(0.5, 1.0), see
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make():
     return SimpleNamespace(run=make_run, sweep=make_sweep, ledger=write_ledger, nasty=NASTY)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from isentropic.metrics.report import write_report
-from isentropic.metrics.report.branches import Branches, branch_charts
+from isentropic.metrics.report.branches import Branches, branch_table, forest, point_charts
 from isentropic.metrics.report.settings import mean_of
 
 
@@ -27,7 +27,14 @@ def test_paired_differences(folder):
     assert (branches.num_points, branches.settings) == (3, ["beta1=0", "beta1=1"])
     assert mean.value == pytest.approx(-0.2)
     assert mean.error == pytest.approx(0.1 / 3**0.5)
-    assert branch_charts(branches)[0].traces[0]["y"] == [0, pytest.approx(-0.2)]
+    (trace,) = forest(branches).traces
+    assert (trace["y"], trace["x"]) == (
+        ["entropy (nats per token)"],
+        [pytest.approx(-0.2 / mean.error, rel=1e-5)],
+    )
+    assert point_charts(branches)[0].traces[0]["y"] == pytest.approx([-0.1, -0.2, -0.3])
+    table = branch_table(branches)
+    assert table.head == ["quantity", "beta1=0 (base)", "beta1=1 - base"] and len(table.rows) == 1
 
 
 def test_page(folder):
@@ -51,3 +58,13 @@ def test_a_line_without_its_keys_is_refused(folder):
 
     with pytest.raises(ValueError, match="line 7 needs 'step'"):
         Branches(folder)
+
+
+def test_the_title_names_the_run(make, folder, tmp_path_factory):
+    run = make.run(tmp_path_factory.mktemp("runs") / "base", steps=1, seed=3)
+    branches = run / "branches" / "45d954c3"
+    branches.mkdir(parents=True)
+    (branches / "branches.jsonl").write_bytes((folder / "branches.jsonl").read_bytes())
+    page = write_report([branches], branches / "report.html").read_text()
+
+    assert "<h1>Branches of base" in page and "ce_gppo · seed 3" in page

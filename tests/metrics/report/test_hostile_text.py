@@ -244,10 +244,15 @@ def test_every_template_was_used(harmless):
     """Else the test above would not see what a template lets through."""
     tags = {tag for page in harmless for tag, _, _ in page.attributes}
     assert {"table", "details", "pre", "article", "a", "small", "code", "footer", "nav"} <= tags
-    used = {("div", "class", "tile"), ("p", "class", "note"), ("p", "class", "warn")}
+    used = {
+        ("div", "class", "tile"),
+        ("p", "class", "lead"),
+        ("p", "class", "note"),
+        ("p", "class", "warn"),
+    }
     assert used <= set().union(*(page.attributes for page in harmless))
     assert {name.removesuffix(".html") for name in environment().list_templates()} == {
-        "charts", "details", "note", "page", "preformatted", "samples", "table", "tiles", "warnings",
+        "charts", "details", "lead", "note", "page", "preformatted", "samples", "table", "tiles", "token", "warnings",
     }  # fmt: skip
 
 

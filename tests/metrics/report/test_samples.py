@@ -6,6 +6,7 @@ import pytest
 
 from isentropic.metrics.report.page import environment
 from isentropic.metrics.report.samples import pick_samples
+from isentropic.metrics.report.samples.tokens import Turn, pieces
 
 
 def names(samples):
@@ -45,8 +46,10 @@ def test_kinds(ledger, tmp_path):
 
     assert names(kinds["Best"])[:2] == [(0, 0), (2, 0)]
     assert names(kinds["Worst"])[:2] == [(1, 0), (2, 1)]
-    assert names(kinds["Flat groups"]) == [(1, 0), (1, 1), (0, 0), (0, 1)]
-    assert names(kinds["Longest"])[0] == (2, 2)
+    assert names(kinds["Flat groups"]) == [(1, 1), (1, 2), (0, 2)]
+    assert names(kinds["Longest"]) == [(2, 2)]
+    shown = [name for samples in kinds.values() for name in names(samples)]
+    assert len(shown) == len(set(shown))
     assert "Dropped" not in kinds  # nobody knows
 
 
@@ -56,8 +59,8 @@ def test_one_dropped_sample_for_each_reason(ledger, tmp_path):
     samples = pick_samples(tmp_path)
     page = rendered(samples)
 
-    assert names(samples.kinds["Dropped"]) == [(0, 0), (2, 1)]
-    assert [sample.fate for sample in samples.kinds["Longest"]] == ["queued", "flat", "flat"]
+    assert "Dropped" not in samples.kinds  # one of each reason stands among the others
+    assert [sample.fate for sample in samples.kinds["Longest"]] == ["queued"]
     assert "dropped: flat. The rewards of its wave are all equal" in page
     assert "dropped: overlong. It is rewarded, but it was cut off" in page
     assert ">queued</span>" in page and "dropped: queued" not in page
@@ -112,3 +115,79 @@ def test_model_text_is_escaped(ledger, tmp_path):
 
     assert "<script" not in page and "<img" not in page
     assert "&lt;script&gt;document.title" in page
+
+
+CHARACTERS = "a<cdefgh"
+
+
+def decode(ids):
+    return "".join(CHARACTERS[token] for token in ids)
+
+
+def tokens_of(samples, kind="Best"):
+    (turn,) = samples.kinds[kind][0].tokens_by_turn
+    return [(token.text, token.tint, token.weight) for token in turn]
+
+
+def write_rollouts(run, logprob):
+    """One sample of four tokens, the first of them the prompt's."""
+    (run / "rollouts").mkdir()
+    row = {"split": "train", "draw": 7, "wave": 0, "sample": 0, "reward": 1.0, "origin": "policy"}
+    row |= {"prompt": '{"messages": []}', "response": ["bcd"], "finish_reason": "stop"}
+    row |= {"turns": [[1, 4]], "token_ids": [0, 1, 2, 3], "rollout_logprob": logprob}
+    pq.write_table(pa.Table.from_pylist([row]), run / "rollouts" / "step_000001.parquet")
+
+
+def test_tokens_of_a_measured_step_have_the_colour_of_their_contribution(tmp_path):
+    """-4 in two updates, 0 and +1 of 4: a square root of 1, 0 and 1/2 of the full strength."""
+    write_rollouts(tmp_path, [-9.0, -9.0, -9.0])
+    rows = [(0, 0, -3.0), (1, 0, -1.0), (0, 1, 0.0), (0, 2, 1.0)]
+    key = {"split": "train", "draw": 7, "wave": 0, "sample": 0}
+    table = [
+        key | {"update": update, "position": position, "contribution": value}
+        for update, position, value in rows
+    ]
+    (tmp_path / "attribution").mkdir()
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "attribution" / "step_000001.parquet")
+    samples = pick_samples(tmp_path, decode)
+    page = rendered(samples)
+
+    assert tokens_of(samples) == [("<", "down", 80), ("c", "", 0), ("d", "up", 40)]
+    assert [token.text for token in samples.legend.ends] == ["-4 nats", "+1 nats"]
+    assert "<span class='t down' style='--w:80' title='-4 nats'>&lt;</span>c<span" in page
+
+
+def test_tokens_of_another_step_are_shaded_by_their_surprise(tmp_path):
+    write_rollouts(tmp_path, [-2.0, -0.01, -1.0])
+    samples = pick_samples(tmp_path, decode)
+
+    assert tokens_of(samples) == [("<", "shade", 80), ("c", "", 0), ("d", "shade", 40)]
+    assert "-log p" in samples.legend.text
+    assert pick_samples(tmp_path).kinds["Best"][0].tokens_by_turn == ()  # no tokenizer, no colours
+
+
+def test_tokens_that_make_one_character_are_one_piece():
+    """Bytes for tokens: two of them make one letter; its value is their sum."""
+    turn = Turn(ids=list("aéb".encode()), values=[1.0, 2.0, 3.0, None])
+    read = lambda ids: bytes(ids).decode("utf-8", "replace")  # noqa: E731
+
+    assert list(pieces(read, turn)) == [("a", 1.0), ("é", 5.0), ("b", None)]
+
+
+def test_the_first_evaluation_beside_the_last(ledger, make, tmp_path):
+    """The prompt whose answer became right comes first; an answer that stayed is not shown."""
+    ledger()
+    (tmp_path / "evaluations").mkdir()
+    for step, said in ((0, ("no", "same", "well")), (20, ("yes", "same", "fine"))):
+        rows = [
+            {"split": "eval", "draw": draw, "wave": 0, "sample": 0, "origin": "policy"}
+            | {"prompt": '{"messages": []}', "response": [text], "finish_reason": "stop"}
+            | {"turns": [[1, 4]], "reward": float(text == "yes")}
+            for draw, text in reversed(list(enumerate(said)))
+        ]
+        path = tmp_path / "evaluations" / f"step_{step:06d}.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    shown = pick_samples(tmp_path).kinds["First evaluation beside the last"]
+
+    assert [sample.responses[0] for sample in shown] == ["no", "yes", "well", "fine"]
+    assert [sample.when for sample in shown] == ["after step 0", "after step 20"] * 2

@@ -27,7 +27,7 @@ def test_run(make, tmp_path):
     assert out.stat().st_size < LARGEST
     for words in (
         "Entropy of the policy",
-        "Predicted",
+        "Entropy fell",
         "entropy collapse",
         "0123456789 with changes",
         "pass@4",

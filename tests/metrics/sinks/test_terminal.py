@@ -3,8 +3,15 @@
 import io
 
 import pytest
+from rich.console import Console
 
-from isentropic.metrics.sinks.terminal import Terminal, duration, sparkline, summary_lines
+from isentropic.metrics.sinks.terminal import (
+    Terminal,
+    duration,
+    moved_by,
+    sparkline,
+    summary_lines,
+)
 
 
 class Clock:
@@ -53,6 +60,44 @@ def test_a_step_that_trained_nothing_says_so():
     assert "  nothing trained  3.2 s" in first and "nothing" not in second
 
 
+BOOKS = {
+    "ledger/measured": -0.0071,
+    "ledger/impulse/pa_hp": -0.018,
+    "ledger/impulse/na_lp": -0.0204,
+}
+BOOKS |= {"ledger/impulse/pa_lp": 0.0151, "ledger/impulse/zero_adv": 0.0}
+
+
+def test_a_measured_step_says_who_moved_the_entropy():
+    stream = io.StringIO()
+    terminal = Terminal(10, stream=stream)
+    terminal.log(0, {"entropy/mean": 0.4})
+    terminal.log(1, {"entropy/mean": 0.277} | BOOKS)
+    start, step = stream.getvalue().splitlines()
+
+    assert start == "step 0/10  entropy of held-out prompts 0.400"
+    assert step.startswith(
+        "step 1/10  entropy 0.277 (-0.007: NA&LP -.020, PA&HP -.018, PA&LP +.015)"
+    )
+    assert moved_by({"ledger/measured": None}) == moved_by({}) == ""
+    assert moved_by({"ledger/measured": 0.0014}) == "(+0.001)"
+
+
+def test_the_live_display_names_the_phase_and_the_age_of_the_held_out_value():
+    console = Console(file=io.StringIO(), width=160)
+    clock = Clock()
+    terminal = Terminal(10, samples=4, stream=io.StringIO(), clock=clock)
+    terminal.log(0, METRICS | {"eval/avg_at_k": 0.25})
+    terminal.log(1, METRICS | BOOKS)
+    terminal.phase("waited")
+    clock.now = 5.0
+    console.print(terminal._render())
+    shown = console.file.getvalue()
+
+    assert "drawing 5 s" in shown and "0.250 (step 0)" in shown
+    assert "entropy in step 1 (-0.007: NA&LP" in shown
+
+
 def test_alarm_is_a_line_and_model_text_is_no_markup():
     stream = io.StringIO()
     terminal = Terminal(10, stream=stream)
@@ -80,17 +125,18 @@ def test_live_display_on_a_terminal(monkeypatch):
     terminal.close()
     shown = stream.getvalue()
     assert "nothing trained" in shown
-    assert all(word in shown for word in ("step 1/10", "0.412", "update", "kl drift: seen"))
+    assert all(word in shown for word in ("step 1/10", "0.412", "training", "kl drift: seen"))
 
 
 def test_summary_tells_before_and_after():
     history = [
-        {"eval/avg_at_k": 0.25, "entropy/mean": 1.0},
+        {"step": 0, "eval/avg_at_k": 0.25, "entropy/mean": 3.0},  # of held-out prompts
+        {"entropy/mean": 1.0},
         {"entropy/mean": 0.5, "reward/mean": 0.2},
         {"eval/avg_at_k": 0.75, "entropy/mean": 0.0, "reward/mean": None},
     ]
-    assert summary_lines(history) == [
-        "held-out avg@k  0.250 -> 0.750",
+    assert summary_lines(history, k="4") == [
+        "held-out avg@4  0.250 -> 0.750",
         "reward   0.200  ▁",  # one value is no change
         "entropy  1.000 -> 0.000  █▅▁",
     ]

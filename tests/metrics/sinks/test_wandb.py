@@ -27,9 +27,16 @@ def _no_account(monkeypatch, tmp_path):
 def open_sink(folder, mode="offline", **changes):
     warnings = []
     tracking = TrackingConfig(
-        wandb=mode, project="p", entity=None, group="sweep", tags=("ce_gppo",)
+        wandb=mode,
+        project="p",
+        entity=None,
+        group="sweep",
+        tags=("ce_gppo",),
+        tensorboard=False,
+        csv=False,
     )
-    config = {"objective": {"beta1": 0.5}, **changes}
+    config = {"objective": {"name": "ce_gppo", "beta1": 0.5}, **changes}
+    config |= {"task": {"name": "arithmetic"}}
     return WandbSink(
         tracking, folder=folder, run_name="run", config=config, warn=warnings.append
     ), warnings
@@ -73,13 +80,29 @@ def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
 
     records = offline_records(tmp_path)
     items = [record["item"] for record in records["history"]]
-    points = [(item["policy_version"], item["entropy/mean"]) for item in items]
-    assert points == [(0, 1.0), (8, 0.5), (16, 1 / 3), (24, 0.25)]
+    points = [(item["policy_version"], item.get("entropy/mean")) for item in items]
+    assert points == [(0, None), (8, 0.5), (16, 1 / 3), (24, 0.25)]
+    # The entropy of line 0 is of held-out prompts: a key of its own, and no other.
+    assert items[0]["eval/entropy"] == items[0]["1 entropy/held-out"] == 1.0
+    assert not any(key.startswith("entropy/") for key in items[0])
+    assert items[1]["1 entropy/mean"] == 0.5
     assert len({run["run_id"] for run in records["run"]}) == 1
-    assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == ["ce_gppo"]
-    assert records["run"][0]["config"]["update"]["objective"] == {"beta1": 0.5}
+    assert records["run"][0]["run_group"] == "sweep" and records["run"][0]["tags"] == [
+        "ce_gppo",
+        "arithmetic",
+    ]
+    assert records["run"][0]["config"]["update"]["objective"]["beta1"] == 0.5
     by_version = {"glob_name": "*", "step_metric": "policy_version"}
     assert by_version.items() <= records["metric"][1].items()
+    shown = [record for record in records["metric"] if "options" in record]
+    hidden = {
+        record.get("name", record.get("glob_name"))
+        for record in shown
+        if record["options"].get("hidden")
+    }
+    visible = {record["name"] for record in records["metric"] if "name" in record} - hidden
+    assert {"*", "entropy/mean", "reward/mean"} <= hidden
+    assert visible - {"policy_version"} == set(wandb_sink.SHOWN.values())
     assert [alert["text"] for alert in records["alert"]] == ["kl drift: seen"]
     assert warnings == []
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -98,7 +121,7 @@ import psutil
 from isentropic.config import TrackingConfig
 from isentropic.metrics.sinks.wandb import WandbSink
 signal.signal(signal.SIGTERM, lambda *_: None)
-tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False)
 sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
 sink.log(0, {"policy_version": 0, "entropy/mean": 1.0})
 for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
@@ -127,7 +150,7 @@ from pathlib import Path
 import psutil
 from isentropic.config import TrackingConfig
 from isentropic.metrics.sinks.wandb import WandbSink
-tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=())
+tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False)
 sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
 for step in range(3):
     sink.log(step, {"policy_version": 8 * step, "entropy/mean": 1.0})
@@ -224,3 +247,16 @@ def test_secrets_are_masked_by_name_and_by_value(monkeypatch):
         "tags": ["a", "<hidden>"],
         "model": {"path": "<hidden>"},
     }
+
+
+def test_the_workspace_shows_few_curves_and_entropy_first():
+    sections = list(wandb_sink.SECTIONS)
+
+    assert sections[:2] == ["1 entropy", "2 who moved it"] and sections == sorted(sections)
+    assert 20 <= len(wandb_sink.SHOWN) <= 30
+
+
+def test_a_run_without_a_group_is_grouped_by_what_it_is():
+    config = {"run": {"preset": "dapo"}, "objective": {"name": "clip"}, "task": {"name": "x" * 99}}
+
+    assert wandb_sink.about(config) == ["dapo", "x" * 64]

@@ -85,7 +85,9 @@ def graphql(query, variables, url):
 
 def open_sink(folder):
     warnings = []
-    tracking = TrackingConfig(wandb="auto", project="p", entity=None, group=None, tags=())
+    tracking = TrackingConfig(
+        wandb="auto", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False
+    )
     return wandb_sink.WandbSink(
         tracking, folder=folder, run_name="r", config={}, warn=warnings.append
     ), warnings

@@ -12,6 +12,7 @@ from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.over.erc import ErcConfig
 from isentropic.objectives.over.shaped_offline import ShapedOfflineConfig
+from isentropic.objectives.tokens.statistics import token_statistics
 
 CLIP = ClipConfig(name="clip", ratio="token", clip_low=0.2, clip_high=0.28, dual_clip=None)
 
@@ -46,6 +47,53 @@ def test_no_gradient_through_the_entropy_and_none_lost_at_entropy_zero(at):
     )
     result.loss.sum().backward()
     assert entropy.grad is None and log_ratio.grad.tolist() == [-1.0, -1.0]
+
+
+ROUNDING = 1.5e-6  # nats, of an entropy in float32
+
+
+@pytest.mark.parametrize("vocabulary", [64, 2000])
+def test_the_decision_does_not_depend_on_the_packing(vocabulary):
+    """Nearly sure tokens: the statistics of the whole vocabulary at once, and those summed in tiles.
+
+    Which of the two a token gets depends on the size of its microbatch, in the old-policy pass and in
+    the update each. An unchanged policy never leaves the band; a changed one does in all four cases,
+    and in float64, unless its entropy is within the rounding of an edge.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(300, vocabulary, generator=generator)
+    likely = torch.randint(vocabulary, (300,), generator=generator)
+    rows = torch.arange(300)
+    logits[rows, likely] = logits.amax(-1) + torch.linspace(2, 25, 300)
+    moved = logits.clone()
+    moved[rows, likely] += 0.3 * torch.randn(300, generator=generator).sign()
+
+    def entropies(values):
+        weight, chunks = (
+            torch.eye(vocabulary, dtype=values.dtype),
+            (vocabulary, vocabulary // 7 + 1),
+        )
+        return [
+            token_statistics(values, weight, likely, temperature=1.0, vocab_chunk=chunk).entropy
+            for chunk in chunks
+        ]
+
+    def silent(now, before):
+        inputs = {"band_low": 0.95, "band_high": 1.05, "clip_low": 0.2, "clip_high": 0.2}
+        zero = torch.zeros(300)
+        metrics = erc(zero, zero, entropy=now, old_entropy=before, **inputs).metrics
+        return (metrics["erc/low_frac"] + metrics["erc/high_frac"]).bool()
+
+    for before in entropies(logits):
+        for now in entropies(logits):
+            assert not silent(now, before).any()
+    now, before = (entropies(values.double())[0] for values in (moved, logits))
+    exact = silent(now, before)
+    clear = torch.stack([silent(now + d, before) == exact for d in (-ROUNDING, ROUNDING)]).all(0)
+    assert clear.float().mean() > 0.95 and 0.3 < exact.float().mean() < 0.9
+    for before in entropies(logits):
+        for now in entropies(moved):
+            assert torch.equal(silent(now, before)[clear], exact[clear])
 
 
 def test_exactly_on_the_band_is_inside(at):

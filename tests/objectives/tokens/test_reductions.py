@@ -20,6 +20,7 @@ def weights(name, lengths=LENGTHS, **others):
     [
         ("token_mean", [1 / 24] * 4),
         ("sequence_mean", [1 / 8, 1 / 24, 1 / 48, 1 / 16]),
+        ("sequence_sum", [1 / 4] * 4),
         ("fixed_length", [1 / 64] * 4),
         ("microbatch_mean", [1 / 8, 1 / 36, 1 / 36, 1 / 16]),
     ],
@@ -35,6 +36,7 @@ def test_weights(name, wanted):
     [
         ("token_mean", [1 / 8, 1 / 8, 0, 0]),
         ("sequence_mean", [1 / 4, 1 / 12, 0, 0]),
+        ("sequence_sum", [1 / 2, 1 / 2, 0, 0]),
         ("fixed_length", [1 / 32, 1 / 32, 0, 0]),
         # The mean over the chosen tokens of a microbatch, times its share of all responses: 1/2 * 1/4, 1/6 * 2/4.
         ("microbatch_mean", [1 / 8, 1 / 12, 0, 0]),

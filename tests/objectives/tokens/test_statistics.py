@@ -26,8 +26,9 @@ def plain(hidden, weight, target, temperature, bias=None):
     p = logp.exp()
     entropy = -(p * logp).sum(-1)
     picked = logp.gather(1, target[:, None])[:, 0]
-    spread = (p**2 * (logp + entropy[:, None])).sum(-1)
-    return picked, entropy, picked.exp() * (picked + entropy) - spread, (p**2).sum(-1)
+    slope = p * (logp + entropy[:, None])
+    sensitivity = picked.exp() * (picked + entropy) - (p * slope).sum(-1)
+    return picked, entropy, sensitivity, (p**2).sum(-1), (slope**2).sum(-1)
 
 
 @pytest.mark.parametrize("vocab_chunk", [1, 3, 4, 9])
@@ -89,6 +90,7 @@ def test_extreme_logits_stay_finite(vocab_chunk):
     assert result.entropy.tolist() == pytest.approx([0.0, math.log(2)])
     assert result.sensitivity.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     assert result.sum_p2.tolist() == pytest.approx([1.0, 0.5])
+    assert result.sum_s2.tolist() == pytest.approx([0.0, 0.0], abs=1e-12)
     (result.logprob + result.entropy).sum().backward()
     # d log p_y / dz = e_y - p; two equal logits leave the entropy at its maximum over the two
     torch.testing.assert_close(logits.grad, torch.tensor([[1.0, -1.0, 0.0], [-0.5, 0.0, 0.5]]))
@@ -103,9 +105,24 @@ def test_no_rows(vocab_chunk):
         hidden, weight, torch.zeros(0, dtype=torch.long), temperature=1.0, vocab_chunk=vocab_chunk
     )
     result.logprob.sum().backward()
-    assert [tensor.shape for tensor in result] == [(0,)] * 4
+    assert [tensor.shape for tensor in result] == [(0,)] * 5
     assert hidden.grad.shape == (0, 3)
     assert weight.grad.tolist() == [[0.0] * 3] * 5
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 8.0, 60.0], ids=["flat", "soft", "sharp", "sure"])
+@pytest.mark.parametrize("vocab_chunk", [37, 512], ids=["streamed", "whole"])
+def test_the_squared_slope_of_the_entropy_is_right_in_float32(scale, vocab_chunk):
+    """It is |dH / dz|^2 by autograd in float64; what float32 loses is far below the largest token's share."""
+    generator = torch.Generator().manual_seed(2)
+    logits = scale * torch.randn(64, 512, generator=generator)
+    exact = logits.double().requires_grad_()
+    logp = exact.log_softmax(-1)
+    (slope,) = torch.autograd.grad(-(logp.exp() * logp).sum(), exact)
+    result = statistics_of(logits, torch.zeros(64, dtype=torch.long), vocab_chunk=vocab_chunk)
+    torch.testing.assert_close(
+        result.sum_s2.double(), slope.square().sum(-1), rtol=2e-4, atol=1e-5 * float(scale**2) / 512
+    )
 
 
 def test_half_precision_is_summed_in_float32():

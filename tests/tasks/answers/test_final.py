@@ -32,6 +32,12 @@ CASES = [
     pytest.param("5 + 6 = 11, the answer is 11.", "11", id="the last number"),
     pytest.param("Of 5 apples 25% are red. The answer is 25%.", "25%", id="with its percent sign"),
     pytest.param("The answer is $5x+3t$.", "5x+3t", id="the last formula, whole"),
+    pytest.param("Final Answer: **73**", "73", id="emphasis around the last number"),
+    pytest.param("The total is **$70,000**.", "70000", id="emphasis around money"),
+    pytest.param(r"<think>\boxed{5}</think> I give up.", None, id="a box of the thinking"),
+    pytest.param(r"<think>\boxed{5}, wait", None, id="a box of thinking that never ends"),
+    pytest.param(r"\boxed{5}</think> So \boxed{6}", "6", id="a box behind the thinking"),
+    pytest.param("7 + 1</think>The answer is 8", "8", id="words behind the thinking"),
     pytest.param("I do not know.", None, id="nothing"),
     pytest.param("", None, id="empty"),
     pytest.param(r"\boxed", None, id="a box of nothing"),
@@ -55,8 +61,12 @@ def test_a_box_longer_than_the_searched_end_is_no_later_number():
     assert final_answer(f"\\boxed{{{content}") is None
 
 
-def test_without_a_box_only_the_end_of_a_long_response_is_read():
-    assert final_answer("#### 1\n" + " " * LAST_CHARACTERS) is None
+def test_a_mark_far_from_the_end_is_still_the_answer():
+    assert final_answer("#### 1\n" + " and 2" * LAST_CHARACTERS) == "1"
+
+
+def test_without_box_and_mark_only_the_end_of_a_long_response_is_read():
+    assert final_answer("The answer is 1.\n" + " " * LAST_CHARACTERS) is None
 
 
 @pytest.mark.parametrize(

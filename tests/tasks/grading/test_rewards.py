@@ -3,15 +3,19 @@
 import asyncio
 import ctypes
 import os
+import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+import isentropic
 from isentropic.records import Prompt, Rollout, RolloutKey
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
 
@@ -38,6 +42,9 @@ class HostileTask:
         match answer:
             case "hang":
                 time.sleep(3600)
+            case "nap":
+                time.sleep(0.5)
+                return 3.0
             case "spin":
                 sum(1 for _ in iter(int, 1))
             case "exit":
@@ -159,6 +166,48 @@ def test_nothing_is_left_running_or_lying_about(make_workers, tmp_path_factory, 
     _, alive = psutil.wait_procs(processes, timeout=10)
     assert len(processes) >= 2 and not alive
     assert not list(temporary.iterdir())
+
+
+DRIVER = """
+import asyncio, os, signal, sys
+sys.path[:0] = [{folder!r}, {source!r}]
+import psutil
+from test_rewards import HostileTask, LetterChat, RewardWorkers, config, rollout
+
+workers = RewardWorkers(HostileTask(), LetterChat(), config(timeout_s=20.0, batch_size=1))
+
+async def step():
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: None)
+    await workers.grade([rollout("1")])
+    grading = asyncio.create_task(workers.grade([rollout("nap"), rollout("2")]))
+    await asyncio.sleep(0.2)
+    os.killpg(0, signal.SIGTERM)
+    print(*[each.pid for each in psutil.Process().children(recursive=True)])
+    print(await grading, flush=True)
+
+asyncio.run(step())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_signal_to_the_drivers_group_spares_the_workers_but_they_die_with_the_driver():
+    """`timeout` and batch systems signal the group, while the step under way is graded."""
+    source = Path(isentropic.__file__).parents[1]
+    code = DRIVER.format(folder=str(Path(__file__).parent), source=str(source))
+    driver = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        start_new_session=True,
+    )
+    assert driver.returncode == -signal.SIGKILL, driver.stderr
+    pids, rewards = driver.stdout.splitlines()
+    assert rewards == "[3.0, 2.0]"
+    assert len(pids.split()) >= 3  # a server and two workers
+    left = [psutil.Process(int(pid)) for pid in pids.split() if psutil.pid_exists(int(pid))]
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert not alive
 
 
 class Unloadable:

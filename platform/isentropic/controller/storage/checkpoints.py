@@ -12,14 +12,20 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from isentropic.durable import sync_file, sync_folder, write_text_durably
+from isentropic.durable import (
+    FileEntry,
+    file_entry,
+    sync_file,
+    sync_folder,
+    write_text_durably,
+)
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step_(\d{6,})")
@@ -39,7 +45,7 @@ class Manifest:
     policy_version: int
     next_draw: int
     about: dict[str, Any]  # config hash, versions
-    files: dict[str, dict[str, Any]]  # path -> bytes, sha256
+    files: dict[str, FileEntry]  # by path
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -77,16 +83,37 @@ def sizes(folder: Path) -> list[int]:
     ]
 
 
-def commit(folder: Path, temporary: Path, manifest: Manifest, state: dict[str, Any]) -> Path:
-    """Adds the controller's state and the manifest, syncs all files, then gives the final name."""
+def commit(
+    folder: Path,
+    temporary: Path,
+    manifest: Manifest,
+    state: dict[str, Any],
+    written: Mapping[str, FileEntry] | None = None,
+) -> Path:
+    """Adds the controller's state and the manifest, syncs all files, then gives the final name.
+
+    Args:
+        written: files that are durable already, by path, hashed by who wrote them; they are not
+            read again.
+
+    Raises:
+        OSError: one of them is not there, or shorter or longer than it was written.
+    """
     _write_state(temporary, state)
-    files = {}
+    files = dict(written or {})
+    for name, entry in files.items():
+        path = temporary / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry["bytes"]:
+            raise OSError(
+                f"a learner rank wrote {entry['bytes']} bytes to {path}, here are "
+                f"{'none' if size is None else size}. Do all nodes share run.dir?"
+            )
     for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
-        sync_file(path)
-        files[str(path.relative_to(temporary))] = {
-            "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
-        }
+        name = str(path.relative_to(temporary))
+        if name not in files:
+            sync_file(path)
+            files[name] = file_entry(path)
     write_manifest(temporary, asdict(manifest) | {"files": files})
     for path in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
         sync_folder(path)
@@ -132,7 +159,7 @@ def verify(checkpoint: Path) -> Manifest:
         if (
             not path.is_file()
             or path.stat().st_size != expected["bytes"]
-            or _sha256(path) != expected["sha256"]
+            or file_entry(path)["sha256"] != expected["sha256"]
         ):
             raise CheckpointError(
                 f"{path} is missing, cut short or changed: the checkpoint is not whole."
@@ -251,8 +278,3 @@ def _restore(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, list):
         return [_restore(entry, arrays) for entry in value]
     return value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

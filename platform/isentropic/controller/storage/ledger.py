@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
         ("wave", pa.int64()),
         ("sample", pa.int64()),
         ("prompt_id", pa.string()),
-        ("prompt", pa.string()),  # JSON: messages, answer, media, metadata
+        ("prompt", pa.string()),  # JSON: messages, answer, media, metadata, reward_right
         ("response", pa.list_(pa.string())),  # one text per turn
         ("reward", pa.float64()),
         ("finish_reason", pa.string()),
@@ -97,11 +97,16 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     return path
 
 
-def read_batch(folder: Path, step: int) -> Batch | None:
+def read_batch(folder: Path, step: int, *, vocab_size: int | None = None) -> Batch | None:
     """Returns the step's batch, bit for bit as it was written; None if it was never drawn.
 
+    Reads the whole file: the sums of its pages, then the sense of every row.
+
+    Args:
+        vocab_size: tokens of the model that the batch is for; None does not bound them.
+
     Raises:
-        LedgerError: the file is damaged, or belongs to another step.
+        LedgerError: the file is damaged, holds what no run draws, or belongs to another step.
     """
     path = ledger_path(folder, step)
     if not path.exists():
@@ -120,8 +125,8 @@ def read_batch(folder: Path, step: int) -> Batch | None:
         rollouts = [_rollout(row) for row in table.to_pylist()]
         _check_keys(header, rollouts)
         _check_siblings(header, rollouts)
-        for rollout in rollouts:
-            _check_rollout(rollout)
+        for row, rollout in enumerate(rollouts):
+            _check_rollout(rollout, row, vocab_size)
         batch = _batch(header, rollouts)
     except (
         OSError,
@@ -190,15 +195,18 @@ def _check_siblings(header: dict, rollouts: Sequence[Rollout]) -> None:
             raise ValueError(f"draw {draw}, wave {wave} lacks samples: it has {sorted(numbers)}")
 
 
-def _check_rollout(rollout: Rollout) -> None:
+def _check_rollout(rollout: Rollout, row: int, vocab_size: int | None) -> None:
     """Raises ValueError if a rollout cannot have been drawn: whole bytes may be nonsense."""
     tokens = rollout.token_ids
     turns = rollout.turns
     logprob = rollout.rollout_logprob
     ends = [0, *(place for turn in turns for place in turn), len(tokens)]
     problem = None
-    if len(tokens) and tokens.min() < 0:
-        problem = f"has the token {tokens.min()}"
+    outside = tokens[(tokens < 0) | (tokens >= (math.inf if vocab_size is None else vocab_size))]
+    if len(outside):
+        problem = f"has the token {outside[0]}"
+        if vocab_size is not None:
+            problem += f"; the model has the tokens 0 to {vocab_size - 1}"
     elif any(before > after for before, after in pairwise(ends)):
         problem = f"has the turns {turns} in {len(tokens)} tokens"
     elif len(logprob) != rollout.num_response_tokens:
@@ -216,7 +224,7 @@ def _check_rollout(rollout: Rollout) -> None:
     elif min(rollout.key[1:]) < 0 or rollout.policy_version < 0:
         problem = f"has a negative number in its key or policy version {rollout.policy_version}"
     if problem:
-        raise ValueError(f"its rollout {tuple(rollout.key)} {problem}")
+        raise ValueError(f"its row {row}, rollout {tuple(rollout.key)}, {problem}")
 
 
 def _batch(header: dict, rollouts: Sequence[Rollout]) -> Batch:
@@ -252,6 +260,7 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
                 "answer": prompt.answer,
                 "media": prompt.media,
                 "metadata": prompt.metadata,
+                "reward_right": prompt.reward_right,
             }
         ),
         "response": list(texts),
@@ -274,6 +283,7 @@ def _rollout(row: dict) -> Rollout:
         answer=values["answer"],
         media=tuple(values["media"]),
         metadata=values.get("metadata", ""),  # ledgers of earlier versions have none
+        reward_right=values.get("reward_right", 1.0),  # same: 1 was right in them
     )
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),

@@ -3,6 +3,11 @@
 A resume keeps the lines up to its checkpoint and appends after them. If one of them were torn,
 missing or doubled, the gap would stay in the curve for good. Going back to a checkpoint before the
 gap closes it: the ledger has what was drawn, and a step drawn again has the same seeds.
+
+Read whole are the files of the checkpoint that the run goes on from, and the ledger files behind
+it, whose steps are trained again. Of the ledger files up to the checkpoint only the ends are read,
+which a file that was cut short has lost: nothing is computed from them again, and they may be a
+terabyte.
 """
 
 from collections.abc import Callable
@@ -14,14 +19,21 @@ import pyarrow.parquet as pq
 
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.controller.storage.ledger import ledger_path, read_batch
 from isentropic.metrics.sinks.jsonl import read_lines
+from isentropic.tasks.progress import announced
 
 LEDGER = "rollouts"
 TRAINED = "trained"
 
 
 def resume_point(
-    folder: Path, *, ahead: int, last: int, warn: Callable[[str], None]
+    folder: Path,
+    *,
+    ahead: int,
+    last: int,
+    warn: Callable[[str], None],
+    vocab_size: int | None = None,
 ) -> tuple[Path, Manifest] | None:
     """Returns the checkpoint to go on from; None means the start of the run.
 
@@ -31,6 +43,10 @@ def resume_point(
             needs their ledger files too, because the weights they were drawn from are gone.
         last: the run's last step; nothing is drawn beyond it.
         warn: gets one sentence for each checkpoint that is skipped.
+        vocab_size: tokens of the model, a bound of those in the ledger; None is no bound.
+
+    Raises:
+        LedgerError: a ledger file behind the checkpoint is damaged or holds what no run draws.
     """
     gaps = None
     for step, checkpoint in reversed(checkpoints.listed(folder / "checkpoints").items()):
@@ -46,12 +62,27 @@ def resume_point(
             if gap <= (min(step + ahead, last) if name == LEDGER else step)
         ]
         if not lacking:
+            _check_drawn(folder / LEDGER, range(step + 1, last + 1), vocab_size, warn)
             return checkpoint, manifest
         warn(
             f"{'; '.join(lacking)}. Going back to the checkpoint before step {step}: the steps "
             "behind it are trained again from the ledger, to the same bits."
         )
+    _check_drawn(folder / LEDGER, range(1, last + 1), vocab_size, warn)
     return None
+
+
+def _check_drawn(
+    ledger: Path, steps: range, vocab_size: int | None, warn: Callable[[str], None]
+) -> None:
+    """Reads those of the steps that were drawn, as the run will read them to train them again.
+
+    Without it a flipped bit would stop the run only when it comes to that step, perhaps hours after
+    engines and ranks have started.
+    """
+    drawn = [step for step in steps if ledger_path(ledger, step).exists()]
+    for step in announced(drawn, f"checking the steps drawn in {ledger}", warn):
+        read_batch(ledger, step, vocab_size=vocab_size)
 
 
 def _gaps(folder: Path) -> dict[str, tuple[int, str]]:

@@ -18,8 +18,9 @@ from isentropic.metrics.sinks.jsonl import sync_logs
 class Saver:
     """Writes one checkpoint at a time.
 
-    The loop waits only for the copies. Writing, syncing and hashing take several times as long, and
-    grow with the model. If the run is killed meanwhile, its last checkpoint is the one before.
+    The loop waits only for the copies. Writing, syncing and hashing, which each rank does for its
+    own files, take several times as long, and grow with the model. If the run is killed meanwhile,
+    its last checkpoint is the one before.
     """
 
     def __init__(
@@ -93,11 +94,16 @@ class Saver:
         self, temporary: Path, manifest: Manifest, state: dict[str, Any], keep: set[int]
     ) -> None:
         try:
-            await self._learner.end_save()
+            written = await self._learner.end_save()
             # A resume skips a checkpoint whose metric lines were lost in a crash: sync them first.
             await asyncio.to_thread(sync_logs, self._folder.parent)
             path = await asyncio.to_thread(
-                checkpoints.commit, self._folder, temporary, manifest, state
+                checkpoints.commit,
+                self._folder,
+                temporary,
+                manifest,
+                state,
+                {f"learner/{name}": entry for name, entry in written.items()},
             )
             self._verified[path] = checkpoints.signature(path)
             await asyncio.to_thread(

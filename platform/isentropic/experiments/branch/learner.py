@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import ray
 import torch
 
-from isentropic.actors.launch import start_ranks
+from isentropic.actors.launch import start_explained, start_ranks
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.ray_runtime import start_ray, stop_ray
+from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.protocols import LearnerGroup
+from isentropic.durable import FileEntry
 from isentropic.experiments.run.builders import settings_of
 from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
@@ -50,8 +51,8 @@ class LocalLearner:
     async def begin_save(self, folder: Path) -> None:
         self._learner.begin_save(folder)
 
-    async def end_save(self) -> None:
-        self._learner.end_save()
+    async def end_save(self) -> dict[str, FileEntry]:
+        return self._learner.end_save()
 
     async def load(self, folder: Path) -> None:
         self._learner.load(folder)
@@ -111,9 +112,12 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     actors = start_ranks(make, [place] * count, own_ray=own_ray)
     group = RayLearnerGroup(actors, dtype=config.rollout.dtype, timeout_s=config.learner.timeout_s)
     try:
-        await group.setup(config.cluster.startup_timeout_s)
+        with start_explained():
+            await group.setup(config.cluster.startup_timeout_s)
         yield group
     finally:
-        group.close()
+        # Without its head, Ray hangs for a minute in this call and then ends this process.
+        if head_answers():
+            group.close()
         if own_ray:
             stop_ray()

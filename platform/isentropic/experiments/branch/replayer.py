@@ -53,7 +53,9 @@ class Replayer:
         method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
         self._config = config
         self._learner = learner
-        self._trainer = Trainer(config, learner, method, order=order)
+        self._trainer = Trainer(
+            config, learner, method, order=order, attention_share=prepared.attention_share
+        )
         self._last = LastLine()
         self._reporter = Reporter(config, self._last)
 

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,14 +157,14 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
     from isentropic.experiments.statements.branches import branch_statements, write_statements
     from isentropic.metrics.report import write_report
 
+    prepared = prepare(run.config)
     comparison = Comparison(
-        run=run,
+        run=replace(run, vocab_size=prepared.chat.vocab_size),
         settings=tuple(settings),
         exact=exact,
         contexts=options.get("contexts", 256),
         orders=orders,
     )
-    prepared = prepare(run.config)
     asyncio.run(make_branches(comparison, prepared, points, out, processes=processes, say=_say))
     for row in write_statements(out, branch_statements(out)):
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")

@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[4]
 # Of no use here, and fatal if they were built for another torch.
 LEFT_OUT = ("torchvision", "torchaudio", "torchcodec")
 MEMORY_GIB, DISK_GIB, SHM_GIB, FILES = 4, 2, 1, 1024
+BUSY = 4.0  # processes per CPU, beyond which a Ray has been seen not to come up
 SOCKET_BYTES = 107  # of a Unix socket's path, without the closing zero
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
@@ -65,6 +66,7 @@ def examine() -> Iterator[Finding]:
         python,
         packages,
         memory,
+        load,
         disk,
         ray_sockets,
         shared_memory,
@@ -158,6 +160,21 @@ def memory() -> Iterator[Finding]:
             "rollout.num_actors=1."
         )
         yield Finding("warning" if free >= 2 else "wrong", message, remedy)
+
+
+def load() -> Iterator[Finding]:
+    """Check that processes get a core soon enough for Ray's deadlines at its start."""
+    cores = os.cpu_count() or 1
+    waiting = os.getloadavg()[0]
+    message = f"load: {waiting:.1f} processes want the {cores} CPUs"
+    if waiting <= BUSY * cores:
+        yield Finding("ok", message)
+    else:
+        remedy = (
+            "Ray may not come up before its own deadlines; a run then ends with 75, try again. "
+            "End other programs, or wait."
+        )
+        yield Finding("warning", message, remedy)
 
 
 def disk() -> Iterator[Finding]:

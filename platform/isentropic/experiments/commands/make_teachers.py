@@ -16,7 +16,6 @@ from isentropic.experiments.program import program
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.options import Option, Options, count, names, path
-from isentropic.methods.oger.offline_set import CORRECT
 from isentropic.methods.oger.teachers import (
     ArithmeticTeachers,
     TeacherResponse,
@@ -24,7 +23,7 @@ from isentropic.methods.oger.teachers import (
     read_teachers,
     write_teachers,
 )
-from isentropic.records import Prompt, Rollout, RolloutKey
+from isentropic.records import Prompt, Rollout, RolloutKey, is_right
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
@@ -58,7 +57,8 @@ def make_teachers(options: dict[str, Any], overrides: list[str]) -> None:
         rows = solve(task, options.get("prompts", 1024), options.get("samples", 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     total = write_teachers(out, rows)
-    right = sum(row.reward >= CORRECT for row in rows)
+    prompts = _train_prompts(task)
+    right = sum(is_right(row.reward, prompts[row.prompt_id]) for row in rows)
     teachers = len({row.teacher for row in rows})
     print(f"{out}: {total} responses of {teachers} teachers, {right} right")
 
@@ -81,10 +81,7 @@ def grade(
     Raises:
         ValueError: rows whose prompt the task does not have.
     """
-    prompts = {
-        prompt.prompt_id: prompt
-        for prompt in (task.prompt("train", i) for i in range(task.size("train")))
-    }
+    prompts = _train_prompts(task)
     unknown = [row.prompt_id for row in rows if row.prompt_id not in prompts]
     if unknown:
         raise ValueError(
@@ -99,6 +96,11 @@ def grade(
     finally:
         workers.close()
     return [replace(row, reward=reward) for row, reward in zip(rows, rewards, strict=True)]
+
+
+def _train_prompts(task: Task) -> dict[str, Prompt]:
+    prompts = (task.prompt("train", index) for index in range(task.size("train")))
+    return {prompt.prompt_id: prompt for prompt in prompts}
 
 
 async def _in_chunks(workers: RewardWorkers, rollouts: Sequence[Rollout]) -> list[float]:

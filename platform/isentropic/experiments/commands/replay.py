@@ -6,6 +6,7 @@ was asked for.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from isentropic.config import Config
@@ -69,6 +70,7 @@ async def replay_step(
     from isentropic.metrics.sinks.jsonl import plain
 
     prepared = prepare(run.config)
+    run = replace(run, vocab_size=prepared.chat.vocab_size)
     reference = config.terms.kl is not None or run.config.terms.kl is not None
     async with replay_learner(
         run.config, prepared.model, exact=exact, reference=reference

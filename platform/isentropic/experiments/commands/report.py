@@ -1,5 +1,6 @@
 """Writes one HTML file about runs, a sweep or branches: python jobs/report.py <name> ..."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def report(options: dict[str, Any], overrides: list[str]) -> None:
     paths = [find_run(name) for name in options["run"]]
     out: Path = options.get("out") or default_out(paths)
     try:
-        out = write_report(paths, out)
+        out = write_report(paths, out, decoder=_decoder)
     except OSError as error:
         raise ValueError(
             f"{error.filename or out}: {error.strerror or error}. Choose another file: out=<file>."
@@ -41,6 +42,12 @@ def report(options: dict[str, Any], overrides: list[str]) -> None:
     figures = out.parent / "report"
     pngs = f"; PNGs in {figures}" if figures.is_dir() else ""
     print(f"{out}  ({out.stat().st_size / 1e6:.1f} MB{pngs})")
+
+
+def _decoder(folder: Path) -> Callable[[Sequence[int]], str] | None:
+    from isentropic.experiments.run.recorded import decoder  # torch: only if samples are shown
+
+    return decoder(folder)
 
 
 main = program(report, OPTIONS)

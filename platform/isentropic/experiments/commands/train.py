@@ -1,5 +1,6 @@
 """Trains one run. What takes seconds to import is imported once the config holds."""
 
+import sys
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -26,6 +27,7 @@ def train(config: Config, cfg: DictConfig) -> int:
         from isentropic.experiments.run.prepare import prepare
 
         check_address(config.cluster)
+        print(f"{config.run.name}: reading data and model", file=sys.stderr, flush=True)
         return run(config, cfg, prepare(config))
 
 

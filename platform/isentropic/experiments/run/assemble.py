@@ -4,7 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,8 +12,7 @@ from typing import Any, Protocol
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.actors.launch import Actors, start_actors
-from isentropic.actors.ray_runtime import leave_lost_ray
-from isentropic.config import Config
+from isentropic.config import Config, method_name
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
 from isentropic.controller.method import Method
@@ -26,10 +25,13 @@ from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_AL
 from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import remove_torn, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
+from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.metrics.report import write_report
+from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
+from isentropic.metrics.sinks.tensorboard import TensorboardSink
 from isentropic.metrics.sinks.terminal import Terminal
 from isentropic.metrics.sinks.wandb import WandbSink
 from isentropic.tasks.grading.rewards import RewardWorkers
@@ -40,10 +42,8 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    terminal = Terminal(config.run.steps)
-    code = asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
-    leave_lost_ray(code)
-    return code
+    terminal = Terminal(config.run.steps, samples=config.evaluation.samples)
+    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
 
 
 async def run_with(
@@ -61,7 +61,7 @@ async def run_with(
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
-    start = _start(config, folder, terminal)
+    start = _start(config, prepared, folder, terminal)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
@@ -73,7 +73,14 @@ async def run_with(
         config.rewards,
         say=lambda line: print(line, file=text, flush=True),
     )
-    logs = [wandb, terminal, Terminal(config.run.steps, stream=text), *panel]
+    more = _more_sinks(config, folder, terminal)
+    logs = [
+        wandb,
+        *more,
+        terminal,
+        Terminal(config.run.steps, samples=config.evaluation.samples, stream=text),
+        *panel,
+    ]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
     code = FAULT
     # To the very end: a signal that comes while the report is written must not cut it off.
@@ -81,10 +88,11 @@ async def run_with(
         # Closes each, even if another one cannot write its last line to a full disk.
         with ExitStack() as closing:
             closing.callback(lambda: wandb.close(exit_code=code))
-            for part in (text, assembly, grader, terminal):
+            for part in (text, assembly, grader, terminal, *more):
                 closing.callback(part.close)
             assembly.cut_back(start)
             terminal.banner(_banner(config, folder, prepared, wandb, start[1].step if start else 0))
+            terminal.phase("starting engines and learner")
             stopped = await _drive(assembly, start, lend, stopping)
             code = _exit_code(stopped)
         await asyncio.to_thread(_conclude, terminal, folder, stopped)
@@ -170,13 +178,23 @@ class Assembly:
         return Controller(
             config=config,
             learner=actors.learner,
-            trainer=Trainer(config, actors.learner, method),
+            trainer=Trainer(
+                config, actors.learner, method, attention_share=prepared.attention_share
+            ),
             feed=feed,
             reporter=Reporter(config, self.record, self.logs),
             folder=self.folder,
             metadata=self.metadata,
             warn=self.terminal.say,
+            phase=self.terminal.phase,
         )
+
+
+def _more_sinks(config: Config, folder: Path, terminal: Terminal) -> list[Any]:
+    """Opens the records beside metrics.jsonl and W&B that were asked for."""
+    tracking = config.tracking
+    sinks = [(tracking.tensorboard, TensorboardSink), (tracking.csv, CsvSink)]
+    return [make(folder, terminal.say) for is_asked, make in sinks if is_asked]
 
 
 def _method(config: Config, prepared: Prepared) -> Method:
@@ -185,10 +203,14 @@ def _method(config: Config, prepared: Prepared) -> Method:
     return method
 
 
-def _start(config: Config, folder: Path, terminal: Terminal) -> Start:
+def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal) -> Start:
     """Where the run can go on without a gap behind it; None is its first step."""
     return resume_point(
-        folder, ahead=config.rollout.max_staleness, last=config.run.steps, warn=terminal.say
+        folder,
+        ahead=config.rollout.max_staleness,
+        last=config.run.steps,
+        warn=terminal.say,
+        vocab_size=prepared.chat.vocab_size,
     )
 
 
@@ -202,7 +224,7 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
                 actors,
                 partial(assembly.controller, actors),
                 start,
-                lambda: _start(config, assembly.folder, terminal),
+                lambda: _start(config, assembly.prepared, assembly.folder, terminal),
                 max_restarts=config.cluster.max_learner_restarts,
                 stopping=stopping,
                 say=terminal.say,
@@ -232,7 +254,7 @@ def _banner(
         "run": f"{config.run.name}, seed {config.seed}, {folder}",
         "model": f"{config.model.name} ({prepared.model.path})",
         "task": f"{config.task.name}: {task.size('train')} prompts, {task.size('eval')} held out",
-        "method": f"{config.objective.name} ({coefficients})",
+        "method": f"{method_name(asdict(config))} ({coefficients})",
         "actors": f"{_count(config.rollout.num_actors, 'engine')}, "
         + _count(config.learner.num_ranks, "learner rank"),
         "W&B": wandb.where,
@@ -260,7 +282,8 @@ def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
     rows, _ = read_lines(folder / "metrics.jsonl")
     facts = {"metrics": str(folder / "metrics.jsonl")}
     try:
-        facts["report"] = str(write_report([folder], folder / "report.html", ended=True))
+        report = write_report([folder], folder / "report.html", ended=True, decoder=decoder)
+        facts["report"] = str(report)
     except Exception as error:
         facts["report"] = (
             f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"

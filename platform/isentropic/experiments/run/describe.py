@@ -10,19 +10,22 @@ from transformers import PretrainedConfig
 from isentropic.actors.placement import plan
 from isentropic.config import Config
 from isentropic.controller.method import Method
-from isentropic.experiments.run.prepare import check_engine_runs, check_engine_starts, fit_prompts
+from isentropic.experiments.run.prepare import check_engine_starts, check_model_runs, fit_prompts
 from isentropic.experiments.run.preview import data_lines
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
+from isentropic.rollout.options import WORKSPACE
 from isentropic.tasks import TASKS
 from isentropic.tasks.chat import Chat
 
 GIB = 2**30
 ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured
 RANK_OVERHEAD = GIB  # same of a learner rank
+# What two processes hold of one GPU whoever's turn it is: contexts, graphs, buffers of NCCL. Rough.
+SHARED_OVERHEAD = 3 * GIB
 
 
 def describe(config: Config) -> str:
@@ -37,7 +40,7 @@ def describe(config: Config) -> str:
     whole = TASKS[config.task.name].make(config.task)
     model, chat = _model_and_chat(config)
     check_engine_starts(config, reads_images=chat.images is not None)
-    check_engine_runs(config, model)
+    check_model_runs(config, model)
     task, dropped = fit_prompts(config, whole, chat)
     # The folder of an embedded model may not be made yet; binding loads nothing of it.
     Method(config).bind(chat=chat, task=task, model_path=config.model.path)
@@ -45,6 +48,7 @@ def describe(config: Config) -> str:
         config.task.name,
         task,
         chat,
+        config.rewards,
         bad_rows=getattr(whole, "num_skipped", 0),
         too_long=sum(dropped.values()),
     )
@@ -58,6 +62,17 @@ def engine_bytes(model: PretrainedConfig, config: Config) -> int:
     return count_parameters(model) * width // config.rollout.tensor_parallel + int(
         config.rollout.kv_cache_gib * GIB
     )
+
+
+def bytes_per_gpu(rank: int, engine: int, *, shared: bool) -> int:
+    """Bytes that a GPU must have for a rank and an engine: for the larger one, as they take turns.
+
+    The side that has left a shared GPU has all its state on the host, or none; what its process
+    keeps there comes on top.
+    """
+    if not shared:
+        return max(rank, engine)
+    return max(rank, int(WORKSPACE * engine)) + SHARED_OVERHEAD
 
 
 def cache_tokens(model: PretrainedConfig, config: Config) -> int | None:
@@ -136,6 +151,9 @@ def _memory_lines(config: Config, model: PretrainedConfig) -> list[str]:
         f"{config.rollout.kv_cache_gib:g} GiB cache"
         f"{at_once}",
     ]
+    if config.cluster.placement == "shared":
+        away = rank.weights + rank.optimizer + rank.reference
+        lines.append(f"           per rank {_gib(away)} of the host while its engine has the GPU")
     return [*lines, _verdict(config, rank.total, engine)]
 
 
@@ -145,8 +163,7 @@ def _verdict(config: Config, rank: int, engine: int) -> str:
         if not torch.cuda.is_available():
             return "           this machine has no GPU to compare with"
         capacity = torch.cuda.get_device_properties(0).total_memory
-        # Processes that share a device take turns: the engine sleeps while the learner works.
-        needed = max(rank, engine)
+        needed = bytes_per_gpu(rank, engine, shared=config.cluster.placement == "shared")
     else:
         capacity = psutil.virtual_memory().total
         needed = config.learner.num_ranks * (rank + RANK_OVERHEAD)

@@ -29,8 +29,10 @@ MAY_CHANGE = (
     "run.dry",
     "run.dir",
     "run.label",
+    "run.preset",
     "tracking",
     "cluster",
+    "learner.collective_timeout_s",
     "accounting.ledger",
     "alarms",
 )

@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
-from isentropic.learner.estimate import head_size
-from isentropic.models.pretrained import load_chat, load_config
+from isentropic.learner.estimate import attention_share, head_size
+from isentropic.learner.model import check_trainable, read_config
+from isentropic.metrics.sinks.tensorboard import check_tensorboard
+from isentropic.models.pretrained import load_chat
 from isentropic.models.source import check_model, model_folder
 from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
@@ -23,6 +25,7 @@ class Prepared:
     task: Task
     chat: Chat
     dropped: dict[str, int]  # prompts too long, by split
+    attention_share: float = 0.0  # what microbatches are balanced by; 0: tokens
 
 
 def prepare(config: Config) -> Prepared:
@@ -31,14 +34,18 @@ def prepare(config: Config) -> Prepared:
     Raises:
         ValueError: data or model that cannot be used, with what to do.
     """
+    if config.tracking.tensorboard:
+        check_tensorboard()
     check_model(config.model, config.task)
     task = TASKS[config.task.name].make(config.task)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
     task, dropped = fit_prompts(config, task, chat)
-    check_engine_runs(config, load_config(model))
-    return Prepared(model=model, task=task, chat=chat, dropped=dropped)
+    network = read_config(model)
+    check_model_runs(config, network)
+    share = attention_share(network) if config.learner.balance == "work" else 0.0
+    return Prepared(model=model, task=task, chat=chat, dropped=dropped, attention_share=share)
 
 
 def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:
@@ -56,9 +63,23 @@ def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str,
     )
 
 
+def check_model_runs(config: Config, model: PretrainedConfig) -> None:
+    """Raises ValueError if the engine or the learner cannot run the model."""
+    check_engine_runs(config, model)
+    check_trainable(model, trust_remote_code=config.model.trust_remote_code)
+
+
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the chosen engine cannot run the model on its device."""
-    size = head_size(model.get_text_config(decoder=True))
+    text = model.get_text_config(decoder=True)
+    devices = config.rollout.tensor_parallel
+    heads = getattr(text, "num_attention_heads", None) or devices
+    if heads % devices:
+        raise ValueError(
+            f"rollout.tensor_parallel={devices}: the model's {heads} attention heads cannot be "
+            f"spread evenly over {devices} devices. Use a divisor of {heads}."
+        )
+    size = head_size(text)
     engine = ENGINES[config.rollout.engine]
     if why := engine.unsupported(size, config.cluster.engine_device):
         raise ValueError(why)

@@ -1,21 +1,31 @@
 """The data of a run as model and reward see them: first prompts, golds, what answers are paid."""
 
+import asyncio
 import json
+from collections.abc import Callable
+from functools import partial
 
 from isentropic.records import Prompt
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
 PROMPTS = 2  # shown
 TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
 INDENT = " " * 11
 
 
-def data_lines(name: str, task: Task, chat: Chat, *, bad_rows: int, too_long: int) -> list[str]:
+Grade = Callable[[Prompt, list[str]], list[float | str]]
+
+
+def data_lines(
+    name: str, task: Task, chat: Chat, rewards: RewardsConfig, *, bad_rows: int, too_long: int
+) -> list[str]:
     """Sizes of the data, then the first prompts with golds and rewards.
 
     Args:
         task: the prompts that fit.
+        rewards: of the workers that check the answers, as a run's do.
         bad_rows, too_long: how many were left out of it.
     """
     counts = {"bad rows left out": bad_rows, "prompts too long, left out": too_long}
@@ -25,7 +35,7 @@ def data_lines(name: str, task: Task, chat: Chat, *, bad_rows: int, too_long: in
     prompts = [task.prompt("train", index) for index in range(min(PROMPTS, task.size("train")))]
     for number, prompt in enumerate(prompts, start=1):
         lines += _prompt_lines(number, prompt, chat)
-    return [*lines, *_reward_lines(task, prompts)]
+    return [*lines, *_reward_lines(prompts, partial(_graded, task, chat, rewards))]
 
 
 def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
@@ -41,17 +51,22 @@ def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
     ]
 
 
-def _reward_lines(task: Task, prompts: list[Prompt]) -> list[str]:
+def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     """What the first prompt's gold, another answer and none would be paid."""
     prompt = prompts[0]
     others = [other.answer for other in prompts if other.answer != prompt.answer]
     wrong = others[0] if others else f"not {prompt.answer}"
+    responses = [form.format(answer) for answer in (prompt.answer, wrong) for form in FORMS]
+    paid = dict(zip([*responses, ""], grade(prompt, [*responses, ""]), strict=True))
     # Of the forms that are paid best the first is shown.
-    paid = {form: _reward(task, prompt, form.format(prompt.answer)) for form in FORMS}
-    numbers = {form: value for form, value in paid.items() if isinstance(value, float)}
+    numbers = {
+        form: value
+        for form in FORMS
+        if isinstance(value := paid[form.format(prompt.answer)], float)
+    }
     best = max(numbers, key=lambda form: numbers[form], default=FORMS[0])
     answers = {"right": best.format(prompt.answer), "wrong": best.format(wrong), "empty": ""}
-    rewards = {name: _reward(task, prompt, text) for name, text in answers.items()}
+    rewards = {name: paid[text] for name, text in answers.items()}
     lines = [
         f"{INDENT}{name} answer {_quoted(text, ANSWER)}: {rewards[name]}"
         for name, text in answers.items()
@@ -64,6 +79,23 @@ def _reward_lines(task: Task, prompts: list[Prompt]) -> list[str]:
             "it."
         )
     return lines
+
+
+def _graded(
+    task: Task, chat: Chat, config: RewardsConfig, prompt: Prompt, responses: list[str]
+) -> list[float | str]:
+    """Rewards of the responses, made where a run makes them; what went wrong instead of one.
+
+    Golds come from other people's files: a check that a run keeps behind the wall must not get out
+    of it here.
+    """
+    if not task.isolated:
+        return [_reward(task, prompt, response) for response in responses]
+    workers = RewardWorkers(task, chat, config)
+    try:
+        return asyncio.run(workers.check([(prompt, (response,)) for response in responses]))
+    finally:
+        workers.close()
 
 
 def _reward(task: Task, prompt: Prompt, response: str) -> float | str:

@@ -1,5 +1,6 @@
 """Reads a recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ class RecordedRun:
     """A run folder, read only."""
 
     folder: Path
+    vocab_size: int | None = None  # of its model, once that is known: a bound of recorded tokens
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -63,7 +65,7 @@ class RecordedRun:
 
     def batch(self, step: int) -> Batch:
         """Returns what was drawn for the step. Raises ValueError if the ledger has no such step."""
-        batch = read_batch(self.folder / LEDGER, step)
+        batch = read_batch(self.folder / LEDGER, step, vocab_size=self.vocab_size)
         if batch is None:
             has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
             raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")
@@ -79,6 +81,24 @@ class RecordedRun:
             except checkpoints.CheckpointError:
                 # An older one will do: the steps between are trained again.
                 continue
+        return None
+
+
+def decoder(folder: Path) -> Callable[[Sequence[int]], str] | None:
+    """Returns what turns a run's token ids into text; None if this machine lacks its tokenizer."""
+    from transformers import AutoTokenizer  # seconds, and only a report with samples needs it
+
+    from isentropic.models.pretrained import source
+    from isentropic.models.source import EMBEDDED
+    from isentropic.models.tiny import build_tokenizer
+
+    try:
+        model = RecordedRun(folder).config.model
+        if model.path == EMBEDDED:
+            return build_tokenizer().decode
+        # A report must not wait for a network.
+        return AutoTokenizer.from_pretrained(**source(model), local_files_only=True).decode
+    except Exception:  # foreign files; a report without colours is worth more than none
         return None
 
 

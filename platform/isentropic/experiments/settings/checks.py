@@ -72,12 +72,6 @@ def _placement(config: Config) -> None:
             "engines sleep while the learner works, so rollouts cannot overlap with it. Set "
             "rollout.max_staleness=0 or cluster.placement=apart."
         )
-    if config.rollout.tensor_parallel > 1 and config.cluster.gpus_per_engine == 0:
-        raise ValueError(
-            f"rollout.tensor_parallel={config.rollout.tensor_parallel} with "
-            "cluster.gpus_per_engine=0: tensor-parallel engines need GPUs. Set "
-            "rollout.tensor_parallel=1, or choose cluster=gpu or cluster=existing."
-        )
 
 
 def _devices(config: Config) -> None:

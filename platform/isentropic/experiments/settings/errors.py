@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from isentropic.checks import nearest
 from isentropic.config import RENAMED, flat
+from isentropic.experiments.settings.annotations import annotation, members
 from isentropic.experiments.settings.conf import choices, compose_raw, groups
 
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*?)'\n1\. To use it", re.DOTALL)
@@ -124,9 +125,9 @@ def _how_to_type(argument: str) -> str:
     if not separator:
         return "Write key=value."
     default = flat(OmegaConf.to_container(compose_raw(), resolve=False)).get(key.lstrip("+"))
-    if type(default) in KINDS:  # a text in quotes could only fail there
-        example = f"{key}={str(default).lower()}"
-        return f"{key} must be {KINDS[type(default)]}, got {value!r}. Type it so: {example}"
+    if kinds := _kinds(key, default):  # a text in quotes could only fail there
+        example = f"{key}={'null' if default is None else str(default).lower()}"
+        return f"{key} must be {kinds}, got {value!r}. Type it so: {example}"
     in_quotes = quoted(value)
     if isinstance(default, list) and "[" not in value:
         value = f"[{value}]"
@@ -139,6 +140,16 @@ def _how_to_type(argument: str) -> str:
         except HydraException:
             continue
     return "Write key=value, and put quotes around lists and spaces: 'method=[papo,uec_rl]'."
+
+
+def _kinds(key: str, default: Any) -> str:
+    """Say what a key takes if that is no text: "a number or null"; "" for other keys."""
+    if type(default) in KINDS:
+        return KINDS[type(default)]
+    kinds = members(annotation(key))
+    if not any(kind in KINDS for kind in kinds) or {*kinds} - {*KINDS, type(None)}:
+        return ""
+    return " or ".join(KINDS.get(kind, "null") for kind in kinds)
 
 
 def _no_choice(missing: str) -> str:

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from isentropic.checks import check_choice
-from isentropic.config import Config
+from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, choices
 from isentropic.experiments.settings.errors import explain, quoted, refuse_renamed
 
@@ -170,7 +169,7 @@ def _as_typed(argument: str) -> str:
     key, separator, value = argument.partition("=")
     if not separator or not _may_differ(value):
         return argument
-    hint = _annotation(key)
+    hint = annotation(key)
     if hint not in (*TEXT, *TEXTS):
         return argument
     if _reads(f"{key}={value}"):
@@ -208,19 +207,3 @@ def _reads(argument: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def _annotation(key: str) -> Any:
-    """Return the type of a config key; None if there is none, or not one in all choices."""
-    section, _, name = key.lstrip("+").partition(".")
-    hint = typing.get_type_hints(Config).get(section)
-    if hint is not Any:
-        return typing.get_type_hints(hint).get(name) if isinstance(hint, type) else None
-    from isentropic.experiments.settings.slots import SLOTS  # torch: only if a slot's key asks
-
-    hints = {
-        typing.get_type_hints(entry)[name]
-        for entry in SLOTS.get(section, {}).values()
-        if name in typing.get_type_hints(entry)
-    }
-    return hints.pop() if len(hints) == 1 else None

@@ -1,9 +1,11 @@
 """Method presets compose; two that set one slot differently are refused (Hydra takes the last)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
@@ -22,23 +24,62 @@ def check_presets(settings: DictConfig) -> None:
         settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins
             anyway.
     """
-    conf = next(
-        Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
-    )
+    conf = _conf(settings)
     experiment = settings.runtime.choices.get("experiment")
-    wins = preset_values(conf / "experiment" / f"{experiment}.yaml") if experiment else {}
-    # As they were typed: an element of the list would come with its interpolations resolved.
-    typed = OmegaConf.to_container(settings.overrides.task, resolve=False)
-    given = OverridesParser.create().parse_overrides(typed)
-    chosen = [override.value() for override in given if override.key_or_group == "method"]
-    methods = as_names(chosen[-1] if chosen else wins.get("method"))
-    _check_known([override.key_or_group for override in given], conf / "method")
+    wins = _experiment_values(settings)
+    given = _given(settings)
+    methods = _methods(given, wins)
     keys = {override.key_or_group for override in given}
+    _check_known([override.key_or_group for override in given], conf / "method")
     presets = {name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}
     for name in set(methods) - set(as_names(wins.get("method"))):
         _beside_experiment(name, presets[name], str(experiment), wins, keys)
     _values_of_another_choice(str(experiment), wins, dict(settings.runtime.choices), keys)
     conflicts(presets, set(wins) | keys)
+
+
+def name_presets(cfg: DictConfig, settings: DictConfig) -> None:
+    """Fill in `run.preset`: the methods that were chosen, and an objective chosen beside them.
+
+    `method=[papo,uec_rl] objective=cispo` is "papo + uec_rl + cispo". Without a method it is the
+    objective's preset, whoever chose it.
+
+    Args:
+        cfg: the composed config, changed in place; a value that was given stays.
+        settings: `HydraConfig.get()`.
+    """
+    if OmegaConf.select(cfg, "run.preset", default="") is not None:
+        return
+    given = _given(settings)
+    names = _methods(given, _experiment_values(settings))
+    if not names or "objective" in {override.key_or_group for override in given}:
+        names = [*names, settings.runtime.choices.objective]
+    cfg.run.preset = " + ".join(dict.fromkeys(names))
+
+
+def _conf(settings: DictConfig) -> Path:
+    return next(
+        Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
+    )
+
+
+def _experiment_values(settings: DictConfig) -> dict[str, Any]:
+    experiment = settings.runtime.choices.get("experiment")
+    path = _conf(settings) / "experiment" / f"{experiment}.yaml"
+    return preset_values(path) if experiment else {}
+
+
+def _given(settings: DictConfig) -> list[Override]:
+    """Return the overrides of the command line."""
+    # As they were typed: an element of the list would come with its interpolations resolved.
+    typed = OmegaConf.to_container(settings.overrides.task, resolve=False)
+    return OverridesParser.create().parse_overrides(typed)
+
+
+def _methods(given: Sequence[Override], wins: dict[str, Any]) -> list[str]:
+    """Return the method presets: those of the command line, else those of the experiment."""
+    chosen = [override.value() for override in given if override.key_or_group == "method"]
+    return as_names(chosen[-1] if chosen else wins.get("method"))
 
 
 def _check_known(keys: list[str], folder: Path) -> None:

@@ -96,6 +96,9 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
     sides: dict[str, list[float]] = {"low": [], "high": []}
     for run in runs:
         values = run.config.get("objective", {})
+        # Drift has an entropy bonus's own effect in it, which no beta scales.
+        if (run.config.get("terms") or {}).get("entropy_bonus") is not None:
+            continue
         for side, beta in (("low", values.get("beta1")), ("high", values.get("beta2"))):
             if values.get("name") == "ce_gppo" and isinstance(beta, int | float) and beta > 0:
                 rows = [row for row in updates_of(run) if row.get(f"clip/{side}_frac")]

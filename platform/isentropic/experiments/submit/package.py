@@ -177,12 +177,13 @@ def _check_size(upload: Package) -> None:
 
 
 def _check_text(upload: Package) -> None:
-    secrets = [value.encode() for value in secret_values().values()]
+    secrets = {variable: value.encode() for variable, value in secret_values().items()}
     for name in upload.files:
         text = (upload.root / name).read_bytes()
-        kind = _kind_of_secret(text)
-        if kind or any(secret in text for secret in secrets):
+        variable = next((key for key, value in secrets.items() if value in text), None)
+        kind = f"the value of {variable}" if variable else _kind_of_secret(text)
+        if kind:
             raise ValueError(
-                f"{name} holds {kind or 'a secret of this environment'}: nothing was uploaded. "
+                f"{name} holds {kind}: nothing was uploaded. "
                 f"Remove it, or put the file's name into .gitignore. {NO_SECRETS}"
             )

@@ -24,7 +24,7 @@ from isentropic.experiments.settings.overrides import (
     parse,
     short_override,
 )
-from isentropic.experiments.settings.presets import check_presets
+from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.sweep.draws import as_text, draw, random_of
 from isentropic.experiments.sweep.names import sweep_label
 
@@ -202,6 +202,7 @@ def _compose(
     if kind not in known:
         cfg = compose([*overrides, *ours], with_hydra=True)
         check_presets(cfg.hydra)
+        name_presets(cfg, cfg.hydra)
         with open_dict(cfg):
             del cfg["hydra"]
         known[kind] = cfg

@@ -150,7 +150,9 @@ class Sweep:
                 return RESUMABLE
             try:
                 row = self._table.rows[trial.name]
-                terminal = Terminal(config.run.steps, stream=text)
+                terminal = Terminal(
+                    config.run.steps, samples=config.evaluation.samples, stream=text
+                )
                 return await run_with(
                     config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row]
                 )

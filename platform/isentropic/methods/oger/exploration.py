@@ -1,7 +1,8 @@
 """The shaping slot of OGER (arXiv:2604.18530): a bonus for right answers unlike the teachers'.
 
     s_ij = cos(Enc(o_i), Enc(teacher_j)),    D_i = 1 - mean_j s_ij
-    R_i  = r_i + coef * D_i * exp(-H_i) * r_i     for the policy's, with r_i the task's reward
+    R_i  = r_i + coef * D_i * exp(-H_i) * r_i     for the policy's right ones, r_i the task's reward
+    R_i  = r_i                                    for its others
     R    = r                                      for a teacher's
 
 The response with the smallest D gives its place to one teacher response, drawn uniformly: the group
@@ -253,7 +254,11 @@ class Exploration:
             [confidence_entropy(scores[r.key].entropy, self._config.entropy) for r in rollouts]
         )
         reward = np.array([rollout.reward for rollout in rollouts])
-        bonus = exploration_reward(reward, gap, entropy, coef=self._config.coef)
+        # A wrong answer has r = 0 in the paper; a negative reward here would make the bonus a fine.
+        right = np.array([rollout.is_right for rollout in rollouts])
+        bonus = exploration_reward(
+            np.where(right, reward, 0.0), gap, entropy, coef=self._config.coef
+        )
         shaped = [
             replace(r, shaped_reward=float(total))
             for r, total in zip(rollouts, reward + bonus, strict=True)

@@ -9,12 +9,11 @@ from functools import lru_cache
 import numpy as np
 
 from isentropic.methods.oger.teachers import TeacherResponse, TeacherSource
-from isentropic.records import Group, Ints, Prompt, Rollout, RolloutKey
+from isentropic.records import Group, Ints, Prompt, Rollout, RolloutKey, is_right
 from isentropic.seeds import hash_seed
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 
-CORRECT = 1.0  # task reward from which a response counts as right
 KEPT_TEXTS = 16384  # whose tokens stay in memory
 
 
@@ -70,11 +69,13 @@ class OfflineSet:
             row
             for row in graded
             if len(self._tokens(row.text)) <= self._max_tokens
-            and (row.reward >= CORRECT or not self._require_correct)
+            and (is_right(row.reward, prompt) or not self._require_correct)
         )
 
     def _graded(self, prompt: Prompt, row: TeacherResponse) -> TeacherResponse:
-        """The row with the task's reward, if the file has none."""
+        """The row with the task's reward, if the file has none or says only that it is right."""
+        if row.verified:
+            return replace(row, reward=prompt.reward_right)
         if not math.isnan(row.reward):
             return row
         if self._task.isolated:

@@ -33,6 +33,7 @@ class TeacherResponse:
     teacher: str
     text: str
     reward: float = float("nan")  # the task's; NaN: not graded yet
+    verified: bool = False  # right, whatever the task pays for it: `reward` is not the task's then
 
 
 class TeacherSource(Protocol):
@@ -70,7 +71,9 @@ class ArithmeticTeachers:
 
     def responses(self, prompt: Prompt) -> Sequence[TeacherResponse]:
         return [
-            TeacherResponse(prompt_id=prompt.prompt_id, teacher=style, text=text, reward=1.0)
+            TeacherResponse(
+                prompt_id=prompt.prompt_id, teacher=style, text=text, reward=prompt.reward_right
+            )
             for style in STYLES
             for text in self._texts(prompt, style)
         ]
@@ -187,11 +190,13 @@ def _response(path: Path, number: int, row: Any) -> TeacherResponse:
                 f"oger.teachers: {path}, row {number}: {column} must be text, "
                 f"got {reprlib.repr(row.get(column))}."
             )
+    verdict = row.get("reward", row.get("verified"))
     return TeacherResponse(
         prompt_id=row["prompt_id"],
         teacher=row["teacher"],
         text=row["response"],
-        reward=_reward(path, number, row.get("reward", row.get("verified"))),
+        reward=_reward(path, number, verdict),
+        verified=verdict is True,
     )
 
 

@@ -1,22 +1,24 @@
 """The sampling plan of UEC-RL (arXiv:2604.14646): more, hotter samples for prompts nobody solved.
 
-[source: code] A prompt is hard if all G rewards of the first wave are 0; it gets G' further samples
-at temperature t'. Statistics of the two waves are never mixed, and all samples are scored at the
-training temperature: there is no importance correction from t' to 1.
+[source: code] A prompt is hard if all G rewards of the first wave are 0, which there means that no
+answer was right; it gets G' further samples at temperature t'. Statistics of the two waves are
+never mixed, and all samples are scored at the training temperature: there is no importance
+correction from t' to 1.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_range
+from isentropic.config import check_temperature
 from isentropic.methods.sampling import OneWave
 from isentropic.methods.slots import Wave
 from isentropic.records import Group
 
 
 def is_hard(group: Group) -> bool:
-    """Whether max_i R_i = 0 over the first wave, in task rewards."""
-    return max(rollout.reward for rollout in group.wave(0)) <= 0
+    """Whether nobody of the first wave was right; partial credit is not right."""
+    return not any(rollout.is_right for rollout in group.wave(0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class SecondWave(OneWave):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("uec.explore_size", self.explore_size, at_least=0)
-        check_range("uec.explore_temperature", self.explore_temperature, above=0)
+        check_temperature("uec.explore_temperature", self.explore_temperature)
         if self.explore_size == 1:
             raise ValueError(
                 "uec.explore_size=1: advantages are taken inside the second wave, and one sample "
@@ -70,7 +72,7 @@ def wave_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
     if extra:
         count = len(extra)
-        solved = [any(r.reward > 0 for r in group.rollouts if r.key.wave > 0) for group in hard]
+        solved = [any(r.is_right for r in group.rollouts if r.key.wave > 0) for group in hard]
         tokens = sum(rollout.num_response_tokens for rollout in extra)
         truncated = sum(rollout.finish_reason == "length" for rollout in extra)
         metrics |= {

@@ -24,6 +24,15 @@ class Note(Block):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lead(Block):
+    """The page's one sentence, or one per setting, and what its numbers are."""
+
+    template = "lead.html"
+    lines: Sequence[str]
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warnings(Block):
     template = "warnings.html"
     notes: Sequence[str]

@@ -10,13 +10,32 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.metrics.report.blocks import Table, table
-from isentropic.metrics.report.charts.figures import Figure, colour, layout, line, number, text
+from isentropic.metrics.report.charts.figures import (
+    ZERO,
+    Figure,
+    colour,
+    error_bars,
+    layout,
+    line,
+    number,
+    text,
+)
 from isentropic.metrics.report.reading import is_number, read_rows, whole, words
 from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.report.tables import difference, mean_and_error
 
 BRANCHES = "branches.jsonl"
 NOT_MEASURED = ("step", "policy_version", "seed", "setting", "run")
+TALL = 10  # quantities from which on the chart needs more height
+LABELS = {
+    "entropy": "entropy (nats per token)",
+    "entropy_trained": "entropy, contexts trained on",
+    "entropy_held_out": "entropy, other contexts",
+    "kl_k1": "KL to the branch point, k1",
+    "kl_k3": "KL to the branch point, k3",
+    "reward": "reward, reweighted from the recorded samples",
+    "reward_effective": "effective share of those samples",
+}
 Row = dict[str, Any]
 Point = tuple[str, int]  # run, step
 
@@ -53,6 +72,10 @@ class Branches:
         rows = self._by_setting[setting].values()
         return mean_of([row[key] for row in rows if is_number(row.get(key))])
 
+    def mean_difference(self, setting: str, key: str) -> Mean:
+        """Averages setting - base over the branch points that have both."""
+        return mean_of(list(self.differences(setting, key).values()))
+
     def differences(self, setting: str, key: str, base: str | None = None) -> dict[Point, float]:
         """Returns setting - base at each branch point that has both, in the order of the points."""
         rows = self._by_setting[setting]
@@ -64,68 +87,91 @@ class Branches:
         }
 
 
-def branch_charts(branches: Branches) -> list[Figure]:
-    """Draws each measured number: its mean difference by setting, and its differences by point."""
+def forest(branches: Branches) -> Figure | None:
+    """Draws each quantity's mean difference by setting, in its own standard errors.
+
+    Quantities of all units stand on one axis; a difference without an error is left out.
+    """
+    traces = []
+    for index, setting in enumerate(branches.settings[1:], start=1):
+        means = {key: branches.mean_difference(setting, key) for key in branches.measured}
+        sure = {key: mean for key, mean in means.items() if mean.error > 1e-9 * abs(mean.value)}
+        if sure:
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": text(setting),
+                    "x": [number(mean.value / mean.error) for mean in sure.values()],
+                    "y": [text(label(key)) for key in sure],
+                    "error_x": error_bars([1] * len(sure), colour(index, 0.6)),
+                    "customdata": [[difference(mean), mean.count] for mean in sure.values()],
+                    "hovertemplate": "%{y}: %{customdata[0]} over %{customdata[1]} points"
+                    "<extra>%{fullData.name}</extra>",
+                    "marker": {"size": 9, "color": colour(index)},
+                }
+            )
+    if not traces:
+        return None
+    axes = layout(
+        x="standard errors away from the base",
+        y="",
+        hovermode="closest",
+        showlegend=True,
+        yaxis={"type": "category", "autorange": "reversed"},
+    )
+    axes["xaxis"]["zeroline"] = True
+    note = (
+        f"Mean paired difference to {branches.settings[0]} over the branch points, divided by its "
+        "standard error. Within 3 of 0 nothing is decided."
+    )
+    rows = len({key for trace in traces for key in trace["y"]})
+    return Figure(
+        title="All quantities against the base",
+        traces=traces,
+        layout=axes,
+        note=note,
+        wide=True,
+        tall=rows > TALL,
+    )
+
+
+def point_charts(branches: Branches) -> list[Figure]:
+    """Draws each quantity's differences by branch point."""
     figures = []
     for key in branches.measured:
         by_setting = {
             setting: branches.differences(setting, key) for setting in branches.settings[1:]
         }
         if any(by_setting.values()):
-            figures += [_means(branches, key, by_setting), _by_point(key, by_setting)]
+            figures.append(_by_point(key, by_setting))
     return figures
 
 
 def branch_table(branches: Branches) -> Table:
-    """Shows the mean of each setting, and its paired difference to the base."""
-    rows = []
-    for setting in branches.settings:
-        row: list[Any] = [setting]
-        for key in branches.measured:
-            differences = list(branches.differences(setting, key).values())
-            base = setting == branches.settings[0]
-            row += [
-                mean_and_error(branches.mean(setting, key)),
-                "base" if base else difference(mean_of(differences)),
-            ]
-        rows.append(row)
-    head = [title for key in branches.measured for title in (key, "difference")]
-    return table(["setting", *head], rows)
+    """Shows a row per quantity: the base's mean, and every other setting's paired difference."""
+    base, *others = branches.settings
+    rows = [
+        [
+            label(key),
+            mean_and_error(branches.mean(base, key)),
+            *(difference(branches.mean_difference(setting, key)) for setting in others),
+        ]
+        for key in branches.measured
+    ]
+    return table(["quantity", f"{base} (base)", *(f"{name} - base" for name in others)], rows)
 
 
-def _means(branches: Branches, key: str, by_setting: dict[str, dict[Point, float]]) -> Figure:
-    means = {setting: mean_of(list(values.values())) for setting, values in by_setting.items()}
-    trace = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": text(key),
-        "x": [text(setting) for setting in (branches.settings[0], *means)],
-        "y": [0, *(number(mean.value) for mean in means.values())],
-        "error_y": {
-            "type": "data",
-            "array": [0, *(number(mean.error) or 0 for mean in means.values())],
-            "width": 4,
-        },
-        "customdata": [branches.num_points, *(mean.count for mean in means.values())],
-        "hovertemplate": "%{y:.4~g} ± %{error_y.array:.2~g} over %{customdata} points"
-        "<extra></extra>",
-        "marker": {"size": 9, "color": colour(0)},
-    }
-    axes = layout(
-        x="setting", y=f"{key}, minus base", hovermode="closest", xaxis={"type": "category"}
-    )
-    axes["yaxis"]["zeroline"] = True
-    note = (
-        "Mean over branch points ± standard error of the paired differences; "
-        f"base: {branches.settings[0]}."
-    )
-    return Figure(title=f"{key} by setting", traces=[trace], layout=axes, note=note)
+def label(key: str) -> str:
+    """Returns what people read in the place of a key."""
+    return LABELS.get(key, key.replace("_", " "))
 
 
 def _by_point(key: str, by_setting: dict[str, dict[Point, float]]) -> Figure:
     traces = []
     for index, (setting, values) in enumerate(by_setting.items(), start=1):
         points = [(step, step, value) for (_, step), value in values.items()]
-        traces.append(line(points, setting, index, mode="markers"))
-    axes = layout(x="branch point (step)", y="minus base", yaxis={"zeroline": True})
-    return Figure(title=f"{key} at each branch point", traces=traces, layout=axes)
+        trace = line(points, setting, index, mode="markers")
+        traces.append(trace | {"marker": {"size": 7, "color": colour(index)}})
+    axes = layout(x="branch point (step)", y="minus base", yaxis=ZERO, showlegend=True)
+    return Figure(title=f"{label(key)} at each branch point", traces=traces, layout=axes)

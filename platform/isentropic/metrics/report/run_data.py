@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from isentropic.config import flat, with_current_keys
+from isentropic.config import flat, method_name, with_current_keys
 from isentropic.metrics.report.reading import is_number, read_json, read_rows, whole, words
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
@@ -36,6 +36,11 @@ class RunData:
     @property
     def name(self) -> str:
         return words(self.setting("run.name") or self.folder.name)
+
+    @property
+    def method(self) -> str:
+        """Returns what the method is called: its presets; "" if the config does not say."""
+        return method_name(self.config)
 
     @property
     def planned_steps(self) -> int | None:
@@ -96,6 +101,11 @@ class RunData:
 
     def has(self, key: str) -> bool:
         return bool(self.curve(key))
+
+    @cached_property
+    def zeros(self) -> list[str]:
+        """Names of the metrics that are 0 in every step that has them: no chart shows them."""
+        return [key for key in self.metrics if not any(self.values(key, start=True))]
 
     @cached_property
     def metrics(self) -> list[str]:

@@ -1,17 +1,19 @@
 """Several runs as settings: runs that differ in nothing but their seed are one setting."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from isentropic.config import flat
+from isentropic.config import flat, is_under
 from isentropic.metrics.report.reading import words
 from isentropic.metrics.report.run_data import RunData
 
 # Keys that say nothing about what is computed, or that are repeated and not swept.
-NOT_A_SETTING = ("seed", "run", "resume", "tracking", "cluster", "checkpoint")
+NOT_A_SETTING = (
+    "seed", "run", "resume", "tracking", "cluster", "checkpoint", "accounting.ledger",
+)  # fmt: skip
 FIRST = (
     "objective.name",
     "objective.beta1",
@@ -84,7 +86,9 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
         terms = [_term(key, values[key], telling) for key in telling if key in configs[indices[0]]]
         label = ", ".join(terms) or _name(members_by_seed)
         settings.append(Setting(label=label, values=values, runs=tuple(members_by_seed)))
-    settings = _with_given_labels(settings)
+    settings = _with_labels(settings, lambda run: run.setting("run.label"))
+    if len(settings) > 1 and not any(run.setting("run.label") for run in runs):
+        settings = _with_labels(settings, lambda run: run.method)
     return sorted(settings, key=lambda setting: [order_of(setting.values[key]) for key in telling])
 
 
@@ -92,12 +96,12 @@ def _name(runs: Sequence[RunData]) -> str:
     return runs[0].name if len(runs) == 1 else f"{len(runs)} seeds"
 
 
-def _with_given_labels(settings: Sequence[Setting]) -> list[Setting]:
+def _with_labels(settings: Sequence[Setting], of: Callable[[RunData], Any]) -> list[Setting]:
     """Returns the settings under the labels of their runs, if these tell all settings apart."""
     labels = []
     for setting in settings:
-        given = [run.setting("run.label") for run in setting.runs]
-        if not isinstance(given[0], str) or given != given[:1] * len(given):
+        given = [of(run) for run in setting.runs]
+        if not isinstance(given[0], str) or not given[0] or given != given[:1] * len(given):
             return list(settings)
         labels.append(given[0])
     if len(set(labels)) < len(labels):
@@ -150,9 +154,7 @@ def short(value: Any) -> str:
 
 def _computed(run: RunData) -> dict[str, Any]:
     return {
-        key: value
-        for key, value in flat(run.config).items()
-        if key.split(".")[0] not in NOT_A_SETTING
+        key: value for key, value in flat(run.config).items() if not is_under(key, NOT_A_SETTING)
     }
 
 

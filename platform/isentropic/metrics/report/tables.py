@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from isentropic.config import flat
+from isentropic.metrics.law import Forecast, Law
 from isentropic.metrics.report.blocks import Block, Cell, Details, Table, Tile, Tiles, table
+from isentropic.metrics.report.charts.law import HELD_OUT, SCORES, TRAINING, Result, gap, judge
 from isentropic.metrics.report.reading import words
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, Setting, paired, short
@@ -29,6 +31,7 @@ SHOWN_KEYS = (
 )
 # Settings that differences are shown against: all pairs of a large sweep would be most of its page.
 BASES = 12
+GOOD = 0.5  # share of the variance from which on a law is said to fit
 SLOTS = (
     "sampling",
     "shaping",
@@ -173,6 +176,59 @@ def differences_table(settings: Sequence[Setting]) -> Table | None:
     return table(["key", *(setting.label for setting in settings)], rows) if rows else None
 
 
+def law_table(settings: Sequence[Setting]) -> Table | None:
+    """Shows the law of entropy and reward for each setting and both scores, or why there is none."""
+    rows = []
+    for setting in settings[:BASES]:
+        for key in (HELD_OUT, TRAINING):
+            result = judge(setting.runs, key)
+            if result.count:
+                rows.append([setting.label, SCORES[key], result.count, *_law_cells(result)])
+    if len(settings) == 1:  # whose name would be in every row
+        rows = [row[1:] for row in rows]
+    head = ["setting", "score", "points", "says", "a", "b", "ceiling b - a", "R\u00b2, RMSE"]
+    head = head[len(settings) == 1 :]
+    return table([*head, "forecast RMSE: law, log step, last"], rows) if rows else None
+
+
+def _law_cells(result: Result) -> list[str]:
+    law = result.law
+    if isinstance(law, str):
+        return [f"no fit: {law}", "-", "-", "-", "-", _forecast(result.forecast)]
+    says = "fits" if law.r2 >= GOOD else f"fits badly: leaves {1 - law.r2:.0%} of the variance"
+    if isinstance(late := result.without_early, Law):
+        says += f" (a {late.a:.3g} without the first points)"
+    low, high = law.a_interval
+    bottom, top = law.ceiling_interval
+    return [
+        says,
+        f"{law.a:.3g} \u00b1 {law.a_error:.1g} [{low:.3g}, {high:.3g}]",
+        f"{law.b:.3g} \u00b1 {law.b_error:.1g}",
+        f"{law.ceiling:.3g} \u00b1 {law.ceiling_error:.1g} [{bottom:.3g}, {top:.3g}]",
+        f"{law.r2:.3f}, {law.rmse:.2g}",
+        _forecast(result.forecast),
+    ]
+
+
+def _forecast(found: Forecast | str) -> str:
+    if isinstance(found, str):
+        return found
+    best = "the law is best" if found.law <= min(found.logarithm, found.last) else "a rival is best"
+    return f"{found.law:.2g}, {found.logarithm:.2g}, {found.last:.2g}: {best}"
+
+
+def gap_table(settings: Sequence[Setting]) -> Table | None:
+    """Shows each setting's score beyond the first one's law at equal entropy; None for one."""
+    rows = []
+    for setting in settings[1 : BASES + 1]:
+        for key in (HELD_OUT, TRAINING):
+            found = gap(setting, settings[0], key)
+            cells = [found, "-"] if isinstance(found, str) else [difference(found[0]), found[1]]
+            rows.append([setting.label, SCORES[key], *cells])
+    head = ("setting", "score", f"gap to the law of {settings[0].label}" if settings else "")
+    return table((*head, "points inside its range"), rows) if rows else None
+
+
 def runs_table(runs: Sequence[RunData], reports: Sequence[str]) -> Table:
     """Lists all runs with their state; `reports` are the links to their own reports, or ""."""
     rows = [
@@ -200,7 +256,7 @@ def difference(mean: Mean) -> str:
     if not mean.count:
         return "-"
     if not math.isfinite(mean.error):
-        return f"{mean.value:+.4g}"
+        return f"{mean.value:+.2g} (one run each: no error)"
     size = (
         f" ({abs(mean.value) / mean.error:.1f} s.e.)" if mean.error > 1e-9 * abs(mean.value) else ""
     )

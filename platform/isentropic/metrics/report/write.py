@@ -1,7 +1,8 @@
 """Puts the page together: of one run, or of several side by side."""
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -10,20 +11,38 @@ import yaml
 
 from isentropic.durable import write_text_durably
 from isentropic.metrics.report import tables
-from isentropic.metrics.report.blocks import Details, Note, Preformatted, Warnings
-from isentropic.metrics.report.branches import BRANCHES, Branches, branch_charts, branch_table
+from isentropic.metrics.report.blocks import Details, Lead, Note, Preformatted, Warnings
+from isentropic.metrics.report.branches import (
+    BRANCHES,
+    Branches,
+    branch_table,
+    forest,
+    point_charts,
+)
 from isentropic.metrics.report.charts.compare import compare_charts, maps
-from isentropic.metrics.report.charts.run import other_charts, run_charts
+from isentropic.metrics.report.charts.compare_books import common_steps, compare_books
+from isentropic.metrics.report.charts.law import NOTE as LAW_NOTE
+from isentropic.metrics.report.charts.law import scatter_of
+from isentropic.metrics.report.charts.run import LAW, other_charts, run_charts
 from isentropic.metrics.report.charts.static import write_static
+from isentropic.metrics.report.charts.story import (
+    EFFECTS,
+    NO_LEDGER,
+    account,
+    fine_print,
+    sentence,
+)
 from isentropic.metrics.report.find import is_run, runs_under
 from isentropic.metrics.report.page import Page
 from isentropic.metrics.report.reading import is_file, words
 from isentropic.metrics.report.run_data import RunData, read_run
-from isentropic.metrics.report.samples import pick_samples
+from isentropic.metrics.report.samples import Decode, pick_samples
 from isentropic.metrics.report.settings import Setting, group_settings
 from isentropic.metrics.report.statements import statements_table
 
 REPORT = "report.html"
+NAMED = 3  # runs that a title names
+LONGEST_NAME = 80  # characters of a file's name, without what makes it unique
 BEST = "Mean ± standard error over the runs of a setting. Best: the largest of the run."
 PAIRED = (
     "Setting minus base between runs of the same seed: mean ± standard error. "
@@ -31,7 +50,13 @@ PAIRED = (
 )
 
 
-def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Path:
+def write_report(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    ended: bool = False,
+    decoder: Callable[[Path], Decode | None] | None = None,
+) -> Path:
     """Writes the report of a run, of several, or of the runs in a folder; and PNGs under report/.
 
     The HTML file is whole or not there, works without a network and without an account, and is
@@ -42,6 +67,7 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
             still going is fine.
         out: the HTML file.
         ended: the runs have ended, whatever their last line is: none is called still going.
+        decoder: run folder -> its tokenizer, for the colours of a run's tokens.
 
     Returns:
         out.
@@ -57,7 +83,7 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
         runs = [read_run(folder, ended=ended) for folder in runs_under(paths)]
         settings = group_settings(runs)
         if len(paths) == 1 and is_run(paths[0]):
-            page = run_page(runs[0])
+            page = run_page(runs[0], decoder(runs[0].folder) if decoder else None)
         else:
             page = compare_page(settings, title=_title(paths), out=out)
     try:
@@ -73,20 +99,34 @@ def write_report(paths: Sequence[Path], out: Path, *, ended: bool = False) -> Pa
 
 
 def default_out(paths: Sequence[Path]) -> Path:
-    """Returns report.html in the folder given; for several, in the folder that holds them all."""
-    return Path(os.path.commonpath([path.resolve() for path in paths])) / REPORT
+    """Returns report.html in the folder given; for several, a file named after them beside them.
+
+    So a comparison of other runs does not overwrite it.
+    """
+    resolved = [path.resolve() for path in paths]
+    if len(resolved) == 1:
+        return resolved[0] / REPORT
+    names = [path.name for path in resolved]
+    name = "-vs-".join(names)
+    if len(name) > LONGEST_NAME:
+        digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+        name = f"{'-vs-'.join(names[:2])[:LONGEST_NAME]}-and-more-{digest}"
+    return Path(os.path.commonpath([path.parent for path in resolved])) / f"{name}.html"
 
 
-def run_page(run: RunData) -> Page:
+def run_page(run: RunData, decode: Decode | None = None) -> Page:
     notes = list(run.notes)
     if not run.lines:
         notes.append("There is no line of metrics yet.")
     page = Page(title=run.name, facts=_facts(run), state=run.status)
     page.head += [Warnings(notes=notes), tables.headline(run)]
+    if told := sentence([run]):
+        page.head.append(Lead(lines=[told], note=fine_print(run)))
     shown = run_charts(run)
     for title, figures in shown.items():
-        page.section(title, page.charts(figures))
-    samples = pick_samples(run.folder)
+        law = tables.law_table(group_settings([run])) if title == LAW else None
+        page.section(title, page.charts(figures), law, law and Note(text=LAW_NOTE))
+    samples = pick_samples(run.folder, decode)
     page.section("Samples", samples if samples.kinds or samples.notes else None)
     page.section("Alarms", tables.alarms_table([run]))
     page.section("Settings", tables.settings_table(run))
@@ -94,7 +134,12 @@ def run_page(run: RunData) -> Page:
         config = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         page.section("Config", _folded("config.yaml", Preformatted(text=config)))
     rest = page.charts(other_charts(run, shown))
-    page.section("Everything else", _folded("all other metrics", rest) if rest else None)
+    zeros = f"0 throughout, and in no chart: {', '.join(run.zeros)}." if run.zeros else ""
+    page.section(
+        "Everything else",
+        _folded("all other metrics", rest) if rest else None,
+        Note(text=zeros) if zeros else None,
+    )
     return page
 
 
@@ -105,8 +150,22 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
     of = "1 setting" if len(settings) == 1 else f"{len(settings)} settings"
     page = Page(title=title, facts=f"{len(runs)} runs of {of}: {counts}")
     page.head.append(Warnings(notes=[f"{run.name}: {note}" for run in runs for note in run.notes]))
+    common = common_steps(settings) or None
+    told = [(setting, sentence(setting.runs, common)) for setting in settings[:NAMED]]
+    if lines := [f"{setting.label}: {line}" for setting, line in told if line]:
+        has_books = any(account(run) for run in runs)
+        page.head.append(Lead(lines=lines, note=EFFECTS if has_books else NO_LEDGER))
     page.section("Statements", statements_table(out.parent))
+    page.section("What moved the entropy", page.charts(compare_books(settings)))
     page.section("Curves", page.charts(compare_charts(settings)))
+    law = tables.law_table(settings)
+    page.section(
+        LAW,
+        page.charts(scatter_of(settings)),
+        law,
+        tables.gap_table(settings),
+        law and Note(text=LAW_NOTE),
+    )
     page.section("Over the swept coefficients", page.charts(maps(settings)))
     page.section("Last and best", tables.outcomes_table(settings), Note(text=BEST))
     if differences := tables.paired_tables(settings):
@@ -126,11 +185,21 @@ def branch_page(folder: Path) -> Page:
             f"base: {branches.settings[0]}"
         )
     page = Page(title=folder.resolve().name, facts=facts)
+    source = folder.resolve().parent.parent  # of <run>/branches/<settings>
+    if is_run(source):
+        run = read_run(source)
+        page = Page(title=f"Branches of {run.name}", facts=f"{facts} · {_facts(run)}")
     if branches.torn:
         page.head.append(Warnings(notes=[f"The last line of {BRANCHES} is torn; it is left out."]))
     page.section("Statements", statements_table(folder))
-    page.section("Paired differences", branch_table(branches) if branches.settings else None)
-    page.section("Charts", page.charts(branch_charts(branches)))
+    figure = forest(branches)
+    page.section(
+        "Paired differences",
+        page.charts([figure] if figure else []),
+        branch_table(branches) if branches.settings else None,
+    )
+    points = page.charts(point_charts(branches))
+    page.section("By branch point", points and _folded("each quantity by branch point", points))
     return page
 
 
@@ -154,7 +223,7 @@ def _facts(run: RunData) -> str:
         for label, key in (("model", "model.name"), ("task", "task.name"))
         if (value := run.setting(key))
     ]
-    facts.append(_objective(run))
+    facts.append(_method(run))
     if run.setting("seed") is not None:
         facts.append(f"seed {words(run.setting('seed'))}")
     started = words(run.environment.get("started", ""))
@@ -166,17 +235,16 @@ def _facts(run: RunData) -> str:
     return " · ".join(fact for fact in facts if fact)
 
 
-def _objective(run: RunData) -> str:
-    """Returns the name of the objective, and the label of the run if it was given one."""
-    name, label = run.setting("objective.name"), run.setting("run.label")
-    if not name:
-        return words(label or "")
-    return f"objective {words(name)}" + (f" ({words(label)})" if label else "")
+def _method(run: RunData) -> str:
+    """Returns the method's name, and the label of the run if it was given one."""
+    name, label = run.method, run.setting("run.label")
+    return name + (f" ({words(label)})" if label and words(label) != name else "")
 
 
 def _title(paths: Sequence[Path]) -> str:
     names = [path.resolve().name for path in paths]
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return " vs ".join(names[:NAMED]) + more
 
 
 def _own_report(run: RunData, out: Path) -> str:

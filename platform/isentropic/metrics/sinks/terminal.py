@@ -16,6 +16,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from isentropic.metrics.classes import LABELS
+
+# Words for the phases of a step, by the names of its stopwatch.
+PHASES = {
+    "waited": "drawing",
+    "old_logprob": "scoring",
+    "update": "training",
+    "recheck": "measuring",
+    "publish": "sending weights",
+}
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 KEPT_POINTS = 4000  # of a curve on the screen; older ones are dropped
 # The columns of a step, in this order: label, metric, format.
@@ -39,9 +49,15 @@ class Terminal:
         self,
         total_steps: int,
         *,
+        samples: int | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """
+        Args:
+            samples: the k of avg@k and pass@k.
+        """
+        self._k = "k" if samples is None else str(samples)
         self._stream = stream or sys.stdout
         self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self._live: Live | None = None
@@ -49,7 +65,9 @@ class Terminal:
         self._clock = clock
         # The step before the first one seen, and when that was.
         self._started: tuple[int, float] | None = None
-        self._phase = ""
+        self._phase = ("", 0.0)  # and since when
+        self._evaluated = 0  # the step of the held-out value on the screen
+        self._moved = ""  # by whom the entropy was moved in the last measured step
         self._last: dict[str, Any] = {"step": 0}
         # The latest number of each metric: some come only every few steps.
         self._seen: dict[str, Any] = {}
@@ -68,17 +86,20 @@ class Terminal:
             self._live.start()
 
     def phase(self, name: str) -> None:
-        """Sets the part of the step that runs now; only the live display shows it."""
-        self._phase = name
-        if self._started is None:
-            self._started = (int(self._last["step"]), self._clock())
+        """Sets the part of the run that goes on now; only the live display shows it."""
+        self._phase = (PHASES.get(name, name), self._clock())
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Shows a finished step; 0 is the evaluation before the first."""
         self._last = {"step": step, **metrics}
         self._seen |= {name: value for name, value in metrics.items() if _is_number(value)}
+        if _is_number(metrics.get("eval/avg_at_k")):
+            self._evaluated = step
+        if phrase := moved_by(metrics):
+            self._moved = f"entropy in step {step} {phrase}"
         for name, curve in self._curves.items():
-            if _is_number(metrics.get(name)):
+            # Step 0 is about held-out prompts: another population.
+            if step > 0 and _is_number(metrics.get(name)):
                 curve.append(float(metrics[name]))
                 del curve[:-KEPT_POINTS]
         if self._started is None or step == 0:
@@ -102,7 +123,7 @@ class Terminal:
     def summary(self, history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         """Ends the display; prints held-out reward and entropy, first -> last, then `facts`."""
         self.close()
-        for line in summary_lines(history, bars=self._bars()):
+        for line in summary_lines(history, bars=self._bars(), k=self._k):
             self._say(line)
         width = max(map(len, facts), default=0)
         for label, value in facts.items():
@@ -122,7 +143,15 @@ class Terminal:
         parts = [f"step {self._last['step']}/{self._total}"]
         for label, name, template in COLUMNS:
             if _is_number(self._last.get(name)):
-                parts.append(f"{label} {template.format(self._last[name])}")
+                of = (
+                    " of held-out prompts"
+                    if name == "entropy/mean" and not self._last["step"]
+                    else ""
+                )
+                phrase = moved_by(self._last) if name == "entropy/mean" else ""
+                parts.append(
+                    " ".join([label + of, template.format(self._last[name]), phrase]).strip()
+                )
         if self._trained_nothing():
             parts.append("nothing trained")
         if _is_number(self._last.get("time/step_s")):
@@ -152,7 +181,7 @@ class Terminal:
         head.add_row(
             f"step {self._last['step']}/{self._total}",
             ProgressBar(total=max(self._total, 1), completed=int(self._last["step"]), width=30),
-            self._phase,
+            self._phase_line(),
             left,
         )
         gap = 2 if self._console.width >= 90 else 1
@@ -160,7 +189,7 @@ class Terminal:
         shown = [column for column in COLUMNS if column[1] in self._seen]
         for label, _, _ in shown:
             values.add_column(label, justify="right", no_wrap=True)
-        values.add_row(*(template.format(self._seen[name]) for _, name, template in shown))
+        values.add_row(*(self._value(name, template) for _, name, template in shown))
         curves = Table.grid(padding=(0, 2))
         for name, curve in self._curves.items():
             if curve:
@@ -169,8 +198,46 @@ class Terminal:
                 )
         # The table keeps the gradient of an earlier step.
         notes = [Text("nothing trained", style="yellow")] if self._trained_nothing() else []
+        notes += [Text(self._moved)] if self._moved else []
         alarms = [Text(message, style="bold red") for message in self._alarms.values()]
         return Group(head, values, curves, *notes, *alarms)
+
+    def _phase_line(self) -> str:
+        name, since = self._phase
+        seconds = self._clock() - since
+        # A phase of a small step ends before its time could be read.
+        return f"{name} {duration(seconds)}" if name and seconds >= 2 else name
+
+    def _value(self, name: str, template: str) -> str:
+        """Formats the latest value of a metric; a held-out one from an earlier step says which."""
+        value = template.format(self._seen[name])
+        is_old = name == "eval/avg_at_k" and self._evaluated < self._last["step"]
+        return f"{value} (step {self._evaluated})" if is_old else value
+
+
+def moved_by(metrics: Mapping[str, Any]) -> str:
+    """Says who moved the entropy in a measured step; "" if the step has no books.
+
+        (-0.007: NA&LP -.020, PA&HP -.018, PA&LP +.015, NA&HP +.015)
+
+    In nats: what was measured, then each class with its whole effect, momentum included.
+    """
+    measured = metrics.get("ledger/measured")
+    effects = {
+        label: value
+        for key, label in LABELS.items()
+        if _is_number(value := metrics.get(f"ledger/impulse/{key}")) and abs(value) >= 5e-4
+    }
+    if not _is_number(measured):
+        return ""
+    ordered = sorted(effects.items(), key=lambda item: (item[1] > 0, -abs(item[1])))
+    classes = ", ".join(f"{label} {_short(value)}" for label, value in ordered)
+    return f"({measured:+.3f}: {classes})" if classes else f"({measured:+.3f})"
+
+
+def _short(value: float) -> str:
+    """Formats nats without the zero in front of the point: '-.018'."""
+    return f"{value:+.3f}".replace("0.", ".", 1) if abs(value) < 0.9995 else f"{value:+.3f}"
 
 
 def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str:
@@ -190,13 +257,17 @@ def sparkline(values: Sequence[float], width: int = 40, bars: str = BARS) -> str
     return "".join(bars[round((mean - low) * scale)] for mean in means)
 
 
-def summary_lines(history: Sequence[Mapping[str, Any]], bars: str = BARS) -> list[str]:
+def summary_lines(
+    history: Sequence[Mapping[str, Any]], bars: str = BARS, k: str = "k"
+) -> list[str]:
     """Summarises a run from the lines of its metrics.jsonl."""
     lines = []
-    for label, name in (("held-out avg@k", "eval/avg_at_k"), ("held-out pass@k", "eval/pass_at_k")):
+    for label, name in (("avg", "eval/avg_at_k"), ("pass", "eval/pass_at_k")):
         values = _curve(history, name)
         if values:
-            lines.append(f"{label}  {_first_and_last(values)}")
+            lines.append(f"held-out {label}@{k}  {_first_and_last(values)}")
+    # Line 0 is about held-out prompts: another population than that of every later line.
+    history = [row for row in history if row.get("step") != 0]
     for label, name in (("reward", "reward/mean"), ("entropy", "entropy/mean")):
         values = _curve(history, name)
         if values:

@@ -24,15 +24,70 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.checks import is_secret_name, secret_values
-from isentropic.config import TrackingConfig
+from isentropic.config import TrackingConfig, method_name
 from isentropic.folders import RAY_JOB, variable
+from isentropic.metrics.classes import LABELS
 from isentropic.metrics.entropy import ENTROPY_EDGES
+from isentropic.metrics.report.samples import pick_samples
 from isentropic.metrics.sinks.jsonl import read_lines
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
 OFFLINE_INIT_S = 60.0  # it needs no network: only a busy machine makes it slow
 FINISH_S = 10.0
+MOST_TAG = 64  # characters: W&B refuses longer ones
+# What the workspace shows, by section; W&B sorts sections by name. The metrics have their own names
+# too, hidden, for those who read the record by program.
+SECTIONS = {
+    "1 entropy": {
+        "mean": "entropy/mean",
+        "trained on": "entropy/trained",
+        "held-out": "eval/entropy",
+    },
+    "2 who moved it": {
+        "measured": "ledger/measured",
+        **{label: f"ledger/impulse/{key}" for key, label in LABELS.items() if key != "zero_adv"},
+        "clipped low": "ledger/impulse/low",
+        "clipped high": "ledger/impulse/high",
+        "momentum": "ledger/momentum",
+        "explained": "ledger/explained",
+    },
+    "3 reward": {
+        "mean": "reward/mean",
+        "held-out avg@k": "eval/avg_at_k",
+        "held-out pass@k": "eval/pass_at_k",
+    },
+    "4 clip": {
+        "low side": "clip/low_frac",
+        "high side": "clip/high_frac",
+        "gradient mass low": "grad_share/low",
+        "gradient mass high": "grad_share/high",
+    },
+    "5 health": {
+        "kl": "kl/k3",
+        "grad norm max": "grad_norm/max",
+        "engine mismatch": "mismatch/logprob_abs_max",
+        "response tokens": "response/tokens_mean",
+    },
+    "6 speed": {
+        "step seconds": "time/step_s",
+        "rollout tokens per second": "throughput/rollout_tok_s",
+        "learner tokens per second": "throughput/learner_tok_s",
+    },
+}
+SHOWN = {
+    key: f"{section}/{name}" for section, keys in SECTIONS.items() for name, key in keys.items()
+}
+SUMMARIES = {
+    "entropy/mean": "min,max,last",
+    "reward/mean": "max,last",
+    "eval/avg_at_k": "max,last",
+    "eval/pass_at_k": "max,last",
+}
+SAMPLE_COLUMNS = (
+    "kind", "draw", "prompt", "response", "answer", "reward", "tokens", "fate",
+)  # fmt: skip
+SAMPLES = "7 samples/newest step"
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step sent
 
 
@@ -118,8 +173,8 @@ class WandbSink:
             "dir": str(self._folder),
             "project": tracking.project,
             "entity": tracking.entity,
-            "group": tracking.group,
-            "tags": list(tracking.tags),
+            "group": tracking.group or " ".join(about(config)) or None,
+            "tags": list(dict.fromkeys([*tracking.tags, *about(config)])),
             "job_type": "train",
             "name": run_name,
             "config": config,
@@ -128,10 +183,11 @@ class WandbSink:
             _service_apart()
         self._run = self._open(wandb, arguments)
         self._run.define_metric("policy_version")
-        self._run.define_metric("*", step_metric="policy_version")
-        self._run.define_metric(
-            "entropy/mean", step_metric="policy_version", summary="min,max,last"
-        )
+        self._run.define_metric("*", step_metric="policy_version", hidden=True)
+        for key, summary in SUMMARIES.items():
+            self._run.define_metric(key, step_metric="policy_version", summary=summary, hidden=True)
+        for name in SHOWN.values():
+            self._run.define_metric(name, step_metric="policy_version")
         for line in read_lines(self._folder / "metrics.jsonl")[0] if resumed else ():
             if line["step"] > self._state["last_step"]:
                 self._log(line["step"], line)
@@ -158,6 +214,14 @@ class WandbSink:
         import wandb
 
         values = {name: value for name, value in metrics.items() if value is not None}
+        if step == 0:
+            # About held-out prompts: one key must not hold two populations.
+            held_out = values.pop("entropy/mean", None)
+            values = {n: value for n, value in values.items() if not n.startswith("entropy/")}
+            values |= {} if held_out is None else {"eval/entropy": held_out}
+        values |= {SHOWN[name]: value for name, value in values.items() if name in SHOWN}
+        if step > 0 and "eval/avg_at_k" in values and (rows := sample_rows(self._folder)):
+            values[SAMPLES] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows)
         histogram = values.pop("entropy/histogram", None)
         if histogram is not None and sum(histogram):
             bins = (histogram, list(ENTROPY_EDGES))
@@ -182,6 +246,33 @@ class WandbSink:
                 f"W&B failed at {what} and is off from here on; metrics.jsonl has everything. "
                 f"{_short(error)}"
             )
+
+
+def about(config: Mapping[str, Any]) -> list[str]:
+    """Returns the method, model and task of a run, as far as its config names them."""
+    names = [method_name(config)]
+    for section in ("model", "task"):
+        part = config.get(section)
+        names.append(str(part.get("name") or "") if isinstance(part, Mapping) else "")
+    return [name[:MOST_TAG] for name in names if name]
+
+
+def sample_rows(folder: Path) -> list[list[Any]]:
+    """Returns the samples that the report shows, a row each; [] if the folder has none yet."""
+    return [
+        [
+            kind,
+            sample.draw,
+            sample.messages,
+            "\n".join(sample.responses),
+            sample.answer,
+            sample.reward,
+            sample.tokens,
+            sample.fate,
+        ]
+        for kind, samples in pick_samples(folder).kinds.items()
+        for sample in samples
+    ]
 
 
 def _service_apart() -> None:

@@ -23,6 +23,7 @@ TOKEN_FIELDS = (
     "old_entropy",
     "sensitivity",
     "sum_p2",
+    "sum_s2",
     "sequence_id",
     "is_teacher",
     "reward",

@@ -12,6 +12,9 @@ from isentropic.objectives.loss import TokenLoss, check_coefficient
 from isentropic.objectives.over.base import OverConfig
 
 TINY = 1e-8  # nats, added to both entropies as in the released code
+# Nats. Float32 entropies of one distribution differ by up to 1.3e-6 between the ways to sum them (the
+# whole vocabulary at once, or in tiles), and which way a token gets depends on its microbatch.
+RESOLUTION = 1e-5
 
 
 def erc(
@@ -28,10 +31,12 @@ def erc(
     """Entropy-ratio clipping over another objective (ERC, arXiv:2512.05591).
 
         rho_t  = (H_t + 1e-8) / (H_old,t + 1e-8)    exact entropies, current over old policy
+        rho_t  = 1                   where |H_t - H_old,t| <= 1e-5 nats: too little to tell from rounding
         loss_t = base loss_t         where band_low <= rho_t <= band_high
                  sg(base loss_t)     elsewhere: no gradient, still in the denominator
 
-    No gradient flows through rho.
+    No gradient flows through rho. The second line is ours: near H = 0 a band of 5 % is narrower than
+    the rounding of an entropy (below 3e-5 nats), and which tokens are silent would depend on packing.
 
     Args:
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
@@ -41,7 +46,9 @@ def erc(
         base: the other objective's function; `base_inputs` are its keyword arguments.
     """
     loss, base_metrics = base(log_ratio, advantage, **base_inputs)
-    change = (entropy.detach() + TINY) / (old_entropy + TINY)
+    entropy = entropy.detach()
+    change = (entropy + TINY) / (old_entropy + TINY)
+    change = change.masked_fill((entropy - old_entropy).abs() <= RESOLUTION, 1.0)
     low, high = change < band_low, change > band_high
     metrics = {
         "erc/entropy_ratio": change,

@@ -11,7 +11,7 @@ from isentropic.objectives.terms.term import Term
 
 @dataclass(frozen=True, kw_only=True)
 class NllTerm(Term):
-    """coef * mean of -logprob over the tokens of correct responses: those of reward exactly 1."""
+    """coef * mean of -logprob over the tokens of right responses (`records.is_right`)."""
 
     weight = "nll_weight"
 

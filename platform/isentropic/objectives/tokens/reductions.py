@@ -63,6 +63,18 @@ class SequenceMean:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SequenceSum:
+    """The loss of a response is the sum over its tokens: 1 / responses. RLOO (arXiv:2402.14740)."""
+
+    name: str
+
+    @staticmethod
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+        chosen = _chosen(lengths, chosen)
+        return _over(chosen, chosen.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
 class FixedLength:
     """Sums over a constant: 1 / (responses * max_response_tokens). Dr. GRPO."""
 
@@ -104,6 +116,7 @@ class MicrobatchMean:
 REDUCTIONS: dict[str, type[Reduction]] = {
     "token_mean": TokenMean,
     "sequence_mean": SequenceMean,
+    "sequence_sum": SequenceSum,
     "fixed_length": FixedLength,
     "microbatch_mean": MicrobatchMean,
 }

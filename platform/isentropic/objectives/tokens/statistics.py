@@ -1,6 +1,6 @@
 """Log-probability, entropy and sensitivity of each response token, streamed over the vocabulary.
 
-The four numbers of a token need its whole next-token distribution, and nothing of it has to be
+The five numbers of a token need its whole next-token distribution, and nothing of it has to be
 kept: running sums relative to the running maximum are enough, as in the online softmax of
 arXiv:1805.02867.
 """
@@ -25,6 +25,7 @@ class TokenStatistics(NamedTuple):
     entropy: Tensor  # nats, over the full vocabulary; differentiable
     sensitivity: Tensor  # S, below; constant
     sum_p2: Tensor  # sum over the vocabulary of p^2; constant
+    sum_s2: Tensor  # squared length of the entropy's gradient by the logits, below; constant
 
 
 def token_statistics(
@@ -42,9 +43,11 @@ def token_statistics(
         entropy     = H = -sum_a p_a log p_a
         sensitivity = S = p_y (log p_y + H) - sum_a p_a^2 (log p_a + H)
         sum_p2      = sum_a p_a^2
+        sum_s2      = sum_a s_a^2,  s_a = p_a (log p_a + H) = -dH / dz_a,  z the logits
 
     A gradient step of weight w on log p_y moves the entropy by dH = -eta w S to first order
-    (CE-GPPO, arXiv:2509.20712; T of PAPO is -S). Gradients flow through `logprob` and `entropy`,
+    (CE-GPPO, arXiv:2509.20712; T of PAPO is -S); one of weight w on H itself moves it by
+    eta w sum_s2. Gradients flow through `logprob` and `entropy`,
     both exactly. Never more than one tile of logits exists, not even in the backward pass; its
     gradients are summed in float32.
 
@@ -79,7 +82,7 @@ class _TokenStatistics(torch.autograd.Function):
         ctx.scale = scale
         ctx.vocab_chunk = vocab_chunk
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(statistics.sensitivity, statistics.sum_p2)
+        ctx.mark_non_differentiable(*statistics[2:])
         return tuple(statistics)
 
     @staticmethod
@@ -136,7 +139,9 @@ def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
     logprob = logprobs.gather(1, target[:, None])[:, 0]
     logprob = logprob.clone()  # FSDP warns of outputs that are views
     sensitivity = logprob.exp() * (logprob + entropy) - correction
-    return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
+    slope = p.mul_(logprobs + entropy[:, None])
+    sum_s2 = torch.linalg.vecdot(slope, slope)
+    return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2, sum_s2)
 
 
 def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor, TokenStatistics]:
@@ -146,7 +151,7 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
     """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
-    logprob, entropy, sensitivity, sum_p2 = (torch.empty_like(norm[0]) for _ in range(4))
+    logprob, entropy, sensitivity, sum_p2, sum_s2 = (torch.empty_like(norm[0]) for _ in range(5))
     sums: list[_Sums] = []
     for rows, columns in _tiles(hidden.shape[0], weight.shape[0], vocab_chunk):
         part = None if bias is None else bias[columns]
@@ -161,9 +166,9 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
             running.add(block, targets)
         if columns.stop < weight.shape[0]:
             continue
-        maximum, s0, s1, q0, q1, picked = (
+        maximum, s0, s1, q0, q1, q2, picked = (
             torch.cat([getattr(running, name) for running in sums])
-            for name in ("maximum", "s0", "s1", "q0", "q1", "picked")
+            for name in ("maximum", "s0", "s1", "q0", "q1", "q2", "picked")
         )
         picked = picked - maximum
         mean = s1 / s0  # of z - m under p; log p_a + H = (z_a - m) - mean
@@ -176,19 +181,25 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
         sensitivity[rows] = (picked - log_s0).exp() * (picked - mean) - (
             q1 - q0 * mean
         ) / s0.square()
-    return norm, TokenStatistics(logprob, entropy, sensitivity, sum_p2)
+        # Rounding may take a sum that is 0 below it.
+        spread = q2 - 2 * mean * q1 + mean.square() * q0
+        sum_s2[rows] = spread.clamp(min=0) / s0.square()
+    return norm, TokenStatistics(logprob, entropy, sensitivity, sum_p2, sum_s2)
 
 
 class _Sums:
     """Running sums over the vocabulary, relative to the running maximum m, of one block of rows.
 
-    s0 = sum e^(z-m)    s1 = sum e^(z-m) (z-m)    q0 = sum e^(2(z-m))    q1 = sum e^(2(z-m)) (z-m)
+    s0 = sum e^(z-m)       s1 = sum e^(z-m) (z-m)
+    q0 = sum e^(2(z-m))    q1 = sum e^(2(z-m)) (z-m)    q2 = sum e^(2(z-m)) (z-m)^2
     """
 
     def __init__(self, logits: Tensor) -> None:
         """Start at the first tile's maximum: there is never a maximum of -inf to guard against."""
         self.maximum = logits.amax(-1)
-        self.s0, self.s1, self.q0, self.q1, self.picked = logits.new_zeros((5, logits.shape[0]))
+        self.s0, self.s1, self.q0, self.q1, self.q2, self.picked = logits.new_zeros(
+            (6, logits.shape[0])
+        )
 
     def add(self, logits: Tensor, local_target: Tensor) -> None:
         """Add a tile [R, C], overwriting it; `local_target` [R] counts from its first column."""
@@ -204,11 +215,13 @@ class _Sums:
         weighted = shifted.mul_(e)
         self.s1 += weighted.sum(-1)
         self.q1 += torch.linalg.vecdot(e, weighted)
+        self.q2 += torch.linalg.vecdot(weighted, weighted)
 
     def _rescale(self, d: Tensor) -> None:
         """Rescale the sums: the maximum rose by -d."""
         factor = d.exp()
         self.s1 = factor * (self.s1 + d * self.s0)
+        self.q2 = factor.square() * (self.q2 + d * (2 * self.q1 + d * self.q0))
         self.q1 = factor.square() * (self.q1 + d * self.q0)
         self.s0 = factor * self.s0
         self.q0 = factor.square() * self.q0

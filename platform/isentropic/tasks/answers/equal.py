@@ -2,6 +2,9 @@ r"""Whether an answer is right: one rule per kind of answer, the first that know
 
     words       'Monday' is text, letters are never multiplied;  yes/no, (B) is choice B
     equations   x = 5 is 5, unless the gold answer itself is an equation
+    times       8 a.m. is 8:00 AM, 20:00 is 8 p.m.
+    residues    12 \pmod 7 is 5 \pmod 7
+    sets        \{x \mid x > 2\} and x > 2 are (2, \infty)
     groups      1, 2 in any order; (1, 2) and [1, 2) in order; {1, 2} as a set; unions, inequalities
     matrices    cell by cell
     numbers     exact: 1/3 is not 0.333
@@ -25,9 +28,14 @@ from typing import Any
 from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.answers.latex import normal, squeezed, without_text
 from isentropic.tasks.answers.numbers import Number, read_number
+from isentropic.tasks.answers.residues import read_members, read_residues
+from isentropic.tasks.answers.sets import as_intervals
+from isentropic.tasks.answers.spelled import digits_regrouped, number_in_words, read_based
 from isentropic.tasks.answers.structure import (
     NAME,
     Group,
+    in_order_of_names,
+    nesting,
     read_group,
     read_interval,
     read_matrix,
@@ -37,23 +45,24 @@ from isentropic.tasks.answers.structure import (
     split_top,
 )
 from isentropic.tasks.answers.symbolic import same_formula, value_of
-from isentropic.tasks.answers.units import add_up, same_kind, split_unit
+from isentropic.tasks.answers.times import read_time, same_time
+from isentropic.tasks.answers.units import add_up, same_kind, split_unit, written_out
 
 MAX_CHARACTERS = 2000  # of an answer; what is longer is none
+MAX_NESTING = 40  # brackets in brackets; what has more is none either
 MAX_DEPTH = 6  # lists in lists
 ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
 ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
 CHOICE = re.compile(r"\(([A-Ja-j])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*))?")
-BASED = re.compile(r"(\d[0-9A-Fa-f]*)_\{?(\d+)\}?")
 WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
 PRODUCT = re.compile(r"(?!no|on)[a-z]{2}")  # mn is nm, but `no` is not `on`
-MODULUS = re.compile(
-    r"(.*\S)\s*(?:\\pmod\s*(?:\{\s*(\w+)\s*\}|(\w+))"
-    r"|\(\s*(?:\\text\{\s*mod\s*\}|\\b?mod|mod)\s*(\w+)\s*\))"
-)
 AND = re.compile(r",\s*(?:and\s+)?|\s+and\s+")
-SAME_WORDS = {"dne": "does not exist", "undefined": "does not exist", "none": "no solution"}
+SAME_WORDS = {
+    "dne": "does not exist", "undefined": "does not exist", "none": "no solution",
+    "no solutions": "no solution", "no real solution": "no solution", r"\emptyset": "no solution",
+    "no real solutions": "no solution", "empty set": "no solution", "the empty set": "no solution",
+}  # fmt: skip
 
 
 def is_right(response: str, gold: str) -> bool:
@@ -61,7 +70,8 @@ def is_right(response: str, gold: str) -> bool:
     answer = final_answer(response)
     if answer is None or len(answer) > MAX_CHARACTERS:
         return False
-    return equal(normal(gold_text(gold)), normal(answer))
+    answer = normal(answer)
+    return nesting(answer) <= MAX_NESTING and equal(normal(gold_text(gold)), answer)
 
 
 @lru_cache(maxsize=65536)
@@ -88,7 +98,9 @@ def _choice(gold: str, answer: str, depth: int) -> bool | None:
     """(B), B. and (B) 12 are choice B; a gold that names no choice wants what the choice says."""
     one, other = _read_choice(gold), _read_choice(answer)
     if one and other:
-        return one[0] == other[0]
+        numbers = [read_number(split_unit(text)[0]) for _, text in (one, other)]
+        contradicts = all(numbers) and not equal(one[1], other[1], depth + 1)
+        return one[0] == other[0] and not contradicts
     if one and one[1]:
         return equal(one[1], answer, depth + 1)
     if other and other[1] and not one:
@@ -112,7 +124,10 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
     """Of x = 5 the answer is 5; two equations are equal if they hold together."""
     one, other = split_equation(gold), split_equation(answer)
     if one and other:
-        if squeezed(one.left) == squeezed(other.left) or (one.names_word and other.is_named):
+        sides = [{squeezed(side.left), squeezed(side.right)} for side in (one, other)]
+        if sides[0] == sides[1]:  # y = x is x = y
+            return True
+        if _same_name(one.left, other.left) or (one.names_word and other.is_named):
             return equal(one.right, other.right, depth + 1)
         return not (one.is_named and other.is_named) and same_formula(gold, answer)
     if one:
@@ -120,18 +135,59 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
     return equal(gold, other.value, depth + 1) if other else None
 
 
+def _times(gold: str, answer: str, depth: int) -> bool | None:
+    one, other = read_time(without_text(gold)), read_time(without_text(answer))
+    if one is None or other is None or (one.is_bare and other.is_bare):
+        return None
+    return same_time(one, other)
+
+
 def _residues(gold: str, answer: str, depth: int) -> bool | None:
-    r"""5 \pmod 7 is 5: the question has named the modulus. Two moduli must be the same."""
-    one, other = MODULUS.fullmatch(gold), MODULUS.fullmatch(answer)
+    r"""5 \pmod 7 is 12 \pmod 7; and 5: the question has named the modulus. But 12 is not 5."""
+    one, other = read_residues(gold), read_residues(answer)
     if not one and not other:
         return None
-    if one and other and (one[2] or one[3] or one[4]) != (other[2] or other[3] or other[4]):
+    modulus = (one or other).modulus
+    one, other = one or read_members(gold, modulus), other or read_members(answer, modulus)
+    if not one or not other:
+        sides = (
+            ", ".join(side.values) if side else text
+            for side, text in ((one, gold), (other, answer))
+        )
+        return equal(*sides, depth + 1)
+    if one.modulus != other.modulus or len(one.values) != len(other.values):
         return False
-    gold, answer = (
-        split_top(match[1], r"\equiv")[-1] if match else text
-        for match, text in ((one, gold), (other, answer))
-    )
-    return equal(gold, answer, depth + 1)
+    if one.name and other.name and one.name != other.name and not other.name.isdigit():
+        return False
+    classes = [[side.class_of(value) for value in side.values] for side in (one, other)]
+    return _same_items(*classes, depth, ordered=False)
+
+
+def _magnitudes(gold: str, answer: str, depth: int) -> bool | None:
+    """5k is 5000. It may be a formula instead: then the other rules decide."""
+    one, other = written_out(gold), written_out(answer)
+    if one is None and other is None:
+        return None
+    return equal(one or gold, other or answer, depth + 1) or None
+
+
+def _digits(gold: str, answer: str, depth: int) -> bool | None:
+    """1.234.567, 1'234'567 and 3,5 for a number; five for 5. Else they may be lists and words."""
+    one = number_in_words(without_text(gold)) or digits_regrouped(gold, is_gold=True)
+    other = number_in_words(without_text(answer)) or digits_regrouped(answer, is_gold=False)
+    if one is None and other is None:
+        return None
+    one, other = one or gold, other or answer
+    bodies = [read_number(split_unit(text)[0]) for text in (one, other)]
+    return (all(bodies) and equal(one, other, depth + 1)) or None
+
+
+def _sets(gold: str, answer: str, depth: int) -> bool | None:
+    """Sets of real numbers, once they are written as intervals."""
+    (name, one), (other_name, other) = as_intervals(gold), as_intervals(answer)
+    if (one, other) == (gold, answer):
+        return None
+    return (not name or not other_name or name == other_name) and equal(one, other, depth + 1)
 
 
 def _sums_of_units(gold: str, answer: str, depth: int) -> bool | None:
@@ -202,6 +258,7 @@ def _groups(gold: str, answer: str, depth: int) -> bool | None:
         if row is None or several.brackets:
             return False
         one, other = (one or row), (other or row)
+    one, other = in_order_of_names(one, other), in_order_of_names(other, one)
     if not _brackets_agree(one, other):
         return False
     if one.brackets == other.brackets == "{}":  # a set has each element once
@@ -220,11 +277,13 @@ def _groups(gold: str, answer: str, depth: int) -> bool | None:
 
 
 def _ratios(gold: str, answer: str, depth: int) -> bool | None:
-    """3:2 part by part; as a fraction, 3/2."""
+    """3:2 is 6:4; as a fraction, 3/2."""
     one, other = split_top(gold, ":"), split_top(answer, ":")
     if len(one) == len(other) == 1:
         return None
     if len(one) == len(other):
+        if _are_proportional(one, other):
+            return True
         return _same_items(one, other, depth, ordered=True)
     if sorted((len(one), len(other))) != [1, 2]:
         return False
@@ -235,14 +294,19 @@ def _ratios(gold: str, answer: str, depth: int) -> bool | None:
     return equal(*as_one, depth + 1)
 
 
+def _are_proportional(gold: list[str], answer: list[str]) -> bool:
+    """Whether one factor makes each part of the one the part of the other: 4:6 is 2:3."""
+    numbers = [read_number(part) for part in (*gold, *answer)]
+    if not all(number and number.value for number in numbers):
+        return False
+    pairs = zip(numbers[: len(gold)], numbers[len(gold) :], strict=True)
+    return len({one.value / other.value for one, other in pairs}) == 1
+
+
 def _numbers(gold: str, answer: str, depth: int) -> bool | None:
-    based = [BASED.fullmatch(squeezed(text)) for text in (gold, answer)]
-    if any(based):
-        digits = [
-            match[1] if match else squeezed(text)
-            for match, text in zip(based, (gold, answer), strict=True)
-        ]
-        return digits[0] == digits[1] and not (all(based) and based[0][2] != based[1][2])
+    (digits, base), (other_digits, other_base) = read_based(gold), read_based(answer)
+    if base or other_base:
+        return digits == other_digits and (base == other_base or not (base and other_base))
     (one, unit), (other, other_unit) = split_unit(gold), split_unit(answer)
     if not same_kind(unit, other_unit):
         return False
@@ -322,6 +386,12 @@ def _brackets_agree(gold: Group, answer: Group) -> bool:
     )
 
 
+def _same_name(one: str, other: str) -> bool:
+    """x and x; x_1 and x too, of two solutions for x."""
+    one, other = squeezed(one), squeezed(other)
+    return one == other or other == one.partition("_")[0] or one == other.partition("_")[0]
+
+
 def _read_choice(text: str) -> tuple[str, str] | None:
     """(letter, what stands behind it) of an answer to a multiple-choice question."""
     match = CHOICE.fullmatch(without_text(text))
@@ -340,9 +410,13 @@ def _is_word(text: str) -> bool:
 
 
 RULES = (
+    _times,
+    _digits,
     _choice,
+    _sets,
     _words,
     _residues,
+    _magnitudes,
     _sums_of_units,
     _approximations,
     _equations,

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 
-# Without a box the answer is searched in the end only: that search takes long. Boxes are searched in
-# the whole text, or a last number would be paid where an earlier box says something else.
+# Boxes and marks are searched in the whole text, or a last number would be paid where an earlier box
+# says something else. Without either only the end is searched: that takes long.
 LAST_CHARACTERS = 20_000
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-MARKED = re.compile(r"^[ \t>*]*####[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+MARKED = re.compile(r"^[ \t>*]*####(.*)$", re.MULTILINE)
 BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
@@ -18,13 +18,14 @@ def final_answer(response: str) -> str | None:
     The last box outranks everything. If it is empty or never closed there is no answer: a number of
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
     Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
+    What stands between `<think>` and `</think>` was not answered, nor is thinking that never ends.
     """
+    response = response.rpartition("</think>")[2].partition("<think>")[0]
     boxes = list(BOX.finditer(response))
     if boxes:
         return _box_content(response, boxes[-1].end())
-    end = response[-LAST_CHARACTERS:]
-    marked = MARKED.findall(end)
-    return (marked[-1] or None) if marked else _said_last(end)
+    marked = MARKED.findall(response)
+    return (marked[-1].strip() or None) if marked else _said_last(response[-LAST_CHARACTERS:])
 
 
 def is_balanced(text: str) -> bool:
@@ -83,4 +84,5 @@ def _said_last(text: str) -> str | None:
     if not found or not isinstance(found[-1], str):
         return None
     percent = "%" if str(found[0]).endswith("*(1/100)") else ""
-    return found[-1] + percent
+    # Of `**73**` it takes the closing stars for a part of the number.
+    return found[-1].strip("*_` ") + percent

@@ -33,6 +33,7 @@ SYMBOLS = {
     "∞": r"\infty ", "≤": r"\leq ",
     "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "±": r"\pm ", "∓": r"\mp ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
+    "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "ℝ": r"\mathbb{R}",
     "∅": r"\emptyset ", "º": "°", "˚": "°", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"',
 }  # fmt: skip
 CHARACTERS = str.maketrans(FRACTIONS | POWERS | INDICES | SYMBOLS)
@@ -44,17 +45,37 @@ RULES = [
     for pattern, replacement in [
         # Layout has no meaning: sizes of brackets, styles of display, spaces of any width.
         (
-            r"\\(?:left|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?",
+            r"\\(?:left|middle|right|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg)(?![A-Za-z])\s*\.?",
             "",
         ),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it|boldmath)(?![A-Za-z])", ""),
-        (r"(?<!\\)\\!|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}", ""),
+        (
+            r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|therefore|implies|Rightarrow)"
+            r"(?![A-Za-z])|\\checkmark\s*$",
+            "",
+        ),
+        (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
+        (r"\\(?:underline|uline|ensuremath|colorbox)(?![A-Za-z])", ""),
+        (r"(?<!\\)\\!\s*|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}", ""),
         (r"(?<!\\)\\[,;: >]|~", " "),
         (r"\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|space)(?![A-Za-z])", " "),
         (r"\\(?:lbrace)(?![A-Za-z])\s*", r"\\{"),
         (r"\\(?:rbrace)(?![A-Za-z])\s*", r"\\}"),
         (r"\\(?:lbrack)(?![A-Za-z])\s*", "["),
         (r"\\(?:rbrack)(?![A-Za-z])\s*", "]"),
+        (r"\\[lr]angle(?![A-Za-z])\s*", lambda angle: "()"[angle.group()[1] == "r"]),
+        (r"\\(?:dots|cdots|dotsc|dotsb)(?![A-Za-z])", r"\\ldots"),
+        # Equations one below the other, not the cases of a function.
+        (
+            r"\\begin\{cases\}([^&]*)\\end\{cases\}",
+            lambda cases: re.sub(r",?\s*\\\\\s*(?!\s*$)", ", ", cases[1]).strip(" \\"),
+        ),
+        # A fraction of units: what is above it, per what is below it.
+        (
+            r"\\frac\s*\{\s*\\(?:text|mathrm)\{([^{}]*)\}\s*\}"
+            r"\s*\{\s*\\(?:text|mathrm)\{([^{}]*)\}\s*(\^\s*\{?\d\}?)?\s*\}",
+            r"\\text{\1}/\\text{\2}\3",
+        ),
         # Text stays text. A style around one letter is only a style; around several, a word.
         (
             r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mbox|hbox|emph|operatorname\*?)"
@@ -81,6 +102,8 @@ RULES = [
         (r"\{,\}(?=\d{3}(?!\d))", ","),
         (r"(?<=\d)\{,\}(?=\d)", "."),
         (r"(?<=\d),\s+(?=000(?!\d))", ","),
+        # The unit micro is part of what it scales.
+        (r"(?:\\mu|μ)\s*\\text\{\s*(?=[a-zA-Z])", r"\\text{μ"),
         # Percent and degrees, in words or signs.
         (r"\\?%|\s*\\text\{\s*(?:percent|per cent|percentage|pct)\.?\s*\}", "%"),
         (r"(?<![A-Za-z])(?:percent|per cent|percentage|pct)(?![A-Za-z])", "%"),
@@ -109,11 +132,16 @@ RULES = [
         (r"\\frac\s*\{([^{}]*)\}\s*\{", r"\\frac{\1}{"),
         (r"\\sqrt\s*([0-9A-Za-z])", r"\\sqrt{\1}"),
         (r"\\sqrt\s+(?=[\[{])", r"\\sqrt"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         # An odd root of a negative number: the real one.
         (r"\\sqrt\s*\[\s*([3579])\s*\]\s*\{\s*-(\d+)\}", r"-\\sqrt[\1]{\2}"),
         (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"(?<![A-Za-z\\])sqrt\s*\{", r"\\sqrt{"),
         (r"\\log\s*_\s*(?:\{\s*e\s*\}|e)", r"\\ln "),
+        (r"(\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)", r"\1:"),
+        (r"\\text\{\s*(?=(?:positive |negative )?infinity\s*\})([^{}]*)\}", r"\1"),
+        (r"\bpositive (?=infinity\b)", ""),
+        (r"\bnegative (?=infinity\b)", "-"),
         # Names that plain text writes without a backslash.
         (r"(?<![A-Za-z\\])(?:infinity|infty|inf|oo)(?![A-Za-z])", r"\\infty "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
@@ -128,7 +156,7 @@ INTRODUCTION = re.compile(
     r"^(?:(?:=|\\approx|\\simeq|\\sim|:)|\\text\{[^{}]*(?:\b(?:is|are|equals)|:)\s*\})\s*"
 )
 # '...' is not a full stop, and '!' is a factorial.
-END = re.compile(r"(?<!\.)[\s.,;:]+$")
+END = re.compile(r"(?<!\.)(?:[\s.,;:]|\\(?=[\s.,;:\\]*$))+$")
 WRAPPED = [
     (re.compile(pattern, re.DOTALL), group)
     for pattern, group in [

@@ -14,7 +14,6 @@ DECIMAL = re.compile(
     r"(?:[eE](?P<exponent>[+-]?\d{1,4}))?"
 )
 REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)\\(?:overline|bar|dot)\{?(\d+)\}?")
-BASED = re.compile(r"([0-9A-Fa-f]+)_(?:\{(\d+)\}|(\d))")
 TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?(?!\d)|\d+\.?\d*|\.\d+)"
     r"|(?P<sign>\\frac|\\cdot|[-+/^(){}!]))"

@@ -5,18 +5,29 @@ Texts are in their normal form (`latex.normal`). Nothing here reads a formula.
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 OPENING, CLOSING = "([{", ")]}"
 ESCAPED_BRACES = {r"\{": "{", r"\}": "}"}
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
+TRANSPOSED = re.compile(
+    r"(.*\S)\s*\^\s*(?:T|\{\s*(?:T|\\top|\\text\{T\}|\\intercal)\s*\}|\\top)", re.DOTALL
+)
+SCALED = re.compile(
+    r"([^&=,]*[^&=,\s(\[{])\s*(?:\\cdot\s*)?(\\begin\{[pbB]?(?:matrix|array)\}.*)", re.DOTALL
+)
 WORD_COMMA = re.compile(
     r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z}]))\s*|;"
 )
 RELATION = re.compile(r"\\leq|\\geq|<|>")
-ONE_NAME = r"(?:\\text\{[^{}]*\}|\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*)(?:\s*\([^()]*\))?"
+ONE_NAME = (
+    r"(?:\\text\{[^{}]*\}|m?\\angle\s*[A-Z]+|\\(?:overline|vec|hat)\s*\{[A-Za-z]+\}"
+    r"|\\?[A-Za-z]+(?:_(?:\w|\{[^{}]*\}))?'*)(?:\s*\([^()]*\))?"
+)
 NAME = re.compile(rf"{ONE_NAME}|\(\s*{ONE_NAME}(?:\s*,\s*{ONE_NAME})*\s*\)")
 MEMBER = re.compile(rf"(?:{NAME.pattern})\s*\\in(?![A-Za-z])\s*")
 GROUPED_DIGITS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+UNGROUPED_COMMA = re.compile(r",(?!\d{3}(?!\d))")
 # One number, whatever its currency, decimals and unit.
 ONE_NUMBER = re.compile(r"[+-]?(?:\\\$|[€£¥₹])?\s*\d{1,3}(?:,\d{3})+(?!\d)[^,]*")
 
@@ -35,11 +46,14 @@ class Group:
 
 def read_group(text: str) -> Group | None:
     """The parts of a list, tuple, set or interval; None for a single answer."""
-    text = WORD_COMMA.sub(", ", expand_sign_pairs(text))
+    text = WORD_COMMA.sub(", ", text)
     inner = _inside(text)
+    if inner is None or inner[0] not in ("{}", "[]"):
+        text = expand_sign_pairs(text)
+        inner = _inside(text)
     if inner is not None:
         brackets, body = inner
-        items = _items(body)
+        items = _items(expand_sign_pairs(body))
         if len(items) > 1:
             return Group(brackets, items)
         if brackets in ("{}", "[]", "()") and items:
@@ -74,17 +88,49 @@ def split_top(text: str, separator: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def nesting(text: str) -> int:
+    """How many brackets stand in brackets at most."""
+    depths = accumulate((char in OPENING) - (char in CLOSING) for char in text)
+    return max(depths, default=0)
+
+
 def expand_sign_pairs(text: str) -> str:
-    r"""`1 \pm 2` -> `1 + 2, 1 - 2`: one text for each sign."""
+    r"""`1 \pm 2, 5` -> `1 + 2, 1 - 2, 5`: one text for each sign.
+
+    `(\pm 1, \pm 2)` stays as it is: it may be two points or four.
+    """
     if r"\pm" not in text and r"\mp" not in text:
         return text
-    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
-    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
-    return f"{upper}, {lower}" if "," not in text else text
+    items = _items(text) if UNGROUPED_COMMA.search(text) else (text,)
+    return ", ".join(sign for item in items for sign in _both_signs(item))
+
+
+def in_order_of_names(group: Group, other: Group) -> Group:
+    """`y = 2, x = 1` as (1, 2), if the other side is a tuple and the names are neighbours."""
+    equations = [split_equation(item) for item in group.items]
+    if group.brackets or other.brackets != "()" or not all(equations):
+        return group
+    names = [equation.left.strip("\\") for equation in equations]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    letters = [names[index] for index in order]
+    if any(len(name) != 1 for name in names) or any(
+        ord(after) - ord(before) != 1 for before, after in pairwise(letters)
+    ):
+        return group
+    return Group("()", tuple(equations[index].right for index in order))
 
 
 def read_matrix(text: str) -> list[list[str]] | None:
     r"""Rows of a matrix, whatever its brackets, or of nested lists `[[1, 2], [3, 4]]`."""
+    match = TRANSPOSED.fullmatch(text)
+    if match and not TRANSPOSED.fullmatch(match[1]):
+        rows = read_matrix(match[1])
+        if rows is None and (group := read_group(match[1])):
+            rows = [list(group.items)]
+        return [list(column) for column in zip(*rows, strict=False)] if rows else None
+    if (match := SCALED.fullmatch(text)) and (rows := read_matrix(match[2])):
+        factor = {"-": "-1", "+": "1"}.get(match[1], match[1])
+        return [[rf"({factor}) \cdot ({cell})" for cell in row] for row in rows]
     bare = _inside(text)
     if match := MATRIX.fullmatch(text if text.startswith("\\begin") or not bare else bare[1]):
         rows = [
@@ -175,6 +221,15 @@ def _items(text: str) -> tuple[str, ...]:
     if ", " in text:
         text = GROUPED_DIGITS.sub("", text)
     return tuple(split_top(text, ","))
+
+
+def _both_signs(text: str) -> list[str]:
+    count = text.count(r"\pm") + text.count(r"\mp")
+    if count == 0 or (count > 1 and "," in text):
+        return [text]
+    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
+    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    return [upper, lower]
 
 
 def _turned(sign: str) -> str:

@@ -17,8 +17,9 @@ MAX_EXPONENT = 10_000
 # Values of the symbols: both signs, and nothing that a formula would treat specially.
 VALUES = ("17/29", "-31/23", "53/37", "-7/61", "83/47", "-97/71", "113/101", "-19/127")
 DECIMALS = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-# What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3.
-MISREAD = re.compile(r"\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|(?:^|[^_^\d])\d+\s+\d")
+# What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3, x^T as x,
+# 1.234.5 as 1.234 * 0.5.
+MISREAD = re.compile(r"\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d")
 THOUSANDS = re.compile(r"(?<=\d)[ ,](?=\d{3}(?!\d))")
 DEGREES = re.compile(r"([\d.]+|[A-Za-z]|\\[a-z]+)°")
 COMMANDS = re.compile(r"\\[A-Za-z]+")
@@ -46,7 +47,11 @@ def read_formula(text: str) -> Any | None:
             convert_degrees=False,
             normalization_config=None,
         )
-        return None if _is_huge(formula) else formula
+        if _is_huge(formula) or (
+            getattr(formula, "is_infinite", False) and _has_other_letters(text)
+        ):
+            return None
+        return _with_real_roots(formula)
     except Exception:  # of the parser, its visitor and sympy: there is no common class
         return None
 
@@ -80,26 +85,56 @@ def value_of(text: str) -> Any | None:
     return value if value.is_Float else None
 
 
+def _has_other_letters(text: str) -> bool:
+    r"""Whether a text has letters that no limit explains: `not -\infty`."""
+    return r"\lim" not in text and re.search("[A-Za-z]", COMMANDS.sub("", text)) is not None
+
+
+def _with_real_roots(formula: Any) -> Any:
+    r"""An odd root of a negative number is the real one: \sqrt[3]{2 - \sqrt{5}} is negative."""
+    from sympy import Expr, Pow
+
+    if not isinstance(formula, Expr):
+        return formula
+    return formula.replace(
+        lambda part: (
+            isinstance(part, Pow)
+            and part.exp.is_Rational
+            and part.exp.p == 1
+            and part.exp.q % 2 == 1
+            and part.base.is_number
+            and part.base.is_negative
+        ),
+        lambda part: -Pow(-part.base, part.exp),
+    )
+
+
 def _same_value(one: Any, other: Any) -> bool:
-    from sympy import I, S, Symbol
+    from sympy import I, S, Symbol, nan, zoo
 
     one, other = (
         side.doit().subs(Symbol("i", real=True), I).subs(Symbol("i"), I) for side in (one, other)
     )
     if one == other:
-        return True
+        return not one.has(zoo, nan)
     symbols = sorted(one.free_symbols | other.free_symbols, key=str)
-    for attempt in range(TRIES if symbols else 1):
-        values = {
+    points = [
+        {
             symbol: S(VALUES[(index + attempt) % len(VALUES)]) * (1 + index // len(VALUES))
             for index, symbol in enumerate(symbols)
         }
-        left, right = (side.subs(values).evalf(DIGITS) for side in (one, other))
-        if not left.is_number or not right.is_number or not left.is_finite or not right.is_finite:
-            return False
-        if abs(left - right) > abs(left) * S(10) ** -AGREE:
-            return False
-    return True
+        for attempt in range(TRIES if symbols else 1)
+    ]
+    if symbols:
+        points.append({symbol: abs(value) for symbol, value in points[0].items()})
+    pairs = [[side.subs(point).evalf(DIGITS) for side in (one, other)] for point in points]
+    if not all(value.is_number and value.is_finite for pair in pairs for value in pair):
+        return False
+    if symbols and not one.has(I) and not other.has(I):
+        # \sqrt{1/x} and 1/\sqrt{x} differ only where x is negative, which neither is meant for.
+        real = [pair for pair in pairs if any(value.is_real for value in pair)]
+        pairs = real or pairs
+    return all(abs(left - right) <= abs(left) * S(10) ** -AGREE for left, right in pairs)
 
 
 def _same_zeros(one: Any, other: Any) -> bool:

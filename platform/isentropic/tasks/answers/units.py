@@ -20,10 +20,12 @@ MEASURES = {  # dimension -> names -> how many of the first
         "km kilometer kilometre": 1000, "in inch": Fraction(254, 10**4),
         "ft foot": Fraction(3048, 10**4), "yd yard": Fraction(9144, 10**4),
         "mi mile": Fraction(1_609_344, 1000),
+        "microm micrometer micrometre micron": Fraction(1, 10**6),
     },
     "mass": {
         "g gm gram": 1, "mg milligram": Fraction(1, 1000), "kg kilogram": 1000,
         "oz ounce": Fraction(28_349_523_125, 10**9), "lb pound": Fraction(45_359_237, 10**5),
+        "£ gbp": Fraction(45_359_237, 10**5),  # £5 is 5 pounds, and no text says which pounds
     },
     "time": {
         "s sec second": 1, "ms millisecond": Fraction(1, 1000), "min minute": 60,
@@ -35,9 +37,11 @@ MEASURES = {  # dimension -> names -> how many of the first
     },
     "dollars": {"dollar usd": 1, "cent ¢": Fraction(1, 100)},
     "euros": {"euro eur €": 1},
-    "pounds sterling": {"£ gbp": 1},
     "yen": {"yen jpy ¥": 1},
     "rupees": {"rupee inr rs ₹": 1},
+    "energy": {"joule": 1, "kilojoule": 1000}, "force": {"newton": 1, "kilonewton": 1000},
+    "power": {"watt": 1, "kilowatt": 1000}, "frequency": {"hertz hz": 1}, "voltage": {"volt": 1},
+    "current": {"ampere amp": 1}, "pressure": {"pascal": 1}, "kelvins": {"kelvin": 1},
     "angle": {"°": 1},
     "degrees celsius": {"°c celsius": 1},
     "degrees fahrenheit": {"°f fahrenheit": 1},
@@ -55,6 +59,7 @@ REWRITTEN = [
         (r"\\text\{([^{}]*)\}", r" \1 "),
         (r"\\\$", " dollar "),
         (r"\\cdot", " "),
+        (r"(?<![a-z])μ ?(?=[a-z])", "micro"),
         (r"° (?=[cf]\b)", "°"),
         (r"\bmph\b", "mile / hour"),
         (r"\b(?:kmph|kph|kmh)\b", "km / hour"),
@@ -99,11 +104,26 @@ DENYING_ADJECTIVES = {"wrong", "incorrect", "false", "invalid", "impossible", "u
 PART = re.compile(r"(/?)\s*([a-z°€£¥₹¢]+)\.?(?:\s*\^\s*\{?(-?\d)\}?)?")
 
 ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")  # its degrees are no unit of the answer
-CURRENCY = re.compile(r"([+-]?)\s*(\\\$|[€£¥₹])\s*(?=[\d.(\\])")
+CURRENCY = re.compile(
+    r"([+-]?)\s*(?:US(?=\\))?(\\\$|[€£¥₹]|(?:\\text\{\s*)?(?:USD|EUR|GBP|JPY|INR)(?:\s*\})?)"
+    r"\s*(?=[+-]?[\d.(\\])"
+)
+# 5k, 2.5M, $3B; with a currency also 5m and 5b, which are products or metres without one.
+MAGNITUDE = re.compile(
+    r"(?P<sign>[+-]?)\s*(?P<currency>\\\$|[€£¥₹])?\s*(?P<number>\d[\d,]*(?:\.\d+)?|\.\d+)"
+    r"(?P<space>\s*)(?:\\text\{\s*)?(?P<suffix>k|K|M|MM|B|bn|Bn|BN|m|mn|b|T)(?:\s*\})?"
+)
+MAGNITUDES = {"k": 3, "m": 6, "mm": 6, "mn": 6, "b": 9, "bn": 9, "t": 12}
+# Units whose sign is a letter, which is a variable if it is small.
+SIGNS = {
+    "J": "joule", "kJ": "kilojoule", "N": "newton", "kN": "kilonewton", "W": "watt", "kW": "kilowatt",
+    "V": "volt", "K": "kelvin", "Hz": "hertz", "Pa": "pascal",
+}  # fmt: skip
+SIGN = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(SIGNS)})(?![A-Za-z])")
 NAME = r"(?:\\text\{[^{}]*\}|[A-Za-z°€£¥₹¢][A-Za-z.]*|\\\$)(?:\s*\^\s*\{?-?\d\}?)?"
 # Behind a number or a formula: a digit, a closing bracket, a letter that \text follows.
 TRAILING = re.compile(
-    rf"(.*(?:[\d)}}%.!]|\\pi|[A-Za-z](?=\s*\\text)))(\s*)"
+    rf"(.*(?:[\d)}}%.!]|\\pi|[A-Za-z](?<!\\cdot)(?=\s*\\text)))(\s*)"
     rf"({NAME}(?:(?:\s*(?:/|\\cdot)\s*|\s+|(?=\\text)){NAME})*)"
 )
 # One quantity of `1 hr 30 min`, its text unwrapped.
@@ -129,6 +149,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if match is None or ("°" in match[3] and ANGLE_OF.search(match[1])):
         return text, None
     body, space, written = match[1].strip(), match[2], match[3]
+    if space or r"\text" in written:
+        written = SIGN.sub(lambda sign: SIGNS[sign[0]], written)
     words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", written).lower().split()
     words = [word.strip(".,;:") for word in words]
     if r"\text" not in written and not _is_surely_a_unit(body, space, written):
@@ -137,6 +159,20 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if _is_no_unit(rest, scaled != body):
         return text, None
     return scaled, (read_unit(" ".join(rest)) if scaled != body else read_unit(written))
+
+
+def written_out(text: str) -> str | None:
+    r"""`\$5000` of `\$5k`: a number with the letter that scales it multiplied in; else None."""
+    match = MAGNITUDE.fullmatch(text)
+    if match is None:
+        return None
+    suffix, currency = match["suffix"], match["currency"] or ""
+    if not currency and (match["space"] or suffix in ("m", "mn", "b", "T")):
+        return None
+    number = read_number(match["number"])
+    if number is None:
+        return None
+    return f"{match['sign']}{currency}{number.value * 10 ** MAGNITUDES[suffix.lower()]}"
 
 
 def add_up(text: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from isentropic.checks import check_choice, nearest
 from isentropic.tasks.data.sources import Place, Unreadable, read_source
+from isentropic.tasks.progress import announced, say_on_stderr
 
 SHOWN = 5  # places of a kind of bad row that an error lists
 SHOWN_KINDS = 10
@@ -31,6 +32,7 @@ def read_rows(
     columns: Mapping[str, Reader],
     limit: int | None,
     on_bad_row: str,
+    say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
 
@@ -40,6 +42,7 @@ def read_rows(
         columns: name -> what reads its value, or raises BadValue. `a.b` is the column b inside a.
         limit: ends the reading after so many good rows.
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
+        say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
         ValueError: bad rows, with their kinds, counts and places; or no usable row.
@@ -47,7 +50,7 @@ def read_rows(
     check_choice("task.on_bad_row", on_bad_row, ("refuse", "skip"))
     rows: list[Row] = []
     bad: dict[str, list[tuple[Place, Any]]] = {}
-    for place, row in read_source(path, split):
+    for place, row in announced(read_source(path, split), f"reading rows of {path}", say):
         try:
             rows.append(_read_row(row, columns))
         except BadValue as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from isentropic.checks import check_range
-from isentropic.records import Prompt, Rollout
+from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.pool import CRASHED, KINDS, TIMED_OUT, RewardError, WorkerPool
@@ -82,7 +82,7 @@ class RewardWorkers:
             RewardError: the task fails on right answers too.
         """
         items = [(rollout.prompt, tuple(self._chat.turn_texts(rollout))) for rollout in rollouts]
-        outcomes = await self._check(items)
+        outcomes = await self.check(items)
         for outcome, (prompt, _) in zip(outcomes, items, strict=True):
             await self._count(outcome, prompt)
         return [
@@ -103,7 +103,8 @@ class RewardWorkers:
         """Ends the workers, hung ones too."""
         self._pool.close()
 
-    async def _check(self, items: Sequence[Item]) -> list[Outcome]:
+    async def check(self, items: Sequence[Item]) -> list[Outcome]:
+        """Returns a reward or the kind of an error per item, in order, and counts nothing."""
         if self._task.isolated:
             return await self._check_isolated(items)
         return [check(self._task, prompt, turns) for prompt, turns in items]
@@ -162,9 +163,12 @@ class RewardWorkers:
         would not come as far as its fault with a bare one.
         """
         right = [(prompt, (form.format(prompt.answer),)) for form in FORMS]
-        outcomes = await self._check(right)
+        outcomes = await self.check(right)
         errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        paid = any(not isinstance(outcome, str) and outcome > 0 for outcome in outcomes)
+        paid = any(
+            not isinstance(outcome, str) and (outcome > 0 or is_right(outcome, prompt))
+            for outcome in outcomes
+        )
         if errors and not paid:
             outcome = errors[0]
             raise RewardError(

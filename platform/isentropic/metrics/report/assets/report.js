@@ -20,8 +20,13 @@
     return `rgba(${r},${g},${b},${opacity ?? 1})`;
   };
   // Only values of keys that name a colour: a run may be called "@warn".
+  const scale = name => {
+    const colours = getComputedStyle(document.documentElement).getPropertyValue("--" + name.slice(1)).trim().split(/\s+/);
+    return colours.map((colour, index) => [index / (colours.length - 1), colour]);
+  };
   const paint = (node, name = "") => {
     if (typeof node === "string") {
+      if (name === "colorscale") return scale(node);
       return /color$/.test(name) && /^@[a-z]+\d?(\/[\d.]+)?$/.test(node) ? resolve(node) : node;
     }
     if (Array.isArray(node)) {
@@ -52,11 +57,14 @@
     responsive: true, displaylogo: false, showSendToCloud: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], doubleClick: "reset",
   };
+  // A narrow card has no room for a colour bar and the title of every axis.
+  const fitted = (layout, plot) =>
+    plot.clientWidth < 420 ? { ...layout, margin: { l: 44, r: 8, t: 8, b: 36 } } : layout;
   const draw = plot => {
     const figure = figures[Number(plot.dataset.figure)];
     const draws = drawn.has(plot) ? Plotly.react : Plotly.newPlot;
     drawn.add(plot);
-    return draws(plot, paint(figure.data), themed(figure.layout), config);
+    return draws(plot, paint(figure.data), fitted(themed(figure.layout), plot), config);
   };
   const watcher = new IntersectionObserver(entries => {
     for (const entry of entries) {

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from isentropic.metrics.report.charts.figures import (
+    PERCENT,
     Figure,
     Point,
     colour,
@@ -24,40 +25,34 @@ from isentropic.metrics.report.settings import Setting, order_of, short, swept_a
 CURVES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("entropy/mean", "Entropy of the policy", "nats per token", {"rangemode": "tozero"}),
     ("reward/mean", "Reward", "task reward", {}),
-    ("eval/avg_at_k", "Held-out prompts, avg@k", "share", {"tickformat": ".2~%"}),
-    ("eval/pass_at_k", "Held-out prompts, pass@k", "share", {"tickformat": ".2~%"}),
+    ("eval/avg_at_k", "Held-out prompts, avg@k", "share", PERCENT),
+    ("eval/pass_at_k", "Held-out prompts, pass@k", "share", PERCENT),
     (
         "clip/low_frac",
         "Clipped tokens, low side",
         "share of tokens",
-        {"tickformat": ".2~%", "rangemode": "tozero"},
+        PERCENT | {"rangemode": "tozero"},
     ),
     (
         "clip/high_frac",
         "Clipped tokens, high side",
         "share of tokens",
-        {"tickformat": ".2~%", "rangemode": "tozero"},
+        PERCENT | {"rangemode": "tozero"},
     ),
     (
         "grad_share/low",
         "Gradient mass, low side",
         "share of |push|",
-        {"tickformat": ".2~%", "rangemode": "tozero"},
+        PERCENT | {"rangemode": "tozero"},
     ),
     (
         "grad_share/high",
         "Gradient mass, high side",
         "share of |push|",
-        {"tickformat": ".2~%", "rangemode": "tozero"},
+        PERCENT | {"rangemode": "tozero"},
     ),
     ("kl/k1", "KL to the old policy, k1", "nats per token", {"zeroline": True}),
     ("grad_norm/max", "Largest gradient norm of a step", "L2 norm", {}),
-    (
-        "entropy/prediction_correlation",
-        "Predicted against measured entropy change",
-        "correlation",
-        {"range": [-1, 1]},
-    ),
     ("response/tokens_mean", "Response length", "tokens", {}),
 )
 MAPS = (("entropy/mean", "Final entropy", "nats"), ("reward/mean", "Final reward", "reward"))
@@ -89,8 +84,8 @@ def _curve(
         if not points:
             continue
         mean = line(points, setting.label, index, limit=limit, legendgroup=str(index))
-        mean["customdata"] = [[step, counts[step]] for step in mean["customdata"]]
-        mean["hovertemplate"] = "%{y:.4~g} (step %{customdata[0]}, %{customdata[1]} runs)"
+        mean["customdata"] = [counts[step] for step in mean["x"]]
+        mean["hovertemplate"] = "%{y}" + (" (%{customdata} runs)" if len(setting.runs) > 1 else "")
         if any(spread.values()):
             banded = True
             traces.append(_band(mean, spread, index))
@@ -130,7 +125,7 @@ def over_seeds(
 
 
 def _band(mean: dict[str, Any], spread: dict[int, float], index: int) -> dict[str, Any]:
-    steps = [step for step, _ in mean["customdata"]]
+    steps = mean["x"]
     upper = [number(value + spread[step]) for value, step in zip(mean["y"], steps, strict=True)]
     lower = [number(value - spread[step]) for value, step in zip(mean["y"], steps, strict=True)]
     return {
@@ -151,7 +146,7 @@ def _marks(setting: Setting, key: str, index: int) -> list[dict[str, Any]]:
     """Marks alarms of the metric, at the value of the run that raised them."""
     marks = []
     for run in setting.runs:
-        at = {step: (version, value) for version, step, value in run.curve(key)}
+        at = {step: (step, value) for _, step, value in run.curve(key)}
         for alarm in run.raised:
             if alarm.get("metric") == key and alarm.get("step") in at:
                 label = f"{run.name}: {alarm.get('message', alarm.get('rule', 'alarm'))}"

@@ -1,8 +1,8 @@
 """Figures as plotly's own JSON: traces and layout in plain dicts.
 
 A colour is a name that the page resolves: '@c0' .. '@c7', '@warn', '@muted', or '@c0/0.2' with an
-opacity. The page has one palette for light and one for dark, and draws again when the reader's
-setting changes.
+opacity; '@scale' and '@heat' are colour scales. The page has one palette for light and one for dark, and draws
+again when the reader's setting changes.
 """
 
 import html
@@ -17,9 +17,12 @@ from isentropic.metrics.report.run_data import RunData
 POINTS = 1500  # of a curve; longer ones are thinned
 DASHES = ("solid", "dash", "dot", "dashdot")
 NUM_COLOURS = 8
-VERSION = "policy version"
-PERCENT = {"tickformat": ".2~%"}
-LOG = {"type": "log"}
+STEP = "step"
+# Options of an axis: a tooltip shows a number as its axis does, with a digit more.
+PERCENT = {"tickformat": ".2~%", "hoverformat": ".3~%"}
+THOUSANDS = {"tickformat": ".3~s", "hoverformat": ".3~s"}
+LOG = {"type": "log", "hoverformat": ".3~g"}
+ZERO = {"zeroline": True}
 Point = tuple[int, int, float]  # policy version, step, value
 
 
@@ -43,11 +46,15 @@ def colour(index: int, opacity: float | None = None) -> str:
     return f"@c{index % NUM_COLOURS}" + (f"/{opacity}" if opacity is not None else "")
 
 
-def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
+def layout(*, y: str, x: str = STEP, **changes: Any) -> dict[str, Any]:
     """Makes a layout with the titles of the axes; a change of an axis adds to it."""
     base: dict[str, Any] = {
-        "xaxis": {"title": {"text": text(x)}, "zeroline": False},
-        "yaxis": {"title": {"text": text(y)}, "zeroline": False},
+        "xaxis": {
+            "title": {"text": text(x)},
+            "zeroline": False,
+            "unifiedhovertitle": {"text": f"{text(x)} %{{x}}"},
+        },
+        "yaxis": {"title": {"text": text(y)}, "zeroline": False, "hoverformat": ".4~r"},
         "hovermode": "x unified",
     }
     for key, value in changes.items():
@@ -62,16 +69,16 @@ def layout(*, y: str, x: str = VERSION, **changes: Any) -> dict[str, Any]:
 def line(
     points: Sequence[Point], name: str, index: int, *, limit: int = POINTS, **changes: Any
 ) -> dict[str, Any]:
-    """Draws a curve over the policy version; the step is in the hover."""
+    """Draws a curve over the steps; the policy version is in the hover of a chart's first line."""
     kept = thin(points, limit)
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines+markers" if len(kept) <= 30 else "lines",
         "name": text(name),
-        "x": [version for version, _, _ in kept],
+        "x": [step for _, step, _ in kept],
         "y": [number(value) for _, _, value in kept],
-        "customdata": [step for _, step, _ in kept],
-        "hovertemplate": "%{y:.4~g} (step %{customdata})",
+        "customdata": [version for version, _, _ in kept],
+        "hovertemplate": "%{y}" + (" (version %{customdata})" if index == 0 else ""),
         "line": {
             "color": colour(index),
             "width": 2,
@@ -94,9 +101,12 @@ def curves(
     limit: int = POINTS,
     **changes: Any,
 ) -> Figure | None:
-    """Draws one line per metric, with its alarms; None if the run has none of the metrics."""
+    """Draws one line per metric, with its alarms; None if the run has none of the metrics.
+
+    A metric that is 0 throughout is left out: `run.zeros` names it at the end of the page.
+    """
     names = dict(keys) if isinstance(keys, Mapping) else {key: key for key in keys}
-    present = {key: name for key, name in names.items() if run.curve(key, start=start)}
+    present = {key: name for key, name in names.items() if any(run.values(key, start=start))}
     if not present:
         return None
     traces = [
@@ -106,7 +116,7 @@ def curves(
     return Figure(
         title=title,
         traces=traces,
-        layout=layout(y=y, **changes),
+        layout=layout(y=y, showlegend=True, **changes),
         note=note,
         wide=wide,
         keys=tuple(names),
@@ -129,10 +139,10 @@ def alarm_marks(
 ) -> list[dict[str, Any]]:
     """Marks raised alarms on their curves; with `on`, those of every metric on that one's curve."""
     where = {
-        (key, step): (version, value)
+        (key, step): (step, value)
         for key in {*keys, on}
         if key
-        for version, step, value in run.curve(key)
+        for _, step, value in run.curve(key)
     }
     marks = []
     for alarm in run.raised:
@@ -177,7 +187,7 @@ def heat(
         "x": list(x),
         "y": list(y),
         "z": [[number(value) for value in row] for row in z],
-        "colorscale": "Viridis",
+        "colorscale": "@heat",
         "colorbar": {
             "title": {"text": options.get("unit", ""), "side": "right"},
             "thickness": 12,
@@ -188,9 +198,7 @@ def heat(
     }
     if options.get("show"):
         trace["texttemplate"] = "%{z:.3~g}"
-    axes = layout(
-        y=options.get("y_title", ""), x=options.get("x_title", VERSION), hovermode="closest"
-    )
+    axes = layout(y=options.get("y_title", ""), x=options.get("x_title", STEP), hovermode="closest")
     for axis, labels in (("xaxis", x), ("yaxis", y)):
         axes[axis]["showgrid"] = False
         if labels and isinstance(labels[0], str):
@@ -205,9 +213,17 @@ def heat(
     )
 
 
-def versions(rows: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Returns the policy versions of lines."""
-    return [row.get("policy_version", row["step"]) for row in rows]
+def error_bars(errors: Sequence[Any], colour: str = "@muted/0.6") -> dict[str, Any]:
+    """Makes error bars; a point whose error is unknown has none."""
+    array = [number(error) or 0 for error in errors]
+    return {"type": "data", "array": array, "thickness": 1, "width": 0, "color": colour}
+
+
+def by_step(steps: Sequence[int], **changes: Any) -> dict[str, Any]:
+    """Makes markers that are coloured by their step, with the scale beside the chart."""
+    bar = {"title": {"text": STEP, "side": "right"}, "thickness": 12, "outlinewidth": 0}
+    marker = {"size": 8, "color": list(steps), "colorscale": "@scale", "colorbar": bar}
+    return marker | changes
 
 
 def thin(points: Sequence[Any], limit: int = POINTS) -> list[Any]:

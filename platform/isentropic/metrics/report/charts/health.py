@@ -1,7 +1,17 @@
 """Charts of one run: is it sound, and where does the time go."""
 
-from isentropic.metrics.report.charts.figures import LOG, Figure, curves, line, stacked
+from isentropic.metrics.report.charts.figures import (
+    LOG,
+    THOUSANDS,
+    Figure,
+    curves,
+    line,
+    stacked,
+)
 from isentropic.metrics.report.run_data import RunData
+
+# Not a phase of the step: the step itself, the evaluation, and what runs after the clock stopped.
+OUTSIDE = ("time/step_s", "time/eval_s", "time/accounting_s")
 
 
 def kl(run: RunData) -> Figure | None:
@@ -29,15 +39,13 @@ def mismatch(run: RunData) -> Figure | None:
         "sync/probe_logprob_abs_max": "probe after the sync, max",
     }
     note = "|engine - learner| on the tokens the engine drew."
-    # A log axis shows no 0: a run whose every value is 0 would be an empty chart.
-    has_positive = any(value > 0 for key in names for value in run.values(key))
-    axis = LOG if has_positive else {}
-    return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=axis)
+    return curves(run, "Engine against learner", names, y="nats", note=note, yaxis=LOG)
 
 
 def ratios(run: RunData) -> Figure | None:
     names = {"ratio/p01": "1 %", "ratio/p50": "median", "ratio/p99": "99 %", "ratio/max": "max"}
-    return curves(run, "Ratio to the old policy", names, y="ratio")
+    note = "Log scale: the largest ratio of a step is often a hundred times the median."
+    return curves(run, "Ratio to the old policy", names, y="ratio", note=note, yaxis=LOG)
 
 
 def staleness(run: RunData) -> Figure | None:
@@ -52,11 +60,7 @@ def staleness(run: RunData) -> Figure | None:
 
 
 def phases(run: RunData) -> Figure | None:
-    keys = [
-        key
-        for key in run.metrics
-        if key.startswith("time/") and key not in ("time/step_s", "time/eval_s")
-    ]
+    keys = [key for key in run.metrics if key.startswith("time/") and key not in OUTSIDE]
     names = {key: key.removeprefix("time/").removesuffix("_s").replace("_", " ") for key in keys}
     figure = stacked(
         run,
@@ -76,4 +80,5 @@ def phases(run: RunData) -> Figure | None:
 
 def throughput(run: RunData) -> Figure | None:
     names = {"throughput/rollout_tok_s": "rollout", "throughput/learner_tok_s": "learner"}
-    return curves(run, "Throughput", names, y="tokens / s", yaxis={"rangemode": "tozero"})
+    axis = THOUSANDS | {"rangemode": "tozero"}
+    return curves(run, "Throughput", names, y="tokens / s", yaxis=axis)

@@ -3,6 +3,7 @@
 Each function returns None if the run lacks the metrics.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,16 +15,21 @@ from isentropic.metrics.report.charts.figures import (
     alarm_marks,
     colour,
     curves,
+    error_bars,
     heat,
     layout,
     line,
     thin,
-    versions,
 )
+from isentropic.metrics.report.charts.law import binomial_error
 from isentropic.metrics.report.reading import is_number, words
 from isentropic.metrics.report.run_data import RunData
 
 HISTOGRAM = "entropy/histogram"
+BINOMIAL = (
+    "Bars: the binomial standard error over the prompts, the largest that avg@k can have. The "
+    "prompts are the same each time, so the change of a run is surer than its bars."
+)
 
 
 def entropy(run: RunData) -> Figure | None:
@@ -66,7 +72,7 @@ def deciles(run: RunData) -> Figure | None:
     z = [[row.get(key) for row in rows] for key in keys]
     return heat(
         "Entropy by position in the response",
-        versions(rows),
+        [row["step"] for row in rows],
         bands,
         z,
         unit="nats",
@@ -83,7 +89,14 @@ def histogram(run: RunData) -> Figure | None:
     used = max(index for share in shares for index, part in enumerate(share) if part) + 1
     bins = [f"{low:g} to {high:g}" for low, high in pairwise(ENTROPY_EDGES)][:used]
     z = [[share[index] for share in shares] for index in range(used)]
-    return heat("Tokens by their entropy", versions(rows), bins, z, unit="share", y_title="nats")
+    return heat(
+        "Tokens by their entropy",
+        [row["step"] for row in rows],
+        bins,
+        z,
+        unit="share",
+        y_title="nats",
+    )
 
 
 def _is_histogram(counts: Any) -> bool:
@@ -119,6 +132,10 @@ def evaluation(run: RunData) -> Figure | None:
     if figure:
         for trace in figure.traces:
             trace["mode"] = "lines+markers"
+            errors = [binomial_error(run, share or 0.0) for share in trace["y"]]
+            if trace["name"] != "alarm" and any(errors):
+                trace["error_y"] = error_bars(errors, trace["line"]["color"])
+                figure = replace(figure, note=BINOMIAL)
     return figure
 
 
@@ -145,6 +162,7 @@ def response(run: RunData) -> Figure | None:
             "side": "right",
             "showgrid": False,
             "title": {"text": "share cut off"},
+            "tickmode": "auto",  # else at the heights of the left axis' ticks: 0.02 %, 0.07 %
         }
         figure.layout["yaxis2"] = second | PERCENT | {"rangemode": "tozero", "zeroline": False}
     return figure

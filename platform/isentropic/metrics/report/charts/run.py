@@ -5,24 +5,29 @@ How did the entropy move, what did that buy, what moved it, and is the run sound
 
 from collections.abc import Callable
 
-from isentropic.metrics.report.charts import cause, health, outcome
+from isentropic.metrics.report.charts import books, cause, health, law, outcome
 from isentropic.metrics.report.charts.figures import Figure, curves
 from isentropic.metrics.report.run_data import RunData
 
+LAW = "Reward against entropy"
 SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
     "Entropy": (outcome.entropy, outcome.deciles, outcome.histogram),
     "Reward": (outcome.reward, outcome.evaluation, outcome.groups, outcome.response),
     "What moved the entropy": (
-        cause.books,
-        cause.clip,
+        books.per_step,
+        books.cumulated,
+        books.impulse,
+        books.sides,
+        books.source,
+        cause.drift,
+        cause.changes,
         cause.classes,
+        cause.clip,
         cause.given_back,
         cause.clipped_probability,
-        cause.prediction,
-        cause.changes,
-        cause.drift,
         cause.panel,
     ),
+    LAW: (law.scatter, law.residuals),
     "Is it sound": (
         health.kl,
         health.grad_norm,
@@ -33,6 +38,10 @@ SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
     ),
     "Time": (health.phases,),
 }
+
+
+# Of runs before the ledger: what a step of free logits would do explained 3 % of the changes.
+GONE = ("entropy/predicted_change", "entropy/prediction_")
 
 
 def run_charts(run: RunData) -> dict[str, list[Figure]]:
@@ -52,7 +61,9 @@ def other_charts(run: RunData, shown: dict[str, list[Figure]], limit: int = 300)
     seen = {key for figures in shown.values() for figure in figures for key in figure.keys}
     groups: dict[str, list[str]] = {}
     for key in run.metrics:
-        if key not in seen and "/" in key and not key.endswith("policy_version"):
+        if key.startswith(GONE) or key in seen or key.endswith("policy_version"):
+            continue
+        if "/" in key:
             groups.setdefault(key.rpartition("/")[0], []).append(key)
     figures = [
         curves(run, f"{name}/*", {key: key.rpartition("/")[2] for key in keys}, y="", limit=limit)

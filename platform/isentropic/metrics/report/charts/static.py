@@ -41,7 +41,7 @@ def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
                 _draw(axes, setting, key, label=label, colour=colour, style=STYLES[order])
         if not any(len(line.get_xdata()) for line in axes.lines):
             continue
-        axes.set(xlabel="policy version (optimizer steps)", ylabel=unit)
+        axes.set(xlabel="step", ylabel=unit)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if 1 < len(axes.lines) <= LEGEND:
@@ -55,7 +55,7 @@ def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
 def _draw(axes: "Axes", setting: Setting, key: str, *, label: str, colour: str, style: str) -> None:
     """Draws a metric's mean over the runs, and one standard deviation around it."""
     points, spread, _ = over_seeds(setting.runs, key)
-    x = [version for version, _, _ in points]
+    x = [step for _, step, _ in points]
     mean = [value for _, _, value in points]
     low = [value - spread[step] for _, step, value in points]
     high = [value + spread[step] for _, step, value in points]

@@ -19,7 +19,9 @@ g = - sum_t push_t grad logprob_t + sum_t d_entropy_t grad entropy_t:
     now = lr s sum_t push_t j_t - lr s sum_t d_entropy_t i_t
     j_t = <u, grad logprob_t>,  i_t = <u, grad entropy_t>
 
-and central differences along u give j and i of all tokens in two forward passes.
+and central differences along u give j and i of all tokens in two forward passes. Along a sharp
+direction their error is that of the third derivative: with two passes more, at half the length, it
+cancels (Richardson's extrapolation).
 """
 
 import math
@@ -27,10 +29,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
+from isentropic.learner.books.owners import Owners
+from isentropic.learner.books.shards import Shards, local, local_gradients, sum_over_ranks
 from isentropic.records import MicroBatch, UpdateBooks
 
 # Length of the step along u in parameter space. In float32 the differences were right to 3e-4 of
@@ -39,8 +41,6 @@ REACH = 0.02
 
 PARTS = ("first", "trapezoid", "now", "momentum", "decay")
 
-Shards = list[Tensor]
-
 
 @dataclass(frozen=True)
 class Slope:
@@ -48,6 +48,22 @@ class Slope:
 
     entropy: float
     gradient: Shards
+
+
+def clip_scale(grad_norm: float, max_norm: float) -> float:
+    """Computes s: what the clip of the gradient leaves of it."""
+    return min(1.0, max_norm / (grad_norm + 1e-6))
+
+
+def check_adamw(optimizer: torch.optim.Optimizer) -> None:
+    """Raises ValueError unless the optimizer makes the steps whose parts the books know."""
+    name = type(optimizer).__name__
+    other = [key for key in ("amsgrad", "maximize") if optimizer.param_groups[0].get(key)]
+    if type(optimizer) is not torch.optim.AdamW or other:
+        raise ValueError(
+            f"the entropy ledger splits the steps of torch's AdamW, and the optimizer is {name}"
+            f"{f' with {other[0]}' if other else ''}. Set accounting.ledger.every=0."
+        )
 
 
 class Books:
@@ -61,6 +77,7 @@ class Books:
         measure: returns H over the contexts; leaves its gradient in the parameters' `grad`, summed
             over ranks.
         score: returns [N] logprob and [N] entropy of microbatches under the present weights.
+        fine: take the slopes by four forward passes instead of two.
     """
 
     def __init__(
@@ -68,22 +85,31 @@ class Books:
         optimizer: torch.optim.AdamW,
         measure: Callable[[], float],
         score: Callable[[Sequence[MicroBatch]], tuple[Tensor, Tensor]],
+        *,
+        fine: bool = False,
     ) -> None:
         self._optimizer = optimizer
+        check_adamw(optimizer)
         (self._group,) = optimizer.param_groups
         self._measure = measure
         self._score = score
+        self._fine = fine
         self._slope = self._slope_here()
 
     def before(self, grad_norm: float, max_norm: float) -> None:
         """Keeps what the step is about to change; `grad` holds the clipped gradients."""
-        self._scale = min(1.0, max_norm / (grad_norm + 1e-6))
-        self._weights = [_local(parameter).clone() for parameter in self._parameters]
-        self._gradients = self._gradients_here()
-        self._momentum = [_local(state["exp_avg"]).clone() for state in self._states]
+        self._scale = clip_scale(grad_norm, max_norm)
+        self._weights = [local(parameter).clone() for parameter in self._parameters]
+        self._gradients = local_gradients(self._parameters)
+        self._momentum = [local(state["exp_avg"]).clone() for state in self._states]
 
-    def after(self, microbatches: Sequence[MicroBatch]) -> UpdateBooks:
-        """Closes the books of the step made on `microbatches`; every rank must call it."""
+    def after(
+        self, microbatches: Sequence[MicroBatch], owners: Owners | None = None
+    ) -> UpdateBooks:
+        """Closes the books of the step made on `microbatches`; every rank must call it.
+
+        owners: whose momentum it was; None if that is not followed.
+        """
         start = self._slope
         end = self._slope_here()
         self._slope = end
@@ -91,6 +117,7 @@ class Books:
         parts = self._parts(start.gradient, mean)
         logprob_slope, entropy_slope = self._slopes(microbatches, mean)
         return UpdateBooks(
+            owned=owners.parts(self._along(mean)) if owners else {},
             entropy_before=start.entropy,
             entropy_after=end.entropy,
             scale=self._scale,
@@ -131,19 +158,9 @@ class Books:
     def _slope_here(self) -> Slope:
         self._optimizer.zero_grad(set_to_none=True)
         entropy = self._measure()
-        gradient = self._gradients_here()
+        gradient = local_gradients(self._parameters)
         self._optimizer.zero_grad(set_to_none=True)
         return Slope(entropy, gradient)
-
-    def _gradients_here(self) -> Shards:
-        """Copies this rank's shards of the gradients."""
-        # A parameter that no loss reaches has no gradient: count it as 0.
-        return [
-            torch.zeros_like(_local(parameter))
-            if parameter.grad is None
-            else _local(parameter.grad).clone()
-            for parameter in self._parameters
-        ]
 
     def _denominators(self) -> list[Tensor]:
         """Returns (1 - b1^t) D of each shard, as the step used it, in float64."""
@@ -151,9 +168,16 @@ class Books:
         denominators = []
         for state in self._states:
             count = float(state["step"])
-            second = _local(state["exp_avg_sq"]).double() / (1 - beta2**count)
+            second = local(state["exp_avg_sq"]).double() / (1 - beta2**count)
             denominators.append((1 - beta1**count) * (second.sqrt() + self._group["eps"]))
         return denominators
+
+    def _along(self, mean: Shards) -> Shards:
+        """Returns G / ((1 - b1^t) D) of each shard, in float64."""
+        return [
+            average.double() / denominator
+            for average, denominator in zip(mean, self._denominators(), strict=True)
+        ]
 
     @torch.no_grad()
     def _parts(self, start: Shards, mean: Shards) -> dict[str, float]:
@@ -171,7 +195,7 @@ class Books:
             self._denominators(),
             strict=True,
         ):
-            step = _local(parameter).double() - weight.double()
+            step = local(parameter).double() - weight.double()
             along = average.double() / denominator
             sums += torch.stack(
                 [
@@ -182,7 +206,7 @@ class Books:
                     -rate * self._group["weight_decay"] * (average.double() * weight).sum(),
                 ]
             )
-        _sum_over_ranks(sums)
+        sum_over_ranks(sums)
         return dict(zip(PARTS, sums.tolist(), strict=True))
 
     @torch.no_grad()
@@ -194,34 +218,32 @@ class Books:
             for average, denominator in zip(mean, self._denominators(), strict=True)
         ]
         square = torch.stack([part.square().sum() for part in direction]).sum()
-        _sum_over_ranks(square)
+        sum_over_ranks(square)
         length = math.sqrt(float(square))
         if not length:
             lengths = sum(len(batch.target) for batch in microbatches)
             return torch.zeros(lengths).numpy(), torch.zeros(lengths).numpy()
-        reach = REACH / length
-        updated = [_local(parameter).clone() for parameter in self._parameters]
+        updated = [local(parameter).clone() for parameter in self._parameters]
+        slopes = self._differences(microbatches, direction, REACH / length)
+        if self._fine:
+            near = self._differences(microbatches, direction, REACH / length / 2)
+            slopes = [(4 * half - whole) / 3 for half, whole in zip(near, slopes, strict=True)]
+        for parameter, weight in zip(self._parameters, updated, strict=True):
+            local(parameter).copy_(weight)
+        return tuple(slope.float().cpu().numpy() for slope in slopes)
+
+    def _differences(
+        self, microbatches: Sequence[MicroBatch], direction: Shards, reach: float
+    ) -> list[Tensor]:
+        """Returns [N] central differences of logprob and of entropy; leaves the weights moved."""
         sides = []
         for sign in (1, -1):
             for parameter, weight, part in zip(
                 self._parameters, self._weights, direction, strict=True
             ):
-                _local(parameter).copy_(weight.double() + sign * reach * part)
+                local(parameter).copy_(weight.double() + sign * reach * part)
             sides.append(self._score(microbatches))
-        for parameter, weight in zip(self._parameters, updated, strict=True):
-            _local(parameter).copy_(weight)
-        return tuple(
-            ((above.double() - below.double()) / (2 * reach)).float().cpu().numpy()
+        return [
+            (above.double() - below.double()) / (2 * reach)
             for above, below in zip(*sides, strict=True)
-        )
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Returns this rank's shard, sharing memory."""
-    tensor = tensor.detach()
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _sum_over_ranks(tensor: Tensor) -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
+        ]

@@ -1,19 +1,11 @@
-"""The measured change with its error, the subset it is measured on, and the running correlation."""
+"""The measured change with its error, and the subset it is measured on."""
 
-import json
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from isentropic.metrics.prediction import (
-    PredictionTracker,
-    measured_change,
-    predicted_change,
-    recheck_subset,
-)
+from isentropic.metrics.recheck import measured_change, recheck_subset
 
 
 def test_subset_has_its_share_and_keeps_the_order(make):
@@ -57,40 +49,3 @@ def test_error_covers_the_truth_at_its_rate():
 def test_one_rollout_has_no_error_and_none_has_no_change():
     assert math.isnan(measured_change([np.ones(2)], [np.ones(2)])["entropy/measured_change_se"])
     assert math.isnan(measured_change([], [])["entropy/measured_change"])
-
-
-def test_prediction_is_the_drift_times_the_rate():
-    assert predicted_change(
-        [{"drift/total": 2.0}, {"drift/total": -1.0}], [0.1, 0.2]
-    ) == pytest.approx(0.0)
-
-
-pairs = st.lists(st.tuples(st.integers(-50, 50), st.integers(-50, 50)), min_size=3, max_size=30)
-
-
-@settings(max_examples=50, deadline=None)
-@given(pairs)
-def test_running_correlation_is_that_of_numpy(values):
-    tracker = PredictionTracker()
-    for predicted, measured in values:
-        metrics = tracker.add(predicted / 10, measured / 10)
-    x, y = np.array(values, dtype=float).T / 10
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert math.isnan(metrics["entropy/prediction_correlation"])
-    else:
-        assert metrics["entropy/prediction_correlation"] == pytest.approx(
-            np.corrcoef(x, y)[0, 1], abs=1e-9
-        )
-        assert metrics["entropy/prediction_slope"] == pytest.approx(
-            np.polyfit(x, y, 1)[0], abs=1e-7
-        )
-
-
-def test_a_resumed_tracker_goes_on_with_the_same_bits():
-    values = [(0.1, 0.3), (0.2, 0.1), (float("nan"), 1.0), (-0.5, -0.2), (0.7, 0.9), (0.3, 0.31)]
-    whole, first, second = PredictionTracker(), PredictionTracker(), PredictionTracker()
-    expected = [whole.add(*pair) for pair in values][-1]
-    for pair in values[:3]:
-        first.add(*pair)
-    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    assert [second.add(*pair) for pair in values[3:]][-1] == expected

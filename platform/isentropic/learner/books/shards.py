@@ -1,0 +1,31 @@
+"""This rank's shards of parameters, and sums over all ranks."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+Shards = list[Tensor]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Returns this rank's shard, sharing memory."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def sum_over_ranks(tensor: Tensor) -> None:
+    """Adds up a tensor over the ranks, in place."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+
+
+def local_gradients(parameters: Shards) -> Shards:
+    """Copies this rank's shards of the gradients."""
+    # A parameter that no loss reaches has no gradient: count it as 0.
+    return [
+        torch.zeros_like(local(parameter))
+        if parameter.grad is None
+        else local(parameter.grad).clone()
+        for parameter in parameters
+    ]
