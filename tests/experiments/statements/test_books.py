@@ -96,9 +96,9 @@ def steered(root, gaps, *, reward=0.7, from_step=1, target=0.3):
 @pytest.mark.parametrize(
     ("gaps", "verdict"),
     [
-        ([0.019, -0.019, 0.0], "held"),
-        ([0.021, -0.021, 0.5], "not held"),
-        ([0.021, 0.0, 0.0], "undecided"),
+        ([0.029, -0.029, 0.0], "held"),
+        ([0.031, -0.031, 0.5], "not held"),
+        ([0.031, 0.0, 0.0], "undecided"),
         ([0.0, 0.0], "undecided"),
     ],
 )
