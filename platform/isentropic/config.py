@@ -133,7 +133,8 @@ class RolloutConfig:
     max_num_seqs: int  # requests an engine runs at once
     kv_cache_gib: float
     dtype: str
-    # nats: a larger gap between engine and learner after a sync stops the run
+    # nats: a larger gap between engine and learner after a sync stops the run; in float32 that of
+    # any token, else the mean of the probe
     probe_tolerance: float
     timeout_s: float  # deadline for one step's rollouts
 
