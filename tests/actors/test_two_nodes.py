@@ -65,3 +65,9 @@ def test_what_cannot_be_placed_is_refused_and_does_not_hang(placed):
     assert "WaitError" in many["error"] and "no room for 9 engines" in many["error"]
     assert "17 are wanted: 1 missing" in many["error"]
     assert max(case["s"] for case in (uneven, label, many)) < 10
+
+
+def test_a_node_that_does_not_share_the_run_folder_is_named(placed):
+    found = placed["folder"]
+    assert found["left"] == []
+    assert "is not that of " in found["error"] and "ISENTROPIC_RUNS" in found["error"]

@@ -6,13 +6,15 @@ A Ray can be joined only once in a process, and that of the tests may have one a
 import json
 import os
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import ray
 from ray.cluster_utils import Cluster
 
-from isentropic.actors.nodes import reserving
+from isentropic.actors.nodes import folders, reserving
 from isentropic.actors.placement import plan
 
 GPUS = 8
@@ -69,8 +71,22 @@ CASES = {
 }  # fmt: skip
 
 
+def seen():
+    """A folder that the ranks' node has, and a marker that it does not find."""
+    places = reserving.place(*layout_of(ranks=8, engines=1))
+    with tempfile.TemporaryDirectory() as folder:
+        folders.check_shared(Path(folder), places.ranks)
+        left = os.listdir(folder)
+    try:
+        folders.check_seen(Path(folder, "marker"), {places.ranks[0].node})
+        return {"left": left, "error": ""}
+    except ValueError as error:
+        return {"left": left, "error": str(error)}
+
+
 def main() -> None:
     reserving.JOIN_S = 1.0
+    folders.SEEN_S = 1.0
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
@@ -80,6 +96,7 @@ def main() -> None:
         ray.init(address=cluster.address, log_to_driver=False)
         names = {node["NodeID"]: node["Labels"].get("role", "head") for node in ray.nodes()}
         found = {name: placed(names, **wanted) for name, wanted in CASES.items()}
+        found["folder"] = seen()
         print(json.dumps(found))
     finally:
         sys.stdout.flush()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
+from isentropic.actors.nodes.folders import check_shared
 from isentropic.actors.nodes.reserving import Place, Places, place
 from isentropic.actors.placement import Plan, check_node, plan, sharing_cpus
 from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
@@ -73,11 +75,13 @@ async def start_actors(
     *,
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
+    folder: Path | None = None,
 ) -> Actors:
     """Starts engines and ranks, in parallel unless they share GPUs.
 
     Raises ValueError or NotStarted that says what could not be had. `make_engine` and `make_learner`
-    are pickled: a `functools.partial` of the class and plain values.
+    are pickled: a `functools.partial` of the class and plain values. `folder`, if given, must be
+    seen by all ranks.
     """
     layout = plan(cluster, rollout, learner)
     own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
@@ -86,6 +90,8 @@ async def start_actors(
     check_node(layout, rollout.tensor_parallel)
     with start_explained():
         reserved = place(layout, cluster)
+        if folder is not None:
+            _check_folder(folder, reserved)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
     env = worker_env(layout.engine["CPU"] / rollout.tensor_parallel, **variables)
     handles = _engines(layout, reserved, cluster, make_engine, env)
@@ -143,6 +149,14 @@ def _sides(
     engines: RayRolloutPool, ranks: RayLearnerGroup, *, shared: bool
 ) -> tuple[RolloutPool, LearnerGroup]:
     return taking_turns(engines, ranks) if shared else (engines, ranks)
+
+
+def _check_folder(folder: Path, reserved: Places) -> None:
+    try:
+        check_shared(folder, reserved.ranks)
+    except BaseException:
+        reserved.release()
+        raise
 
 
 def _engines(
