@@ -38,7 +38,7 @@ CONFIG = RolloutConfig(
 CLUSTER = ClusterConfig(
     address="local", placement="apart", gpus_per_engine=0.0, gpus_per_rank=0.0, cpus_per_engine=1.0,
     cpus_per_rank=1.0, strategy="PACK", startup_timeout_s=300.0, object_store_gib=0.5,
-    health_timeout_s=120.0, max_restarts=0, max_learner_restarts=0,
+    health_timeout_s=120.0, max_restarts=0, max_learner_restarts=0, learner_label=None, rollout_label=None,
 )  # fmt: skip
 
 

@@ -40,6 +40,8 @@ CAME_LATER: dict[str, Any] = {
     "learner.unsharded_gradient_gib": 4.0,
     "learner.balance": "tokens",
     "learner.collective_timeout_s": 600.0,
+    "cluster.learner_label": None,
+    "cluster.rollout_label": None,
 }
 
 
@@ -131,7 +133,8 @@ class RolloutConfig:
     max_num_seqs: int  # requests an engine runs at once
     kv_cache_gib: float
     dtype: str
-    # nats: a larger gap between engine and learner after a sync stops the run
+    # nats: a larger gap between engine and learner after a sync stops the run; in float32 that of
+    # any token, else the mean of the probe
     probe_tolerance: float
     timeout_s: float  # deadline for one step's rollouts
 
@@ -248,7 +251,9 @@ class ClusterConfig:
     gpus_per_rank: float
     cpus_per_engine: float
     cpus_per_rank: float
-    strategy: str  # of the placement group
+    strategy: str  # of the engines' placement group; ranks are packed
+    learner_label: str | None  # name:value, a label of the nodes that may hold ranks; null: any
+    rollout_label: str | None  # same of engines
     startup_timeout_s: float
     object_store_gib: float | None
     health_timeout_s: float  # an engine that makes no step with work to do for so long is restarted
@@ -266,6 +271,8 @@ class ClusterConfig:
         check_choice(
             "cluster.strategy", self.strategy, ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
         )
+        for key in ("learner_label", "rollout_label"):
+            check_label(f"cluster.{key}", getattr(self, key))
         for key in ("gpus_per_engine", "gpus_per_rank"):
             check_range(f"cluster.{key}", getattr(self, key), at_least=0)
         for key in ("cpus_per_engine", "cpus_per_rank"):
@@ -357,6 +364,16 @@ def check_name(key: str, name: str) -> None:
         raise ValueError(
             f"{key} must be 1 to 64 letters, digits, '.', '_' or '-', starting with a letter or "
             f"digit; got {name!r}. It names a folder: choose a plain name such as 'ce_gppo_1'."
+        )
+
+
+def check_label(key: str, label: str | None) -> None:
+    """Raise ValueError unless `label` is null, or the name and the value of a label of nodes."""
+    part = r"[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?"
+    if label is not None and not re.fullmatch(f"{part}:{part}", label):
+        raise ValueError(
+            f"{key} must be name:value, such as role:learner, or null; got {label!r}. Nodes get "
+            "labels from ray start --labels=role=learner."
         )
 
 

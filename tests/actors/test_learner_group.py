@@ -65,7 +65,7 @@ def test_a_dead_rank_is_named(ray_session, loop):
 
     rank_actor = LearnerActor.options(runtime_env={"env_vars": worker_env(1)})
     group = RayLearnerGroup(
-        [rank_actor.remote(Lonely, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0
+        [rank_actor.remote(Lonely, 2) for _ in range(2)], dtype="float32", timeout_s=60.0
     )
     loop.run_until_complete(group.setup(60.0))
     batch = StepBatch(step=7, updates=(), coefficients={})
@@ -97,7 +97,7 @@ def test_a_rank_that_hangs_is_found_by_the_others(ray_session, loop, monkeypatch
     env = worker_env(1, GLOO_SOCKET_IFNAME="lo")
     rank_actor = LearnerActor.options(runtime_env={"env_vars": env})
     group = RayLearnerGroup(
-        [rank_actor.remote(Stuck, rank, 2) for rank in (0, 1)], dtype="float32", timeout_s=60.0
+        [rank_actor.remote(Stuck, 2) for _ in range(2)], dtype="float32", timeout_s=60.0
     )
     loop.run_until_complete(group.setup(60.0))
     batch = StepBatch(step=7, updates=(), coefficients={})

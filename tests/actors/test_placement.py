@@ -5,14 +5,18 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from isentropic.actors.placement import check_node, place, plan, sharing_cpus
+from isentropic.actors.learner_group import by_place
+from isentropic.actors.nodes.reserving import place
+from isentropic.actors.placement import bundles_by_node, check_node, plan, sharing_cpus
 from isentropic.controller.protocols import WaitError
 
 
 def settings(**changes):
     """Cluster, rollout and learner config, as far as a plan reads them."""
     cluster = {
-        "placement": "apart", "gpus_per_engine": 1.0, "gpus_per_rank": 1.0, "cpus_per_engine": 2.0, "cpus_per_rank": 1.0
+        "placement": "apart", "gpus_per_engine": 1.0, "gpus_per_rank": 1.0, "cpus_per_engine": 2.0,
+        "cpus_per_rank": 1.0,
+        "strategy": "PACK", "learner_label": None, "rollout_label": None, "startup_timeout_s": 1.0,
     }  # fmt: skip
     cluster.update({key: changes[key] for key in cluster if key in changes})
     rollout = SimpleNamespace(
@@ -80,6 +84,11 @@ def test_an_engine_lies_on_one_node(gpus, refused, monkeypatch):
             "whole numbers only",
             id="one GPU and a half",
         ),
+        pytest.param(
+            {"placement": "shared", "rollout_label": "role:rollout"},
+            "engines lie where the ranks do",
+            id="engines of a shared GPU elsewhere",
+        ),
     ],
 )
 def test_what_ray_cannot_place(changes, message):
@@ -92,7 +101,8 @@ def test_missing_gpus_are_named(ray_session):
     with pytest.raises(
         WaitError, match=r"Of GPU the cluster has 0, 0 free, .* 3 are wanted: 3 missing"
     ):
-        place(plan(*settings(cpus_per_engine=0.5, cpus_per_rank=0.5)), "PACK", timeout_s=1.0)
+        wanted = settings(cpus_per_engine=0.5, cpus_per_rank=0.5)
+        place(plan(*wanted), wanted[0])
 
 
 @pytest.mark.parametrize(
@@ -115,3 +125,39 @@ def test_processes_share_the_cpus_of_a_small_machine(nodes, cpus, monkeypatch):
     wanted = sharing_cpus(plan(*settings(gpus_per_engine=0.0, gpus_per_rank=0.0)))
     assert [bundle["CPU"] for bundle in wanted.bundles] == cpus
     assert (wanted.engine["CPU"], wanted.rank["CPU"]) == (cpus[0], cpus[1])
+
+
+def nodes_of(*gpus):
+    return [{"Resources": {"CPU": 32.0, "GPU": float(count)}} for count in gpus]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "nodes", "sizes"),
+    [
+        pytest.param(8, [8, 8], [8], id="one node holds them"),
+        pytest.param(3, [2, 4], [3], id="the larger node holds them"),
+        pytest.param(12, [8, 8], [6, 6], id="halves"),
+        pytest.param(24, [8, 8, 8], [8, 8, 8], id="three whole nodes"),
+        pytest.param(4, [0, 0], [1, 1, 1, 1], id="no GPU yet: nodes will join"),
+    ],
+)
+def test_the_ranks_of_a_node_are_one_bundle(ranks, nodes, sizes):
+    bundles, bundle_of = bundles_by_node(plan(*settings(ranks=ranks)), nodes_of(*nodes))
+    assert bundles == [{"CPU": float(size), "GPU": float(size)} for size in sizes]
+    assert [bundle_of.count(bundle) for bundle in range(len(bundles))] == sizes
+    assert bundle_of == sorted(bundle_of)
+
+
+def test_ranks_that_split_a_node_unevenly_are_refused():
+    with pytest.raises(ValueError, match=r"num_ranks=9: .* Use 10, 12, 14, 16, or 8 or fewer"):
+        bundles_by_node(plan(*settings(ranks=9)), nodes_of(8, 8))
+    # Without GPUs it costs little.
+    wanted = plan(*settings(ranks=9, gpus_per_rank=0.0, cpus_per_rank=4.0))
+    assert len(bundles_by_node(wanted, nodes_of(0, 0))[0]) == 9
+
+
+def test_ranks_are_numbered_by_node_and_gpu():
+    """Ray starts actors in any order, and gives them GPUs in any order."""
+    places = [("b", [3]), ("a", [1]), ("b", [0]), ("a", [0]), ("b", [2])]
+    assert by_place(places) == [2, 4, 0, 3, 1]
+    assert by_place([("a", [])] * 3) == [0, 1, 2]

@@ -110,6 +110,22 @@ def test_workers_get_the_code_and_no_secret(monkeypatch):
     )
 
 
+def test_what_steers_the_libraries_reaches_the_workers(monkeypatch):
+    """On a cluster the driver's exports would do nothing, silently."""
+    chosen = {
+        "NCCL_IB_HCA": "mlx5", "GLOO_SOCKET_IFNAME": "eth0", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "VLLM_BATCH_INVARIANT": "1",
+        "TRITON_CACHE_DIR": "/cache", "HF_ENDPOINT": "https://mirror",
+    }  # fmt: skip
+    secret = {"VLLM_API_KEY": "hidden", "HF_TOKEN": "hidden", "HF_LAB": "hf_" + "a1B2" * 8}
+    for name, value in {**chosen, **secret, "LD_PRELOAD": "no"}.items():
+        monkeypatch.setenv(name, value)
+    env = worker_env(1)
+    assert chosen.items() <= env.items()
+    assert not env.keys() & (secret.keys() | {"LD_PRELOAD"})
+    assert worker_env(1, GLOO_SOCKET_IFNAME="lo")["GLOO_SOCKET_IFNAME"] == "lo"
+
+
 def test_ray_starts_without_the_drivers_secrets(monkeypatch):
     started = []
     monkeypatch.setattr(

@@ -100,6 +100,7 @@ def test_each_group_has_what_a_run_needs(name):
     groups = {group["groupName"]: group for group in cluster_spec(name)["workerGroupSpecs"]}
 
     assert set(groups) == {"learner", "rollout"}
+    assert [groups[name]["labels"] for name in groups] == [{"role": name} for name in groups]
     for each in templates(name):
         [container] = each["spec"]["containers"]
         assert container["resources"]["requests"] == container["resources"]["limits"]
@@ -158,3 +159,5 @@ def test_the_jobs_command_is_one_of_ours(monkeypatch):
     assert python == "python" and (ROOT / Path(script).relative_to("/opt/isentropic")).is_file()
     assert config.run.dir == "/runs/ce-gppo-7b"
     assert gpus <= has
+    labels = (config.cluster.learner_label, config.cluster.rollout_label)
+    assert labels == ("role:learner", "role:rollout")

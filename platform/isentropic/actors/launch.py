@@ -2,19 +2,22 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isentropic.actors.engine_handle import EngineHandle
 from isentropic.actors.learner_actor import LearnerActor, MakeLearner
 from isentropic.actors.learner_group import RayLearnerGroup
-from isentropic.actors.placement import Plan, check_node, place, plan, sharing_cpus
+from isentropic.actors.nodes.folders import check_shared
+from isentropic.actors.nodes.reserving import Place, Places, place
+from isentropic.actors.placement import Plan, check_node, plan, sharing_cpus
 from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
@@ -40,7 +43,7 @@ class Actors:
     pool: RolloutPool
     learner: LearnerGroup
     engines: RayRolloutPool  # behind `pool`
-    group: PlacementGroup
+    places: Places
     own_ray: bool
     shared: bool  # engines and ranks on the same GPUs
     make_learner_group: Callable[[], RayLearnerGroup]
@@ -60,7 +63,7 @@ class Actors:
         if head_answers():
             self.engines.close()
             self.learner.close()
-            remove_placement_group(self.group)
+            self.places.release()
         if self.own_ray:
             stop_ray()
 
@@ -72,11 +75,13 @@ async def start_actors(
     *,
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
+    folder: Path | None = None,
 ) -> Actors:
     """Starts engines and ranks, in parallel unless they share GPUs.
 
     Raises ValueError or NotStarted that says what could not be had. `make_engine` and `make_learner`
-    are pickled: a `functools.partial` of the class and plain values.
+    are pickled: a `functools.partial` of the class and plain values. `folder`, if given, must be
+    seen by all ranks.
     """
     layout = plan(cluster, rollout, learner)
     own_ray = ray.is_initialized() is False and start_ray(cluster, num_cpus=layout.num_cpus)
@@ -84,10 +89,12 @@ async def start_actors(
         layout = sharing_cpus(layout)
     check_node(layout, rollout.tensor_parallel)
     with start_explained():
-        group = place(layout, cluster.strategy, cluster.startup_timeout_s)
+        reserved = place(layout, cluster)
+        if folder is not None:
+            _check_folder(folder, reserved)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
     env = worker_env(layout.engine["CPU"] / rollout.tensor_parallel, **variables)
-    handles = _engines(layout, group, cluster, make_engine, env)
+    handles = _engines(layout, reserved, cluster, make_engine, env)
     engines = RayRolloutPool(
         handles,
         max_num_seqs=rollout.max_num_seqs,
@@ -96,15 +103,15 @@ async def start_actors(
     )
 
     def learner_group() -> RayLearnerGroup:
-        places = [_where(group, bundle, layout.rank) for bundle in layout.ranks]
-        ranks = start_ranks(make_learner, places, own_ray=own_ray)
+        wheres = [_where(spot, layout.rank) for spot in reserved.ranks]
+        ranks = start_ranks(make_learner, wheres, own_ray=own_ray)
         return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
 
     shared = cluster.placement == "shared"
     timeout_s = cluster.startup_timeout_s
     ranks = learner_group()
     pool, in_turn = _sides(engines, ranks, shared=shared)
-    actors = Actors(pool, in_turn, engines, group, own_ray, shared, learner_group, timeout_s)
+    actors = Actors(pool, in_turn, engines, reserved, own_ray, shared, learner_group, timeout_s)
     try:
         with start_explained():
             started = wait_all(
@@ -144,17 +151,25 @@ def _sides(
     return taking_turns(engines, ranks) if shared else (engines, ranks)
 
 
+def _check_folder(folder: Path, reserved: Places) -> None:
+    try:
+        check_shared(folder, reserved.ranks)
+    except BaseException:
+        reserved.release()
+        raise
+
+
 def _engines(
     layout: Plan,
-    group: PlacementGroup,
+    reserved: Places,
     cluster: ClusterConfig,
     make_engine: Callable[[], Engine],
     env: dict[str, str],
 ) -> list[EngineHandle]:
     handles = []
-    for index, bundle in enumerate(layout.engines):
+    for index, spot in enumerate(reserved.engines):
         actor = RolloutActor.options(
-            **_where(group, bundle, layout.engine),
+            **_where(spot, layout.engine),
             runtime_env={"env_vars": env},
             max_restarts=-1,
             max_task_retries=0,
@@ -170,21 +185,22 @@ def _engines(
 def start_ranks(
     make_learner: MakeLearner, places: Sequence[dict[str, Any]], *, own_ray: bool
 ) -> list[Any]:
-    """Starts one `LearnerActor` per place, which is Ray's options for it; returns them by rank."""
+    """Starts one `LearnerActor` per place, which is Ray's options for it."""
     # On a Ray of our own all ranks are on this machine; on its other interfaces they may not meet.
-    interface = {"GLOO_SOCKET_IFNAME": "lo"} if own_ray else {}
+    chosen = not own_ray or "GLOO_SOCKET_IFNAME" in os.environ
+    interface = {} if chosen else {"GLOO_SOCKET_IFNAME": "lo"}
     env = worker_env(places[0]["num_cpus"], **interface)
     return [
         LearnerActor.options(**place, runtime_env={"env_vars": env}, max_restarts=0).remote(
-            make_learner, rank, len(places)
+            make_learner, len(places)
         )
-        for rank, place in enumerate(places)
+        for place in places
     ]
 
 
-def _where(group: PlacementGroup, bundle: int, resources: dict[str, float]) -> dict:
+def _where(spot: Place, resources: dict[str, float]) -> dict:
     strategy = PlacementGroupSchedulingStrategy(
-        placement_group=group, placement_group_bundle_index=bundle
+        placement_group=spot.group, placement_group_bundle_index=spot.bundle
     )
     return {
         "num_cpus": resources["CPU"],

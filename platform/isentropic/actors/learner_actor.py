@@ -1,5 +1,6 @@
 """Holds one learner rank in a Ray actor. Every method is a call on the learner."""
 
+import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import ray
 import torch
 
+from isentropic.actors.nodes.network import interface_towards
 from isentropic.actors.transport import PublishedWeights, publish
 from isentropic.actors.waiting import thread_stacks
 from isentropic.durable import FileEntry
@@ -20,15 +22,19 @@ MakeLearner = Callable[..., Learner]  # (rank=, world_size=, init_method=)
 
 @ray.remote(concurrency_groups={"learner": 1, "saving": 1, "health": 2})
 class LearnerActor:
-    """One rank on its own GPU, built by `setup`: the ranks must first know where rank 0 is.
+    """One rank on its own GPU, built by `setup`: only where all actors lie decides which rank it is.
 
     All ranks are called together.
     """
 
-    def __init__(self, make_learner: MakeLearner, rank: int, num_ranks: int) -> None:
+    def __init__(self, make_learner: MakeLearner, num_ranks: int) -> None:
         self._make = make_learner
-        self._rank = rank
         self._num_ranks = num_ranks
+
+    @ray.method(concurrency_group="health")
+    def place(self) -> tuple[str, list[int]]:
+        """Returns the node, and the GPUs there."""
+        return ray.get_runtime_context().get_node_id(), [int(gpu) for gpu in ray.get_gpu_ids()]
 
     @ray.method(concurrency_group="health")
     def address(self) -> str:
@@ -39,10 +45,11 @@ class LearnerActor:
             return f"tcp://{host}:{probe.getsockname()[1]}"
 
     @ray.method(concurrency_group="learner")
-    def setup(self, init_method: str) -> None:
-        self._learner = self._make(
-            rank=self._rank, world_size=self._num_ranks, init_method=init_method
-        )
+    def setup(self, init_method: str, rank: int) -> None:
+        """Joins the other ranks and builds this one's shard."""
+        self._rank = rank
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface_towards(init_method))
+        self._learner = self._make(rank=rank, world_size=self._num_ranks, init_method=init_method)
 
     @ray.method(concurrency_group="learner")
     def score(self, microbatches: Sequence[MicroBatch], reference: bool) -> list[TokenScores]:

@@ -26,7 +26,7 @@ class RayLearnerGroup:
     A rank that dies fails the call with its name; the group is then lost.
 
     Args:
-        actors: `LearnerActor` handles, by rank.
+        actors: `LearnerActor` handles; `setup` puts them in the order of their ranks.
         dtype: of published weights, that of the engines.
         timeout_s: deadline of one call.
     """
@@ -38,7 +38,11 @@ class RayLearnerGroup:
         self._timeout_s = timeout_s
 
     async def setup(self, timeout_s: float) -> None:
-        """Lets the ranks meet and build their shards."""
+        """Numbers the ranks by where they lie, lets them meet and build their shards."""
+        places = await self._all(
+            "place", [()] * self.num_ranks, what="starting", timeout_s=timeout_s
+        )
+        self._actors = [self._actors[index] for index in by_place(places)]
         for attempt in range(MEETINGS):
             address = await wait_one(
                 self._actors[0].address.remote(),
@@ -49,7 +53,7 @@ class RayLearnerGroup:
             try:
                 await self._all(
                     "setup",
-                    [(address,)] * self.num_ranks,
+                    [(address, rank) for rank in range(self.num_ranks)],
                     what="building the model",
                     timeout_s=timeout_s,
                 )
@@ -146,6 +150,18 @@ class RayLearnerGroup:
             if is_loss(error):
                 raise LearnerLost(str(error)) from error
             raise
+
+
+def by_place(places: Sequence[tuple[str, list[int]]]) -> list[int]:
+    """Returns the order of actors by node, then by GPU: neighbours in rank are neighbours in place.
+
+    Ray starts them in any order. Rings of NCCL cross from node to node as often as ranks do.
+
+    Args:
+        places: node and GPUs of each actor; nodes keep the order in which they first come.
+    """
+    nodes = list(dict.fromkeys(node for node, _ in places))
+    return sorted(range(len(places)), key=lambda i: (nodes.index(places[i][0]), places[i][1], i))
 
 
 def is_loss(error: BaseException) -> bool:

@@ -1,19 +1,19 @@
-"""Places engines and learner ranks in one placement group, waited for with a deadline."""
+"""Plans what engines and learner ranks need, and which ranks lie on one node."""
 
 import itertools
 import logging
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
-from isentropic.controller.protocols import WaitError
 
 log = logging.getLogger(__name__)
 
 Resources = dict[str, float]
+Node = dict[str, Any]  # as `ray.nodes` describes it
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,11 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
         return Plan(
             tuple(bundles), tuple(engines), tuple(len(engines) + i for i in ranks), engine, rank
         )
+    if cluster.rollout_label not in (None, cluster.learner_label):
+        raise ValueError(
+            f"cluster.rollout_label={cluster.rollout_label} with cluster.placement=shared: engines "
+            "lie where the ranks do. Set cluster.learner_label only."
+        )
     if rollout.tensor_parallel > 1:
         raise ValueError(
             f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an "
@@ -73,7 +78,7 @@ def sharing_cpus(layout: Plan) -> Plan:
 
     They share its cores, as on a Ray of our own. Elsewhere the plan stays as it is: nodes may join.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()]
     cpus = nodes[0].get("CPU", 0) if len(nodes) == 1 else 0
     if not 0 < cpus < layout.num_cpus:
         return layout
@@ -83,7 +88,7 @@ def sharing_cpus(layout: Plan) -> Plan:
         # Rounded down, and no finer than Ray counts.
         return resources | {"CPU": int(resources["CPU"] * share * 1000) / 1000}
 
-    log.warning("%s wanted, this Ray has %g CPUs: processes share them", _summary(layout), cpus)
+    log.warning("%s wanted, this Ray has %g CPUs: processes share them", summary(layout), cpus)
     bundles = tuple(shrunk(bundle) for bundle in layout.bundles)
     return Plan(bundles, layout.engines, layout.ranks, shrunk(layout.engine), shrunk(layout.rank))
 
@@ -95,7 +100,7 @@ def check_node(layout: Plan, tensor_parallel: int) -> None:
     node has a GPU: those that have may still join.
     """
     gpus = layout.engine.get("GPU", 0)
-    largest = max(node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])
+    largest = max(node["Resources"].get("GPU", 0) for node in alive_nodes())
     if 0 < largest < gpus:
         raise ValueError(
             f"rollout.tensor_parallel={tensor_parallel}: an engine of {gpus:g} GPUs must lie on "
@@ -104,51 +109,58 @@ def check_node(layout: Plan, tensor_parallel: int) -> None:
         )
 
 
-def place(layout: Plan, strategy: str, timeout_s: float) -> PlacementGroup:
-    """Reserves the bundles. Raises WaitError that says what is missing and what the cluster has."""
-    start = time.monotonic()
-    group = placement_group(list(layout.bundles), strategy=strategy)
-    if group.wait(timeout_s):
-        return group
-    remove_placement_group(group)
-    raise WaitError(
-        f"the cluster could not place {_summary(layout)} with cluster.strategy={strategy} within "
-        f"{time.monotonic() - start:.0f} s. {_missing(layout)} Use fewer or smaller engines and "
-        "ranks (rollout.num_actors, learner.num_ranks, cluster.gpus_per_*), or add nodes."
+def bundles_by_node(layout: Plan, nodes: Sequence[Node]) -> tuple[list[Resources], list[int]]:
+    """Returns bundles that hold the ranks of one node each, and the bundle of each rank.
+
+    A bundle lies on one node by definition, so ranks that fit on a node cannot be spread. If no
+    node can hold a rank yet, or a rank takes a part of a GPU, every rank has a bundle of its own.
+
+    Args:
+        nodes: those that may hold ranks.
+
+    Raises ValueError if the fewest nodes that hold the ranks would have unequal numbers of them.
+    """
+    ranks, gpus = len(layout.ranks), layout.rank.get("GPU", 0)
+    room = max((fitting(layout.rank, node["Resources"]) for node in nodes), default=0)
+    alone = [layout.rank] * ranks, list(range(ranks))
+    if not room or gpus % 1:
+        return alone
+    count = -(-ranks // room)
+    if ranks % count == 0:
+        each = ranks // count
+        bundle = {name: round(amount * each, 4) for name, amount in layout.rank.items()}
+        return [bundle] * count, [rank // each for rank in range(ranks)]
+    if not gpus:
+        return alone
+    even = [number * count for number in range(1, room + 1) if (number * count) > room]
+    raise ValueError(
+        f"learner.num_ranks={ranks}: a node holds at most {room} ranks, and {ranks} cannot be "
+        f"split evenly over {count} nodes; every layer would wait for the fullest. Use "
+        f"{', '.join(map(str, even))}, or {room} or fewer on one node."
     )
+
+
+def fitting(wanted: Resources, has: Resources) -> int:
+    """Returns how many processes of a kind fit in what a node has."""
+    return int(min(has.get(name, 0) / amount + 1e-6 for name, amount in wanted.items() if amount))
+
+
+def alive_nodes() -> list[Node]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def _resources(cpus: float, gpus: float) -> Resources:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
-def _total(bundles: tuple[Resources, ...]) -> Resources:
+def total(bundles: tuple[Resources, ...]) -> Resources:
     keys = {key for bundle in bundles for key in bundle}
     return {key: sum(bundle.get(key, 0) for bundle in bundles) for key in sorted(keys)}
 
 
-def _summary(layout: Plan) -> str:
-    return f"{len(layout.bundles)} bundles ({_amounts(_total(layout.bundles))} in all)"
+def summary(layout: Plan) -> str:
+    return f"{len(layout.bundles)} bundles ({amounts(total(layout.bundles))} in all)"
 
 
-def _amounts(resources: Resources) -> str:
+def amounts(resources: Resources) -> str:
     return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
-
-
-def _missing(layout: Plan) -> str:
-    """Compares the plan with the whole cluster, what is free, and the largest node."""
-    total = ray.cluster_resources()
-    free = ray.available_resources()
-    lines = []
-    for name, amount in _total(layout.bundles).items():
-        largest = max(
-            (node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0
-        )
-        bundle = max(bundle.get(name, 0) for bundle in layout.bundles)
-        has = (
-            f"Of {name} the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free, "
-            f"{largest:g} on one node"
-        )
-        short = max(amount - free.get(name, 0), bundle - largest, 0)
-        lines.append(f"{has}; {amount:g} are wanted" + (f": {short:g} missing." if short else "."))
-    return " ".join(lines)

@@ -29,8 +29,10 @@ GONE_S = 15.0  # a head that is silent for so long is gone; one under load is no
 SOURCE_ROOT = str(Path(isentropic.__file__).resolve().parents[1])
 # Ray needs its own token; engines and ranks load gated models with the Hub's.
 NEEDED_SECRETS = ("RAY_AUTH_TOKEN", "HF_TOKEN")
-# Variables that actors get from the driver wherever they run; never a secret.
-PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")
+# Variables, and beginnings of their names, that actors get from the driver wherever they run: on a
+# cluster they would otherwise have those of `ray start` only. Never a secret.
+PASSED_ON = ("HF_", "TRANSFORMERS_OFFLINE", "CUDA_DEVICE_ORDER")
+PASSED_ON += ("NCCL_", "TORCH_NCCL_", "GLOO_", "PYTORCH_CUDA_ALLOC_CONF", "VLLM_", "TRITON_")
 
 
 def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
@@ -213,7 +215,11 @@ def worker_env(cpus: float, **more: str) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "OMP_NUM_THREADS": str(max(1, int(cpus))),
         "TOKENIZERS_PARALLELISM": "false",
-        **{key: os.environ[key] for key in PASSED_ON if key in os.environ},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(PASSED_ON) and not (is_secret_name(name) or is_issued(value))
+        },
         **more,
     }
 

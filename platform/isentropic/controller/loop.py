@@ -152,7 +152,9 @@ class Controller:
         missing = [rollout for rollout in probe if rollout.key not in step.scores]
         step.scores |= await self._trainer.score_rollouts(missing)
         step.probe += probe
-        check_probe(probe, step.scores, self._config.rollout.probe_tolerance)
+        rollout, learner = self._config.rollout, self._config.learner
+        exact = rollout.dtype == learner.dtype == "float32"
+        check_probe(probe, step.scores, rollout.probe_tolerance, exact=exact)
 
     async def _report_start(self) -> None:
         """Writes line 0: evaluation, and entropy of the start."""

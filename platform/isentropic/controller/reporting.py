@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from isentropic.config import Config
-from isentropic.controller.probe import probe_gap
+from isentropic.controller.probe import probe_gap, probe_max, token_gaps
 from isentropic.controller.step import Evaluation, Step, Update
 from isentropic.metrics.accounting import mean_over_updates, update_metrics
 from isentropic.metrics.alarms.alarms import Alarms
@@ -327,6 +327,7 @@ class Reporter:
         scored = sum(len(score.logprob) for score in step.scores.values())
         worked = seconds.get("update", 0.0) + seconds.get("old_logprob", 0.0)
         mfu = step.updates[0].mfu if step.updates else None
+        gaps = token_gaps(step.probe, step.scores)
         return {
             "time/step_s": total,
             "time/rollout_s": clock.rollout_s,
@@ -340,7 +341,8 @@ class Reporter:
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
-            "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
+            "sync/probe_logprob_abs_max": probe_max(gaps),
+            "sync/probe_gap": probe_gap(gaps),
             **usage_metrics(step.delivery.usage),
         }
 

@@ -94,3 +94,27 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
             described.check_engine_runs(config, MODEL)
     else:
         described.check_engine_runs(config, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sampling", "line"),
+    [
+        # 60 steps of 4 x 2 are 480 answers.
+        pytest.param({}, {}, "evaluation 2 prompts x 5 samples, 4 times: 8% of all", id="40 of 520"),
+        pytest.param({"every": 5}, {}, "2 prompts x 5 samples, 13 times: 21% of all", id="130 of 610"),
+        pytest.param({"every": 7, "samples": 20}, {}, "10 times: 45% of all", id="the last counts"),
+        pytest.param({"every": 7, "samples": 20}, {"draw_prompts": 40}, "10 times: 8%", id="drawn and cut"),
+        pytest.param({"every": 0}, {}, "evaluation none", id="never"),
+    ],
+)  # fmt: skip
+def test_the_share_of_evaluation(changes, sampling, line):
+    evaluation = {"every": 20, "prompts": 8, "samples": 5} | changes
+    config = SimpleNamespace(
+        evaluation=SimpleNamespace(**evaluation),
+        sampling=SimpleNamespace(**sampling),
+        rollout=ROLLOUT,
+        run=SimpleNamespace(steps=60),
+    )
+    text = described.evaluation_line(config, held_out=2)
+    assert line in text
+    assert ("MORE THAN 25%" in text) == ("45%" in line)

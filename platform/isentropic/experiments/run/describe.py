@@ -26,6 +26,7 @@ ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 G
 RANK_OVERHEAD = GIB  # same of a learner rank
 # What two processes hold of one GPU whoever's turn it is: contexts, graphs, buffers of NCCL. Rough.
 SHARED_OVERHEAD = 3 * GIB
+EVALUATION_SHARE = 0.25  # of all answers; more is warned of
 
 
 def describe(config: Config) -> str:
@@ -53,6 +54,7 @@ def describe(config: Config) -> str:
         too_long=sum(dropped.values()),
     )
     lines = [_model_line(config, model), *data, *_step_lines(config)]
+    lines.append(evaluation_line(config, task.size("eval")))
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 
@@ -124,6 +126,31 @@ def _step_lines(config: Config) -> list[str]:
         f"{rollout.max_response_tokens} tokens each; {learner.updates_per_rollout} updates",
         f"run        {config.run.steps} steps, seed {config.seed}, in {config.run.dir}",
     ]
+
+
+def evaluation_line(config: Config, held_out: int) -> str:
+    """How much of all that the engines draw is drawn to evaluate: engines do one or the other.
+
+    Counted in answers, as if those to held-out prompts were as long as those that are trained on.
+    """
+    evaluation, rollout, steps = config.evaluation, config.rollout, config.run.steps
+    if not evaluation.every:
+        return "evaluation none (evaluation.every=0)"
+    prompts = min(evaluation.prompts, held_out)
+    times = 1 + steps // evaluation.every + (steps % evaluation.every > 0)
+    answers = times * prompts * evaluation.samples
+    drawn = getattr(config.sampling, "draw_prompts", rollout.prompts_per_step)
+    share = answers / (answers + steps * drawn * rollout.group_size)
+    line = (
+        f"evaluation {prompts} prompts x {evaluation.samples} samples, {times} times: {share:.0%} "
+        "of all that is drawn"
+    )
+    if share <= EVALUATION_SHARE:
+        return line
+    return line + (
+        f"\n           MORE THAN {EVALUATION_SHARE:.0%}: training waits for it. Raise "
+        "evaluation.every, or lower evaluation.prompts or evaluation.samples"
+    )
 
 
 def _placement_lines(config: Config) -> list[str]:

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "tracking",
     "cluster",
     "learner.collective_timeout_s",
+    "rollout.probe_tolerance",
     "accounting.ledger",
     "alarms",
 )
