@@ -98,7 +98,12 @@ async def start_actors(
     def learner_group() -> RayLearnerGroup:
         places = [_where(group, bundle, layout.rank) for bundle in layout.ranks]
         ranks = start_ranks(make_learner, places, own_ray=own_ray)
-        return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
+        return RayLearnerGroup(
+            ranks,
+            dtype=rollout.dtype,
+            timeout_s=learner.timeout_s,
+            context_parallel=learner.context_parallel,
+        )
 
     shared = cluster.placement == "shared"
     timeout_s = cluster.startup_timeout_s

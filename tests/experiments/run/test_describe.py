@@ -94,3 +94,18 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
             described.check_engine_runs(config, MODEL)
     else:
         described.check_engine_runs(config, MODEL)
+
+
+@pytest.mark.parametrize(("ranks", "refused"), [(1, False), (4, False), (3, True)])
+def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
+    config = SimpleNamespace(
+        rollout=ROLLOUT,
+        cluster=SimpleNamespace(engine_device="cuda"),
+        learner=SimpleNamespace(context_parallel=ranks),
+        model=SimpleNamespace(trust_remote_code=False),
+    )
+    if refused:
+        with pytest.raises(ValueError, match=rf"context_parallel={ranks}: the model's 4 attention"):
+            described.check_model_runs(config, MODEL)
+    else:
+        described.check_model_runs(config, MODEL)
