@@ -65,6 +65,8 @@ def learner_config(options: argparse.Namespace) -> LearnerConfig:
         balance="tokens",
         timeout_s=600.0,
         collective_timeout_s=600.0,
+        replicas=1,
+        context_parallel=1,
     )
 
 

@@ -8,7 +8,7 @@ into a `Config`.
 import datetime
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isentropic.checks import check_choice, check_day, check_path, check_range
@@ -42,6 +42,8 @@ CAME_LATER: dict[str, Any] = {
     "learner.collective_timeout_s": 600.0,
     "cluster.learner_label": None,
     "cluster.rollout_label": None,
+    "learner.replicas": 1,
+    "learner.context_parallel": 1,
 }
 
 
@@ -190,10 +192,27 @@ class LearnerConfig:
     balance: str
     timeout_s: float  # deadline for one call
     collective_timeout_s: float  # how long a rank waits for the others inside a call
+    # Copies of weights and optimizer, each sharded over num_ranks / replicas ranks in a row.
+    replicas: int
+    # Ranks in a row that share the tokens of a microbatch, for sequences too long for one of them.
+    context_parallel: int
+
+    def on_one_rank(self) -> "LearnerConfig":
+        """Returns the settings of a learner in this process alone."""
+        return replace(self, num_ranks=1, replicas=1, context_parallel=1)
 
     def __post_init__(self) -> None:
         for key in ("num_ranks", "updates_per_rollout", "microbatch_tokens", "vocab_chunk"):
             check_range(f"learner.{key}", getattr(self, key), at_least=1)
+        for key in ("replicas", "context_parallel"):
+            check_range(f"learner.{key}", getattr(self, key), at_least=1)
+        if self.num_ranks % (self.replicas * self.context_parallel):
+            raise ValueError(
+                f"learner.num_ranks={self.num_ranks} cannot be split into learner.replicas="
+                f"{self.replicas} equal parts of groups of learner.context_parallel="
+                f"{self.context_parallel} ranks. Use a multiple of "
+                f"{self.replicas * self.context_parallel} ranks."
+            )
         for key in ("lr", "warmup_updates", "weight_decay", "max_skipped_updates"):
             check_range(f"learner.{key}", getattr(self, key), at_least=0)
         for key in ("adam_beta1", "adam_beta2"):

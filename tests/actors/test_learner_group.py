@@ -74,6 +74,35 @@ def test_a_dead_rank_is_named(ray_session, loop):
     group.close()
 
 
+def test_ranks_that_share_a_batch_answer_for_it_once(ray_session, loop):
+    class Sharing:  # inside the test, so that it travels to the workers by value
+        """Says who it is and what it was given."""
+
+        def __init__(self, *, rank, world_size, init_method):
+            self._rank = rank
+
+        def score(self, microbatches, reference):
+            return (self._rank, microbatches)
+
+        def update(self, batch):
+            return (self._rank, batch.step)
+
+    rank_actor = LearnerActor.options(runtime_env={"env_vars": worker_env(1)}, num_cpus=0)
+    group = RayLearnerGroup(
+        [rank_actor.remote(Sharing, rank, 4) for rank in range(4)],
+        dtype="float32",
+        timeout_s=60.0,
+        context_parallel=2,
+    )
+    loop.run_until_complete(group.setup(60.0))
+    assert group.num_batches == 2
+    first, second = (StepBatch(step=step, updates=(), coefficients={}) for step in (1, 2))
+    assert loop.run_until_complete(group.update([first, second])) == [(0, 1), (2, 2)]
+    scores = loop.run_until_complete(group.score([["a"], ["b"]], reference=False))
+    assert scores == [(0, ["a"]), (2, ["b"])]
+    group.close()
+
+
 def test_a_rank_that_hangs_is_found_by_the_others(ray_session, loop, monkeypatch):
     """Rank 1 never comes to the collective: rank 0's deadline there ends the call, not the call's."""
     monkeypatch.setattr(waiting, "LATE_DEATH_S", 1.0)

@@ -142,7 +142,7 @@ class FakePool:
 class FakeLearner:
     """One rank; plain policy gradient on the logits, in float64."""
 
-    num_ranks = 1
+    num_batches = 1
 
     def __init__(self, lr=0.5):
         self.logits, self.version, self.lr, self.scored = np.zeros(VOCABULARY), 0, lr, 0

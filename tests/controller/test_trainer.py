@@ -264,7 +264,7 @@ def test_a_trainer_follows_another_as_far_as_they_have_the_same_slots(fake_run):
 class OneRank:
     """A real learner behind the protocol; the fake engine goes on sampling uniformly."""
 
-    num_ranks = 1
+    num_batches = 1
 
     def __init__(self, learner, weights):
         self._learner, self._weights = learner, weights

@@ -46,6 +46,8 @@ CONFIG = LearnerConfig(
     balance="tokens",
     timeout_s=60.0,
     collective_timeout_s=60.0,
+    replicas=1,
+    context_parallel=1,
 )
 
 
@@ -158,16 +160,24 @@ def make_learner(folder, rank=0, world=1, meeting=None, **changes):
 
 
 def main(rank, folder):
-    """Makes one update of two ranks, one of them without an image; rank 0 writes its weights."""
+    """Makes one update of two ranks, one of them without an image, and one that they share.
+
+    Rank 0 writes the weights after each.
+    """
     samples = make_samples(folder)
     text = [sample for sample in samples if not sample.rollout.prompt.media]
     seen = [sample for sample in samples if sample.rollout.prompt.media]
-    learner = make_learner(folder, rank, 2, folder / "meet")
-    learner.update(step_batches([text[0], seen[0]], 2)[rank])
-    weights = {name: weight.clone() for name, weight in learner.named_weights()}
-    learner.close()
+    found = {}
+    for name, batch, changes in (
+        ("apart", step_batches([text[0], seen[0]], 2)[rank], {}),
+        ("shared", step_batches(samples, 1)[0], {"context_parallel": 2}),
+    ):
+        learner = make_learner(folder, rank, 2, folder / f"meet {name}", num_ranks=2, **changes)
+        learner.update(batch)
+        found[name] = {name: weight.clone() for name, weight in learner.named_weights()}
+        learner.close()
     if rank == 0:
-        (folder / "found.pickle").write_bytes(pickle.dumps(weights))
+        (folder / "found.pickle").write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ CONFIG = LearnerConfig(
     balance="tokens",
     timeout_s=60.0,
     collective_timeout_s=60.0,
+    replicas=1,
+    context_parallel=1,
 )
 
 CLASSES = {"third": ("zero", "one", "two"), "sign": ("up", "down")}

@@ -52,6 +52,8 @@ def test_bytes_of_a_rank():
     """float32 weights, gradients and two moments: 16 bytes a parameter over two ranks."""
     learner = SimpleNamespace(
         num_ranks=2,
+        replicas=1,
+        context_parallel=1,
         dtype="bfloat16",
         gradient_checkpointing=False,
         microbatch_tokens=100,
@@ -68,6 +70,20 @@ def test_bytes_of_a_rank():
     assert rank.reference == 0
     assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)
     assert estimate_rank_bytes(qwen(True), learner, reference=True).reference == rank.weights
+
+
+def test_bytes_of_ranks_that_share_tokens_and_of_replicas():
+    """A replica holds everything once; two ranks that share a microbatch have half of its tokens each."""
+    values = {"num_ranks": 8, "replicas": 1, "context_parallel": 1, "dtype": "float32"}
+    values |= {"gradient_checkpointing": False, "microbatch_tokens": 100, "vocab_chunk": 5}
+    values |= {"unsharded_gradient_gib": 1.0}
+    alone, shared, replicas = (
+        estimate_rank_bytes(qwen(True), SimpleNamespace(**values | changes))
+        for changes in ({}, {"context_parallel": 2}, {"replicas": 4})
+    )
+    assert (2 * shared.activations, 2 * shared.tile) == (alone.activations, alone.tile)
+    assert (shared.weights, replicas.weights) == (alone.weights, 4 * alone.weights)
+    assert replicas.activations == alone.activations
 
 
 def test_peak_of_known_devices():

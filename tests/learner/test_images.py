@@ -115,7 +115,9 @@ def test_checkpointing_and_packing_change_nothing(folder, samples, changes):
         torch.testing.assert_close(after[1][name], weight, rtol=2e-4, atol=2e-6)
 
 
-def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(folder, samples, learner):
+def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(
+    two_ranks, samples, learner
+):
     text = [sample for sample in samples if not sample.rollout.prompt.media]
     seen = [sample for sample in samples if sample.rollout.prompt.media]
     chosen = [text[0], seen[0]]  # by their lengths, each rank gets one
@@ -123,15 +125,27 @@ def test_two_ranks_of_which_one_has_no_image_learn_what_one_rank_learns(folder, 
     has_image = [bool(batch.media) for rank in by_rank for batch in rank.updates[0]]
     assert sorted(has_image) == [False, True]
     learner.update(image_ranks.step_batches(chosen, 1)[0])
+    assert_same(two_ranks["apart"], learner)
 
-    found = two_ranks(folder)
 
+def test_ranks_that_share_images_learn_what_one_rank_learns(two_ranks, samples, learner):
+    """Each sees the image tokens in its part of the tokens."""
+    [batch] = image_ranks.step_batches(samples, 1)[0].updates[0]
+    inputs = learner._images.inputs(batch)
+    half = -(-len(batch.token_ids) // 2)
+    assert inputs.place.min() < half <= inputs.place.max(), "one rank has no image"
+    learner.update(image_ranks.step_batches(samples, 1)[0])
+    assert_same(two_ranks["shared"], learner)
+
+
+def assert_same(found, learner):
     for name, weight in learner.named_weights():
         torch.testing.assert_close(
             found[name], weight, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
+@pytest.fixture(scope="module")
 def two_ranks(folder):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",

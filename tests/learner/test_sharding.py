@@ -66,6 +66,8 @@ LEARNER = LearnerConfig(
     balance="tokens",
     timeout_s=60.0,
     collective_timeout_s=60.0,
+    replicas=1,
+    context_parallel=1,
 )
 
 

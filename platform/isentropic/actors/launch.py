@@ -105,7 +105,12 @@ async def start_actors(
     def learner_group() -> RayLearnerGroup:
         wheres = [_where(spot, layout.rank) for spot in reserved.ranks]
         ranks = start_ranks(make_learner, wheres, own_ray=own_ray)
-        return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
+        return RayLearnerGroup(
+            ranks,
+            dtype=rollout.dtype,
+            timeout_s=learner.timeout_s,
+            context_parallel=learner.context_parallel,
+        )
 
     shared = cluster.placement == "shared"
     timeout_s = cluster.startup_timeout_s

@@ -29,10 +29,15 @@ class RayLearnerGroup:
         actors: `LearnerActor` handles; `setup` puts them in the order of their ranks.
         dtype: of published weights, that of the engines.
         timeout_s: deadline of one call.
+        context_parallel: ranks in a row that work on one batch together.
     """
 
-    def __init__(self, actors: Sequence[Any], *, dtype: str, timeout_s: float) -> None:
+    def __init__(
+        self, actors: Sequence[Any], *, dtype: str, timeout_s: float, context_parallel: int = 1
+    ) -> None:
         self.num_ranks = len(actors)
+        self.num_batches = len(actors) // context_parallel
+        self._context_parallel = context_parallel
         self._actors = list(actors)
         self._dtype = dtype
         self._timeout_s = timeout_s
@@ -66,13 +71,13 @@ class RayLearnerGroup:
     async def score(
         self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool
     ) -> list[list[TokenScores]]:
-        return await self._all(
+        return await self._by_batch(
             "score", [(batch, reference) for batch in batches], what="old-policy pass"
         )
 
     async def update(self, batches: Sequence[StepBatch]) -> list[StepResult]:
         what = f"updates of step {batches[0].step}"
-        return await self._all("update", [(batch,) for batch in batches], what=what)
+        return await self._by_batch("update", [(batch,) for batch in batches], what=what)
 
     async def publish(self) -> PublishedWeights:
         answers = await self._all(
@@ -130,6 +135,15 @@ class RayLearnerGroup:
     def close(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
+
+    async def _by_batch(self, method: str, arguments: Sequence[tuple], *, what: str) -> list[Any]:
+        """Calls `method` with the arguments of each batch on the ranks that work on it together.
+
+        Their answers are the same: the first one's counts.
+        """
+        shared = [values for values in arguments for _ in range(self._context_parallel)]
+        answers = await self._all(method, shared, what=what)
+        return answers[:: self._context_parallel]
 
     async def _all(
         self, method: str, arguments: Sequence[tuple], *, what: str, timeout_s: float | None = None

@@ -55,7 +55,7 @@ class LearnerClient:
             return {}
         batches = batching.score_batches(
             rollouts,
-            self._learner.num_ranks,
+            self._learner.num_batches,
             self._config.learner.microbatch_tokens,
             self._attention_share,
         )
@@ -104,7 +104,7 @@ class LearnerClient:
             step=step,
             samples=samples,
             plan=plan,
-            num_ranks=self._learner.num_ranks,
+            num_ranks=self._learner.num_batches,
             microbatch_tokens=config.learner.microbatch_tokens,
             reduction=config.reduction,
             max_response_tokens=config.rollout.max_response_tokens,
@@ -149,7 +149,7 @@ class LearnerClient:
         """Gives each rank its part of the rollouts that books are kept over."""
         packed = batching.score_batches(
             contexts,
-            self._learner.num_ranks,
+            self._learner.num_batches,
             self._config.learner.microbatch_tokens,
             self._attention_share,
         )

@@ -65,12 +65,14 @@ class RolloutPool(Protocol):
 
 
 class LearnerGroup(Protocol):
-    """All learner ranks together. Lists are by rank: entry r goes to, or comes from, rank r.
+    """All learner ranks together.
+
+    Lists are by batch: entry b goes to, and comes from, the rank or ranks that work on it together.
 
     Any call raises `LearnerLost` if a rank is gone.
     """
 
-    num_ranks: int
+    num_batches: int  # worked on at a time: the ranks, or with context parallelism their groups
 
     async def score(
         self, batches: Sequence[Sequence[MicroBatch]], *, reference: bool

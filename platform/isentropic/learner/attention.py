@@ -5,10 +5,13 @@ from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from isentropic.learner.context_parallel import enough_heads, trade
 
 NAME = "isentropic_varlen"  # in transformers' registry
 PROBE = "isentropic_probe"  # same; notes what calls it, and computes nothing
@@ -40,6 +43,9 @@ def packed_attention(
     On a GPU in half precision one flash kernel takes all sequences; elsewhere sequences of one
     length, which `batching` puts side by side, go through SDPA together.
 
+    In a module with a `context_group` of n ranks (`context_parallel`) the tensors hold this rank's
+    T / n tokens. They are traded for all tokens of H / n heads, and the result is traded back.
+
     Args:
         query: [1, H, T, D]; key, value: [1, H_kv, T, D].
         cu_seq_lens_q: [S + 1] int32, boundaries of the sequences.
@@ -53,9 +59,29 @@ def packed_attention(
             not computed here.
     """
     _check_call(module, kwargs | {"cu_seq_lens_q": cu_seq_lens_q})
+    group: dist.ProcessGroup | None = getattr(module, "context_group", None)
+    if group is not None:
+        query = trade(query[0], group)[None]
+        key, value = (
+            trade(enough_heads(tensor[0], group.size()), group)[None] for tensor in (key, value)
+        )
+    out = _attend(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+    return (out if group is None else trade(out, group))[None], None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_lens_q: Tensor,
+    max_length_q: int | None,
+    scaling: float | None,
+    sliding_window: int | None,
+) -> Tensor:
+    """Attends, [1, H, T, D] to [T, H, D], by the kernel that the device has."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         heads_last = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-        out = varlen_attn(
+        return varlen_attn(
             *heads_last,
             cu_seq_lens_q,
             cu_seq_lens_q,
@@ -67,11 +93,9 @@ def packed_attention(
             window_size=(-1, 0) if sliding_window is None else (sliding_window - 1, 0),
             enable_gqa=bool(query.size(1) != key.size(1)),  # in a compiled layer it is no bool
         )
-        return out[None], None
     if query.is_cuda:
         key, value = repeat_heads(query, key), repeat_heads(query, value)
-    out = _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling, sliding_window)
-    return out[None], None
+    return _by_length(query[0], key[0], value[0], cu_seq_lens_q, scaling, sliding_window)
 
 
 def repeat_heads(query: Tensor, shared: Tensor) -> Tensor:

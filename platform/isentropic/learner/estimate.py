@@ -36,7 +36,7 @@ class RankBytes:
     gradients: int
     optimizer: int  # AdamW's two moments
     gathered: int  # whole weights and their gradients while they are used
-    activations: int  # of one microbatch
+    activations: int  # of this rank's part of one microbatch
     tile: int  # logits of one tile of the token statistics
     reference: int  # share of the frozen model, if there is one
 
@@ -52,7 +52,8 @@ def estimate_rank_bytes(
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
     model = model.get_text_config(decoder=True)
-    share = 4 * -(-parameters // learner.num_ranks)
+    share = 4 * -(-parameters // (learner.num_ranks // learner.replicas))
+    tokens = -(-learner.microbatch_tokens // learner.context_parallel)
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
     # Two layers while one is gathered ahead, and what stands outside the layers; or everything, if
@@ -75,10 +76,8 @@ def estimate_rank_bytes(
         gradients=share,
         optimizer=2 * share,
         gathered=gathered * width + unsharded,
-        activations=kept * learner.microbatch_tokens * width,
-        tile=TILES_AT_ONCE
-        * 4
-        * min(MAX_TILE, learner.microbatch_tokens * min(learner.vocab_chunk, model.vocab_size)),
+        activations=kept * tokens * width,
+        tile=TILES_AT_ONCE * 4 * min(MAX_TILE, tokens * min(learner.vocab_chunk, model.vocab_size)),
         reference=share if reference else 0,
     )
 

@@ -18,7 +18,8 @@ from isentropic.durable import FileEntry
 from isentropic.images import load_images
 from isentropic.learner import sharding
 from isentropic.learner.books import Books, Owners, clip_scale
-from isentropic.learner.books.shards import Shards, local_gradients, sum_over_ranks
+from isentropic.learner.books.shards import Shards, local_gradients
+from isentropic.learner.context_parallel import ContextGroup
 from isentropic.learner.estimate import flops_per_token, peak_flops
 from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
@@ -79,11 +80,22 @@ class Learner:
             world_size=world_size,
             init_method=init_method,
             timeout_s=config.collective_timeout_s,
+            replicas=config.replicas,
         )
+        self._context: ContextGroup | None = None
+        if config.context_parallel > 1:
+            self._context = ContextGroup(config.context_parallel, config.collective_timeout_s)
         self._gloo = sharding.host_group(config.timeout_s)
         self._device = torch.device(self._mesh.device_type)
         torch.manual_seed(hash_seed("learner", seed, rank))
-        build = partial(sharding.build, model, config, self._mesh, temperature=temperature)
+        build = partial(
+            sharding.build,
+            model,
+            config,
+            self._mesh,
+            temperature=temperature,
+            context=self._context,
+        )
         self._model, self._keep_gathered = build(trained=True)
         trained = sum(each.numel() for each in self._model.parameters() if each.requires_grad)
         self._reduce_each_microbatch = not sharding.may_stand_unsharded(trained, config)
@@ -227,15 +239,29 @@ class Learner:
         def to(array, dtype=torch.int64):
             return torch.tensor(array, dtype=dtype).to(self._device, non_blocking=True)
 
-        return model(
+        images = self._images.inputs(batch) if self._images else None
+        count = len(batch.target)
+        if self._context:
+            batch, chosen = self._context.part(batch)
+            images = images and self._context.image_part(images)
+        statistics = model(
             to(batch.token_ids),
             to(batch.position_ids),
             to(batch.cu_seqlens, torch.int32),
             to(batch.predict),
             to(batch.target),
             max_length=int(np.diff(batch.cu_seqlens).max()),
-            images=self._images.inputs(batch).to(self._device) if self._images else None,
+            images=images and images.to(self._device),
         )
+        return self._context.join(statistics, chosen, count) if self._context else statistics
+
+    def _sum_over_batches(self, tensor: Tensor) -> None:
+        """Adds up, in place, what each rank knows of its own microbatches.
+
+        Ranks that share their microbatches know the same, which counts once.
+        """
+        if self._mesh.size() > 1:
+            dist.all_reduce(tensor, group=self._context and self._context.counterparts)
 
     @torch.no_grad()
     def _statistics(
@@ -249,13 +275,11 @@ class Learner:
         """Books whose entropy is measured over the batch's contexts. Collective."""
         contexts = batch.contexts
         count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
-        if self._mesh.size() > 1:
-            dist.all_reduce(count)
+        self._sum_over_batches(count)
 
         def measure() -> float:
             total, _, _ = self._backward(contexts, lambda _, seen: seen.entropy.sum() / count)
-            if self._mesh.size() > 1:
-                dist.all_reduce(total)
+            self._sum_over_batches(total)
             return float(total)
 
         def score(microbatches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
@@ -276,8 +300,7 @@ class Learner:
             self._model.parameters(), self._config.max_grad_norm
         )
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
-        if self._mesh.size() > 1:
-            dist.all_reduce(loss)
+        self._sum_over_batches(loss)
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if books and not skipped:
             books.before(grad_norm, self._config.max_grad_norm)
@@ -335,7 +358,7 @@ class Learner:
             ]
             counts = torch.bincount(torch.cat(members), minlength=len(names))
             # A class without tokens on any rank has no gradient: all ranks leave its pass out.
-            sum_over_ranks(counts)
+            self._sum_over_batches(counts)
             for number in counts.nonzero()[:, 0].tolist():
                 self._optimizer.zero_grad(set_to_none=True)
                 self._backward(microbatches, leaves.only([one == number for one in members]))
@@ -355,7 +378,8 @@ class Learner:
         tokens = sum(len(microbatch.token_ids) for microbatch in packed)
         sequences = sum(len(microbatch.rows) for microbatch in packed)
         work = flops_per_token(self._model.lm.config, tokens / sequences) * tokens
-        return work / sum(update.seconds for update in updates) / peak
+        ranks = self._context.size if self._context else 1
+        return work / ranks / sum(update.seconds for update in updates) / peak
 
     def _losses(self, batch: StepBatch, index: int) -> "_StepLoss | _LeafLoss":
         """Makes what turns the statistics of the n-th microbatch into its share of the loss."""
@@ -385,7 +409,8 @@ class Learner:
             for columns, statistics in zip(fields, current, strict=True)
         ]
         leaves = partial(leaf_gradients, self._objective, batch.coefficients, **arguments)
-        return _LeafLoss(*minibatch_gradients(microbatches, known, leaves))
+        group = self._context and self._context.counterparts
+        return _LeafLoss(*minibatch_gradients(microbatches, known, leaves, group))
 
     def _backward(
         self, microbatches: Sequence[MicroBatch], losses: Callable[[int, TokenStatistics], Tensor]

@@ -15,6 +15,7 @@ def minibatch_gradients(
     microbatches: Sequence[MicroBatch],
     fields: Sequence[Mapping[str, Tensor]],
     leaves: Callable[[dict[str, Tensor]], LeafResult],
+    group: dist.ProcessGroup | None = None,
 ) -> tuple[list[tuple[Tensor, Tensor | None]], Tensor]:
     """Differentiates a whole minibatch: d loss / d (logprob, entropy) by microbatch, and the loss.
 
@@ -22,6 +23,9 @@ def minibatch_gradients(
     with the fields of every rank in the order of the minibatch (by `rows`, then by token). The
     metrics see the tokens in the same order, so that a random draw by place is the same in both.
     The result depends neither on packing nor on ranks. Each field is [N] of its microbatch.
+
+    Args:
+        group: ranks that have the minibatch's tokens between them, each token once; None: all.
     """
     rows = [
         torch.as_tensor(batch.rows[batch.sequence_id], dtype=torch.float64)
@@ -35,7 +39,7 @@ def minibatch_gradients(
         ],
         dim=1,
     )
-    everything, start = _gather(table)
+    everything, start = _gather(table, group)
     # Stable, or the tokens of a row would be shuffled: they lie on one rank, in order.
     order = everything[0].argsort(stable=True)
     whole = {
@@ -58,18 +62,18 @@ def minibatch_gradients(
     return list(zip(d_logprob, d_entropy, strict=True)), result.loss
 
 
-def _gather(table: Tensor) -> tuple[Tensor, int]:
+def _gather(table: Tensor, group: dist.ProcessGroup | None) -> tuple[Tensor, int]:
     """Lays [F, n] of all ranks side by side; returns that and where this rank's columns start."""
-    world = dist.get_world_size()
+    world = dist.get_world_size(group)
     if world == 1:
         return table, 0
     size = torch.tensor([table.shape[1]], device=table.device)
     sizes = [torch.empty_like(size) for _ in range(world)]
-    dist.all_gather(sizes, size)
+    dist.all_gather(sizes, size, group=group)
     counts = [int(count) for count in sizes]
     padded = table.new_zeros(table.shape[0], max(counts))
     padded[:, : table.shape[1]] = table
     tables = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(tables, padded)
+    dist.all_gather(tables, padded, group=group)
     parts = [part[:, :count] for part, count in zip(tables, counts, strict=True)]
-    return torch.cat(parts, dim=1), int(np.sum(counts[: dist.get_rank()]))
+    return torch.cat(parts, dim=1), int(np.sum(counts[: dist.get_rank(group)]))

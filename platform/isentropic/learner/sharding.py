@@ -9,6 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner.context_parallel import ContextGroup, subgroup
 from isentropic.learner.model import PackedModel, empty_model, load_model
 from isentropic.models.slices import find_places, read_slices
 
@@ -20,7 +21,14 @@ KEEP_GATHERED_BYTES = 1 << 30
 GIB = 1 << 30
 
 
-def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: float) -> DeviceMesh:
+def join(
+    *,
+    rank: int,
+    world_size: int,
+    init_method: str | None,
+    timeout_s: float,
+    replicas: int = 1,
+) -> DeviceMesh:
     """Joins the ranks, one device each: NCCL on GPUs (gloo for host tensors), gloo on CPUs.
 
     Args:
@@ -29,6 +37,10 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         timeout_s: for any collective; then the process group aborts. It must be longer than the
             ranks' microbatches differ, and on a GPU longer than the work that was queued before the
             collective: NCCL counts from its start on the host.
+        replicas: copies of the sharded state, each over equally many ranks in a row.
+
+    Returns:
+        The mesh that the model is sharded over: ("ranks",), or ("replicas", "shards").
     """
     if init_method is None and world_size > 1:
         raise ValueError(
@@ -43,7 +55,7 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         torch.utils.deterministic.fill_uninitialized_memory = False
     # A single rank beside an engine or another learner: a process can have only one default group.
     if init_method is None and dist.is_initialized():
-        return _mesh(cuda, world_size)
+        return _mesh(cuda, world_size, replicas, timeout_s)
     meeting = {"store": dist.HashStore()} if init_method is None else {"init_method": init_method}
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -52,7 +64,7 @@ def join(*, rank: int, world_size: int, init_method: str | None, timeout_s: floa
         timeout=timedelta(seconds=timeout_s),
         **meeting,
     )
-    return _mesh(cuda, world_size)
+    return _mesh(cuda, world_size, replicas, timeout_s)
 
 
 def host_group(timeout_s: float) -> dist.ProcessGroup:
@@ -60,11 +72,16 @@ def host_group(timeout_s: float) -> dist.ProcessGroup:
     return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
 
 
-def _mesh(cuda: bool, world_size: int) -> DeviceMesh:
+def _mesh(cuda: bool, world_size: int, replicas: int, timeout_s: float) -> DeviceMesh:
     assert dist.get_world_size() == world_size, (
         f"the process belongs to a group of {dist.get_world_size()} ranks"
     )
-    return init_device_mesh("cuda" if cuda else "cpu", (world_size,), mesh_dim_names=("ranks",))
+    device = "cuda" if cuda else "cpu"
+    if replicas == 1:
+        return init_device_mesh(device, (world_size,), mesh_dim_names=("ranks",))
+    ranks = torch.arange(world_size).view(replicas, -1)
+    groups = [subgroup(ranks.T, timeout_s), subgroup(ranks, timeout_s)]
+    return DeviceMesh.from_group(groups, device, mesh=ranks, mesh_dim_names=("replicas", "shards"))
 
 
 def build(
@@ -74,6 +91,7 @@ def build(
     *,
     temperature: float,
     trained: bool,
+    context: ContextGroup | None = None,
 ) -> tuple[PackedModel, bool]:
     """Builds a sharded model on this rank's device; the bool: its layers stay gathered.
 
@@ -93,6 +111,8 @@ def build(
         lm = load_model(model)
     packed = PackedModel(lm, temperature=temperature, vocab_chunk=config.vocab_chunk)
     packed.requires_grad_(trained)
+    if context:
+        context.mark(packed.layers)
     if trained and config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
         # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.

@@ -118,3 +118,18 @@ def test_the_share_of_evaluation(changes, sampling, line):
     text = described.evaluation_line(config, held_out=2)
     assert line in text
     assert ("MORE THAN 25%" in text) == ("45%" in line)
+
+
+@pytest.mark.parametrize(("ranks", "refused"), [(1, False), (4, False), (3, True)])
+def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
+    config = SimpleNamespace(
+        rollout=ROLLOUT,
+        cluster=SimpleNamespace(engine_device="cuda"),
+        learner=SimpleNamespace(context_parallel=ranks),
+        model=SimpleNamespace(trust_remote_code=False),
+    )
+    if refused:
+        with pytest.raises(ValueError, match=rf"context_parallel={ranks}: the model's 4 attention"):
+            described.check_model_runs(config, MODEL)
+    else:
+        described.check_model_runs(config, MODEL)

@@ -78,6 +78,11 @@ def test_what_fits_passes(default):
             id="more ranks than cores",
         ),
         pytest.param(
+            {"learner__replicas": 2, "learner__context_parallel": 2},
+            r"num_ranks=2 cannot be split into learner\.replicas=2 .*a multiple of 4 ranks",
+            id="groups of ranks that are not whole",
+        ),
+        pytest.param(
             {"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"
         ),
         pytest.param(

@@ -35,7 +35,7 @@ class ReplayLearner(LearnerGroup, Protocol):
 class LocalLearner:
     """`ReplayLearner` in this process: one rank, no Ray."""
 
-    num_ranks = 1
+    num_batches = 1
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
@@ -91,7 +91,7 @@ async def replay_learner(
         # As many threads as a rank's process has: the order of sums depends on them.
         threads = torch.get_num_threads()
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_rank)))
-        learner = make()
+        learner = make(config=config.learner.on_one_rank())
         try:
             yield LocalLearner(learner)
         finally:
@@ -110,7 +110,12 @@ async def _ranks(config: Config, make: partial[Learner]) -> AsyncIterator[RayLea
     )
     place = {"num_cpus": cluster.cpus_per_rank, "num_gpus": cluster.gpus_per_rank}
     actors = start_ranks(make, [place] * count, own_ray=own_ray)
-    group = RayLearnerGroup(actors, dtype=config.rollout.dtype, timeout_s=config.learner.timeout_s)
+    group = RayLearnerGroup(
+        actors,
+        dtype=config.rollout.dtype,
+        timeout_s=config.learner.timeout_s,
+        context_parallel=config.learner.context_parallel,
+    )
     try:
         with start_explained():
             await group.setup(config.cluster.startup_timeout_s)

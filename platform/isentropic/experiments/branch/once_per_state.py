@@ -16,7 +16,7 @@ class OncePerState:
     """A `ReplayLearner` that scores nothing twice while its weights are the remembered ones."""
 
     def __init__(self, learner: ReplayLearner) -> None:
-        self.num_ranks = learner.num_ranks
+        self.num_batches = learner.num_batches
         self._learner = learner
         self._at_remembered = False  # the weights are the remembered ones
         self._known: list[tuple[Batches, bool, list[list[TokenScores]]]] = []

@@ -72,7 +72,7 @@ def export(
     config = RecordedRun(run).config
     model = replace(config.model, path=model_folder(config.model, config.task))
     learner = Learner(
-        config=replace(config.learner, num_ranks=1, compile=False),
+        config=replace(config.learner.on_one_rank(), compile=False),
         model=model,
         objective=config.objective,
         terms=config.terms,

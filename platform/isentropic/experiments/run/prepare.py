@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
+from isentropic.learner.context_parallel import check_heads
 from isentropic.learner.estimate import attention_share, head_size
 from isentropic.learner.model import check_trainable, read_config
 from isentropic.metrics.sinks.tensorboard import check_tensorboard
@@ -66,6 +67,7 @@ def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str,
 def check_model_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the engine or the learner cannot run the model."""
     check_engine_runs(config, model)
+    check_heads(model, config.learner.context_parallel)
     check_trainable(model, trust_remote_code=config.model.trust_remote_code)
 
 

@@ -17,7 +17,7 @@ Several ways to sort the tokens can be followed at once: each splits the whole m
 import torch
 from torch import Tensor
 
-from isentropic.learner.books.shards import Shards, local, sum_over_ranks
+from isentropic.learner.books.shards import Shards, local, sum_over_shards
 
 BEFORE = "before"
 
@@ -82,7 +82,7 @@ class Owners:
                 for shards in self._buffers.values()
             ]
         )
-        sum_over_ranks(sums)
+        sum_over_shards(sums, self._group["params"][0])
         rate = self._group["lr"]
         return {
             owner: -rate * part for owner, part in zip(self._buffers, sums.tolist(), strict=True)

@@ -14,10 +14,13 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def sum_over_ranks(tensor: Tensor) -> None:
-    """Adds up a tensor over the ranks, in place."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
+def sum_over_shards(tensor: Tensor, parameter: Tensor) -> None:
+    """Adds up a tensor, in place, over the ranks that `parameter` is sharded over.
+
+    Over its replicas it must not be added up: each has all of it.
+    """
+    if isinstance(parameter, DTensor) and parameter.device_mesh.size(-1) > 1:
+        dist.all_reduce(tensor, group=parameter.device_mesh.get_group(-1))
 
 
 def local_gradients(parameters: Shards) -> Shards:

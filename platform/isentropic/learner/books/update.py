@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from isentropic.learner.books.owners import Owners
-from isentropic.learner.books.shards import Shards, local, local_gradients, sum_over_ranks
+from isentropic.learner.books.shards import Shards, local, local_gradients, sum_over_shards
 from isentropic.records import MicroBatch, UpdateBooks
 
 # Length of the step along u in parameter space. In float32 the differences were right to 3e-4 of
@@ -206,7 +206,7 @@ class Books:
                     -rate * self._group["weight_decay"] * (average.double() * weight).sum(),
                 ]
             )
-        sum_over_ranks(sums)
+        sum_over_shards(sums, self._parameters[0])
         return dict(zip(PARTS, sums.tolist(), strict=True))
 
     @torch.no_grad()
@@ -218,7 +218,7 @@ class Books:
             for average, denominator in zip(mean, self._denominators(), strict=True)
         ]
         square = torch.stack([part.square().sum() for part in direction]).sum()
-        sum_over_ranks(square)
+        sum_over_shards(square, self._parameters[0])
         length = math.sqrt(float(square))
         if not length:
             lengths = sum(len(batch.target) for batch in microbatches)
