@@ -42,6 +42,9 @@ CAME_LATER: dict[str, Any] = {
     "learner.collective_timeout_s": 600.0,
 }
 
+# What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
+DATA_KEY = "task.data"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -80,7 +83,7 @@ class ResumeConfig:
 
     # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
     mode: str
-    # keys that may differ from the run that is resumed, such as run.steps
+    # keys that may differ from the run that is resumed, such as run.steps; task.data: the rows
     allow_changes: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -24,8 +24,11 @@ def fitting(
     max_tokens: int,
     on_long_prompt: str,
     say: Callable[[str], None] = say_on_stderr,
+    seen: Callable[[str, Prompt], None] = lambda split, prompt: None,
 ) -> tuple[Task, dict[str, int]]:
     """The task without prompts of more than `max_tokens` tokens, and how many each split lost.
+
+    `seen` gets each split and prompt, in order, the long ones too.
 
     Raises:
         ValueError: `on_long_prompt` is 'refuse' and a prompt is longer ('drop' leaves it out); or
@@ -39,6 +42,7 @@ def fitting(
         for index in announced(range(task.size(split)), f"checking {split} prompts", say):
             prompt = task.prompt(split, index)
             ids = chat.prompt_ids(prompt)
+            seen(split, prompt)
             _check_ids(chat, prompt, ids)
             if len(ids) <= max_tokens:
                 kept[split].append(index)

@@ -8,6 +8,7 @@ from transformers import Qwen3Config
 
 from isentropic.config import RolloutConfig
 from isentropic.experiments.run import describe as described
+from isentropic.experiments.run import prepare
 
 GIB = 2**30
 MODEL = Qwen3Config(
@@ -91,6 +92,6 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
         with pytest.raises(
             ValueError, match=rf"tensor_parallel={devices}: the model's 4 attention"
         ):
-            described.check_engine_runs(config, MODEL)
+            prepare.check_engine_runs(config, MODEL)
     else:
-        described.check_engine_runs(config, MODEL)
+        prepare.check_engine_runs(config, MODEL)
