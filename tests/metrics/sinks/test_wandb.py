@@ -56,7 +56,8 @@ def offline_records(folder):
 
 
 def line(step):
-    return {"policy_version": 8 * step, "entropy/mean": 1 / (step + 1), "clip/frac": None}
+    entropy = "entropy/mean" if step else "eval/entropy"
+    return {"policy_version": 8 * step, entropy: 1 / (step + 1), "clip/frac": None}
 
 
 def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
