@@ -41,6 +41,11 @@ CAME_LATER: dict[str, Any] = {
     "learner.balance": "tokens",
     "learner.collective_timeout_s": 600.0,
 }
+# The same of the tasks' own keys, by task.
+TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
+    "math": {"truncated_answer": "any"},
+    "reasoning_gym": {"truncated_answer": "any"},
+}
 
 # What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
 DATA_KEY = "task.data"
@@ -404,4 +409,7 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
             result.setdefault(section, value)
         elif isinstance(result.get(section), Mapping):
             result[section] = {name: value} | dict(result[section])
+    task = result.get("task")
+    if isinstance(task, Mapping) and isinstance(task.get("name"), str):
+        result["task"] = TASK_KEYS_CAME_LATER.get(task["name"], {}) | dict(task)
     return result

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from isentropic.checks import check_choice
 from isentropic.records import Ints, Prompt
-from isentropic.tasks.base import Task
+from isentropic.tasks.base import Task, reward_of
 from isentropic.tasks.chat import PLACE, Chat
 from isentropic.tasks.progress import announced, say_on_stderr
 
@@ -126,6 +126,9 @@ class Kept:
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         return self._task.grade(prompt, turns)
+
+    def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        return reward_of(self._task, prompt, turns, truncated=True)
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return self._task.reply(prompt, turns)
