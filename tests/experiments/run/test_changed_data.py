@@ -8,6 +8,7 @@ from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.describe import describe
 from isentropic.experiments.run.folder import data_changes, write_data
 from isentropic.experiments.run.prepare import Prepared
+from isentropic.experiments.settings.checks import remarks
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
 from isentropic.metrics.sinks.terminal import Terminal
@@ -48,6 +49,14 @@ def test_a_dry_run_refuses_or_says_it(begun):
         describe(composed(begun, "task.seed=1")[0])
     allowed = describe(composed(begun, "task.seed=1", "resume.allow_changes=[task.data]")[0])
     assert "resume     the data are not those" in allowed
+
+
+def test_a_kl_that_holds_nothing_is_said(tmp_path):
+    kl = ["terms=kl", "terms.kl.estimator=k1"]
+    assert "k1 holds the policy near the reference no better" in describe(
+        composed(tmp_path, *kl)[0]
+    )
+    assert not remarks(composed(tmp_path, "terms=kl")[0])
 
 
 def test_a_run_refuses_before_it_writes_or_starts_anything(begun):

@@ -28,6 +28,7 @@ from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
+from isentropic.experiments.settings.checks import remarks
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
@@ -61,8 +62,8 @@ async def run_with(
     folder = write_run_folder(config, cfg)
     if prepared.data is not None:
         write_data(folder, prepared.data)
-    if note:
-        terminal.say(note)
+    for line in [*([note] if note else []), *remarks(config)]:
+        terminal.say(line)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)

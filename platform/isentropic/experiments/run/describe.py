@@ -14,6 +14,7 @@ from isentropic.controller.method import Method
 from isentropic.experiments.run.folder import check_data
 from isentropic.experiments.run.prepare import check_engine_starts, check_model_runs, fit_prompts
 from isentropic.experiments.run.preview import data_lines
+from isentropic.experiments.settings.checks import remarks
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
@@ -60,6 +61,7 @@ def describe(config: Config) -> str:
     )
     lines = [_model_line(config, model), *data, *_step_lines(config)]
     lines += [f"resume     {note}"] if note else []
+    lines += [f"remark     {remark}" for remark in remarks(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 
