@@ -142,3 +142,10 @@ def test_allowed_changes_are_keys():
         assert load(cfg).resume.allow_changes == (known,)
     with pytest.raises(ValueError, match=r"'runsteps', which is no config key\. Did you mean 'run"):
         load(compose(["resume.allow_changes=[runsteps]"]))
+
+
+def test_an_older_run_graded_what_was_cut_off_like_the_rest():
+    assert with_current_keys({"task": {"name": "math"}})["task"]["truncated_answer"] == "any"
+    assert with_current_keys({"task": {"name": "arithmetic"}})["task"] == {"name": "arithmetic"}
+    kept = {"name": "math", "truncated_answer": "marked"}
+    assert with_current_keys({"task": kept})["task"] == kept

@@ -45,6 +45,14 @@ CAME_LATER: dict[str, Any] = {
     "learner.replicas": 1,
     "learner.context_parallel": 1,
 }
+# The same of the tasks' own keys, by task.
+TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
+    "math": {"truncated_answer": "any"},
+    "reasoning_gym": {"truncated_answer": "any"},
+}
+
+# What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
+DATA_KEY = "task.data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +92,7 @@ class ResumeConfig:
 
     # never: refuse it | auto: go on from its last whole checkpoint, or start if there is none
     mode: str
-    # keys that may differ from the run that is resumed, such as run.steps
+    # keys that may differ from the run that is resumed, such as run.steps; task.data: the rows
     allow_changes: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -437,4 +445,7 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
             result.setdefault(section, value)
         elif isinstance(result.get(section), Mapping):
             result[section] = {name: value} | dict(result[section])
+    task = result.get("task")
+    if isinstance(task, Mapping) and isinstance(task.get("name"), str):
+        result["task"] = TASK_KEYS_CAME_LATER.get(task["name"], {}) | dict(task)
     return result

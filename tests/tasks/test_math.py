@@ -8,6 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from isentropic.records import Prompt
 from isentropic.records import is_right as is_right_reward
 from isentropic.tasks.answers.equal import is_right
 from isentropic.tasks.math import MathConfig, MathTask
@@ -27,6 +28,7 @@ CONFIG = MathConfig(
     suffix=" Box it.",
     reward_right=1.0,
     reward_wrong=-1.0,
+    truncated_answer="marked",
     on_bad_row="refuse",
     on_long_prompt="refuse",
 )
@@ -228,3 +230,20 @@ def test_answers_of_any_type(data, tmp_path, answer, text):
     prompt = of_rows(data, tmp_path, [{"problem": "p", "answer": answer}]).prompt("train", 0)
     assert prompt.answer == text
     assert is_right(f"\\boxed{{{text}}}", prompt.answer)
+
+
+@pytest.mark.parametrize(
+    ("response", "marked", "any_"),
+    [
+        ("1 + 1 = 2", -1.0, 1.0),
+        ("so \\boxed{2}. Now", 1.0, 1.0),
+        ("#### 2", -1.0, 1.0),
+        ("so \\boxed{3}. Now", -1.0, -1.0),
+    ],
+)
+def test_a_response_that_was_cut_off_must_mark_its_answer(data, response, marked, any_):
+    prompt = Prompt(prompt_id="", messages=(), answer="2")
+    for setting, reward in (("marked", marked), ("any", any_)):
+        task = MathTask(replace(data, truncated_answer=setting))
+        assert task.grade_truncated(prompt, [response]) == reward
+        assert task.grade(prompt, [response]) == any_

@@ -36,6 +36,7 @@ CONFIG = ReasoningGymConfig(
     system_prompt=None,
     suffix=" Answer:",
     answer_pattern="(?s)<answer>(.*?)</answer>",
+    truncated_answer="marked",
     allow_nonsense=False,
     on_long_prompt="refuse",
 )
@@ -307,3 +308,14 @@ def test_a_thousand_sums_are_graded_one_by_one_in_seconds():
     started = time.monotonic()
     assert set(survey.grade(task, [(prompt, f"<answer>{prompt.answer}</answer>")] * 1000)) == {1.0}
     assert time.monotonic() - started < 30  # 1.5 where nothing else runs
+
+
+def test_a_response_that_was_cut_off_needs_its_pattern():
+    def reward(pattern, response, setting="marked"):
+        task = ReasoningGymTask(replace(CONFIG, answer_pattern=pattern, truncated_answer=setting))
+        prompt = task.prompt("train", 0)
+        return task.grade_truncated(prompt, [response.format(prompt.answer)])
+
+    assert reward(None, "{}") < reward(None, "{}", "any") == 1.0
+    assert reward(CONFIG.answer_pattern, "<answer>{}</answer> so") == 1.0
+    assert reward(CONFIG.answer_pattern, "<answer>{}") == 0.0

@@ -299,7 +299,7 @@ class Feed:
         batch = Batch(
             step=source,
             groups=tuple(groups),
-            next_draw=0,
+            next_draw=self._eval_prompts,
             source_step=source,
             policy_version=self._version,
             reward_errors=0,

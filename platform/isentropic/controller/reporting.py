@@ -19,7 +19,7 @@ from isentropic.metrics.counterfactual import (
     counterfactual_metrics,
     loss_fields,
 )
-from isentropic.metrics.entropy import entropy_metrics, entropy_trained
+from isentropic.metrics.entropy import START_ENTROPY, entropy_metrics, entropy_trained
 from isentropic.metrics.evaluation import evaluation_metrics
 from isentropic.metrics.ledger import (
     Explained,
@@ -137,10 +137,12 @@ class Reporter:
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
         """Writes line 0: the policy before any update, on held-out prompts.
 
-        They are sampled at the training temperature, as the entropy of every later line.
+        They are sampled at the training temperature, as the entropy of every later line. It has a
+        key of its own: one curve must not hold two populations.
         """
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
-        metrics = {"policy_version": 0} | entropy_metrics(rollouts, scores)
+        entropy = entropy_metrics(rollouts, scores)["entropy/mean"]
+        metrics = {"policy_version": 0, START_ENTROPY: entropy}
         metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
         self._hand_out(0, metrics | self._evaluation(0, evaluation))
 

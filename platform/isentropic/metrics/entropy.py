@@ -14,6 +14,7 @@ from isentropic.metrics.tokens import Array
 from isentropic.records import Rollout, RolloutKey, Sample, TokenScores
 
 DECILES = 10
+START_ENTROPY = "eval/entropy"  # of line 0, over held-out prompts
 # Edges of the histogram in nats, fixed so that steps and runs compare. Fine near 0, where a
 # collapse shows; the last bin takes all above. 12.5 nats is the entropy of a uniform choice among
 # 268 000 tokens.

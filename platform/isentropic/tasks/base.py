@@ -7,6 +7,8 @@ from isentropic.records import Prompt
 
 # The ways to write an answer down that tasks ask for.
 FORMS = ("{}", "\\boxed{{{}}}", "#{}", "#### {}", "<answer>{}</answer>")
+# What may count of a response that was cut off: an answer that it marks as one, or the last number.
+TRUNCATED_ANSWERS = ("marked", "any")
 
 
 class Task(Protocol):
@@ -31,6 +33,15 @@ class Task(Protocol):
         """
         ...
 
+    # A task that must know may have, beside `grade`, a `grade_truncated` of the same form: for an
+    # episode whose last turn was cut off at the limit of tokens. See `reward_of`.
+
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         """The environment's (or tool's) text after the last turn; None ends the episode."""
         ...
+
+
+def reward_of(task: Task, prompt: Prompt, turns: Sequence[str], *, truncated: bool) -> float:
+    """Grades an episode by what the task says of cut off ones, if that is what it is."""
+    grade = getattr(task, "grade_truncated", task.grade) if truncated else task.grade
+    return grade(prompt, turns)

@@ -8,6 +8,8 @@ from isentropic.checks import check_choice, check_range
 from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
 from isentropic.tasks.answers.equal import gold_text, is_right
+from isentropic.tasks.answers.final import final_answer
+from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.data.rows import (
     BadValue,
     Messages,
@@ -37,10 +39,12 @@ class MathConfig:
     suffix: str  # after the problem: how to write the answer
     reward_right: float
     reward_wrong: float
+    truncated_answer: str  # marked | any: what counts of a response that was cut off
     on_bad_row: str  # refuse | skip
     on_long_prompt: str  # refuse | drop
 
     def __post_init__(self) -> None:
+        check_choice("task.truncated_answer", self.truncated_answer, TRUNCATED_ANSWERS)
         check_choice("task.on_bad_row", self.on_bad_row, ("refuse", "skip"))
         check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
         check_range("task.eval_share", self.eval_share, above=0, below=1)
@@ -105,6 +109,12 @@ class MathTask:
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         right = is_right(turns[-1], prompt.answer)
         return self.config.reward_right if right else self.config.reward_wrong
+
+    def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        """Pays an answer in a box, or behind `####`, and no other: the text would have gone on."""
+        if self.config.truncated_answer == "any" or final_answer(turns[-1], truncated=True):
+            return self.grade(prompt, turns)
+        return self.grade(prompt, (*turns[:-1], ""))
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from isentropic.checks import check_choice
 from isentropic.records import Ints, Prompt
-from isentropic.tasks.base import Task
+from isentropic.tasks.base import Task, reward_of
 from isentropic.tasks.chat import PLACE, Chat
 from isentropic.tasks.progress import announced, say_on_stderr
 
@@ -24,8 +24,11 @@ def fitting(
     max_tokens: int,
     on_long_prompt: str,
     say: Callable[[str], None] = say_on_stderr,
+    seen: Callable[[str, Prompt], None] = lambda split, prompt: None,
 ) -> tuple[Task, dict[str, int]]:
     """The task without prompts of more than `max_tokens` tokens, and how many each split lost.
+
+    `seen` gets each split and prompt, in order, the long ones too.
 
     Raises:
         ValueError: `on_long_prompt` is 'refuse' and a prompt is longer ('drop' leaves it out); or
@@ -39,6 +42,7 @@ def fitting(
         for index in announced(range(task.size(split)), f"checking {split} prompts", say):
             prompt = task.prompt(split, index)
             ids = chat.prompt_ids(prompt)
+            seen(split, prompt)
             _check_ids(chat, prompt, ids)
             if len(ids) <= max_tokens:
                 kept[split].append(index)
@@ -122,6 +126,9 @@ class Kept:
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         return self._task.grade(prompt, turns)
+
+    def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        return reward_of(self._task, prompt, turns, truncated=True)
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return self._task.reply(prompt, turns)

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.checks import nearest
+from isentropic.checks import check_choice, nearest
 from isentropic.records import Prompt
+from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.grading import plain
 from isentropic.tasks.sizes import check_sizes
 
@@ -63,12 +64,14 @@ class ReasoningGymConfig:
     suffix: str  # after the question
     # Its last match (its group, if it has one) is the answer; null: the whole response.
     answer_pattern: str | None
+    truncated_answer: str  # marked | any: what counts of a response that was cut off
     allow_nonsense: bool  # true: also a generator that pays in full for nonsense
     on_long_prompt: str  # refuse | drop
 
     def __post_init__(self) -> None:
         _check_generator(self.generator, self.allow_nonsense)
         check_sizes(self.train_size, self.eval_size)
+        check_choice("task.truncated_answer", self.truncated_answer, TRUNCATED_ANSWERS)
         try:
             re.compile(self.answer_pattern or "")
         except re.error as error:
@@ -115,6 +118,12 @@ class ReasoningGymTask:
         if answer is not None and answer != prompt.answer.strip():
             answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
         return 0.0 if answer is None else self._score(prompt, answer)
+
+    def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        """Pays what `answer_pattern` finds; without one a response that lacks its end says nothing."""
+        if self.config.truncated_answer == "any" or self.config.answer_pattern is not None:
+            return self.grade(prompt, turns)
+        return self.grade(prompt, (*turns[:-1], ""))
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None

@@ -8,6 +8,7 @@ from transformers import Qwen3Config
 
 from isentropic.config import RolloutConfig
 from isentropic.experiments.run import describe as described
+from isentropic.experiments.run import prepare
 
 GIB = 2**30
 MODEL = Qwen3Config(
@@ -91,9 +92,9 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
         with pytest.raises(
             ValueError, match=rf"tensor_parallel={devices}: the model's 4 attention"
         ):
-            described.check_engine_runs(config, MODEL)
+            prepare.check_engine_runs(config, MODEL)
     else:
-        described.check_engine_runs(config, MODEL)
+        prepare.check_engine_runs(config, MODEL)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,6 @@ def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
     )
     if refused:
         with pytest.raises(ValueError, match=rf"context_parallel={ranks}: the model's 4 attention"):
-            described.check_model_runs(config, MODEL)
+            prepare.check_model_runs(config, MODEL)
     else:
-        described.check_model_runs(config, MODEL)
+        prepare.check_model_runs(config, MODEL)

@@ -8,10 +8,14 @@ from omegaconf import OmegaConf
 from isentropic.config import ResumeConfig
 from isentropic.experiments.run.folder import (
     changed_keys,
+    check_data,
     check_run_folder,
     remove_torn,
+    write_data,
     write_run_folder,
 )
+from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
+from isentropic.tasks.data.digest import DataDigest
 
 
 class Run:
@@ -194,3 +198,58 @@ def test_staleness_can_be_lowered_if_that_is_allowed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
     allowed = ("rollout.max_staleness",)
     check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), staleness[1])
+
+
+def digest(*, seed=0, size=3):
+    """Of sums that another seed draws anew."""
+    values = {"name": "arithmetic", "levels": ("2x1",), "train_size": size, "eval_size": 2}
+    task = ArithmeticTask(ArithmeticConfig(**values, seed=seed))
+    data = DataDigest(task)
+    for split in ("train", "eval"):
+        for index in range(task.size(split)):
+            data.add(split, task.prompt(split, index))
+    return data
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that has drawn something from the data of seed 0."""
+    write_data(tmp_path, digest())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    return tmp_path
+
+
+def test_other_data_are_refused(begun):
+    assert check_data(begun, digest(), ()) is None
+    with pytest.raises(ValueError, match=r"the first is arithmetic/train/2x1/.*eval.*task\.data"):
+        check_data(begun, digest(seed=1), ("run.steps",))
+    with pytest.raises(ValueError, match=r"3 train prompts, now 4; the first 3 are the same\."):
+        check_data(begun, digest(size=4), ())
+
+
+@pytest.mark.parametrize("allowed", ["task.data", "task", "task.seed"])
+def test_or_allowed_said_and_recorded(begun, allowed):
+    before = (begun / "data.json").read_text()
+    assert "permits it" in check_data(begun, digest(seed=1), (allowed,))
+    write_data(begun, digest(seed=1))
+
+    assert check_data(begun, digest(seed=1), ()) is None
+    assert (begun / "data.1.json").read_text() == before
+    write_data(begun, digest(seed=1))
+    assert not (begun / "data.2.json").exists()
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"train": {}}', "\x00"])
+def test_a_folder_without_digests_is_resumed_and_said_once(begun, content):
+    (begun / "data.json").unlink()
+    if content is not None:
+        (begun / "data.json").write_text(content)
+
+    assert "earlier versions" in check_data(begun, digest(), ())
+    write_data(begun, digest())
+    assert check_data(begun, digest(), ()) is None
+
+
+def test_data_of_a_start_that_drew_nothing_bind_nobody(tmp_path):
+    write_data(tmp_path, digest())
+    assert check_data(tmp_path, digest(seed=1), ()) is None

@@ -89,6 +89,8 @@ def test_what_cannot_be_read_is_shown_as_it_must_be_typed(argument):
         # Their default is null, which says nothing of what they take.
         ("cluster.object_store_gib=2 GiB)", "a number or null, got '2 GiB\\)'", ".*=null"),
         ("cluster.object_store_gib=1,2", "a number or null, got '1,2'", ".*=null"),
+        ("alarms.rules.entropy_collapse.ceiling=1,2", "a number or null, got '1,2'", ".*=null"),
+        ("+alarms.rules.mine.patience=1,2", "a whole number, got '1,2'", ".*=1"),
     ],
 )
 def test_a_key_that_takes_no_text_says_what_it_takes(argument, kind, example):

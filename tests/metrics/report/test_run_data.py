@@ -15,7 +15,16 @@ def test_curves_by_policy_version_and_step(make, tmp_path):
         (8, 2),
         (16, 3),
     ]
-    assert run.curve("entropy/mean", start=True)[0] == (0, 0, 1.62)
+    assert run.curve("eval/entropy", start=True) == [(0, 0, 1.62)]
+
+
+def test_the_start_of_an_older_run_has_the_key_of_today(tmp_path):
+    lines = ['{"step": 0, "entropy/mean": 1.5}', '{"step": 1, "entropy/mean": 1.25}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    run = read_run(tmp_path)
+
+    assert run.curve("eval/entropy", start=True) == [(0, 0, 1.5)]
+    assert run.curve("entropy/mean", start=True) == [(1, 1, 1.25)]
 
 
 def test_held_out_scores_stand_at_the_version_they_were_measured_under(make, tmp_path):

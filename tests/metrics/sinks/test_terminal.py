@@ -71,7 +71,7 @@ BOOKS |= {"ledger/impulse/pa_lp": 0.0151, "ledger/impulse/zero_adv": 0.0}
 def test_a_measured_step_says_who_moved_the_entropy():
     stream = io.StringIO()
     terminal = Terminal(10, stream=stream)
-    terminal.log(0, {"entropy/mean": 0.4})
+    terminal.log(0, {"eval/entropy": 0.4})
     terminal.log(1, {"entropy/mean": 0.277} | BOOKS)
     start, step = stream.getvalue().splitlines()
 

@@ -56,14 +56,16 @@ def offline_records(folder):
 
 
 def line(step):
-    return {"policy_version": 8 * step, "entropy/mean": 1 / (step + 1), "clip/frac": None}
+    entropy = "entropy/mean" if step else "eval/entropy"
+    return {"policy_version": 8 * step, entropy: 1 / (step + 1), "clip/frac": None}
 
 
 def test_offline_record_reads_back_across_a_resume(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     sink, _ = open_sink(tmp_path, note=f"key {KEY}", hf_token="hf_canary")
     for step in range(3):
-        sink.log(step, line(step) | {"entropy/histogram": [1] * (len(ENTROPY_EDGES) - 1)})
+        histogram = {"entropy/histogram": [1] * (len(ENTROPY_EDGES) - 1)} if step else {}
+        sink.log(step, line(step) | histogram)
     record = {
         "state": "raised",
         "level": "error",

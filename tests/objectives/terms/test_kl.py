@@ -29,6 +29,27 @@ def test_estimators(close, estimator, values, slopes):
     assert torch.equal(term.value({"logprob": logprob, "ref_logprob": reference}), kl)
 
 
+def test_expected_gradients():
+    """Exact expectations over three actions: k1 holds nothing, k2 is the KL, k3 the reverse KL."""
+    logits = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()
+    policy = logits.log_softmax(0)
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    def expected(estimator):
+        chances = policy.exp().detach()
+        return gradient((chances * kl_to_reference(policy, reference, estimator=estimator)).sum())
+
+    forward = gradient((policy.exp() * (policy - reference)).sum())
+    reverse = gradient((reference.exp() * (reference - policy)).sum())
+    torch.testing.assert_close(expected("k1"), torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(expected("k2"), forward)
+    torch.testing.assert_close(expected("k3"), reverse)
+    assert forward.norm() > 0.1
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_k3_is_clamped_at_10_without_gradient(dtype):
     logprob = torch.zeros(4, dtype=dtype, requires_grad=True)

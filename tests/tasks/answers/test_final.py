@@ -50,6 +50,24 @@ def test_final_answer(response, answer):
     assert final_answer(response) == answer
 
 
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        pytest.param("5 + 6 = 11, the answer is 11", None, id="the last number so far"),
+        pytest.param("so $x = 5$. Then", None, id="the last formula so far"),
+        pytest.param(r"so \boxed{6}. Let me check: 7", "6", id="a box that is closed"),
+        pytest.param(r"\boxed{6} or \boxed{1", None, id="a box that is not"),
+        pytest.param(r"\boxed 1", None, id="a bare box that may go on"),
+        pytest.param(r"\boxed 1 is", "1", id="a bare box that has ended"),
+        pytest.param("#### 12", None, id="a marked line that may go on"),
+        pytest.param("#### 12\nThat is", "12", id="a marked line that has ended"),
+        pytest.param("#### 12\n#### 1", None, id="and another one that may"),
+    ],
+)
+def test_of_a_response_that_was_cut_off(response, answer):
+    assert final_answer(response, truncated=True) == answer
+
+
 @pytest.mark.parametrize("behind", ["", " so x is 5"])
 def test_a_box_far_from_the_end_is_still_the_answer(behind):
     assert final_answer("\\boxed{6}" + " a" * LAST_CHARACTERS + behind) == "6"

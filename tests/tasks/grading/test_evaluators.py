@@ -63,6 +63,7 @@ def math_task(folder):
     values = {"train_split": "train", "eval_split": "test", "image_column": None, "limit": None}
     values |= {"problem_column": "problem", "answer_column": "answer", "eval_path": None}
     values |= {"eval_share": 0.2, "system_prompt": None, "suffix": "", "on_bad_row": "refuse"}
+    values |= {"truncated_answer": "marked"}
     values |= {"reward_right": 1.0, "reward_wrong": 0.0, "on_long_prompt": "refuse"}
     return MathTask(MathConfig(name="math", path=str(path), **values))
 
@@ -70,6 +71,7 @@ def math_task(folder):
 def reasoning_gym_task(generator):
     values = {"params": {}, "train_size": 5, "eval_size": 1, "seed": 0, "system_prompt": None}
     values |= {"suffix": "", "answer_pattern": None, "allow_nonsense": False}
+    values |= {"truncated_answer": "marked"}
     return ReasoningGymTask(
         ReasoningGymConfig(
             name="reasoning_gym", generator=generator, on_long_prompt="refuse", **values

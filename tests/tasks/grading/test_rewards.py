@@ -18,6 +18,7 @@ import pytest
 import isentropic
 from isentropic.records import Prompt, Rollout, RolloutKey
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
+from isentropic.tasks.prompts import Kept
 
 PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "?"},), answer="1")
 
@@ -109,6 +110,27 @@ def make_workers(tmp_path, monkeypatch):
     for workers in made:
         workers.close()
     assert not list(tmp_path.iterdir())  # no check wrote a file
+
+
+class CutTask(HostileTask):
+    def grade_truncated(self, prompt, turns):
+        return 0.25
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_response_that_was_cut_off_is_graded_as_such(make_workers, isolated):
+    cut = replace(rollout("1"), finish_reason="length")
+
+    def graded(task):
+        # Workers must start on a busy machine.
+        workers = make_workers(task, timeout_s=20.0, deadline_s=60.0)
+        return asyncio.run(workers.grade([rollout("1"), cut]))
+
+    assert graded(CutTask(isolated)) == [1.0, 0.25]
+    if not isolated:
+        assert graded(HostileTask(isolated)) == [1.0, 1.0]
+        assert graded(Kept(CutTask(isolated), {})) == [1.0, 0.25]
+        assert graded(Kept(HostileTask(isolated), {})) == [1.0, 1.0]
 
 
 def test_each_fault_costs_its_own_answer_alone_and_is_counted_by_kind(make_workers, monkeypatch):

@@ -93,6 +93,7 @@ def attribute(options: dict[str, Any], overrides: list[str]) -> int:
     settings = {"run": str(run.folder.resolve().name), "steps": steps, "contexts": contexts}
     settings |= {"by": list(by), "exact": exact, "ranks": ranks}
     prepared = prepare(run.config)
+    run.say_changed_data(prepared.data)
     begin(out, settings)
     display = Display()
     ways = "; ".join(map(str, stretches))

@@ -158,6 +158,7 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
     from isentropic.metrics.report import write_report
 
     prepared = prepare(run.config)
+    run.say_changed_data(prepared.data)
     comparison = Comparison(
         run=replace(run, vocab_size=prepared.chat.vocab_size),
         settings=tuple(settings),

@@ -70,6 +70,7 @@ async def replay_step(
     from isentropic.metrics.sinks.jsonl import plain
 
     prepared = prepare(run.config)
+    run.say_changed_data(prepared.data)
     run = replace(run, vocab_size=prepared.chat.vocab_size)
     reference = config.terms.kl is not None or run.config.terms.kl is not None
     async with replay_learner(

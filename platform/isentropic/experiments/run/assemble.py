@@ -23,11 +23,12 @@ from isentropic.controller.storage.resume import resume_point
 from isentropic.controller.trainer import Trainer
 from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.builders import make_engine, make_learner
-from isentropic.experiments.run.folder import remove_torn, write_run_folder
+from isentropic.experiments.run.folder import check_data, remove_torn, write_data, write_run_folder
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
+from isentropic.experiments.settings.checks import remarks
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
@@ -57,7 +58,12 @@ async def run_with(
 ) -> int:
     """Runs with actors from `lend`, which get back to it; `panel` is one more log of every line."""
     method = _method(config, prepared)  # what it refuses leaves no folder behind
+    note = _check_data(config, prepared)
     folder = write_run_folder(config, cfg)
+    if prepared.data is not None:
+        write_data(folder, prepared.data)
+    for line in [*([note] if note else []), *remarks(config)]:
+        terminal.say(line)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
@@ -202,6 +208,12 @@ def _method(config: Config, prepared: Prepared) -> Method:
     method = Method(config)
     method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
     return method
+
+
+def _check_data(config: Config, prepared: Prepared) -> str | None:
+    if prepared.data is None:
+        return None
+    return check_data(Path(config.run.dir), prepared.data, config.resume.allow_changes)
 
 
 def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal) -> Start:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import torch
@@ -10,8 +11,10 @@ from transformers import PretrainedConfig
 from isentropic.actors.placement import plan
 from isentropic.config import Config
 from isentropic.controller.method import Method
+from isentropic.experiments.run.folder import check_data
 from isentropic.experiments.run.prepare import check_engine_starts, check_model_runs, fit_prompts
 from isentropic.experiments.run.preview import data_lines
+from isentropic.experiments.settings.checks import remarks
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
@@ -20,6 +23,7 @@ from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
 from isentropic.rollout.options import WORKSPACE
 from isentropic.tasks import TASKS
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.data.digest import DataDigest
 
 GIB = 2**30
 ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured
@@ -35,14 +39,17 @@ def describe(config: Config) -> str:
     Raises:
         ValueError: what the run would be refused for: a model that is not whole, unreadable data,
             prompts that the template loses or the window cannot hold, teachers that are missing,
-            an engine that cannot start or run the model, resources that Ray cannot place.
+            an engine that cannot start or run the model, resources that Ray cannot place, data
+            that are no longer those of the run that it goes on with.
     """
     check_model(config.model, config.task)
     whole = TASKS[config.task.name].make(config.task)
     model, chat = _model_and_chat(config)
     check_engine_starts(config, reads_images=chat.images is not None)
     check_model_runs(config, model)
-    task, dropped = fit_prompts(config, whole, chat)
+    digest = DataDigest(whole)
+    task, dropped = fit_prompts(config, whole, chat, digest)
+    note = check_data(Path(config.run.dir), digest, config.resume.allow_changes)
     # The folder of an embedded model may not be made yet; binding loads nothing of it.
     Method(config).bind(chat=chat, task=task, model_path=config.model.path)
     data = data_lines(
@@ -55,6 +62,8 @@ def describe(config: Config) -> str:
     )
     lines = [_model_line(config, model), *data, *_step_lines(config)]
     lines.append(evaluation_line(config, task.size("eval")))
+    lines += [f"resume     {note}"] if note else []
+    lines += [f"remark     {remark}" for remark in remarks(config)]
     return "\n".join([*lines, *_placement_lines(config), *_memory_lines(config, model)])
 
 

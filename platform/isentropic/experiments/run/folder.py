@@ -3,13 +3,14 @@
 runs/<name>/
   config.yaml        the resolved config
   environment.json   versions, git state, machine; of earlier starts: environment.1.json, ...
+  data.json          digests of the task's prompts; before a change that was allowed: data.1.json, ...
   metrics.jsonl, updates.jsonl, rollouts/, checkpoints/, alarms.jsonl, report.html
                      from the layers that make them
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from isentropic.config import Config, flat, is_under, with_current_keys
+from isentropic.config import DATA_KEY, Config, flat, is_under, with_current_keys
 from isentropic.durable import write_text_durably
 from isentropic.experiments.run.environment import environment
+from isentropic.tasks.data.digest import DataDigest
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
+DATA = "data.json"
 # Keys that say nothing about what is computed.
 MAY_CHANGE = (
     "resume",
@@ -116,6 +119,50 @@ def read_config(folder: Path) -> dict[str, Any]:
         f"{path} cannot be read ({reason}). It is what the run is compared with: restore it, or "
         "start another run with run.name=<another>."
     )
+
+
+def check_data(folder: Path, data: DataDigest, allowed: Sequence[str]) -> str | None:
+    """Refuses data that are not those of the folder's run; returns what to say, if anything.
+
+    A change of any key of the task is a change of its data, so allowing one allows the other.
+
+    Raises:
+        ValueError: other prompts, answers or ids than those the run began with.
+    """
+    if not has_run(folder):
+        return None
+    changes = data_changes(folder, data)
+    if changes is None:
+        return (
+            f"{folder / DATA} is missing or damaged, as in folders of earlier versions: nothing "
+            "can say whether the data are still those that the run began with."
+        )
+    if not changes:
+        return None
+    what = f"the data are not those that {folder} was run with: {'; '.join(changes)}."
+    if any(is_under(key, ("task",)) for key in allowed):
+        return f"{what} resume.allow_changes permits it."
+    raise ValueError(
+        f"{what} Restore the data, allow the change ('resume.allow_changes=[{DATA_KEY}]'), or "
+        "start another run: run.name=<another name>."
+    )
+
+
+def data_changes(folder: Path, data: DataDigest) -> list[str] | None:
+    """Returns how `data` differ from those of the folder's run; None if it has no record of them."""
+    try:
+        return data.differences(json.loads((folder / DATA).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_data(folder: Path, data: DataDigest) -> None:
+    """Writes the digests of the data; those of other data, from before a change, are kept."""
+    if data_changes(folder, data) == []:
+        return
+    if (folder / DATA).exists():
+        (folder / DATA).rename(folder / f"data.{len(list(folder.glob('data.*.json'))) + 1}.json")
+    write_text_durably(folder / DATA, json.dumps(data.values()) + "\n")
 
 
 def write_run_folder(config: Config, cfg: DictConfig) -> Path:

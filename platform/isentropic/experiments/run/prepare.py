@@ -15,6 +15,7 @@ from isentropic.rollout import ENGINES
 from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.data.digest import DataDigest
 from isentropic.tasks.prompts import fitting
 
 
@@ -27,6 +28,7 @@ class Prepared:
     chat: Chat
     dropped: dict[str, int]  # prompts too long, by split
     attention_share: float = 0.0  # what microbatches are balanced by; 0: tokens
+    data: DataDigest | None = None  # of all prompts, those that were dropped too
 
 
 def prepare(config: Config) -> Prepared:
@@ -42,15 +44,22 @@ def prepare(config: Config) -> Prepared:
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
-    task, dropped = fit_prompts(config, task, chat)
+    data = DataDigest(task)
+    task, dropped = fit_prompts(config, task, chat, data)
     network = read_config(model)
     check_model_runs(config, network)
     share = attention_share(network) if config.learner.balance == "work" else 0.0
-    return Prepared(model=model, task=task, chat=chat, dropped=dropped, attention_share=share)
+    return Prepared(
+        model=model, task=task, chat=chat, dropped=dropped, attention_share=share, data=data
+    )
 
 
-def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str, int]]:
+def fit_prompts(
+    config: Config, task: Task, chat: Chat, data: DataDigest
+) -> tuple[Task, dict[str, int]]:
     """Returns the task of the prompts that fit, and how many were dropped, by split.
+
+    Adds all of them to `data`.
 
     Raises:
         ValueError: prompts that are too long or that the model would not read as meant.
@@ -61,6 +70,7 @@ def fit_prompts(config: Config, task: Task, chat: Chat) -> tuple[Task, dict[str,
         splits=("train", "eval"),
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
+        seen=data.add,
     )
 
 

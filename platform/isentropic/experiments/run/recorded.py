@@ -1,5 +1,6 @@
 """Reads a recorded run: its config, the batches of its ledger, its checkpoints and its lines."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,13 @@ from omegaconf import OmegaConf
 from isentropic.config import Config
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch, read_batch
-from isentropic.experiments.run.folder import CONFIG, read_config
+from isentropic.experiments.run.folder import CONFIG, data_changes, read_config
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.metrics.report.find import EXPECTED, find_run
 from isentropic.metrics.sinks.jsonl import read_lines
+from isentropic.tasks.data.digest import DataDigest
 
 # Sections that are around a step, not in it: they say nothing about what it computes.
 AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")
@@ -70,6 +72,16 @@ class RecordedRun:
             has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
             raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")
         return batch
+
+    def say_changed_data(self, data: DataDigest | None) -> None:
+        """Prints how the task's data differ from the run's. No fault: the ledger has the prompts."""
+        if data is not None and (changes := data_changes(self.folder, data)):
+            print(
+                f"the task's data are no longer those of the run: {'; '.join(changes)}. Trained "
+                "here is what its ledger recorded.",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def checkpoint_before(self, step: int) -> tuple[Path, checkpoints.Manifest] | None:
         """Returns the last whole checkpoint up to `step`, or None: then go from the start."""

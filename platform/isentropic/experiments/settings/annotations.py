@@ -14,8 +14,9 @@ def annotation(key: str) -> Any:
     section, *names = key.lstrip("+").split(".")
     hint = typing.get_type_hints(Config).get(section)
     hints = _of_section(section) if hint is Any else {hint}
-    for name in names:
+    for depth, name in enumerate(names, start=1):
         hints = {inner for hint in hints for inner in _inside(hint, name)}
+        hints = _named_by_users(section, names[:depth]) or hints
     return hints.pop() if len(hints) == 1 else None
 
 
@@ -32,6 +33,15 @@ def _of_section(section: str) -> set[Any]:
     from isentropic.experiments.settings.slots import SLOTS
 
     return {SECTIONS[section]} if section in SECTIONS else set(SLOTS.get(section, {}).values())
+
+
+def _named_by_users(section: str, names: list[str]) -> set[Any]:
+    """Return the class of an entry whose name the user chooses, which the section calls Any."""
+    if section != "alarms" or len(names) != 2:
+        return set()
+    from isentropic.metrics.alarms.rules import AlarmRule
+
+    return {AlarmRule}
 
 
 def _inside(hint: Any, name: str) -> Iterable[Any]:

@@ -25,6 +25,19 @@ def check_together(config: Config) -> None:
         check(config)
 
 
+def remarks(config: Config) -> list[str]:
+    """Return what a user must know of values that are allowed."""
+    kl = config.terms.kl
+    if kl is None or kl.estimator != "k1":
+        return []
+    return [
+        "terms.kl.estimator=k1 holds the policy near the reference no better than no term at all: "
+        "in the loss its gradient is 0 on average, because E[grad logprob] = 0 (k1 belongs into "
+        "the reward). The gradient of k2 is the KL's, that of k3 nearly so while the two are "
+        "close: terms.kl.estimator=k2."
+    ]
+
+
 def _engine(config: Config) -> None:
     check_choice("rollout.engine", config.rollout.engine, ENGINES)
 

@@ -79,6 +79,7 @@ SYNONYMS = {
     "wandb_project": "tracking.project",
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
+EXAMPLES = {bool: "true", int: "1", float: "0.5"}
 CHOSEN_BY = {"terms.kl.coef": "terms=kl", "terms.entropy_bonus.coef": "terms=entropy_bonus"}
 
 
@@ -126,7 +127,7 @@ def _how_to_type(argument: str) -> str:
         return "Write key=value."
     default = flat(OmegaConf.to_container(compose_raw(), resolve=False)).get(key.lstrip("+"))
     if kinds := _kinds(key, default):  # a text in quotes could only fail there
-        example = f"{key}={'null' if default is None else str(default).lower()}"
+        example = f"{key}={_example(key, default)}"
         return f"{key} must be {kinds}, got {value!r}. Type it so: {example}"
     in_quotes = quoted(value)
     if isinstance(default, list) and "[" not in value:
@@ -150,6 +151,13 @@ def _kinds(key: str, default: Any) -> str:
     if not any(kind in KINDS for kind in kinds) or {*kinds} - {*KINDS, type(None)}:
         return ""
     return " or ".join(KINDS.get(kind, "null") for kind in kinds)
+
+
+def _example(key: str, default: Any) -> str:
+    if default is not None:
+        return str(default).lower()
+    kinds = members(annotation(key))
+    return "null" if type(None) in kinds else EXAMPLES[kinds[0]]
 
 
 def _no_choice(missing: str) -> str:

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isentropic import config as sections
 from isentropic.checks import check_choice, nearest, secret_in, secret_values
-from isentropic.config import Config, flat, is_under
+from isentropic.config import DATA_KEY, Config, flat, is_under
 from isentropic.experiments.settings.checks import check_together
 from isentropic.experiments.settings.errors import refuse_renamed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
@@ -198,7 +198,7 @@ def _check_allowed_changes(allowed: Sequence[str], keys: Mapping[str, Any]) -> N
         for entry in entries.values()
         for field in fields(entry)
     ]
-    known = dict.fromkeys([*keys, *every])
+    known = dict.fromkeys([*keys, *every, DATA_KEY])
     for key in allowed:
         if not is_under(key, PRESET_SECTIONS) and not any(
             is_under(other, [key]) for other in known

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from isentropic.config import flat, method_name, with_current_keys
+from isentropic.metrics.entropy import START_ENTROPY
 from isentropic.metrics.report.reading import is_number, read_json, read_rows, whole, words
 
 STILL_GOING_S = 15 * 60  # a run whose last line is younger is taken to be going on
@@ -163,6 +164,8 @@ def _lines(rows: list[Any], notes: list[str]) -> list[dict[str, Any]]:
         line = row | {"step": step} | versions
         if None in versions.values():
             line = {key: value for key, value in line.items() if versions.get(key, 0) is not None}
+        if step == 0 and "entropy/mean" in line:  # runs of version 0.1 called it that
+            line[START_ENTROPY] = line.pop("entropy/mean")
         lines[step] = line
     if num_without_step:
         notes.append(

@@ -50,9 +50,7 @@ class TensorboardSink:
             self._writer = SummaryWriter(str(self._folder), purge_step=step)
         for key, value in metrics.items():
             if isinstance(value, int | float) and math.isfinite(value):
-                # Step 0 is about held-out prompts: another curve than that of every later step.
-                own = key if step or not key.startswith("entropy/") else f"eval/{key}"
-                self._writer.add_scalar(own, value, step)
+                self._writer.add_scalar(key, value, step)
         self._writer.flush()
 
     def _guarded(self, call: Callable[[], None]) -> None:

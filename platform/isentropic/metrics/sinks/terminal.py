@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from isentropic.metrics.classes import LABELS
+from isentropic.metrics.entropy import START_ENTROPY
 
 # Words for the phases of a step, by the names of its stopwatch.
 PHASES = {
@@ -31,6 +32,7 @@ KEPT_POINTS = 4000  # of a curve on the screen; older ones are dropped
 # The columns of a step, in this order: label, metric, format.
 COLUMNS = (
     ("reward", "reward/mean", "{:.3f}"),
+    ("entropy of held-out prompts", START_ENTROPY, "{:.3f}"),
     ("entropy", "entropy/mean", "{:.3f}"),
     ("clip low", "clip/low_frac", "{:.2%}"),
     ("high", "clip/high_frac", "{:.2%}"),
@@ -98,8 +100,7 @@ class Terminal:
         if phrase := moved_by(metrics):
             self._moved = f"entropy in step {step} {phrase}"
         for name, curve in self._curves.items():
-            # Step 0 is about held-out prompts: another population.
-            if step > 0 and _is_number(metrics.get(name)):
+            if _is_number(metrics.get(name)):
                 curve.append(float(metrics[name]))
                 del curve[:-KEPT_POINTS]
         if self._started is None or step == 0:
@@ -143,15 +144,8 @@ class Terminal:
         parts = [f"step {self._last['step']}/{self._total}"]
         for label, name, template in COLUMNS:
             if _is_number(self._last.get(name)):
-                of = (
-                    " of held-out prompts"
-                    if name == "entropy/mean" and not self._last["step"]
-                    else ""
-                )
                 phrase = moved_by(self._last) if name == "entropy/mean" else ""
-                parts.append(
-                    " ".join([label + of, template.format(self._last[name]), phrase]).strip()
-                )
+                parts.append(" ".join([label, template.format(self._last[name]), phrase]).strip())
         if self._trained_nothing():
             parts.append("nothing trained")
         if _is_number(self._last.get("time/step_s")):
@@ -186,7 +180,9 @@ class Terminal:
         )
         gap = 2 if self._console.width >= 90 else 1
         values = Table(box=None, padding=(0, gap, 0, 0), header_style="dim")
-        shown = [column for column in COLUMNS if column[1] in self._seen]
+        # The start's entropy makes room for that of the steps.
+        hidden = START_ENTROPY if "entropy/mean" in self._seen else None
+        shown = [column for column in COLUMNS if column[1] in self._seen and column[1] != hidden]
         for label, _, _ in shown:
             values.add_column(label, justify="right", no_wrap=True)
         values.add_row(*(self._value(name, template) for _, name, template in shown))

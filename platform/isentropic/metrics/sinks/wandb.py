@@ -214,11 +214,6 @@ class WandbSink:
         import wandb
 
         values = {name: value for name, value in metrics.items() if value is not None}
-        if step == 0:
-            # About held-out prompts: one key must not hold two populations.
-            held_out = values.pop("entropy/mean", None)
-            values = {n: value for n, value in values.items() if not n.startswith("entropy/")}
-            values |= {} if held_out is None else {"eval/entropy": held_out}
         values |= {SHOWN[name]: value for name, value in values.items() if name in SHOWN}
         if step > 0 and "eval/avg_at_k" in values and (rows := sample_rows(self._folder)):
             values[SAMPLES] = wandb.Table(columns=list(SAMPLE_COLUMNS), data=rows)

@@ -21,6 +21,12 @@ def kl_to_reference(logprob: Tensor, ref_logprob: Tensor, *, estimator: str) -> 
         k2 = q^2 / 2
         k3 = exp(q) - q - 1, clamped to [-10, 10], gradient 0 beyond
 
+    As values k1 and k3 are unbiased, and k2 nearly so (Schulman, "Approximating KL Divergence",
+    joschu.net/blog/kl-approx.html). Their gradients are another matter (NVIDIA-NeMo/RL#2506): on
+    samples of the policy that of k2 is the KL's on average, and that of k3 is the gradient of
+    KL(reference || policy), which is the same near the reference. That of k1 is
+    E[grad logprob] = 0: it holds nothing.
+
     Args:
         logprob: [N] nats; carries the gradient.
         ref_logprob: [N] nats, no gradient.

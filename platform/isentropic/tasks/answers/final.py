@@ -12,8 +12,13 @@ BARE_BOX = re.compile(r"[^\s{}$\\.,;]+")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
-def final_answer(response: str) -> str | None:
+def final_answer(response: str, *, truncated: bool = False) -> str | None:
     """The text of the answer, or None if there is none.
+
+    Args:
+        truncated: the response was cut off. Then only a box that is closed, or a line behind `####`
+            that has ended, is an answer: the last number of a reasoning that would have gone on is
+            none, and what stands at the very end may be the beginning of something else.
 
     The last box outranks everything. If it is empty or never closed there is no answer: a number of
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
@@ -23,9 +28,13 @@ def final_answer(response: str) -> str | None:
     response = response.rpartition("</think>")[2].partition("<think>")[0]
     boxes = list(BOX.finditer(response))
     if boxes:
-        return _box_content(response, boxes[-1].end())
+        return _box_content(response, boxes[-1].end(), truncated)
     marked = MARKED.findall(response)
-    return (marked[-1].strip() or None) if marked else _said_last(response[-LAST_CHARACTERS:])
+    if truncated and MARKED.search(response, response.rfind("\n") + 1):
+        return None
+    if marked:
+        return marked[-1].strip() or None
+    return None if truncated else _said_last(response[-LAST_CHARACTERS:])
 
 
 def is_balanced(text: str) -> bool:
@@ -38,10 +47,10 @@ def is_balanced(text: str) -> bool:
     return depth == 0
 
 
-def _box_content(text: str, start: int) -> str | None:
+def _box_content(text: str, start: int, truncated: bool) -> str | None:
     if not text.startswith("{", start):
         bare = BARE_BOX.match(text, start)  # TeX boxes a single token: \boxed 5
-        return bare.group() if bare else None
+        return bare.group() if bare and not (truncated and bare.end() == len(text)) else None
     depth = 0
     for position, change in _braces(text, start):
         depth += change

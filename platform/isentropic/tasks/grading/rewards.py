@@ -81,10 +81,18 @@ class RewardWorkers:
         Raises:
             RewardError: the task fails on right answers too.
         """
-        items = [(rollout.prompt, tuple(self._chat.turn_texts(rollout))) for rollout in rollouts]
-        outcomes = await self.check(items)
-        for outcome, (prompt, _) in zip(outcomes, items, strict=True):
-            await self._count(outcome, prompt)
+        outcomes = await self.check(
+            [
+                (
+                    rollout.prompt,
+                    tuple(self._chat.turn_texts(rollout)),
+                    rollout.finish_reason == "length",
+                )
+                for rollout in rollouts
+            ]
+        )
+        for outcome, rollout in zip(outcomes, rollouts, strict=True):
+            await self._count(outcome, rollout.prompt)
         return [
             self._config.reward_on_error if isinstance(outcome, str) else outcome
             for outcome in outcomes
@@ -107,7 +115,7 @@ class RewardWorkers:
         """Returns a reward or the kind of an error per item, in order, and counts nothing."""
         if self._task.isolated:
             return await self._check_isolated(items)
-        return [check(self._task, prompt, turns) for prompt, turns in items]
+        return [check(self._task, *item) for item in items]
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Checks in batches, for speed; then one by one those whose batch hung or crashed."""

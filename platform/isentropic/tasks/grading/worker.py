@@ -11,10 +11,11 @@ import pickle
 import resource
 
 from isentropic.records import Prompt
-from isentropic.tasks.base import Task
+from isentropic.tasks.base import Task, reward_of
 from isentropic.tasks.grading import wall
 
-Item = tuple[Prompt, tuple[str, ...]]  # a prompt and the turns that answer it
+# A prompt, the turns that answer it, and whether the last one was cut off (left out: no).
+Item = tuple[Prompt, tuple[str, ...]] | tuple[Prompt, tuple[str, ...], bool]
 Outcome = float | str  # a reward, or the kind of its error
 RAISED = "raised"
 NOT_FINITE = "not_finite"
@@ -33,15 +34,21 @@ def serve(task: Task, handle: int, memory_gib: float, timeout_s: float) -> None:
                 items = pickle.load(requests)
             except EOFError:
                 return
-            _answer([check(task, prompt, turns, cpu_s=timeout_s) for prompt, turns in items])
+            _answer([check(task, *item, cpu_s=timeout_s) for item in items])
 
 
 def check(
-    task: Task, prompt: Prompt, turns: tuple[str, ...], cpu_s: float | None = None
+    task: Task,
+    prompt: Prompt,
+    turns: tuple[str, ...],
+    truncated: bool = False,
+    *,
+    cpu_s: float | None = None,
 ) -> Outcome:
     """Returns the reward, or 'raised' or 'not_finite'.
 
     Args:
+        truncated: the last turn was cut off at the limit of tokens.
         cpu_s: CPU time left to this process from now on; None is no limit.
     """
     if cpu_s is not None:
@@ -49,7 +56,7 @@ def check(
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + cpu_s) + 1, hard))
     try:
-        reward = float(task.grade(prompt, turns))
+        reward = float(reward_of(task, prompt, turns, truncated=truncated))
     # Foreign code on foreign text: whatever it raises is a wrong answer, which the caller counts.
     except Exception:
         return RAISED

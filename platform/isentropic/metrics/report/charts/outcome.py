@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from isentropic.metrics.entropy import DECILES, ENTROPY_EDGES
+from isentropic.metrics.entropy import DECILES, ENTROPY_EDGES, START_ENTROPY
 from isentropic.metrics.report.charts.figures import (
     PERCENT,
     POINTS,
@@ -35,11 +35,7 @@ BINOMIAL = (
 def entropy(run: RunData) -> Figure | None:
     names = {"entropy/mean": "mean, all response tokens", "entropy/trained": "trained on"}
     figure = curves(run, "Entropy of the policy", names, y="nats per token", wide=True)
-    start = [
-        (version, step, value)
-        for version, step, value in run.curve("entropy/mean", start=True)
-        if step == 0
-    ]
+    start = run.curve(START_ENTROPY, start=True)
     if figure is None and not start:
         return None
     traces = [trace for trace in figure.traces if trace["name"] != "alarm"] if figure else []
