@@ -63,6 +63,7 @@ def learner_config(options: argparse.Namespace) -> LearnerConfig:
         vocab_chunk=options.vocab_chunk,
         unsharded_gradient_gib=4.0,
         balance="tokens",
+        head="auto",
         timeout_s=600.0,
         collective_timeout_s=600.0,
     )

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.model import PackedModel, empty_model, load_model
 from isentropic.models.slices import find_places, read_slices
+from isentropic.objectives.tokens.heads import choose_head
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,10 @@ def build(
             model.path,
         )
         lm = load_model(model)
-    packed = PackedModel(lm, temperature=temperature, vocab_chunk=config.vocab_chunk)
+    choose_head(config.head, mesh.device_type)  # refuses what cannot run here
+    packed = PackedModel(
+        lm, temperature=temperature, vocab_chunk=config.vocab_chunk, head=config.head
+    )
     packed.requires_grad_(trained)
     if trained and config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
