@@ -58,7 +58,7 @@ def learner_config(options: argparse.Namespace) -> LearnerConfig:
         adam_eps=1e-8,
         max_grad_norm=1.0,
         max_skipped_updates=1,
-        gradient_checkpointing=False,
+        gradient_checkpointing=getattr(options, "checkpointing", False),
         compile=options.compile,
         vocab_chunk=options.vocab_chunk,
         unsharded_gradient_gib=4.0,
