@@ -11,7 +11,7 @@ PYTEST := $(PY) -m pytest -q
 IN_PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all soak smollm2 vlm docs lint clean
+.PHONY: help venv demo test test-all soak gpu-check smollm2 vlm docs lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-all: $(STAMP) ## all tests
 
 soak: $(STAMP) ## train under random faults for 20 minutes, then check that nothing was lost
 	@$(PY) benchmarks/soak.py $(ARGS)
+
+gpu-check: $(STAMP) ## on a machine with a GPU (DEVICE=cuda): measure what only a GPU can show
+	@$(PY) benchmarks/gpu_check.py $(ARGS)
 
 smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
 	@$(PY) jobs/fetch_smollm2.py

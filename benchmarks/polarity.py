@@ -26,6 +26,7 @@ from isentropic import batching  # noqa: E402
 from isentropic.config import LearnerConfig, ModelConfig  # noqa: E402
 from isentropic.learner.learner import Learner  # noqa: E402
 from isentropic.objectives.ce_gppo import CeGppoConfig  # noqa: E402
+from isentropic.objectives.tokens import heads, tile  # noqa: E402
 from isentropic.objectives.tokens import statistics as token_statistics  # noqa: E402
 from isentropic.records import Prompt, Rollout, RolloutKey  # noqa: E402
 
@@ -34,11 +35,11 @@ OBJECTIVE = CeGppoConfig(
 )
 
 
-class SumsWithoutPolarity(token_statistics._Sums):
+class SumsWithoutPolarity(tile.Sums):
     """What logprob and entropy need of the running sums."""
 
     def add(self, logits, local_target):
-        picked, inside = token_statistics._pick(logits, local_target)
+        picked, inside = tile.pick(logits, local_target)
         self.picked = torch.where(inside, picked, self.picked)
         maximum = torch.maximum(self.maximum, logits.amax(-1))
         d = self.maximum - maximum
@@ -57,8 +58,11 @@ def whole_without_polarity(logits, target):
     return logprobs, token_statistics.TokenStatistics(logprob, *[entropy] * 4)
 
 
-WITH = {"_Sums": token_statistics._Sums, "_whole": token_statistics._whole}
-WITHOUT = {"_Sums": SumsWithoutPolarity, "_whole": whole_without_polarity}
+WITH = {"choose_head": lambda *_: heads.TORCH, "_whole": token_statistics._whole}
+WITHOUT = {
+    "choose_head": lambda *_: heads.Head(SumsWithoutPolarity, tile.gradient),
+    "_whole": whole_without_polarity,
+}
 
 
 def make_learner(folder: Path, given: argparse.Namespace) -> Learner:

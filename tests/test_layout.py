@@ -172,11 +172,13 @@ def test_a_circle_through_an_init_is_found(tmp_path):
 
 def test_objectives_import_no_other_layer_and_no_heavy_library():
     foreign = set()
+    of_gpus = {"kernels.py", "heads.py"}  # they may name triton, which not every machine has
     for path in (PACKAGE / "objectives").rglob("*.py"):
+        allowed = {"triton"} if path.name in of_gpus else set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             modules = [node.module] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            foreign |= {module.split(".")[0] for module in modules if module}
+            foreign |= {module.split(".")[0] for module in modules if module} - allowed
 
     assert (
         foreign <= {"torch", "numpy", "isentropic"} | sys.stdlib_module_names

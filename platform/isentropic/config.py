@@ -44,6 +44,7 @@ CAME_LATER: dict[str, Any] = {
     "cluster.rollout_label": None,
     "learner.replicas": 1,
     "learner.context_parallel": 1,
+    "learner.head": "torch",
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
@@ -193,6 +194,9 @@ class LearnerConfig:
     gradient_checkpointing: bool
     compile: bool
     vocab_chunk: int  # columns of the output layer per tile of the token statistics
+    # What works on those tiles: torch | compiled | triton | auto, which is triton on a GPU and
+    # torch elsewhere.
+    head: str
     # GiB: summed over an update's microbatches, a rank's gradients stand unsharded in float32 up to
     # this size. Above it they are reduced over the ranks in each microbatch, and only shards stand.
     unsharded_gradient_gib: float
@@ -228,6 +232,7 @@ class LearnerConfig:
         for key in ("adam_eps", "max_grad_norm"):
             check_range(f"learner.{key}", getattr(self, key), above=0)
         check_range("learner.unsharded_gradient_gib", self.unsharded_gradient_gib, at_least=0)
+        check_choice("learner.head", self.head, ("auto", "torch", "compiled", "triton"))
         check_choice("learner.balance", self.balance, ("tokens", "work"))
         for key in ("timeout_s", "collective_timeout_s"):
             check_range(f"learner.{key}", getattr(self, key), at_least=1)

@@ -67,6 +67,11 @@ def test_bytes_of_a_rank():
     layer = (PARAMETERS - 16 * 8) // 2
     assert estimate_rank_bytes(qwen(True), learner).gathered == 2 * PARAMETERS + 4 * (128 + layer)
     assert rank.tile == 3 * 4 * 100 * 5
+    learner.microbatch_tokens, learner.vocab_chunk = 1 << 24, 16
+    assert estimate_rank_bytes(qwen(True), learner).tile == 3 * 4 * 2**27
+    learner.dtype = "float32"  # as on CPUs
+    assert estimate_rank_bytes(qwen(True), learner).tile == 3 * 4 * 2**24
+    learner.dtype, learner.microbatch_tokens = "bfloat16", 100
     assert rank.reference == 0
     assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)
     assert estimate_rank_bytes(qwen(True), learner, reference=True).reference == rank.weights

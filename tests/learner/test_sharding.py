@@ -64,6 +64,7 @@ LEARNER = LearnerConfig(
     vocab_chunk=64,
     unsharded_gradient_gib=4.0,
     balance="tokens",
+    head="auto",
     timeout_s=60.0,
     collective_timeout_s=60.0,
     replicas=1,

@@ -8,7 +8,7 @@ from transformers import PretrainedConfig
 from isentropic.config import LearnerConfig
 from isentropic.learner.model import count_parameters, count_vision_parameters
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES, may_stand_unsharded
-from isentropic.objectives.tokens.statistics import MAX_TILE
+from isentropic.objectives.tokens.statistics import CUDA_TILE, MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
 # width. What autograd saves was counted: 14 on Qwen3, 11 on Llama, at any width.
@@ -77,7 +77,12 @@ def estimate_rank_bytes(
         optimizer=2 * share,
         gathered=gathered * width + unsharded,
         activations=kept * tokens * width,
-        tile=TILES_AT_ONCE * 4 * min(MAX_TILE, tokens * min(learner.vocab_chunk, model.vocab_size)),
+        tile=TILES_AT_ONCE
+        * 4
+        * min(
+            MAX_TILE if learner.dtype == "float32" else CUDA_TILE,  # half precision is of GPUs
+            tokens * min(learner.vocab_chunk, model.vocab_size),
+        ),
         reference=share if reference else 0,
     )
 

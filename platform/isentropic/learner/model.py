@@ -40,11 +40,14 @@ class PackedModel(nn.Module):
     gathered for the whole of this forward and of its backward.
     """
 
-    def __init__(self, lm: PreTrainedModel, *, temperature: float, vocab_chunk: int) -> None:
+    def __init__(
+        self, lm: PreTrainedModel, *, temperature: float, vocab_chunk: int, head: str = "torch"
+    ) -> None:
         super().__init__()
         self.lm = lm
         self.temperature = temperature
         self.vocab_chunk = vocab_chunk
+        self.head = head
         self.reads_images = reads_images(lm.config)
         self._banned = banned_tokens(lm.config)
 
@@ -95,6 +98,7 @@ class PackedModel(nn.Module):
             temperature=self.temperature,
             vocab_chunk=self.vocab_chunk,
             bias=self._bias(head),
+            head=self.head,
         )
 
     def _inputs(

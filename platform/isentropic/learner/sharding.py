@@ -12,6 +12,7 @@ from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.context_parallel import ContextGroup, subgroup
 from isentropic.learner.model import PackedModel, empty_model, load_model
 from isentropic.models.slices import find_places, read_slices
+from isentropic.objectives.tokens.heads import choose_head
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,10 @@ def build(
             model.path,
         )
         lm = load_model(model)
-    packed = PackedModel(lm, temperature=temperature, vocab_chunk=config.vocab_chunk)
+    choose_head(config.head, mesh.device_type)  # refuses what cannot run here
+    packed = PackedModel(
+        lm, temperature=temperature, vocab_chunk=config.vocab_chunk, head=config.head
+    )
     packed.requires_grad_(trained)
     if context:
         context.mark(packed.layers)

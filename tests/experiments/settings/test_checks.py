@@ -73,6 +73,11 @@ def test_what_fits_passes(default):
             id="stale and shared",
         ),
         pytest.param(
+            {"learner__head": "triton"},
+            r"learner\.head=triton needs a GPU, and cluster\.gpus_per_rank is 0",
+            id="kernels of a GPU on a CPU",
+        ),
+        pytest.param(
             {"learner__num_ranks": 100_000},
             r"num_ranks=100000 is more than",
             id="more ranks than cores",

@@ -17,6 +17,7 @@ def check_together(config: Config) -> None:
         _batch,
         _advantage,
         _placement,
+        _head,
         _devices,
         _truncation,
         _evaluation,
@@ -84,6 +85,14 @@ def _placement(config: Config) -> None:
             f"rollout.max_staleness={config.rollout.max_staleness} with cluster.placement=shared: "
             "engines sleep while the learner works, so rollouts cannot overlap with it. Set "
             "rollout.max_staleness=0 or cluster.placement=apart."
+        )
+
+
+def _head(config: Config) -> None:
+    if config.learner.head == "triton" and config.cluster.gpus_per_rank == 0:
+        raise ValueError(
+            "learner.head=triton needs a GPU, and cluster.gpus_per_rank is 0. Write "
+            "learner.head=auto, which uses Triton on GPUs only, or choose cluster=gpu."
         )
 
 

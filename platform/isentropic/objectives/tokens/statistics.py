@@ -12,10 +12,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from isentropic.objectives.tokens.heads import choose_head
+from isentropic.objectives.tokens.tile import logit_gradient
+
 MAX_TILE = 1 << 24  # elements of one tile of logits: 64 MiB in float32
+# On a GPU 512 MiB: per block of rows the whole gradient of the weight is read and written once.
+CUDA_TILE = 1 << 27
 CPU_BLOCK = 1 << 18  # elements that a CPU's cache keeps from one pass over them to the next
 # A single tile up to this size is kept for the backward pass instead of being computed again.
 MAX_KEPT = 1 << 22
+# Least bias: of -inf, which bans a token, (z - m) e^(z-m) would be no number. The squares of this
+# are still finite in float32.
+BANNED = -1e12
 
 
 class TokenStatistics(NamedTuple):
@@ -36,6 +44,7 @@ def token_statistics(
     temperature: float,
     vocab_chunk: int,
     bias: Tensor | None = None,
+    head: str = "torch",
 ) -> TokenStatistics:
     """Compute statistics of p = softmax((hidden @ weight^T + bias) / temperature) per target token.
 
@@ -57,7 +66,8 @@ def token_statistics(
         target: [N] token ids in [0, V).
         temperature: > 0, divides the logits.
         vocab_chunk: columns of a tile, at most.
-        bias: [V] of the output layer, if it has one.
+        bias: [V] of the output layer, if it has one; -inf bans a token.
+        head: what works on the tiles, as in `heads.choose_head`.
     """
     if not temperature > 0:
         raise ValueError(
@@ -65,22 +75,25 @@ def token_statistics(
             "Greedy sampling has no distribution to score."
         )
     return TokenStatistics(
-        *_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk)
+        *_TokenStatistics.apply(hidden, weight, bias, target, 1.0 / temperature, vocab_chunk, head)
     )
 
 
 class _TokenStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, target, scale, vocab_chunk):
+    def forward(ctx, hidden, weight, bias, target, scale, vocab_chunk, head):
+        bias = None if bias is None else bias.clamp(min=BANNED)
+        head = choose_head(head, hidden.device.type)
         kept = None
         if weight.shape[0] <= vocab_chunk and hidden.shape[0] * weight.shape[0] <= MAX_KEPT:
             kept, statistics = _whole(_logits(hidden, weight, bias, scale), target)
             norm = None
         else:
-            norm, statistics = _streamed(hidden, weight, bias, target, scale, vocab_chunk)
+            norm, statistics = _streamed(hidden, weight, bias, target, scale, vocab_chunk, head)
         ctx.save_for_backward(hidden, weight, bias, target, statistics.entropy, norm, kept)
         ctx.scale = scale
         ctx.vocab_chunk = vocab_chunk
+        ctx.head = head
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*statistics[2:])
         return tuple(statistics)
@@ -90,26 +103,28 @@ class _TokenStatistics(torch.autograd.Function):
     def backward(ctx, grad_logprob, grad_entropy, *_):
         hidden, weight, bias, target, entropy, norm, kept = ctx.saved_tensors
         if grad_logprob is None and grad_entropy is None:
-            return (None,) * 6
+            return (None,) * 7
         sums = _Gradients(ctx.needs_input_grad, hidden, weight, bias)
-        whole = [(slice(0, hidden.shape[0]), slice(0, weight.shape[0]))]
-        for rows, columns in (
-            whole if kept is not None else _tiles(hidden.shape[0], weight.shape[0], ctx.vocab_chunk)
-        ):
-            logprob = kept
-            if kept is None:
-                part = None if bias is None else bias[columns]
-                logprob = _logits(hidden[rows], weight[columns], part, ctx.scale)
-                logprob.sub_(norm[0, rows, None]).sub_(norm[1, rows, None])
-            grad = _logit_gradient(
-                logprob,
+        if kept is not None:
+            grad = logit_gradient(kept, target, grad_logprob, grad_entropy, entropy)
+            everything = (slice(0, hidden.shape[0]), slice(0, weight.shape[0]))
+            sums.add(grad.mul_(ctx.scale), *everything, hidden, weight)
+            return *sums.result(), None, None, None, None
+        for rows, columns in _tiles(hidden, weight.shape[0], ctx.vocab_chunk):
+            part = None if bias is None else bias[columns]
+            grad = ctx.head.gradient(
+                _logits(hidden[rows], weight[columns], part, ctx.scale),
+                norm[:, rows],
                 target[rows] - columns.start,
                 None if grad_logprob is None else grad_logprob[rows],
                 None if grad_entropy is None else grad_entropy[rows],
                 entropy[rows],
+                scale=ctx.scale,
+                # The bias sums them: in half precision it would lose what they were rounded by.
+                dtype=norm.dtype if ctx.needs_input_grad[2] else hidden.dtype,
             )
-            sums.add(grad.mul_(ctx.scale), rows, columns, hidden, weight)
-        return *sums.result(), None, None, None
+            sums.add(grad, rows, columns, hidden, weight)
+        return *sums.result(), None, None, None, None
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
@@ -144,7 +159,9 @@ def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
     return logprobs, TokenStatistics(logprob, entropy, sensitivity, sum_p2, sum_s2)
 
 
-def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor, TokenStatistics]:
+def _streamed(
+    hidden, weight, bias, target, scale, vocab_chunk, head
+) -> tuple[Tensor, TokenStatistics]:
     """Compute the statistics tile by tile; return [2, N] too: the maximum and log s0.
 
     The two stay apart because their sum would round.
@@ -152,13 +169,13 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     norm = hidden.new_empty((2, hidden.shape[0]), dtype=dtype)
     logprob, entropy, sensitivity, sum_p2, sum_s2 = (torch.empty_like(norm[0]) for _ in range(5))
-    sums: list[_Sums] = []
-    for rows, columns in _tiles(hidden.shape[0], weight.shape[0], vocab_chunk):
+    sums = []
+    for rows, columns in _tiles(hidden, weight.shape[0], vocab_chunk):
         part = None if bias is None else bias[columns]
         logits = _logits(hidden[rows], weight[columns], part, scale)
         if columns.start == 0:
             size = logits.shape[0] if logits.is_cuda else max(1, CPU_BLOCK // logits.shape[1])
-            sums = [_Sums(block) for block in logits.split(size)]
+            sums = [head.sums(block) for block in logits.split(size)]
         local_target = target[rows] - columns.start
         for running, block, targets in zip(
             sums, logits.split(size), local_target.split(size), strict=True
@@ -185,46 +202,6 @@ def _streamed(hidden, weight, bias, target, scale, vocab_chunk) -> tuple[Tensor,
         spread = q2 - 2 * mean * q1 + mean.square() * q0
         sum_s2[rows] = spread.clamp(min=0) / s0.square()
     return norm, TokenStatistics(logprob, entropy, sensitivity, sum_p2, sum_s2)
-
-
-class _Sums:
-    """Running sums over the vocabulary, relative to the running maximum m, of one block of rows.
-
-    s0 = sum e^(z-m)       s1 = sum e^(z-m) (z-m)
-    q0 = sum e^(2(z-m))    q1 = sum e^(2(z-m)) (z-m)    q2 = sum e^(2(z-m)) (z-m)^2
-    """
-
-    def __init__(self, logits: Tensor) -> None:
-        """Start at the first tile's maximum: there is never a maximum of -inf to guard against."""
-        self.maximum = logits.amax(-1)
-        self.s0, self.s1, self.q0, self.q1, self.q2, self.picked = logits.new_zeros(
-            (6, logits.shape[0])
-        )
-
-    def add(self, logits: Tensor, local_target: Tensor) -> None:
-        """Add a tile [R, C], overwriting it; `local_target` [R] counts from its first column."""
-        picked, inside = _pick(logits, local_target)
-        self.picked = torch.where(inside, picked, self.picked)
-        maximum = torch.maximum(self.maximum, logits.amax(-1))
-        self._rescale(self.maximum - maximum)
-        self.maximum = maximum
-        shifted = logits.sub_(maximum[:, None])
-        e = shifted.exp()
-        self.s0 += e.sum(-1)
-        self.q0 += torch.linalg.vecdot(e, e)
-        weighted = shifted.mul_(e)
-        self.s1 += weighted.sum(-1)
-        self.q1 += torch.linalg.vecdot(e, weighted)
-        self.q2 += torch.linalg.vecdot(weighted, weighted)
-
-    def _rescale(self, d: Tensor) -> None:
-        """Rescale the sums: the maximum rose by -d."""
-        factor = d.exp()
-        self.s1 = factor * (self.s1 + d * self.s0)
-        self.q2 = factor.square() * (self.q2 + d * (2 * self.q1 + d * self.q0))
-        self.q1 = factor.square() * (self.q1 + d * self.q0)
-        self.s0 = factor * self.s0
-        self.q0 = factor.square() * self.q0
 
 
 class _Gradients:
@@ -259,41 +236,11 @@ class _Gradients:
         ]
 
 
-def _logit_gradient(
-    logprob: Tensor,
-    local_target: Tensor,
-    grad_logprob: Tensor | None,
-    grad_entropy: Tensor | None,
-    entropy: Tensor,
-) -> Tensor:
-    """[R, C] d(loss) / d(logits over temperature): g_y (1[a = y] - p_a) - g_H p_a (log p_a + H)."""
-    grad = logprob.exp()
-    if grad_entropy is not None:
-        pull = torch.addcmul(
-            entropy[:, None] * grad_entropy[:, None], logprob, grad_entropy[:, None]
-        )
-        grad.mul_(pull.add_(grad_logprob[:, None]) if grad_logprob is not None else pull).neg_()
-    else:
-        grad.mul_(grad_logprob.neg()[:, None])
-    if grad_logprob is not None:
-        width = logprob.shape[1]
-        inside = (local_target >= 0) & (local_target < width)
-        column = local_target.clamp(0, width - 1)[:, None]
-        grad.scatter_add_(1, column, torch.where(inside, grad_logprob, 0.0)[:, None])
-    return grad
-
-
-def _pick(logits: Tensor, local_target: Tensor) -> tuple[Tensor, Tensor]:
-    """Give [R] the target's logit if the tile has it, and [R] whether it has."""
-    width = logits.shape[1]
-    inside = (local_target >= 0) & (local_target < width)
-    return logits.gather(1, local_target.clamp(0, width - 1)[:, None])[:, 0], inside
-
-
-def _tiles(num_rows: int, num_columns: int, vocab_chunk: int) -> Iterator[tuple[slice, slice]]:
+def _tiles(hidden: Tensor, num_columns: int, vocab_chunk: int) -> Iterator[tuple[slice, slice]]:
     """Yield row blocks, and inside each the vocabulary chunks from first to last."""
+    num_rows = hidden.shape[0]
     chunk = min(vocab_chunk, num_columns)
-    block = max(1, MAX_TILE // chunk)
+    block = max(1, (CUDA_TILE if hidden.is_cuda else MAX_TILE) // chunk)
     for row in range(0, num_rows, block):
         rows = slice(row, min(row + block, num_rows))
         for column in range(0, num_columns, chunk):

@@ -1,0 +1,107 @@
+"""The check of a GPU: it goes on where it stopped, says what failed, and its parts run with tiny sizes on a CPU."""
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+spec = importlib.util.spec_from_file_location(
+    "gpu_check", Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_check.py"
+)
+gpu_check = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(gpu_check)
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@without_gpu
+def test_without_a_gpu_it_says_so_and_ends_with_2(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu_check.py"])
+
+    assert gpu_check.main() == 2
+    assert "needs a GPU, and torch sees none here" in capsys.readouterr().err
+
+
+def test_an_unknown_part_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gpu_check.py", "--small", "--parts", "head,nccl"])
+    with pytest.raises(SystemExit) as stopped:
+        gpu_check.main()
+
+    assert stopped.value.code == 2
+    assert "--parts names nccl; there are install, head" in capsys.readouterr().err
+
+
+def test_a_part_that_has_a_result_is_not_run_again(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    path.write_text(
+        json.dumps({"head": {"rows": [{"head": "torch", "ms": 12.345678}], "seconds": 1.0}})
+    )
+
+    assert gpu_check.check(["head"], path, small=True, again=False) == 0
+    assert capsys.readouterr().out.split()[:7] == [
+        "head",
+        "(1.0",
+        "s)",
+        "head",
+        "torch",
+        "ms",
+        "12.35",
+    ]
+
+
+def test_a_part_that_raises_is_reported(monkeypatch):
+    def broken(small):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(gpu_check.PARTS, "head", broken)
+    result = gpu_check.run_part("head", True)
+
+    assert "rows" not in result
+    assert "FAILED" in gpu_check.table("head", result)
+    assert "RuntimeError: out of memory" in gpu_check.table("head", result)
+
+
+def test_a_part_whose_process_died_is_reported():
+    """Out of memory on the host ends a process without a word."""
+    died = subprocess.CompletedProcess([], -9, stdout="Loading\n")
+
+    assert gpu_check._answer(died)["error"] == "the process ended with -9"
+
+
+def test_a_run_is_summed_up_by_medians_and_the_worst_probe():
+    lines = [
+        {"step": 1, "time/sync_s": 1.0, "sync/probe_logprob_abs_max": 0.1, "reward/mean": 1.0},
+        {"step": 2, "time/sync_s": 5.0, "sync/probe_logprob_abs_max": 0.4},
+        {"step": 3, "time/sync_s": 2.0, "sync/probe_logprob_abs_max": 0.2},
+    ]
+    assert gpu_check._summary(lines) == {
+        "steps": 3,
+        "sync/probe_logprob_abs_max median": 0.2,
+        "sync/probe_logprob_abs_max max": 0.4,
+        "time/sync_s": 2.0,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["head", "attention", "learner", "park"])
+def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
+    path = tmp_path / "results.json"
+
+    assert gpu_check.check([part], path, small=True, again=False) == 0
+    (first, *_) = json.loads(path.read_text())[part]["rows"]
+    assert first
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_part_that_trains_runs_on_a_cpu(tmp_path):
+    path = tmp_path / "results.json"
+
+    assert gpu_check.check(["sync"], path, small=True, again=False) == 0
+    (row,) = json.loads(path.read_text())["sync"]["rows"]
+    assert row["steps"] == 2
+    assert row["time/sync_s"] > 0
+    assert row["sync/probe_logprob_abs_max max"] < 1e-3
