@@ -7,7 +7,7 @@ import signal
 import time
 
 import pytest
-from training_job import assert_same_run, lines, wandb_points
+from training_job import assert_same_run, entropy_of, lines, wandb_points
 
 pytestmark = pytest.mark.engine
 
@@ -71,4 +71,4 @@ def test_random_kills(job, golden, seed, staleness, request):
     assert_same_run(run.folder, wanted)
     ids, points = wandb_points(run.folder)
     assert len(ids) == 1
-    assert points == [(line["step"], line["entropy/mean"]) for line in lines(run.folder)]
+    assert points == [(line["step"], entropy_of(line)) for line in lines(run.folder)]

@@ -156,7 +156,7 @@ def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
 
 
 def wandb_points(folder: Path) -> tuple[set[str], list[tuple[int, float]]]:
-    """The run ids, and (step, entropy/mean) of every point, in the offline records of W&B."""
+    """The run ids, and (step, entropy) of every point, in the offline records of W&B."""
     ids, points = set(), []
     for run in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
@@ -167,10 +167,14 @@ def wandb_points(folder: Path) -> tuple[set[str], list[tuple[int, float]]]:
             if record["type"] == "run":
                 ids.add(record["run"]["run_id"])
             elif record["type"] == "history":
-                points.append(
-                    (record["history"]["item"]["step"], record["history"]["item"]["entropy/mean"])
-                )
+                item = record["history"]["item"]
+                points.append((item["step"], entropy_of(item)))
     return ids, points
+
+
+def entropy_of(line: dict) -> float:
+    """The entropy of a step; that of the start has a key of its own."""
+    return line["entropy/mean" if line["step"] else "eval/entropy"]
 
 
 def stable(folder: Path, name: str = "metrics.jsonl") -> list[dict]:
