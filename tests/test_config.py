@@ -5,7 +5,15 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from isentropic.config import RENAMED, check_name, flat, is_under, method_name, with_current_keys
+from isentropic.config import (
+    RENAMED,
+    check_label,
+    check_name,
+    flat,
+    is_under,
+    method_name,
+    with_current_keys,
+)
 from isentropic.experiments.run.folder import read_config
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load, plain_config
@@ -149,3 +157,11 @@ def test_an_older_run_graded_what_was_cut_off_like_the_rest():
     assert with_current_keys({"task": {"name": "arithmetic"}})["task"] == {"name": "arithmetic"}
     kept = {"name": "math", "truncated_answer": "marked"}
     assert with_current_keys({"task": kept})["task"] == kept
+
+
+@pytest.mark.parametrize("label", ["learner", "role=learner", "role:", ":learner", "role:a:b"])
+def test_a_label_is_a_name_and_a_value(label):
+    check_label("cluster.learner_label", None)
+    check_label("cluster.learner_label", "example.org/role:learner")
+    with pytest.raises(ValueError, match=r"cluster\.learner_label must be name:value"):
+        check_label("cluster.learner_label", label)
