@@ -57,7 +57,7 @@ head_benchmark = _benchmark("head")
 learner_benchmark = _benchmark("learner")
 Row = dict[str, Any]
 TINY = tiny.TinySizes(
-    hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, window=256,
+    hidden_size=32, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=32, window=256,
 )  # fmt: skip
 # Shapes of Qwen2.5, but for the vocabulary, which is the embedded tokenizer's: that part is `head`'s.
 HALF_B = tiny.TinySizes(
