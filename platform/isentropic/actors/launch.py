@@ -18,6 +18,7 @@ from isentropic.actors.placement import Plan, check_node, place, plan, sharing_c
 from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
+from isentropic.actors.transport.broadcast import Route
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
 from isentropic.controller.protocols import (
@@ -72,6 +73,7 @@ async def start_actors(
     *,
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
+    transport: str = "objects",
 ) -> Actors:
     """Starts engines and ranks, in parallel unless they share GPUs.
 
@@ -98,7 +100,12 @@ async def start_actors(
     def learner_group() -> RayLearnerGroup:
         places = [_where(group, bundle, layout.rank) for bundle in layout.ranks]
         ranks = start_ranks(make_learner, places, own_ray=own_ray)
-        return RayLearnerGroup(ranks, dtype=rollout.dtype, timeout_s=learner.timeout_s)
+        return RayLearnerGroup(
+            ranks,
+            dtype=rollout.dtype,
+            timeout_s=learner.timeout_s,
+            route=_route(transport, ranks[0], cluster, rollout),
+        )
 
     shared = cluster.placement == "shared"
     timeout_s = cluster.startup_timeout_s
@@ -180,6 +187,16 @@ def start_ranks(
         )
         for rank, place in enumerate(places)
     ]
+
+
+def _route(
+    transport: str, sender: Any, cluster: ClusterConfig, rollout: RolloutConfig
+) -> Route | None:
+    if transport == "objects":
+        return None
+    on_gpus = cluster.gpus_per_engine > 0 and cluster.gpus_per_rank > 0
+    backend = "nccl" if on_gpus else "gloo"
+    return Route(sender, backend=backend, processes=rollout.tensor_parallel)
 
 
 def _where(group: PlacementGroup, bundle: int, resources: dict[str, float]) -> dict:
