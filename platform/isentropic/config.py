@@ -40,6 +40,7 @@ CAME_LATER: dict[str, Any] = {
     "learner.unsharded_gradient_gib": 4.0,
     "learner.balance": "tokens",
     "learner.collective_timeout_s": 600.0,
+    "weights": {"transport": "objects"},
 }
 
 
@@ -284,6 +285,16 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """How weights get from the learner to the engines."""
+
+    transport: str  # objects: through Ray's object store | broadcast: from rank 0 to all at once
+
+    def __post_init__(self) -> None:
+        check_choice("weights.transport", self.transport, ("objects", "broadcast"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     wandb: str  # auto | online | offline | disabled
     project: str
@@ -308,6 +319,7 @@ class Config:
     rollout: RolloutConfig
     learner: LearnerConfig
     cluster: ClusterConfig
+    weights: WeightsConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig

@@ -341,6 +341,7 @@ class Reporter:
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),
             "sync/probe_logprob_abs_max": probe_gap(step.probe, step.scores),
+            **{f"sync/{phase}": spent for phase, spent in step.delivery.sync.items()},
             **usage_metrics(step.delivery.usage),
         }
 

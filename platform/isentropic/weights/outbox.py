@@ -43,7 +43,6 @@ class Outbox:
         self._next = 0
         self._free: list[Tensor] = []  # pinned; pinning costs more than copying
         self._channel: tuple[int, Channel] | None = None  # of the last round, with its group
-        self._device = torch.device("cpu")
         # Guards `_free`: gathering takes from it, `forget` gives back.
         self._lock = threading.Lock()
 
@@ -59,7 +58,6 @@ class Outbox:
         start = time.perf_counter()
         try:
             for parcel in fill_parcels(named, post.layout):
-                self._device = parcel.flat.device
                 post.seconds = time.perf_counter() - start
                 post.parcels.append(Parcel(self._on_host(parcel.flat), parcel.checksums))
         except BaseException as error:
@@ -113,7 +111,8 @@ class Outbox:
         group = line.round.group
         if self._channel is None or self._channel[0] != group:
             self._leave()
-            self._channel = (group, Channel(line, 0, self._device))
+            # A rank sees one GPU.
+            self._channel = (group, Channel(line, 0, torch.device("cuda")))
         return self._channel[1]
 
     def _leave(self) -> None:

@@ -33,6 +33,8 @@ class Route:
         self.sender = sender
         self.backend = backend
         self.processes = processes
+        # One round at a time: rank 0 sends from one thread.
+        self.turn = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._met: tuple[tuple[str, int], ...] = ()
         self._group = 0
@@ -84,13 +86,11 @@ class BroadcastWeights:
         self.seconds: dict[str, float] = {}
         self._route = route
         self._gathered = gathered
-        # One round at a time: rank 0 sends from one thread.
-        self._turn = asyncio.Lock()
 
     async def load_into(self, engines: Sequence[Place]) -> list[Loaded | BaseException]:
         if not engines:
             return []
-        async with self._turn:
+        async with self._route.turn:
             return await self._round(engines)
 
     def settled(self) -> None:

@@ -118,6 +118,7 @@ async def own_actors(config: Config, prepared: Prepared) -> AsyncIterator[Actors
         config.learner,
         make_engine=make_engine(config, prepared),
         make_learner=make_learner(config, prepared),
+        transport=config.weights.transport,
     )
     try:
         yield actors

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "run.preset",
     "tracking",
     "cluster",
+    "weights",
     "learner.collective_timeout_s",
     "accounting.ledger",
     "alarms",

@@ -17,6 +17,7 @@ def check_together(config: Config) -> None:
         _batch,
         _advantage,
         _placement,
+        _weights,
         _devices,
         _truncation,
         _evaluation,
@@ -71,6 +72,23 @@ def _placement(config: Config) -> None:
             f"rollout.max_staleness={config.rollout.max_staleness} with cluster.placement=shared: "
             "engines sleep while the learner works, so rollouts cannot overlap with it. Set "
             "rollout.max_staleness=0 or cluster.placement=apart."
+        )
+
+
+def _weights(config: Config) -> None:
+    if config.weights.transport == "objects":
+        return
+    engine = ENGINES[config.rollout.engine]
+    if not hasattr(engine, "receive_weights"):
+        raise ValueError(
+            f"weights.transport=broadcast with rollout.engine={config.rollout.engine}: "
+            f"{engine.__name__} has no receive_weights. Set weights.transport=objects."
+        )
+    if config.cluster.placement == "shared" and config.cluster.gpus_per_engine > 0:
+        raise ValueError(
+            "weights.transport=broadcast with cluster.placement=shared: NCCL does not connect two "
+            "processes on one GPU. Set weights.transport=objects, which copies nothing between "
+            "processes of one machine, or cluster.placement=apart."
         )
 
 
