@@ -1,13 +1,14 @@
 """One sender and two receivers over gloo, each in a thread: a round reaches all, or is off for all."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 from isentropic.weights import parcels
-from isentropic.weights.channel import Round, RoundBroken
+from isentropic.weights.channel import Line, Round, RoundBroken
 from isentropic.weights.inbox import Inbox, expected_layout
 from isentropic.weights.outbox import Outbox
 
@@ -175,3 +176,16 @@ def test_nobody_waits_for_one_that_never_comes(sides):
     sent, received = sides.run(meeting, None)
     for error in (sent, received):
         assert isinstance(error, RoundBroken) and "rollout actor 1 died" in str(error)
+
+
+def test_nobody_waits_for_one_that_died_while_it_connected(sides):
+    """It has come, and is gone before the others reach it."""
+    serial = sides.publish(named())
+    sides.outbox.post(serial, named().items())
+    meeting = sides.meeting(serial)
+    Line(meeting).say("here/2", "")
+    threading.Timer(0.5, sides.outbox.call_off, (meeting, "rollout actor 1 died")).start()
+    start = time.monotonic()
+    for error in sides.run(meeting, None):
+        assert isinstance(error, RoundBroken) and "rollout actor 1 died" in str(error)
+    assert time.monotonic() - start < WAIT_S / 2

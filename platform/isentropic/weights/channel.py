@@ -63,16 +63,7 @@ class Line:
         self.round = meeting
         self._deadline = time.monotonic() + meeting.timeout_s
         self._looked = 0.0
-        if store is None:
-            with _store_errors():
-                store = dist.TCPStore(
-                    meeting.host,
-                    meeting.port,
-                    is_master=False,
-                    wait_for_workers=False,
-                    timeout=timedelta(seconds=MEET_S),
-                )
-        self.store = store
+        self.store = store or _client(meeting)
 
     def say(self, key: str, value: str) -> None:
         with _store_errors():
@@ -132,16 +123,14 @@ class Channel:
         for other in range(line.round.size):
             line.hear(f"here/{other}")
         self.device = device if line.round.backend == "nccl" else torch.device("cpu")
-        store = dist.PrefixStore(f"group/{line.round.group}", line.store)
-        make = _nccl if line.round.backend == "nccl" else _gloo
-        with _group_errors():
-            self._group = make(store, rank, line.round)
+        self._group = _connected(line, rank)
 
     def broadcast(self, flat: Tensor, line: Line) -> None:
         """Sends `flat` as rank 0, fills it as another rank."""
         options = dist.BroadcastOptions()
         options.rootRank = 0
         options.rootTensor = 0
+        options.timeout = timedelta(seconds=line.round.timeout_s)
         work = None
         try:
             with _group_errors():
@@ -170,9 +159,41 @@ def _let_go(holder: list[dist.ProcessGroup]) -> None:
         holder.pop().abort()
 
 
+def _client(meeting: Round) -> dist.Store:
+    with _store_errors():
+        return dist.TCPStore(
+            meeting.host,
+            meeting.port,
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=MEET_S),
+        )
+
+
+def _connected(line: Line, rank: int) -> dist.ProcessGroup:
+    """Connects in a thread, which can be left: it waits for one that died since it came."""
+    # Not the line's: a wait inside would block it.
+    store = dist.PrefixStore(f"group/{line.round.group}", _client(line.round))
+    make = _nccl if line.round.backend == "nccl" else _gloo
+    made: list[dist.ProcessGroup | RuntimeError] = []
+
+    def connect() -> None:
+        try:
+            made.append(make(store, rank, line.round))
+        except RuntimeError as error:
+            made.append(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    line.wait(lambda: bool(made))
+    with _group_errors():
+        if isinstance(made[0], RuntimeError):
+            raise made[0]
+    return made[0]
+
+
 def _gloo(store: dist.Store, rank: int, meeting: Round) -> dist.ProcessGroup:
     options = dist.ProcessGroupGloo._Options()
-    options._timeout = timedelta(seconds=max(meeting.timeout_s, MEET_S))
+    options._timeout = timedelta(seconds=MEET_S)
     # Else gloo takes the address of this host's name, which others may not reach.
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=_own_address(meeting))]
     return dist.ProcessGroupGloo(store, rank, meeting.size, options)
@@ -182,7 +203,7 @@ def _nccl(store: dist.Store, rank: int, meeting: Round) -> dist.ProcessGroup:
     from torch.distributed import ProcessGroupNCCL  # CUDA builds of torch only
 
     options = ProcessGroupNCCL.Options()
-    options._timeout = timedelta(seconds=max(meeting.timeout_s, MEET_S))
+    options._timeout = timedelta(seconds=MEET_S)
     return ProcessGroupNCCL(store, rank, meeting.size, options)
 
 
