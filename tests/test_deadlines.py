@@ -14,7 +14,7 @@ BLOCKING = {  # call -> where its timeout stands among the positional arguments;
 }
 
 
-BOUNDED = ("wait_one(", "wait_all(", "self._asked(")  # the last is the slot's own wait_one
+BOUNDED = ("wait_one(", "wait_all(", ".asked(")  # the last is an engine handle's own wait_one
 
 
 def name_of(node: ast.expr) -> str:
@@ -42,7 +42,7 @@ def test_every_blocking_call_has_a_timeout():
 def test_remote_calls_are_awaited_through_waiting_alone():
     """`waiting.wait_one` and `wait_all` name who was waited for; a bare `await ref` would hang without a word."""
     found = []
-    for path in sorted((PACKAGE / "actors").glob("*.py")):
+    for path in sorted((PACKAGE / "actors").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Await) or ".remote(" not in name_of(node.value):
                 continue

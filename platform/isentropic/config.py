@@ -45,6 +45,7 @@ CAME_LATER: dict[str, Any] = {
     "learner.replicas": 1,
     "learner.context_parallel": 1,
     "learner.head": "torch",
+    "weights": {"transport": "objects"},
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
@@ -323,6 +324,16 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsConfig:
+    """How weights get from the learner to the engines."""
+
+    transport: str  # objects: through Ray's object store | broadcast: from rank 0 to all at once
+
+    def __post_init__(self) -> None:
+        check_choice("weights.transport", self.transport, ("objects", "broadcast"))
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     wandb: str  # auto | online | offline | disabled
     project: str
@@ -347,6 +358,7 @@ class Config:
     rollout: RolloutConfig
     learner: LearnerConfig
     cluster: ClusterConfig
+    weights: WeightsConfig
     evaluation: EvaluationConfig
     checkpoint: CheckpointConfig
     tracking: TrackingConfig

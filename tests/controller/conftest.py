@@ -132,6 +132,7 @@ class FakePool:
         await asyncio.sleep(0)
         self.weights = weights
         self.loads.append(weights.policy_version)
+        return {"gather_s": 0.25, "send_s": 0.125, "load_s": 0.5, "check_s": 0.0625}
 
     async def sleep(self): ...
 

@@ -71,7 +71,7 @@ def sides(fakes):
         async def load_weights(self, weights):
             with self.memory.taken_back():
                 assert "weights" in self.machine.gpu.parts
-                await super().load_weights(weights)
+                return await super().load_weights(weights)
 
         async def generate(self, requests):
             async for part in super().generate(requests):

@@ -9,13 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ObjectLostError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from isentropic.actors.rollout_actor import Health
-from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.transport import Published
 from isentropic.actors.waiting import wait_one
-from isentropic.controller.protocols import LearnerLost, WaitError
+from isentropic.controller.protocols import WaitError
 from isentropic.records import Usage
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,10 @@ class EngineHandle:
         self.index = index
         self.outstanding = 0  # requests handed to it and not answered
         self.restarts = 0
-        self._startup_s = startup_s
+        self.startup_s = startup_s
         self._health_s = health_s
         self._reviving: asyncio.Task | None = None
-        self._process: Health | None = None  # as it was last seen
+        self.process: Health | None = None  # as it was last seen
 
     @property
     def name(self) -> str:
@@ -48,48 +48,40 @@ class EngineHandle:
 
     async def answers(self) -> None:
         """Raises WaitError if the process hangs, RayActorError if it is gone."""
-        self._process = await self._asked(self.actor.health.remote(), "health", self._health_s)
+        self.process = await self.asked(self.actor.health.remote(), "health", self._health_s)
 
     async def take_usage(self) -> Usage:
         """How full the engine was; empty if it is gone or hangs, which the next draw finds out."""
         try:
-            return await self._asked(self.actor.take_usage.remote(), "usage", self._health_s)
+            return await self.asked(self.actor.take_usage.remote(), "usage", self._health_s)
         except (RayActorError, WaitError):
             return Usage()
 
     async def sleep(self) -> None:
         """Lets the engine give up its GPU. A dead process has none; one that hangs is killed."""
         try:
-            await self._asked(self.actor.sleep.remote(), "falling asleep", self._startup_s)
+            await self.asked(self.actor.sleep.remote(), "falling asleep", self.startup_s)
         except RayActorError:
             pass
         except WaitError as error:
             self.kill(f"hangs ({str(error).splitlines()[0]})")
 
-    async def load(self, weights: PublishedWeights) -> None:
-        """Loads weights.
+    async def load(self, weights: Published) -> None:
+        """Loads weights into this engine.
 
         Raises RayActorError (not RuntimeError) if the process is gone, so that the caller can
         revive it; LearnerLost if the weights are gone with the rank that published them.
         """
-        try:
-            version = await self._asked(
-                self.actor.load_weights.remote(weights), "loading weights", self._startup_s
-            )
-        except ObjectLostError as error:
-            raise LearnerLost(
-                f"{self.name} cannot load weights that died with their learner: {error}"
-            ) from error
-        assert version == weights.policy_version, (
-            f"{self.name} holds {version}, not {weights.policy_version}"
-        )
+        (loaded,) = await weights.load_into([self])
+        if isinstance(loaded, BaseException):
+            raise loaded
 
     async def ready(self) -> None:
         """Waits for a restart that is under way; one that failed is reported by the next call."""
         if self._reviving is not None and not self._reviving.done():
             await asyncio.shield(self._reviving)
 
-    async def revive(self, weights: PublishedWeights | None) -> None:
+    async def revive(self, weights: Published | None) -> None:
         """Waits until the process is back with the current weights; callers share one wait."""
         if self._reviving is None or self._reviving.done():
             self.restarts += 1
@@ -109,7 +101,7 @@ class EngineHandle:
                     what="health",
                     timeout_s=self._health_s,
                 )
-                self._process = health
+                self.process = health
             except WaitError:
                 self.kill(f"answers no health call for {self._health_s:.0f} s")
                 return
@@ -126,17 +118,17 @@ class EngineHandle:
                 )
                 return
 
-    async def _revive(self, weights: PublishedWeights | None) -> None:
-        deadline = time.monotonic() + self._startup_s
+    async def _revive(self, weights: Published | None) -> None:
+        deadline = time.monotonic() + self.startup_s
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise WaitError(
-                    f"{self.name} did not come back within {self._startup_s:.0f} s after its "
+                    f"{self.name} did not come back within {self.startup_s:.0f} s after its "
                     "process died."
                 )
             try:
-                self._process = await wait_one(
+                self.process = await wait_one(
                     self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left
                 )
                 if weights is not None:
@@ -148,7 +140,8 @@ class EngineHandle:
                     raise
                 await asyncio.sleep(RETRY_S)
 
-    async def _asked(self, ref: Any, what: str, timeout_s: float) -> Any:
+    async def asked(self, ref: Any, what: str, timeout_s: float) -> Any:
+        """Waits for `ref`; raises RayActorError, not RuntimeError, if the process is gone."""
         try:
             return await wait_one(
                 ref, who=self.name, what=what, timeout_s=timeout_s, actor=self.actor
@@ -162,9 +155,9 @@ class EngineHandle:
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
         # Ray asks the process to end itself; one that is frozen never does.
-        if self._process is not None:
-            here = NodeAffinitySchedulingStrategy(self._process.node_id, soft=False)
-            end_process.options(scheduling_strategy=here).remote(self._process.pid)
+        if self.process is not None:
+            here = NodeAffinitySchedulingStrategy(self.process.node_id, soft=False)
+            end_process.options(scheduling_strategy=here).remote(self.process.pid)
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -21,6 +21,7 @@ from isentropic.actors.placement import Plan, check_node, plan, sharing_cpus
 from isentropic.actors.ray_runtime import head_answers, start_ray, stop_ray, worker_env
 from isentropic.actors.rollout_actor import RolloutActor
 from isentropic.actors.rollout_pool import RayRolloutPool
+from isentropic.actors.transport.broadcast import Route
 from isentropic.actors.waiting import wait_all
 from isentropic.config import ClusterConfig, LearnerConfig, RolloutConfig
 from isentropic.controller.protocols import (
@@ -76,6 +77,7 @@ async def start_actors(
     make_engine: Callable[[], Engine],
     make_learner: MakeLearner,
     folder: Path | None = None,
+    transport: str = "objects",
 ) -> Actors:
     """Starts engines and ranks, in parallel unless they share GPUs.
 
@@ -110,6 +112,7 @@ async def start_actors(
             dtype=rollout.dtype,
             timeout_s=learner.timeout_s,
             context_parallel=learner.context_parallel,
+            route=_route(transport, ranks[0], cluster, rollout),
         )
 
     shared = cluster.placement == "shared"
@@ -201,6 +204,16 @@ def start_ranks(
         )
         for place in places
     ]
+
+
+def _route(
+    transport: str, sender: Any, cluster: ClusterConfig, rollout: RolloutConfig
+) -> Route | None:
+    if transport == "objects":
+        return None
+    on_gpus = cluster.gpus_per_engine > 0 and cluster.gpus_per_rank > 0
+    backend = "nccl" if on_gpus else "gloo"
+    return Route(sender, backend=backend, processes=rollout.tensor_parallel)
 
 
 def _where(spot: Place, resources: dict[str, float]) -> dict:

@@ -10,17 +10,20 @@ import ray
 import torch
 
 from isentropic.actors.nodes.network import interface_towards
-from isentropic.actors.transport import PublishedWeights, publish
+from isentropic.actors.transport.objects import PublishedWeights, publish
 from isentropic.actors.waiting import thread_stacks
 from isentropic.durable import FileEntry
 from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 from isentropic.weights.buckets import fill_buckets
+from isentropic.weights.channel import Round
+from isentropic.weights.outbox import Outbox
+from isentropic.weights.parcels import lay_out
 
 MakeLearner = Callable[..., Learner]  # (rank=, world_size=, init_method=)
 
 
-@ray.remote(concurrency_groups={"learner": 1, "saving": 1, "health": 2})
+@ray.remote(concurrency_groups={"learner": 1, "saving": 1, "sending": 1, "health": 2})
 class LearnerActor:
     """One rank on its own GPU, built by `setup`: only where all actors lie decides which rank it is.
 
@@ -30,6 +33,7 @@ class LearnerActor:
     def __init__(self, make_learner: MakeLearner, num_ranks: int) -> None:
         self._make = make_learner
         self._num_ranks = num_ranks
+        self._outbox: Outbox | None = None
 
     @ray.method(concurrency_group="health")
     def place(self) -> tuple[str, list[int]]:
@@ -73,6 +77,39 @@ class LearnerActor:
             # To the end, even after an error: the other ranks are inside the same collectives.
             for _ in weights:
                 pass
+
+    @ray.method(concurrency_group="learner")
+    def begin_post(self, dtype: str) -> tuple[int, int, tuple[str, int]]:
+        """Returns policy version, serial number and address of what `post` will gather; rank 0."""
+        if self._outbox is None:
+            self._outbox = Outbox(ray.util.get_node_ip_address())
+        serial = self._outbox.open(lay_out(self._learner.weight_shapes(), getattr(torch, dtype)))
+        return self._learner.policy_version, serial, self._outbox.address
+
+    @ray.method(concurrency_group="learner")
+    def post(self, serial: int, dtype: str) -> None:
+        """Gathers the weights for `send`, on rank 0; the others take part in gathering."""
+        weights = self._learner.named_weights(getattr(torch, dtype))
+        try:
+            if self._rank == 0:
+                self._outbox.post(serial, weights)
+        finally:
+            # As in `publish`.
+            for _ in weights:
+                pass
+
+    @ray.method(concurrency_group="sending")
+    def send(self, meeting: Round) -> dict[str, float]:
+        """Sends what is or will be gathered to the engines of a round; rank 0."""
+        return self._outbox.send(meeting)
+
+    @ray.method(concurrency_group="health")
+    def call_off(self, meeting: Round, why: str) -> None:
+        self._outbox.call_off(meeting, why)
+
+    @ray.method(concurrency_group="health")
+    def forget(self, before: int) -> None:
+        self._outbox.forget(before)
 
     @ray.method(concurrency_group="learner")
     def offload(self) -> None:

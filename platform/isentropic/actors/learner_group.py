@@ -1,5 +1,6 @@
 """All learner ranks behind awaitables: `protocols.LearnerGroup` over Ray."""
 
+import asyncio
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,8 @@ import ray
 from ray.exceptions import RayActorError
 from torch.distributed import DistError
 
-from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.transport import Published
+from isentropic.actors.transport.broadcast import BroadcastWeights, Route
 from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
 from isentropic.durable import FileEntry
@@ -30,10 +32,17 @@ class RayLearnerGroup:
         dtype: of published weights, that of the engines.
         timeout_s: deadline of one call.
         context_parallel: ranks in a row that work on one batch together.
+        route: to the engines, for `weights.transport=broadcast`; None: through Ray's object store.
     """
 
     def __init__(
-        self, actors: Sequence[Any], *, dtype: str, timeout_s: float, context_parallel: int = 1
+        self,
+        actors: Sequence[Any],
+        *,
+        dtype: str,
+        timeout_s: float,
+        context_parallel: int = 1,
+        route: Route | None = None,
     ) -> None:
         self.num_ranks = len(actors)
         self.num_batches = len(actors) // context_parallel
@@ -41,6 +50,8 @@ class RayLearnerGroup:
         self._actors = list(actors)
         self._dtype = dtype
         self._timeout_s = timeout_s
+        self._route = route
+        self._gathering: asyncio.Task | None = None  # of the last publication, by broadcast
 
     async def setup(self, timeout_s: float) -> None:
         """Numbers the ranks by where they lie, lets them meet and build their shards."""
@@ -48,6 +59,8 @@ class RayLearnerGroup:
             "place", [()] * self.num_ranks, what="starting", timeout_s=timeout_s
         )
         self._actors = [self._actors[index] for index in by_place(places)]
+        if self._route is not None:
+            self._route.sender = self._actors[0]
         for attempt in range(MEETINGS):
             address = await wait_one(
                 self._actors[0].address.remote(),
@@ -79,7 +92,13 @@ class RayLearnerGroup:
         what = f"updates of step {batches[0].step}"
         return await self._by_batch("update", [(batch,) for batch in batches], what=what)
 
-    async def publish(self) -> PublishedWeights:
+    async def publish(self) -> Published:
+        """Returns when rank 0 has all weights; with a route, when the ranks have begun to gather.
+
+        What goes wrong after that is raised where the weights are loaded, and by the next call.
+        """
+        if self._route is not None:
+            return await self._begin_publishing(self._route)
         answers = await self._all(
             "publish", [(self._dtype,)] * self.num_ranks, what="publishing weights"
         )
@@ -145,6 +164,23 @@ class RayLearnerGroup:
         answers = await self._all(method, shared, what=what)
         return answers[:: self._context_parallel]
 
+    async def _begin_publishing(self, route: Route) -> BroadcastWeights:
+        await self._gathered()
+        [(version, serial, address)] = await self._call(
+            "begin_post", [(self._dtype,)], what="publishing weights"
+        )
+        posts = [(serial, self._dtype)] * self.num_ranks
+        self._gathering = asyncio.ensure_future(self._call("post", posts, what="gathering weights"))
+        # Else asyncio complains if nobody asks any more, because the run has ended.
+        self._gathering.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return BroadcastWeights(version, serial, address, route, self._gathering)
+
+    async def _gathered(self) -> None:
+        """Waits for the last publication, once: the ranks work on one call after another."""
+        gathering, self._gathering = self._gathering, None
+        if gathering is not None:
+            await asyncio.shield(gathering)
+
     async def _all(
         self, method: str, arguments: Sequence[tuple], *, what: str, timeout_s: float | None = None
     ) -> list[Any]:
@@ -152,14 +188,22 @@ class RayLearnerGroup:
         assert len(arguments) == self.num_ranks, (
             f"{len(arguments)} batches for {self.num_ranks} ranks"
         )
+        await self._gathered()
+        return await self._call(method, arguments, what=what, timeout_s=timeout_s)
+
+    async def _call(
+        self, method: str, arguments: Sequence[tuple], *, what: str, timeout_s: float | None = None
+    ) -> list[Any]:
+        """Calls `method` on the first ranks, one for each of `arguments`."""
+        actors = self._actors[: len(arguments)]
         refs = [
             getattr(actor, method).remote(*values)
-            for actor, values in zip(self._actors, arguments, strict=True)
+            for actor, values in zip(actors, arguments, strict=True)
         ]
-        who = [f"learner rank {rank}" for rank in range(self.num_ranks)]
+        who = [f"learner rank {rank}" for rank in range(len(actors))]
         deadline = timeout_s or self._timeout_s
         try:
-            return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=self._actors)
+            return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=actors)
         except (RuntimeError, DistError) as error:
             if is_loss(error):
                 raise LearnerLost(str(error)) from error

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from isentropic.actors.transport import PublishedWeights, RemoteBuckets
+from isentropic.actors.transport import Loaded
+from isentropic.actors.transport.objects import PublishedWeights, RemoteBuckets
 from isentropic.actors.waiting import thread_stacks
 from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import Engine
+from isentropic.weights.channel import Round
 
 MAX_CALLS = 8  # `generate` calls that an actor runs at once
 
@@ -111,10 +113,16 @@ class RolloutActor:
             self._cancelled[call].set()
 
     @ray.method(concurrency_group="engine")
-    def load_weights(self, published: PublishedWeights) -> int:
+    def load_weights(self, published: PublishedWeights) -> Loaded:
         self._engine = self._engine or self._make()
-        self._engine.load_weights(published.policy_version, RemoteBuckets(published))
-        return self._engine.policy_version
+        seconds = self._engine.load_weights(published.policy_version, RemoteBuckets(published))
+        return Loaded(self._engine.policy_version, seconds or {})
+
+    @ray.method(concurrency_group="engine")
+    def receive_weights(self, meeting: Round, first_rank: int) -> Loaded:
+        self._engine = self._engine or self._make()
+        seconds = self._engine.receive_weights(meeting, first_rank)
+        return Loaded(self._engine.policy_version, seconds)
 
     @ray.method(concurrency_group="engine")
     def sleep(self) -> None:

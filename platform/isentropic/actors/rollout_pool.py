@@ -1,17 +1,24 @@
 """Puts all engines behind awaitables. Engines may die; no request is lost or doubled."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import ray
 from ray.exceptions import RayActorError
 
 from isentropic.actors.dispatch import Dispatch
 from isentropic.actors.engine_handle import EngineHandle
-from isentropic.actors.transport import PublishedWeights
+from isentropic.actors.transport import Loaded, Published
 from isentropic.controller.protocols import WaitError
 from isentropic.records import Completion, Request, Usage
+from isentropic.weights.channel import RoundBroken
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class RayRolloutPool:
@@ -42,7 +49,7 @@ class RayRolloutPool:
         self._room = max_num_seqs * 3 // 2
         self._timeout_s = timeout_s
         self._max_restarts = max_restarts
-        self._weights: PublishedWeights | None = None
+        self._weights: Published | None = None
         self._version = 0
         self._generating = 0
         self._changed = asyncio.Condition()
@@ -71,15 +78,24 @@ class RayRolloutPool:
             finally:
                 await dispatch.stop()
 
-    async def load_weights(self, weights: PublishedWeights) -> None:
-        """Waits until no request runs, then loads all engines; a dead one comes back with them."""
+    async def load_weights(self, weights: Published) -> dict[str, float]:
+        """Waits until no request runs, then loads all engines; a dead one comes back with them.
+
+        Returns the seconds of the phases, of the slowest engine.
+        """
         async with self._alone():
             self._weights = weights
             self._version = weights.policy_version
-            results = await asyncio.gather(*map(self._load, self.handles), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+            alive = await self._of_all(map(self._is_alive, self.handles))
+            # The others were started again, with these weights.
+            handles = [handle for handle, ok in zip(self.handles, alive, strict=True) if ok]
+            results = await weights.load_into(handles)
+            await self._of_all(map(self._mend, handles, results))
+        weights.settled()
+        phases = [dict(weights.seconds)]
+        phases += [result.seconds for result in results if isinstance(result, Loaded)]
+        names = dict.fromkeys(name for seconds in phases for name in seconds)
+        return {name: max(seconds.get(name, 0.0) for seconds in phases) for name in names}
 
     async def sleep(self) -> None:
         async with self._alone():
@@ -102,16 +118,45 @@ class RayRolloutPool:
         for handle in self.handles:
             ray.kill(handle.actor)
 
-    async def _load(self, handle: EngineHandle) -> None:
+    async def _of_all(self, calls: Iterable[Awaitable[T]]) -> list[T]:
+        """Waits for all; only then raises what went wrong with one."""
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results
+
+    async def _is_alive(self, handle: EngineHandle) -> bool:
+        """Returns False if the engine had to be started again; it has the weights then."""
         await handle.ready()
         try:
             await handle.answers()
-            await handle.load(self._weights)
-        except RayActorError:
-            await self.revive(handle)
-        except WaitError as error:
+        except (RayActorError, WaitError) as error:
+            await self._start_again(handle, error)
+            return False
+        return True
+
+    async def _mend(self, handle: EngineHandle, result: Loaded | BaseException) -> None:
+        """Loads an engine again whose load went wrong through no fault of the weights."""
+        if isinstance(result, RoundBroken):
+            log.warning("%s is loaded again by itself: %s", handle.name, result)
+            try:
+                await handle.load(self._weights)
+            except (RayActorError, WaitError) as error:
+                await self._start_again(handle, error)
+        elif isinstance(result, RayActorError | WaitError):
+            await self._start_again(handle, result)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            assert result.policy_version == self._version, (
+                f"{handle.name} holds {result.policy_version}, not {self._version}"
+            )
+
+    async def _start_again(self, handle: EngineHandle, error: BaseException) -> None:
+        if isinstance(error, WaitError):
             handle.kill(f"hangs ({str(error).splitlines()[0]})")
-            await self.revive(handle)
+        await self.revive(handle)
 
     @asynccontextmanager
     async def _while_generating(self) -> AsyncIterator[None]:

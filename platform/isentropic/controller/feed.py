@@ -101,6 +101,7 @@ class Feed:
         self._loaded: int | None = None  # the engines have the weights after this step
         self._version = 0  # of these weights
         self._sync_s = 0.0  # since the last delivery
+        self._sync: dict[str, float] = {}  # of its phases
         self._idle = asyncio.Event()  # set while nothing is being drawn
 
     def publish(self, step: int, weights: Weights) -> None:
@@ -200,7 +201,8 @@ class Feed:
         await self._load(source)
         batch, clock = await self._draw(step, source, next_draw)
         sync_s, self._sync_s = self._sync_s, 0.0
-        return Delivery(batch, clock, sync_s, await self._pool.take_usage())
+        phases, self._sync = self._sync, {}
+        return Delivery(batch, clock, sync_s, phases, await self._pool.take_usage())
 
     def _deliver(self, delivery: Delivery) -> None:
         _future(self._deliveries, delivery.batch.step).set_result(delivery)
@@ -220,8 +222,10 @@ class Feed:
         weights = await _future(self._weights, source)
         self._idle.clear()
         start = time.perf_counter()
-        await self._pool.load_weights(weights)
+        phases = await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
+        for name, seconds in phases.items():
+            self._sync[name] = self._sync.get(name, 0.0) + seconds
         self._loaded, self._version = source, weights.policy_version
         probe = await self._draw_probe(source)
         if _future(self._probes, source).done():

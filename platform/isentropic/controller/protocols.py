@@ -51,8 +51,11 @@ class RolloutPool(Protocol):
         """Yields completions as they finish: one per request, in no promised order."""
         ...
 
-    async def load_weights(self, weights: Weights) -> None:
-        """All engines finish their requests, then take `weights`; returns when the last has."""
+    async def load_weights(self, weights: Weights) -> dict[str, float]:
+        """All engines finish their requests, then take `weights`; returns when the last has.
+
+        Returns seconds by phase: `gather_s`, `send_s`, `load_s` and `check_s`, which may overlap.
+        """
         ...
 
     async def sleep(self) -> None:

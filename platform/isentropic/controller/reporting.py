@@ -345,6 +345,7 @@ class Reporter:
             **({"throughput/mfu": mfu} if mfu is not None else {}),
             "sync/probe_logprob_abs_max": probe_max(gaps),
             "sync/probe_gap": probe_gap(gaps),
+            **{f"sync/{phase}": spent for phase, spent in step.delivery.sync.items()},
             **usage_metrics(step.delivery.usage),
         }
 

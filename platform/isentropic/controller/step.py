@@ -67,6 +67,7 @@ class Delivery:
     batch: Batch
     clock: Clock = field(default_factory=Clock)
     sync_s: float = 0.0
+    sync: dict[str, float] = field(default_factory=dict)  # seconds of its phases
     usage: list[Usage] = field(default_factory=list)  # of each engine, while it was drawn
 
 

@@ -182,6 +182,10 @@ class Learner:
             tensor = parameter.detach().to(dtype)
             yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Returns what `named_weights` will yield; nothing is gathered."""
+        return {name: tuple(value.shape) for name, value in self._model.lm.named_parameters()}
+
     def offload(self) -> None:
         """Moves the state to host memory and frees the GPU; only `restore` may come next.
 

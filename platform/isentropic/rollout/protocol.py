@@ -58,13 +58,26 @@ class Engine(Protocol):
         """
         ...
 
-    def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> None:
+    def load_weights(
+        self, policy_version: int, buckets: Iterable[Bucket]
+    ) -> dict[str, float] | None:
         """Takes all weights, drops what was cached under the old ones, sets `policy_version`.
 
         `buckets` may be read more than once. Weights that do not fit raise ValueError and change
         nothing (`weights.buckets.check_buckets`). An engine that sleeps wakes.
+
+        Returns seconds of its phases (`check_s`, `load_s`), or None if it does not measure them.
         """
         ...
+
+    # An engine that has this too can be used with `weights.transport=broadcast`:
+    #
+    #   def receive_weights(self, meeting: weights.channel.Round, first_rank: int) -> dict[str, float]
+    #
+    # It takes part in a round with one process per device, `first_rank` and the ranks after it
+    # (`weights.inbox`), and does what `load_weights` does. Weights that do not fit raise ValueError
+    # and change nothing. A round that ends in the middle raises RoundBroken, and leaves the engine
+    # with a `policy_version` of -1: with parts of two sets of weights it must answer nobody.
 
     def sleep(self) -> None:
         """Gives up the GPU's memory; does nothing on a CPU.

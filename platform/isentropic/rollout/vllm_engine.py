@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -31,8 +32,11 @@ from isentropic.rollout.options import (
 from isentropic.rollout.usage import UsageCounter
 from isentropic.rollout.vllm_packages import missing_package
 from isentropic.weights.buckets import Bucket, check_buckets
+from isentropic.weights.channel import Round, RoundBroken
+from isentropic.weights.inbox import expected_layout
 from isentropic.weights.shared import in_shared_memory
 
+UNFINISHED = -1  # policy version of an engine whose last load ended in the middle
 YIELD_EVERY_S = 0.2  # while requests run, finished ones are handed over in batches
 
 # Read by vLLM when it is imported.
@@ -112,7 +116,8 @@ class VllmEngine:
             seed=seed,
             disable_log_stats=False,
             enable_sleep_mode=shared,
-            worker_extension_cls="isentropic.rollout.worker.WorkerExtension",
+            worker_extension_cls="isentropic.rollout.worker.extension.WorkerExtension",
+            weight_transfer_config={"backend": "isentropic"},
             **options,
         )
         self._core = self.llm.llm_engine
@@ -160,31 +165,35 @@ class VllmEngine:
         finally:
             self._abandon(call)
 
-    def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> None:
+    def load_weights(self, policy_version: int, buckets: Iterable[Bucket]) -> dict[str, float]:
         """Loads, resets the prefix cache and sets the version: one call, so that none is left out.
 
         `buckets` is read twice: all is checked (names, shapes, dtype, finite values, checksums)
         before the first tensor is written, so a refused load leaves the engine as it was. Raises
-        ValueError if the weights do not fit, RuntimeError if a request is running.
+        ValueError if the weights do not fit, RuntimeError if a request is running. Returns the
+        seconds of both passes; the first waits for buckets that come from another machine.
         """
-        if self.num_running:
-            raise RuntimeError(
-                f"{self.num_running} requests are running; weights are loaded between requests."
-            )
+        start = time.perf_counter()
         check_buckets(buckets, self._parameters, self._dtype)
-        with self._stepping, self._admitting:
-            with self._memory.taken_back():
-                self._write(buckets)
-            # With stale key-value blocks logprobs are wrong by several nats.
-            if not self.llm.reset_prefix_cache():
-                raise RuntimeError(
-                    "vLLM did not reset its prefix cache: it still holds blocks of running "
-                    "requests."
-                )
-            # It holds what the old vision tower saw.
-            if self._images:
-                self._core.reset_encoder_cache()
-            self.policy_version = policy_version
+        checked = time.perf_counter()
+        with self._new_weights(policy_version):
+            self._write(buckets)
+        return {"check_s": checked - start, "load_s": time.perf_counter() - checked}
+
+    def receive_weights(self, meeting: Round, first_rank: int) -> dict[str, float]:
+        """As `Engine.receive_weights`, in each of the engine's processes at once."""
+        layout = expected_layout(meeting, self._parameters, self._dtype)
+        join = {"meeting": meeting, "first_rank": first_rank}
+        with self._new_weights(meeting.policy_version):
+            try:
+                self.llm.collective_rpc("init_weight_transfer_engine", args=(join,))
+                seconds = self.llm.collective_rpc("isentropic_receive", args=(len(layout.parcels),))
+            except RuntimeError as error:
+                # vLLM passes on no more of another process's error than its text.
+                if self._several_processes:
+                    raise RoundBroken(str(error)) from error
+                raise
+        return {phase: max(each[phase] for each in seconds) for phase in seconds[0]}
 
     def sleep(self) -> None:
         self._memory.give_up()
@@ -208,6 +217,31 @@ class VllmEngine:
     @staticmethod
     def unsupported(head_size: int | None, device: str) -> str:
         return unsupported_head_size(head_size, device)
+
+    @contextmanager
+    def _new_weights(self, policy_version: int) -> Iterator[None]:
+        """All of the weights are written inside; then drops what was cached under the old ones.
+
+        If they are not, the engine has no version that anyone asks for.
+        """
+        if self.num_running:
+            raise RuntimeError(
+                f"{self.num_running} requests are running; weights are loaded between requests."
+            )
+        with self._stepping, self._admitting:
+            self.policy_version = UNFINISHED
+            with self._memory.taken_back():
+                yield
+            # With stale key-value blocks logprobs are wrong by several nats.
+            if not self.llm.reset_prefix_cache():
+                raise RuntimeError(
+                    "vLLM did not reset its prefix cache: it still holds blocks of running "
+                    "requests."
+                )
+            # It holds what the old vision tower saw.
+            if self._images:
+                self._core.reset_encoder_cache()
+            self.policy_version = policy_version
 
     def _write(self, buckets: Iterable[Bucket]) -> None:
         """Writes the weights into the live model, in each of the engine's processes."""

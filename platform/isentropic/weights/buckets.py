@@ -8,7 +8,7 @@ copy.
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,7 +88,7 @@ def check_buckets(
             seen.append(meta.name)
             if meta.name in expected:
                 _check_tensor(meta, raw, expected[meta.name], dtype)
-    _check_names(seen, expected)
+    check_names(seen, expected)
 
 
 def checksum(raw: NDArray[np.uint8]) -> int:
@@ -120,13 +120,7 @@ def _view(raw: NDArray[np.uint8], meta: TensorMeta) -> Tensor:
 def _check_tensor(
     meta: TensorMeta, raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    expected_dtype = str(dtype).removeprefix("torch.")
-    if tuple(meta.shape) != tuple(shape) or meta.dtype != expected_dtype:
-        raise ValueError(
-            f"weight {meta.name} is {list(meta.shape)} {meta.dtype}, the engine's model has "
-            f"{list(shape)} {expected_dtype}; learner and engines must be started from the same "
-            "model."
-        )
+    check_shape(meta.name, meta.shape, meta.dtype, shape, dtype)
     if checksum(raw) != meta.checksum:
         raise ValueError(
             f"weight {meta.name} has other bytes than were published; it was damaged on the way."
@@ -134,7 +128,25 @@ def _check_tensor(
     check_finite(meta.name, _view(raw, meta))
 
 
-def _check_names(seen: list[str], expected: dict[str, tuple[int, ...]]) -> None:
+def check_shape(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    expected_shape: tuple[int, ...],
+    expected_dtype: torch.dtype,
+) -> None:
+    """Raises ValueError unless a weight has the shape and dtype of the engine's parameter."""
+    wanted = str(expected_dtype).removeprefix("torch.")
+    if tuple(shape) != tuple(expected_shape) or dtype != wanted:
+        raise ValueError(
+            f"weight {name} is {list(shape)} {dtype}, the engine's model has "
+            f"{list(expected_shape)} {wanted}; learner and engines must be started from the same "
+            "model."
+        )
+
+
+def check_names(seen: Sequence[str], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises ValueError unless every expected name was seen, exactly once, and no other."""
     problems = {
         "missing": sorted(expected.keys() - set(seen)),
         "unknown": sorted(set(seen) - expected.keys()),

@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from isentropic.experiments.settings.checks import check_together, gpus_needed
 from isentropic.experiments.settings.load import load
+from isentropic.rollout import ENGINES
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -53,6 +54,15 @@ def test_what_fits_passes(default):
             {"rollout__max_response_tokens": 65},
             r"64 \+ 65 = 129, more than model\.max_length=128",
             id="window",
+        ),
+        pytest.param(
+            {
+                "weights__transport": "broadcast",
+                "cluster__placement": "shared",
+                "cluster__gpus_per_engine": 1.0,
+            },
+            r"NCCL does not connect two processes on one GPU\. Set weights\.transport=objects",
+            id="broadcast on shared GPUs",
         ),
         pytest.param(
             {"learner__updates_per_rollout": 7},
@@ -127,3 +137,14 @@ def test_gpus_needed_counts_ranks_and_devices_of_engines(default):
     )
 
     assert gpus_needed(wanted) == 2 * 1 + 3 * 2
+
+
+def test_an_engine_that_cannot_receive_takes_objects(default, monkeypatch):
+    class Plain:
+        """Draws, but has no receive_weights."""
+
+    config = changed(default, rollout__engine="plain", weights__transport="broadcast")
+    monkeypatch.setitem(ENGINES, "plain", Plain)
+    with pytest.raises(ValueError, match=r"Plain has no receive_weights\. Set weights\.transport"):
+        check_together(config)
+    check_together(changed(config, weights__transport="objects"))

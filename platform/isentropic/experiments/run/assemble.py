@@ -125,6 +125,7 @@ async def own_actors(config: Config, prepared: Prepared) -> AsyncIterator[Actors
         make_engine=make_engine(config, prepared),
         make_learner=make_learner(config, prepared),
         folder=Path(config.run.dir),
+        transport=config.weights.transport,
     )
     try:
         yield actors

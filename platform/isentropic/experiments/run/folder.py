@@ -35,6 +35,7 @@ MAY_CHANGE = (
     "run.preset",
     "tracking",
     "cluster",
+    "weights",
     "learner.collective_timeout_s",
     "rollout.probe_tolerance",
     "accounting.ledger",

@@ -21,7 +21,9 @@ from isentropic.metrics.sinks.jsonl import read_lines
 from isentropic.tasks.data.digest import DataDigest
 
 # Sections that are around a step, not in it: they say nothing about what it computes.
-AROUND = ("run", "cluster", "evaluation", "checkpoint", "tracking", "resume", "rewards")
+AROUND = (
+    "run", "cluster", "weights", "evaluation", "checkpoint", "tracking", "resume", "rewards",
+)  # fmt: skip
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
 

@@ -18,6 +18,7 @@ def check_together(config: Config) -> None:
         _advantage,
         _placement,
         _head,
+        _weights,
         _devices,
         _truncation,
         _evaluation,
@@ -93,6 +94,23 @@ def _head(config: Config) -> None:
         raise ValueError(
             "learner.head=triton needs a GPU, and cluster.gpus_per_rank is 0. Write "
             "learner.head=auto, which uses Triton on GPUs only, or choose cluster=gpu."
+        )
+
+
+def _weights(config: Config) -> None:
+    if config.weights.transport == "objects":
+        return
+    engine = ENGINES[config.rollout.engine]
+    if not hasattr(engine, "receive_weights"):
+        raise ValueError(
+            f"weights.transport=broadcast with rollout.engine={config.rollout.engine}: "
+            f"{engine.__name__} has no receive_weights. Set weights.transport=objects."
+        )
+    if config.cluster.placement == "shared" and config.cluster.gpus_per_engine > 0:
+        raise ValueError(
+            "weights.transport=broadcast with cluster.placement=shared: NCCL does not connect two "
+            "processes on one GPU. Set weights.transport=objects, which copies nothing between "
+            "processes of one machine, or cluster.placement=apart."
         )
 
 

@@ -33,6 +33,7 @@ SECTIONS: dict[str, type] = {
     "rollout": sections.RolloutConfig,
     "learner": sections.LearnerConfig,
     "cluster": sections.ClusterConfig,
+    "weights": sections.WeightsConfig,
     "evaluation": sections.EvaluationConfig,
     "checkpoint": sections.CheckpointConfig,
     "tracking": sections.TrackingConfig,

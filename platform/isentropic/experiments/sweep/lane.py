@@ -50,7 +50,11 @@ OF_A_RUN = {
 
 def reuse_key(config: Config, prepared: Prepared) -> str:
     """Return a key: runs that have the same one can follow each other on the same actors."""
-    parts: dict[str, Any] = {"cluster": asdict(config.cluster), "model": asdict(prepared.model)}
+    parts: dict[str, Any] = {
+        "cluster": asdict(config.cluster),
+        "weights": asdict(config.weights),
+        "model": asdict(prepared.model),
+    }
     for section, free in OF_A_RUN.items():
         values = asdict(getattr(config, section))
         parts[section] = {key: value for key, value in values.items() if key not in free}
@@ -118,6 +122,7 @@ class Lane:
             config.learner,
             make_engine=make_engine(config, prepared),
             make_learner=make_learner(config, prepared),
+            transport=config.weights.transport,
         )
         self._key = reuse_key(config, prepared)
         self.starts += 1

@@ -12,7 +12,7 @@ from isentropic.metrics.report.run_data import RunData
 
 # Keys that say nothing about what is computed, or that are repeated and not swept.
 NOT_A_SETTING = (
-    "seed", "run", "resume", "tracking", "cluster", "checkpoint", "accounting.ledger",
+    "seed", "run", "resume", "tracking", "cluster", "weights", "checkpoint", "accounting.ledger",
 )  # fmt: skip
 FIRST = (
     "objective.name",

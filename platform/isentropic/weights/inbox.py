@@ -1,0 +1,91 @@
+"""Takes the parcels of a round in one process of an engine, and checks what came."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from isentropic.weights.channel import Channel, Line, Round
+from isentropic.weights.parcels import Layout, check_layout, check_parcel, open_parcel
+
+
+def expected_layout(
+    meeting: Round, parameters: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> Layout:
+    """Waits for the layout of a round, before anything is written.
+
+    Raises ValueError, and calls the round off, unless it fits the engine's model.
+    """
+    line = Line(meeting)
+    layout = line.layout()
+    try:
+        check_layout(layout, parameters, dtype)
+    except ValueError as error:
+        line.call_off(str(error))
+        raise
+    return layout
+
+
+class Inbox:
+    """The engine's end of a channel; keeps the group from one round to the next.
+
+    Args:
+        device: of the engine's weights.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._channel: tuple[tuple, Channel] | None = None
+        self._line: Line | None = None
+        self._rank = 0
+        self.layout: Layout | None = None
+        self.seconds: dict[str, float] = {}
+
+    def begin(self, meeting: Round, rank: int) -> None:
+        """Takes part in a round as `rank` of its group; whoever calls must see it through."""
+        self.seconds = {"load_s": 0.0, "check_s": 0.0}
+        self._line = Line(meeting)
+        self._rank = rank
+        with self._calling_off():
+            self.layout = self._line.layout()
+            group = (meeting.host, meeting.port, meeting.group)
+            if self._channel is None or self._channel[0] != group:
+                self.close()
+                self._channel = (group, Channel(self._line, rank, self._device))
+
+    def take(self, index: int, load: Callable[[Iterator[tuple[str, Tensor]]], None]) -> None:
+        """Receives one parcel, checks it and hands its tensors to `load`.
+
+        Raises ValueError, naming the tensors, if the bytes are not those that were published.
+        """
+        slots = self.layout.parcels[index]
+        with self._calling_off():
+            published = [int(total) for total in self._line.hear(f"checksums/{index}").split()]
+            channel = self._channel[1]
+            flat = torch.empty(
+                self.layout.num_bytes(index), dtype=torch.uint8, device=channel.device
+            )
+            channel.broadcast(flat, self._line)
+            start = time.perf_counter()
+            check_parcel(flat, slots, published)
+            checked = time.perf_counter()
+            load(open_parcel(flat, slots, self.layout.dtype))
+            self.seconds["check_s"] += checked - start
+            self.seconds["load_s"] += time.perf_counter() - checked
+
+    def close(self) -> None:
+        if self._channel is not None:
+            self._channel[1].close()
+        self._channel = None
+
+    @contextmanager
+    def _calling_off(self) -> Iterator[None]:
+        """Calls the round off for everyone if this process cannot go on."""
+        try:
+            yield
+        except BaseException as error:
+            self._line.call_off(f"rank {self._rank} of the round: {error}")
+            self.close()
+            raise
