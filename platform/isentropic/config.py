@@ -40,6 +40,7 @@ CAME_LATER: dict[str, Any] = {
     "learner.unsharded_gradient_gib": 4.0,
     "learner.balance": "tokens",
     "learner.collective_timeout_s": 600.0,
+    "learner.lora": None,
 }
 
 
@@ -159,6 +160,25 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters, trained in place of the model's weights (LoRA, arXiv:2106.09685)."""
+
+    rank: int
+    alpha: float  # what an adapter adds is scaled by alpha / rank
+    # linear layers of the decoder by the ends of their names, such as q_proj; [all] is all of them
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_range("learner.lora.rank", self.rank, at_least=1)
+        check_range("learner.lora.alpha", self.alpha, above=0)
+        if not self.targets or ("all" in self.targets and len(self.targets) > 1):
+            raise ValueError(
+                "learner.lora.targets must be a list of layers' names or [all], got "
+                f"{list(self.targets)}. To train all weights instead: learner.lora=null."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """FSDP2 ranks and the optimizer."""
 
@@ -187,6 +207,7 @@ class LearnerConfig:
     balance: str
     timeout_s: float  # deadline for one call
     collective_timeout_s: float  # how long a rank waits for the others inside a call
+    lora: LoraConfig | None = None  # only adapters are trained; null: all weights
 
     def __post_init__(self) -> None:
         for key in ("num_ranks", "updates_per_rollout", "microbatch_tokens", "vocab_chunk"):

@@ -57,6 +57,7 @@ def test_bytes_of_a_rank():
         microbatch_tokens=100,
         vocab_chunk=5,
         unsharded_gradient_gib=1.0,
+        lora=None,
     )
     rank = estimate_rank_bytes(qwen(True), learner)
     assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS

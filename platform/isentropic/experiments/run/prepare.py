@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
-from isentropic.learner.estimate import attention_share, head_size
+from isentropic.learner.estimate import attention_share, count_trained, head_size
 from isentropic.learner.model import check_trainable, read_config
 from isentropic.metrics.sinks.tensorboard import check_tensorboard
 from isentropic.models.pretrained import load_chat
@@ -67,6 +67,8 @@ def check_model_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the engine or the learner cannot run the model."""
     check_engine_runs(config, model)
     check_trainable(model, trust_remote_code=config.model.trust_remote_code)
+    if config.learner.lora is not None:
+        count_trained(model, config.learner.lora)
 
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
