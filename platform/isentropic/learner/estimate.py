@@ -60,10 +60,10 @@ def estimate_rank_bytes(
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
     # Two layers while one is gathered ahead, and what stands outside the layers; or everything, if
-    # that is little.
+    # that is little. Adapters, which are little too, count whole.
     gathered = (
         parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
-    )
+    ) + (trained if frozen else 0)
     # Gradients of all microbatches but the last are summed unsharded, in float32; or else those of
     # one layer at a time are, until they are reduced.
     unsharded = 4 * (trained if may_stand_unsharded(trained, learner) else embedding + layer)
