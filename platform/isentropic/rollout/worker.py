@@ -19,6 +19,19 @@ if current_platform.is_cpu():
     custom_ops._supports_onednn = False
 
 
+def _pack_experts(model: torch.nn.Module) -> None:
+    """Brings experts' weights into the layout of the CPU's kernel, as vLLM does at the start only.
+
+    Without it the kernel reads the new weights as if they were packed: logprobs were wrong by half
+    a nat.
+    """
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(module, "w13_weight"):
+            with torch.no_grad():
+                kernel.fused_experts.process_weights_after_loading(module)
+
+
 class WorkerExtension:
     """Loads weights into a worker.
 
@@ -44,6 +57,8 @@ class WorkerExtension:
         if not current_platform.is_cpu():
             with set_current_vllm_config(self.vllm_config), torch.no_grad():
                 finalize_layerwise_reload(model, self.model_config)
+        else:
+            _pack_experts(model)
         left = {name for name, _ in model.named_parameters()} - self._isentropic_loaded
         if left:
             raise RuntimeError(

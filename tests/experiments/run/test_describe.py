@@ -1,13 +1,15 @@
 """The dry run's estimates, by hand."""
 
 import dataclasses
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from transformers import Qwen3Config
+from transformers import Qwen3Config, Qwen3MoeConfig
 
 from isentropic.config import RolloutConfig
 from isentropic.experiments.run import describe as described
+from isentropic.experiments.run.prepare import check_engine_runs
 
 GIB = 2**30
 MODEL = Qwen3Config(
@@ -91,6 +93,15 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
         with pytest.raises(
             ValueError, match=rf"tensor_parallel={devices}: the model's 4 attention"
         ):
-            described.check_engine_runs(config, MODEL)
+            check_engine_runs(config, MODEL)
     else:
-        described.check_engine_runs(config, MODEL)
+        check_engine_runs(config, MODEL)
+
+
+@pytest.mark.parametrize(("width", "refused"), [(48, True), (64, False)])
+def test_experts_that_the_cpu_s_kernel_pads_are_refused(width, refused):
+    cluster = SimpleNamespace(engine_device="cpu")
+    names = {"model": SimpleNamespace(name="some"), "cluster": cluster, "rollout": ROLLOUT}
+    model = Qwen3MoeConfig(moe_intermediate_size=width, num_attention_heads=4, head_dim=32)
+    with pytest.raises(ValueError, match=r"48 wide.*multiples of 32") if refused else nullcontext():
+        check_engine_runs(SimpleNamespace(**names), model)

@@ -16,6 +16,8 @@ from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.prompts import fitting
 
+EXPERT_MULTIPLE = 32  # of an expert's width, in vLLM's kernel for CPUs
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -80,6 +82,13 @@ def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
         raise ValueError(
             f"rollout.tensor_parallel={devices}: the model's {heads} attention heads cannot be "
             f"spread evenly over {devices} devices. Use a divisor of {heads}."
+        )
+    width = getattr(text, "moe_intermediate_size", None)
+    if width and config.cluster.engine_device == "cpu" and width // devices % EXPERT_MULTIPLE:
+        raise ValueError(
+            f"an expert of {config.model.name} is {width // devices} wide on each device, and "
+            f"vLLM's kernel for experts on a CPU takes multiples of {EXPERT_MULTIPLE}: it would "
+            "pad the weights at the start, and new weights would not fit. Choose another model."
         )
     size = head_size(text)
     engine = ENGINES[config.rollout.engine]
