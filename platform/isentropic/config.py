@@ -46,6 +46,7 @@ CAME_LATER: dict[str, Any] = {
     "learner.context_parallel": 1,
     "learner.head": "torch",
     "weights": {"transport": "objects"},
+    "learner.lora": None,
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
@@ -174,6 +175,25 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters, trained in place of the model's weights (LoRA, arXiv:2106.09685)."""
+
+    rank: int
+    alpha: float  # what an adapter adds is scaled by alpha / rank
+    # linear layers of the decoder by the ends of their names, such as q_proj; [all] is all of them
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_range("learner.lora.rank", self.rank, at_least=1)
+        check_range("learner.lora.alpha", self.alpha, above=0)
+        if not self.targets or ("all" in self.targets and len(self.targets) > 1):
+            raise ValueError(
+                "learner.lora.targets must be a list of layers' names or [all], got "
+                f"{list(self.targets)}. To train all weights instead: learner.lora=null."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
     """FSDP2 ranks and the optimizer."""
 
@@ -209,6 +229,7 @@ class LearnerConfig:
     replicas: int
     # Ranks in a row that share the tokens of a microbatch, for sequences too long for one of them.
     context_parallel: int
+    lora: LoraConfig | None = None  # only adapters are trained; null: all weights
 
     def on_one_rank(self) -> "LearnerConfig":
         """Returns the settings of a learner in this process alone."""

@@ -13,7 +13,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from isentropic import batching
-from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.config import LearnerConfig, LoraConfig, ModelConfig
 from isentropic.learner.learner import Learner
 from isentropic.objectives.bapo import BapoConfig
 from isentropic.objectives.ce_gppo import CeGppoConfig
@@ -62,6 +62,7 @@ CONFIG = LearnerConfig(
     context_parallel=1,
 )
 
+LORA = LoraConfig(rank=3, alpha=6.0, targets=("q_proj", "v_proj", "down_proj"))
 CLASSES = {"third": ("zero", "one", "two"), "sign": ("up", "down")}
 BOOKS = {"lr": 1e-4, "adam_eps": 1e-6, "weight_decay": 0.1, "max_grad_norm": 0.5}
 
@@ -219,6 +220,7 @@ def main(rank, world, folder):
         ("reduced in each", 20, OBJECTIVE, {"unsharded_gradient_gib": 0.0}),
         ("checkpointed", 40, OBJECTIVE, {"gradient_checkpointing": True}),
         ("whole minibatch", 30, WHOLE, {}),
+        ("adapters", 30, OBJECTIVE, {"lora": LORA}),
     ):
         learner = make_learner(
             folder / "model", rank, world, folder / f"meet {name}", objective, **settings
@@ -230,6 +232,8 @@ def main(rank, world, folder):
             "weights": weights_of(learner),
             "norms": [update.grad_norm for update in result.updates],
         }
+        if name == "adapters":
+            learner.save(folder / "adapters")
         learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet books", **BOOKS)
     found["books"] = books_of(learner, rank, world)

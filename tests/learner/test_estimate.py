@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 from transformers import GPT2Config, OPTConfig, Qwen3Config
 
+from isentropic.config import LoraConfig
 from isentropic.learner.estimate import (
     attention_share,
+    count_trained,
     estimate_rank_bytes,
     flops_per_token,
     head_size,
@@ -59,6 +61,7 @@ def test_bytes_of_a_rank():
         microbatch_tokens=100,
         vocab_chunk=5,
         unsharded_gradient_gib=1.0,
+        lora=None,
     )
     rank = estimate_rank_bytes(qwen(True), learner)
     assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS
@@ -117,3 +120,31 @@ def test_a_model_without_heads_has_no_attention_to_count():
 
     assert head_size(SimpleNamespace(hidden_size=8)) is None
     assert head_size(Heads) is None  # multi-head latent attention keeps something else
+
+
+def test_adapters_need_no_gradients_or_moments_of_the_frozen_weights():
+    """Rank 2 on q_proj, 8 x 8, and down_proj, 10 to 8, of two layers: 2 * 2 * (16 + 18) values."""
+    lora = LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
+    whole = SimpleNamespace(
+        num_ranks=2,
+        dtype="bfloat16",
+        gradient_checkpointing=False,
+        microbatch_tokens=100,
+        vocab_chunk=5,
+        unsharded_gradient_gib=1.0,
+        lora=None,
+    )
+    adapted = SimpleNamespace(**vars(whole) | {"lora": lora})
+    assert count_trained(qwen(True), lora) == 136
+    rank = estimate_rank_bytes(qwen(True), adapted, reference=True)
+    assert rank.weights == 2 * (PARAMETERS + 136)
+    assert (rank.gradients, rank.optimizer) == (2 * 136, 4 * 136)
+    assert rank.gathered == 2 * (PARAMETERS + 136) + 4 * 136
+    assert rank.reference == 0, "it is the trained model itself"
+    assert rank.total < estimate_rank_bytes(qwen(True), whole).total
+
+
+def test_flops_of_a_frozen_model():
+    """No products for the gradients of weights: two passes over them, three over attention."""
+    attention = 2 * (2 * 2 * 10 / 2 * 8)
+    assert flops_per_token(qwen(True), 10, frozen=True) == 2 * 2 * PARAMETERS + 3 * attention

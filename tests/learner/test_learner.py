@@ -133,6 +133,22 @@ def test_one_rank_is_the_plain_loop(folder, make_learner):
     assert result.policy_version == 2
 
 
+def test_adapters_on_two_ranks_are_those_of_one(folder, two_ranks, make_learner):
+    """Their shards have the ranks' rows only: rank 3 over two ranks is two rows and one."""
+    learner = make_learner(lora=ranks.LORA)
+    before = ranks.weights_of(learner)
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    result = learner.update(ranks.step_batches(samples, 1, 10_000)[0])
+    norms = [update.grad_norm for update in result.updates]
+    assert two_ranks["adapters"]["norms"] == pytest.approx(norms, rel=1e-4)
+    assert_same(two_ranks["adapters"]["weights"], ranks.weights_of(learner), **CLOSE)
+    moved = two_ranks["adapters"]["weights"]["model.layers.0.mlp.down_proj.weight"]
+    assert (moved - before["model.layers.0.mlp.down_proj.weight"]).abs().max() > 0.01
+
+    learner.load(folder / "adapters")  # of two ranks, onto one
+    assert_same(ranks.weights_of(learner), two_ranks["adapters"]["weights"], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     "case", ["packed", "small microbatches", "reduced in each", "checkpointed"]
 )

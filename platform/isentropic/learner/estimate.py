@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 import torch
 from transformers import PretrainedConfig
 
-from isentropic.config import LearnerConfig
-from isentropic.learner.model import count_parameters, count_vision_parameters
+from isentropic.config import LearnerConfig, LoraConfig
+from isentropic.learner.model import count_parameters, count_vision_parameters, model_class
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES, may_stand_unsharded
+from isentropic.models.adapters import count_adapter_parameters
 from isentropic.objectives.tokens.statistics import CUDA_TILE, MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
@@ -51,19 +52,23 @@ def estimate_rank_bytes(
     """The memory of one rank of `learner.num_ranks` that train the model of this config."""
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
+    trained = parameters if learner.lora is None else count_trained(model, learner.lora)
+    frozen = 0 if learner.lora is None else parameters
     model = model.get_text_config(decoder=True)
-    share = 4 * -(-parameters // (learner.num_ranks // learner.replicas))
+    shards = learner.num_ranks // learner.replicas
+    share = 4 * -(-trained // shards)
+    frozen_share = 4 * -(-frozen // shards)
     tokens = -(-learner.microbatch_tokens // learner.context_parallel)
     embedding = model.vocab_size * model.hidden_size
     layer = max(0, parameters - embedding) // model.num_hidden_layers
     # Two layers while one is gathered ahead, and what stands outside the layers; or everything, if
-    # that is little.
+    # that is little. Adapters, which are little too, count whole.
     gathered = (
         parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
-    )
+    ) + (trained if frozen else 0)
     # Gradients of all microbatches but the last are summed unsharded, in float32; or else those of
     # one layer at a time are, until they are reduced.
-    unsharded = 4 * (parameters if may_stand_unsharded(parameters, learner) else embedding + layer)
+    unsharded = 4 * (trained if may_stand_unsharded(trained, learner) else embedding + layer)
     per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)
     layers = model.num_hidden_layers
     kept = (
@@ -72,7 +77,7 @@ def estimate_rank_bytes(
         else model.hidden_size * layers + per_token
     )
     return RankBytes(
-        weights=share,
+        weights=share + frozen_share,
         gradients=share,
         optimizer=2 * share,
         gathered=gathered * width + unsharded,
@@ -83,8 +88,19 @@ def estimate_rank_bytes(
             MAX_TILE if learner.dtype == "float32" else CUDA_TILE,  # half precision is of GPUs
             tokens * min(learner.vocab_chunk, model.vocab_size),
         ),
-        reference=share if reference else 0,
+        # With adapters the reference is the frozen model itself.
+        reference=share if reference and not frozen else 0,
     )
+
+
+def count_trained(model: PretrainedConfig, lora: LoraConfig) -> int:
+    """Counts the parameters of the adapters that the model of this config would get.
+
+    Raises ValueError if they do not fit the model, as `target_layers`.
+    """
+    with torch.device("meta"):
+        lm = model_class(model).from_config(model)
+    return count_adapter_parameters(lm, lora)
 
 
 def mlp_width(model: PretrainedConfig) -> int:
@@ -106,15 +122,19 @@ def peak_flops(device_name: str) -> float | None:
     return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in device_name), None)
 
 
-def flops_per_token(model: PretrainedConfig, length: float, *, backward: bool = True) -> float:
+def flops_per_token(
+    model: PretrainedConfig, length: float, *, backward: bool = True, frozen: bool = False
+) -> float:
     """Model operations per token in a sequence of `length` tokens, to compare with a device's peak.
 
     Two for each weight that multiplies (the embedding's does not), and the two products of causal
     attention, which see half the sequence on average; times three with the backward pass. Work that
     is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
-    vision tower.
+    vision tower. If the weights are `frozen`, the backward pass makes no gradients of theirs.
     """
     of_weights, of_attention = _forward_flops(model)
+    if backward and frozen:
+        return 2 * of_weights + 3 * of_attention * length
     return (of_weights + of_attention * length) * (3 if backward else 1)
 
 

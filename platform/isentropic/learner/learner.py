@@ -25,8 +25,14 @@ from isentropic.learner.export import write_folder
 from isentropic.learner.images import ImageReader
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.learner.model import PackedModel
-from isentropic.learner.optimizer import build_optimizer, learning_rate, set_learning_rate
+from isentropic.learner.optimizer import (
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+    trained_parameters,
+)
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
+from isentropic.models.adapters import Adapter, adapters_off, merge, weights_and_adapters
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
 from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.loss.objective import ObjectiveConfig
@@ -49,7 +55,8 @@ class Learner:
         objective, terms: what `objectives.loss.leaves.step_loss` is called with.
         temperature: the first wave's; logprobs, entropy and loss are at this temperature.
         total_updates: optimizer steps of the whole run, for the schedule.
-        reference: keep a frozen copy of the initial model, sharded too.
+        reference: keep a frozen copy of the initial model, sharded too. With adapters it is the
+            trained model itself, with its adapters off.
         rank, world_size, init_method: as in `sharding.join`.
     """
 
@@ -97,9 +104,12 @@ class Learner:
             context=self._context,
         )
         self._model, self._keep_gathered = build(trained=True)
-        trained = sum(each.numel() for each in self._model.parameters() if each.requires_grad)
-        self._reduce_each_microbatch = not sharding.may_stand_unsharded(trained, config)
-        self._reference = build(trained=False)[0] if reference else None
+        self._trained = list(trained_parameters(self._model).values())
+        size = sum(each.numel() for each in self._trained)
+        self._reduce_each_microbatch = not sharding.may_stand_unsharded(size, config)
+        self._with_reference = reference
+        copied = reference and config.lora is None
+        self._reference = build(trained=False)[0] if copied else None
         self._images = _image_reader(self._model, model)
         self.configure(config=config, objective=objective, terms=terms, total_updates=total_updates)
 
@@ -149,7 +159,7 @@ class Learner:
 
         With `reference` also `ref_logprob`, under the frozen initial model.
         """
-        if reference and self._reference is None:
+        if reference and not self._with_reference:
             raise ValueError(
                 "reference scores were requested, but the learner has no reference model. "
                 "Build it with reference=True."
@@ -157,7 +167,7 @@ class Learner:
         scores = [self._host(part) for part in self._statistics(self._model, microbatches)]
         if not reference:
             return [TokenScores(**score) for score in scores]
-        frozen = [self._host(part) for part in self._statistics(self._reference, microbatches)]
+        frozen = [self._host(part) for part in self._reference_statistics(microbatches)]
         return [
             TokenScores(**score, ref_logprob=other["logprob"])
             for score, other in zip(scores, frozen, strict=True)
@@ -174,17 +184,24 @@ class Learner:
     def named_weights(self, dtype: torch.dtype = torch.float32) -> Iterator[tuple[str, Tensor]]:
         """Yields (Hugging Face name, full tensor on the device) per weight, tied ones once.
 
+        Adapters are merged in `dtype`: in that of the forward pass, to the bits of the learner's.
         Each tensor is gathered when the iterator reaches it: every rank must go through to the end.
         On a single rank a tensor may share memory with the weight itself; copy what must outlive
         the next update.
         """
-        for name, parameter in self._model.lm.named_parameters():
-            tensor = parameter.detach().to(dtype)
-            yield name, tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        for name, parameter, adapter in weights_and_adapters(self._model.lm):
+            weight = _gathered(parameter, dtype)
+            if adapter is not None:
+                factors = (_gathered(factor, dtype) for factor in (adapter.down, adapter.up))
+                weight = merge(weight, Adapter(*factors, adapter.scale))
+            yield name, weight
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns what `named_weights` will yield; nothing is gathered."""
-        return {name: tuple(value.shape) for name, value in self._model.lm.named_parameters()}
+        return {
+            name: tuple(parameter.shape)
+            for name, parameter, _ in weights_and_adapters(self._model.lm)
+        }
 
     def offload(self) -> None:
         """Moves the state to host memory and frees the GPU; only `restore` may come next.
@@ -275,6 +292,13 @@ class Learner:
         sharding.release(model)
         return statistics
 
+    def _reference_statistics(self, microbatches: Sequence[MicroBatch]) -> list[TokenStatistics]:
+        """Computes what the initial model gives."""
+        if self._reference is not None:
+            return self._statistics(self._reference, microbatches)
+        with adapters_off(self._model):
+            return self._statistics(self._model, microbatches)
+
     def _open_books(self, batch: StepBatch) -> Books:
         """Books whose entropy is measured over the batch's contexts. Collective."""
         contexts = batch.contexts
@@ -300,9 +324,7 @@ class Learner:
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
         loss, logprob, entropy = self._backward(microbatches, self._losses(batch, index))
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self._model.parameters(), self._config.max_grad_norm
-        )
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, self._config.max_grad_norm)
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
         self._sum_over_batches(loss)
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
@@ -339,12 +361,11 @@ class Learner:
             f"the owners of the momentum were followed to version {self._owners.policy_version}, "
             f"the weights are of version {self.policy_version}"
         )
-        parameters = list(self._model.parameters())
-        kept = [parameter.grad for parameter in parameters]
+        kept = [parameter.grad for parameter in self._trained]
         self._owners.decay()
         for owner, gradients in self._gradients_by_class(batch, index):
             self._owners.add(owner, gradients, scale)
-        for parameter, gradient in zip(parameters, kept, strict=True):
+        for parameter, gradient in zip(self._trained, kept, strict=True):
             parameter.grad = gradient
 
     def _gradients_by_class(self, batch: StepBatch, index: int) -> Iterator[tuple[str, Shards]]:
@@ -366,7 +387,7 @@ class Learner:
             for number in counts.nonzero()[:, 0].tolist():
                 self._optimizer.zero_grad(set_to_none=True)
                 self._backward(microbatches, leaves.only([one == number for one in members]))
-                yield f"{way}/{names[number]}", local_gradients(list(self._model.parameters()))
+                yield f"{way}/{names[number]}", local_gradients(self._trained)
 
     def _mfu(self, batch: StepBatch, updates: Sequence[UpdateResult]) -> float | None:
         """Computes model operations per second over the device's peak.
@@ -381,7 +402,8 @@ class Learner:
             return None
         tokens = sum(len(microbatch.token_ids) for microbatch in packed)
         sequences = sum(len(microbatch.rows) for microbatch in packed)
-        work = flops_per_token(self._model.lm.config, tokens / sequences) * tokens
+        frozen = self._config.lora is not None
+        work = flops_per_token(self._model.lm.config, tokens / sequences, frozen=frozen) * tokens
         ranks = self._context.size if self._context else 1
         return work / ranks / sum(update.seconds for update in updates) / peak
 
@@ -464,6 +486,12 @@ def _image_reader(packed: PackedModel, model: ModelConfig) -> ImageReader | None
     images = load_images(model.path, config, model.image_pixels, model.revision)
     merge = config.vision_config.spatial_merge_size if images else 1
     return ImageReader(images, packed.lm.model.get_rope_index, merge) if images else None
+
+
+def _gathered(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the full tensor in `dtype`. Collective."""
+    tensor = parameter.detach().to(dtype)
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 class _StepLoss:

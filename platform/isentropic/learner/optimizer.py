@@ -9,12 +9,13 @@ from isentropic.config import LearnerConfig
 
 
 def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.AdamW:
-    """Builds AdamW over all parameters.
+    """Builds AdamW over all parameters that are trained.
 
     Weight decay is on all of them too, as in the released code of this family of methods.
     """
+    trained = trained_parameters(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
+        trained.values(),
         lr=config.lr,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_eps,
@@ -23,7 +24,7 @@ def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Adam
     )
     # Made now and not by the first step: a state that does not fit in memory fails at once, and
     # every checkpoint has one.
-    for parameter in model.parameters():
+    for parameter in trained.values():
         optimizer.state[parameter] = {
             "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter),
@@ -32,9 +33,15 @@ def build_optimizer(model: nn.Module, config: LearnerConfig) -> torch.optim.Adam
     return optimizer
 
 
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the parameters that training changes, by name: all, or those of the adapters."""
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
 def moments(model: nn.Module, optimizer: torch.optim.AdamW, name: str) -> dict[str, Tensor]:
     """Returns AdamW's `exp_avg` or `exp_avg_sq`, whichever `name` says, by parameter name."""
-    return {key: optimizer.state[parameter][name] for key, parameter in model.named_parameters()}
+    trained = trained_parameters(model)
+    return {key: optimizer.state[parameter][name] for key, parameter in trained.items()}
 
 
 def set_steps(optimizer: torch.optim.AdamW, steps: int) -> None:

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.learner.context_parallel import ContextGroup, subgroup
 from isentropic.learner.model import PackedModel, empty_model, load_model
+from isentropic.models.adapters import add_adapters, fill_adapters
 from isentropic.models.slices import find_places, read_slices
 from isentropic.objectives.tokens.heads import choose_head
 
@@ -117,6 +118,9 @@ def build(
     packed.requires_grad_(trained)
     if context:
         context.mark(packed.layers)
+    adapted = trained and config.lora is not None
+    if adapted:
+        add_adapters(lm, config.lora)
     if trained and config.gradient_checkpointing:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
         # In eval mode transformers silently checkpoints nothing. Every dropout is 0 already.
@@ -125,6 +129,9 @@ def build(
     keep = shard(packed, mesh, dtype=dtype, compile_layers=config.compile)
     if places is not None:
         packed.to_empty(device=mesh.device_type)
+    if adapted:
+        fill_adapters(lm)
+    if places is not None:
         read_slices(lm, places)
     return packed, keep
 

@@ -18,7 +18,8 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.tensor import DTensor
 
 from isentropic.durable import FileEntry, file_entry, sync_folder
-from isentropic.learner.optimizer import moments, set_steps
+from isentropic.learner.books.shards import sum_over_shards
+from isentropic.learner.optimizer import moments, set_steps, trained_parameters
 
 # Every class that the index of a checkpoint of ours is made of; any other is refused.
 # BytesStorageMetadata is left out on purpose: what an index calls bytes, torch unpickles without
@@ -92,7 +93,8 @@ def begin_save(
     """Copies the state and writes the copy in a thread.
 
     The state is weights, optimizer, policy version and this rank's random state; AdamW's step count
-    and the schedule's position are `policy_version`. It may change as soon as this returns.
+    and the schedule's position are `policy_version`. It may change as soon as this returns. Of
+    weights that are frozen only a checksum is in it.
 
     Collective: every rank calls it, and then what it returns. That call waits until all is durable
     and returns the files that this rank wrote, by name, with their hashes; if one rank cannot
@@ -105,6 +107,7 @@ def begin_save(
     os.makedirs(folder, exist_ok=True)
     state = _weights(model, optimizer)
     state["policy_version"] = torch.tensor(policy_version)
+    state |= _checksum_of_frozen(model)
     state |= {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
     writing = dcp.async_save(state, checkpoint_id=folder, process_group=group)
     return partial(_end_save, Path(folder), writing, rank)
@@ -141,6 +144,8 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
             "Load a checkpoint of this run's model."
         )
     state["policy_version"] = torch.tensor(0)
+    frozen = _checksum_of_frozen(model)
+    state |= {name: torch.zeros_like(value) for name, value in frozen.items()}
     random = {f"rng/{rank}/{name}": value for name, value in _random_state().items()}
     state |= {name: value for name, value in random.items() if name in known}
     try:
@@ -149,6 +154,11 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.AdamW, ran
         raise ValueError(
             f"{folder} cannot be read ({_reasons(error)}): load an older checkpoint."
         ) from None
+    if any(int(state[name]) != int(value) for name, value in frozen.items()):
+        raise ValueError(
+            f"{folder} holds adapters of a model with other weights than this one. Give the model "
+            "that they were trained on: its files must be the same."
+        )
     policy_version = int(state["policy_version"])
     set_steps(optimizer, policy_version)
     _set_random_state({name.rpartition("/")[2]: state[name] for name in random if name in known})
@@ -189,12 +199,27 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _weights(model: nn.Module, optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
     """Maps flat names to the live tensors, which loading fills in place."""
-    state = {f"model/{name}": parameter.detach() for name, parameter in model.named_parameters()}
+    trained = trained_parameters(model)
+    state = {f"model/{name}": parameter.detach() for name, parameter in trained.items()}
     for moment in ("exp_avg", "exp_avg_sq"):
         state |= {
             f"{moment}/{name}": value for name, value in moments(model, optimizer, moment).items()
         }
     return state
+
+
+def _checksum_of_frozen(model: nn.Module) -> dict[str, Tensor]:
+    """Sums the bits of the weights that are not trained, on any number of ranks; {} without them.
+
+    A checkpoint lacks these weights: with other ones its adapters would be another policy, silently.
+    """
+    frozen = [each for each in model.parameters() if not each.requires_grad]
+    if not frozen:
+        return {}
+    words = [_local(each.detach()).contiguous().view(torch.int32) for each in frozen]
+    total = torch.stack([each.sum(dtype=torch.int64) for each in words]).sum()
+    sum_over_shards(total, frozen[0])
+    return {"frozen": total.cpu()}
 
 
 def _random_state() -> dict[str, Tensor]:

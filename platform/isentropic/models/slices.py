@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, rename_source_key
 
 from isentropic.config import ModelConfig
+from isentropic.models.adapters import stored_name
 from isentropic.models.folder import INDEX, WEIGHTS, read_shapes
 
 # What a copy to float32 turns into the number that was meant; an integer or an 8-bit float goes
@@ -137,7 +138,8 @@ def _stored(lm: PreTrainedModel) -> dict[str, Tensor]:
     """Maps names to what a model's files hold: parameters, tied ones once, and buffers."""
     unstored = {name for name, _ in lm.named_non_persistent_buffers()}
     buffers = {name: tensor for name, tensor in lm.named_buffers() if name not in unstored}
-    return dict(lm.named_parameters()) | buffers
+    named = dict(lm.named_parameters()) | buffers
+    return {stored: each for name, each in named.items() if (stored := stored_name(name))}
 
 
 def _read(tensor: Tensor, place: Place) -> None:

@@ -1,10 +1,11 @@
 """The dry run's estimates, by hand."""
 
 import dataclasses
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from transformers import Qwen3Config
+from transformers import Qwen3Config, Qwen3MoeConfig
 
 from isentropic.config import RolloutConfig
 from isentropic.experiments.run import describe as described
@@ -126,7 +127,7 @@ def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
     config = SimpleNamespace(
         rollout=ROLLOUT,
         cluster=SimpleNamespace(engine_device="cuda"),
-        learner=SimpleNamespace(context_parallel=ranks),
+        learner=SimpleNamespace(context_parallel=ranks, lora=None),
         model=SimpleNamespace(trust_remote_code=False),
     )
     if refused:
@@ -134,3 +135,12 @@ def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
             prepare.check_model_runs(config, MODEL)
     else:
         prepare.check_model_runs(config, MODEL)
+
+
+@pytest.mark.parametrize(("width", "refused"), [(48, True), (64, False)])
+def test_experts_that_the_cpu_s_kernel_pads_are_refused(width, refused):
+    cluster = SimpleNamespace(engine_device="cpu")
+    names = {"model": SimpleNamespace(name="some"), "cluster": cluster, "rollout": ROLLOUT}
+    model = Qwen3MoeConfig(moe_intermediate_size=width, num_attention_heads=4, head_dim=32)
+    with pytest.raises(ValueError, match=r"48 wide.*multiples of 32") if refused else nullcontext():
+        prepare.check_engine_runs(SimpleNamespace(**names), model)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
+from isentropic.config import LoraConfig
 from isentropic.experiments.run.describe import describe
 from isentropic.experiments.settings.load import load, plain_config, typed
 from isentropic.experiments.settings.slots import SLOTS
@@ -50,6 +51,32 @@ def test_values_of_the_default(default):
     assert config.rollout.top_k == -1
     assert config.tracking.tags == ()
     assert config.resume.mode == "never"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["learner.lora={rank: 8, alpha: 16, targets: [q_proj]}"], id="in one value"),
+        pytest.param(
+            [
+                "learner=lora",
+                "learner.lora.rank=8",
+                "learner.lora.alpha=16",
+                "learner.lora.targets=[q_proj]",
+            ],
+            id="from the preset",
+        ),
+    ],
+)
+def test_adapters_are_asked_for(default, overrides):
+    assert load(OmegaConf.create(default)).learner.lora is None
+    lora = load(composed(*overrides)).learner.lora
+    assert lora == LoraConfig(rank=8, alpha=16.0, targets=("q_proj",))
+
+
+def test_adapters_that_do_not_fit_are_refused_before_the_start():
+    with pytest.raises(ValueError, match=r"learner.lora.targets names 'w_q'.*It has q_proj"):
+        describe(load(composed("learner=lora", "learner.lora.targets=[w_q]")))
 
 
 def test_the_command_line_reaches_the_typed_config():

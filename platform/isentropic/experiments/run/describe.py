@@ -15,7 +15,12 @@ from isentropic.experiments.run.folder import check_data
 from isentropic.experiments.run.prepare import check_engine_starts, check_model_runs, fit_prompts
 from isentropic.experiments.run.preview import data_lines
 from isentropic.experiments.settings.checks import remarks
-from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
+from isentropic.learner.estimate import (
+    RankBytes,
+    count_trained,
+    estimate_rank_bytes,
+    head_size,
+)
 from isentropic.learner.model import count_parameters, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
@@ -115,11 +120,18 @@ def _model_and_chat(config: Config) -> tuple[PretrainedConfig, Chat]:
 
 def _model_line(config: Config, model: PretrainedConfig) -> str:
     text = model.get_text_config(decoder=True)
+    lora = config.learner.lora
+    adapters = (
+        ""
+        if lora is None
+        else f"; trained are adapters of rank {lora.rank}, "
+        f"{count_trained(model, lora) / 1e6:,.2f} M parameters"
+    )
     return (
         f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, "
         f"{model.model_type}, {text.num_hidden_layers} layers, vocabulary {text.vocab_size}, "
         f"window "
-        f"used {config.model.max_length} tokens"
+        f"used {config.model.max_length} tokens{adapters}"
     )
 
 

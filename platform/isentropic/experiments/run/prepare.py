@@ -6,7 +6,7 @@ from transformers import PretrainedConfig
 
 from isentropic.config import Config, ModelConfig
 from isentropic.learner.context_parallel import check_heads
-from isentropic.learner.estimate import attention_share, head_size
+from isentropic.learner.estimate import attention_share, count_trained, head_size
 from isentropic.learner.model import check_trainable, read_config
 from isentropic.metrics.sinks.tensorboard import check_tensorboard
 from isentropic.models.pretrained import load_chat
@@ -17,6 +17,8 @@ from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
 from isentropic.tasks.prompts import fitting
+
+EXPERT_MULTIPLE = 32  # of an expert's width, in vLLM's kernel for CPUs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ def check_model_runs(config: Config, model: PretrainedConfig) -> None:
     check_engine_runs(config, model)
     check_heads(model, config.learner.context_parallel)
     check_trainable(model, trust_remote_code=config.model.trust_remote_code)
+    if config.learner.lora is not None:
+        count_trained(model, config.learner.lora)
 
 
 def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
@@ -90,6 +94,13 @@ def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
         raise ValueError(
             f"rollout.tensor_parallel={devices}: the model's {heads} attention heads cannot be "
             f"spread evenly over {devices} devices. Use a divisor of {heads}."
+        )
+    width = getattr(text, "moe_intermediate_size", None)
+    if width and config.cluster.engine_device == "cpu" and width // devices % EXPERT_MULTIPLE:
+        raise ValueError(
+            f"an expert of {config.model.name} is {width // devices} wide on each device, and "
+            f"vLLM's kernel for experts on a CPU takes multiples of {EXPERT_MULTIPLE}: it would "
+            "pad the weights at the start, and new weights would not fit. Choose another model."
         )
     size = head_size(text)
     engine = ENGINES[config.rollout.engine]

@@ -36,8 +36,23 @@ class Reload:
         if not current_platform.is_cpu():
             with torch.no_grad():
                 finalize_layerwise_reload(self._model, self._model_config)
+        else:
+            _pack_experts(self._model)
         left = {name for name, _ in self._model.named_parameters()} - self._loaded
         if left:
             raise RuntimeError(
                 f"vLLM left {len(left)} parameters unwritten, such as {sorted(left)[0]}."
             )
+
+
+def _pack_experts(model: torch.nn.Module) -> None:
+    """Brings experts' weights into the layout of the CPU's kernel, as vLLM does at the start only.
+
+    Without it the kernel reads the new weights as if they were packed: logprobs were wrong by half
+    a nat.
+    """
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(module, "w13_weight"):
+            with torch.no_grad():
+                kernel.fused_experts.process_weights_after_loading(module)
