@@ -64,7 +64,8 @@ class RankBytes:
 
     @property
     def total(self) -> int:
-        standing = self.state + self.gradients + self.gathered + self.unsharded
+        # The last microbatch turns the ones into the others.
+        standing = self.state + max(self.gradients, self.unsharded) + self.gathered
         return standing + max(self.activations + max(self.logits, self.layer), self.ends)
 
 
