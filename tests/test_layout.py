@@ -76,6 +76,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "sweep": 3,
     "attribution": 4,
     "branch": 3,
+    "dry": 3,
     "run": 2,
     "submit": 2,
     "program": 1,

@@ -47,6 +47,8 @@ CAME_LATER: dict[str, Any] = {
     "learner.head": "torch",
     "weights": {"transport": "objects"},
     "learner.lora": None,
+    "model.shape": None,
+    "cluster.assume": None,
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
@@ -115,6 +117,8 @@ class ModelConfig:
     warm_start: dict[str, Any] | None  # of the embedded model: sizes and stopping rule
     # [least, most] pixels: an image is scaled to lie between; None: as the model's own files say.
     image_pixels: tuple[int, int] | None
+    # What config.json says of its sizes: a dry run plans with it if the model's files are not here.
+    shape: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_range("model.max_length", self.max_length, at_least=2)
@@ -295,6 +299,29 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AssumeConfig:
+    """A machine that is not there, for a dry run to plan for."""
+
+    nodes: int
+    gpus: int  # of each node
+    gpu_gib: float  # memory of each GPU
+    host_gib: float  # memory of each node
+    shm_gib: float | None = None  # /dev/shm of each node; null: half of its memory
+    disk_gib: float | None = None  # free for runs; null: enough
+    # A part of the GPU's name, such as A100, for the time estimate; null: 4090 up to 24 GiB, else H100.
+    gpu: str | None = None
+
+    def __post_init__(self) -> None:
+        check_range("cluster.assume.nodes", self.nodes, at_least=1)
+        check_range("cluster.assume.gpus", self.gpus, at_least=0)
+        for key in ("gpu_gib", "host_gib"):
+            check_range(f"cluster.assume.{key}", getattr(self, key), above=0)
+        for key in ("shm_gib", "disk_gib"):
+            if getattr(self, key) is not None:
+                check_range(f"cluster.assume.{key}", getattr(self, key), above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClusterConfig:
     """Where the actors go."""
 
@@ -314,6 +341,7 @@ class ClusterConfig:
     max_restarts: int  # of all engines together; one more stops the run
     # Of all ranks together, from the last checkpoint; one more stops the run.
     max_learner_restarts: int
+    assume: AssumeConfig | None = None  # a dry run plans for it instead of this machine
 
     @property
     def engine_device(self) -> str:

@@ -50,46 +50,66 @@ def test_attention_grows_with_the_sequence():
     assert whole == alone * (1 + 100 * attention_share(qwen(True)))
 
 
-def test_bytes_of_a_rank():
+LEARNER = SimpleNamespace(
+    num_ranks=2,
+    dtype="bfloat16",
+    gradient_checkpointing=False,
+    microbatch_tokens=100,
+    vocab_chunk=5,
+    unsharded_gradient_gib=1.0,
+    replicas=1,
+    context_parallel=1,
+    lora=None,
+)
+
+
+def learner(**changes):
+    return SimpleNamespace(**(vars(LEARNER) | changes))
+
+
+def test_state_of_a_rank():
     """float32 weights, gradients and two moments: 16 bytes a parameter over two ranks."""
-    learner = SimpleNamespace(
-        num_ranks=2,
-        replicas=1,
-        context_parallel=1,
-        dtype="bfloat16",
-        gradient_checkpointing=False,
-        microbatch_tokens=100,
-        vocab_chunk=5,
-        unsharded_gradient_gib=1.0,
-        lora=None,
-    )
-    rank = estimate_rank_bytes(qwen(True), learner)
-    assert rank.weights + rank.gradients + rank.optimizer == 8 * PARAMETERS
-    assert rank.gathered == (2 + 4) * PARAMETERS
-    learner.unsharded_gradient_gib = 0.0
-    layer = (PARAMETERS - 16 * 8) // 2
-    assert estimate_rank_bytes(qwen(True), learner).gathered == 2 * PARAMETERS + 4 * (128 + layer)
-    assert rank.tile == 3 * 4 * 100 * 5
-    learner.microbatch_tokens, learner.vocab_chunk = 1 << 24, 16
-    assert estimate_rank_bytes(qwen(True), learner).tile == 3 * 4 * 2**27
-    learner.dtype = "float32"  # as on CPUs
-    assert estimate_rank_bytes(qwen(True), learner).tile == 3 * 4 * 2**24
-    learner.dtype, learner.microbatch_tokens = "bfloat16", 100
+    rank = estimate_rank_bytes(qwen(True), LEARNER)
+    assert rank.state + rank.gradients == 8 * PARAMETERS
     assert rank.reference == 0
-    assert rank.total == sum(getattr(rank, name) for name in rank.__slots__)
-    assert estimate_rank_bytes(qwen(True), learner, reference=True).reference == rank.weights
+    assert estimate_rank_bytes(qwen(True), LEARNER, reference=True).reference == rank.weights
+
+
+def test_gradients_stand_unsharded_up_to_a_budget():
+    assert estimate_rank_bytes(qwen(True), LEARNER).unsharded == 4 * PARAMETERS
+    assert estimate_rank_bytes(qwen(True), learner(unsharded_gradient_gib=0.0)).unsharded == 0
+
+
+def test_what_a_large_model_gathers(monkeypatch):
+    """Both ends if they are two, a layer, and the next one."""
+    assert estimate_rank_bytes(qwen(True), LEARNER).gathered == 2 * PARAMETERS
+    monkeypatch.setattr("isentropic.learner.estimate.KEEP_GATHERED_BYTES", 0)
+    rest = 8 // 2  # the last norm, over two layers
+    assert estimate_rank_bytes(qwen(True), LEARNER).gathered == 2 * (128 + 2 * (LAYER + rest))
+    assert estimate_rank_bytes(qwen(False), LEARNER).gathered == 2 * (256 + 2 * (LAYER + rest))
+
+
+def test_the_peak_is_the_largest_of_what_comes_one_after_the_other():
+    rank = estimate_rank_bytes(qwen(True), LEARNER)
+    standing = rank.state + max(rank.gradients, rank.unsharded) + rank.gathered
+    assert rank.total == standing + rank.activations + max(rank.logits, rank.layer)
+
+
+def test_a_sequence_longer_than_a_microbatch_has_one_of_its_own():
+    longer = estimate_rank_bytes(qwen(True), learner(microbatch_tokens=200))
+    assert estimate_rank_bytes(qwen(True), LEARNER, longest=200) == longer
 
 
 def test_bytes_of_ranks_that_share_tokens_and_of_replicas():
     """A replica holds everything once; two ranks that share a microbatch have half of its tokens each."""
     values = {"num_ranks": 8, "replicas": 1, "context_parallel": 1, "dtype": "float32"}
     values |= {"gradient_checkpointing": False, "microbatch_tokens": 100, "vocab_chunk": 5}
-    values |= {"unsharded_gradient_gib": 1.0}
+    values |= {"unsharded_gradient_gib": 1.0, "lora": None}
     alone, shared, replicas = (
         estimate_rank_bytes(qwen(True), SimpleNamespace(**values | changes))
         for changes in ({}, {"context_parallel": 2}, {"replicas": 4})
     )
-    assert (2 * shared.activations, 2 * shared.tile) == (alone.activations, alone.tile)
+    assert 2 * shared.activations == alone.activations
     assert (shared.weights, replicas.weights) == (alone.weights, 4 * alone.weights)
     assert replicas.activations == alone.activations
 

@@ -1,6 +1,6 @@
 """What a learner rank will need, before anything is loaded: bytes, and operations per token."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from transformers import PretrainedConfig
@@ -13,7 +13,7 @@ from isentropic.objectives.tokens.statistics import CUDA_TILE, MAX_TILE
 
 # Hidden-sized values that a token keeps in a layer for the backward pass, besides four of the MLP's
 # width. What autograd saves was counted: 14 on Qwen3, 11 on Llama, at any width.
-ACTIVATIONS_PER_LAYER = 16
+ACTIVATIONS_PER_LAYER = 14
 MLP_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 PEAK_BF16_FLOPS = {  # dense, by a part of the device's name
     "B200": 2250e12,
@@ -26,70 +26,107 @@ PEAK_BF16_FLOPS = {  # dense, by a part of the device's name
     "L40S": 362e12,
     "4090": 165e12,
 }
+BYTES_PER_SECOND = {  # of the device's memory
+    "B200": 8.0e12,
+    "H100": 3.35e12,
+    "H200": 4.8e12,
+    "H800": 3.35e12,
+    "GH200": 4.0e12,
+    "A100": 2.0e12,
+    "A800": 2.0e12,
+    "L40S": 0.86e12,
+    "4090": 1.0e12,
+}
 TILES_AT_ONCE = 3  # logits, their exponentials, one product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankBytes:
-    """Bytes of one rank at the peak of an update; activations and gathered weights are rough."""
+    """Bytes of one rank in an update, by what they are for; `total` is the peak.
+
+    Logits, a layer's gradients and those of embedding and output layer come one after the other.
+    """
 
     weights: int  # this rank's share, float32
-    gradients: int
+    gradients: int  # same, reduced over the ranks
     optimizer: int  # AdamW's two moments
-    gathered: int  # whole weights and their gradients while they are used
-    activations: int  # of this rank's part of one microbatch
-    tile: int  # logits of one tile of the token statistics
     reference: int  # share of the frozen model, if there is one
+    gathered: int  # whole weights while they are used
+    unsharded: int  # whole gradients, summed over microbatches in float32
+    activations: int  # of one microbatch, kept for the backward pass
+    logits: int  # tiles, and the gradients that are summed over them
+    layer: int  # what one layer's backward pass needs beside
+    ends: int  # gradients of embedding and output layer on their way to the other ranks
+
+    @property
+    def state(self) -> int:
+        """What is there between calls, too."""
+        return self.weights + self.optimizer + self.reference
 
     @property
     def total(self) -> int:
-        return sum(getattr(self, field.name) for field in fields(self))
+        # The last microbatch turns the ones into the others.
+        standing = self.state + max(self.gradients, self.unsharded) + self.gathered
+        return standing + max(self.activations + max(self.logits, self.layer), self.ends)
 
 
 def estimate_rank_bytes(
-    model: PretrainedConfig, learner: LearnerConfig, *, reference: bool = False
+    model: PretrainedConfig, learner: LearnerConfig, *, longest: int = 0, reference: bool = False
 ) -> RankBytes:
-    """The memory of one rank of `learner.num_ranks` that train the model of this config."""
+    """The memory of one rank of `learner.num_ranks` that train the model of this config.
+
+    Args:
+        longest: tokens of the longest sequence: it has a microbatch of its own, if need be.
+    """
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
-    trained = parameters if learner.lora is None else count_trained(model, learner.lora)
-    frozen = 0 if learner.lora is None else parameters
+    adapters = learner.lora is not None
+    trained = count_trained(model, learner.lora) if adapters else parameters
+    frozen = parameters if adapters else 0
+    tied = is_tied(model)
     model = model.get_text_config(decoder=True)
     shards = learner.num_ranks // learner.replicas
-    share = 4 * -(-trained // shards)
-    frozen_share = 4 * -(-frozen // shards)
-    tokens = -(-learner.microbatch_tokens // learner.context_parallel)
+    tokens = -(-max(learner.microbatch_tokens, longest) // learner.context_parallel)
+    share, frozen_share = (4 * -(-count // shards) for count in (trained, frozen))
     embedding = model.vocab_size * model.hidden_size
-    layer = max(0, parameters - embedding) // model.num_hidden_layers
-    # Two layers while one is gathered ahead, and what stands outside the layers; or everything, if
-    # that is little. Adapters, which are little too, count whole.
-    gathered = (
-        parameters if parameters * width <= KEEP_GATHERED_BYTES else 2 * embedding + 2 * layer
-    ) + (trained if frozen else 0)
-    # Gradients of all microbatches but the last are summed unsharded, in float32; or else those of
-    # one layer at a time are, until they are reduced.
-    unsharded = 4 * (trained if may_stand_unsharded(trained, learner) else embedding + layer)
-    per_token = ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)
+    outside = min(parameters, embedding * (1 if tied else 2))
     layers = model.num_hidden_layers
-    kept = (
-        per_token * layers
-        if not learner.gradient_checkpointing
-        else model.hidden_size * layers + per_token
-    )
+    layer = (parameters - outside) // layers
+    per_layer = tokens * (ACTIVATIONS_PER_LAYER * model.hidden_size + 4 * mlp_width(model)) * width
+    between = tokens * model.hidden_size * width
+    checkpointing = learner.gradient_checkpointing
+    kept = between * layers if checkpointing else per_layer * layers
+    everything = parameters * width <= KEEP_GATHERED_BYTES
+    unsharded = may_stand_unsharded(trained, learner)
+    ends_trained = 0 if adapters else 1  # whether embedding and output layer have gradients
+    # FSDP keeps the buffer of a microbatch's last reduction until the next one's first.
+    held = 0 if unsharded else 4 * outside * ends_trained
+    largest_tile = MAX_TILE if learner.dtype == "float32" else CUDA_TILE  # bfloat16 is of GPUs
+    tile = min(largest_tile, tokens * min(learner.vocab_chunk, model.vocab_size))
     return RankBytes(
         weights=share + frozen_share,
         gradients=share,
         optimizer=2 * share,
-        gathered=gathered * width + unsharded,
-        activations=kept * tokens * width,
-        tile=TILES_AT_ONCE
-        * 4
-        * min(
-            MAX_TILE if learner.dtype == "float32" else CUDA_TILE,  # half precision is of GPUs
-            tokens * min(learner.vocab_chunk, model.vocab_size),
-        ),
+        gathered=(parameters if everything else outside + 2 * layer) * width
+        # Adapters are small, and count whole.
+        + (trained * width if adapters else 0),
+        unsharded=4 * trained if unsharded else 0,
+        activations=kept,
+        # Sums in float32 for the gradients of the states and of the output layer, then a copy.
+        logits=TILES_AT_ONCE * 4 * tile
+        + (4 + width) * (ends_trained * embedding + tokens * model.hidden_size)
+        + held,
+        # Computed again, two gradients of the MLP's width, and the output layer's.
+        layer=(per_layer if checkpointing else 0)
+        + 2 * tokens * mlp_width(model) * width
+        + width * ends_trained * embedding
+        + held,
+        # In their own type, whole in float32 on their way, a rank's share, and its sum over
+        # microbatches. What checkpointing keeps is there to the end.
+        ends=ends_trained * ((width + 4) * outside + 8 * -(-outside // shards))
+        + (kept if checkpointing else 0),
         # With adapters the reference is the frozen model itself.
-        reference=share if reference and not frozen else 0,
+        reference=share if reference and not adapters else 0,
     )
 
 
@@ -109,6 +146,12 @@ def mlp_width(model: PretrainedConfig) -> int:
     return next((width for width in named if isinstance(width, int)), 4 * model.hidden_size)
 
 
+def is_tied(model: PretrainedConfig) -> bool:
+    """Whether embedding and output layer are one; a config with a vision part says it outside."""
+    text = model.get_text_config(decoder=True)
+    return bool(getattr(text, "tie_word_embeddings", getattr(model, "tie_word_embeddings", False)))
+
+
 def head_size(model: PretrainedConfig) -> int | None:
     """Dimensions of an attention head; None if the cache holds no heads (Mamba, MLA)."""
     heads = getattr(model, "num_attention_heads", None)
@@ -120,6 +163,11 @@ def head_size(model: PretrainedConfig) -> int | None:
 def peak_flops(device_name: str) -> float | None:
     """The device's dense bfloat16 peak in operations per second; None if it is not in the table."""
     return next((peak for part, peak in PEAK_BF16_FLOPS.items() if part in device_name), None)
+
+
+def memory_speed(device_name: str) -> float | None:
+    """Bytes per second that the device's memory gives; None if it is not in the table."""
+    return next((rate for part, rate in BYTES_PER_SECOND.items() if part in device_name), None)
 
 
 def flops_per_token(
@@ -154,6 +202,6 @@ def _forward_flops(model: PretrainedConfig) -> tuple[int, int]:
     heads = getattr(model, "num_attention_heads", 0)
     head_dim = getattr(model, "head_dim", None) or (model.hidden_size // heads if heads else 0)
     weights = count_parameters(whole) - tower
-    if not model.tie_word_embeddings:
+    if not is_tied(whole):
         weights -= model.vocab_size * model.hidden_size
     return 2 * weights, model.num_hidden_layers * 2 * heads * head_dim

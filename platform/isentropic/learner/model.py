@@ -32,6 +32,8 @@ LOGIT_CHANGES = {
     "lm_head_multiplier": 1.0,
 }
 
+_COUNTED: dict[str, int] = {}  # parameters, by config
+
 
 class PackedModel(nn.Module):
     """A causal LM whose output layer is applied only where a response token is predicted.
@@ -284,9 +286,13 @@ def count_parameters(config: PretrainedConfig) -> int:
 
     Tied weights count once; a vision tower counts too.
     """
-    with torch.device("meta"):
-        lm = model_class(config).from_config(config)
-    return sum(math.prod(parameter.shape) for parameter in lm.parameters())
+    # By what it says: it can be changed. A plan asks many times, for billions of parameters.
+    text = config.to_json_string(use_diff=False)
+    if text not in _COUNTED:
+        with torch.device("meta"):
+            lm = model_class(config).from_config(config)
+        _COUNTED[text] = sum(math.prod(parameter.shape) for parameter in lm.parameters())
+    return _COUNTED[text]
 
 
 def count_vision_parameters(config: PretrainedConfig) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.config import LoraConfig
-from isentropic.experiments.run.describe import describe
+from isentropic.experiments.dry.describe import describe
 from isentropic.experiments.settings.load import load, plain_config, typed
 from isentropic.experiments.settings.slots import SLOTS
 
@@ -284,7 +284,9 @@ def test_a_nested_section_is_checked_too():
 
 
 def test_the_demo_is_described():
-    text = describe(load(composed("experiment=ce_gppo_tiny")))
+    text, problems = describe(load(composed("experiment=ce_gppo_tiny")))
+
+    assert problems == []
 
     assert "tiny: 0.4 M parameters" in text
     assert "64 prompts x 8 samples" in text

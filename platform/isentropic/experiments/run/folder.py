@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "run.dir",
     "run.label",
     "run.preset",
+    "model.shape",
     "tracking",
     "cluster",
     "weights",
@@ -219,7 +220,7 @@ def _check_writable(folder: Path) -> None:
     try:
         probe = existing / ".isentropic-write-probe"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another dry run may have been as quick
     except OSError as error:
         raise ValueError(
             f"run.dir={folder} cannot be written: {existing}: {error.strerror}. Choose another "

@@ -79,6 +79,11 @@ def fit_prompts(
 def check_model_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the engine or the learner cannot run the model."""
     check_engine_runs(config, model)
+    check_learner_runs(config, model)
+
+
+def check_learner_runs(config: Config, model: PretrainedConfig) -> None:
+    """Raises ValueError if the learner cannot train the model as the config wants it."""
     check_heads(model, config.learner.context_parallel)
     check_trainable(model, trust_remote_code=config.model.trust_remote_code)
     if config.learner.lora is not None:

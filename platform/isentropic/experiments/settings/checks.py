@@ -10,7 +10,8 @@ from isentropic.rollout import ENGINES
 
 
 def check_together(config: Config) -> None:
-    """Raise ValueError for the first combination that cannot work."""
+    """Raise ValueError for the combinations that cannot work, all at once."""
+    problems = []
     for check in (
         _engine,
         _lengths,
@@ -24,7 +25,12 @@ def check_together(config: Config) -> None:
         _evaluation,
         check_combinations,
     ):
-        check(config)
+        try:
+            check(config)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def remarks(config: Config) -> list[str]:
@@ -115,6 +121,12 @@ def _weights(config: Config) -> None:
 
 
 def _devices(config: Config) -> None:
+    # A dry run asks itself, and shows the rest of its plan too.
+    if not config.run.dry:
+        check_devices(config)
+
+
+def check_devices(config: Config) -> None:
     """Check what a Ray of our own needs against this machine; a cluster says itself what it has."""
     if (config.cluster.address or variable("RAY_ADDRESS") or "local") != "local":
         return

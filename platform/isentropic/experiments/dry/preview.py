@@ -10,7 +10,7 @@ from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
-PROMPTS = 2  # shown
+PROMPTS = 2  # shown, the first one whole
 TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
 INDENT = " " * 11
 
@@ -40,13 +40,14 @@ def data_lines(
 
 def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
     ids = chat.prompt_ids(prompt)
+    text = chat.tokenizer.decode(ids)
     shown = ids.tolist()
     if len(shown) > IDS:
         shown = [*shown[: IDS // 2], "...", *shown[-IDS // 2 :]]
     return [
         f"prompt {number}   {prompt.prompt_id}, {len(ids)} tokens, "
         f"gold {_quoted(prompt.answer, ANSWER)}",
-        INDENT + _quoted(chat.tokenizer.decode(ids), TEXT),
+        INDENT + _quoted(text, len(text) if number == 1 else TEXT),
         INDENT + " ".join(map(str, shown)),
     ]
 

@@ -14,9 +14,9 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from isentropic.experiments.dry import preview
+from isentropic.experiments.dry.describe import describe as findings
 from isentropic.experiments.hydra_main import CONF
-from isentropic.experiments.run import preview
-from isentropic.experiments.run.describe import describe
 from isentropic.experiments.run.prepare import prepare
 from isentropic.experiments.settings.load import load
 from isentropic.models.tiny import build_tokenizer
@@ -28,6 +28,14 @@ SMALL = ["task.train_size=8", "task.eval_size=2", "cluster.address=auto"]
 def settings(*overrides):
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return load(compose("config", list(overrides)))
+
+
+def describe(config):
+    """The plan; raises ValueError with all that the run would be refused for."""
+    text, problems = findings(config)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return text
 
 
 def lines_after(text, start):

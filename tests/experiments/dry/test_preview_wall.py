@@ -4,7 +4,7 @@ import os
 import time
 from functools import partial
 
-from isentropic.experiments.run import preview
+from isentropic.experiments.dry import preview
 from isentropic.records import Prompt
 from isentropic.tasks.grading.rewards import RewardsConfig
 

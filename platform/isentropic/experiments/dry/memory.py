@@ -1,0 +1,123 @@
+"""Bytes that a run needs on each GPU and each node, by what they are for."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from isentropic.config import Config
+from isentropic.experiments.dry.machines import GIB, Load
+from isentropic.experiments.dry.work import Work
+from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
+from isentropic.learner.model import count_parameters
+from isentropic.rollout.options import WORKSPACE
+
+ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured on a CPU
+RANK_OVERHEAD = GIB  # same of a learner rank
+CUDA_HOST = 2 * GIB  # of either, more on a GPU: libraries and pinned buffers. Rough.
+# What two processes hold of one GPU whoever's turn it is: contexts, graphs, buffers of NCCL. Rough.
+SHARED_OVERHEAD = 3 * GIB
+ALONE_OVERHEAD = 2 * GIB  # same of one process with a GPU of its own
+BYTES_PER_TOKEN = 150  # of a step's batch in the driver and in Ray's object store
+OBJECT_STORE_SHARE = 0.3  # of a node's memory, Ray's choice
+SHM_SHARE = 0.95  # of /dev/shm that Ray takes at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What one rank and one engine need, and what they share."""
+
+    rank: RankBytes
+    engine_weights: int  # on each device of an engine
+    engine_cache: int  # same
+    cache_tokens: int | None
+    published: int  # the weights, as they travel to the engines
+    largest: int  # the largest tensor in float32, which a rank loads through host memory
+    batch: int  # of a step, on the head node
+
+    @property
+    def engine(self) -> int:
+        return self.engine_weights + self.engine_cache
+
+
+def find_needs(config: Config, model: PretrainedConfig, work: Work) -> Needs:
+    """The needs of a run, with the weights' bytes from the model's shapes."""
+    rollout = config.rollout
+    parameters = count_parameters(model)
+    text = model.get_text_config(decoder=True)
+    width = getattr(torch, rollout.dtype).itemsize
+    return Needs(
+        rank=estimate_rank_bytes(
+            model,
+            config.learner,
+            longest=rollout.max_prompt_tokens + rollout.max_response_tokens,
+            reference=config.terms.kl is not None,
+        ),
+        engine_weights=parameters * width // rollout.tensor_parallel,
+        engine_cache=int(rollout.kv_cache_gib * GIB),
+        cache_tokens=cache_tokens(model, config),
+        published=parameters * width,
+        largest=4 * text.vocab_size * text.hidden_size,
+        batch=int(work.most_tokens) * BYTES_PER_TOKEN,
+    )
+
+
+def cache_tokens(model: PretrainedConfig, config: Config) -> int | None:
+    """Tokens that an engine's key-value cache holds; None if the model keeps no heads in it."""
+    per_token = cache_bytes_per_token(model, config)
+    return None if per_token is None else int(config.rollout.kv_cache_gib * GIB) // per_token
+
+
+def cache_bytes_per_token(model: PretrainedConfig, config: Config) -> int | None:
+    """Bytes of a token on each device of an engine; None if the model keeps no heads."""
+    model = model.get_text_config(decoder=True)
+    head_dim = head_size(model)
+    if head_dim is None:
+        return None
+    heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    width = getattr(torch, config.rollout.dtype).itemsize
+    heads = max(1, heads // config.rollout.tensor_parallel)
+    return 2 * model.num_hidden_layers * heads * head_dim * width
+
+
+def gpu_bytes(config: Config, needs: Needs) -> dict[str, int]:
+    """Bytes that the GPU of a rank and that of an engine must have, by whose it is.
+
+    On a shared GPU the larger one counts, as they take turns: the side that has left it has all its
+    state on the host, or none. What its process keeps there comes on top.
+    """
+    rank, engine = needs.rank.total, int(WORKSPACE * needs.engine)
+    if config.cluster.placement == "shared":
+        return {"rank and engine": max(rank, engine) + SHARED_OVERHEAD}
+    return {"rank": rank + ALONE_OVERHEAD, "engine": engine + ALONE_OVERHEAD}
+
+
+def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> dict[str, int]:
+    """Bytes of a node's memory, by what they are for."""
+    on_gpus = bool(config.cluster.gpus_per_rank)
+    rank = needs.rank
+    more = CUDA_HOST if on_gpus else 0
+    tensor_parallel = config.rollout.tensor_parallel
+    # AdamW's moments and the trained weights, copied before they are written.
+    checkpoint = rank.optimizer * 3 // 2
+    parts = {
+        "ranks": load.ranks * (RANK_OVERHEAD + more + (0 if on_gpus else rank.total)),
+        "checkpoint copies": load.ranks * checkpoint,
+        "engines": load.engines
+        * (ENGINE_OVERHEAD + more + (0 if on_gpus else needs.engine))
+        * tensor_parallel,
+        "object store": object_store(needs) if load.ranks or load.engines else 0,
+    }
+    if on_gpus:
+        # Both at once: a checkpoint is written while the engines work.
+        away = rank.state if config.cluster.placement == "shared" else 0
+        parts["ranks that are away"] = load.ranks * away
+        parts["loading"] = load.ranks * needs.largest
+    if is_head:
+        parts["step's batch"] = needs.batch
+    return {name: size for name, size in parts.items() if size}
+
+
+def object_store(needs: Needs) -> int:
+    """The weights twice: those of the last sync are kept for a revived engine."""
+    return 2 * needs.published

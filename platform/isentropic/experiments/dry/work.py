@@ -1,0 +1,189 @@
+"""What a run draws, trains on and writes: answers, tokens, disk, and hours as an estimate."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from isentropic.config import Config
+from isentropic.learner.estimate import (
+    count_trained,
+    flops_per_token,
+    memory_speed,
+    peak_flops,
+)
+from isentropic.learner.model import count_parameters
+
+# Assumed for the time estimate. A run's own metrics say what they are.
+ANSWER_SHARE = 0.4  # a mean answer's part of rollout.max_response_tokens
+PROMPT_SHARE = 0.25  # same of prompts
+MFU = 0.35  # of the learner
+DECODE_SHARE = 0.6  # of the memory's speed that decoding reaches
+DECODE_MFU = 0.4  # of the peak, with many answers at once
+STEP_S = 0.005  # of an engine's step, whatever it computes
+SYNC_BYTES_PER_SECOND = 0.5e9  # weights from the ranks to all engines, through Ray's object store
+
+EVALUATION_SHARE = 0.25  # of all answers; more is warned of
+
+LEDGER_BYTES = 5.6  # per token, compressed; measured
+CHECKPOINT_BYTES = 12  # per parameter: weights and two moments in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Of one step, and of one evaluation."""
+
+    prompts: int  # drawn at most
+    answers: int  # same
+    trained: int  # answers trained on
+    prompt_tokens: float  # of a mean prompt
+    answer_tokens: float  # of a mean answer
+    most_answer_tokens: int
+    most_prompt_tokens: int
+    evaluation_answers: int
+    evaluations: int  # in the whole run
+
+    @property
+    def drawn_tokens(self) -> float:
+        """Of a step's answers, as estimated."""
+        return self.answers * self.answer_tokens
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a step's answers and prompts if each is as long as it may be."""
+        return self.answers * (self.most_answer_tokens + self.most_prompt_tokens)
+
+
+def find_work(config: Config, *, held_out: int | None) -> Work:
+    """Counts what the config asks for.
+
+    Args:
+        held_out: prompts that the task has to evaluate on; None if it could not be read.
+    """
+    rollout, sampling, evaluation = config.rollout, config.sampling, config.evaluation
+    prompts = getattr(sampling, "draw_prompts", rollout.prompts_per_step) * getattr(
+        sampling, "max_draws", 1
+    )
+    answers = prompts * (rollout.group_size + getattr(sampling, "explore_size", 0))
+    of_a_set = evaluation.prompts if held_out is None else min(evaluation.prompts, held_out)
+    evaluations = 0
+    if evaluation.every and of_a_set:
+        # At the start, every n steps, and at the end.
+        evaluations = 1 + -(-config.run.steps // evaluation.every)
+    return Work(
+        prompts=prompts,
+        answers=answers,
+        trained=min(prompts, rollout.prompts_per_step) * rollout.group_size,
+        prompt_tokens=PROMPT_SHARE * rollout.max_prompt_tokens,
+        answer_tokens=ANSWER_SHARE * rollout.max_response_tokens,
+        most_answer_tokens=rollout.max_response_tokens,
+        most_prompt_tokens=rollout.max_prompt_tokens,
+        evaluation_answers=of_a_set * evaluation.samples if evaluations else 0,
+        evaluations=evaluations,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Bytes at the end of the run."""
+
+    ledger: float
+    checkpoints: int
+
+    @property
+    def total(self) -> float:
+        return self.ledger + self.checkpoints
+
+
+def find_disk(config: Config, model: PretrainedConfig, work: Work) -> Disk:
+    """What the run folder grows to; the ledger is never pruned."""
+    tokens = work.answers * (work.answer_tokens + work.prompt_tokens)
+    lora = config.learner.lora
+    trained = count_parameters(model) if lora is None else count_trained(model, lora)
+    # One more while it is written.
+    kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
+    return Disk(
+        ledger=LEDGER_BYTES * tokens * config.run.steps,
+        checkpoints=kept * CHECKPOINT_BYTES * trained,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds, estimated."""
+
+    rollout: float
+    learner: float
+    sync: float
+    evaluation: float
+    step: float
+    run: float
+
+
+def estimate_times(
+    config: Config, model: PretrainedConfig, work: Work, *, gpu: str | None, cache: int | None
+) -> Times | None:
+    """Seconds of a step and of the run; None on CPUs and on GPUs that are not in the tables.
+
+    The learner is bound by arithmetic. An engine reads its weights and the cache of all answers for
+    each token of each; a step lasts at least as long as the longest answer.
+
+    Args:
+        gpu: its name.
+        cache: bytes of a token in an engine's cache, on each device.
+    """
+    peak, speed = (find(gpu or "") for find in (peak_flops, memory_speed))
+    if peak is None or speed is None or cache is None or not config.cluster.gpus_per_rank:
+        return None
+    length = work.prompt_tokens + work.answer_tokens
+    # The old-policy pass over all that was drawn; an update, whose layers may run forward twice.
+    forward = flops_per_token(model, length, backward=False)
+    passes = 4 if config.learner.gradient_checkpointing else 3
+    flops = forward * length * (work.answers + passes * work.trained)
+    learner = flops / (config.learner.num_ranks * peak * MFU)
+
+    def drawing(answers: int) -> float:
+        return _drawing(config, model, work, answers, peak=peak, speed=speed, cache=cache)
+
+    sync = count_parameters(model) * getattr(torch, config.rollout.dtype).itemsize
+    sync /= SYNC_BYTES_PER_SECOND
+    rollout = drawing(work.answers)
+    overlapped = config.rollout.max_staleness > 0
+    step = (max(rollout, learner) if overlapped else rollout + learner) + sync
+    evaluation = drawing(work.evaluation_answers) if work.evaluation_answers else 0.0
+    return Times(
+        rollout=rollout,
+        learner=learner,
+        sync=sync,
+        evaluation=evaluation,
+        step=step,
+        run=config.run.steps * step + work.evaluations * evaluation,
+    )
+
+
+def _drawing(
+    config: Config,
+    model: PretrainedConfig,
+    work: Work,
+    answers: int,
+    *,
+    peak: float,
+    speed: float,
+    cache: int,
+) -> float:
+    """Seconds until all engines have drawn so many answers."""
+    rollout = config.rollout
+    parameters = count_parameters(model)
+    weights = parameters * getattr(torch, rollout.dtype).itemsize / rollout.tensor_parallel
+    per_engine = -(-answers // rollout.num_actors)
+    context = work.prompt_tokens + work.answer_tokens / 2  # of an answer on its way
+    room = max(1, int(rollout.kv_cache_gib * 2**30 / cache / context))
+    at_once = max(1, min(per_engine, rollout.max_num_seqs, room))
+
+    def step(count: int) -> float:
+        memory = (weights + count * context * cache) / (speed * DECODE_SHARE)
+        arithmetic = 2 * parameters * count / rollout.tensor_parallel / (peak * DECODE_MFU)
+        return max(memory, arithmetic) + STEP_S
+
+    longest = work.most_answer_tokens * step(1)
+    return max(per_engine * work.answer_tokens / at_once * step(at_once), longest)

@@ -1,0 +1,118 @@
+"""Every preset fits the machine that it names; what does not fit is refused with what would."""
+
+import re
+
+import pytest
+
+from isentropic.experiments.dry.describe import shaped_config
+from isentropic.experiments.dry.fit import Placed, find_problems
+from isentropic.experiments.dry.lines import plan_lines
+from isentropic.experiments.dry.machines import find_machine
+from isentropic.experiments.dry.work import find_disk, find_work
+
+MATH = ["task.path=train.jsonl", "run.dry=true"]
+GIB = 2**30
+
+
+def placed(config):
+    work = find_work(config, held_out=1024)
+    return Placed(
+        config=config, model=shaped_config(config.model), work=work, machine=find_machine(config)
+    )
+
+
+def problems(config):
+    run = placed(config)
+    return find_problems(run, find_disk(config, run.model, run.work))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "experiment=ce_gppo_1x24",
+        "experiment=ce_gppo_1x80",
+        "experiment=ce_gppo_8x80",
+        "experiment=ce_gppo_1p5b",
+        "experiment=ce_gppo_7b",
+        "experiment=uec_rl_math",
+        "experiment=uec_rl_geometry3k",
+        "model=qwen3-4b task=math cluster=gpu_8x80",
+    ],
+)
+def test_a_preset_fits_its_machine(settings, choice):
+    config = settings(*choice.split(), *MATH)
+
+    assert config.cluster.assume is not None
+    assert problems(config) == []
+    assert any("ESTIMATE" in line for line in plan_lines(placed(config), _disk(config), fits=True))
+
+
+def _disk(config):
+    run = placed(config)
+    return find_disk(config, run.model, run.work)
+
+
+SEVEN = ["experiment=ce_gppo_7b", *MATH]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        pytest.param(
+            ["learner.num_ranks=32"], r"needs 40 GPUs.*cluster\.assume has 2 x 8", id="GPUs"
+        ),
+        pytest.param(
+            ["cluster.assume.gpu_gib=24"], r"GPU of a rank needs about", id="a rank's GPU"
+        ),
+        pytest.param(
+            ["rollout.kv_cache_gib=75"],
+            r"GPU of an engine needs about .* Set rollout\.kv_cache_gib=\d+",
+            id="an engine's GPU",
+        ),
+        pytest.param(
+            ["rollout.kv_cache_gib=0.2"],
+            r"fewer than the 20480 of model\.max_length.*Set rollout\.kv_cache_gib=0\.6 or more",
+            id="not one answer in the cache",
+        ),
+        pytest.param(["cluster.assume.host_gib=100"], r"node 2, with 0 engines and 8", id="host"),
+        pytest.param(
+            ["+cluster.assume.shm_gib=16"], r"object store .* needs 28\.37 GiB", id="/dev/shm"
+        ),
+        pytest.param(
+            ["+cluster.assume.disk_gib=100"], r"grows to about .*checkpoint\.keep_best=0", id="disk"
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_what_would(settings, overrides, message):
+    found = "\n".join(problems(settings(*SEVEN, *overrides)))
+
+    assert re.search(message, found), found
+
+
+def test_the_settings_that_are_named_are_enough(settings):
+    """Each of them alone, or all of them together."""
+    tight = ["learner.gradient_checkpointing=false", "learner.unsharded_gradient_gib=100"]
+    (problem,) = problems(settings(*SEVEN, *tight))
+    named = re.findall(r"([a-z_]+\.[a-z_]+)=(\S+?)[. ](?=\s|Set|or|$|[a-z])", problem + " ")
+    assert named
+    together = "Set together" in problem
+    for changes in [named] if together else [[change] for change in named]:
+        overrides = [f"{key}={value}" for key, value in changes]
+        assert problems(settings(*SEVEN, *tight, *overrides)) == []
+
+
+@pytest.mark.parametrize(
+    ("choice", "parameters"),
+    [
+        ("qwen2.5-0.5b", 494_032_768),
+        ("r1-distill-qwen-1.5b", 1_777_088_000),
+        ("qwen3-4b", 4_022_468_096),
+        ("r1-distill-qwen-7b", 7_615_616_512),
+    ],
+)
+def test_shapes_of_the_presets(settings, choice, parameters):
+    """As many parameters as the published files have."""
+    from isentropic.learner.model import count_parameters
+
+    config = settings(f"model={choice}", "task=math", *MATH)
+    assert count_parameters(shaped_config(config.model)) == parameters

@@ -1,0 +1,115 @@
+"""Bytes of engines, GPUs and nodes, by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from isentropic.experiments.dry.machines import Load
+from isentropic.experiments.dry.memory import (
+    ALONE_OVERHEAD,
+    CUDA_HOST,
+    ENGINE_OVERHEAD,
+    RANK_OVERHEAD,
+    SHARED_OVERHEAD,
+    Needs,
+    cache_tokens,
+    find_needs,
+    gpu_bytes,
+    host_parts,
+    object_store,
+)
+from isentropic.experiments.dry.work import find_work
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tensor_parallel", "bytes_per_token"),
+    [
+        pytest.param(
+            "bfloat16", 1, 2 * 2 * 2 * 16 * 2, id="key and value, 2 layers, 2 heads of 16, 2 bytes"
+        ),
+        pytest.param("float32", 1, 2 * 2 * 2 * 16 * 4, id="4 bytes"),
+        pytest.param("bfloat16", 2, 2 * 2 * 1 * 16 * 2, id="a head on each of two devices"),
+        pytest.param(
+            "bfloat16",
+            4,
+            2 * 2 * 1 * 16 * 2,
+            id="heads are copied where there are fewer than devices",
+        ),
+    ],
+)
+def test_cache_tokens(small, rollout, dtype, tensor_parallel, bytes_per_token):
+    run = rollout(dtype=dtype, tensor_parallel=tensor_parallel)
+
+    assert cache_tokens(small, run) == GIB // bytes_per_token
+
+
+def test_weights_of_an_engine(small, settings):
+    attention = 64 * 64 + 2 * 64 * 32 + 64 * 64 + 2 * 16  # q, k and v, output, norms of q and k
+    layer = attention + 3 * 64 * 128 + 2 * 64  # and the MLP's three matrices, and two norms
+    parameters = 128 * 64 + 2 * layer + 64  # embedding (tied), layers, last norm
+    config = settings(
+        "rollout.dtype=bfloat16", "rollout.tensor_parallel=2", "rollout.kv_cache_gib=1"
+    )
+
+    needs = find_needs(config, small, find_work(config, held_out=0))
+
+    assert needs.engine == parameters + GIB
+    assert needs.published == 2 * parameters
+    assert object_store(needs) == 4 * parameters
+    assert needs.largest == 4 * 128 * 64
+
+
+def needs_of(rank, engine):
+    """A rank whose peak and an engine whose weights and cache are given, in GiB."""
+    state = SimpleNamespace(total=rank * GIB, state=5 * GIB, weights=GIB, optimizer=2 * GIB)
+    return Needs(
+        rank=state,
+        engine_weights=0,
+        engine_cache=engine * GIB,
+        cache_tokens=None,
+        published=3 * GIB,
+        largest=GIB // 2,
+        batch=7 * GIB,
+    )
+
+
+def run(placement, gpus=1.0):
+    cluster = SimpleNamespace(placement=placement, gpus_per_rank=gpus)
+    return SimpleNamespace(cluster=cluster, rollout=SimpleNamespace(tensor_parallel=1))
+
+
+def test_a_shared_gpu_needs_room_for_the_larger_side_and_what_the_other_leaves():
+    both = "rank and engine"
+    assert gpu_bytes(run("shared"), needs_of(70, 40)) == {both: 70 * GIB + SHARED_OVERHEAD}
+    assert gpu_bytes(run("shared"), needs_of(30, 40)) == {both: 44 * GIB + SHARED_OVERHEAD}
+
+
+def test_apart_each_has_its_own():
+    assert gpu_bytes(run("apart"), needs_of(30, 40)) == {
+        "rank": 30 * GIB + ALONE_OVERHEAD,
+        "engine": 44 * GIB + ALONE_OVERHEAD,
+    }
+
+
+def test_memory_of_a_node():
+    """Two ranks and an engine that share GPUs: what is away comes on top of a copy to write."""
+    parts = host_parts(run("shared"), needs_of(30, 40), Load(engines=1, ranks=2), is_head=True)
+
+    assert parts == {
+        "ranks": 2 * (RANK_OVERHEAD + CUDA_HOST),
+        "checkpoint copies": 2 * 3 * GIB,
+        "engines": ENGINE_OVERHEAD + CUDA_HOST,
+        "object store": 6 * GIB,
+        "ranks that are away": 2 * 5 * GIB,
+        "loading": GIB,
+        "step's batch": 7 * GIB,
+    }
+
+
+def test_on_cpus_all_of_it_is_the_node_s_memory():
+    parts = host_parts(run("apart", gpus=0), needs_of(30, 40), Load(1, 2), is_head=False)
+
+    assert parts["ranks"] == 2 * (RANK_OVERHEAD + 30 * GIB)
+    assert parts["engines"] == ENGINE_OVERHEAD + 40 * GIB

@@ -1,0 +1,92 @@
+"""Answers, tokens, disk and seconds, by hand."""
+
+import pytest
+
+from isentropic.experiments.dry.work import (
+    ANSWER_SHARE,
+    DECODE_SHARE,
+    LEDGER_BYTES,
+    MFU,
+    PROMPT_SHARE,
+    STEP_S,
+    estimate_times,
+    find_disk,
+    find_work,
+)
+from isentropic.learner.estimate import flops_per_token
+from isentropic.learner.model import count_parameters
+
+SIZES = [
+    "rollout.prompts_per_step=64",
+    "rollout.group_size=8",
+    "rollout.max_prompt_tokens=40",
+    "rollout.max_response_tokens=80",
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "prompts", "answers"),
+    [
+        pytest.param([], 64, 512, id="one wave"),
+        pytest.param(
+            ["sampling=refilled", "sampling.draw_prompts=100", "sampling.max_draws=3"],
+            300,
+            2400,
+            id="three draws at most",
+        ),
+        pytest.param(
+            ["method=uec_rl", "uec.explore_size=20"], 64, 64 * 28, id="20 more for each prompt"
+        ),
+    ],
+)
+def test_answers_of_a_step(settings, overrides, prompts, answers):
+    work = find_work(settings(*SIZES, *overrides), held_out=10)
+
+    assert (work.prompts, work.answers, work.trained) == (prompts, answers, 512)
+    assert work.most_tokens == answers * 120
+    assert work.drawn_tokens == answers * 80 * ANSWER_SHARE
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "times"),
+    [(20, 60, 4), (20, 50, 4), (0, 60, 0)],  # 0, 20, 40 and the last step
+)
+def test_evaluations(settings, every, steps, times):
+    config = settings(f"evaluation.every={every}", f"run.steps={steps}", "evaluation.samples=4")
+    work = find_work(config, held_out=10)
+
+    assert work.evaluations == times
+    assert work.evaluation_answers == (40 if every else 0)
+
+
+def test_disk(settings, small):
+    config = settings(*SIZES, "run.steps=10", "checkpoint.keep_last=2", "checkpoint.keep_best=1")
+    disk = find_disk(config, small, find_work(config, held_out=0))
+
+    tokens = 10 * 512 * (80 * ANSWER_SHARE + 40 * PROMPT_SHARE)
+    assert disk.ledger == pytest.approx(LEDGER_BYTES * tokens)
+    assert disk.checkpoints == 4 * 12 * count_parameters(small)  # one is being written
+
+
+def test_seconds(settings, small):
+    """The learner at its share of the peak; 512 answers at once, bound by the memory's speed."""
+    config = settings(
+        *SIZES, "cluster=gpu", "run.dry=true", "rollout.max_num_seqs=512", "learner.num_ranks=2"
+    )
+    work = find_work(config, held_out=0)
+    times = estimate_times(config, small, work, gpu="NVIDIA H100", cache=256)
+
+    length = 40 * PROMPT_SHARE + 80 * ANSWER_SHARE
+    forward = flops_per_token(small, length, backward=False)
+    assert times.learner == pytest.approx(4 * forward * length * 512 / (2 * 989e12 * MFU))
+    moved = count_parameters(small) * 4 + 512 * (10 + 16) * 256
+    step = moved / (3.35e12 * DECODE_SHARE) + STEP_S
+    longest = 80 * (STEP_S + (count_parameters(small) * 4 + 26 * 256) / (3.35e12 * DECODE_SHARE))
+    assert times.rollout == pytest.approx(max(80 * ANSWER_SHARE * step, longest))
+    assert times.step == pytest.approx(times.rollout + times.learner + times.sync)
+
+
+def test_no_seconds_for_a_cpu(settings, small):
+    config = settings(*SIZES)
+    work = find_work(config, held_out=0)
+    assert estimate_times(config, small, work, gpu=None, cache=256) is None
