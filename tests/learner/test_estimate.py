@@ -145,21 +145,13 @@ def test_a_model_without_heads_has_no_attention_to_count():
 def test_adapters_need_no_gradients_or_moments_of_the_frozen_weights():
     """Rank 2 on q_proj, 8 x 8, and down_proj, 10 to 8, of two layers: 2 * 2 * (16 + 18) values."""
     lora = LoraConfig(rank=2, alpha=4.0, targets=("q_proj", "down_proj"))
-    whole = SimpleNamespace(
-        num_ranks=2,
-        dtype="bfloat16",
-        gradient_checkpointing=False,
-        microbatch_tokens=100,
-        vocab_chunk=5,
-        unsharded_gradient_gib=1.0,
-        lora=None,
-    )
+    whole = LEARNER
     adapted = SimpleNamespace(**vars(whole) | {"lora": lora})
     assert count_trained(qwen(True), lora) == 136
     rank = estimate_rank_bytes(qwen(True), adapted, reference=True)
     assert rank.weights == 2 * (PARAMETERS + 136)
     assert (rank.gradients, rank.optimizer) == (2 * 136, 4 * 136)
-    assert rank.gathered == 2 * (PARAMETERS + 136) + 4 * 136
+    assert (rank.gathered, rank.unsharded) == (2 * (PARAMETERS + 136), 4 * 136)
     assert rank.reference == 0, "it is the trained model itself"
     assert rank.total < estimate_rank_bytes(qwen(True), whole).total
 
