@@ -86,6 +86,7 @@ def make_requests(
     ]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items) -> None:
     """With -n 2 --dist loadgroup: one worker takes all that needs an engine or Ray, which it starts once.
 

@@ -214,7 +214,7 @@ def test_a_rank_killed_in_the_middle_is_named(ray_session, loop):
     """No engine is started again for it: a new group of ranks will publish from the checkpoint."""
     rank, engine = fakes()
     options = {"runtime_env": {"env_vars": worker_env(1)}}
-    ranks = [LearnerActor.options(**options).remote(rank, index, 2) for index in (0, 1)]
+    ranks = [LearnerActor.options(**options).remote(rank, 2) for _ in range(2)]
     actor = RolloutActor.options(max_restarts=-1, **options).remote(engine, False)
     handle = EngineHandle(actor, 0, startup_s=60.0, health_s=60.0)
     pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=60.0, max_restarts=4)

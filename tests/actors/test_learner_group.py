@@ -89,7 +89,7 @@ def test_ranks_that_share_a_batch_answer_for_it_once(ray_session, loop):
 
     rank_actor = LearnerActor.options(runtime_env={"env_vars": worker_env(1)}, num_cpus=0)
     group = RayLearnerGroup(
-        [rank_actor.remote(Sharing, rank, 4) for rank in range(4)],
+        [rank_actor.remote(Sharing, 4) for _ in range(4)],
         dtype="float32",
         timeout_s=60.0,
         context_parallel=2,
