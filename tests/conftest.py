@@ -10,9 +10,14 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hypothesis import settings
+
 from isentropic.config import RolloutConfig
 from isentropic.records import Request, RolloutKey
 from isentropic.seeds import rollout_seed
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 MAX_LENGTH = 96
 DEAR = {"engine", "ray_session", "actors", "golden", "golden_overlapped", "recorded"}  # fixtures
@@ -86,16 +91,13 @@ def make_requests(
     ]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items) -> None:
+def pytest_itemcollected(item) -> None:
     """With -n 2 --dist loadgroup: one worker takes all that needs an engine or Ray, which it starts once.
 
     Everything else goes file by file, so that a module's fixtures are made once.
     """
-    for item in items:
-        dear = item.get_closest_marker("engine") or DEAR & set(item.fixturenames)
-        group = "engine" if dear else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    dear = item.get_closest_marker("engine") or DEAR & set(item.fixturenames)
+    item.add_marker(pytest.mark.xdist_group("engine" if dear else str(item.path)))
 
 
 @pytest.fixture(scope="session")
