@@ -228,6 +228,38 @@ def test_token_by_variable_by_file_and_from_home(dashboard, monkeypatch, tmp_pat
         connect(dashboard)
 
 
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_address_of_the_environment(dashboard, monkeypatch, variable):
+    """What names a Ray but no dashboard, such as host:6379, is none to ask for jobs."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setenv(variable, dashboard)
+    assert connect(None).get_address() == dashboard
+
+
+class Cluster:
+    """Takes every job, and runs none."""
+
+    def list_jobs(self):
+        return []
+
+    def submit_job(self, **_):
+        pass
+
+
+def test_the_next_commands_ask_the_same_cluster(tree, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "ROOT", tree)
+    monkeypatch.setattr(submit_client, "connect", lambda address: Cluster())
+    for given, more in (("--address=http://head:80", " address=http://head:80"), ("seed=1", "")):
+        assert submit.main(["train", "job=first", "follow=false", given]) == 0
+        hints = [line.strip() for line in capsys.readouterr().err.splitlines() if line[0] == " "]
+        assert hints == [
+            f"python jobs/submit.py logs first{more} follow=true",
+            f"python jobs/submit.py status first{more}",
+            f"python jobs/submit.py stop first{more}",
+        ]
+
+
 def job_environment(origin=None, **more):
     env = {
         "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})
