@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from isentropic.checks import secret_values
 from isentropic.experiments.commands import submit
 from isentropic.experiments.submit import client as submit_client
 from isentropic.experiments.submit.client import connect, exit_code
@@ -66,6 +67,17 @@ def test_code_goes_up_and_nothing_else(tree):
     assert {".env", "deploy/id_ed25519", "deploy/server.pem", "runs/a/metrics.jsonl"} <= dict(
         found.left_out
     ).keys()
+
+
+def test_this_project_can_be_sent(monkeypatch):
+    """No file of its own, such as a test of secrets, looks like one that holds a secret."""
+    for variable in secret_values():
+        monkeypatch.delenv(variable)
+    found = package(PLATFORM.parent)
+
+    assert {"jobs/train.py", "conf/config.yaml"} <= set(found.files)
+    # A link stays behind; conf/ itself goes along.
+    assert ("platform/isentropic/conf", "a link") in found.left_out
 
 
 def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
