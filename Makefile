@@ -11,7 +11,7 @@ PYTEST := $(PY) -m pytest -q
 IN_PARALLEL := -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all soak gpu-check smollm2 vlm docs lint clean
+.PHONY: help venv demo test test-all soak doctor gpu-check smollm2 vlm docs lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(STAMP) ## all tests but the slow ones
 
 test-all: $(STAMP) ## all tests
 	@$(PYTEST) $(IN_PARALLEL) $(ARGS)
+
+doctor: $(STAMP) ## say what would keep a run from starting here
+	@$(PY) jobs/doctor.py
 
 soak: $(STAMP) ## train under random faults for 20 minutes, then check that nothing was lost
 	@$(PY) benchmarks/soak.py $(ARGS)

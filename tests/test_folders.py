@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.folders import RUNS, runs_folder, unset_empty, variable
+from isentropic import folders
+from isentropic.folders import CACHE, RUNS, cache_folder, runs_folder, unset_empty, variable
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t\n"])
@@ -25,3 +26,12 @@ def test_blank_variables_are_removed():
         environ = dict.fromkeys(read, blank) | kept
         unset_empty(environ)
         assert environ == kept
+
+
+def test_made_models_stay_with_the_checkout_or_else_with_the_user(monkeypatch, tmp_path):
+    """An installed package lies in the interpreter's own folders, where nothing is to be written."""
+    monkeypatch.delenv(CACHE, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == folders.PROJECT / ".cache" / "models"
+    monkeypatch.setattr(folders, "PROJECT", tmp_path / "lib")
+    assert cache_folder() == tmp_path / "home" / ".cache" / "isentropic" / "models"

@@ -47,9 +47,12 @@ def runs_folder() -> Path:
 def cache_folder() -> Path:
     """Return the folder of made models and drawings, the same from every working folder.
 
-    It is ISENTROPIC_CACHE, or .cache/models of the project.
+    It is ISENTROPIC_CACHE; else .cache/models of the checkout, or, if the package was installed
+    from a wheel, .cache/isentropic/models of the user's home.
     """
-    return Path(variable(CACHE) or PROJECT / ".cache" / "models").absolute()
+    checkout = (PROJECT / "pyproject.toml").is_file()
+    default = PROJECT / ".cache" if checkout else Path.home() / ".cache" / "isentropic"
+    return Path(variable(CACHE) or default / "models").absolute()
 
 
 def ray_folder() -> Path:

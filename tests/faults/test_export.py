@@ -22,6 +22,7 @@ def exported(golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported") / "model"
     answer = export(f"run={golden}", f"to={folder}")
     assert answer.returncode == 0, answer.stderr
+    assert f"to serve it: vllm serve {folder}\n" in answer.stdout
     return folder
 
 
@@ -39,6 +40,12 @@ def test_transformers_loads_it(exported, tiny_model_path):
     assert AutoTokenizer.from_pretrained(exported).encode("1+1") == AutoTokenizer.from_pretrained(
         tiny_model_path
     ).encode("1+1")
+
+
+def test_its_card(exported):
+    card = (exported / "README.md").read_text()
+    assert "# fault, step 5" in card and "| weights | float32, all of them trained |" in card
+    assert str(exported.parent) not in card
 
 
 def test_refusals(golden, tmp_path):

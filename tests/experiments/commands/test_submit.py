@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from isentropic.checks import secret_values
 from isentropic.experiments.commands import submit
 from isentropic.experiments.submit import client as submit_client
 from isentropic.experiments.submit.client import connect, exit_code
@@ -66,6 +67,17 @@ def test_code_goes_up_and_nothing_else(tree):
     assert {".env", "deploy/id_ed25519", "deploy/server.pem", "runs/a/metrics.jsonl"} <= dict(
         found.left_out
     ).keys()
+
+
+def test_this_project_can_be_sent(monkeypatch):
+    """No file of its own, such as a test of secrets, looks like one that holds a secret."""
+    for variable in secret_values():
+        monkeypatch.delenv(variable)
+    found = package(PLATFORM.parent)
+
+    assert {"jobs/train.py", "conf/config.yaml"} <= set(found.files)
+    # A link stays behind; conf/ itself goes along.
+    assert ("platform/isentropic/conf", "a link") in found.left_out
 
 
 def test_the_same_tree_gives_the_same_bytes(tree, tmp_path_factory):
@@ -226,6 +238,38 @@ def test_token_by_variable_by_file_and_from_home(dashboard, monkeypatch, tmp_pat
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ValueError, match=r"\(401\). RAY_AUTH_MODE=disabled is set here: unset it"):
         connect(dashboard)
+
+
+@pytest.mark.parametrize("variable", ["RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"])
+def test_the_address_of_the_environment(dashboard, monkeypatch, variable):
+    """What names a Ray but no dashboard, such as host:6379, is none to ask for jobs."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setenv(variable, dashboard)
+    assert connect(None).get_address() == dashboard
+
+
+class Cluster:
+    """Takes every job, and runs none."""
+
+    def list_jobs(self):
+        return []
+
+    def submit_job(self, **_):
+        pass
+
+
+def test_the_next_commands_ask_the_same_cluster(tree, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "ROOT", tree)
+    monkeypatch.setattr(submit_client, "connect", lambda address: Cluster())
+    for given, more in (("--address=http://head:80", " address=http://head:80"), ("seed=1", "")):
+        assert submit.main(["train", "job=first", "follow=false", given]) == 0
+        hints = [line.strip() for line in capsys.readouterr().err.splitlines() if line[0] == " "]
+        assert hints == [
+            f"python jobs/submit.py logs first{more} follow=true",
+            f"python jobs/submit.py status first{more}",
+            f"python jobs/submit.py stop first{more}",
+        ]
 
 
 def job_environment(origin=None, **more):

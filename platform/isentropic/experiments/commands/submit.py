@@ -99,7 +99,10 @@ def submit(options: Given, arguments: list[str]) -> int:
 def _submit(options: Given, arguments: list[str]) -> int:
     script = options["command"]
     if not (ROOT / "jobs" / f"{script}.py").is_file():
-        raise ValueError(f"this tree has no jobs/{script}.py.")
+        raise ValueError(
+            f"{ROOT} has no jobs/{script}.py, and a job takes the whole tree along. Submit from a "
+            "checkout of the project."
+        )
     submit_package.check_arguments(arguments)
     arguments = checked_arguments(script, arguments, options.get("runs"))
     name = options.get("job") or default_name(script, arguments)

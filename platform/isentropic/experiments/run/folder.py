@@ -10,7 +10,7 @@ runs/<name>/
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from isentropic.tasks.data.digest import DataDigest
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
+STEPS = "run.steps"
+SCHEDULE = "learner.lr_schedule"
 # Keys that say nothing about what is computed.
 MAY_CHANGE = (
     "resume",
@@ -57,7 +59,8 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
 
     Raises:
         ValueError: the folder has a run and resume=never, has other files, cannot be written, or
-            has a run whose config differs in keys that `resume.allow_changes` does not name.
+            has a run whose config differs in keys that `resume.allow_changes` does not name. More
+            steps are no such difference, unless a value depends on their number.
     """
     folder = Path(config.run.dir)
     _check_writable(folder)
@@ -83,13 +86,31 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     today = OmegaConf.to_container(cfg, resolve=True)
     _check_staleness(folder, before, today)
     changed = changed_keys(before, today)
+    depends = _depends_on_length(changed, today, cfg)
+    if flat(today).get(STEPS, 0) > flat(before).get(STEPS, 0) and not depends:
+        changed.pop(STEPS)
     refused = [change for change in changed if not is_under(change, config.resume.allow_changes)]
     if refused:
+        why = f"{depends[0]} depends on {STEPS}. " if STEPS in refused and depends else ""
         raise ValueError(
             f"{folder} was run with another config: {'; '.join(changed[key] for key in refused)}. "
-            f"Give the values of {folder / CONFIG}, or allow the change: "
+            f"{why}Give the values of {folder / CONFIG}, or allow the change: "
             f"'resume.allow_changes=[{','.join(refused)}]'."
         )
+
+
+def _depends_on_length(
+    changed: Collection[str], today: Mapping[str, Any], cfg: DictConfig
+) -> list[str]:
+    """Returns what makes the first steps of a longer run other than those of a shorter one.
+
+    It is the schedule of the learning rate, as key=value, and keys that changed because they read
+    the number of steps.
+    """
+    schedule = flat(today).get(SCHEDULE)
+    depends = [] if schedule == "constant" else [f"{SCHEDULE}={schedule}"]
+    written = flat(OmegaConf.to_container(cfg, resolve=False))
+    return depends + [key for key in changed if f"{STEPS}}}" in str(written.get(key))]
 
 
 def _check_staleness(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:

@@ -9,7 +9,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from isentropic.folders import CACHE, RUNS, variable
 
-CONF = Path(__file__).resolve().parents[4] / "conf"
+# A wheel has it in the package, where a checkout has a link to it; a tree that was sent to a
+# cluster has no links.
+IN_PACKAGE = Path(__file__).resolve().parents[2] / "conf"
+CONF = (IN_PACKAGE if IN_PACKAGE.is_dir() else IN_PACKAGE.parents[2] / "conf").resolve()
 READABLE = (RUNS, CACHE, "HOME", "USER", "TMPDIR")
 
 

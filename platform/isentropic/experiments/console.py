@@ -1,0 +1,50 @@
+"""The console script: `isentropic train ...` is `python jobs/train.py ...` from any folder."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from isentropic.checks import check_choice
+from isentropic.experiments.program import BAD_INPUT, DONE, refuse
+from isentropic.experiments.settings.options import HELP
+
+COMMANDS = {
+    "train": "one run",
+    "sweep": "many runs, one report",
+    "branch": "steps of a recorded run, trained on with other settings",
+    "replay": "one recorded step, trained again",
+    "evaluate": "a checkpoint's score on held-out prompts",
+    "attribute": "who moved the entropy in recorded steps",
+    "report": "one HTML file about runs, a sweep or branches",
+    "export": "a checkpoint as a Hugging Face folder",
+    "submit": "any of these on a Ray cluster, from a checkout of the project",
+    "doctor": "what would keep a run from starting here",
+    "make_teachers": "teacher responses for OGER, from the embedded task",
+    "fetch_smollm2": "downloads SmolLM2-135M-Instruct",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names on the others; return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in HELP:
+        print(_help())
+        return DONE if given else BAD_INPUT
+    command = given[0]
+    try:
+        check_choice("command", command, COMMANDS)
+    except ValueError as error:
+        return refuse(str(error))
+    # Hydra and the commands read the rest where a script of their own would find it.
+    sys.argv = [f"isentropic {command}", *given[1:]]
+    return import_module(f"isentropic.experiments.commands.{command}").main()
+
+
+def _help() -> str:
+    rows = [f"  {name:<15}{what}" for name, what in COMMANDS.items()]
+    head = "isentropic <command> key=value ...    (isentropic <command> --help shows its options)"
+    return "\n".join([head, "", *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

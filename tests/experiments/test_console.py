@@ -1,0 +1,70 @@
+"""The console script: each job is a command, and a wheel is all that it needs."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from isentropic.experiments import console
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_each_job_is_a_command_and_is_listed(capsys):
+    assert console.main(["--help"]) == 0
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1] == " "}
+
+    assert listed == {path.stem for path in (ROOT / "jobs").glob("*.py")}
+
+
+def test_no_command_and_a_misspelled_one_are_bad_input(capsys):
+    assert console.main([]) == 2
+    assert console.main(["tarin", "seed=1"]) == 2
+    assert "Did you mean 'train'" in capsys.readouterr().err
+
+
+def test_a_command_reads_the_arguments_after_its_name(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["isentropic", "export", "stepp=3"])
+    assert console.main() == 2
+    assert "unknown option 'stepp'" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["isentropic", "export", "--help"])
+    assert console.main() == 0
+    assert "to=<folder>" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_in_an_empty_folder(tmp_path):
+    """conf/ travels in it, with the templates of the report; nothing is read from a checkout."""
+    tree = tmp_path / "tree"
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
+    shutil.copytree(ROOT / "platform", tree / "platform", symlinks=True, ignore=ignored)
+    shutil.copytree(ROOT / "conf", tree / "conf")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree / name)
+    build = ["-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "-q", "-w", "wheels"]
+    subprocess.run([sys.executable, *build], cwd=tree, check=True, timeout=300)
+    (wheel,) = (tree / "wheels").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    shutil.rmtree(tree)
+    (empty := tmp_path / "empty").mkdir()
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "isentropic.experiments.console", *arguments],
+            cwd=empty,
+            env=os.environ | {"PYTHONPATH": str(tmp_path / "installed")},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    composed = run("train", "experiment=ce_gppo_tiny", "objective.beta1=0.3", "--cfg", "job")
+    assert composed.returncode == 0, composed.stderr
+    assert "beta1: 0.3" in composed.stdout
+    refused = run("submit", "train", "experiment=ce_gppo_tiny")
+    assert refused.returncode == 2 and "Submit from a checkout" in refused.stderr
+    assert list(empty.iterdir()) == []
