@@ -228,7 +228,7 @@ def _train(name: str, small: bool, *settings: str) -> Row:
             chosen += [
                 "rollout.dtype=bfloat16",
                 "learner.dtype=bfloat16",
-                "rollout.probe_tolerance=0.5",
+                "rollout.probe_tolerance=0.3",
             ]
         done = subprocess.run(
             [sys.executable, ROOT / "jobs" / "train.py", *chosen], capture_output=True, text=True

@@ -1,15 +1,18 @@
 """Every preset fits the machine that it names; what does not fit is refused with what would."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from isentropic.experiments.dry.describe import shaped_config
 from isentropic.experiments.dry.fit import Placed, find_problems
-from isentropic.experiments.dry.lines import plan_lines
+from isentropic.experiments.dry.lines import find_times, plan_lines
 from isentropic.experiments.dry.machines import find_machine
+from isentropic.experiments.dry.memory import gpu_bytes
 from isentropic.experiments.dry.work import find_disk, find_work
 
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "cluster.md"
 MATH = ["task.path=train.jsonl", "run.dry=true"]
 GIB = 2**30
 
@@ -50,6 +53,30 @@ def test_a_preset_fits_its_machine(settings, choice):
 def _disk(config):
     run = placed(config)
     return find_disk(config, run.model, run.work)
+
+
+def page_rows():
+    """{preset: [GiB of GPUs, tokens, step, steps, hours] as the page on clusters has them}."""
+    row = r"^\| `(\w+)`, [^|\n]*\|[^|\n]*\|[^|\n]*\|(.*)\|$"
+    rows = re.findall(row, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
+@pytest.mark.parametrize("preset", page_rows())
+def test_the_page_has_what_the_plan_says(settings, preset):
+    run = placed(settings(f"experiment={preset}", *MATH))
+    gpus, times = gpu_bytes(run.config, run.needs).values(), find_times(run)
+    evaluation = round(run.work.evaluations * times.evaluation / 3600)
+    hours = f"{times.run / 3600:.0f}" + (f", of it {evaluation}" if evaluation else "")
+
+    tokens = run.work.drawn_tokens / 1e6
+    assert page_rows()[preset] == [
+        ", ".join(f"{size / GIB:.0f}" for size in gpus) + " GiB",
+        f"{tokens:.{0 if tokens >= 2 else 1}f} M",
+        f"{times.step / 60:.0f} min",
+        str(run.config.run.steps),
+        hours,
+    ]
 
 
 SEVEN = ["experiment=ce_gppo_7b", *MATH]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from isentropic.tasks.answers.final import LAST_CHARACTERS, final_answer, is_balanced
+from isentropic.tasks.answers.final import LAST_CHARACTERS, final_answer
 
 CASES = [
     pytest.param(r"so it is \boxed{18}.", "18", id="the box"),
@@ -85,11 +85,3 @@ def test_a_mark_far_from_the_end_is_still_the_answer():
 
 def test_without_box_and_mark_only_the_end_of_a_long_response_is_read():
     assert final_answer("The answer is 1.\n" + " " * LAST_CHARACTERS) is None
-
-
-@pytest.mark.parametrize(
-    ("text", "balanced"),
-    [("", True), ("{a{b}}", True), (r"\{", True), ("}{", False), ("{", False), ("{}}", False)],
-)
-def test_is_balanced(text, balanced):
-    assert is_balanced(text) is balanced

@@ -11,6 +11,7 @@ import yaml
 
 from isentropic.durable import write_text_durably
 from isentropic.metrics.report import tables
+from isentropic.metrics.report.attributions import attributions
 from isentropic.metrics.report.blocks import Details, Lead, Note, Preformatted, Warnings
 from isentropic.metrics.report.branches import (
     BRANCHES,
@@ -126,6 +127,8 @@ def run_page(run: RunData, decode: Decode | None = None) -> Page:
     for title, figures in shown.items():
         law = tables.law_table(group_settings([run])) if title == LAW else None
         page.section(title, page.charts(figures), law, law and Note(text=LAW_NOTE))
+    for title, blocks in attributions(run.folder):
+        page.section(title, *blocks)
     samples = pick_samples(run.folder, decode)
     page.section("Samples", samples if samples.kinds or samples.notes else None)
     page.section("Alarms", tables.alarms_table([run]))

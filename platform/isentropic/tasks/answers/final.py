@@ -37,16 +37,6 @@ def final_answer(response: str, *, truncated: bool = False) -> str | None:
     return None if truncated else _said_last(response[-LAST_CHARACTERS:])
 
 
-def is_balanced(text: str) -> bool:
-    """Whether every brace that opens is closed, in order. Escaped braces are text."""
-    depth = 0
-    for _, change in _braces(text):
-        depth += change
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def _box_content(text: str, start: int, truncated: bool) -> str | None:
     if not text.startswith("{", start):
         bare = BARE_BOX.match(text, start)  # TeX boxes a single token: \boxed 5
