@@ -20,7 +20,6 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 MAX_LENGTH = 96
-DEAR = {"engine", "ray_session", "actors", "golden", "golden_overlapped", "recorded"}  # fixtures
 
 
 def write_tiny_model(folder, *, seed: int = 0) -> str:
@@ -89,15 +88,6 @@ def make_requests(
         for draw, row in enumerate(rows)
         for sample in range(samples)
     ]
-
-
-def pytest_itemcollected(item) -> None:
-    """With -n 2 --dist loadgroup: one worker takes all that needs an engine or Ray, which it starts once.
-
-    Everything else goes file by file, so that a module's fixtures are made once.
-    """
-    dear = item.get_closest_marker("engine") or DEAR & set(item.fixturenames)
-    item.add_marker(pytest.mark.xdist_group("engine" if dear else str(item.path)))
 
 
 @pytest.fixture(scope="session")

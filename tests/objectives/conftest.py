@@ -4,10 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import settings
-
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-settings.load_profile("untimed")
 
 
 @pytest.fixture
