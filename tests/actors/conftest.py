@@ -18,7 +18,7 @@ def cluster_config(**changes) -> ClusterConfig:
     values = {
         "address": "local", "placement": "apart", "gpus_per_engine": 0.0, "gpus_per_rank": 0.0,
         "cpus_per_engine": 1.0, "cpus_per_rank": 1.0, "strategy": "PACK", "startup_timeout_s": 120.0,
-        "object_store_gib": 0.25, "health_timeout_s": 60.0, "max_restarts": 4,
+        "object_store_gib": 0.25, "health_timeout_s": 60.0, "max_restarts": 12,
         "max_learner_restarts": 2, "learner_label": None, "rollout_label": None,
     }  # fmt: skip
     return ClusterConfig(**{**values, **changes})
