@@ -232,8 +232,8 @@ def test_the_reduction_sees_the_packing():
 
 
 def test_the_nll_weighs_only_correct_responses():
-    """Rewards 0, 1, 2 on responses of 1, 2 and 3 tokens: the one of reward 1 has 1/2 a token."""
-    samples = [sample(0, 1), sample(1, 2), sample(2, 3)]
+    """Rewards 0, 1, 1/2 on responses of 1, 2 and 3 tokens: the one of reward 1 has 1/2 per token."""
+    samples = [sample(0, 1), sample(1, 2), sample(0.5, 3)]
     (batch,), (weights,) = step_batches(samples, [[0, 1, 2]], num_ranks=1, budget=99)
     assert weights["nll_weight"] == [0.0, 0.5, 0.0]
     assert batch.updates[0][0].fields["nll_weight"].tolist() == [0.0, 0.5, 0.5, 0.0, 0.0, 0.0]
