@@ -18,6 +18,11 @@ PARCEL_BYTES = 1 << 28  # a tensor that is larger has a parcel of its own
 ALIGN = 64  # bytes: every tensor begins where any dtype may, and ends in zeros
 
 
+def aligned(byte: int) -> int:
+    """Returns the first byte from `byte` on at which a tensor may begin."""
+    return -(-byte // ALIGN) * ALIGN
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """Where a tensor lies in its parcel."""
@@ -30,7 +35,7 @@ class Slot:
     @property
     def end(self) -> int:
         """The byte at which the next slot begins."""
-        return self.start + -(-self.size // ALIGN) * ALIGN
+        return aligned(self.start + self.size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from isentropic.weights.buckets import Bucket, TensorMeta
-
-ALIGN = 64  # bytes: every tensor begins where any dtype may
+from isentropic.weights.parcels import aligned
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def in_shared_memory(bucket: Bucket) -> Iterator[SharedBucket]:
     descriptor = os.memfd_create("isentropic-weights")
     with open(descriptor, "wb") as file:
         for raw in bucket.data:
-            file.seek(-(-file.tell() // ALIGN) * ALIGN)
+            file.seek(aligned(file.tell()))
             spans.append((file.tell(), raw.nbytes))
             file.write(raw)
         file.flush()

@@ -11,8 +11,11 @@ from isentropic.experiments.statements.branches import (
     UNDECIDED,
     Statement,
     in_errors,
+    joint_verdict,
     sign_verdict,
 )
+from isentropic.experiments.statements.numbers import SEEDS
+from isentropic.metrics.classes import LABELS
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, group_settings, mean_of, summary
 
@@ -20,10 +23,8 @@ MEASURED = 40  # measured steps of T11
 BLOCK = 5  # steps that are averaged into one point: momentum ties neighbouring steps together
 BAND = 0.03  # nats of T12: a quarter of what separates the targets from the unsteered run
 SETTLING = 10  # steps from steering.from_step on that T12 leaves out
-SEEDS = 3  # of T12
 REWARD = "eval/avg_at_k"
 SIGNS = {"pa_hp": -1, "pa_lp": 1, "na_hp": 1, "na_lp": -1}
-NAMES = {"pa_hp": "PA&HP", "pa_lp": "PA&LP", "na_hp": "NA&HP", "na_lp": "NA&LP"}
 
 
 def ledger_statements(runs: Sequence[RunData]) -> list[Statement]:
@@ -40,10 +41,9 @@ def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
             Mean(value=sign * means[name].value, error=means[name].error, count=means[name].count)
             for name, sign in SIGNS.items()
         ]
-        verdicts = {sign_verdict(mean) for mean in signed}
-        verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+        verdict = joint_verdict(sign_verdict(mean) for mean in signed)
         steps = sum(len(run.values("ledger/pa_hp")) for run in setting.runs)
-        number = "; ".join(f"{NAMES[name]} {in_errors(means[name])}" for name in SIGNS)
+        number = "; ".join(f"{LABELS[name]} {in_errors(means[name])}" for name in SIGNS)
         number = f"{number}; {steps} measured steps of {len(setting.runs)} runs"
         if steps < MEASURED:
             verdict, number = UNDECIDED, f"{number}, {MEASURED} are asked for"

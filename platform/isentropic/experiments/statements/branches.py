@@ -8,7 +8,7 @@ inside three standard errors decides nothing, and too few points or seeds do not
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -164,6 +164,12 @@ def order_verdict(ends: Mean, steps: Sequence[Mean]) -> str:
 def sign_verdict(difference: Mean) -> str:
     """Return the verdict on a mean that should be positive."""
     return order_verdict(difference, [])
+
+
+def joint_verdict(verdicts: Iterable[str]) -> str:
+    """Return the verdict on a claim of several parts: all must hold, and one that does not ends it."""
+    found = set(verdicts)
+    return NOT_HELD if NOT_HELD in found else HELD if found == {HELD} else UNDECIDED
 
 
 def errors_of(mean: Mean) -> float:

@@ -9,6 +9,7 @@ from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, mean_of
 
 Test = Callable[[RunData], bool]
+SEEDS = 3  # that a claim over runs asks for
 
 
 def mean_difference(

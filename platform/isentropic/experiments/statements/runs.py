@@ -16,9 +16,11 @@ from isentropic.experiments.statements.branches import (
     Statement,
     in_errors,
     is_ce_gppo,
+    joint_verdict,
     sign_verdict,
 )
 from isentropic.experiments.statements.numbers import (
+    SEEDS,
     Test,
     area,
     last_entropy,
@@ -30,7 +32,6 @@ from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.sinks.jsonl import read_lines
 
 UPDATES = 50  # of T2
-SEEDS = 3  # of T5, T7 and T9
 # What T2 and T4 read of an update.
 OF_UPDATES = (
     "drift/low",
@@ -106,8 +107,7 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
     if not any(sides.values()):
         return []
     low, high = mean_of([-value for value in sides["low"]]), mean_of(sides["high"])
-    verdicts = {sign_verdict(low), sign_verdict(high)}
-    verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+    verdict = joint_verdict([sign_verdict(low), sign_verdict(high)])
     if min(low.count, high.count) < UPDATES:
         verdict = UNDECIDED
     left = f"left {in_errors(replace(low, value=-low.value))}, {low.count} updates"
@@ -317,8 +317,7 @@ def updates_of(run: RunData) -> Rows:
 
 
 def _all_positive(name: str, text: str, pairs: Mapping[str, Mean], rule: str) -> Statement:
-    verdicts = {sign_verdict(mean) for mean in pairs.values()}
-    verdict = NOT_HELD if NOT_HELD in verdicts else HELD if verdicts == {HELD} else UNDECIDED
+    verdict = joint_verdict(sign_verdict(mean) for mean in pairs.values())
     seeds = min(mean.count for mean in pairs.values())
     number = (
         "; ".join(f"{label}: {in_errors(mean)}" for label, mean in pairs.items())
