@@ -1,6 +1,5 @@
 """What is dear to start and shared by a whole test session: a model folder, an engine, a Ray."""
 
-import logging
 import os
 from types import SimpleNamespace
 
@@ -89,15 +88,6 @@ def make_requests(
         for draw, row in enumerate(rows)
         for sample in range(samples)
     ]
-
-
-@pytest.fixture(autouse=True)
-def loggers_are_on():
-    """Hydra switches off the loggers that exist when a command is run in a test's own process."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("isentropic") and isinstance(logger, logging.Logger):
-            logger.disabled = False
 
 
 @pytest.fixture(scope="session")

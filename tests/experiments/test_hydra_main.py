@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -72,6 +73,14 @@ def test_exit_codes(run, job, code, message):
 
     assert exit_code == code
     assert message in err
+
+
+def test_hydra_leaves_our_warnings_on(run, caplog):
+    log = logging.getLogger("isentropic.tests.older_than_the_command")
+
+    run(job=lambda config, cfg: log.warning("an engine is started again"))
+
+    assert [record.message for record in caplog.records] == ["an engine is started again"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What all commands share: exit codes, and the one place where errors become messages and codes."""
 
 import asyncio
+import logging
 import shutil
 import signal
 import sys
@@ -24,6 +25,8 @@ BAD_INPUT = 2
 STOPPED_BY_ALARM = 3
 RESUMABLE = 75
 INTERRUPTED = 130
+
+CLOCK = "%H:%M:%S"
 
 Job = Callable[[dict[str, Any], list[str]], int | None]
 
@@ -53,7 +56,11 @@ def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callab
 
 
 def begin() -> None:
-    """Prepare the process: its folders, and SIGTERM as an orderly end that can be resumed."""
+    """Prepare the process: its folders, its log, and SIGTERM as an end that can be resumed.
+
+    The log is stderr: warnings of our own code and of libraries, with the time of day.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt=CLOCK)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(RESUMABLE))
     unset_empty()
     use_durable_folders()
