@@ -107,6 +107,21 @@ def test_hydra_leaves_our_warnings_on(run, caplog):
             id="key of a preset's section",
         ),
         pytest.param(["+papo.alpha=0.1"], "no slot reads it", id="preset's key without the preset"),
+        pytest.param(
+            ["accounting.counterfactuals={mine: {name: gspo}}"],
+            "like '+accounting.counterfactuals.NAME={name: clip, ratio: token, ",
+            id="entries of one's own in a section that has others",
+        ),
+        pytest.param(
+            ["alarms.rules.mine.value=3"],
+            "like '+alarms.rules.mine={metric: entropy/mean, kind: below, ",
+            id="key of an entry that is not there",
+        ),
+        pytest.param(
+            ["alarms.rules.kl_drift.vale=3"],
+            "Did you mean 'alarms.rules.kl_drift.value'?",
+            id="misspelled key of an entry that is there",
+        ),
         pytest.param(["learner.lr=fast"], "learner.lr must be a number", id="type"),
         pytest.param(["x y=["], "cannot read 'x y=['", id="grammar"),
         pytest.param(["seed=1,2"], "--multirun", id="a sweep without -m"),

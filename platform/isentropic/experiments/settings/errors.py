@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -172,6 +172,8 @@ def _no_key(key: str, arguments: Sequence[str]) -> str:
     if key in RENAMED:
         return f"{key} is now {RENAMED[key]}"
     composed = _composed(arguments)
+    if entry := _new_entry(key, composed):
+        return f"{key} adds a name: with a plus, and all its keys in one go, like {entry}"
     if key in flat(composed):  # with some of the arguments; not with all of them
         advice = f"Leave it out, or choose the {key.partition('.')[0]} that has it."
         return f"{key} is no key of what the other arguments choose. {advice}"
@@ -183,6 +185,29 @@ def _no_key(key: str, arguments: Sequence[str]) -> str:
     allowed = f" {parent} has the keys {', '.join(siblings)}." if siblings else ""
     hint = _hint(key, name, valid) or " See `--cfg job` for all keys."
     return f"unknown config key {key!r}.{allowed}{hint}"
+
+
+def _new_entry(key: str, composed: dict[str, Any]) -> str:
+    """Return how to add an entry to a section whose names users choose; "" for other keys."""
+    names = key.split(".")
+    for depth in range(1, len(names) + 1):
+        section = ".".join(names[:depth])
+        values = OmegaConf.select(OmegaConf.create(composed), section)
+        if get_origin(annotation(section)) is not dict or not values:
+            continue
+        if names[depth : depth + 1] and names[depth] in values:
+            return ""
+        name = (*names[depth:], "NAME")[0]
+        example = next(entry for entry in values.values() if entry is not None)
+        keys = ", ".join(f"{key}: {_yaml(value)}" for key, value in example.items())
+        return shlex.quote(f"+{section}.{name}={{{keys}}}")
+    return ""
+
+
+def _yaml(value: Any) -> str:
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def _hint(key: str, name: str, valid: Sequence[str]) -> str:
