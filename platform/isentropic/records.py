@@ -201,7 +201,6 @@ class StepBatch:
     # Whose momentum is followed: ways to sort the tokens -> names of the classes. Each microbatch's
     # field "class/<way>" [N] says which class a token is of, as an index.
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    fine: bool = False  # the books' slopes by four forward passes, with a smaller error than by two
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

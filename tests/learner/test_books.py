@@ -1,6 +1,7 @@
 """Books that balance: the parts of AdamW's step add up to the trapezoid, and the tokens to the step's own part."""
 
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from isentropic.learner.books.update import Books
 from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.objectives.terms import EntropyBonusTerm, TermsConfig
 
@@ -99,25 +101,36 @@ def test_tokens_add_up_to_now(make_learner):
             push, _ = pushes(update, microbatches)
             tokens = update.learning_rate * books.scale * push * books.logprob_slope
             size = np.abs(tokens).sum()
-            assert tokens.sum() == pytest.approx(books.now, abs=2e-3 * size)
+            assert tokens.sum() == pytest.approx(books.now, abs=5e-4 * size)
             assert size > 1e-5
 
 
-def test_fine_slopes_have_a_smaller_error(make_learner):
-    """By the sum of the tokens against the dot product, over the same updates."""
-    errors = []
-    for fine in (False, True):
-        learner = make_learner()
-        _, steps = batches_of(learner)
-        for step in steps:
-            updates = learner.update(replace(step, fine=fine)).updates
-            for update, microbatches in zip(updates, step.updates, strict=True):
-                push, _ = pushes(update, microbatches)
-                tokens = update.learning_rate * update.books.scale * push
-                tokens = tokens * update.books.logprob_slope
-                errors.append(abs(tokens.sum() - update.books.now) / np.abs(tokens).sum())
-    half = len(errors) // 2
-    assert max(errors[half:]) < 0.5 * max(errors[:half])
+def test_slopes_are_free_of_the_third_derivative():
+    """A score that is cubic in one weight: two passes alone would be off by u^3 times the reach."""
+    weight = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0, eps=1.0)
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()  # moves nothing; makes the optimizer's state
+
+    def measure():
+        weight.grad = torch.ones_like(weight)  # an entropy whose gradient is 1
+        return float(weight.detach())
+
+    def score(microbatches):
+        now = weight.detach().clone()
+        return now**3, 1 - now**3
+
+    books = Books(optimizer, measure, score)
+    weight.grad = torch.full_like(weight, 2.0)
+    books.before(grad_norm=2.0, max_norm=10.0)
+    optimizer.step()
+    measured = books.after([])
+
+    beta1, beta2 = optimizer.param_groups[0]["betas"]
+    denominator = 2.0 * math.sqrt((1 - beta2) / (1 - beta2**2)) + 1.0
+    u = (1 - beta1) / (1 - beta1**2) / denominator
+    assert measured.logprob_slope == pytest.approx([u * 3 * 0.5**2], rel=1e-6)
+    assert measured.entropy_slope == pytest.approx([-u * 3 * 0.5**2], rel=1e-6)
 
 
 def test_an_entropy_bonus_has_its_own_part(model, make_learner):
@@ -143,7 +156,7 @@ def test_an_entropy_bonus_has_its_own_part(model, make_learner):
         by_logprob = rate * push * books.logprob_slope
         by_entropy = -rate * d_entropy * books.entropy_slope
         size = np.abs(by_logprob).sum() + np.abs(by_entropy).sum()
-        assert (by_logprob + by_entropy).sum() == pytest.approx(books.now, abs=2e-3 * size)
+        assert (by_logprob + by_entropy).sum() == pytest.approx(books.now, abs=5e-4 * size)
         assert by_entropy.sum() > 0  # a bonus lifts the entropy
 
 

@@ -314,7 +314,7 @@ class Learner:
             seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
 
-        return Books(self._optimizer, measure, score, fine=batch.fine)
+        return Books(self._optimizer, measure, score)
 
     def _update(self, batch: StepBatch, index: int, books: Books | None) -> UpdateResult:
         """Gradients of one minibatch, and an optimizer step unless they are not finite."""

@@ -155,10 +155,7 @@ class Meter:
         ordered: Sequence[Mapping[str, Sorted]],
         books: bool,
     ) -> list[StepBatch]:
-        """Returns the batches by rank, with contexts, and with the classes of the exact view.
-
-        There is time, so the slopes are the fine ones.
-        """
+        """Returns the batches by rank, with contexts, and with the classes of the exact view."""
         config = self._run.config
         rollouts = (
             context_rollouts(step.delivery.batch.rollouts, self._asked.contexts, config.seed)
@@ -167,7 +164,7 @@ class Meter:
         )
         contexts = batching.score_batches(rollouts, len(batches), config.learner.microbatch_tokens)
         again = [
-            replace(batch, contexts=tuple(rank), fine=True)
+            replace(batch, contexts=tuple(rank))
             for batch, rank in zip(batches, contexts, strict=True)
         ]
         if not self._asked.exact:

@@ -19,8 +19,8 @@ g = - sum_t push_t grad logprob_t + sum_t d_entropy_t grad entropy_t:
     now = lr s sum_t push_t j_t - lr s sum_t d_entropy_t i_t
     j_t = <u, grad logprob_t>,  i_t = <u, grad entropy_t>
 
-and central differences along u give j and i of all tokens in two forward passes. Along a sharp
-direction their error is that of the third derivative: with two passes more, at half the length, it
+and central differences along u give j and i of all tokens in forward passes: two, whose error along
+a sharp direction is that of the third derivative, and two more at twice the length, with which it
 cancels (Richardson's extrapolation).
 """
 
@@ -35,8 +35,8 @@ from isentropic.learner.books.owners import Owners
 from isentropic.learner.books.shards import Shards, local, local_gradients, sum_over_shards
 from isentropic.records import MicroBatch, UpdateBooks
 
-# Length of the step along u in parameter space. In float32 the differences were right to 3e-4 of
-# their sum at this length: shorter steps drown in rounding, longer ones see the curvature.
+# Length of the step along u in parameter space. In float32 the tokens' sum was right to 3e-4 of the
+# sum of their absolute values: shorter steps drown in rounding, longer ones see the curvature.
 REACH = 0.02
 
 PARTS = ("first", "trapezoid", "now", "momentum", "decay")
@@ -77,7 +77,6 @@ class Books:
         measure: returns H over the contexts; leaves its gradient in the parameters' `grad`, summed
             over ranks.
         score: returns [N] logprob and [N] entropy of microbatches under the present weights.
-        fine: take the slopes by four forward passes instead of two.
     """
 
     def __init__(
@@ -85,15 +84,12 @@ class Books:
         optimizer: torch.optim.AdamW,
         measure: Callable[[], float],
         score: Callable[[Sequence[MicroBatch]], tuple[Tensor, Tensor]],
-        *,
-        fine: bool = False,
     ) -> None:
         self._optimizer = optimizer
         check_adamw(optimizer)
         (self._group,) = optimizer.param_groups
         self._measure = measure
         self._score = score
-        self._fine = fine
         self._slope = self._slope_here()
 
     def before(self, grad_norm: float, max_norm: float) -> None:
@@ -224,10 +220,9 @@ class Books:
             lengths = sum(len(batch.target) for batch in microbatches)
             return torch.zeros(lengths).numpy(), torch.zeros(lengths).numpy()
         updated = [local(parameter).clone() for parameter in self._parameters]
-        slopes = self._differences(microbatches, direction, REACH / length)
-        if self._fine:
-            near = self._differences(microbatches, direction, REACH / length / 2)
-            slopes = [(4 * half - whole) / 3 for half, whole in zip(near, slopes, strict=True)]
+        near = self._differences(microbatches, direction, REACH / length)
+        far = self._differences(microbatches, direction, 2 * REACH / length)
+        slopes = [(4 * half - whole) / 3 for half, whole in zip(near, far, strict=True)]
         for parameter, weight in zip(self._parameters, updated, strict=True):
             local(parameter).copy_(weight)
         return tuple(slope.float().cpu().numpy() for slope in slopes)
