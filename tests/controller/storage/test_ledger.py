@@ -182,6 +182,16 @@ def rewritten(path, **columns):
             "has the token -1",
             id="a negative token",
         ),
+        pytest.param(
+            {"token_ids": pa.array([[5, 6, None, 8, 9]] * 4, pa.list_(pa.int32()))},
+            "column token_ids lacks values",
+            id="a token that is missing",
+        ),
+        pytest.param(
+            {"rollout_logprob": pa.array([[-0.1, -0.2], None] * 2, pa.list_(pa.float32()))},
+            "column rollout_logprob lacks values",
+            id="a row without logprobs",
+        ),
         pytest.param({"turns": [[[2, 3], [4, 6]]] * 4}, "turns", id="a turn outside the tokens"),
         pytest.param({"turns": [[[2, 4], [3, 4]]] * 4}, "turns", id="turns that overlap"),
         pytest.param({"turns": [[[2, 3]]] * 4}, "2 logprobs for 1 response", id="another length"),

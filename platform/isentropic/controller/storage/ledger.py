@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from isentropic.columns import join
+from isentropic.columns import cut, join
 from isentropic.durable import replace_durably
 from isentropic.records import FinishReason, Group, Prompt, Rollout, RolloutKey
 
@@ -133,7 +133,7 @@ def read_batch(folder: Path, step: int, *, vocab_size: int | None = None) -> Bat
             raise ValueError("a bit of its metadata has changed")
         _check_columns(table.schema)
         header = json.loads(metadata[b"isentropic"])
-        rollouts = [_rollout(row) for row in table.to_pylist()]
+        rollouts = [_rollout(row) for row in _rows(table)]
         _check_keys(header, rollouts)
         _check_siblings(header, rollouts)
         for row, rollout in enumerate(rollouts):
@@ -305,6 +305,24 @@ def _prompt_text(prompt: Prompt) -> str:
     )
 
 
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Gives the rows; their tokens and logprobs as arrays, for the same reason as in `_table`."""
+    arrays = {name: _arrays(name, table[name]) for name in ("token_ids", "rollout_logprob")}
+    for index, row in enumerate(table.drop_columns(list(arrays)).to_pylist()):
+        yield row | {name: column[index] for name, column in arrays.items()}
+
+
+def _arrays(name: str, column: pa.ChunkedArray) -> list[NDArray]:
+    """Gives a column of lists as one array per row; raises ValueError if a value is missing."""
+    arrays: list[NDArray] = []
+    for chunk in column.chunks:
+        values = chunk.flatten()
+        if chunk.null_count or values.null_count:
+            raise ValueError(f"its column {name} lacks values")
+        arrays += cut(values.to_numpy(zero_copy_only=False), chunk.value_lengths().to_numpy())
+    return arrays
+
+
 def _rollout(row: dict) -> Rollout:
     values = json.loads(row["prompt"])
     prompt = Prompt(
@@ -318,9 +336,9 @@ def _rollout(row: dict) -> Rollout:
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),
         prompt=prompt,
-        token_ids=np.asarray(row["token_ids"], dtype=np.int64),
+        token_ids=np.array(row["token_ids"], dtype=np.int64),
         turns=tuple((start, end) for start, end in row["turns"]),
-        rollout_logprob=np.asarray(row["rollout_logprob"], dtype=np.float32),
+        rollout_logprob=np.array(row["rollout_logprob"], dtype=np.float32),
         temperature=row["temperature"],
         seed=row["seed"],
         finish_reason=row["finish_reason"],
