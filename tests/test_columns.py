@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from isentropic.columns import COLUMNS, WEIGHTS, columns, cut, join
+from isentropic.columns import COLUMNS, WEIGHTS, columns, cut, has, join
 from isentropic.objectives.loss.needs import ALWAYS
 from isentropic.objectives.loss.objective import TOKEN_FIELDS
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
@@ -42,7 +42,7 @@ def sample(*, reward=0.5, origin="policy", reference=None):
 
 
 def test_each_column_is_read_from_its_place():
-    read = columns(sample(reference=floats(-5, -6), origin="teacher:book"))
+    read = columns([sample(reference=floats(-5, -6), origin="teacher:book")])
     assert list(read) == list(COLUMNS)
     assert {name: column.tolist() for name, column in read.items()} == {
         "rollout_logprob": [-1, -2],
@@ -61,12 +61,25 @@ def test_each_column_is_read_from_its_place():
 
 
 def test_a_sample_without_reference_scores_lacks_that_column():
-    assert columns(sample()).keys() == COLUMNS.keys() - {"ref_logprob"}
+    assert columns([sample()]).keys() == COLUMNS.keys() - {"ref_logprob"}
+
+
+def test_samples_lie_end_to_end_and_share_their_columns():
+    first, second = sample(reward=0.1), sample(reference=floats(-5, -6), origin="teacher:book")
+    assert "ref_logprob" in has(second) and "ref_logprob" not in has(first)
+    read = columns([first, second])
+    assert "ref_logprob" not in read
+    assert read["old_logprob"].tolist() == [-3, -4, -3, -4]
+    assert read["is_teacher"].tolist() == [False, False, True, True]
+    wide = columns([first, second], floats=np.float64)
+    # The reward is a float32 everywhere: what the loss saw is what the metrics see.
+    assert wide["reward"].tolist() == [float(np.float32(0.1))] * 2 + [0.5] * 2
+    assert wide["is_teacher"].dtype == bool and wide["advantage"].dtype == np.float64
 
 
 def test_a_column_of_another_length_is_a_fault():
-    with pytest.raises(AssertionError, match=r"has 2 response tokens, but .'advantage': 3."):
-        columns(replace(sample(), advantage=floats(1, 2, 3)))
+    with pytest.raises(AssertionError, match=r"has 2 response tokens, but 3 of advantage"):
+        columns([replace(sample(), advantage=floats(1, 2, 3))])
 
 
 def test_an_objective_can_name_every_column_but_those_applied_outside_of_it():

@@ -7,15 +7,15 @@ computes does not depend on how it was packed.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isentropic.columns import WEIGHTS, columns, cut, join
+from isentropic.columns import WEIGHTS, columns, cut, has, join
 from isentropic.objectives.tokens.reductions import Reduction
-from isentropic.records import Ints, MicroBatch, Rollout, Sample, StepBatch, TokenScores
+from isentropic.records import MicroBatch, Rollout, Sample, StepBatch, TokenScores
 
 FILLER = -1  # the row of a sequence that stands for nothing
 
@@ -29,7 +29,7 @@ def score_batches(
     """Pack an old-policy pass over `rollouts`: by rank, its microbatches; empty lists for none."""
     lengths = [len(rollout.token_ids) for rollout in rollouts]
     plan = assign(lengths, num_ranks, microbatch_tokens, attention_share)
-    return [[_pack(rollouts, rows, None) for rows in rank] for rank in plan]
+    return [[_pack(rollouts, rows) for rows in rank] for rank in plan]
 
 
 def unpack_scores(
@@ -122,10 +122,15 @@ def step_batches(
         reduction: turns response lengths into weights, before any forward pass.
         attention_share: as `assign` takes it.
     """
-    token_columns = {index: columns(samples[index]) for part in plan for index in part}
-    assert len({tuple(read) for read in token_columns.values()}) <= 1, (
+    chosen = [index for part in plan for index in part]
+    assert len({has(samples[index]) for index in chosen}) <= 1, (
         "some samples have reference scores and some have not"
     )
+    # Of a filler: as many fields as every other microbatch has, without a token.
+    nothing = columns([samples[index] for index in chosen[:1]]) | {
+        name: np.zeros(0, dtype=np.float32) for name in WEIGHTS
+    }
+    nothing = {name: values[:0] for name, values in nothing.items()}
     updates: list[list[tuple[MicroBatch, ...]]] = [[] for _ in range(num_ranks)]
     weights = []
     rollouts = [sample.rollout for sample in samples]
@@ -136,13 +141,15 @@ def step_batches(
             for rank in assign(lengths, num_ranks, microbatch_tokens, attention_share)
         ]
         weights.append(_weights(part, packed, samples, reduction, max_response_tokens))
-        for name, values in weights[-1].items():
-            for index, value in zip(part, values, strict=True):
-                count = len(samples[index].advantage)
-                token_columns[index][name] = np.full(count, value, dtype=np.float32)
+        place = {index: number for number, index in enumerate(part)}
         for rank, microbatches in enumerate(packed):
             updates[rank].append(
-                tuple(_placed(_pack(rollouts, rows, token_columns), part) for rows in microbatches)
+                tuple(
+                    _trained_on(_pack(rollouts, rows), samples, place, weights[-1])
+                    if rows
+                    else replace(_filler(), fields=nothing)
+                    for rows in microbatches
+                )
             )
     batches = [
         StepBatch(
@@ -250,58 +257,67 @@ def _weights(
     }
 
 
-def _pack(
-    rollouts: Sequence[Rollout],
-    rows: Sequence[int],
-    token_columns: dict[int, dict[str, NDArray]] | None,
-) -> MicroBatch:
-    """Pack one microbatch.
+def _pack(rollouts: Sequence[Rollout], rows: Sequence[int]) -> MicroBatch:
+    """Pack one microbatch, without fields.
 
     Sequences of one length lie side by side, so that attention can take them together.
     """
     if not rows:
-        return _filler(next(iter(token_columns.values())) if token_columns else {})
+        return _filler()
     rows = sorted(rows, key=lambda row: (len(rollouts[row].token_ids), row))
     chosen = [rollouts[row] for row in rows]
-    lengths = np.array([len(rollout.token_ids) for rollout in chosen])
-    responses = [_response(rollout) for rollout in chosen]
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    counts = [len(response) for response in responses]
-    token_ids = np.concatenate([rollout.token_ids for rollout in chosen]).astype(
-        np.int64, copy=False
-    )
-    at = np.concatenate(responses) + np.repeat(starts[:-1], counts)
+    lengths = [len(rollout.token_ids) for rollout in chosen]
+    ends = np.cumsum([0, *lengths])
+    places = np.arange(max(lengths))
+    spans = [
+        (rollout, start, turn)
+        for rollout, start in zip(chosen, ends.tolist(), strict=False)
+        for turn in _turns(rollout)
+    ]
+    counts = [rollout.num_response_tokens for rollout in chosen]
     media = tuple(rollout.prompt.media for rollout in chosen)
     return MicroBatch(
-        token_ids=token_ids,
-        position_ids=np.arange(starts[-1]) - np.repeat(starts[:-1], lengths),
-        cu_seqlens=starts,
-        predict=at - 1,
-        target=token_ids[at],
+        token_ids=join([rollout.token_ids for rollout in chosen]).astype(np.int64, copy=False),
+        position_ids=join([places[:length] for length in lengths]),
+        cu_seqlens=ends,
+        # The token before each response token predicts it.
+        predict=join(
+            [np.arange(start + begin - 1, start + end - 1) for _, start, (begin, end) in spans],
+            np.int64,
+        ),
+        target=join(
+            [rollout.token_ids[begin:end] for rollout, _, (begin, end) in spans], np.int64
+        ).astype(np.int64, copy=False),
         sequence_id=np.repeat(np.arange(len(rows)), counts),
         rows=np.array(rows, dtype=np.int64),
-        fields={
-            name: join([token_columns[row][name] for row in rows])
-            for name in token_columns[rows[0]]
-        }
-        if token_columns
-        else {},
         media=media if any(media) else (),
     )
 
 
-def _placed(batch: MicroBatch, part: Sequence[int]) -> MicroBatch:
-    """Number the rows by their places in the minibatch.
+def _trained_on(
+    batch: MicroBatch,
+    samples: Sequence[Sample],
+    place: Mapping[int, int],
+    weights: Mapping[str, Sequence[float]],
+) -> MicroBatch:
+    """Add what an update needs of each token, and number the rows by their places in the minibatch.
 
     Objectives with minibatch statistics see the tokens in the order of `rows`, and the metrics see
     them in the order of the minibatch: numbered by the list of samples, in which queued and
     replayed ones stand first, the rows of the two would differ, and so would a random draw.
     """
-    place = {index: number for number, index in enumerate(part)} | {FILLER: FILLER}
-    return replace(batch, rows=np.array([place[int(row)] for row in batch.rows], dtype=np.int64))
+    rows = batch.rows.tolist()
+    chosen = [samples[row] for row in rows]
+    counts = [len(sample.advantage) for sample in chosen]
+    places = [place[row] for row in rows]
+    weighed = {
+        name: np.repeat(np.array(values, dtype=np.float32)[places], counts)
+        for name, values in weights.items()
+    }
+    return replace(batch, rows=np.array(places, dtype=np.int64), fields=columns(chosen) | weighed)
 
 
-def _filler(token_columns: dict[str, NDArray]) -> MicroBatch:
+def _filler() -> MicroBatch:
     """Make one token and no response: it takes part in the collectives and changes nothing."""
     nothing = np.zeros(0, dtype=np.int64)
     return MicroBatch(
@@ -312,18 +328,15 @@ def _filler(token_columns: dict[str, NDArray]) -> MicroBatch:
         target=nothing,
         sequence_id=nothing,
         rows=np.array([FILLER]),
-        fields={name: value[:0] for name, value in token_columns.items()},
     )
 
 
-def _response(rollout: Rollout) -> Ints:
-    """[N] positions of the tokens that the policy chose."""
-    spans = [np.arange(start, end) for start, end in rollout.turns]
-    response = join(spans, np.int64)
-    if len(response) and response[0] == 0:
+def _turns(rollout: Rollout) -> tuple[tuple[int, int], ...]:
+    """Give the spans of the tokens that the policy chose; each has a token before it."""
+    if any(start == 0 < end for start, end in rollout.turns):
         raise ValueError(
             f"rollout {rollout.key} starts with a response token: nothing stands before it that "
             "could predict it. Give the prompt at least one token, for example a start-of-text "
             "token."
         )
-    return response
+    return rollout.turns

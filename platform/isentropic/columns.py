@@ -40,6 +40,8 @@ COLUMNS: dict[str, Column] = {
     "is_teacher": Column("rollout.is_teacher", bool, single=True),
 }
 
+_GET = {name: attrgetter(column.path) for name, column in COLUMNS.items()}
+
 # Columns that weigh a loss, by the samples they go over. Set per update: each is a share of all
 # tokens of its minibatch.
 WEIGHTS: dict[str, Callable[[Sample], bool]] = {
@@ -48,19 +50,40 @@ WEIGHTS: dict[str, Callable[[Sample], bool]] = {
 }
 
 
-def columns(sample: Sample) -> dict[str, NDArray]:
-    """Read the columns of one sample, [N] each; those it lacks are left out."""
-    tokens = sample.rollout.num_response_tokens
+def has(sample: Sample) -> tuple[str, ...]:
+    """Name the columns that a sample has."""
+    return tuple(name for name, get in _GET.items() if get(sample) is not None)
+
+
+def columns(samples: Sequence[Sample], floats: type | None = None) -> dict[str, NDArray]:
+    """Read the columns of samples, laid end to end: [N] each. One that any sample lacks is left out.
+
+    Args:
+        floats: what float32 is widened to; None leaves it.
+    """
+    lengths = [sample.rollout.num_response_tokens for sample in samples]
     read: dict[str, NDArray] = {}
     for name, column in COLUMNS.items():
-        value = attrgetter(column.path)(sample)
+        values = [_GET[name](sample) for sample in samples]
+        dtype = column.dtype if floats is None or column.dtype is bool else floats
         if column.single:
-            read[name] = np.full(tokens, value, dtype=column.dtype)
-        elif value is not None:
-            read[name] = np.asarray(value, dtype=column.dtype)
-    wrong = {name: len(value) for name, value in read.items() if len(value) != tokens}
-    assert not wrong, f"rollout {sample.rollout.key} has {tokens} response tokens, but {wrong}"
+            narrow = np.array(values, dtype=column.dtype).astype(dtype)
+            read[name] = np.repeat(narrow, lengths)
+        elif all(value is not None for value in values):
+            _check_lengths(name, values, samples, lengths)
+            # Every value is float32 first: a number must not depend on who reads it.
+            parts = [np.asarray(value, dtype=column.dtype) for value in values]
+            read[name] = np.concatenate(parts, dtype=dtype) if parts else np.zeros(0, dtype)
     return read
+
+
+def _check_lengths(
+    name: str, values: Sequence[NDArray], samples: Sequence[Sample], lengths: Sequence[int]
+) -> None:
+    for value, sample, tokens in zip(values, samples, lengths, strict=True):
+        assert len(value) == tokens, (
+            f"rollout {sample.rollout.key} has {tokens} response tokens, but {len(value)} of {name}"
+        )
 
 
 def join(parts: Sequence[NDArray], dtype: type = np.float32) -> NDArray:

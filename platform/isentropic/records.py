@@ -102,6 +102,7 @@ class Rollout:
     origin: str = POLICY
     reward: float = float("nan")  # NaN: not graded yet
     shaped_reward: float = float("nan")
+    texts: tuple[str, ...] = ()  # the turns in words, once they were decoded to be graded
 
     @property
     def response_mask(self) -> NDArray[np.bool_]:

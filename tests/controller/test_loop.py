@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from isentropic.controller.reporting import Reporter
 from isentropic.controller.storage.ledger import ledger_path, read_batch
 from isentropic.metrics.sinks.terminal import PHASES, Terminal
 
@@ -47,6 +48,24 @@ def test_line_zero_and_evaluations(fake_run):
     assert lines[0]["eval/entropy"] == pytest.approx(np.log(8), abs=1e-6)
     assert not any(key.startswith("entropy/") for key in lines[0])
     assert lines[1]["entropy/mean"] == pytest.approx(np.log(8), abs=1e-6)
+
+
+def test_updates_are_accounted_for_while_weights_are_published(fake_run, fakes, monkeypatch):
+    """At 7 B and 25 M tokens both take half a minute; one after the other, ranks would wait."""
+    events, begin = [], Reporter.begin
+
+    class Learner(fakes["learner"]):
+        async def publish(self):
+            events.append("publish")
+            return await super().publish()
+
+    def noted(reporter, step):
+        events.append("account")
+        begin(reporter, step)
+
+    monkeypatch.setattr(Reporter, "begin", noted)
+    fake_run("run.steps=2", learner=Learner()).run()
+    assert events == ["publish", "account", "publish", "account", "publish"]
 
 
 def test_the_policy_learns(fake_run):

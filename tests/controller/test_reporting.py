@@ -70,6 +70,39 @@ def test_the_line_has_the_means_of_the_updates_but_of_their_facts(trained):
     assert not {"grad_norm", "skipped"} & line.keys() and set(FACTS) <= rows[0].keys()
 
 
+def test_what_was_begun_early_is_what_the_line_says(trained):
+    """Begun right after the training, or by the report itself: the same line, rows and tokens."""
+    overrides = ("accounting.ledger.every=1", "learner.updates_per_rollout=2")
+    lines, rows, tokens = [], [], []
+    for folder in ("early", "late"):
+        run, step = trained(*overrides, folder=folder)
+        reporter = Reporter(run.config, run.lines)
+        if folder == "early":
+            reporter.begin(step)
+            begun = [step.drawn, *step.accounts]
+            assert len(begun) == 1 + 2
+        reporter.step(step)
+        lines.append(run.stable[1])
+        rows.append(repr(run.lines.updates[1]))
+        tokens.append(step.attribution)
+    assert lines[0] == lines[1] and rows[0] == rows[1]
+    assert [part["update"].tolist()[0] for part in tokens[0]] == [0, 1]
+    for early, late in zip(*tokens, strict=True):
+        assert {name: values.tolist() for name, values in early.items()} == {
+            name: values.tolist() for name, values in late.items()
+        }
+
+
+def test_an_error_of_the_accounting_comes_out_of_the_report(trained):
+    """Its thread has nobody to tell it to."""
+    run, step = trained()
+    step.updates[0] = replace(step.updates[0], logprob=step.updates[0].logprob[:-1])
+    reporter = Reporter(run.config, run.lines)
+    reporter.begin(step)
+    with pytest.raises(AssertionError, match="differ in length"):
+        reporter.step(step)
+
+
 def test_a_skipped_update_is_in_no_mean_and_in_no_sum(trained):
     """Its gradient was not finite: it moved nothing, and would turn the line's numbers into NaN."""
     run, step = trained("accounting.ledger.every=1", "learner.updates_per_rollout=2")

@@ -1,6 +1,7 @@
 """Waves to graded groups: the same draws give the same rollouts, in one order."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -77,6 +78,33 @@ def test_a_rollout_says_what_it_was_drawn_for_and_from(fake_run, fakes):
     assert clock.tokens == sum(rollout.num_response_tokens for rollout in groups[0].rollouts)
 
 
+def test_turns_are_decoded_once_and_not_in_the_event_loop(fake_run, fakes):
+    """A token costs 0.1 to 0.2 us; engines would wait for their next prompts meanwhile."""
+    threads = []
+
+    class Chat(fakes["chat"]):
+        def turn_texts(self, rollout):
+            threads.append(threading.current_thread())
+            return super().turn_texts(rollout)
+
+    class Grader:
+        async def grade(self, rollouts):
+            return [float(len(rollout.texts[0])) for rollout in rollouts]
+
+    run = fake_run()
+    run.pool.weights = fakes["weights"](0, np.zeros(8))
+    sampler = run.sampler(grader=Grader())
+    sampler._chat = Chat()
+    groups, _ = asyncio.run(
+        sampler.draw_step(Plan(wave(new_prompts=4, group_size=4)), 0, DRAWN_FROM, Clock())
+    )
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    assert [rollout.texts for rollout in rollouts] == [
+        tuple(fakes["chat"]().turn_texts(rollout)) for rollout in rollouts
+    ]
+    assert len(threads) == 16 and threading.main_thread() not in threads
+
+
 def test_evaluation_goes_round_the_held_out_prompts(fake_run, fakes):
     """Four are held out: the fifth prompt is the first again, with a draw of its own."""
     run = fake_run()
@@ -103,13 +131,21 @@ def test_a_response_never_leaves_the_window(fake_run, fakes):
 
 def test_a_broken_engine_leaves_no_grading_behind(fake_run, fakes):
     """Its error comes out, and the grading of what was finished is ended with it."""
-    run = fake_run()
-    run.pool.weights, run.pool.fail_at = fakes["weights"](0, np.zeros(8)), 10
-    left = []
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            async for completions in super().generate(requests):
+                yield completions
+                await begun.wait()
+
+    run = fake_run(pool=Pool(fail_at=10))
+    run.pool.weights = fakes["weights"](0, np.zeros(8))
+    left, begun = [], asyncio.Event()
 
     class Grader:
         async def grade(self, rollouts):
             try:
+                begun.set()
                 await asyncio.sleep(60)
             finally:
                 left.append(len(rollouts))

@@ -1,15 +1,31 @@
 """What the model reads between two turns, and what is read of its turns."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from isentropic.models.tiny import CHAT_TEMPLATE, END, build_tokenizer, character_tokenizer
-from isentropic.records import Prompt
+from isentropic.records import Prompt, Rollout, RolloutKey
 from isentropic.tasks.chat import MARK, Chat
 
 PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "1+2="},), answer="3")
+ROLLOUT = Rollout(
+    key=RolloutKey("train", 0, 0, 0),
+    prompt=PROMPT,
+    token_ids=np.array(build_tokenizer().encode("1+2=5")),
+    turns=((4, 5),),
+    rollout_logprob=np.zeros(1, dtype=np.float32),
+    temperature=1.0,
+    seed=0,
+    finish_reason="stop",
+    step=1,
+    policy_version=0,
+)
 
 
 def chat_with(template, **values):
@@ -116,3 +132,59 @@ def test_a_tokenizer_that_lacks_what_a_chat_needs(missing, message):
     setattr(tokenizer, missing, None)
     with pytest.raises(ValueError, match=message):
         Chat(tokenizer)
+
+
+def byte_level():
+    """A tokenizer whose tokens may end in the middle of a character."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        special_tokens=[END, "<think>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["so is the sum of the sums"], trainer)
+    return {"tokenizer_object": tokenizer, "eos_token": END, "chat_template": CHAT_TEMPLATE}
+
+
+class Whispering(PreTrainedTokenizerFast):
+    """Writes its texts in a way of its own."""
+
+    def _decode(self, token_ids, **values):
+        return super()._decode(token_ids, **values).lower()
+
+
+@pytest.mark.parametrize(
+    ("made", "direct"),
+    [
+        pytest.param(lambda: PreTrainedTokenizerFast(**byte_level()), True, id="bytes"),
+        pytest.param(build_tokenizer, True, id="characters"),
+        pytest.param(lambda: Whispering(**byte_level()), False, id="with a text of its own"),
+    ],
+)
+def test_texts_are_those_that_the_tokenizer_writes(made, direct):
+    """Decoded directly or not: a check, and a reader of the ledger, see what transformers gives."""
+    tokenizer = made()
+    chat = Chat(tokenizer)
+    assert (chat._backend is not None) == direct
+    rng = np.random.default_rng(0)
+    turns = [rng.integers(0, len(tokenizer), size=length) for length in (0, 1, 40, 400)]
+    said = [turn[~np.isin(turn, chat._unread)].tolist() for turn in turns]
+    assert chat.decode(turns) == [tokenizer.decode(part) for part in said]
+
+
+def test_what_was_decoded_is_not_decoded_again():
+    rollout = replace(ROLLOUT, texts=("said before",))
+    assert Chat(build_tokenizer()).turn_texts(rollout) == ["said before"]
+    assert Chat(build_tokenizer()).turn_texts(ROLLOUT) == ["5"]
+
+
+def test_prompts_can_be_read_while_turns_are_decoded():
+    """Decoding has a thread of its own; a tokenizer must not refuse because it is in use."""
+    chat = Chat(PreTrainedTokenizerFast(**byte_level()))
+    ids = chat.prompt_ids(PROMPT)
+    turns = [np.random.default_rng(0).integers(2, 200, size=20_000)] * 4
+    with ThreadPoolExecutor(2) as threads:
+        decoding = [threads.submit(chat.decode, turns) for _ in range(6)]
+        while not all(each.done() for each in decoding):
+            np.testing.assert_array_equal(chat.prompt_ids(PROMPT), ids)
+    assert len({tuple(each.result()) for each in decoding}) == 1

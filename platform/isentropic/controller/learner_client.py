@@ -1,5 +1,9 @@
-"""The learner's side of a step, in records: score rollouts, train on samples. `batching` packs."""
+"""The learner's side of a step, in records: score rollouts, train on samples.
 
+`batching` packs, in a thread: the event loop feeds the engines meanwhile.
+"""
+
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -53,14 +57,9 @@ class LearnerClient:
         """Token statistics of each rollout under the current weights."""
         if not rollouts:
             return {}
-        batches = batching.score_batches(
-            rollouts,
-            self._learner.num_batches,
-            self._config.learner.microbatch_tokens,
-            self._attention_share,
-        )
+        batches = await asyncio.to_thread(self._packed, rollouts)
         results = await self._learner.score(batches, reference=reference and self._reference)
-        scores = batching.unpack_scores(batches, results, len(rollouts))
+        scores = await asyncio.to_thread(batching.unpack_scores, batches, results, len(rollouts))
         return {rollout.key: score for rollout, score in zip(rollouts, scores, strict=True)}
 
     async def rescore(self, samples: Sequence[Sample]) -> list[Sample]:
@@ -100,7 +99,8 @@ class LearnerClient:
             return [], version
         config = self._config
         plan = batching.plan_updates(samples, count, self._order)
-        batches, weights = batching.step_batches(
+        batches, weights = await asyncio.to_thread(
+            batching.step_batches,
             step=step,
             samples=samples,
             plan=plan,
@@ -115,48 +115,69 @@ class LearnerClient:
             ],
             attention_share=self._attention_share,
         )
-        results = await self._learner.update(self._with_contexts(batches, contexts))
-        updates: list[Update] = []
-        for index, members in enumerate(plan):
-            ranks = [result.updates[index] for result in results]
-            packed = [batch.updates[index] for batch in batches]
-            rows = batching.unpack_columns(
-                packed, [(rank.logprob, rank.entropy) for rank in ranks], len(members)
-            )
-            updates.append(
-                Update(
-                    samples=tuple(samples[member] for member in members),
-                    weights=weights[index],
-                    coefficients=coefficients,
-                    term_coefficients=term_coefficients,
-                    seed=batches[0].seeds[index],
-                    policy_version=version + sum(not update.skipped for update in updates),
-                    logprob=join([logprob for logprob, _ in rows]),
-                    entropy=join([entropy for _, entropy in rows]),
-                    grad_norm=ranks[0].grad_norm,
-                    skipped=ranks[0].skipped,
-                    learning_rate=ranks[0].learning_rate,
-                    seconds=max(rank.seconds for rank in ranks),
-                    mfu=_mean_mfu(results),
-                    books=join_books(packed, ranks, len(members)),
-                )
-            )
+        batches = await asyncio.to_thread(self._with_contexts, batches, contexts)
+        results = await self._learner.update(batches)
+        updates = await asyncio.to_thread(
+            _unpacked, samples, plan, weights, batches, results, version
+        )
         return updates, results[0].policy_version
+
+    def _packed(self, rollouts: Sequence[Rollout]) -> list[list[MicroBatch]]:
+        """Packs rollouts that are only to be scored: by rank, its microbatches."""
+        return batching.score_batches(
+            rollouts,
+            self._learner.num_batches,
+            self._config.learner.microbatch_tokens,
+            self._attention_share,
+        )
 
     def _with_contexts(
         self, batches: Sequence[StepBatch], contexts: Sequence[Rollout]
     ) -> list[StepBatch]:
         """Gives each rank its part of the rollouts that books are kept over."""
-        packed = batching.score_batches(
-            contexts,
-            self._learner.num_batches,
-            self._config.learner.microbatch_tokens,
-            self._attention_share,
-        )
+        packed = self._packed(contexts)
         return [
             replace(batch, contexts=tuple(rank))
             for batch, rank in zip(batches, packed, strict=True)
         ]
+
+
+def _unpacked(
+    samples: Sequence[Sample],
+    plan: Sequence[Sequence[int]],
+    weights: Sequence[dict[str, list[float]]],
+    batches: Sequence[StepBatch],
+    results: Sequence[StepResult],
+    version: int,
+) -> list[Update]:
+    """What the ranks answered, by update, in the order of its samples."""
+    sent = batches[0]
+    updates: list[Update] = []
+    for index, members in enumerate(plan):
+        ranks = [result.updates[index] for result in results]
+        packed = [batch.updates[index] for batch in batches]
+        rows = batching.unpack_columns(
+            packed, [(rank.logprob, rank.entropy) for rank in ranks], len(members)
+        )
+        updates.append(
+            Update(
+                samples=tuple(samples[member] for member in members),
+                weights=weights[index],
+                coefficients=sent.coefficients,
+                term_coefficients=sent.term_coefficients,
+                seed=sent.seeds[index],
+                policy_version=version + sum(not update.skipped for update in updates),
+                logprob=join([logprob for logprob, _ in rows]),
+                entropy=join([entropy for _, entropy in rows]),
+                grad_norm=ranks[0].grad_norm,
+                skipped=ranks[0].skipped,
+                learning_rate=ranks[0].learning_rate,
+                seconds=max(rank.seconds for rank in ranks),
+                mfu=_mean_mfu(results),
+                books=join_books(packed, ranks, len(members)),
+            )
+        )
+    return updates
 
 
 def join_books(

@@ -117,6 +117,7 @@ class Controller:
         if probe or self._config.rollout.max_staleness == 1:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
+        self._reporter.begin(step)
 
         # Engines on the learner's GPUs may evaluate once weights are published, and have its memory
         # then: it measures before that. Engines on GPUs of their own draw on while it measures.

@@ -1,12 +1,15 @@
 """What a step leaves in numbers: its line of metrics.jsonl, the rows of its updates, alarms."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isentropic.config import Config
 from isentropic.controller.probe import probe_gap, probe_max, token_gaps
@@ -92,6 +95,19 @@ class UpdateTokens:
         return None if self.leaves.d_entropy is None else self.leaves.d_entropy.numpy()
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the accounting found for one update."""
+
+    row: dict[str, float]  # of updates.jsonl
+    tokens: dict[str, NDArray] | None = None  # for attribution/; None if it has no books
+
+
+def threads() -> int:
+    """How many updates are accounted for at a time: a part of the CPUs that this process may use."""
+    return min(8, max(1, len(os.sched_getaffinity(0)) // 4))
+
+
 def update_tokens(config: Config, update: Update) -> UpdateTokens:
     """Differentiates the loss of an update by its tokens again, from what the learner returned."""
     table = token_table(
@@ -133,6 +149,7 @@ class Reporter:
         self._explained = Explained()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
         self._none_in_a_row = 0  # steps without an update
+        self._threads = ThreadPoolExecutor(threads(), thread_name_prefix="accounting")
 
     def start(self, evaluation: Evaluation, scores: Mapping[RolloutKey, TokenScores]) -> None:
         """Writes line 0: the policy before any update, on held-out prompts.
@@ -146,13 +163,28 @@ class Reporter:
         metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
         self._hand_out(0, metrics | self._evaluation(0, evaluation))
 
+    def begin(self, step: Step) -> None:
+        """Begins what costs most of the line, in threads; `step` takes what they found.
+
+        The step must be trained. Weights go to the engines meanwhile.
+        """
+        step.drawn = self._threads.submit(self._drawn, step)
+        measured = 0
+        for update in [*step.updates, *step.replayed]:
+            step.accounts.append(self._threads.submit(self._account, step.step, update, measured))
+            measured += update.books is not None
+
     def step(self, step: Step) -> Decision:
         """Writes the line of a step and the rows of its updates; what the step's alarms ask for."""
         start = time.perf_counter()
-        rows = [self._update_row(step, update) for update in step.updates]
-        replayed = [self._update_row(step, update) for update in step.replayed]
+        if step.drawn is None:
+            self.begin(step)
+        accounts = [account.result() for account in step.accounts]
+        step.attribution = [account.tokens for account in accounts if account.tokens is not None]
+        rows = [account.row for account in accounts[: len(step.updates)]]
+        replayed = [account.row for account in accounts[len(step.updates) :]]
         metrics: dict[str, Any] = {"policy_version": step.policy_version}
-        metrics |= self._drawn(step) | self._trained(step, _made(rows)) | step.metrics
+        metrics |= step.drawn.result() | self._trained(step, _made(rows)) | step.metrics
         metrics |= {
             f"replay/{name}": value
             for name, value in _means(_made(replayed)).items()
@@ -224,8 +256,12 @@ class Reporter:
         metrics["update/samples"] = len(step.samples)
         return metrics
 
-    def _update_row(self, step: Step, update: Update) -> dict[str, float]:
-        """The row of an update: the accounting of its tokens, and the panel of other objectives."""
+    def _account(self, step: int, update: Update, number: int) -> Account:
+        """Accounts for one update: its tokens, and the panel of other objectives.
+
+        Args:
+            number: of the step's updates with books, which one it is, or would be.
+        """
         config = self._config
         coefficients = update.coefficients
         tokens = update_tokens(config, update)
@@ -255,12 +291,23 @@ class Reporter:
             table,
             push,
             self._panel,
-            step=step.step,
+            step=step,
             seed=update.seed,
             p_split=p_split,
             effect=None if update.books is None else self._effect(update, tokens),
         )
-        return row | self._books_row(step, update, tokens)
+        if update.books is None:
+            return Account(row)
+        contribution = tokens.contribution(update)
+        row |= update_ledger(
+            table,
+            update.samples,
+            update.books,
+            contribution,
+            sides=tokens.sides(update),
+            p_split=p_split,
+        )
+        return Account(row, token_columns(number, table, update.samples, contribution, push))
 
     def _effect(self, update: Update, tokens: UpdateTokens) -> Callable[[Array], float]:
         """Makes the function from a push to its nats along the real step, added terms included."""
@@ -274,25 +321,6 @@ class Reporter:
             push = alone.d_logprob.numpy() - tokens.leaves.d_logprob.numpy()
             of_terms = of_push(push, tokens.d_entropy).sum()
         return lambda push: float(of_push(push, None).sum() + of_terms)
-
-    def _books_row(self, step: Step, update: Update, tokens: UpdateTokens) -> dict[str, float]:
-        """The books of an update, and its tokens for attribution/; nothing if not measured."""
-        if update.books is None:
-            return {}
-        contribution = tokens.contribution(update)
-        step.attribution.append(
-            token_columns(
-                len(step.attribution), tokens.table, update.samples, contribution, tokens.push
-            )
-        )
-        return update_ledger(
-            tokens.table,
-            update.samples,
-            update.books,
-            contribution,
-            sides=tokens.sides(update),
-            p_split=self._config.accounting.p_split,
-        )
 
     def _change(self, step: Step) -> dict[str, float]:
         """The entropy change of the step, measured on some contexts."""

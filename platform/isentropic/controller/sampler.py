@@ -239,10 +239,18 @@ class Sampler:
         )
 
     async def _grade(self, rollouts: list[Rollout]) -> list[Rollout]:
+        # In a thread: the event loop, which hands engines their next prompts, would stand still.
+        rollouts = await asyncio.to_thread(self._in_words, rollouts)
         rewards = await self._grader.grade(rollouts)
         return [
             replace(rollout, reward=reward)
             for rollout, reward in zip(rollouts, rewards, strict=True)
+        ]
+
+    def _in_words(self, rollouts: Iterable[Rollout]) -> list[Rollout]:
+        """Decodes the turns, once for all who read them: the check, the ledger, encoders."""
+        return [
+            replace(rollout, texts=tuple(self._chat.turn_texts(rollout))) for rollout in rollouts
         ]
 
 

@@ -5,8 +5,10 @@ They lie below the rest of controller/, as `records.py` lies below the whole pac
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -117,6 +119,10 @@ class Step:
     updates: list[Update] = field(default_factory=list)
     replayed: list[Update] = field(default_factory=list)
     fates: dict[RolloutKey, Fate] = field(default_factory=dict)
+    # What `Reporter.begin` has begun: metrics of what was drawn; of each update, then of each
+    # replayed one, what it did.
+    drawn: Future[dict[str, Any]] | None = None
+    accounts: list[Future[Any]] = field(default_factory=list)
     # Per measured update, the columns of attribution/step_*.parquet.
     attribution: list[dict[str, np.ndarray]] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)  # of the method's stages

@@ -37,8 +37,11 @@ def high_by_sensitivity(sensitivity: Array) -> Mask:
 
 def class_index(advantage: Array, high: Mask) -> NDArray[np.int64]:
     """Returns [N] index into CLASSES."""
-    index = np.where(advantage > 0, np.where(high, 0, 1), np.where(high, 2, 3))
-    return np.where(advantage == 0, 4, index)
+    # In bytes: nested choices between int64 take 20 times as long, and every update makes six.
+    index = ~(advantage > 0) * np.int8(2)
+    index += ~high
+    index[advantage == 0] = 4
+    return index.astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isentropic.columns import COLUMNS, WEIGHTS, columns, join
+from isentropic.columns import WEIGHTS, columns
 from isentropic.records import Sample
 
 Array = NDArray[np.float64]
@@ -65,17 +65,12 @@ def token_table(
             returned them.
     """
     lengths = np.array([sample.rollout.num_response_tokens for sample in samples], dtype=np.int64)
-    parts = [columns(sample) for sample in samples]
-    names = [name for name in COLUMNS if all(name in part for part in parts)]
-    read = {name: join([part[name] for part in parts]) for name in names}
-    read |= {"logprob": np.asarray(logprob), "entropy": np.asarray(entropy)}
+    # float64 from the start: sums over many tokens are taken of them.
+    read = columns(samples, floats=np.float64)
     read |= {name: np.repeat(np.array(weights[name], np.float64), lengths) for name in WEIGHTS}
     return TokenTable(
         sequence_id=np.repeat(np.arange(len(samples)), lengths),
-        **{name: _exact(column) for name, column in read.items()},
+        logprob=np.asarray(logprob, np.float64),
+        entropy=np.asarray(entropy, np.float64),
+        **read,
     )
-
-
-def _exact(column: NDArray) -> NDArray:
-    """Widen floats to float64: sums over many tokens are taken of them."""
-    return column.astype(np.float64) if column.dtype.kind == "f" else column

@@ -70,6 +70,28 @@ def test_round_trip(batch, tmp_path):
             np.testing.assert_array_equal(getattr(old, field.name), getattr(new, field.name))
 
 
+def test_more_rows_than_a_block_has_come_back_in_order(batch, tmp_path, monkeypatch):
+    monkeypatch.setattr("isentropic.controller.storage.ledger.BLOCK_ROWS", 3)
+    texts = {rollout.key: [str(rollout.key.draw)] for rollout in batch.rollouts}
+    table = pq.read_table(write_batch(tmp_path, batch, texts))
+    assert table["response"].to_pylist() == [["9"], ["9"], ["9"], ["4"]]
+    again = read_batch(tmp_path, 3)
+    assert [row.key for row in again.rollouts] == [row.key for row in batch.rollouts]
+    assert [row.reward for row in again.rollouts] == [1.0, 1.0, 1.0, 0.1]
+
+
+def test_no_dictionary_is_made_of_tokens(batch, tmp_path):
+    """It would hold about every logprob once, beside its index: larger, and twice the time."""
+    columns = pq.ParquetFile(write_batch(tmp_path, batch, {})).metadata.row_group(0)
+    encodings = {
+        columns.column(place).path_in_schema.split(".")[0]: columns.column(place).encodings
+        for place in range(columns.num_columns)
+    }
+    assert "RLE_DICTIONARY" in encodings["prompt"]
+    for name in ("token_ids", "rollout_logprob"):
+        assert "RLE_DICTIONARY" not in encodings[name]
+
+
 def test_ledgers_of_earlier_versions_have_less_about_a_prompt(batch, tmp_path):
     path = write_batch(tmp_path, batch, {})
     table = pq.read_table(path)
@@ -159,6 +181,16 @@ def rewritten(path, **columns):
             {"token_ids": pa.array([[5, 6, 7, 8, -1]] * 4, pa.list_(pa.int32()))},
             "has the token -1",
             id="a negative token",
+        ),
+        pytest.param(
+            {"token_ids": pa.array([[5, 6, None, 8, 9]] * 4, pa.list_(pa.int32()))},
+            "column token_ids lacks values",
+            id="a token that is missing",
+        ),
+        pytest.param(
+            {"rollout_logprob": pa.array([[-0.1, -0.2], None] * 2, pa.list_(pa.float32()))},
+            "column rollout_logprob lacks values",
+            id="a row without logprobs",
         ),
         pytest.param({"turns": [[[2, 3], [4, 6]]] * 4}, "turns", id="a turn outside the tokens"),
         pytest.param({"turns": [[[2, 4], [3, 4]]] * 4}, "turns", id="turns that overlap"),

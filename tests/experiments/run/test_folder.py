@@ -160,6 +160,11 @@ def test_changed_keys_leaves_out_what_computes_nothing():
     ) == {"gone": "gone: 1 -> not set", "new": "new: not set -> None"}
 
 
+def test_runs_of_earlier_versions_go_on_with_as_many_reward_workers_as_there_are_cpus_for():
+    assert changed_keys({"rewards": {"workers": 2}}, {"rewards": {"workers": None}}) == {}
+    assert changed_keys({"rewards": {"timeout_s": 2}}, {"rewards": {"timeout_s": 3}})
+
+
 def test_a_loss_term_is_off_if_it_is_absent_or_null():
     """Configs of earlier versions have the nulls; those of today leave the key out."""
     old = {"terms": {"name": "kl", "kl": {"coef": 0.1}, "nll": None, "entropy_bonus": None}}

@@ -112,6 +112,33 @@ def make_workers(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # no check wrote a file
 
 
+@pytest.mark.parametrize(
+    ("cpus", "workers", "lanes"),
+    [
+        pytest.param(16, None, 8, id="half of the CPUs"),
+        pytest.param(1, None, 2, id="two at least: one may hang"),
+        pytest.param(16, 3, 3, id="as many as were asked for"),
+    ],
+)
+def test_as_many_checks_run_at_a_time_as_the_node_can_make(
+    make_workers, monkeypatch, cpus, workers, lanes
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cpus)))
+    graders, running, most = make_workers(HostileTask(), workers=workers, batch_size=1), 0, 0
+
+    async def check(batch, timeout_s):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return [1.0] * len(batch)
+
+    graders._pool.check = check
+    assert grade(graders, ["1"] * 20) == [1.0] * 20
+    assert most == lanes
+
+
 class CutTask(HostileTask):
     def grade_truncated(self, prompt, turns):
         return 0.25

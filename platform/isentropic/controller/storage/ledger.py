@@ -9,16 +9,18 @@ import json
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from isentropic.columns import cut, join
 from isentropic.durable import replace_durably
 from isentropic.records import FinishReason, Group, Prompt, Rollout, RolloutKey
 
@@ -45,6 +47,10 @@ SCHEMA = pa.schema(
     ]
 )
 
+# Values in lists, such as logprobs, hardly ever repeat: a dictionary of them would cost time, and
+# make the file larger.
+DICTIONARIES = [field.name for field in SCHEMA if not pa.types.is_list(field.type)]
+BLOCK_ROWS = 4096  # made into arrays at once: their texts must have less than 2 GiB
 ROUNDING = 1e-3  # nats: a logprob of a sure token may be a little above 0
 
 
@@ -74,11 +80,8 @@ def ledger_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}.parquet"
 
 
-def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str]]) -> Path:
+def write_batch(folder: Path, batch: Batch, texts: Mapping[RolloutKey, Sequence[str]]) -> Path:
     """Writes the step's file durably; `texts` are the decoded turns, for people to read."""
-    rows = [
-        _row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)
-    ]
     header = {
         "step": batch.step,
         "next_draw": batch.next_draw,
@@ -90,10 +93,18 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     text = json.dumps(header)
     # The checksum of parquet's pages covers the rows, not this text.
     metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    rollouts = [*batch.rollouts, *batch.teachers]
+    blocks = [rollouts[start : start + BLOCK_ROWS] for start in range(0, len(rollouts), BLOCK_ROWS)]
+    table = pa.concat_tables(_table(block, texts) for block in blocks or [[]])
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            temporary,
+            compression="zstd",
+            use_dictionary=DICTIONARIES,
+            write_page_checksum=True,
+        )
     return path
 
 
@@ -122,7 +133,7 @@ def read_batch(folder: Path, step: int, *, vocab_size: int | None = None) -> Bat
             raise ValueError("a bit of its metadata has changed")
         _check_columns(table.schema)
         header = json.loads(metadata[b"isentropic"])
-        rollouts = [_rollout(row) for row in table.to_pylist()]
+        rollouts = [_rollout(row) for row in _rows(table)]
         _check_keys(header, rollouts)
         _check_siblings(header, rollouts)
         for row, rollout in enumerate(rollouts):
@@ -246,33 +257,70 @@ def _batch(header: dict, rollouts: Sequence[Rollout]) -> Batch:
     )
 
 
-def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
-    prompt = rollout.prompt
-    return {
-        "step": rollout.step,
-        "policy_version": rollout.policy_version,
-        "source_step": rollout.source_step,
-        **rollout.key._asdict(),
-        "prompt_id": prompt.prompt_id,
-        "prompt": json.dumps(
-            {
-                "messages": prompt.messages,
-                "answer": prompt.answer,
-                "media": prompt.media,
-                "metadata": prompt.metadata,
-                "reward_right": prompt.reward_right,
-            }
-        ),
-        "response": list(texts),
-        "reward": rollout.reward,
-        "finish_reason": rollout.finish_reason,
-        "temperature": rollout.temperature,
-        "seed": rollout.seed,
-        "origin": rollout.origin,
-        "turns": [list(span) for span in rollout.turns],
-        "token_ids": rollout.token_ids.astype(np.int32),
-        "rollout_logprob": rollout.rollout_logprob,
+def _table(rollouts: Sequence[Rollout], texts: Mapping[RolloutKey, Sequence[str]]) -> pa.Table:
+    """Makes one row per rollout. No token becomes a Python object: millions of them take minutes."""
+    prompts = {id(rollout.prompt): rollout.prompt for rollout in rollouts}
+    written = {place: _prompt_text(prompt) for place, prompt in prompts.items()}
+    columns: dict[str, Any] = {
+        **{
+            name: [getattr(rollout.key, name) for rollout in rollouts]
+            for name in RolloutKey._fields
+        },
+        "prompt_id": [rollout.prompt.prompt_id for rollout in rollouts],
+        "prompt": [written[id(rollout.prompt)] for rollout in rollouts],
+        "response": [list(texts.get(rollout.key, ())) for rollout in rollouts],
+        "turns": [[list(span) for span in rollout.turns] for rollout in rollouts],
+        "token_ids": _lists([rollout.token_ids for rollout in rollouts], np.int32),
+        "rollout_logprob": _lists([rollout.rollout_logprob for rollout in rollouts], np.float32),
     }
+    return pa.table(
+        [
+            pa.array(
+                columns[name]
+                if name in columns
+                else [getattr(rollout, name) for rollout in rollouts],
+                type=SCHEMA.field(name).type,
+            )
+            for name in SCHEMA.names
+        ],
+        schema=SCHEMA,
+    )
+
+
+def _lists(arrays: Sequence[NDArray], dtype: type) -> pa.ListArray:
+    """Lays arrays end to end as one column, a list per row."""
+    ends = np.cumsum([0, *map(len, arrays)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(join(arrays, dtype).astype(dtype)))
+
+
+def _prompt_text(prompt: Prompt) -> str:
+    return json.dumps(
+        {
+            "messages": prompt.messages,
+            "answer": prompt.answer,
+            "media": prompt.media,
+            "metadata": prompt.metadata,
+            "reward_right": prompt.reward_right,
+        }
+    )
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """Gives the rows; their tokens and logprobs as arrays, for the same reason as in `_table`."""
+    arrays = {name: _arrays(name, table[name]) for name in ("token_ids", "rollout_logprob")}
+    for index, row in enumerate(table.drop_columns(list(arrays)).to_pylist()):
+        yield row | {name: column[index] for name, column in arrays.items()}
+
+
+def _arrays(name: str, column: pa.ChunkedArray) -> list[NDArray]:
+    """Gives a column of lists as one array per row; raises ValueError if a value is missing."""
+    arrays: list[NDArray] = []
+    for chunk in column.chunks:
+        values = chunk.flatten()
+        if chunk.null_count or values.null_count:
+            raise ValueError(f"its column {name} lacks values")
+        arrays += cut(values.to_numpy(zero_copy_only=False), chunk.value_lengths().to_numpy())
+    return arrays
 
 
 def _rollout(row: dict) -> Rollout:
@@ -288,9 +336,9 @@ def _rollout(row: dict) -> Rollout:
     return Rollout(
         key=RolloutKey(row["split"], row["draw"], row["wave"], row["sample"]),
         prompt=prompt,
-        token_ids=np.asarray(row["token_ids"], dtype=np.int64),
+        token_ids=np.array(row["token_ids"], dtype=np.int64),
         turns=tuple((start, end) for start, end in row["turns"]),
-        rollout_logprob=np.asarray(row["rollout_logprob"], dtype=np.float32),
+        rollout_logprob=np.array(row["rollout_logprob"], dtype=np.float32),
         temperature=row["temperature"],
         seed=row["seed"],
         finish_reason=row["finish_reason"],

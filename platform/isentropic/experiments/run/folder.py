@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "cluster",
     "weights",
     "learner.collective_timeout_s",
+    "rewards.workers",
     "rollout.probe_tolerance",
     "accounting.ledger",
     "alarms",

@@ -45,6 +45,14 @@ class RewardError(RuntimeError):
     """No check can be made, or so many in a row failed that the task itself must be wrong."""
 
 
+def spare_cpus() -> int:
+    """How many checks this node can make at a time, if the rest of its CPUs go to the run itself.
+
+    Half of what this process may use, and 2 at least: one check that hangs must not hold up all.
+    """
+    return max(2, len(os.sched_getaffinity(0)) // 2)
+
+
 class WorkerPool:
     """Walled processes that check answers.
 

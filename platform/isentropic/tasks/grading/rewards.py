@@ -10,7 +10,14 @@ from isentropic.checks import check_range
 from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.grading.pool import CRASHED, KINDS, TIMED_OUT, RewardError, WorkerPool
+from isentropic.tasks.grading.pool import (
+    CRASHED,
+    KINDS,
+    TIMED_OUT,
+    RewardError,
+    WorkerPool,
+    spare_cpus,
+)
 from isentropic.tasks.grading.wall import Wall
 from isentropic.tasks.grading.worker import Item, Outcome, check
 
@@ -21,7 +28,7 @@ log = logging.getLogger(__name__)
 class RewardsConfig:
     """Values live in conf/rewards/default.yaml."""
 
-    workers: int
+    workers: int | None  # null: half of the CPUs that the run's own process may use, 2 at least
     timeout_s: float  # wall clock for one check
     deadline_s: float  # for one call of `grade`; checks not made by then count as timed out
     memory_gib: float  # address space of a worker
@@ -32,7 +39,8 @@ class RewardsConfig:
     max_errors_in_a_row: int | None
 
     def __post_init__(self) -> None:
-        check_range("rewards.workers", self.workers, at_least=1, at_most=1024)
+        if self.workers is not None:
+            check_range("rewards.workers", self.workers, at_least=1, at_most=1024)
         check_range("rewards.batch_size", self.batch_size, at_least=1)
         check_range("rewards.timeout_s", self.timeout_s, at_least=0.01)
         check_range(
@@ -148,7 +156,8 @@ class RewardWorkers:
                     batches[index], min(self._config.timeout_s, left)
                 )
 
-        await asyncio.gather(*(lane() for _ in range(min(self._config.workers, len(batches)))))
+        lanes = min(self._config.workers or spare_cpus(), len(batches))
+        await asyncio.gather(*(lane() for _ in range(lanes)))
         return outcomes
 
     async def _count(self, outcome: Outcome, prompt: Prompt) -> None:
