@@ -32,6 +32,7 @@ def read_rows(
     columns: Mapping[str, Reader],
     limit: int | None,
     on_bad_row: str,
+    key: str = "task.path",
     say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
@@ -42,6 +43,7 @@ def read_rows(
         columns: name -> what reads its value, or raises BadValue. `a.b` is the column b inside a.
         limit: ends the reading after so many good rows.
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
+        key: where the path stands in the config, for errors.
         say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
@@ -50,7 +52,7 @@ def read_rows(
     check_choice("task.on_bad_row", on_bad_row, ("refuse", "skip"))
     rows: list[Row] = []
     bad: dict[str, list[tuple[Place, Any]]] = {}
-    for place, row in announced(read_source(path, split), f"reading rows of {path}", say):
+    for place, row in announced(read_source(path, split, key), f"reading rows of {path}", say):
         try:
             rows.append(_read_row(row, columns))
         except BadValue as error:
