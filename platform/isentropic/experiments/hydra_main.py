@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
-from isentropic.experiments.settings.conf import CONF
+from isentropic.experiments.settings.conf import CONF, search_path, take_config_dirs
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.overrides import for_hydra
 from isentropic.experiments.settings.presets import check_presets, name_presets
@@ -48,8 +48,8 @@ def hydra_main(job: Job) -> Callable[..., int]:
 
 
 def _run_hydra(job: Job) -> int:
-    arguments = sys.argv[1:]
-    refuse_secrets(arguments)
+    refuse_secrets(sys.argv[1:])
+    arguments = take_config_dirs(sys.argv[1:])
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:
@@ -61,7 +61,7 @@ def _run_hydra(job: Job) -> int:
 
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = for_hydra(arguments)
+    sys.argv[1:] = [*for_hydra(arguments), *search_path()]
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
