@@ -20,7 +20,7 @@ OPTIONS = {
     "replay": {"run", "step", "exact"},
     "attribute": {"run", "steps", "contexts", "by", "exact", "ranks", "name"},
     "evaluate": {"run", "step", "samples", "prompts", "temperature", "top_p", "task"},
-    "export": {"run", "step", "to", "dtype"},
+    "export": {"run", "step", "to", "dtype", "push"},
     "report": {"out"},
     "submit": {"address", "name", "runs", "follow", "dry"},
     "train": set(),
