@@ -42,6 +42,10 @@ def test_messages_name_the_command_that_was_typed(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["isentropic", "sweep", "--help"])
     assert console.main() == 0
     assert "isentropic sweep experiment=ce_gppo_tiny" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["isentropic", "train", "--help"])
+    with pytest.raises(SystemExit):  # by Hydra
+        console.main()
+    assert "Trains one run: isentropic train experiment=ce_gppo_tiny" in capsys.readouterr().out
     assert as_started("try python jobs/report.py a (jobs/submit.py)") == (
         "try isentropic report a (isentropic submit)"
     )

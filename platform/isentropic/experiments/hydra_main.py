@@ -4,9 +4,11 @@ This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspell
 once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -21,8 +23,10 @@ from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
 from isentropic.experiments.settings.conf import CONF, search_path, take_config_dirs
 from isentropic.experiments.settings.errors import explain
+from isentropic.experiments.settings.options import HELP
 from isentropic.experiments.settings.overrides import for_hydra
 from isentropic.experiments.settings.presets import check_presets, name_presets
+from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.names import name_sweep_job
 
 GO_ON = "go on with resume=auto"
@@ -62,11 +66,25 @@ def _run_hydra(job: Job) -> int:
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [*for_hydra(arguments), *search_path()]
+    program = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        if set(arguments) & set(HELP):
+            _print_help(program)
+        else:
+            program()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(explain(error, arguments)) from error
     return max(codes, default=DONE)
+
+
+def _print_help(program: Callable[[], None]) -> None:
+    """Print what Hydra prints before it exits, with commands as the reader would type them."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            program()
+    finally:
+        print(as_started(text.getvalue().rstrip()))
 
 
 def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
