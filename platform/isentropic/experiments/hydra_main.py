@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
-from isentropic.experiments.settings.conf import CONF, search_path, take_config_dirs
+from isentropic.experiments.settings.conf import CONF, CONFIG_DIR, search_path, take_config_dirs
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.options import HELP
 from isentropic.experiments.settings.overrides import for_hydra
@@ -44,11 +44,15 @@ def hydra_main(job: Job) -> Callable[..., int]:
     def main() -> int:
         begin()
         # Before the imports, which take seconds; --help and --cfg print only what they were asked.
-        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        if not any(_is_flag(argument) for argument in sys.argv[1:]):
             print("reading the config", file=sys.stderr, flush=True)
         return exit_code(lambda: _run_hydra(job), go_on=GO_ON)
 
     return main
+
+
+def _is_flag(argument: str) -> bool:
+    return argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR
 
 
 def _run_hydra(job: Job) -> int:

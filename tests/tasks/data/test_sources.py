@@ -91,6 +91,28 @@ def test_places(tmp_path, name, places):
     assert found == [f"{tmp_path}/{place}" for place in places]
 
 
+@pytest.mark.parametrize(
+    ("column", "row", "meant"),
+    [
+        ("problem", {"id": 1, "question": "1+1"}, "Did you mean 'question'?"),
+        ("answer", {"problem": "p", "extra": {"ground_truth": "2"}}, "'extra.ground_truth'?"),
+        ("problem", {"problems": "p", "question": "q"}, "Did you mean 'problems'?"),
+        ("problem", {"id": 1, "level": 2}, "no column 'problem'. Columns: id, level"),
+    ],
+)
+def test_the_column_that_is_meant(tmp_path, column, row, meant):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError) as error:
+        read_rows(
+            str(tmp_path / "a.jsonl"),
+            split="",
+            columns={column: as_text},
+            limit=None,
+            on_bad_row="refuse",
+        )
+    assert meant in str(error.value)
+
+
 def test_a_row_of_a_table_with_other_fields_than_its_head(tmp_path):
     (tmp_path / "a.csv").write_text("problem,answer\n1+1,2\n1+2,3,4\n1+3\n")
     rows, skipped = read_rows(

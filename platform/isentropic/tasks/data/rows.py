@@ -11,6 +11,11 @@ from isentropic.tasks.progress import announced, say_on_stderr
 
 SHOWN = 5  # places of a kind of bad row that an error lists
 SHOWN_KINDS = 10
+# What data sets call the same column: the spelling is far, the meaning is near.
+ALIKE = (
+    ("problem", "question", "prompt", "query", "instruction", "input", "messages"),
+    ("answer", "final_answer", "expected_answer", "ground_truth", "solution", "target", "label"),
+)
 ROLES = ("system", "user", "assistant")
 Row = dict[str, Any]
 Messages = tuple[dict[str, str], ...]
@@ -149,11 +154,18 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
         if not isinstance(value, Mapping) or name not in value:
             names = list(_names(row))
             raise BadValue(
-                f"no column {column!r}.{nearest(column, names)} "
+                f"no column {column!r}.{_meant(column, names)} "
                 f"Columns: {', '.join(names) or 'none'}"
             )
         value = value[name]
     return value
+
+
+def _meant(column: str, names: list[str]) -> str:
+    """ " Did you mean 'question'?" for the nearest column by spelling, else by meaning."""
+    alike = next((group for group in ALIKE if column.rpartition(".")[2] in group), ())
+    found = [name for word in alike for name in names if name.rpartition(".")[2].lower() == word]
+    return nearest(column, names) or (f" Did you mean {found[0]!r}?" if found else "")
 
 
 def _names(row: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
