@@ -80,6 +80,20 @@ def test_what_tab_offers(line, expected, monkeypatch, tmp_path):
     assert candidates(line, list(console.COMMANDS)) == expected
 
 
+@pytest.mark.parametrize("flag", ["--config-dir {}", "--config-dir={}"])
+def test_tab_knows_presets_of_ones_own(flag, tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mathematics.yaml").write_text("defaults: [math, _self_]")
+    line = f"isentropic train {flag.format(tmp_path)} task=math"
+    assert candidates(line, list(console.COMMANDS)) == [
+        "task=math ",
+        "task=math500 ",
+        "task=mathematics ",
+    ]
+    assert candidates(f"{line}ematics task.path", list(console.COMMANDS)) == ["task.path="]
+    assert candidates("isentropic train task=mathe", list(console.COMMANDS)) == []
+
+
 def test_bash_completes_as_documented(tmp_path):
     """The script is evaluated as the help says; bash cuts words at `=`, and puts them together."""
     command = tmp_path / "isentropic"

@@ -52,7 +52,7 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
     before = [part for part in before[1:] if part]
     if not before:
         return _starting(word, [f"{name} " for name in commands])
-    command, given = before[0], before[1:]
+    command, given = before[0], _searched(before[1:])
     if command == "train":
         return _overrides(word, given)
     if command not in commands:
@@ -67,6 +67,14 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
         return _starting(word, [f"run={name} " for name in _runs()])
     names = [*taken.options, *([f"{name} " for name in _runs()] if taken.names_runs else [])]
     return [*_starting(word, names), *(_overrides(word, given) if taken.overrides else [])]
+
+
+def _searched(words: Sequence[str]) -> list[str]:
+    """Search the folders of `--config-dir`; return the other words, all if one is no folder."""
+    try:
+        return take_config_dirs(words)
+    except ValueError:
+        return list(words)
 
 
 class Taken(NamedTuple):
@@ -115,8 +123,8 @@ def _overrides(word: str, given: Sequence[str]) -> list[str]:
 def _keys(given: Sequence[str]) -> Mapping[str, object]:
     """Return the keys of what the words before choose; of the defaults if they do not compose."""
     try:
-        composed = compose_raw(take_config_dirs([each for each in given if "=" in each]))
-    except (HydraException, OmegaConfBaseException, ValueError):
+        composed = compose_raw([each for each in given if "=" in each])
+    except (HydraException, OmegaConfBaseException):
         composed = compose_raw()
     return flat(OmegaConf.to_container(composed, resolve=False))
 
