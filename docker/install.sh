@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs isentropic; make, both container images and CI share this script.
 #
-#   docker/install.sh cpu|cuda [dev]
+#   docker/install.sh cpu|cuda [all|dev]    all: what single tasks and methods need; dev: the tests too
 #   docker/install.sh vlm    afterwards, on CPUs: what vLLM needs to read images
 #
 # PYTHON=python3.12   the interpreter (default: the first of python3.11, python3.12, python3 that fits)

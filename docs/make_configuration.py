@@ -246,9 +246,14 @@ def _instances(prefix: str, section: type) -> Iterator[dict[str, Any]]:
 
 
 def _with_defaults(path: Path) -> dict[str, Any]:
-    """A choice's values; what it takes from another choice (/objective@base: dapo) stands in them."""
+    """A choice's values, on those of the choice that it begins with (`defaults: [math, _self_]`).
+
+    What it takes from another choice (/objective@base: dapo) stands in them.
+    """
     values = _read(path)
     for entry in values.pop("defaults", []):
+        if isinstance(entry, str) and entry != "_self_":
+            values = _with_defaults(path.with_name(f"{entry}.yaml")) | values
         for where, choice in entry.items() if isinstance(entry, Mapping) else ():
             group, at, key = where.strip("/").partition("@")
             values |= {key: _read(CONF / group / f"{choice}.yaml")} if at else {}

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
+from importlib.util import find_spec
 from itertools import pairwise
 from numbers import Real
 
@@ -96,6 +97,21 @@ def check_path(key: str, path: str) -> None:
         raise ValueError(
             f"{key} has a name of {longest} bytes in it ({path[:40]}...); file systems allow "
             f"{NAME_BYTES}. Choose a shorter one."
+        )
+
+
+def check_package(module: str, *, extra: str, key: str, instead: str = "") -> None:
+    """Raise ValueError if a package that only some choices need is not installed.
+
+    Args:
+        extra: of this package, which has it.
+        key: what needs it, as it is written: tracking.tensorboard=true.
+        instead: what else to do.
+    """
+    if find_spec(module) is None:
+        raise ValueError(
+            f"{key} needs the package {module}, and it is not installed. Install it: pip install "
+            f"'isentropic[{extra}]' (in a checkout: pip install -e '.[{extra}]'){instead}."
         )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from isentropic.experiments import console
+from isentropic.experiments.completion import candidates
+from isentropic.experiments.started import as_started
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,6 +36,84 @@ def test_a_command_reads_the_arguments_after_its_name(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["isentropic", "export", "--help"])
     assert console.main() == 0
     assert "to=<folder>" in capsys.readouterr().out
+
+
+def test_messages_name_the_command_that_was_typed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["isentropic", "sweep", "--help"])
+    assert console.main() == 0
+    assert "isentropic sweep experiment=ce_gppo_tiny" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["isentropic", "train", "--help"])
+    with pytest.raises(SystemExit):  # by Hydra
+        console.main()
+    assert "Trains one run: isentropic train experiment=ce_gppo_tiny" in capsys.readouterr().out
+    assert as_started("try python jobs/report.py a (jobs/submit.py)") == (
+        "try isentropic report a (isentropic submit)"
+    )
+    monkeypatch.setattr(sys, "argv", ["jobs/sweep.py"])
+    assert as_started("try python jobs/report.py a") == "try python jobs/report.py a"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("isentropic rep", ["replay ", "report "]),
+        ("isentropic train mod", ["model.", "model="]),
+        ("isentropic train learner.lr", ["learner.lr=", "learner.lr_schedule="]),
+        ("isentropic train task=ma", ["task=math ", "task=math500 "]),
+        ("isentropic train task=math task.pro", ["task.problem_column="]),
+        ("isentropic train task=nope task.lev", ["task.levels="]),  # as if it were not there
+        ("isentropic train rollout.g", ["rollout.group_size="]),
+        ("isentropic sweep name=x ear", ["early_stop="]),
+        ("isentropic sweep objective.b", ["objective.beta1=", "objective.beta2="]),
+        ("isentropic branch run=de", ["run=demo "]),
+        ("isentropic report de", ["demo "]),
+        ("isentropic submit tr", ["train "]),
+        ("isentropic submit train addr", ["address="]),
+        ("isentropic submit train experiment=ce_gppo_7", ["experiment=ce_gppo_7b "]),
+        ("isentropic tarin x", []),
+    ],
+)
+def test_what_tab_offers(line, expected, monkeypatch, tmp_path):
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "config.yaml").touch()
+    monkeypatch.setenv("ISENTROPIC_RUNS", str(tmp_path))
+    assert candidates(line, list(console.COMMANDS)) == expected
+
+
+@pytest.mark.parametrize("flag", ["--config-dir {}", "--config-dir={}"])
+def test_tab_knows_presets_of_ones_own(flag, tmp_path):
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mathematics.yaml").write_text("defaults: [math, _self_]")
+    line = f"isentropic train {flag.format(tmp_path)} task=math"
+    assert candidates(line, list(console.COMMANDS)) == [
+        "task=math ",
+        "task=math500 ",
+        "task=mathematics ",
+    ]
+    assert candidates(f"{line}ematics task.path", list(console.COMMANDS)) == ["task.path="]
+    assert candidates("isentropic train task=mathe", list(console.COMMANDS)) == []
+
+
+def test_bash_completes_as_documented(tmp_path):
+    """The script is evaluated as the help says; bash cuts words at `=`, and puts them together."""
+    command = tmp_path / "isentropic"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m isentropic.experiments.console "$@"\n')
+    command.chmod(0o755)
+    script = f"""
+        PATH={tmp_path}:$PATH
+        eval "$(isentropic completion bash)"
+        complete -p isentropic >/dev/null || exit 1
+        COMP_LINE='isentropic train task=ma' COMP_POINT=24
+        _isentropic isentropic
+        printf '%s|' "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform")},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("math |math500 |", "")
 
 
 @pytest.mark.slow

@@ -152,6 +152,39 @@ def test_a_clash_is_settled_on_the_command_line(run):
     assert seen == [("clip", "overlong")]
 
 
+def own_presets(folder):
+    for name, text in {
+        "task/short.yaml": "defaults: [arithmetic, _self_]\nlevels: [2x1]",
+        "method/mine.yaml": "# @package _global_\ndefaults: [dapo, _self_]\nseed: 7",
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_presets_of_a_folder_of_ones_own(run, tmp_path):
+    folder = own_presets(tmp_path / "my presets")
+    seen = []
+    code, _, err = run(
+        "--config-dir", str(folder), "task=short", "method=mine",
+        job=lambda config, cfg: seen.append((config.task.levels, config.seed, cfg.run.preset)),
+    )  # fmt: skip
+    assert (code, seen) == (0, [(("2x1",), 7, "mine")]), err
+    code, _, err = run(f"--config-dir={folder}", "task=shrt")
+    assert code == 2 and "Did you mean 'short'" in err
+    code, _, err = run("task=short")  # of this command line, not of the last one
+    assert code == 2 and "task=short is not a choice" in err
+
+
+def test_presets_that_would_hide_ours(run, tmp_path):
+    folder = own_presets(tmp_path / "conf")
+    code, _, err = run("--config-dir", f"{folder}x")
+    assert code == 2 and f"--config-dir {folder}x is no folder" in err
+    (folder / "task" / "math.yaml").touch()
+    code, _, err = run("--config-dir", str(folder))
+    assert code == 2 and "has the name of a preset of isentropic, task=math" in err
+
+
 def test_multirun_gives_every_job_its_own_folder_and_goes_on_after_a_failure(run):
     folders = []
 

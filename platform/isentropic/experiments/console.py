@@ -7,6 +7,7 @@ from importlib import import_module
 from isentropic.checks import check_choice
 from isentropic.experiments.program import BAD_INPUT, DONE, refuse
 from isentropic.experiments.settings.options import HELP
+from isentropic.experiments.started import COMMAND
 
 COMMANDS = {
     "train": "one run",
@@ -15,6 +16,7 @@ COMMANDS = {
     "replay": "one recorded step, trained again",
     "evaluate": "a checkpoint's score on held-out prompts",
     "attribute": "who moved the entropy in recorded steps",
+    "show": "rollouts of a recorded step as text",
     "report": "one HTML file about runs, a sweep or branches",
     "export": "a checkpoint as a Hugging Face folder",
     "submit": "any of these on a Ray cluster, from a checkout of the project",
@@ -31,19 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return DONE if given else BAD_INPUT
     command = given[0]
+    if command == "completion":
+        from isentropic.experiments.completion import completion  # Hydra: not for --help
+
+        print(completion(given[1:], list(COMMANDS)))
+        return DONE
     try:
         check_choice("command", command, COMMANDS)
     except ValueError as error:
         return refuse(str(error))
     # Hydra and the commands read the rest where a script of their own would find it.
-    sys.argv = [f"isentropic {command}", *given[1:]]
+    sys.argv = [f"{COMMAND} {command}", *given[1:]]
     return import_module(f"isentropic.experiments.commands.{command}").main()
 
 
 def _help() -> str:
     rows = [f"  {name:<15}{what}" for name, what in COMMANDS.items()]
     head = "isentropic <command> key=value ...    (isentropic <command> --help shows its options)"
-    return "\n".join([head, "", *rows])
+    foot = 'TAB completes them after: eval "$(isentropic completion bash)"'
+    return "\n".join([head, "", *rows, "", foot])
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ This file imports neither torch nor Ray, so `--cfg job`, `--help` and a misspell
 once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import hydra
@@ -19,10 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
-from isentropic.experiments.settings.conf import CONF
+from isentropic.experiments.settings.conf import CONF, CONFIG_DIR, search_path, take_config_dirs
 from isentropic.experiments.settings.errors import explain
+from isentropic.experiments.settings.options import HELP
 from isentropic.experiments.settings.overrides import for_hydra
 from isentropic.experiments.settings.presets import check_presets, name_presets
+from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.names import name_sweep_job
 
 GO_ON = "go on with resume=auto"
@@ -40,16 +44,20 @@ def hydra_main(job: Job) -> Callable[..., int]:
     def main() -> int:
         begin()
         # Before the imports, which take seconds; --help and --cfg print only what they were asked.
-        if not any(argument.startswith("-") for argument in sys.argv[1:]):
+        if not any(_is_flag(argument) for argument in sys.argv[1:]):
             print("reading the config", file=sys.stderr, flush=True)
         return exit_code(lambda: _run_hydra(job), go_on=GO_ON)
 
     return main
 
 
+def _is_flag(argument: str) -> bool:
+    return argument.startswith("-") and argument.partition("=")[0] not in CONFIG_DIR
+
+
 def _run_hydra(job: Job) -> int:
-    arguments = sys.argv[1:]
-    refuse_secrets(arguments)
+    refuse_secrets(sys.argv[1:])
+    arguments = take_config_dirs(sys.argv[1:])
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:
@@ -61,12 +69,26 @@ def _run_hydra(job: Job) -> int:
 
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = for_hydra(arguments)
+    sys.argv[1:] = [*for_hydra(arguments), *search_path()]
+    program = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)
     try:
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)()
+        if set(arguments) & set(HELP):
+            _print_help(program)
+        else:
+            program()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ValueError(explain(error, arguments)) from error
     return max(codes, default=DONE)
+
+
+def _print_help(program: Callable[[], None]) -> None:
+    """Print what Hydra prints before it exits, with commands as the reader would type them."""
+    text = io.StringIO()
+    try:
+        with redirect_stdout(text):
+            program()
+    finally:
+        print(as_started(text.getvalue().rstrip()))
 
 
 def _load_and_run(job: Job, cfg: DictConfig) -> int | None:

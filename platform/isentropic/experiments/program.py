@@ -14,7 +14,9 @@ from typing import Any
 from isentropic.checks import refuse_secrets
 from isentropic.controller.protocols import NotStarted
 from isentropic.durable import NO_ROOM
+from isentropic.experiments.settings.conf import take_config_dirs
 from isentropic.experiments.settings.options import HELP, Commands, Options
+from isentropic.experiments.started import as_started
 from isentropic.folders import runs_folder, unset_empty, use_durable_folders
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,13 +44,13 @@ def program(job: Job, options: Options | Commands, *, go_on: str = "") -> Callab
     def main(arguments: Sequence[str] | None = None) -> int:
         given = list(sys.argv[1:] if arguments is None else arguments)
         if set(given) & set(HELP) or (not given and options.takes_something):
-            print(options.help())
+            print(as_started(options.help()))
             return DONE if given else BAD_INPUT
         begin()
 
         def run() -> int | None:
             refuse_secrets(given)
-            return job(*options.parse(given))
+            return job(*options.parse(take_config_dirs(given)))
 
         return exit_code(run, go_on=go_on)
 
@@ -118,7 +120,7 @@ def _code_of(job: Callable[[], int | None], go_on: str, folder: Path | None) -> 
 
 def refuse(message: str) -> int:
     """Say what the user gave that cannot be run, and return the exit code."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {as_started(message)}", file=sys.stderr)
     return BAD_INPUT
 
 

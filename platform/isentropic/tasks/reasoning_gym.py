@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.checks import check_choice, nearest
+from isentropic.checks import check_choice, check_package, nearest
 from isentropic.records import Prompt
 from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.grading import plain
@@ -230,6 +230,7 @@ def _check_generator(name: str, allow_nonsense: bool) -> None:
 
 def _create(config: ReasoningGymConfig, size: int) -> Any:
     """Creates the generator's data set, after a check of its parameters."""
+    check_package("reasoning_gym", extra="gym", key="task=reasoning_gym")
     from reasoning_gym.factory import DATASETS, create_dataset
 
     installed = version("reasoning-gym")

@@ -31,6 +31,17 @@ def test_what_is_evaluated_otherwise(recorded):
     assert evaluated_config(run, {"task": "reasoning_gym"}).task.name == "reasoning_gym"
 
 
+def test_a_benchmark_needs_no_problems_to_train_on(recorded):
+    run = RecordedRun(recorded[0])
+    options, overrides = OPTIONS.parse(["x", "task=aime24", "task.eval_path=aime24.jsonl"])
+    task = evaluated_config(run, options, overrides).task
+    assert (task.eval_path, task.path) == ("aime24.jsonl", "aime24.jsonl")
+    assert evaluated_config(run, {"task": "aime24"}).task.train_split == "train"
+    for given in ({}, options):
+        with pytest.raises(ValueError, match=r"'seed=1' is no option of evaluate"):
+            evaluated_config(run, given, ["seed=1"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -272,6 +272,22 @@ def test_the_next_commands_ask_the_same_cluster(tree, monkeypatch, capsys):
         ]
 
 
+def test_presets_of_ones_own_travel_or_are_refused(tree, monkeypatch, capsys):
+    monkeypatch.setattr(submit, "ROOT", tree)
+    (tree / "mine" / "task").mkdir(parents=True)
+    (tree / "mine" / "task" / "short.yaml").write_text("defaults: [arithmetic, _self_]")
+    (tree / "ignored" / "task").mkdir()
+    sent = []
+    cluster = Cluster()
+    cluster.submit_job = lambda **job: sent.append(job["entrypoint"])
+    monkeypatch.setattr(submit_client, "connect", lambda address: cluster)
+    given = ["train", "job=a", "follow=false", "task=short"]
+    assert submit.main([*given, f"--config-dir={tree}/mine"]) == 0
+    assert sent == ["python jobs/train.py task=short --config-dir=mine"]
+    assert submit.main([*given[:3], f"--config-dir={tree}/ignored"]) == 2
+    assert "is not among the files that a job takes along" in capsys.readouterr().err
+
+
 def job_environment(origin=None, **more):
     env = {
         "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://x.zip"}})
@@ -313,6 +329,7 @@ def test_where_a_job_writes(tmp_path, capsys):
 SCRIPTS = {
     "sweep": ["experiment=ce_gppo_tiny", "name=taken", "seed=0,1"],
     "branch": ["run=taken", "steps=1", "objective.beta1=0,1"],
+    "attribute": ["run=taken", "steps=1"],
     "evaluate": ["run=taken"],
     "export": ["runs/taken"],
     "replay": ["run=taken", "step=1"],

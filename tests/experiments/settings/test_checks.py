@@ -52,8 +52,14 @@ def test_what_fits_passes(default):
     [
         pytest.param(
             {"rollout__max_response_tokens": 65},
-            r"64 \+ 65 = 129, more than model\.max_length=128",
+            r"64 \+ 65 = 129, more than model\.max_length=128\. "
+            r"Set rollout\.max_response_tokens=64 or less",
             id="window",
+        ),
+        pytest.param(
+            {"rollout__max_prompt_tokens": 200},
+            r"more than model\.max_length=128\. Set both lower, such as 64 each, or a longer",
+            id="window, filled by the prompt",
         ),
         pytest.param(
             {

@@ -4,9 +4,12 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
+from isentropic.config import flat
 from isentropic.experiments.settings.compose import compose
-from isentropic.experiments.settings.errors import quoted
+from isentropic.experiments.settings.conf import compose_raw, groups
+from isentropic.experiments.settings.errors import CHOSEN_BY, SYNONYMS, quoted
 from isentropic.experiments.settings.overrides import (
     as_typed,
     grid,
@@ -126,6 +129,10 @@ def test_a_value_with_a_comma_is_shown_as_it_must_be_typed(argument, typed):
         ("num_generations=8", r"Did you mean 'rollout\.group_size'\?"),
         ("rollout.n=8", r"Did you mean 'rollout\.group_size'\?"),
         ("rollout.max_new_tokens=8", r"Did you mean 'rollout\.max_response_tokens'\?"),
+        ("actor_rollout_ref.rollout.n=8", r"Did you mean 'rollout\.group_size'\?"),
+        ("data.train_files=a", r"Did you mean 'task\.path'\? \(with task=math\)"),
+        ("trainer.total_epochs=1", r"Did you mean 'run\.steps'\?"),
+        ("generate_max_len=8", r"Did you mean 'rollout\.max_response_tokens'\?"),
         ("kl_coef=1", r"Did you mean 'terms\.kl\.coef'\?"),
         ("method=[[dapo]]", r"method must be chosen by name, got \[\['dapo'\]\]"),
         ("model=3", "model must be chosen by name, got 3"),
@@ -143,3 +150,15 @@ def test_a_sweep_that_is_no_text(tmp_path):
     path.write_bytes(b"grid: {seed: [1, 2]}  # caf\xe9")
     with pytest.raises(ValueError, match=r"own\.yaml cannot be read as YAML"):
         read_preset(str(path))
+
+
+def keys_of(*overrides):
+    return {*groups(), *flat(OmegaConf.to_container(compose_raw(overrides), resolve=False))}
+
+
+def test_every_key_that_stands_for_anothers_exists():
+    """Those that the defaults lack say which choice has them."""
+    default = keys_of()
+    assert {key for key in SYNONYMS.values() if key not in default} == set(CHOSEN_BY)
+    for key, choice in CHOSEN_BY.items():
+        assert key in keys_of(choice)

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from isentropic.metrics.sinks import tensorboard
+from isentropic import checks
 from isentropic.metrics.sinks.tensorboard import TensorboardSink, check_tensorboard
 
 INSTALLED = find_spec("tensorboard") is not None
@@ -31,7 +31,7 @@ def test_its_reader_reads_across_a_resume(tmp_path):
 
 
 def test_a_missing_package_is_refused_with_what_to_do(monkeypatch):
-    monkeypatch.setattr(tensorboard, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="is not installed"):
         check_tensorboard()
 

@@ -1,6 +1,7 @@
 """What is printed, if stdout is a terminal and if it is not."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -9,6 +10,7 @@ from isentropic.metrics.sinks.terminal import (
     Terminal,
     duration,
     moved_by,
+    now,
     sparkline,
     summary_lines,
 )
@@ -49,6 +51,19 @@ def test_one_plain_line_per_step_with_the_time_left():
         "gen tok/s 12,346  3.2 s  16 s left"
     )
     assert len(lines) == 4
+
+
+def test_lines_of_a_log_begin_with_the_time_of_day():
+    stream = io.StringIO()
+    terminal = Terminal(10, stream=stream, stamp=lambda: "11-26 02:31:05")
+    terminal.banner({"run": "runs/a"})
+    terminal.log(1, METRICS)
+    terminal.say("a note")
+    first, step, note = stream.getvalue().splitlines()
+    assert first == "run  runs/a"
+    assert step.startswith("11-26 02:31:05  step 1/10  reward 0.412")
+    assert note == "11-26 02:31:05  a note"
+    assert re.fullmatch(r"\d\d-\d\d \d\d:\d\d:\d\d", now())
 
 
 def test_a_step_that_trained_nothing_says_so():

@@ -91,6 +91,28 @@ def test_places(tmp_path, name, places):
     assert found == [f"{tmp_path}/{place}" for place in places]
 
 
+@pytest.mark.parametrize(
+    ("column", "row", "meant"),
+    [
+        ("problem", {"id": 1, "question": "1+1"}, "Did you mean 'question'?"),
+        ("answer", {"problem": "p", "extra": {"ground_truth": "2"}}, "'extra.ground_truth'?"),
+        ("problem", {"problems": "p", "question": "q"}, "Did you mean 'problems'?"),
+        ("problem", {"id": 1, "level": 2}, "no column 'problem'. Columns: id, level"),
+    ],
+)
+def test_the_column_that_is_meant(tmp_path, column, row, meant):
+    (tmp_path / "a.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError) as error:
+        read_rows(
+            str(tmp_path / "a.jsonl"),
+            split="",
+            columns={column: as_text},
+            limit=None,
+            on_bad_row="refuse",
+        )
+    assert meant in str(error.value)
+
+
 def test_a_row_of_a_table_with_other_fields_than_its_head(tmp_path):
     (tmp_path / "a.csv").write_text("problem,answer\n1+1,2\n1+2,3,4\n1+3\n")
     rows, skipped = read_rows(
@@ -110,6 +132,7 @@ def test_a_row_of_a_table_with_other_fields_than_its_head(tmp_path):
         ("files", "dev", r"split 'dev'"),
         ("empty", "train", r"It must be a file \(\.jsonl, .*a folder .*a data set of the Hub"),
         ("no/such-set", "train", r"task\.path=no/such-set with the split 'train' .*cannot be read"),
+        ("no such set", "train", r"task\.path=.*/no such set is no name of a data set"),
         ("no.csv", "train", r"there is no file .*no\.csv\. Did you mean 'a\.csv'"),
     ],
 )
@@ -149,3 +172,40 @@ def test_a_table_with_a_column_twice(tmp_path):
     (tmp_path / "a.csv").write_text("problem,answer,answer\n1+1,2,3\n")
     with pytest.raises(ValueError, match=r"a\.csv has 2 columns named 'answer'"):
         list(read_source(str(tmp_path / "a.csv"), "train"))
+
+
+class Hub:
+    """Stands for `datasets.load_dataset`: keeps what it was asked for."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.asked = []
+
+    def __call__(self, name, config, *, split, revision):
+        self.asked.append((name, config, split, revision))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return datasets.Dataset.from_list(self.answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("openai/gsm8k:main", ("openai/gsm8k", "main", "test", None)),
+        ("owner/a.b@v1.0", ("owner/a.b", None, "test", "v1.0")),
+        ("owner/name:a-b@refs/pr/1", ("owner/name", "a-b", "test", "refs/pr/1")),
+    ],
+)
+def test_a_data_set_of_the_hub(monkeypatch, path, asked):
+    hub = Hub(ROWS)
+    monkeypatch.setattr("datasets.load_dataset", hub)
+    found = list(read_source(path, "test"))
+    assert [row for _, row in found] == ROWS and hub.asked == [asked]
+    assert str(found[1][0]) == f"{path}[test] row 1"
+
+
+def test_without_a_network_the_key_and_the_way_out_are_named(monkeypatch):
+    monkeypatch.setattr("datasets.load_dataset", Hub(ConnectionError("Couldn't reach it")))
+    with pytest.raises(ValueError, match=r"task\.eval_path=a/b .*does not reach the Hub") as error:
+        list(read_source("a/b", "test", "task.eval_path"))
+    assert "give its files here (task.eval_path=<file or folder>)" in str(error.value)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from isentropic.checks import check_choice
 from isentropic.config import Config, is_under
 from isentropic.experiments.settings.compose import compose
-from isentropic.experiments.settings.conf import CONF, choices
+from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import parse
 from isentropic.experiments.settings.presets import as_names, preset_values
@@ -98,7 +98,7 @@ def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
         names = as_names(override.value()) if override.key_or_group == "method" else []
         for name in names:
             check_choice("method", name, choices("method"))
-            values = preset_values(CONF / "method" / f"{name}.yaml")
+            values = preset_values(preset_path("method", name))
             sections |= {key.partition(".")[0] for key in values}
         if not names:
             sections.add(override.key_or_group)

@@ -6,7 +6,7 @@ evaluations.
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from isentropic.experiments.program import program
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.conf import choices
-from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.load import MISSING, load
 from isentropic.experiments.settings.options import Option, Options, count, number, text
 
 LAST = "last"
@@ -52,32 +52,58 @@ OPTIONS = Options(
         Option("prompts", "<count>", "held-out prompts, at most (default: all)", count),
         Option("temperature", "<number>", "of the samples (default: the run's)", number),
         Option("top_p", "<number>", "of the samples (default: the run's)", number),
-        Option("task", "<name>", "another task's held-out set, by its preset in conf/task", text),
+        Option(
+            "task",
+            "<name>",
+            "another task's held-out set, by its preset in conf/task, such as math500; its keys may "
+            "follow: task.eval_path=<file>",
+            text,
+        ),
     ),
     words="run",
+    takes_overrides=True,
 )
 
 
 def run_evaluation(options: dict[str, Any], overrides: list[str]) -> None:
     """Evaluate, and keep the line."""
     run = recorded_run(options["run"])
-    config = evaluated_config(run, options)
+    config = evaluated_config(run, options, overrides)
     checkpoint = checkpoint_of(run, options.get("step", LAST))
     line = asyncio.run(evaluate(config, checkpoint))
     record(run.folder, {"step": step_of(checkpoint)} | line)
 
 
-def evaluated_config(run: RecordedRun, options: Mapping[str, Any]) -> Config:
-    """Return the run's config, with what is evaluated otherwise than it did."""
+def evaluated_config(
+    run: RecordedRun, options: Mapping[str, Any], overrides: Sequence[str] = ()
+) -> Config:
+    """Return the run's config, with what is evaluated otherwise than it did.
+
+    Raises:
+        ValueError: overrides of anything but the task that is given.
+    """
     config = run.config
+    for override in overrides:
+        if "task" not in options or not override.startswith("task."):
+            raise ValueError(
+                f"{override!r} is no option of evaluate. With task=<name>, keys of that task may "
+                "follow: task.<key>=<value>."
+            )
     if "task" in options:
         check_choice("task", options["task"], choices("task"))
-        cfg = compose([f"task={options['task']}"])
+        cfg = compose([f"task={options['task']}", *overrides])
         task = OmegaConf.to_container(cfg.task, resolve=True)
-        config = load(OmegaConf.create(run.values | {"task": task}))
+        config = load(OmegaConf.create(run.values | {"task": _held_out(task)}))
     values = {key: options[key] for key in EVALUATION if key in options}
     values.setdefault("prompts", sys.maxsize)
     return replace(config, evaluation=replace(config.evaluation, **values))
+
+
+def _held_out(task: dict[str, Any]) -> dict[str, Any]:
+    """Return the task's values; a benchmark needs no problems to train on."""
+    if task.get("path") == MISSING and task.get("eval_path"):
+        return task | {"path": task["eval_path"], "train_split": task["eval_split"]}
+    return task
 
 
 def checkpoint_of(run: RecordedRun, step: int | str) -> Path | None:

@@ -29,6 +29,12 @@ OPTIONS = Options(
             "of the weights (default: float32)",
             choice("float32", "bfloat16"),
         ),
+        Option(
+            "push",
+            "<owner>/<name>",
+            "uploads the folder as a model of the Hub; a new one is private",
+            text,
+        ),
     ),
     words="run",
     old={"--step": "step=", "--to": "to=", "--dtype": "dtype="},
@@ -38,6 +44,8 @@ OPTIONS = Options(
 def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     """Export, and say what the folder is good for."""
     run = find_run(options["run"])
+    if "push" in options:
+        check_push(options["push"])
     folder = export(
         run,
         step=options.get("step"),
@@ -47,6 +55,8 @@ def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     print(
         f"{folder}: transformers and vLLM load it; to train from it: model=path model.path={folder}"
     )
+    if "push" in options:
+        print(f"uploaded: {push_to_hub(folder, options['push'])}")
     from isentropic.experiments.run.card import serve_command
     from isentropic.experiments.run.recorded import RecordedRun
 
@@ -107,6 +117,43 @@ def export(
     )
     (to / "README.md").write_text(card, encoding="utf-8")
     return to
+
+
+def check_push(name: str) -> None:
+    """Raise ValueError if nothing could be uploaded: no name of a model, or no token of the Hub."""
+    from huggingface_hub import get_token
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"push={name} is no name of a model of the Hub: {error}") from error
+    if get_token() is None:
+        raise ValueError(
+            f"push={name} needs a token of the Hub, and this machine has none. Log in (hf auth "
+            "login), or set HF_TOKEN; leave push= out to export without uploading."
+        )
+
+
+def push_to_hub(folder: Path, name: str) -> str:
+    """Upload the exported folder; return its address.
+
+    Raises:
+        ConnectionError: the Hub was not reached, or refused it. The folder is whole.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    try:
+        address = str(hub.create_repo(name, private=True, exist_ok=True))
+        hub.upload_folder(repo_id=name, folder_path=folder, commit_message=f"Add {folder.name}")
+    except Exception as error:  # of several HTTP libraries, which share no class
+        reason = " ".join(str(error).split())
+        raise ConnectionError(
+            f"{folder} was written and not uploaded ({type(error).__name__}: {reason:.200}). Try "
+            f"again: hf upload {name} {folder}"
+        ) from error
+    return address
 
 
 def _checkpoint(run: Path, step: int | None) -> "tuple[Path, Manifest]":

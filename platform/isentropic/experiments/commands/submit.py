@@ -5,9 +5,8 @@
   python jobs/submit.py list | status <job> | logs <job> follow=true | stop <job>
 
 What is no option below goes to the script. The working tree is uploaded without what .gitignore
-names, outputs, data,
-caches and files of keys. No environment variable of this machine is forwarded: Ray shows a job's
-    environment in clear.
+names, outputs, data, caches and files of keys. No environment variable of this machine is
+forwarded: Ray shows a job's environment in clear.
 A cluster with a token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 """
 
@@ -25,12 +24,15 @@ from typing import Any
 from isentropic.config import check_name
 from isentropic.experiments.program import DONE, INTERRUPTED, program
 from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.conf import own_config_dirs
 from isentropic.experiments.settings.options import Commands, Option, Options, flag, text
+from isentropic.experiments.started import as_started
 from isentropic.experiments.submit import package as submit_package
 from isentropic.folders import ORIGIN, RUNS, origin
 
 ROOT = Path(__file__).resolve().parents[4]
-SCRIPTS = ("train", "sweep", "branch", "replay", "evaluate", "report", "export")
+SCRIPTS = ("train", "sweep", "branch", "replay", "evaluate", "attribute", "report", "export")
+LOOKS = ("status", "logs", "stop", "list")  # at jobs that are there
 STOP_WAIT_S = 600  # for the step under way and its checkpoint; then Ray kills the job
 
 ADDRESS = Option(
@@ -108,6 +110,7 @@ def _submit(options: Given, arguments: list[str]) -> int:
     name = options.get("job") or default_name(script, arguments)
     check_name("job", name)
     found = submit_package.package(ROOT)
+    arguments += own_presets(found)
     if options.get("dry"):
         _show(found)
         return DONE
@@ -173,6 +176,24 @@ def entrypoint(script: str, arguments: list[str]) -> str:
     return shlex.join(["python", f"jobs/{script}.py", *arguments])
 
 
+def own_presets(found: submit_package.Package) -> list[str]:
+    """Return the `--config-dir` of the job, whose working folder is the uploaded tree.
+
+    Raises:
+        ValueError: a folder that would stay behind.
+    """
+    flags = []
+    for folder in own_config_dirs():
+        inside = folder.relative_to(found.root) if folder.is_relative_to(found.root) else None
+        if inside is None or not any(name.startswith(f"{inside}/") for name in found.files):
+            raise ValueError(
+                f"--config-dir {folder} is not among the files that a job takes along. Put it into "
+                f"{found.root}, where .gitignore does not name it."
+            )
+        flags.append(f"--config-dir={inside}")
+    return flags
+
+
 def job_env(runs: str | None) -> dict[str, str]:
     """Return all variables that a job gets; each can be read by whoever sees the cluster."""
     return {
@@ -229,7 +250,7 @@ def _source() -> dict[str, str]:
 def _again(command: str, name: str, options: Given) -> str:
     """Return the command line of a further look at the job, on the same cluster."""
     address = f" address={options['address']}" if "address" in options else ""
-    return f"python jobs/submit.py {command} {name}{address}"
+    return as_started(f"python jobs/submit.py {command} {name}{address}")
 
 
 def _follow(client, name: str, options: Given) -> int:
@@ -336,11 +357,8 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-COMMANDS: dict[str, Callable[[Given], int]] = {
-    "status": _status,
-    "logs": _logs,
-    "stop": _stop,
-    "list": _list,
-}
+COMMANDS: dict[str, Callable[[Given], int]] = dict(
+    zip(LOOKS, (_status, _logs, _stop, _list), strict=True)
+)
 
 main = program(submit, OPTIONS)

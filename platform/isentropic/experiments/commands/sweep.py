@@ -18,6 +18,7 @@ from isentropic.experiments.program import DONE, RESUMABLE, program
 from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, text
 from isentropic.experiments.settings.overrides import read_preset
+from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.ledger import OVER, PLAN, SweepLedger, read_plan, write_plan
 from isentropic.experiments.sweep.plan import Trial, compose_trials, plan_of
 from isentropic.folders import runs_folder
@@ -116,7 +117,8 @@ def sweep(request: Request, root: Path | None = None) -> int:
             code = asyncio.run(queue.run(request.options.get("parallel")))
     _conclude(folder, ledger)
     if code == RESUMABLE:
-        print(f"stopped; go on with: python jobs/sweep.py name={folder.name} resume=auto")
+        again = f"python jobs/sweep.py name={folder.name} resume=auto"
+        print(as_started(f"stopped; go on with: {again}"))
     return code
 
 
@@ -183,10 +185,8 @@ def _conclude(folder: Path, ledger: SweepLedger) -> None:
             print(f"{row['id']:<5} {row['verdict']:<10} {row['number']}")
         print(write_report([folder], folder / "report.html", ended=True))
     except Exception as error:
-        print(
-            f"report: not written ({type(error).__name__}: {error}); try python jobs/report.py "
-            f"{folder}"
-        )
+        again = as_started(f"python jobs/report.py {folder}")
+        print(f"report: not written ({type(error).__name__}: {error}); try {again}")
     used = [
         row
         for row in ledger.rows.values()

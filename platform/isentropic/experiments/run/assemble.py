@@ -29,11 +29,12 @@ from isentropic.experiments.run.recorded import decoder
 from isentropic.experiments.run.stopping import SIGNALS, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.experiments.settings.checks import remarks
+from isentropic.experiments.started import as_started
 from isentropic.metrics.report import write_report
 from isentropic.metrics.sinks.csv import CsvSink
 from isentropic.metrics.sinks.jsonl import JsonlSink, read_lines
 from isentropic.metrics.sinks.tensorboard import TensorboardSink
-from isentropic.metrics.sinks.terminal import Terminal
+from isentropic.metrics.sinks.terminal import Terminal, now
 from isentropic.metrics.sinks.wandb import WandbSink
 from isentropic.tasks.grading.rewards import RewardWorkers
 
@@ -43,7 +44,7 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
     stopping = Stopping(config.checkpoint.stop_within_s)
-    terminal = Terminal(config.run.steps, samples=config.evaluation.samples)
+    terminal = Terminal(config.run.steps, samples=config.evaluation.samples, stamp=now)
     return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
 
 
@@ -84,7 +85,7 @@ async def run_with(
         wandb,
         *more,
         terminal,
-        Terminal(config.run.steps, samples=config.evaluation.samples, stream=text),
+        Terminal(config.run.steps, samples=config.evaluation.samples, stream=text, stamp=now),
         *panel,
     ]
     assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
@@ -299,9 +300,8 @@ def _conclude(terminal: Terminal, folder: Path, stopped: str | None) -> None:
         report = write_report([folder], folder / "report.html", ended=True, decoder=decoder)
         facts["report"] = str(report)
     except Exception as error:
-        facts["report"] = (
-            f"not written ({type(error).__name__}: {error}); try python jobs/report.py {folder}"
-        )
+        again = as_started(f"python jobs/report.py {folder}")
+        facts["report"] = f"not written ({type(error).__name__}: {error}); try {again}"
     if stopped:
         facts["stopped"] = f"{stopped}; go on with resume=auto"
     terminal.summary(rows, facts)

@@ -54,12 +54,17 @@ def _lengths(config: Config) -> None:
     rollout, window = config.rollout, config.model.max_length
     needed = rollout.max_prompt_tokens + rollout.max_response_tokens
     if needed > window:
+        left = window - rollout.max_prompt_tokens
+        # A prompt that fills the window leaves no room for any answer: then both have to shrink.
+        advice = (
+            f"rollout.max_response_tokens={left} or less"
+            if left > 0
+            else f"both lower, such as {window // 2} each"
+        )
         raise ValueError(
             "rollout.max_prompt_tokens + rollout.max_response_tokens is "
             f"{rollout.max_prompt_tokens} + {rollout.max_response_tokens} = {needed}, more than "
-            f"model.max_length={window}. Set "
-            f"rollout.max_response_tokens={max(1, window - rollout.max_prompt_tokens)} or less, or "
-            "a longer window."
+            f"model.max_length={window}. Set {advice}, or a longer window."
         )
 
 

@@ -77,10 +77,56 @@ SYNONYMS = {
     "run_name": "run.name",
     "project_name": "tracking.project",
     "wandb_project": "tracking.project",
+    # verl
+    "train_files": "task.path",
+    "val_files": "task.eval_path",
+    "prompt_key": "task.problem_column",
+    "total_training_steps": "run.steps",
+    "total_epochs": "run.steps",
+    "ppo_mini_batch_size": "learner.updates_per_rollout",
+    "ppo_micro_batch_size": "learner.microbatch_tokens",
+    "ppo_micro_batch_size_per_gpu": "learner.microbatch_tokens",
+    "ppo_max_token_len_per_gpu": "learner.microbatch_tokens",
+    "lr_warmup_steps": "learner.warmup_updates",
+    "tensor_model_parallel_size": "rollout.tensor_parallel",
+    "ulysses_sequence_parallel_size": "learner.context_parallel",
+    "gpu_memory_utilization": "rollout.kv_cache_gib",
+    "resume_mode": "resume",
+    "loss_agg_mode": "reduction",
+    "adv_estimator": "advantage",
+    # TRL
+    "epsilon_high": "objective.clip_high",
+    "num_train_epochs": "run.steps",
+    "lr_scheduler_type": "learner.lr_schedule",
+    "vllm_gpu_memory_utilization": "rollout.kv_cache_gib",
+    "vllm_tensor_parallel_size": "rollout.tensor_parallel",
+    "loss_type": "reduction",
+    "scale_rewards": "advantage",
+    "report_to": "tracking.wandb",
+    # OpenRLHF
+    "actor_learning_rate": "learner.lr",
+    "pretrain": "model.path",
+    "prompt_data": "task.path",
+    "eval_dataset": "task.eval_path",
+    "input_key": "task.problem_column",
+    "label_key": "task.answer_column",
+    "n_samples_per_prompt": "rollout.group_size",
+    "micro_train_batch_size": "learner.microbatch_tokens",
+    "prompt_max_len": "rollout.max_prompt_tokens",
+    "generate_max_len": "rollout.max_response_tokens",
+    "vllm_num_engines": "rollout.num_actors",
+    "eps_clip": "objective.clip_low",
+    "init_kl_coef": "terms.kl.coef",
+    "advantage_estimator": "advantage",
+    "save_path": "run.dir",
+    "wandb_run_name": "run.name",
 }
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 EXAMPLES = {bool: "true", int: "1", float: "0.5"}
 CHOSEN_BY = {"terms.kl.coef": "terms=kl", "terms.entropy_bonus.coef": "terms=entropy_bonus"}
+CHOSEN_BY |= {
+    f"task.{key}": "task=math" for key in ("path", "eval_path", "problem_column", "answer_column")
+}
 
 
 def explain(error: Exception, arguments: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from isentropic.checks import check_choice
 from isentropic.experiments.settings.annotations import annotation
-from isentropic.experiments.settings.conf import CONF, choices
+from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.errors import explain, quoted, refuse_renamed
 
 TEXT = (str, str | None)
@@ -106,7 +106,7 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file, or it is no YAML with keys.
     """
-    path = Path(name) if name.endswith(".yaml") else CONF / "sweep" / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else preset_path("sweep", name)
     try:
         there = path.is_file()
     except OSError as error:  # a name of more than 255 bytes

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
 from isentropic.config import flat, is_under
+from isentropic.experiments.settings.conf import CONF
 
 # Values that a method's preset brings and its slots read: ${papo.alpha}.
 PRESET_SECTIONS = ("papo", "oger", "uec")
@@ -24,14 +25,13 @@ def check_presets(settings: DictConfig) -> None:
         settings: `HydraConfig.get()`. The experiment settles a conflict of its own methods: it wins
             anyway.
     """
-    conf = _conf(settings)
     experiment = settings.runtime.choices.get("experiment")
     wins = _experiment_values(settings)
     given = _given(settings)
     methods = _methods(given, wins)
     keys = {override.key_or_group for override in given}
-    _check_known([override.key_or_group for override in given], conf / "method")
-    presets = {name: preset_values(conf / "method" / f"{name}.yaml") for name in methods}
+    _check_known([override.key_or_group for override in given], _folders(settings))
+    presets = {name: preset_values(_preset(settings, "method", name)) for name in methods}
     for name in set(methods) - set(as_names(wins.get("method"))):
         _beside_experiment(name, presets[name], str(experiment), wins, keys)
     _values_of_another_choice(str(experiment), wins, dict(settings.runtime.choices), keys)
@@ -57,16 +57,20 @@ def name_presets(cfg: DictConfig, settings: DictConfig) -> None:
     cfg.run.preset = " + ".join(dict.fromkeys(names))
 
 
-def _conf(settings: DictConfig) -> Path:
-    return next(
-        Path(source.path) for source in settings.runtime.config_sources if source.provider == "main"
-    )
+def _folders(settings: DictConfig) -> list[Path]:
+    """Return conf/, then the user's own folders."""
+    sources = settings.runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
+def _preset(settings: DictConfig, group: str, name: str) -> Path:
+    paths = [folder / group / f"{name}.yaml" for folder in _folders(settings)]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def _experiment_values(settings: DictConfig) -> dict[str, Any]:
     experiment = settings.runtime.choices.get("experiment")
-    path = _conf(settings) / "experiment" / f"{experiment}.yaml"
-    return preset_values(path) if experiment else {}
+    return preset_values(_preset(settings, "experiment", experiment)) if experiment else {}
 
 
 def _given(settings: DictConfig) -> list[Override]:
@@ -82,11 +86,12 @@ def _methods(given: Sequence[Override], wins: dict[str, Any]) -> list[str]:
     return as_names(chosen[-1] if chosen else wins.get("method"))
 
 
-def _check_known(keys: list[str], folder: Path) -> None:
+def _check_known(keys: list[str], folders: Sequence[Path]) -> None:
     """Refuse a key that is forced into a preset's section (+papo.foo=1) if no preset has it."""
     for key in keys:
         if key.partition(".")[0] in PRESET_SECTIONS:
-            known = {name for path in folder.glob("*.yaml") for name in preset_values(path)}
+            paths = [path for folder in folders for path in folder.glob("method/*.yaml")]
+            known = {name for path in paths for name in preset_values(path)}
             check_choice(
                 "config key", key, sorted(name for name in known if is_under(name, PRESET_SECTIONS))
             )
@@ -152,5 +157,7 @@ def preset_values(path: Path) -> dict[str, Any]:
         for key, choice in entry.items() if isinstance(entry, dict) else ():
             values[key.removeprefix("override").strip().lstrip("/")] = choice
         if isinstance(entry, str) and entry != "_self_":
-            values |= preset_values(path.with_name(f"{entry}.yaml"))
+            base = path.with_name(f"{entry}.yaml")
+            # A preset in a folder of the user's may begin with one of ours.
+            values |= preset_values(base if base.is_file() else CONF / path.parent.name / base.name)
     return values | flat(content)

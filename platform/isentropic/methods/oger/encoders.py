@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from isentropic.checks import check_choice
+from isentropic.checks import check_choice, check_package
 from isentropic.durable import replace_durably
 from isentropic.records import Floats
 
@@ -60,6 +60,7 @@ class TfidfEncoder:
     """Hashed word 1- to 3-grams, weighted by TF-IDF. For tests and small runs."""
 
     def __init__(self, corpus: Sequence[str]) -> None:
+        check_package("sklearn", extra="oger", key="oger.encoder=tfidf")
         from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
         self._hash = HashingVectorizer(

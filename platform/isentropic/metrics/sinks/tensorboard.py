@@ -2,20 +2,22 @@
 
 import math
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from isentropic.checks import check_package
 
 FOLDER = "tensorboard"
 
 
 def check_tensorboard() -> None:
     """Raises ValueError if the package is not installed."""
-    if find_spec("tensorboard") is None:
-        raise ValueError(
-            "tracking.tensorboard=true needs the package tensorboard, and it is not installed. "
-            "Install it (the extra `tensorboard` of this package has it), or use tracking.csv=true."
-        )
+    check_package(
+        "tensorboard",
+        extra="tensorboard",
+        key="tracking.tensorboard=true",
+        instead=", or use tracking.csv=true",
+    )
 
 
 class TensorboardSink:

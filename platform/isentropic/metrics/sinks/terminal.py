@@ -54,11 +54,14 @@ class Terminal:
         samples: int | None = None,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        stamp: Callable[[], str] = lambda: "",
     ) -> None:
         """
         Args:
             samples: the k of avg@k and pass@k.
+            stamp: what a plain line of a step, an alarm or a note begins with, such as `now`.
         """
+        self._stamp = stamp
         self._k = "k" if samples is None else str(samples)
         self._stream = stream or sys.stdout
         self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
@@ -106,7 +109,7 @@ class Terminal:
         if self._started is None or step == 0:
             self._started = (step, self._clock())
         if self._live is None:
-            self._say(self._line())
+            self.say(self._line())
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
         """Shows an alarm that is raised until it is cleared."""
@@ -119,7 +122,8 @@ class Terminal:
 
     def say(self, text: str) -> None:
         """Prints a line, above the live display."""
-        self._say(text)
+        stamp = self._stamp() if self._live is None else ""
+        self._say(f"{stamp}  {text}" if stamp else text)
 
     def summary(self, history: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> None:
         """Ends the display; prints held-out reward and entropy, first -> last, then `facts`."""
@@ -209,6 +213,11 @@ class Terminal:
         value = template.format(self._seen[name])
         is_old = name == "eval/avg_at_k" and self._evaluated < self._last["step"]
         return f"{value} (step {self._evaluated})" if is_old else value
+
+
+def now() -> str:
+    """Returns the day and the time of day, '11-26 02:31:05': a log that is read later has no other."""
+    return time.strftime("%m-%d %H:%M:%S")
 
 
 def moved_by(metrics: Mapping[str, Any]) -> str:

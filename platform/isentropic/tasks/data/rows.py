@@ -11,6 +11,11 @@ from isentropic.tasks.progress import announced, say_on_stderr
 
 SHOWN = 5  # places of a kind of bad row that an error lists
 SHOWN_KINDS = 10
+# What data sets call the same column: the spelling is far, the meaning is near.
+ALIKE = (
+    ("problem", "question", "prompt", "query", "instruction", "input", "messages"),
+    ("answer", "final_answer", "expected_answer", "ground_truth", "solution", "target", "label"),
+)
 ROLES = ("system", "user", "assistant")
 Row = dict[str, Any]
 Messages = tuple[dict[str, str], ...]
@@ -32,6 +37,7 @@ def read_rows(
     columns: Mapping[str, Reader],
     limit: int | None,
     on_bad_row: str,
+    key: str = "task.path",
     say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
@@ -42,6 +48,7 @@ def read_rows(
         columns: name -> what reads its value, or raises BadValue. `a.b` is the column b inside a.
         limit: ends the reading after so many good rows.
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
+        key: where the path stands in the config, for errors.
         say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
@@ -50,7 +57,7 @@ def read_rows(
     check_choice("task.on_bad_row", on_bad_row, ("refuse", "skip"))
     rows: list[Row] = []
     bad: dict[str, list[tuple[Place, Any]]] = {}
-    for place, row in announced(read_source(path, split), f"reading rows of {path}", say):
+    for place, row in announced(read_source(path, split, key), f"reading rows of {path}", say):
         try:
             rows.append(_read_row(row, columns))
         except BadValue as error:
@@ -147,11 +154,18 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
         if not isinstance(value, Mapping) or name not in value:
             names = list(_names(row))
             raise BadValue(
-                f"no column {column!r}.{nearest(column, names)} "
+                f"no column {column!r}.{_meant(column, names)} "
                 f"Columns: {', '.join(names) or 'none'}"
             )
         value = value[name]
     return value
+
+
+def _meant(column: str, names: list[str]) -> str:
+    """ " Did you mean 'question'?" for the nearest column by spelling, else by meaning."""
+    alike = next((group for group in ALIKE if column.rpartition(".")[2] in group), ())
+    found = [name for word in alike for name in names if name.rpartition(".")[2].lower() == word]
+    return nearest(column, names) or (f" Did you mean {found[0]!r}?" if found else "")
 
 
 def _names(row: Mapping[str, Any], prefix: str = "") -> Iterable[str]:

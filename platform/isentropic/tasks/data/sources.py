@@ -9,6 +9,7 @@ import errno
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,16 @@ from isentropic.checks import nearest
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 EXPECTED = (
     f"a file ({', '.join(FORMATS)}; .gz too), a folder (one that `datasets` saved, or one of data "
-    "files), or a data set of the Hub: owner/name, or owner/name:config"
+    "files), or a data set of the Hub: owner/name, owner/name:config, owner/name:config@revision"
+)
+# A data set of the Hub, the config that it is read in, and a branch, tag or commit of it.
+HUB_NAME = re.compile(
+    r"(?P<name>[\w-][\w.-]*(/[\w-][\w.-]*)?)(:(?P<config>[^@]+))?(@(?P<revision>\S+))?"
+)
+OFFLINE = (
+    " This machine does not reach the Hub: download the data set where there is a network, and give "
+    "its files here ({key}=<file or folder>). HF_HUB_OFFLINE=1 ends the attempts at once, and reads "
+    "what an earlier run has downloaded."
 )
 SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")  # by `save_to_disk`
 MAX_FIELD = 2**31 - 1  # characters of a csv field
@@ -43,8 +53,12 @@ class Place(NamedTuple):
         return f"{self.source}{self.number}"
 
 
-def read_source(path: str, split: str) -> Iterator[tuple[Place, Any]]:
+def read_source(path: str, split: str, key: str = "task.path") -> Iterator[tuple[Place, Any]]:
     """(place, row) of each row; the row is `Unreadable` if there is none.
+
+    Args:
+        split: of folders and data sets of the Hub.
+        key: where the path stands in the config, for errors.
 
     Raises:
         ValueError: there is no such source, or it cannot be read as a whole.
@@ -55,20 +69,20 @@ def read_source(path: str, split: str) -> Iterator[tuple[Place, Any]]:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ValueError(
-                f"task.path={path} has a name that is too long for this file system. It must be "
+                f"{key}={path} has a name that is too long for this file system. It must be "
                 f"{EXPECTED}."
             ) from error
     if file.is_dir():
-        return _folder(file, split)
+        return _folder(file, split, key)
     kind = Path(file.name.removesuffix(".gz")).suffix
     if kind not in FORMATS and not file.exists():
-        return _hub(path, split)
+        return _hub(path, split, key)
     if not file.is_file():
-        raise ValueError(f"task.path: there is no file {file.absolute()}.{_neighbour(file)}")
+        raise ValueError(f"{key}: there is no file {file.absolute()}.{_neighbour(file)}")
     if kind == ".parquet":
         return _parquet(file)
     if kind == ".arrow":
-        return _numbered(f"{file}: row ", _with_datasets(file, lambda: _arrow(file)))
+        return _numbered(f"{file}: row ", _with_datasets(file, lambda: _arrow(file), key))
     if kind in (".csv", ".tsv"):
         return _table(file, "\t" if kind == ".tsv" else ",")
     return _json(file) if kind == ".json" else _json_lines(file)
@@ -159,7 +173,7 @@ def _arrow(file: Path) -> Any:
     return datasets.Dataset.from_file(str(file))
 
 
-def _folder(folder: Path, split: str) -> Iterator[tuple[Place, Any]]:
+def _folder(folder: Path, split: str, key: str) -> Iterator[tuple[Place, Any]]:
     saved = any((folder / name).is_file() for name in SAVED)
 
     def read() -> Any:
@@ -170,29 +184,36 @@ def _folder(folder: Path, split: str) -> Iterator[tuple[Place, Any]]:
         data = datasets.load_from_disk(str(folder))
         return data[split] if isinstance(data, dict) else data
 
-    return _numbered(f"{folder}[{split}] row ", _with_datasets(folder, read, split))
+    return _numbered(f"{folder}[{split}] row ", _with_datasets(folder, read, key, split))
 
 
-def _hub(path: str, split: str) -> Iterator[tuple[Place, Any]]:
-    name, _, config = path.partition(":")
+def _hub(path: str, split: str, key: str) -> Iterator[tuple[Place, Any]]:
+    found = HUB_NAME.fullmatch(path)
+    if found is None:
+        raise ValueError(f"{key}={path} is no name of a data set. It must be {EXPECTED}.")
 
     def read() -> Any:
         import datasets
 
-        return datasets.load_dataset(name, config or None, split=split)
+        return datasets.load_dataset(
+            found["name"], found["config"], split=split, revision=found["revision"]
+        )
 
-    return _numbered(f"{path}[{split}] row ", _with_datasets(path, read, split))
+    return _numbered(f"{path}[{split}] row ", _with_datasets(path, read, key, split))
 
 
-def _with_datasets(path: str | Path, read: Callable[[], Any], split: str | None = None) -> Any:
+def _with_datasets(
+    path: str | Path, read: Callable[[], Any], key: str, split: str | None = None
+) -> Any:
     try:
         return read()
     except Exception as error:  # the library has no common class for what can go wrong
         of_split = f" with the split {split!r} (task.train_split, task.eval_split)" if split else ""
         reason = " ".join(str(error).split())
+        offline = OFFLINE.format(key=key) if isinstance(error, ConnectionError) else ""
         raise ValueError(
-            f"task.path={path}{of_split} cannot be read ({type(error).__name__}: {reason:.200}). "
-            f"It must be {EXPECTED}."
+            f"{key}={path}{of_split} cannot be read ({type(error).__name__}: {reason:.200}). "
+            f"It must be {EXPECTED}.{offline}"
         ) from error
 
 
