@@ -6,6 +6,7 @@ from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 from isentropic.tasks.math import MathConfig, MathTask
+from isentropic.tasks.own.task import OwnTask, OwnTaskConfig
 from isentropic.tasks.reasoning_gym import ReasoningGymConfig, ReasoningGymTask
 
 
@@ -21,5 +22,6 @@ TASKS = {
     "calculator": TaskEntry(CalculatorConfig, CalculatorTask),
     "figures": TaskEntry(FiguresConfig, FiguresTask),
     "math": TaskEntry(MathConfig, MathTask),
+    "own": TaskEntry(OwnTaskConfig, OwnTask),
     "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
 }

@@ -45,6 +45,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+# JSON of what a reward was made of; only in files of tasks that name its parts.
+PARTS = pa.field("reward_parts", pa.string())
+
 ROUNDING = 1e-3  # nats: a logprob of a sure token may be a little above 0
 
 
@@ -79,6 +82,7 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     rows = [
         _row(rollout, texts.get(rollout.key, ())) for rollout in (*batch.rollouts, *batch.teachers)
     ]
+    has_parts = any(rollout.reward_parts for rollout in (*batch.rollouts, *batch.teachers))
     header = {
         "step": batch.step,
         "next_draw": batch.next_draw,
@@ -90,7 +94,8 @@ def write_batch(folder: Path, batch: Batch, texts: dict[RolloutKey, Sequence[str
     text = json.dumps(header)
     # The checksum of parquet's pages covers the rows, not this text.
     metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}
-    table = pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
+    schema = SCHEMA.append(PARTS) if has_parts else SCHEMA
+    table = pa.Table.from_pylist(rows, schema=schema.with_metadata(metadata))
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
@@ -265,6 +270,7 @@ def _row(rollout: Rollout, texts: Sequence[str]) -> dict:
         ),
         "response": list(texts),
         "reward": rollout.reward,
+        "reward_parts": json.dumps(rollout.reward_parts),
         "finish_reason": rollout.finish_reason,
         "temperature": rollout.temperature,
         "seed": rollout.seed,
@@ -299,4 +305,5 @@ def _rollout(row: dict) -> Rollout:
         source_step=row["source_step"],
         origin=row["origin"],
         reward=row["reward"],
+        reward_parts=json.loads(row.get(PARTS.name) or "{}"),
     )

@@ -11,6 +11,7 @@ from isentropic.tasks.progress import announced, say_on_stderr
 
 SHOWN = 5  # places of a kind of bad row that an error lists
 SHOWN_KINDS = 10
+WHOLE = ""  # the key of the row as it was, if that is asked for
 ROLES = ("system", "user", "assistant")
 Row = dict[str, Any]
 Messages = tuple[dict[str, str], ...]
@@ -32,6 +33,7 @@ def read_rows(
     columns: Mapping[str, Reader],
     limit: int | None,
     on_bad_row: str,
+    whole: Callable[[Mapping[str, Any]], Any] | None = None,
     say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
@@ -42,6 +44,7 @@ def read_rows(
         columns: name -> what reads its value, or raises BadValue. `a.b` is the column b inside a.
         limit: ends the reading after so many good rows.
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
+        whole: makes of a row what is kept of all its columns, under WHOLE; None: nothing is.
         say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
@@ -52,7 +55,8 @@ def read_rows(
     bad: dict[str, list[tuple[Place, Any]]] = {}
     for place, row in announced(read_source(path, split), f"reading rows of {path}", say):
         try:
-            rows.append(_read_row(row, columns))
+            values = _read_row(row, columns)
+            rows.append(values if whole is None else values | {WHOLE: whole(row)})
         except BadValue as error:
             bad.setdefault(str(error), []).append((place, error.example))
         if limit is not None and len(rows) >= limit:
