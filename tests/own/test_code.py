@@ -24,7 +24,7 @@ def test_a_name_of_the_file_is_got_and_a_wrong_one_gets_the_nearest(tmp_path):
 
     assert code.get("task.reward.function", "grade")("", "", {}) == 1
     assert code.line(code.get("f", "grade")) == f"{path}:1"
-    with pytest.raises(ValueError, match="has no such name. Did you mean 'grade'"):
+    with pytest.raises(ValueError, match=r"has no such name. Did you mean 'grade'"):
         code.get("task.reward.function", "grad")
 
 

@@ -30,7 +30,7 @@ def test_what_a_package_offers_is_found_loaded_and_versioned(package):
 
 
 def test_what_none_offers_and_what_cannot_be_imported_is_refused(package):
-    with pytest.raises(ValueError, match="task.class_name=word: no installed package.*'words'"):
+    with pytest.raises(ValueError, match=r"task.class_name=word: no installed package.*'words'"):
         load_offered("task.class_name", "task", "word")
-    with pytest.raises(ValueError, match="broken .words_of_mine:Absent. cannot be imported"):
+    with pytest.raises(ValueError, match=r"broken .words_of_mine:Absent. cannot be imported"):
         load_offered("task.class_name", "task", "broken")

@@ -47,7 +47,7 @@ def test_a_run_without_its_copy_is_refused(tmp_path):
 def test_another_version_of_a_package_is_refused(tmp_path):
     write_own_code(tmp_path / "run", config(tmp_path, "a = 1\n", package="words 1.2"))
     check_own_code(tmp_path / "run", config(tmp_path, "a = 1\n", package="words 1.2"), ())
-    with pytest.raises(ValueError, match="objective.base: words 1.3 is not what"):
+    with pytest.raises(ValueError, match=r"objective.base: words 1.3 is not what"):
         check_own_code(tmp_path / "run", config(tmp_path, "a = 1\n", package="words 1.3"), ())
 
 

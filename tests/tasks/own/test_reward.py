@@ -272,7 +272,9 @@ def test_a_reward_that_always_fails_is_refused_before_anything_starts(math_task,
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME_OF_MINE", "here")
         task = math_task(text)
-    with pytest.raises(ValueError, match="cannot be loaded in a reward worker.*\n(.*\n)*.*HOME_OF"):
+    with pytest.raises(
+        ValueError, match=r"cannot be loaded in a reward worker.*\n(.*\n)*.*HOME_OF"
+    ):
         try_reward(task, None, config)
 
 
@@ -291,5 +293,5 @@ def test_a_reward_that_broke_for_all_answers_stops_the_run_and_says_where(math_t
 
 
 def test_without_a_gold_or_a_reward_there_is_nothing_to_check():
-    with pytest.raises(ValueError, match="task.answer_column=null leaves nothing"):
+    with pytest.raises(ValueError, match=r"task.answer_column=null leaves nothing"):
         math_config("p.csv", None)
