@@ -57,7 +57,9 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     """What the first prompt's gold, another answer and none would be paid."""
     prompt = prompts[0]
     if not prompt.answer:
-        return _lines_without_gold(prompt, grade)
+        return _lines_without_gold(
+            prompt, grade
+        )  # only the reward, or the game, knows what is right
     others = [other.answer for other in prompts if other.answer != prompt.answer]
     wrong = others[0] if others else f"not {prompt.answer}"
     responses = [form.format(answer) for answer in (prompt.answer, wrong) for form in FORMS]
@@ -82,11 +84,10 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
 
 
 def _lines_without_gold(prompt: Prompt, grade: Grade) -> list[str]:
-    """What some answer and none would be paid: which one is right only the reward knows."""
+    """What some answer and none would be paid."""
     answers = {"some": "The answer is 1.", "empty": ""}
     paid = grade(prompt, list(answers.values()))
-    lines = _paid_lines(answers, dict(zip(answers, paid, strict=True)))
-    return [*lines, f"{INDENT}Name a gold (task.answer_column) to see what a right answer is paid."]
+    return _paid_lines(answers, dict(zip(answers, paid, strict=True)))
 
 
 def _paid_lines(answers: Mapping[str, str], rewards: Mapping[str, Outcome]) -> list[str]:
