@@ -50,6 +50,12 @@ def jobs():
     return found
 
 
+def own_files():
+    """Name -> text of the files that a page has its reader write: their first line is their name."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return dict(re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", text, re.DOTALL))
+
+
 def overrides_of(job, arguments):
     """The arguments that are Hydra overrides; of several values the first."""
     if job == "submit":
@@ -74,6 +80,7 @@ def test_a_command_can_be_run(page, job, arguments, monkeypatch, tmp_path):
     from hydra import compose, initialize_config_dir
 
     from isentropic.experiments.settings.load import load
+    from isentropic.experiments.settings.overrides import for_hydra
 
     assert (ROOT / "jobs" / f"{job}.py").is_file(), page
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # a cluster: its GPUs are not counted here
@@ -81,8 +88,11 @@ def test_a_command_can_be_run(page, job, arguments, monkeypatch, tmp_path):
     for name in preset if job in ("sweep", "branch") else []:
         values = yaml.safe_load((CONF / "sweep" / f"{name}.yaml").read_text(encoding="utf-8"))
         arguments = [*values.get("overrides", []), *arguments]
-    overrides = overrides_of(job, arguments)
+    overrides = for_hydra(overrides_of(job, arguments))
     if overrides:
+        for name, text in own_files().items():
+            (tmp_path / name).write_text(text)
+        monkeypatch.chdir(tmp_path)
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             load(compose("config", overrides=[*overrides, f"run.dir={tmp_path}"]))
     for argument in arguments if job in ("evaluate", "export", "replay") else []:
