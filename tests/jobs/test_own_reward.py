@@ -52,7 +52,7 @@ def test_a_stranger_trains_on_an_own_reward_with_one_command(
     assert run.returncode == 0, run.stdout + run.stderr
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert 0 <= line["reward/digits_mean"] <= 1
-    assert line["reward/even_mean"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert 0 <= line["reward/even_mean"] <= 1
     if line["reward/errors"]:
         assert "my_reward.py:3: KeyError: 'gold'. It counts as" in run.stdout + run.stderr
     copy = tmp_path / "run" / "code" / "task.reward" / "my_reward.py"

@@ -140,6 +140,12 @@ def test_a_batch_of_another_length_or_no_list_is_an_error(tmp_path):
         graded(own, "a", "b")
 
 
+def test_a_function_that_hides_that_it_is_async_is_told_so(tmp_path):
+    text = "async def f(p, r, row):\n    return 1\ngrade = lambda p, r, row: f(p, r, row)\n"
+    with pytest.raises(ValueError, match="something to be awaited: define it by `async def`"):
+        graded(reward(tmp_path, text), "a")
+
+
 @pytest.mark.parametrize("outcome", [1.5, "raised", "not_finite"])
 def test_outcomes_survive_json(outcome):
     assert from_json(json.loads(json.dumps(as_json(outcome)))) == outcome

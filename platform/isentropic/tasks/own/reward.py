@@ -93,7 +93,7 @@ class OwnReward:
             values = self._wait(self._batch(items))
             return [self._caught(value) for value in self._listed(values, len(items))]
         if not self._is_async:
-            return [self._as_reward(self._one(*item)) for item in items]
+            return [self._as_reward(self._wait(self._one(*item))) for item in items]
 
         async def all_of_them() -> list[Any]:
             calls = [self._one(*item) for item in items]
@@ -140,7 +140,11 @@ class OwnReward:
     def _wait(self, values: Any) -> Any:
         if not inspect.isawaitable(values):
             return values
-        assert self._loop is not None, "checks of own code run in workers"
+        if self._loop is None:
+            raise OwnError(
+                self.place,
+                f"{self._name} returned something to be awaited: define it by `async def` itself",
+            )
         return self._loop.run_until_complete(values)
 
     def _listed(self, values: Any, count: int) -> list[Any]:
