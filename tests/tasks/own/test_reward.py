@@ -8,6 +8,7 @@ import pytest
 from isentropic.records import Prompt
 from isentropic.tasks.grading.outcome import Failed, Paid, as_json, from_json, parts_of
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
+from isentropic.tasks.grading.worker import check_all
 from isentropic.tasks.math import MathTask
 from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_reward, style_of
 from isentropic.tasks.own.trial import try_reward
@@ -266,6 +267,14 @@ def test_one_bad_answer_of_a_batch_costs_no_other(math_task, form):
     }[form]
     task = math_task(text)
     assert checked(workers(task), task.prompt("train", 0), "a", "bad", "b") == [1.0, "raised", 1.0]
+
+
+def test_a_batch_that_raises_is_graded_again_one_by_one_by_the_same_worker(math_task):
+    task = math_task(
+        "def grade(prompts, responses, rows):\n    return [1 / (r != 'bad') for r in responses]\n"
+    )
+    items = [(task.prompt("train", 0), (response,)) for response in ("a", "bad", "b")]
+    assert check_all(task, items) == [1.0, "raised", 1.0]
 
 
 def test_a_reward_that_always_fails_is_refused_before_anything_starts(math_task, tmp_path):
