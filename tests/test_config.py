@@ -155,7 +155,7 @@ def test_allowed_changes_are_keys():
 def test_an_older_run_graded_what_was_cut_off_like_the_rest():
     assert with_current_keys({"task": {"name": "math"}})["task"]["truncated_answer"] == "any"
     assert with_current_keys({"task": {"name": "arithmetic"}})["task"] == {"name": "arithmetic"}
-    kept = {"name": "math", "truncated_answer": "marked"}
+    kept = {"name": "math", "truncated_answer": "marked", "reward": None}
     assert with_current_keys({"task": kept})["task"] == kept
 
 

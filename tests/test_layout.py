@@ -31,6 +31,7 @@ LAYER = {  # a module may import its own level and those below
     "batching": 2,
     "metrics": 2,
     "objectives": 0,
+    "own": 0,  # code of users, from files and packages
     "checks": 0,  # of values: the standard library alone
     "seeds": 0,
 }

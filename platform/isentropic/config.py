@@ -49,10 +49,11 @@ CAME_LATER: dict[str, Any] = {
     "learner.lora": None,
     "model.shape": None,
     "cluster.assume": None,
+    "rewards.network": False,
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
-    "math": {"truncated_answer": "any"},
+    "math": {"truncated_answer": "any", "reward": None},
     "reasoning_gym": {"truncated_answer": "any"},
 }
 

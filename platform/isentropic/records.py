@@ -101,6 +101,8 @@ class Rollout:
     source_step: int = 0  # those weights are the ones after this step
     origin: str = POLICY
     reward: float = float("nan")  # NaN: not graded yet
+    # What the reward was made of, by name; most tasks name no parts. Replayed ones have lost them.
+    reward_parts: dict[str, float] = field(default_factory=dict)
     shaped_reward: float = float("nan")
     texts: tuple[str, ...] = ()  # the turns in words, once they were decoded to be graded
 

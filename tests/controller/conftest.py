@@ -321,6 +321,7 @@ class FakeRun:
     pool: FakePool = field(default_factory=FakePool)
     learner: FakeLearner = field(default_factory=FakeLearner)
     lines: Lines = field(default_factory=Lines)
+    grader: FakeGrader = field(default_factory=FakeGrader)
 
     @property
     def stable(self):
@@ -375,7 +376,7 @@ class FakeRun:
             pool=self.pool,
             sampler=self.sampler(),
             chat=FakeChat(),
-            grader=FakeGrader(),
+            grader=self.grader,
             make_sampling=lambda step: self.config.sampling,
             candidates=candidates,
             ledger=self.folder / "rollouts",
@@ -389,7 +390,7 @@ class FakeRun:
             task=FakeTask(),
             chat=FakeChat(),
             pool=self.pool,
-            grader=grader or FakeGrader(),
+            grader=grader or self.grader,
             config=self.config.rollout,
             seed=self.config.seed,
             window=20,

@@ -9,12 +9,14 @@ import pytest
 from isentropic import batching
 from isentropic.controller.sampler import DrawnFrom, Sampler
 from isentropic.controller.step import Clock
+from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
 from isentropic.methods.papo.polarity import Polarity, PolarityConfig
 from isentropic.methods.slots import Wave
 from isentropic.models.tiny import build_tokenizer
 from isentropic.records import Completion, Group, Sample, TokenScores
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.own.environment import EnvironmentConfig, EnvironmentTask
 
 TASK = CalculatorTask(
     CalculatorConfig(
@@ -218,3 +220,30 @@ def test_engine_and_model_agree_on_every_turn(engine, tiny_model_path):
         where = np.flatnonzero(rollout.response_mask)
         expected = logprobs[where - 1, rollout.token_ids[where]].numpy()
         np.testing.assert_allclose(rollout.rollout_logprob, expected, atol=1e-4)
+
+
+def test_a_game_of_another_package_is_in_the_ledger_and_paid_again_from_it(tmp_path):
+    """Its state is nowhere else: the prompt and the turns that were read back play it again."""
+    pytest.importorskip("textarena", reason="the extra `environment` is not installed")
+    values = dict(
+        name="environment", game="GuessTheNumber-v0", params={"max_number": 3}, train_size=20,
+        eval_size=5, seed=0, max_turns=4, reward_right=1.0, system_prompt=None,
+        on_long_prompt="refuse",
+    )  # fmt: skip
+    game = EnvironmentTask(EnvironmentConfig(**values))
+
+    class GameGrader:
+        async def grade(self, rollouts):
+            return [game.grade(each.prompt, CHAT.turn_texts(each)) for each in rollouts]
+
+    pool = ScriptedPool("2", "[1]", "3")
+    group = draw(pool, task=game, window=4000, grader=GameGrader(), samples=2)
+    batch = Batch(
+        step=1, groups=(group,), next_draw=1, source_step=0, policy_version=0, reward_errors=0
+    )
+    write_batch(tmp_path, batch, {})
+    again = read_batch(tmp_path, 1).rollouts
+    assert {rollout.reward for rollout in again} == {1.0}, "of three numbers three guesses hit one"
+    assert [len(rollout.turns) for rollout in again] == [len(pool.requests) // 2] * 2
+    other = EnvironmentTask(EnvironmentConfig(**values | {"seed": 5}))
+    assert all(other.grade(each.prompt, CHAT.turn_texts(each)) == each.reward for each in again)

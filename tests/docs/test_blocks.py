@@ -57,6 +57,12 @@ def commands():
     return found
 
 
+def own_files():
+    """Name -> text of the files that a page has its reader write: their first line is their name."""
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return dict(re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", text, re.DOTALL))
+
+
 @pytest.mark.parametrize(("page", "block"), blocks())
 def test_a_shell_reads_the_block(page, block):
     done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
@@ -69,6 +75,9 @@ def _the_process_is_as_before(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")  # a cluster: its GPUs are not counted here
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     monkeypatch.setenv("ISENTROPIC_RUNS", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, text in own_files().items():
+        (tmp_path / name).write_text(text)
     yield
     signal.signal(signal.SIGTERM, before)
 

@@ -12,6 +12,7 @@ import pytest
 
 from isentropic.methods.oger.teachers import TeacherResponse, write_teachers
 from isentropic.metrics.sinks.jsonl import JsonlSink
+from isentropic.tasks.grading.outcome import Paid
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -58,6 +59,7 @@ RUNS = {
     "entropic": ["method=entropic"],
     "sign_bound": ["method=sign_bound"],
     "repo_r": ["method=repo_r"],
+    "parts of an own reward": ["run.steps=2"],
     "nothing to learn": ["rollout.max_response_tokens=1", "run.steps=2"],
 }
 
@@ -106,6 +108,16 @@ def learner_with_reference(fakes):
     return Learner()
 
 
+def grader_of_parts(fakes):
+    """A fake grader whose rewards have a part."""
+
+    class Grader(fakes.FakeGrader):
+        async def grade(self, rollouts):
+            return [Paid(reward, {"right": reward}) for reward in await super().grade(rollouts)]
+
+    return Grader()
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """File's letter -> run's name -> all keys of its lines."""
@@ -120,7 +132,9 @@ def written(tmp_path_factory):
         config = compose(fakes, [each.replace("TEACHERS", str(teachers)) for each in overrides])
         folder, learner = tmp_path_factory.mktemp("run"), learner_with_reference(fakes)
         sink = JsonlSink(folder)
-        fakes.FakeRun(config=config, folder=folder, lines=sink, learner=learner).run()
+        run = fakes.FakeRun(config=config, folder=folder, lines=sink, learner=learner)
+        run.grader = grader_of_parts(fakes) if name.startswith("parts") else run.grader
+        run.run()
         sink.close()
         for letter, file in FILES.items():
             rows = [json.loads(line) for line in (folder / file).read_text().splitlines()]

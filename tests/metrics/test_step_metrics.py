@@ -1,6 +1,7 @@
 """Rewards, ages and mismatch of a few rollouts by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,16 @@ def test_rewards_and_flat_groups(make):
     assert metrics["reward/std"] == pytest.approx(np.std([1, 1, 0, 0, 1, 0, 0, 0.5]))
     assert metrics["group/all_right_frac"] == 0.25
     assert metrics["group/all_wrong_frac"] == 0.5
+
+
+def test_means_of_parts_leave_out_checks_that_failed(make):
+    parts = [{"right": 1.0, "short": 0.5}, {"right": 0.0, "short": 0.0}, {}]
+    rollouts = tuple(
+        replace(make.rollout(0, sample), reward_parts=each) for sample, each in enumerate(parts)
+    )
+    metrics = reward_metrics([Group(draw=0, prompt=rollouts[0].prompt, rollouts=rollouts)])
+    assert (metrics["reward/right_mean"], metrics["reward/short_mean"]) == (0.5, 0.25)
+    assert not [key for key in reward_metrics([make.group(0, [1, 1])]) if key.endswith("_mean")]
 
 
 def test_later_waves_and_teachers_do_not_bend_the_reward(make):

@@ -49,7 +49,8 @@ def batch(log_ratio, advantage, sequences=3):
     }
 
 
-ALL = sorted({path.stem for path in PRESETS.glob("*.yaml")})
+# Which function `own` is the user says: it has a test of its own.
+ALL = sorted({path.stem for path in PRESETS.glob("*.yaml")} - {"own"})
 
 
 def test_every_objective_has_a_preset_and_a_function():

@@ -24,6 +24,7 @@ from isentropic.records import (
 from isentropic.seeds import rollout_seed
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.grading.outcome import parts_of
 from isentropic.tasks.order import index_of
 
 
@@ -243,7 +244,7 @@ class Sampler:
         rollouts = await asyncio.to_thread(self._in_words, rollouts)
         rewards = await self._grader.grade(rollouts)
         return [
-            replace(rollout, reward=reward)
+            replace(rollout, reward=float(reward), reward_parts=dict(parts_of(reward)))
             for rollout, reward in zip(rollouts, rewards, strict=True)
         ]
 

@@ -16,12 +16,12 @@ NAN = float("nan")
 
 
 def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Computes `reward/{mean,std}` and `group/{all_right_frac,all_wrong_frac}`.
+    """Computes `reward/{mean,std}`, `group/{all_right_frac,all_wrong_frac}`, `reward/<part>_mean`.
 
     Over the first wave, before any filter. Task rewards, not shaped ones, and only the policy's
     own: later waves go to chosen prompts, teachers are not the policy, and both would bend the
     curve. The std is the population's, over rollouts. all_wrong: no response of the group is
-    right.
+    right. A part's mean is over the rollouts that have it: a check that failed gave none.
     """
     waves = [wave for group in groups if (wave := first_wave(group.rollouts))]
     rewards = np.array([rollout.reward for wave in waves for rollout in wave], dtype=np.float64)
@@ -34,6 +34,15 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "reward/std": float(rewards.std()),
         "group/all_right_frac": float(np.mean([all(group) for group in right])),
         "group/all_wrong_frac": float(np.mean([not any(group) for group in right])),
+        **_part_means([rollout.reward_parts for wave in waves for rollout in wave]),
+    }
+
+
+def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for each in parts for name in each})
+    return {
+        f"reward/{name}_mean": float(np.mean([each[name] for each in parts if name in each]))
+        for name in names
     }
 
 

@@ -6,6 +6,8 @@ from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 from isentropic.tasks.math import MathConfig, MathTask
+from isentropic.tasks.own.environment import EnvironmentConfig, EnvironmentTask
+from isentropic.tasks.own.task import OwnTask, OwnTaskConfig
 from isentropic.tasks.reasoning_gym import ReasoningGymConfig, ReasoningGymTask
 
 
@@ -19,7 +21,9 @@ class TaskEntry(NamedTuple):
 TASKS = {
     "arithmetic": TaskEntry(ArithmeticConfig, ArithmeticTask),
     "calculator": TaskEntry(CalculatorConfig, CalculatorTask),
+    "environment": TaskEntry(EnvironmentConfig, EnvironmentTask),
     "figures": TaskEntry(FiguresConfig, FiguresTask),
     "math": TaskEntry(MathConfig, MathTask),
+    "own": TaskEntry(OwnTaskConfig, OwnTask),
     "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
 }

@@ -35,6 +35,10 @@ class Task(Protocol):
 
     # A task that must know may have, beside `grade`, a `grade_truncated` of the same form: for an
     # episode whose last turn was cut off at the limit of tokens. See `reward_of`.
+    #
+    # What is graded by a user's own code has a `place` too (file:line of its function, which errors
+    # name), and may have a `grade_together(items)` for a batch and an `enter_worker()` for what a
+    # worker must open before it is walled off. See `grading.worker`.
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         """The environment's (or tool's) text after the last turn; None ends the episode."""

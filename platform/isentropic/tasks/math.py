@@ -1,6 +1,6 @@
 """Mathematical problems with one right answer, from files or the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,14 +11,18 @@ from isentropic.tasks.answers.equal import gold_text, is_right
 from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.data.rows import (
+    WHOLE,
     BadValue,
     Messages,
+    Reader,
     Row,
     as_answer,
     as_prompt,
     as_text,
     read_rows,
 )
+from isentropic.tasks.grading.worker import Item
+from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class MathConfig:
     train_split: str  # of folders and data sets of the Hub
     eval_split: str
     problem_column: str  # text, or a list of chat messages; a.b is the column b inside a
-    answer_column: str  # text or a number
+    answer_column: str | None  # text or a number; null, only with a reward: there is none
     image_column: str | None  # path of an image that goes with the problem; null: text only
     limit: int | None  # of each file; null: all rows
     eval_share: float  # held out by a hash of the problem's text, if there is no eval_path
@@ -42,8 +46,14 @@ class MathConfig:
     truncated_answer: str  # marked | any: what counts of a response that was cut off
     on_bad_row: str  # refuse | skip
     on_long_prompt: str  # refuse | drop
+    reward: OwnRewardConfig | None = None  # a function of the user's instead of the check
 
     def __post_init__(self) -> None:
+        if self.reward is None and self.answer_column is None:
+            raise ValueError(
+                "task.answer_column=null leaves nothing to check answers against. Name the column, "
+                "or give a reward: 'task.reward={file: my_reward.py, function: grade}'."
+            )
         check_choice("task.truncated_answer", self.truncated_answer, TRUNCATED_ANSWERS)
         check_choice("task.on_bad_row", self.on_bad_row, ("refuse", "skip"))
         check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
@@ -66,11 +76,12 @@ class MathTask:
 
     isolated = True  # parsing what a model wrote can take for ever
     max_turns = 1
-    preload = ("math_verify", "latex2sympy2_extended")  # by the server that workers are forked from
 
     def __init__(self, config: MathConfig) -> None:
         self.config = config
         self.num_skipped = 0
+        own = config.reward
+        self._reward = None if own is None else OwnReward(own, config.problem_column)
         train = self._read(config.path, config.train_split)
         if config.eval_path is not None:
             held_out = self._read(config.eval_path, config.eval_split, key="task.eval_path")
@@ -89,6 +100,26 @@ class MathTask:
         """Without the rows: a worker grades the prompts it is given."""
         return {**vars(self), "_rows": {}}
 
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Modules of the checks, for the server that workers are forked from."""
+        return ("math_verify", "latex2sympy2_extended") if self._reward is None else ()
+
+    @property
+    def place(self) -> str:
+        """Where the user's reward begins, as file:line; "" if it is ours."""
+        return "" if self._reward is None else self._reward.place
+
+    def enter_worker(self) -> None:
+        if self._reward is not None:
+            self._reward.enter_worker()
+
+    @property
+    def grade_together(self) -> Callable[[Sequence[Item]], list[float | Exception]] | None:
+        """Grades several answers in one call, if the user's reward does; else None."""
+        together = self._reward is not None and self._reward.calls_together
+        return self._reward.grade if together else None
+
     def size(self, split: str) -> int:
         return len(self._rows[split])
 
@@ -101,17 +132,22 @@ class MathTask:
         return Prompt(
             prompt_id=f"math/{split}/{index}",
             messages=(*before, {**problem, "content": problem["content"] + self.config.suffix}),
-            answer=row[self.config.answer_column].strip(),
+            answer=row[self.config.answer_column].strip() if self.config.answer_column else "",
             media=(row[self.config.image_column],) if self.config.image_column else (),
+            metadata=row.get(WHOLE, ""),
             reward_right=self.config.reward_right,
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        if self._reward is not None:
+            return _only(self._reward.grade([(prompt, tuple(turns))]))
         right = is_right(turns[-1], prompt.answer)
         return self.config.reward_right if right else self.config.reward_wrong
 
     def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
         """Pays an answer in a box, or behind `####`, and no other: the text would have gone on."""
+        if self._reward is not None:
+            return _only(self._reward.grade([(prompt, tuple(turns), True)]))
         if self.config.truncated_answer == "any" or final_answer(turns[-1], truncated=True):
             return self.grade(prompt, turns)
         return self.grade(prompt, (*turns[:-1], ""))
@@ -121,7 +157,9 @@ class MathTask:
 
     def _read(self, path: str, split: str, key: str = "task.path") -> list[Row]:
         config = self.config
-        columns = {config.problem_column: self._as_problem, config.answer_column: as_gold}
+        columns: dict[str, Reader] = {config.problem_column: self._as_problem}
+        if config.answer_column:
+            columns[config.answer_column] = as_gold if config.reward is None else as_answer
         if config.image_column:
             columns[config.image_column] = as_text
         rows, skipped = read_rows(
@@ -131,6 +169,7 @@ class MathTask:
             limit=config.limit,
             on_bad_row=config.on_bad_row,
             key=key,
+            whole=None if config.reward is None else as_metadata,
         )
         self.num_skipped += skipped
         return rows
@@ -159,6 +198,14 @@ def as_gold(value: Any) -> str:
     if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
         raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold
+
+
+def _only(rewards: Sequence[float | Exception]) -> float:
+    """Returns the one reward, or raises the error in its place."""
+    (reward,) = rewards
+    if isinstance(reward, Exception):
+        raise reward
+    return reward
 
 
 def _messages(problem: str | Messages) -> Messages:

@@ -5,6 +5,7 @@ longer than a few seconds is announced.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from isentropic.checks import check_choice
 from isentropic.records import Ints, Prompt
@@ -117,6 +118,13 @@ class Kept:
         self.isolated = task.isolated
         self.max_turns = task.max_turns
         self.preload = getattr(task, "preload", ())
+        self.place = getattr(task, "place", "")
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what a task may have or lack; a copy asks for `_task` before it is there.
+        if name not in ("grade_together", "enter_worker"):
+            raise AttributeError(name)
+        return getattr(self._task, name)
 
     def size(self, split: str) -> int:
         return len(self._indices[split])

@@ -107,6 +107,17 @@ def test_ledgers_of_earlier_versions_have_less_about_a_prompt(batch, tmp_path):
     )
 
 
+def test_parts_of_a_reward_are_kept_and_cost_other_runs_nothing(batch, tmp_path):
+    path = write_batch(tmp_path, batch, {})
+    assert "reward_parts" not in pq.read_table(path).column_names
+    parts = {"right": 1.0, "short": 1 / 3}
+    group = batch.groups[1]
+    paid = replace(group, rollouts=(replace(group.rollouts[0], reward_parts=parts),))
+    write_batch(tmp_path, replace(batch, groups=(batch.groups[0], paid)), {})
+    again = read_batch(tmp_path, 3)
+    assert [row.reward_parts for row in again.rollouts] == [{}, {}, {}, parts]
+
+
 def test_teachers_are_kept_apart(batch, tmp_path):
     teacher = replace(
         rollout(9, 2, reward=math.nan),

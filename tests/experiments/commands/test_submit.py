@@ -17,7 +17,12 @@ from isentropic.checks import secret_values
 from isentropic.experiments.commands import submit
 from isentropic.experiments.submit import client as submit_client
 from isentropic.experiments.submit.client import connect, exit_code
-from isentropic.experiments.submit.package import check_arguments, package, write_zip
+from isentropic.experiments.submit.package import (
+    check_arguments,
+    package,
+    with_own_files,
+    write_zip,
+)
 from isentropic.folders import use_durable_folders
 
 PLATFORM = Path(__file__).resolve().parents[3] / "platform"
@@ -58,6 +63,45 @@ def tree(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path
+
+
+def test_the_user_s_own_files_go_along_wherever_they_lie(tree, tmp_path_factory, monkeypatch):
+    outside = tmp_path_factory.mktemp("mine") / "reward.py"
+    outside.write_text("def grade(prompt, response, row):\n    return 1.0\n")
+    for name in ("inside.py", "data/reward.py"):
+        (tree / name).write_text("x = 1\n")
+    monkeypatch.chdir(tree)
+    arguments, own = with_own_files(
+        [
+            f"task.reward={{file: {outside}, function: grade}}",
+            "objective={file: 'inside.py', name: f}",
+            "task.file=data/reward.py",
+            "task.path=data.csv",
+        ],
+        tree,
+    )
+    assert arguments == [
+        "task.reward={file: own/0/reward.py, function: grade}",
+        "objective={file: 'inside.py', name: f}",
+        "task.file=own/1/reward.py",
+        "task.path=data.csv",
+    ]
+    assert own == {"own/0/reward.py": outside, "own/1/reward.py": tree / "data" / "reward.py"}
+    archive = tmp_path_factory.mktemp("upload") / "tree.zip"
+    write_zip(package(tree, own), archive)
+    with zipfile.ZipFile(archive) as packed:
+        assert packed.read("own/0/reward.py") == outside.read_bytes()
+        assert "inside.py" in packed.namelist()
+
+
+def test_an_own_file_that_is_absent_or_holds_a_key_is_refused(tree, tmp_path_factory):
+    with pytest.raises(ValueError, match=r"absent\.py is no file"):
+        with_own_files(["task.reward={file: absent.py, function: f}"], tree)
+    outside = tmp_path_factory.mktemp("mine") / "reward.py"
+    outside.write_text(f"KEY = 'sk-proj-{'a' * 40}'\n")
+    _, own = with_own_files([f"task.reward.file={outside}"], tree)
+    with pytest.raises(ValueError, match=r"own/0/reward.py holds an API key"):
+        package(tree, own)
 
 
 def test_code_goes_up_and_nothing_else(tree):

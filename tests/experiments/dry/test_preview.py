@@ -90,6 +90,31 @@ def test_of_mathematics(problems, tiny_model_path):
     assert rewards[1].endswith(": 0.0") and rewards[2] == 'empty answer "": 0.0'
 
 
+OWN = """
+def grade(prompt, response, row):
+    if response == "":
+        return row["nothing"]
+    return {"right": response == str(row["answer"]), "dear": 0.5}
+"""
+
+
+@pytest.mark.parametrize("gold", ["answer", "null"])
+def test_of_a_reward_of_one_s_own(problems, tiny_model_path, tmp_path, gold):
+    (tmp_path / "mine.py").write_text(OWN)
+    own = f"task.reward={{file: {tmp_path}/mine.py, function: grade}}"
+    problems[0] = "task=rows"
+    model = ["model=path", f"model.path={tiny_model_path}", "model.max_length=100"]
+    sizes = ["rollout.max_prompt_tokens=60", "rollout.max_response_tokens=40"]
+    more = [own, f"task.answer_column={gold}", "rewards.timeout_s=30"]
+    lines = lines_after(describe(settings(*problems, *model, *sizes, *more)), "rewards")
+    said = [line.strip().partition(": ")[2] for line in lines]
+    empty = f"raised, {tmp_path}/mine.py:4: KeyError: 'nothing'"
+    if gold == "answer":
+        assert said[:3] == ["1.5 (right 1, dear 0.5)", "0.5 (right 0, dear 0.5)", empty]
+    else:
+        assert said[:2] == ["0.5 (right 0, dear 0.5)", empty]
+
+
 def reward_lines(task, *overrides):
     config = settings(*SMALL, *overrides)
     prompt = TASKS["arithmetic"].make(config.task).prompt("train", 0)

@@ -21,6 +21,8 @@ from isentropic.tasks.data.digest import DataDigest
 class Run:
     """What the run folder asks of a config."""
 
+    task = objective = None  # nothing of the user's own is in them
+
     def __init__(self, folder, mode="never", allow_changes=()):
         self.run = OmegaConf.create({"dir": str(folder)})
         self.resume = ResumeConfig(mode=mode, allow_changes=allow_changes)

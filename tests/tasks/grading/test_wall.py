@@ -143,6 +143,53 @@ def test_each_layer_stands_without_the_others(run_as, request):
     assert layers["privileges"][1], "else this test shows less than it says"
 
 
+NETWORK = """
+import asyncio, http.server, os, socket, sys, tempfile, threading, urllib.request
+from isentropic.tasks.grading import wall
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"hello")
+
+    def log_message(self, *_): ...
+
+server = http.server.HTTPServer(("127.0.0.1", 0), Answers)
+wall.prepare()
+os.chdir(tempfile.mkdtemp())
+if os.fork() == 0:
+    entered = wall.enter(8.0, network=sys.argv[1] == "open")
+    url = f"http://localhost:{server.server_port}/"
+
+    def asked():
+        return urllib.request.urlopen(url, timeout=5).read().decode()
+
+    async def asked_in_a_thread():
+        return await asyncio.to_thread(asked)
+
+    for attempt in (asked, lambda: asyncio.run(asked_in_a_thread()),
+                    lambda: socket.socket(socket.AF_UNIX), lambda: open("/etc/passwd")):
+        try:
+            print("worked", attempt(), flush=True)
+        except Exception as error:
+            print("failed", flush=True)
+    print("gaps", *entered.gaps, flush=True)
+    os._exit(0)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+os.wait()
+"""
+
+
+@pytest.mark.parametrize("network", ["open", "closed"])
+def test_the_way_to_servers_can_be_opened_and_nothing_else_with_it(network):
+    """Name look-ups and the threads of an event loop work; sockets of the machine and files do not."""
+    *attempts, gaps = start(["-c", NETWORK, network])[0].splitlines()
+    opened = network == "open"
+    assert attempts == (["worked hello"] * 2 if opened else ["failed"] * 2) + ["failed"] * 2
+    assert gaps == "gaps"
+
+
 LESS = """
 import os
 from isentropic.tasks.grading import wall

@@ -51,6 +51,9 @@ SCHEMA = pa.schema(
 # make the file larger.
 DICTIONARIES = [field.name for field in SCHEMA if not pa.types.is_list(field.type)]
 BLOCK_ROWS = 4096  # made into arrays at once: their texts must have less than 2 GiB
+# JSON of what a reward was made of; only in files of tasks that name its parts.
+PARTS = pa.field("reward_parts", pa.string())
+
 ROUNDING = 1e-3  # nats: a logprob of a sure token may be a little above 0
 
 
@@ -82,6 +85,7 @@ def ledger_path(folder: Path, step: int) -> Path:
 
 def write_batch(folder: Path, batch: Batch, texts: Mapping[RolloutKey, Sequence[str]]) -> Path:
     """Writes the step's file durably; `texts` are the decoded turns, for people to read."""
+    rollouts = [*batch.rollouts, *batch.teachers]
     header = {
         "step": batch.step,
         "next_draw": batch.next_draw,
@@ -93,9 +97,9 @@ def write_batch(folder: Path, batch: Batch, texts: Mapping[RolloutKey, Sequence[
     text = json.dumps(header)
     # The checksum of parquet's pages covers the rows, not this text.
     metadata = {"isentropic": text, "isentropic_crc32": str(zlib.crc32(text.encode()))}
-    rollouts = [*batch.rollouts, *batch.teachers]
+    schema = SCHEMA.append(PARTS) if any(each.reward_parts for each in rollouts) else SCHEMA
     blocks = [rollouts[start : start + BLOCK_ROWS] for start in range(0, len(rollouts), BLOCK_ROWS)]
-    table = pa.concat_tables(_table(block, texts) for block in blocks or [[]])
+    table = pa.concat_tables(_table(block, texts, schema) for block in blocks or [[]])
     path = ledger_path(folder, batch.step)
     with replace_durably(path) as temporary:
         pq.write_table(
@@ -257,7 +261,9 @@ def _batch(header: dict, rollouts: Sequence[Rollout]) -> Batch:
     )
 
 
-def _table(rollouts: Sequence[Rollout], texts: Mapping[RolloutKey, Sequence[str]]) -> pa.Table:
+def _table(
+    rollouts: Sequence[Rollout], texts: Mapping[RolloutKey, Sequence[str]], schema: pa.Schema
+) -> pa.Table:
     """Makes one row per rollout. No token becomes a Python object: millions of them take minutes."""
     prompts = {id(rollout.prompt): rollout.prompt for rollout in rollouts}
     written = {place: _prompt_text(prompt) for place, prompt in prompts.items()}
@@ -269,6 +275,7 @@ def _table(rollouts: Sequence[Rollout], texts: Mapping[RolloutKey, Sequence[str]
         "prompt_id": [rollout.prompt.prompt_id for rollout in rollouts],
         "prompt": [written[id(rollout.prompt)] for rollout in rollouts],
         "response": [list(texts.get(rollout.key, ())) for rollout in rollouts],
+        "reward_parts": [json.dumps(rollout.reward_parts) for rollout in rollouts],
         "turns": [[list(span) for span in rollout.turns] for rollout in rollouts],
         "token_ids": _lists([rollout.token_ids for rollout in rollouts], np.int32),
         "rollout_logprob": _lists([rollout.rollout_logprob for rollout in rollouts], np.float32),
@@ -279,11 +286,11 @@ def _table(rollouts: Sequence[Rollout], texts: Mapping[RolloutKey, Sequence[str]
                 columns[name]
                 if name in columns
                 else [getattr(rollout, name) for rollout in rollouts],
-                type=SCHEMA.field(name).type,
+                type=schema.field(name).type,
             )
-            for name in SCHEMA.names
+            for name in schema.names
         ],
-        schema=SCHEMA,
+        schema=schema,
     )
 
 
@@ -347,4 +354,5 @@ def _rollout(row: dict) -> Rollout:
         source_step=row["source_step"],
         origin=row["origin"],
         reward=row["reward"],
+        reward_parts=json.loads(row.get(PARTS.name) or "{}"),
     )

@@ -5,8 +5,9 @@
   python jobs/submit.py list | status <job> | logs <job> follow=true | stop <job>
 
 What is no option below goes to the script. The working tree is uploaded without what .gitignore
-names, outputs, data, caches and files of keys. No environment variable of this machine is
-forwarded: Ray shows a job's environment in clear.
+names, outputs, data, caches and files of keys; the .py files that the arguments name go along from
+wherever they lie. No environment variable of this machine is forwarded: Ray shows a job's
+environment in clear.
 A cluster with a token: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token.
 """
 
@@ -109,7 +110,8 @@ def _submit(options: Given, arguments: list[str]) -> int:
     arguments = checked_arguments(script, arguments, options.get("runs"))
     name = options.get("job") or default_name(script, arguments)
     check_name("job", name)
-    found = submit_package.package(ROOT)
+    arguments, own = submit_package.with_own_files(arguments, ROOT)
+    found = submit_package.package(ROOT, own)
     arguments += own_presets(found)
     if options.get("dry"):
         _show(found)
@@ -129,7 +131,7 @@ def _submit(options: Given, arguments: list[str]) -> int:
             metadata=_source(),
         )
     _say(
-        f"submitted {name}: {len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB; no secret "
+        f"submitted {name}: {len(found.places())} files, {found.num_bytes / 2**20:.1f} MiB; no secret "
         "is forwarded"
     )
     for command, more in (("logs", " follow=true"), ("status", ""), ("stop", "")):
@@ -339,9 +341,9 @@ def _lasted(details) -> str:
 
 
 def _show(found: submit_package.Package) -> None:
-    for name in found.files:
+    for name in found.places():
         print(name)
-    _say(f"{len(found.files)} files, {found.num_bytes / 2**20:.1f} MiB would be uploaded")
+    _say(f"{len(found.places())} files, {found.num_bytes / 2**20:.1f} MiB would be uploaded")
     for name, reason in found.left_out[:20]:
         _say(f"  left out: {name} ({reason})")
     if len(found.left_out) > 20:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from isentropic.records import Prompt
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.grading.outcome import Outcome, parts_of, reason_of
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
 PROMPTS = 2  # shown, the first one whole
@@ -15,7 +16,7 @@ TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both
 INDENT = " " * 11
 
 
-Grade = Callable[[Prompt, list[str]], list[float | str]]
+Grade = Callable[[Prompt, list[str]], list[Outcome]]
 
 
 def data_lines(
@@ -55,6 +56,10 @@ def _prompt_lines(number: int, prompt: Prompt, chat: Chat) -> list[str]:
 def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     """What the first prompt's gold, another answer and none would be paid."""
     prompt = prompts[0]
+    if not prompt.answer:
+        return _lines_without_gold(
+            prompt, grade
+        )  # only the reward, or the game, knows what is right
     others = [other.answer for other in prompts if other.answer != prompt.answer]
     wrong = others[0] if others else f"not {prompt.answer}"
     responses = [form.format(answer) for answer in (prompt.answer, wrong) for form in FORMS]
@@ -68,11 +73,7 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     best = max(numbers, key=lambda form: numbers[form], default=FORMS[0])
     answers = {"right": best.format(prompt.answer), "wrong": best.format(wrong), "empty": ""}
     rewards = {name: paid[text] for name, text in answers.items()}
-    lines = [
-        f"{INDENT}{name} answer {_quoted(text, ANSWER)}: {rewards[name]}"
-        for name, text in answers.items()
-    ]
-    lines[0] = f"{'rewards':<11}{lines[0].strip()}"
+    lines = _paid_lines(answers, rewards)
     if rewards["right"] in (rewards["wrong"], rewards["empty"]):
         lines.append(
             f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, "
@@ -82,9 +83,33 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     return lines
 
 
+def _lines_without_gold(prompt: Prompt, grade: Grade) -> list[str]:
+    """What some answer and none would be paid."""
+    answers = {"some": "The answer is 1.", "empty": ""}
+    paid = grade(prompt, list(answers.values()))
+    return _paid_lines(answers, dict(zip(answers, paid, strict=True)))
+
+
+def _paid_lines(answers: Mapping[str, str], rewards: Mapping[str, Outcome]) -> list[str]:
+    lines = [
+        f"{INDENT}{name} answer {_quoted(text, ANSWER)}: {_said(rewards[name])}"
+        for name, text in answers.items()
+    ]
+    return [f"{'rewards':<11}{lines[0].strip()}", *lines[1:]]
+
+
+def _said(outcome: Outcome) -> str:
+    """A reward with its parts, or what went wrong."""
+    parts = ", ".join(f"{name} {value:g}" for name, value in parts_of(outcome).items())
+    if parts:
+        return f"{float(outcome):g} ({parts})"
+    reason = reason_of(outcome)
+    return f"{outcome}, {reason}" if reason else str(outcome)
+
+
 def _graded(
     task: Task, chat: Chat, config: RewardsConfig, prompt: Prompt, responses: list[str]
-) -> list[float | str]:
+) -> list[Outcome]:
     """Rewards of the responses, made where a run makes them; what went wrong instead of one.
 
     Golds come from other people's files: a check that a run keeps behind the wall must not get out
@@ -99,7 +124,7 @@ def _graded(
         workers.close()
 
 
-def _reward(task: Task, prompt: Prompt, response: str) -> float | str:
+def _reward(task: Task, prompt: Prompt, response: str) -> Outcome:
     try:
         return float(task.grade(prompt, [response]))
     except Exception as error:  # of the task's own code: shown, as the run would count it

@@ -79,6 +79,7 @@ async def run_with(
         prepared.chat,
         config.rewards,
         say=lambda line: print(line, file=text, flush=True),
+        warn=terminal.say,
     )
     more = _more_sinks(config, folder, terminal)
     logs = [

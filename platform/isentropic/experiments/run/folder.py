@@ -3,6 +3,7 @@
 runs/<name>/
   config.yaml        the resolved config
   environment.json   versions, git state, machine; of earlier starts: environment.1.json, ...
+  code/              copies of the user's own files
   data.json          digests of the task's prompts; before a change that was allowed: data.1.json, ...
   metrics.jsonl, updates.jsonl, rollouts/, checkpoints/, alarms.jsonl, report.html
                      from the layers that make them
@@ -21,6 +22,7 @@ from yaml import YAMLError
 from isentropic.config import DATA_KEY, Config, flat, is_under, with_current_keys
 from isentropic.durable import write_text_durably
 from isentropic.experiments.run.environment import environment
+from isentropic.experiments.run.own_code import check_own_code, write_own_code
 from isentropic.tasks.data.digest import DataDigest
 
 CONFIG = "config.yaml"
@@ -60,8 +62,9 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
 
     Raises:
         ValueError: the folder has a run and resume=never, has other files, cannot be written, or
-            has a run whose config differs in keys that `resume.allow_changes` does not name. More
-            steps are no such difference, unless a value depends on their number.
+            has a run whose config, or the user's own code, differs in keys that
+            `resume.allow_changes` does not name. More steps are no such difference, unless a value
+            depends on their number.
     """
     folder = Path(config.run.dir)
     _check_writable(folder)
@@ -98,6 +101,7 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
             f"{why}Give the values of {folder / CONFIG}, or allow the change: "
             f"'resume.allow_changes=[{','.join(refused)}]'."
         )
+    check_own_code(folder, config, config.resume.allow_changes)
 
 
 def _depends_on_length(
@@ -199,6 +203,7 @@ def write_run_folder(config: Config, cfg: DictConfig) -> Path:
         earlier.rename(folder / f"environment.{count + 1}.json")
     write_text_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
     write_text_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+    write_own_code(folder, config)
     return folder
 
 

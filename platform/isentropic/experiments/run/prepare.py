@@ -16,6 +16,7 @@ from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
+from isentropic.tasks.own.trial import try_reward
 from isentropic.tasks.prompts import fitting
 
 EXPERT_MULTIPLE = 32  # of an expert's width, in vLLM's kernel for CPUs
@@ -48,6 +49,7 @@ def prepare(config: Config) -> Prepared:
     check_engine_starts(config, reads_images=chat.images is not None)
     data = DataDigest(task)
     task, dropped = fit_prompts(config, task, chat, data)
+    try_reward(task, chat, config.rewards)
     network = read_config(model)
     check_model_runs(config, network)
     share = attention_share(network) if config.learner.balance == "work" else 0.0

@@ -13,6 +13,7 @@ from isentropic.config import Config
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch, read_batch
 from isentropic.experiments.run.folder import CONFIG, data_changes, read_config
+from isentropic.experiments.run.own_code import with_copies
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
@@ -40,9 +41,9 @@ class RecordedRun:
         """The config as plain values, without a preset's own section: its readers have the values.
 
         Keys that say nothing about what a step computes, and that the run's version did not have
-        yet, get today's.
+        yet, get today's. The user's own files are the copies that the run folder has.
         """
-        values = read_config(self.folder)
+        values = with_copies(self.folder, read_config(self.folder))
         today = compose()
         around = {
             key: OmegaConf.to_container(today[key], resolve=False) | values.get(key, {})

@@ -17,6 +17,7 @@ from isentropic.checks import check_choice
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.errors import explain, quoted, refuse_renamed
+from isentropic.experiments.settings.own import own_choice
 
 TEXT = (str, str | None)
 TEXTS = (tuple[str, ...],)
@@ -41,6 +42,7 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
         ValueError: a key by its old name, a NUL, or a choice that is no name. Other errors are left
             to Hydra; what is no override (its own options) is left alone.
     """
+    arguments = [part for argument in arguments for part in own_choice(argument)]
     for argument in arguments:
         _check(argument)
     return as_typed(arguments)

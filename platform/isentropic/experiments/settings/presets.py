@@ -53,7 +53,8 @@ def name_presets(cfg: DictConfig, settings: DictConfig) -> None:
     given = _given(settings)
     names = _methods(given, _experiment_values(settings))
     if not names or "objective" in {override.key_or_group for override in given}:
-        names = [*names, settings.runtime.choices.objective]
+        own = OmegaConf.select(cfg, "objective.function_name")
+        names = [*names, own or settings.runtime.choices.objective]
     cfg.run.preset = " + ".join(dict.fromkeys(names))
 
 

@@ -19,6 +19,7 @@ from isentropic.methods.uec_rl.keep_rules import KeepRules
 from isentropic.methods.uec_rl.queue_replay import QueueReplayConfig
 from isentropic.methods.uec_rl.second_wave import SecondWave
 from isentropic.objectives import OBJECTIVES
+from isentropic.objectives.loss.own import OwnObjectiveConfig
 from isentropic.objectives.tokens.mismatch import TOKEN_WEIGHTS
 from isentropic.objectives.tokens.reductions import REDUCTIONS
 from isentropic.tasks import TASKS
@@ -36,7 +37,7 @@ SLOTS: dict[str, dict[str, type]] = {
     },
     "reweight": {"none": NoReweight, "polarity": PolarityConfig},
     "token_weight": TOKEN_WEIGHTS,
-    "objective": OBJECTIVES,
+    "objective": OBJECTIVES | {"own": OwnObjectiveConfig},
     "steering": {
         "none": NoSteering,
         "steered": SteeringConfig,

@@ -4,7 +4,8 @@ import re
 import subprocess
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
@@ -40,6 +41,9 @@ SECRET_TEXT = {
     "an AWS key": re.compile(rb"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
     "an API key": re.compile(rb"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{40,}"),
 }
+# A Python file as the keys of a config name it: {file: a.py, ...} or task.reward.file=a.py.
+OWN_FILE = re.compile(r"""\bfile\s*[:=]\s*["']?(?P<path>[^"',{}]+?\.py)\b""")
+OWN = "own"  # the folder of those that are not in the tree
 MAX_MIB = 100  # Ray refuses 500; a tree of code has less than one
 NO_SECRETS = (
     "Secrets stay where they are: a job's files and environment can be read by all who see the "
@@ -55,14 +59,23 @@ class Package:
     root: Path
     files: tuple[str, ...]
     left_out: tuple[tuple[str, str], ...]
+    # The user's own files from outside of it, or ignored in it: place in the upload -> file.
+    own: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def num_bytes(self) -> int:
-        return sum((self.root / name).stat().st_size for name in self.files)
+        return sum(path.stat().st_size for path in self.places().values())
+
+    def places(self) -> dict[str, Path]:
+        """Where each file of the upload comes from."""
+        return {name: self.root / name for name in self.files} | dict(self.own)
 
 
-def package(root: Path) -> Package:
+def package(root: Path, own: Mapping[str, Path] | None = None) -> Package:
     """Lists the tree; what .gitignore names is not even listed as left out.
+
+    Args:
+        own: files that a job needs besides, as `Package.own`.
 
     Raises:
         ValueError: a file's text holds a secret, the tree is too large, or git is missing.
@@ -75,7 +88,7 @@ def package(root: Path) -> Package:
             left_out.append((name, reason))
         else:
             files.append(name)
-    upload = Package(root, tuple(files), tuple(left_out))
+    upload = Package(root, tuple(files), tuple(left_out), own or {})
     if not files:
         raise ValueError(f"{root} has no file to upload. Run this from a checkout of the project.")
     _check_size(upload)
@@ -86,13 +99,38 @@ def package(root: Path) -> Package:
 def write_zip(upload: Package, path: Path) -> None:
     """Writes the archive; the same tree gives the same bytes, so that Ray uploads it once."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in upload.files:
-            file = upload.root / name
+        for name, file in upload.places().items():
             # Dated 1980: with a time stamp the same tree would have other bytes.
             entry = zipfile.ZipInfo(name)
             entry.external_attr = (file.stat().st_mode & 0o777) << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, file.read_bytes())
+
+
+def with_own_files(arguments: list[str], root: Path) -> tuple[list[str], dict[str, Path]]:
+    """Returns the arguments as the job reads them, and the user's own files that they name.
+
+    A file of the tree is named by its place in it; another goes along as own/<number>/<name>.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    own: dict[str, Path] = {}
+
+    def place(found: re.Match[str]) -> str:
+        given = found["path"]
+        path = Path(given).expanduser().resolve()
+        if not path.is_file():
+            raise ValueError(f"{given} is no file: it could not go along with the job.")
+        if path.is_relative_to(root) and (name := str(path.relative_to(root))) in tree:
+            return found[0].replace(given, name)
+        own[name := f"{OWN}/{len(own)}/{path.name}"] = path
+        return found[0].replace(given, name)
+
+    tree: set[str] = set()
+    if any(map(OWN_FILE.search, arguments)):
+        tree = {name for name in _not_ignored(root) if _why_not(root, name) is None}
+    return [OWN_FILE.sub(place, argument) for argument in arguments], own
 
 
 def check_arguments(arguments: list[str]) -> None:
@@ -168,7 +206,8 @@ def _why_not(root: Path, name: str) -> str | None:
 def _check_size(upload: Package) -> None:
     if upload.num_bytes <= MAX_MIB * 2**20:
         return
-    largest = sorted(upload.files, key=lambda name: -(upload.root / name).stat().st_size)[:3]
+    places = upload.places()
+    largest = sorted(places, key=lambda name: -places[name].stat().st_size)[:3]
     raise ValueError(
         f"the tree has {upload.num_bytes / 2**20:.0f} MiB to upload, at most {MAX_MIB} are "
         f"allowed. The largest files: {', '.join(largest)}. Put data on the cluster's own storage, "
@@ -178,8 +217,8 @@ def _check_size(upload: Package) -> None:
 
 def _check_text(upload: Package) -> None:
     secrets = {variable: value.encode() for variable, value in secret_values().items()}
-    for name in upload.files:
-        text = (upload.root / name).read_bytes()
+    for name, file in upload.places().items():
+        text = file.read_bytes()
         variable = next((key for key, value in secrets.items() if value in text), None)
         kind = f"the value of {variable}" if variable else _kind_of_secret(text)
         if kind:

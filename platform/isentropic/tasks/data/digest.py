@@ -19,6 +19,8 @@ class Prompts(Protocol):
 class DataDigest:
     """Digests of a task's prompts, answers and ids, added in the order of their indices.
 
+    Rows that a user's own reward reads count with all their columns.
+
     Of an image only the name and the size of its file count: the folder may have moved.
     """
 
@@ -31,6 +33,8 @@ class DataDigest:
         """Adds the split's next prompt."""
         media = [(os.path.basename(path), _size(path)) for path in prompt.media]
         said = repr((prompt.prompt_id, prompt.messages, prompt.answer, media))
+        if getattr(self._task, "place", ""):  # the user's own reward reads the row in it
+            said += prompt.metadata
         digest = blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._whole.setdefault(split, blake2b(digest_size=16)).update(digest)
         self._rows.setdefault(split, bytearray()).extend(digest[:SHORT])

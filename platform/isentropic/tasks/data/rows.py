@@ -16,6 +16,7 @@ ALIKE = (
     ("problem", "question", "prompt", "query", "instruction", "input", "messages"),
     ("answer", "final_answer", "expected_answer", "ground_truth", "solution", "target", "label"),
 )
+WHOLE = ""  # the key of the row as it was, if that is asked for
 ROLES = ("system", "user", "assistant")
 Row = dict[str, Any]
 Messages = tuple[dict[str, str], ...]
@@ -38,6 +39,7 @@ def read_rows(
     limit: int | None,
     on_bad_row: str,
     key: str = "task.path",
+    whole: Callable[[Mapping[str, Any]], Any] | None = None,
     say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
@@ -49,6 +51,7 @@ def read_rows(
         limit: ends the reading after so many good rows.
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
         key: where the path stands in the config, for errors.
+        whole: makes of a row what is kept of all its columns, under WHOLE; None: nothing is.
         say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
@@ -59,7 +62,8 @@ def read_rows(
     bad: dict[str, list[tuple[Place, Any]]] = {}
     for place, row in announced(read_source(path, split, key), f"reading rows of {path}", say):
         try:
-            rows.append(_read_row(row, columns))
+            values = _read_row(row, columns)
+            rows.append(values if whole is None else values | {WHOLE: whole(row)})
         except BadValue as error:
             bad.setdefault(str(error), []).append((place, error.example))
         if limit is not None and len(rows) >= limit:

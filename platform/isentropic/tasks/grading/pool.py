@@ -6,7 +6,6 @@ It reads only JSON from them.
 import asyncio
 import json
 import logging
-import math
 import os
 import pickle
 import socket
@@ -19,12 +18,10 @@ from dataclasses import dataclass
 
 from isentropic.tasks.base import Task
 from isentropic.tasks.grading import server
+from isentropic.tasks.grading.outcome import CRASHED, TIMED_OUT, Outcome, from_json
 from isentropic.tasks.grading.wall import Wall
-from isentropic.tasks.grading.worker import NOT_FINITE, RAISED, Item, Outcome
+from isentropic.tasks.grading.worker import Item
 
-TIMED_OUT = "timed_out"
-CRASHED = "crashed"
-KINDS = (TIMED_OUT, CRASHED, RAISED, NOT_FINITE)
 ANSWER = 2**20  # bytes of one answer, at most
 START_S = 120.0  # for the server's imports on a busy machine
 # The only variables of the run that a check can see: how text is read, which libraries are loaded.
@@ -60,11 +57,18 @@ class WorkerPool:
     """
 
     def __init__(
-        self, task: Task, *, memory_gib: float, timeout_s: float, say: Callable[[str], None]
+        self,
+        task: Task,
+        *,
+        memory_gib: float,
+        timeout_s: float,
+        say: Callable[[str], None],
+        network: bool = False,
     ) -> None:
         self._task = task
         self._memory_gib = memory_gib
         self._timeout_s = timeout_s
+        self._network = network
         self._say = say  # is called once, with what the workers are walled off by
         self._server: _Server | None = None
         self._idle: list[_Worker] = []
@@ -122,7 +126,7 @@ class WorkerPool:
 
     def _server_started(self) -> "_Server":
         if self._server is None:
-            self._server = _Server(self._task, self._memory_gib, self._timeout_s)
+            self._server = _Server(self._task, self._memory_gib, self._timeout_s, self._network)
         return self._server
 
     def _close_server(self) -> None:
@@ -162,9 +166,9 @@ class _Worker:
 class _Server:
     """The process that workers are forked from, and the socket that requests them."""
 
-    def __init__(self, task: Task, memory_gib: float, timeout_s: float) -> None:
+    def __init__(self, task: Task, memory_gib: float, timeout_s: float, network: bool) -> None:
         modules = [type(task).__module__, *getattr(task, "preload", ())]
-        setup = pickle.dumps((modules, pickle.dumps(task), memory_gib, timeout_s))
+        setup = pickle.dumps((modules, pickle.dumps(task), memory_gib, timeout_s, network))
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_S)
         with theirs:
@@ -231,14 +235,7 @@ def _outcomes(values: object, count: int) -> list[Outcome]:
     """Returns a worker's answer; raises ValueError unless it lists rewards and known errors."""
     if not isinstance(values, list) or len(values) != count:
         raise ValueError
-    return [value if value in (RAISED, NOT_FINITE) else _reward(value) for value in values]
-
-
-def _reward(value: object) -> Outcome:
-    """Returns the value as a reward; raises ValueError if it is not a number."""
-    if type(value) not in (int, float):
-        raise ValueError
-    return float(value) if math.isfinite(value) else NOT_FINITE
+    return [from_json(value) for value in values]
 
 
 def _environment() -> dict[str, str]:

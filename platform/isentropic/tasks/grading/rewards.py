@@ -10,16 +10,12 @@ from isentropic.checks import check_range
 from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.grading.pool import (
-    CRASHED,
-    KINDS,
-    TIMED_OUT,
-    RewardError,
-    WorkerPool,
-    spare_cpus,
-)
+from isentropic.tasks.grading.outcome import CRASHED, KINDS, TIMED_OUT, Outcome, reason_of
+from isentropic.tasks.grading.pool import RewardError, WorkerPool, spare_cpus
 from isentropic.tasks.grading.wall import Wall
-from isentropic.tasks.grading.worker import Item, Outcome, check
+from isentropic.tasks.grading.worker import Item, check_all
+
+WARNINGS = 8  # places of errors that are named
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +33,7 @@ class RewardsConfig:
     reward_on_error: float
     # After more, the right answer is checked, and if that fails too the run stops; null: never.
     max_errors_in_a_row: int | None
+    network: bool = False  # a check may connect to servers, such as a judge; nothing else opens
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -73,14 +70,22 @@ class RewardWorkers:
         config: RewardsConfig,
         *,
         say: Callable[[str], None] = log.info,
+        warn: Callable[[str], None] = log.warning,
     ) -> None:
+        """say: gets what the workers are walled off by. warn: gets the first errors of each kind."""
         self._task = task
         self._chat = chat
         self._config = config
         self._counts = dict.fromkeys(KINDS, 0)
         self._errors_in_a_row = 0
+        self._warn = warn
+        self._warned: set[str] = set()
         self._pool = WorkerPool(
-            task, memory_gib=config.memory_gib, timeout_s=config.timeout_s, say=say
+            task,
+            memory_gib=config.memory_gib,
+            timeout_s=config.timeout_s,
+            say=say,
+            network=config.network,
         )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
@@ -106,6 +111,17 @@ class RewardWorkers:
             for outcome in outcomes
         ]
 
+    def why(self, outcome: Outcome) -> str:
+        """Returns what was wrong, for a user's own reward with file and line; "" if nothing was."""
+        if not isinstance(outcome, str):
+            return ""
+        if reason := reason_of(outcome):
+            return reason
+        place = getattr(self._task, "place", "")
+        took = f"it gave no answer within rewards.timeout_s={self._config.timeout_s:g}"
+        said = {TIMED_OUT: took, CRASHED: "its process ended"}.get(outcome, outcome)
+        return f"{place}: {said}" if place else said
+
     @property
     def wall(self) -> Wall | None:
         """The wall around the checks; None before the first isolated one."""
@@ -123,7 +139,7 @@ class RewardWorkers:
         """Returns a reward or the kind of an error per item, in order, and counts nothing."""
         if self._task.isolated:
             return await self._check_isolated(items)
-        return [check(self._task, *item) for item in items]
+        return check_all(self._task, items)
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Checks in batches, for speed; then one by one those whose batch hung or crashed."""
@@ -167,10 +183,25 @@ class RewardWorkers:
             return
         self._counts[outcome] += 1
         self._errors_in_a_row += 1
+        self._say_why(outcome, prompt)
         limit = self._config.max_errors_in_a_row
         if limit is not None and self._errors_in_a_row > limit:
             await self._check_right_answer(prompt)
             self._errors_in_a_row = 0
+
+    def _say_why(self, outcome: str, prompt: Prompt) -> None:
+        """Warns of an error of the user's own reward, once per line of it."""
+        reason = self.why(outcome)
+        place = reason.partition(": ")[0]
+        if not getattr(self._task, "place", "") or place in self._warned:
+            return
+        self._warned.add(place)
+        if len(self._warned) <= WARNINGS:
+            self._warn(
+                f"the reward failed on an answer to {prompt.prompt_id} ({outcome}), {reason}. It "
+                f"counts as rewards.reward_on_error={self._config.reward_on_error:g}, and in "
+                "reward/errors; further failures at this line are only counted."
+            )
 
     async def _check_right_answer(self, prompt: Prompt) -> None:
         """Raises RewardError if the check of the right answer fails too.
@@ -191,7 +222,7 @@ class RewardWorkers:
             raise RewardError(
                 f"the checks of {self._errors_in_a_row} answers in a row failed, and then the "
                 f"check of the right one ({prompt.answer!r} of prompt {prompt.prompt_id}: "
-                f"{outcome}; in all: {self._counts}). The task's grade() is at fault, not the "
+                f"{reason_of(outcome) or outcome}; in all: {self._counts}). The task's grade() is at fault, not the "
                 "answers: try it on that one by hand. To go on all the same: "
                 "rewards.max_errors_in_a_row=null."
             )

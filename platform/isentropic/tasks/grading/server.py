@@ -33,7 +33,7 @@ def main() -> None:
         os.chdir(folder)
         os.environ["MPLCONFIGDIR"] = folder
         try:
-            modules, task, memory_gib, timeout_s = pickle.load(sys.stdin.buffer)
+            modules, task, memory_gib, timeout_s, network = pickle.load(sys.stdin.buffer)
             for name in modules:
                 importlib.import_module(name)
             task = pickle.loads(task)
@@ -42,7 +42,10 @@ def main() -> None:
             control.send(traceback.format_exc()[-MESSAGE:].encode())
             return
         control.send(READY)
-        obey(control, partial(serve, task, memory_gib=memory_gib, timeout_s=timeout_s))
+        obey(
+            control,
+            partial(serve, task, memory_gib=memory_gib, timeout_s=timeout_s, network=network),
+        )
         os.chdir("/")
 
 

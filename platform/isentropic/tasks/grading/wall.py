@@ -12,7 +12,8 @@ of which stands without the others:
     seccomp     a short list of system calls: no socket, no process, no signal, no opening to write
 
 A container or a kernel may forbid some. `enter` then goes on with the rest, and reports which are
-missing and what still gets out.
+missing and what still gets out. With `rewards.network=true` a check may connect to servers; the rest
+stands.
 """
 
 import ctypes
@@ -28,7 +29,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from tempfile import TemporaryDirectory
 
 NOBODY = 65534
@@ -45,8 +46,29 @@ SYSTEM_CALLS = """
     sched_yield sched_getaffinity rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack clock_gettime
     clock_getres gettimeofday time nanosleep clock_nanosleep restart_syscall poll ppoll getpid
     getppid gettid getuid geteuid getgid getegid getrlimit setrlimit getrusage times uname sysinfo
-    getrandom rseq set_robust_list exit exit_group
+    getrandom rseq set_robust_list exit exit_group epoll_ctl epoll_wait epoll_pwait epoll_pwait2
 """
+# Those of a check that may ask a server: sockets, and the threads that look up its name.
+NETWORK_CALLS = """
+    connect sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg getsockname getpeername getsockopt
+    setsockopt shutdown socketpair epoll_create1 eventfd2 pipe2 ioctl select pselect6 dup
+    rt_sigtimedwait set_tid_address
+"""
+CLONE_THREAD = 0x10000
+# What looks up names, and which servers are trusted.
+NETWORK_FILES = (
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/protocols",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/usr/share/ca-certificates",
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +88,23 @@ class Wall:
         return text
 
 
-def enter(memory_gib: float) -> Wall:
+def enter(memory_gib: float, *, network: bool = False) -> Wall:
     """Puts this process behind the wall, for good. Its working folder should be empty.
 
     If the system refuses a layer it goes on without; the caller has to report that.
+
+    Args:
+        network: leave open the way to servers, and to nothing else.
     """
     prepare()
     missing = {}
-    for name, layer in LAYERS.items():
+    for name, layer in (LAYERS | (WITH_NETWORK if network else {})).items():
         try:
             layer(memory_gib)
         except Exception as error:  # any of three libraries may raise: the user sees each reason
             missing[name] = str(error) or type(error).__name__
-    return Wall(missing, tuple(name for name, attempt in ATTEMPTS.items() if _works(attempt)))
+    forbidden = {name: attempt for name, attempt in ATTEMPTS.items() if not network or name != ASKS}
+    return Wall(missing, tuple(name for name, attempt in forbidden.items() if _works(attempt)))
 
 
 def inspect(timeout_s: float = 60.0) -> Wall:
@@ -143,20 +169,21 @@ def _closed_to_others() -> str | None:
         os.setegid(0)
 
 
-def _limits(memory_gib: float) -> None:
+def _limits(memory_gib: float, network: bool = False) -> None:
     memory = int(memory_gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for kind, limit in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NPROC, 0),
+        # It counts threads too, one of which looks up names.
+        *([] if network else [(resource.RLIMIT_NPROC, 0)]),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
     ):
         resource.setrlimit(kind, (limit, limit))
 
 
-def _namespaces(memory_gib: float) -> None:
-    namespaces = CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC
+def _namespaces(memory_gib: float, network: bool = False) -> None:
+    namespaces = CLONE_NEWNS | CLONE_NEWIPC | (0 if network else CLONE_NEWNET)
     try:
         _system("unshare", namespaces)
     except PermissionError:
@@ -181,10 +208,17 @@ def _user(memory_gib: float) -> None:
     os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def _landlock(memory_gib: float) -> None:
-    from py_landlock import Landlock
+def _landlock(memory_gib: float, network: bool = False) -> None:
+    from py_landlock import AccessFs, Landlock
 
-    Landlock(strict=False).allow_read(*code_folders()).apply()
+    rules = Landlock(strict=False).allow_read(*code_folders())
+    if network:
+        rules.allow_all_network()
+        for path in filter(os.path.exists, NETWORK_FILES):
+            # What may be done with a folder is refused in a rule for a file.
+            folder = AccessFs.READ_DIR if os.path.isdir(path) else AccessFs(0)
+            rules.add_path_rule(path, access=AccessFs.READ_FILE | folder)
+    rules.apply()
 
 
 def _privileges(memory_gib: float) -> None:
@@ -197,12 +231,12 @@ def _privileges(memory_gib: float) -> None:
     _system("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _seccomp(memory_gib: float) -> None:
+def _seccomp(memory_gib: float, network: bool = False) -> None:
     import pyseccomp
     from pyseccomp import ALLOW, EQ, MASKED_EQ, Arg
 
     calls = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
-    for name in SYSTEM_CALLS.split():
+    for name in (SYSTEM_CALLS + (NETWORK_CALLS if network else "")).split():
         # A call that an older libseccomp has no name for stays forbidden.
         with suppress(OSError):
             calls.add_rule(ALLOW, name)
@@ -212,6 +246,14 @@ def _seccomp(memory_gib: float) -> None:
     # Only these: F_SETOWN could send a signal.
     for command in (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL):
         calls.add_rule(ALLOW, "fcntl", Arg(1, EQ, command))
+    if network:
+        calls.add_rule(ALLOW, "fcntl", Arg(1, EQ, fcntl.F_SETFL))
+        # Not AF_UNIX: services of the machine, some of them root's, listen there.
+        for family in (socket.AF_INET, socket.AF_INET6):
+            calls.add_rule(ALLOW, "socket", Arg(0, EQ, family))
+        calls.add_rule(ALLOW, "clone", Arg(0, MASKED_EQ, CLONE_THREAD, CLONE_THREAD))
+        # Its flags cannot be seen here; without it threads start by `clone`.
+        calls.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     calls.load()
 
 
@@ -222,6 +264,12 @@ LAYERS: dict[str, Callable[[float], None]] = {
     "landlock": _landlock,
     "privileges": _privileges,
     "seccomp": _seccomp,
+}
+WITH_NETWORK: dict[str, Callable[[float], None]] = {
+    "limits": partial(_limits, network=True),
+    "namespaces": partial(_namespaces, network=True),
+    "landlock": partial(_landlock, network=True),
+    "seccomp": partial(_seccomp, network=True),
 }
 
 
@@ -254,10 +302,11 @@ def _fork() -> None:
     os.waitpid(child, 0)
 
 
+ASKS = "use the network"
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "read files": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
     "write files": lambda: os.close(os.open("attempt", os.O_WRONLY | os.O_CREAT)),
-    "use the network": _send,
+    ASKS: _send,
     "start a process": _fork,
     "signal the run": lambda: os.kill(os.getppid(), 0),
     "read the run's environment": lambda: os.close(

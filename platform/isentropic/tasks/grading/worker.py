@@ -9,24 +9,37 @@ import math
 import os
 import pickle
 import resource
+from collections.abc import Sequence
+from contextlib import suppress
 
+from isentropic.own.code import named, place
 from isentropic.records import Prompt
 from isentropic.tasks.base import Task, reward_of
 from isentropic.tasks.grading import wall
+from isentropic.tasks.grading.outcome import (
+    NOT_FINITE,
+    RAISED,
+    Failed,
+    Outcome,
+    Paid,
+    as_json,
+    parts_of,
+)
 
 # A prompt, the turns that answer it, and whether the last one was cut off (left out: no).
 Item = tuple[Prompt, tuple[str, ...]] | tuple[Prompt, tuple[str, ...], bool]
-Outcome = float | str  # a reward, or the kind of its error
-RAISED = "raised"
-NOT_FINITE = "not_finite"
 HANDLE = 3  # of the socket, in a worker
 
 
-def serve(task: Task, handle: int, memory_gib: float, timeout_s: float) -> None:
+def serve(
+    task: Task, handle: int, memory_gib: float, timeout_s: float, network: bool = False
+) -> None:
     """Runs a worker: gives up whatever no check needs, then answers requests until they end."""
     _keep_one_handle(handle)
     os.environ.clear()
-    layers = wall.enter(memory_gib)
+    if hasattr(task, "enter_worker"):
+        task.enter_worker()  # what it must open before the wall
+    layers = wall.enter(memory_gib, network=network)
     _answer({"missing": layers.missing, "gaps": layers.gaps})
     with open(HANDLE, "rb") as requests:
         while True:
@@ -34,7 +47,24 @@ def serve(task: Task, handle: int, memory_gib: float, timeout_s: float) -> None:
                 items = pickle.load(requests)
             except EOFError:
                 return
-            _answer([check(task, *item, cpu_s=timeout_s) for item in items])
+            _answer([as_json(outcome) for outcome in check_all(task, items, cpu_s=timeout_s)])
+
+
+def check_all(task: Task, items: Sequence[Item], *, cpu_s: float | None = None) -> list[Outcome]:
+    """Returns an outcome per item; in one call if the task has a `grade_together`.
+
+    One that fails on the whole batch is asked again for each item, so that each has its own outcome.
+    An exception in its list is the error of that item.
+    """
+    together = getattr(task, "grade_together", None)
+    if together is not None and len(items) > 1:
+        _limit(cpu_s)
+        # What fails here fails again below, where it is reported.
+        with suppress(Exception):
+            rewards = list(together(items))
+            if len(rewards) == len(items):
+                return [_outcome(reward) for reward in rewards]
+    return [check(task, *item, cpu_s=cpu_s) for item in items]
 
 
 def check(
@@ -45,22 +75,43 @@ def check(
     *,
     cpu_s: float | None = None,
 ) -> Outcome:
-    """Returns the reward, or 'raised' or 'not_finite'.
+    """Returns the reward, or 'raised' (with the reason) or 'not_finite'.
 
     Args:
         truncated: the last turn was cut off at the limit of tokens.
         cpu_s: CPU time left to this process from now on; None is no limit.
     """
+    _limit(cpu_s)
+    try:
+        return _outcome(reward_of(task, prompt, turns, truncated=truncated))
+    # Foreign code on foreign text: whatever it raises is a wrong answer, which the caller counts.
+    except Exception as error:
+        return _failed(error)
+
+
+def _failed(error: Exception) -> Outcome:
+    """Returns the kind of the error, and what the user's own code says of it."""
+    kind = getattr(error, "kind", None) or RAISED
+    # Other checks explain nothing: an answer can write into what they say.
+    return Failed(kind, f"{where}: {named(error)}") if (where := place(error)) else kind
+
+
+def _outcome(reward: float | Exception) -> Outcome:
+    if isinstance(reward, Exception):
+        return _failed(reward)
+    parts = parts_of(reward)
+    number = float(reward)
+    if not all(map(math.isfinite, [number, *parts.values()])):
+        return NOT_FINITE
+    return Paid(number, parts) if parts else number
+
+
+def _limit(cpu_s: float | None) -> None:
+    """Limits the CPU time that this process may use from now on; None is no limit."""
     if cpu_s is not None:
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + cpu_s) + 1, hard))
-    try:
-        reward = float(reward_of(task, prompt, turns, truncated=truncated))
-    # Foreign code on foreign text: whatever it raises is a wrong answer, which the caller counts.
-    except Exception:
-        return RAISED
-    return reward if math.isfinite(reward) else NOT_FINITE
 
 
 def _keep_one_handle(handle: int) -> None:

@@ -1,0 +1,89 @@
+"""What a check gives: a reward, perhaps of named parts, or the kind of its error and the reason."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+TIMED_OUT = "timed_out"
+CRASHED = "crashed"
+RAISED = "raised"
+NOT_FINITE = "not_finite"
+KINDS = (TIMED_OUT, CRASHED, RAISED, NOT_FINITE)
+REASON = 400  # characters kept of a reason
+MOST_PARTS = 64
+
+Outcome = float | str  # a reward, or the kind of its error
+
+
+class Paid(float):
+    """A reward that was made of named parts."""
+
+    parts: Mapping[str, float]
+
+    def __new__(cls, reward: float, parts: Mapping[str, float]) -> "Paid":
+        paid = super().__new__(cls, reward)
+        paid.parts = dict(parts)
+        return paid
+
+
+class Failed(str):
+    """The kind of an error, and what was wrong: for a user's own code with file and line."""
+
+    reason: str
+
+    def __new__(cls, kind: str, reason: str) -> "Failed":
+        failed = super().__new__(cls, kind)
+        failed.reason = reason[:REASON]
+        return failed
+
+
+def parts_of(outcome: Outcome) -> Mapping[str, float]:
+    """Returns the named parts of a reward; none of one that is a plain number."""
+    return getattr(outcome, "parts", {})
+
+
+def reason_of(outcome: Outcome) -> str:
+    """Returns what was wrong, as one printable line; "" if nothing says it."""
+    # An answer may have written into it: no control character reaches the terminal.
+    text = "".join(x if x.isprintable() else " " for x in getattr(outcome, "reason", ""))
+    return " ".join(text.split())
+
+
+def as_json(outcome: Outcome) -> Any:
+    """Returns what a worker writes of an outcome."""
+    if parts := parts_of(outcome):
+        return {"reward": float(outcome), "parts": dict(parts)}
+    if reason := getattr(outcome, "reason", ""):
+        return {"error": str(outcome), "reason": reason}
+    return outcome
+
+
+def from_json(value: object) -> Outcome:
+    """Returns what a worker wrote as an outcome; raises ValueError for anything else."""
+    if isinstance(value, dict):
+        if value.keys() == {"reward", "parts"} and isinstance(value["parts"], dict):
+            return _paid(value["reward"], value["parts"])
+        if value.keys() == {"error", "reason"} and isinstance(value["reason"], str):
+            kind = from_json(value["error"])
+            if isinstance(kind, str):
+                return Failed(kind, value["reason"])
+        raise ValueError
+    if value in (RAISED, NOT_FINITE):
+        return str(value)
+    number = _number(value)
+    return number if math.isfinite(number) else NOT_FINITE
+
+
+def _paid(reward: object, parts: dict[Any, object]) -> Outcome:
+    numbers = {name: _number(value) for name, value in parts.items()}
+    if len(numbers) > MOST_PARTS:
+        raise ValueError
+    total = _number(reward)
+    is_finite = all(map(math.isfinite, [total, *numbers.values()]))
+    return Paid(total, numbers) if is_finite else NOT_FINITE
+
+
+def _number(value: object) -> float:
+    if type(value) not in (int, float):
+        raise ValueError
+    return float(value)

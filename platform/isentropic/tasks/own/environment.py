@@ -1,0 +1,166 @@
+"""Games of `textarena` in several turns: an episode is a game, the reward is the game's own.
+
+    prompt    the rules, as the game tells them
+    policy    [5]               without brackets they are put around the whole turn
+    game      The target number is higher.
+    policy    [8]               ... until the game ends, or `task.max_turns`
+
+A game keeps its state nowhere but in the turns: each reply plays the game again from its seed. So an
+episode of the ledger is graded, resumed and replayed without anything else.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from io import StringIO
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from isentropic.checks import check_choice, check_range
+from isentropic.own.code import named
+from isentropic.records import Prompt
+from isentropic.seeds import hash_seed
+from isentropic.tasks.sizes import check_sizes
+
+CHECKED = "0.7.4"  # the version whose games were read and played
+# Games of one player that repeat under a seed, evaluate nothing that a player writes, and need no
+# download, no other model and no second for a turn.
+GAMES = (
+    "2048-v0", "Bandit-v0", "Blackjack-v0", "FifteenPuzzle-v0", "FrozenLake-v0", "GuessTheNumber-v0",
+    "LightsOut-v0", "Mastermind-v0", "Minesweeper-v0", "PegJump-v0", "Secretary-v0", "Sudoku-v0",
+    "TowerOfHanoi-v0",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentConfig:
+    """Values live in conf/task/environment.yaml."""
+
+    name: str
+    game: str
+    params: dict[str, Any]  # of the game, instead of its own values
+    train_size: int
+    eval_size: int
+    seed: int  # of the games, not of the run
+    max_turns: int  # of the policy; a game that is not over by then is paid 0
+    reward_right: float  # a game that pays as much is won
+    system_prompt: str | None
+    on_long_prompt: str  # refuse | drop
+
+    def __post_init__(self) -> None:
+        check_choice("task.game", self.game, GAMES)
+        check_sizes(self.train_size, self.eval_size)
+        check_range("task.max_turns", self.max_turns, at_least=2)
+        check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
+
+
+class Played(NamedTuple):
+    """A game after some turns: what it said last, and its reward; None: it goes on."""
+
+    said: str
+    reward: float | None
+
+
+class EnvironmentTask:
+    """Games from their seeds; `prompt_id` is 'environment/<game>/<split>/<index>'."""
+
+    isolated = False  # the games of GAMES match a player's text against short patterns
+
+    def __init__(self, config: EnvironmentConfig) -> None:
+        self.config = config
+        self.max_turns = config.max_turns
+        _check_installed()
+        try:
+            self.prompt("train", 0)
+        except Exception as error:  # of the game's own code
+            raise ValueError(
+                f"task.game={config.game} does not start with task.params={config.params}: "
+                f"{named(error)}."
+            ) from error
+
+    def size(self, split: str) -> int:
+        return self.config.train_size if split == "train" else self.config.eval_size
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        seed = hash_seed("environment", self.config.game, self.config.seed, split, index) % 2**31
+        system = self.config.system_prompt
+        return Prompt(
+            prompt_id=f"environment/{self.config.game}/{split}/{index}",
+            messages=(
+                *([{"role": "system", "content": system}] if system else []),
+                {"role": "user", "content": self._play(seed, ()).said},
+            ),
+            answer="",
+            metadata=str(seed),
+            reward_right=self.config.reward_right,
+        )
+
+    def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        """Returns what the game pays; 0 for one that is not over.
+
+        Raises:
+            Exception: whatever the game raises on what the policy wrote.
+        """
+        return self._play(int(prompt.metadata), turns).reward or 0.0
+
+    def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
+        """Returns what the game says to the last turn; None if it is over."""
+        try:
+            played = self._play(int(prompt.metadata), turns)
+        except Exception:  # a game that fails on a text is over; `grade` reports it
+            return None
+        return played.said if played.reward is None else None
+
+    def _play(self, seed: int, turns: Sequence[str]) -> Played:
+        """Plays a whole game, up to the last of the turns."""
+        import textarena  # seconds: only for a run of this task
+
+        with _seeded(seed):
+            game = textarena.make(f"{self.config.game}-raw", **self.config.params)
+            game.reset(num_players=1, seed=seed)
+            said, done = _said(game), False
+            for turn in turns:
+                done, _ = game.step(turn if "[" in turn else f"[{turn.strip()}]")
+                said = _said(game)
+                if done:
+                    break
+            rewards, _ = game.close()
+        return Played(said, float(rewards[0]) if done else None)
+
+
+def _said(game: Any) -> str:
+    """Returns what the game told its player since the last time, without the player's own words."""
+    player, messages = game.get_observation()
+    return "\n".join(text for sender, text, _ in messages if sender != player).strip()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators that games draw from, for as long as one is played."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        with redirect_stdout(StringIO()):  # some games print
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+def _check_installed() -> None:
+    try:
+        installed = version("textarena")
+    except PackageNotFoundError as error:
+        raise ValueError(
+            "task=environment plays games of textarena, which is not installed: "
+            "pip install 'isentropic[environment]'."
+        ) from error
+    if installed != CHECKED:
+        raise ValueError(
+            f"textarena {installed} is installed. Its games were checked in version {CHECKED}, and "
+            f"others may differ: pip install textarena=={CHECKED}"
+        )

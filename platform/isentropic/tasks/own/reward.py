@@ -1,0 +1,278 @@
+"""A reward from a user's file: the forms that its function may have, and what it may return."""
+
+import asyncio
+import inspect
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from isentropic.checks import check_choice, check_range
+from isentropic.own.code import OwnCode, OwnError
+from isentropic.records import Prompt
+from isentropic.tasks.grading.outcome import MOST_PARTS, NOT_FINITE, Paid
+from isentropic.tasks.grading.worker import Item
+
+PART = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # names a metric
+STYLES = ("one", "batch", "trl")
+FORMS = {"one": "(prompt, response, row)", "batch": "(prompts, responses, rows)"}
+TRL_NAMES = ("prompts", "completions")
+NOT_COLUMNS = ("prompt", "completion", "completion_ids", *TRL_NAMES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRewardConfig:
+    """A reward of the user's own instead of the task's; see docs/extend.md."""
+
+    file: str  # a .py file; a copy goes into the run folder
+    function: str  # its name in the file
+    # one: f(prompt, response, row) | batch: f(prompts, responses, rows) | trl: f(prompts=,
+    # completions=, <column>=, ...); null: as its parameters say. Any of them may be `async def`.
+    style: str | None = None
+    weights: dict[str, float] | None = None  # of the parts that it returns; null: their sum
+
+    def __post_init__(self) -> None:
+        if self.style is not None:
+            check_choice("task.reward.style", self.style, STYLES)
+        for name, weight in (self.weights or {}).items():
+            check_range(f"task.reward.weights.{name}", weight)
+        self.code.get("task.reward.function", self.function)  # what is not there is refused now
+
+    @cached_property
+    def code(self) -> OwnCode:
+        """The file as it is now; it travels with the config."""
+        return OwnCode.read("task.reward.file", self.file)
+
+
+class OwnReward:
+    """Calls the user's function. A pickle of it loads the file where it is opened.
+
+    Args:
+        column: of the problem; its value says whether TRL's form gets texts or messages.
+
+    Raises:
+        ValueError: the file fails, lacks the function, or the function takes other parameters.
+    """
+
+    def __init__(self, config: OwnRewardConfig, column: str) -> None:
+        self._code = config.code
+        self._name = config.function
+        self._weights = config.weights
+        self._column = column
+        function = self._function
+        self.place = self._code.line(function)
+        if not callable(function):
+            raise ValueError(
+                f"task.reward.function={self._name}: in {self.place} it is "
+                f"{type(function).__name__}, not a function."
+            )
+        self._style = config.style or style_of(function)
+        self._is_async = inspect.iscoroutinefunction(function)
+        self._check_parameters(inspect.signature(function).parameters)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def calls_together(self) -> bool:
+        """Whether several answers are graded in one go."""
+        return self._is_async or self._style != "one"
+
+    def enter_worker(self) -> None:
+        """Opens the event loop of `async def` functions, which the wall would forbid."""
+        self._loop = asyncio.new_event_loop() if self._is_async else None
+
+    def grade(self, items: Sequence[Item]) -> list[float | Exception]:
+        """Returns a reward per item, in order; the error of the item instead if it has one.
+
+        Raises:
+            Exception: whatever the function raises, if it grades them in one call.
+        """
+        if self._style != "one":
+            values = self._wait(self._batch(items))
+            return [self._caught(value) for value in self._listed(values, len(items))]
+        if not self._is_async:
+            return [self._as_reward(self._wait(self._one(*item))) for item in items]
+
+        async def all_of_them() -> list[Any]:
+            calls = [self._one(*item) for item in items]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        return [self._caught(value) for value in self._wait(all_of_them())]
+
+    @property
+    def _function(self) -> Any:
+        return self._code.get("task.reward.function", self._name)
+
+    def _one(self, prompt: Prompt, turns: Sequence[str], truncated: bool = False) -> Any:
+        more = {"truncated": truncated} if "truncated" in self._parameters else {}
+        return self._function(_asked(prompt), turns[-1], row_of(prompt), **more)
+
+    def _batch(self, items: Sequence[Item]) -> Any:
+        prompts = [item[0] for item in items]
+        responses = [item[1][-1] for item in items]
+        rows = [row_of(prompt) for prompt in prompts]
+        if self._style == "trl":
+            return self._function(**self._trl_arguments(prompts, responses, rows))
+        truncated = [len(item) > 2 and item[2] for item in items]
+        more = {"truncated": truncated} if "truncated" in self._parameters else {}
+        return self._function([_asked(prompt) for prompt in prompts], responses, rows, **more)
+
+    def _trl_arguments(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], rows: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Texts, or messages if the data set has those, and a list for each column."""
+        is_chat = isinstance(rows[0].get(self._column), list)
+        names = [name for name in dict.fromkeys(key for row in rows for key in row)]
+        columns = {
+            name: [row.get(name) for row in rows] for name in names if name not in NOT_COLUMNS
+        }
+        arguments = columns | {
+            "prompts": [list(p.messages) if is_chat else _asked(p) for p in prompts],
+            "completions": [
+                [{"role": "assistant", "content": text}] if is_chat else text for text in responses
+            ],
+        }
+        takes_all = any(kind is inspect.Parameter.VAR_KEYWORD for kind in self._parameters.values())
+        return {key: arguments[key] for key in arguments if takes_all or key in self._parameters}
+
+    def _wait(self, values: Any) -> Any:
+        if not inspect.isawaitable(values):
+            return values
+        if self._loop is None:
+            raise OwnError(
+                self.place,
+                f"{self._name} returned something to be awaited: define it by `async def` itself",
+            )
+        return self._loop.run_until_complete(values)
+
+    def _listed(self, values: Any, count: int) -> list[Any]:
+        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+            raise OwnError(
+                self.place,
+                f"{self._name} returned {_short(values)}; a batch of {count} answers needs a list "
+                f"of {count} rewards",
+            )
+        values = list(values)
+        if len(values) != count:
+            raise OwnError(
+                self.place, f"{self._name} returned {len(values)} rewards for {count} answers"
+            )
+        return values
+
+    def _caught(self, value: Any) -> float | Exception:
+        if isinstance(value, Exception):
+            return value
+        try:
+            return self._as_reward(value)
+        except OwnError as error:
+            return error
+
+    def _as_reward(self, value: Any) -> float:
+        return as_reward(value, self.place, self._name, self._weights)
+
+    def _check_parameters(self, parameters: Mapping[str, inspect.Parameter]) -> None:
+        self._parameters = {name: parameter.kind for name, parameter in parameters.items()}
+        needed = [
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+            and name != "truncated"
+        ]
+        if self._style == "trl":
+            missing = "completion_ids" if "completion_ids" in needed else None
+        else:
+            kinds = list(self._parameters.values())
+            positional = sum(
+                kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for kind in kinds
+            ) - ("truncated" in self._parameters)
+            enough = positional >= 3 or inspect.Parameter.VAR_POSITIONAL in kinds
+            missing = None if enough and len(needed) <= 3 else FORMS[self._style]
+        if missing:
+            raise ValueError(
+                f"{self.place}: {self._name}({', '.join(parameters)}) cannot be called as "
+                f"task.reward.style={self._style} is, "
+                + (
+                    "with prompts, completions and the columns of the rows alone."
+                    if self._style == "trl"
+                    else f"with {missing}."
+                )
+                + f" Forms: {self._name}{FORMS['one']} -> number or dict of numbers; "
+                f"{self._name}{FORMS['batch']} -> a list of them; TRL's (prompts, completions, "
+                "**columns). docs/extend.md has an example of each."
+            )
+
+
+def as_reward(
+    value: Any, place: str, name: str, weights: Mapping[str, float] | None = None
+) -> float:
+    """Returns what a user's function returned as a reward; the weighted sum of parts.
+
+    Args:
+        place, name: of the function, for the error.
+        weights: of the parts; None: each counts 1.
+
+    Raises:
+        OwnError: it is no finite number, and no dict of them with the names of the weights.
+    """
+    if not isinstance(value, Mapping):
+        return _number(value, place, name)
+    parts = {str(part): _number(inner, place, name) for part, inner in value.items()}
+    weights = dict.fromkeys(parts, 1.0) if weights is None else weights
+    if bad := [part for part in parts if not PART.fullmatch(part)]:
+        raise OwnError(
+            place,
+            f"{name} returned a part named {_short(bad[0])}; a name is of letters, digits and _, "
+            "as in reward/<name>_mean",
+        )
+    if weights.keys() != parts.keys() or not 0 < len(parts) <= MOST_PARTS:
+        raise OwnError(
+            place,
+            f"{name} returned the parts {', '.join(parts) or 'none'}; task.reward.weights has "
+            f"{', '.join(weights) or 'none'}: they must be the same, at most {MOST_PARTS}",
+        )
+    return Paid(sum(weights[part] * inner for part, inner in parts.items()), parts)
+
+
+def _number(value: Any, place: str, name: str) -> float:
+    try:
+        # float("1.0") is a number too, but a text is no reward: something else was meant.
+        number = None if isinstance(value, str | bytes) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        text = f"{name} returned {_short(value)}; a reward is a number, or a dict of them"
+        raise OwnError(place, text)
+    if not math.isfinite(number):
+        raise OwnError(place, f"{name} returned {number}", NOT_FINITE)
+    return number
+
+
+def style_of(function: Any) -> str:
+    """Returns the form that a function's parameters say: TRL's, a batch, else one answer."""
+    names = list(inspect.signature(function).parameters)
+    if "completions" in names:
+        return "trl"
+    return "batch" if names[:2] == ["prompts", "responses"] else "one"
+
+
+def row_of(prompt: Prompt) -> dict[str, Any]:
+    """Returns the row that a prompt was made of, as its task wrote it into `metadata`."""
+    return json.loads(prompt.metadata) if prompt.metadata else {}
+
+
+def as_metadata(row: Mapping[str, Any]) -> str:
+    """Returns a row as JSON; what JSON lacks, such as a date, is text."""
+    return json.dumps(row, default=str, ensure_ascii=False)
+
+
+def _asked(prompt: Prompt) -> str:
+    return prompt.messages[-1]["content"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

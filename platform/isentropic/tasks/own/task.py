@@ -1,0 +1,103 @@
+"""A whole task of a user's own: a class from a file, or one that a package offers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from isentropic.checks import check_choice
+from isentropic.own.code import OwnCode, named, place
+from isentropic.own.packages import load_offered, version
+from isentropic.records import Prompt
+from isentropic.tasks.base import reward_of
+from isentropic.tasks.own.reward import as_reward
+
+NEEDS = ("size", "prompt", "grade")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTaskConfig:
+    """A class like those of `tasks`, made with `settings` as its keywords; see docs/extend.md."""
+
+    name: str
+    file: str | None  # a .py file; a copy goes into the run folder; null: a package offers it
+    class_name: str  # in the file, or among the entry points `isentropic.tasks`
+    settings: dict[str, Any]  # what the class is made with
+    on_long_prompt: str  # refuse | drop
+
+    def __post_init__(self) -> None:
+        check_choice("task.on_long_prompt", self.on_long_prompt, ("refuse", "drop"))
+        _ = self.own_class  # what is not there is refused now
+
+    @cached_property
+    def code(self) -> OwnCode | None:
+        """The file as it is now; it travels with the config."""
+        return None if self.file is None else OwnCode.read("task.file", self.file)
+
+    @property
+    def package(self) -> str | None:
+        """Name and version of the package that offers the class; None: it is from a file."""
+        return version("task", self.class_name) if self.file is None else None
+
+    @property
+    def own_class(self) -> Any:
+        """The user's class."""
+        if self.code is not None:
+            return self.code.get("task.class_name", self.class_name)
+        return load_offered("task.class_name", "task", self.class_name)
+
+
+class OwnTask:
+    """Asks the user's task, and names file and line of what goes wrong in it."""
+
+    def __init__(self, config: OwnTaskConfig) -> None:
+        # First, so that it is the first in a pickle: it loads the module of the task behind it.
+        self._code = config.code
+        self._name = config.class_name
+        own = config.own_class
+        where = config.code.path if config.code is not None else str(config.package)
+        try:
+            self._task = own(**config.settings)
+        except Exception as error:  # of the user's own code: it may raise what it likes
+            raise ValueError(
+                f"{place(error) or where}: {self._name}(**task.settings) fails: {named(error)}."
+            ) from error
+        if missing := [name for name in NEEDS if not callable(getattr(self._task, name, None))]:
+            raise ValueError(
+                f"{where}: {self._name} has no {', '.join(missing)}. A task needs size(split), "
+                "prompt(split, index) and grade(prompt, turns)."
+            )
+        self.isolated = bool(getattr(self._task, "isolated", True))
+        self.max_turns = int(getattr(self._task, "max_turns", 1))
+        self.preload = (type(self._task).__module__,) if config.code is None else ()
+        grade = type(self._task).grade
+        self.place = config.code.line(grade) if config.code is not None else where
+
+    def size(self, split: str) -> int:
+        return int(self._asked("size", split))
+
+    def prompt(self, split: str, index: int) -> Prompt:
+        prompt = self._asked("prompt", split, index)
+        if not isinstance(prompt, Prompt):
+            raise ValueError(
+                f"{self._name}.prompt({split!r}, {index}) returned {type(prompt).__name__}; a task "
+                "returns an isentropic.records.Prompt."
+            )
+        return prompt
+
+    def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        return as_reward(self._task.grade(prompt, turns), self.place, f"{self._name}.grade")
+
+    def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        reward = reward_of(self._task, prompt, turns, truncated=True)
+        return as_reward(reward, self.place, f"{self._name}.grade_truncated")
+
+    def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
+        return self._asked("reply", prompt, turns) if hasattr(self._task, "reply") else None
+
+    def _asked(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._task, name)(*arguments)
+        except Exception as error:  # of the user's own code: it may raise what it likes
+            where = place(error) or self.place
+            raise ValueError(f"{where}: {self._name}.{name} fails: {named(error)}.") from error

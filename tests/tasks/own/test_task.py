@@ -1,0 +1,84 @@
+"""A task from a user's file: its prompts and grades, in workers too, and its faults by file and line."""
+
+import asyncio
+import pickle
+
+import pytest
+
+from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
+from isentropic.tasks.own.task import OwnTask, OwnTaskConfig
+
+PARITY = """
+from isentropic.records import Prompt
+
+class Parity:
+    def __init__(self, size=4):
+        self.numbers = size
+
+    def size(self, split):
+        return self.numbers if split == "train" else 2
+
+    def prompt(self, split, index):
+        number = index if split == "train" else self.numbers + index
+        message = {"role": "user", "content": f"Is {number} even?"}
+        answer = "no" if number % 2 else "yes"
+        return Prompt(prompt_id=f"{split}/{index}", messages=(message,), answer=answer)
+
+    def grade(self, prompt, turns):
+        return {"right": turns[-1] == prompt.answer, "loud": turns[-1].isupper()}
+"""
+
+
+def config(folder, text=PARITY, name="Parity", **settings):
+    (folder / "mine.py").write_text(text)
+    return OwnTaskConfig(
+        name="own", file=str(folder / "mine.py"), class_name=name, settings=settings,
+        on_long_prompt="refuse",
+    )  # fmt: skip
+
+
+def test_prompts_sizes_and_defaults(tmp_path):
+    task = OwnTask(config(tmp_path, size=7))
+    assert (task.size("train"), task.size("eval")) == (7, 2)
+    assert task.prompt("eval", 1).messages[0]["content"] == "Is 8 even?"
+    assert (task.isolated, task.max_turns) == (True, 1), "own code is graded behind the wall"
+    assert task.reply(task.prompt("train", 0), ["no"]) is None
+    assert task.place == f"{tmp_path}/mine.py:17"
+
+
+def test_a_worker_grades_what_it_was_sent_as_text(tmp_path):
+    task = OwnTask(config(tmp_path))
+    (tmp_path / "mine.py").unlink()
+    prompt = task.prompt("train", 1)
+    workers = RewardWorkers(
+        task,
+        None,
+        RewardsConfig(
+            workers=1, timeout_s=20.0, deadline_s=60.0, memory_gib=2.0, batch_size=8,
+            reward_on_error=0.0, max_errors_in_a_row=None,
+        ),
+    )  # fmt: skip
+    paid = asyncio.run(workers.check([(prompt, ("no",)), (prompt, ("NO",), True)]))
+    workers.close()
+    assert [(float(each), each.parts) for each in paid] == [
+        (1.0, {"right": 1.0, "loud": 0.0}),
+        (1.0, {"right": 0.0, "loud": 1.0}),
+    ]
+    assert pickle.loads(pickle.dumps(task)).size("train") == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("return self.numbers if", "return self.number if"), "mine.py:9: Parity.size fails: Attr"),
+        (("return Prompt(", "return dict("), r"Parity.prompt\('train', 0\) returned dict"),
+        (("def grade", "def score"), "Parity has no grade. A task needs size"),
+        (("self.numbers = size", "1 / 0"), r"mine.py:6: Parity\(\*\*task.settings\) fails: Zero"),
+        (("class Parity", "class Even"), "has no such name"),
+    ],
+)
+def test_faults_are_named_by_file_and_line(tmp_path, change, says):
+    with pytest.raises(ValueError, match=says):
+        task = OwnTask(config(tmp_path, PARITY.replace(*change)))
+        assert task.size("train")
+        task.prompt("train", 0)
