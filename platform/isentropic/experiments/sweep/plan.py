@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
-from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.compose import compose_run
 from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import (
@@ -24,7 +24,6 @@ from isentropic.experiments.settings.overrides import (
     parse,
     short_override,
 )
-from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.sweep.draws import as_text, draw, random_of
 from isentropic.experiments.sweep.names import sweep_label
 
@@ -200,12 +199,7 @@ def _compose(
         str(item.input_line) if _is_choice(item) else item.get_key_element() for item in parsed
     )
     if kind not in known:
-        cfg = compose([*overrides, *ours], with_hydra=True)
-        check_presets(cfg.hydra)
-        name_presets(cfg, cfg.hydra)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        known[kind] = cfg
+        known[kind] = compose_run([*overrides, *ours])
     cfg = copy.deepcopy(known[kind])
     for item in parsed:
         if not _is_choice(item):

@@ -19,7 +19,7 @@ from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.folder import check_run_folder
 from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.run.prepare import Prepared, prepare
-from isentropic.experiments.run.stopping import SIGNALS, Stopping
+from isentropic.experiments.run.stopping import SIGNALS, RelayedStopping
 from isentropic.experiments.sweep.lane import Lane, reuse_key
 from isentropic.experiments.sweep.ledger import (
     DONE,
@@ -52,7 +52,7 @@ class Sweep:
                 table.state(trial.name, ledger.state(trial.digest), "already; not run again")
         self._queue = deque(waiting)
         self._prepared: dict[str, Prepared] = {}
-        self._stopping: dict[str, LaneStopping] = {}  # of the runs under way
+        self._stopping: dict[str, RelayedStopping] = {}  # of the runs under way
         self._stop: signal.Signals | None = None
 
     async def run(self, parallel: int | None) -> int:
@@ -144,7 +144,7 @@ class Sweep:
             key = _prepared_key(trial)
             if key not in self._prepared:
                 self._prepared[key] = await asyncio.to_thread(prepare, config)
-            stopping = LaneStopping(config.checkpoint.stop_within_s)
+            stopping = RelayedStopping(config.checkpoint.stop_within_s)
             self._stopping[trial.name] = stopping
             if self._stop is not None:
                 return RESUMABLE
@@ -187,24 +187,6 @@ class Sweep:
         self._stop = number
         for stopping in list(self._stopping.values()):
             stopping.signalled(number)
-
-
-class LaneStopping(Stopping):
-    """`Stopping` of one run among several: the sweep takes the signals and passes them on."""
-
-    def __enter__(self) -> "LaneStopping":
-        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def signalled(self, number: signal.Signals) -> None:
-        """Pass the signal on as if only this run had got it; keep it until its controller is there."""
-        if hasattr(self, "_running"):
-            self._stop(number)
-        else:
-            self.reason = number.name
 
 
 def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
