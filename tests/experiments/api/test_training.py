@@ -79,6 +79,7 @@ def test_branches_that_cannot_be_made(runs, run, steps, settings, message):
         isentropic.branch(run, steps, settings)
 
 
+@pytest.mark.slow  # the thread it needs there has tests of its own: run/test_in_thread.py
 @pytest.mark.engine
 def test_train_and_branch_as_in_a_notebook(tmp_path, tiny_model_path, monkeypatch, capsys):
     """A notebook's thread has an event loop that runs: no other can be run in it."""
@@ -102,6 +103,6 @@ def test_train_and_branch_as_in_a_notebook(tmp_path, tiny_model_path, monkeypatc
     run, branches = asyncio.run(cell())
     assert run.status == "finished" and list(run.metrics.index) == [0, 1, 2]
     assert run.tokens(2)["text"].notna().all()
-    assert list(branches.rows.index) == [(1, "lr=1e-2"), (1, "lr=1e-3")]
-    assert branches.differences.loc["kl_k3", ("lr=1e-3", "mean")] < 0
+    assert list(branches.rows.index) == [(1, "lr=0.01"), (1, "lr=0.001")]
+    assert branches.differences.loc["kl_k3", ("lr=0.001", "mean")] < 0
     assert (branches.folder / "report.html").is_file()

@@ -112,6 +112,12 @@ class RelayedStopping(Stopping):
         else:
             self.reason = number.name
 
+    def end(self, reason: str) -> None:
+        """End the run after the step under way, for a reason that is no signal."""
+        self.reason = self.reason or reason
+        if self._controller is not None:
+            self._controller.request_stop(reason)
+
 
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

@@ -61,7 +61,9 @@ class SweepTable:
         self, title: str, runs: Sequence[tuple[str, int]], stream: TextIO | None = None
     ) -> None:
         """runs: name and number of steps of each."""
-        self.rows = {name: Row(name, steps) for name, steps in runs}
+        self.rows: dict[str, Row] = {}
+        for name, steps in runs:
+            self.add(name, steps)
         self._title = title
         self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
         self._live: Live | None = None
@@ -78,6 +80,10 @@ class SweepTable:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def add(self, name: str, steps: int) -> None:
+        """Add a run, unless it is there."""
+        self.rows.setdefault(name, Row(name, steps))
 
     def state(self, name: str, state: str, more: str = "") -> None:
         """Show that a run changed its state."""
