@@ -65,7 +65,10 @@ class SweepTable:
         for name, steps in runs:
             self.add(name, steps)
         self._title = title
-        self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        # In a notebook rich would show every line in the cell, whatever the stream.
+        self._console = Console(
+            file=stream or sys.stdout, highlight=False, soft_wrap=True, force_jupyter=False
+        )
         self._live: Live | None = None
 
     def __enter__(self) -> "SweepTable":
