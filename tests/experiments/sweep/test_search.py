@@ -205,6 +205,10 @@ def test_the_report_has_a_table_of_the_search(whole, tmp_path):
     assert cells[0][1].startswith("objective.beta1=") and "experiment" not in cells[0][1]
     assert any(row[3].startswith("pruned at step ") for row in cells)
     assert search_table(tmp_path) is None
+    (tmp_path / "sweep.jsonl").write_text('{"run": [], "value": [], "overrides": 3}\n3\n')
+    assert [cell.text for cell in search_table(tmp_path).rows[0]] == ["1", "", "", ""]
+    (tmp_path / "sweep.jsonl").write_text("{\n{}\n")
+    assert "line 1 is not JSON" in search_table(tmp_path).notes[0]
 
 
 def test_a_run_is_judged_by_earlier_batches_only():

@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from isentropic.checks import nearest
 
@@ -31,6 +32,7 @@ def axes_for(metric: str, ax: Axes | None) -> Axes:
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
     ax.set_xlabel("step")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel(LABELS.get(metric, metric))
     ax.spines[["top", "right"]].set_visible(False)
     return ax
