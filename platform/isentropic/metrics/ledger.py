@@ -209,6 +209,7 @@ def token_columns(
         "position": np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
         "advantage": table.advantage.astype(np.float32),
         "old_logprob": table.old_logprob.astype(np.float32),
+        "old_entropy": table.old_entropy.astype(np.float32),
         "sensitivity": table.sensitivity.astype(np.float32),
         "push": push.astype(np.float32),
         "contribution": contribution.astype(np.float32),

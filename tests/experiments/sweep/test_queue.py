@@ -286,7 +286,7 @@ class FakeSweep(Sweep):
     script: dict
     attempts: list
 
-    async def _attempt(self, lane, trial):
+    async def _train(self, lane, trial, watch):
         await asyncio.sleep(0)
         self.attempts.append(trial.name)
         outcome = self.script[str(trial.config.seed)].pop(0)

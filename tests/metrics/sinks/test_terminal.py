@@ -1,5 +1,6 @@
 """What is printed, if stdout is a terminal and if it is not."""
 
+import builtins
 import io
 import re
 
@@ -178,3 +179,12 @@ def test_a_stream_without_blocks_gets_plain_characters():
 )
 def test_duration(seconds, text):
     assert duration(seconds) == text
+
+
+def test_lines_go_to_their_stream_in_a_notebook_too(monkeypatch):
+    """rich takes a process with this shell for a notebook, and would show the run's log in the cell."""
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    stream = io.StringIO()
+    Terminal(2, stream=stream).log(1, {"reward/mean": 0.5})
+    assert stream.getvalue().startswith("step 1/2  reward 0.500")

@@ -6,12 +6,11 @@ What is no option is an override of what comes after the rollouts. Several value
 first setting is the base of the differences.
 """
 
-import asyncio
 import hashlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from isentropic.checks import check_range
 from isentropic.config import Config
 from isentropic.experiments.branch.arms import settings_of_run
 from isentropic.experiments.program import program
+from isentropic.experiments.run.in_thread import run_anywhere
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
 from isentropic.experiments.settings.options import Option, Options, count, flag, path, text
 from isentropic.experiments.settings.overrides import named_settings, overrides_of, read_preset
@@ -127,6 +127,11 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
     named = named_settings(overrides) if overrides else {}
     if "sweep" in options:
         named = preset_settings(options["sweep"]) | named
+    make_branches(options, named)
+
+
+def make_branches(options: Mapping[str, Any], named: Mapping[str, tuple[str, ...]]) -> Path:
+    """Make the branches of settings by name, and what is written about them; return their folder."""
     if len(named) < 2:
         raise ValueError(
             "a comparison needs two settings: give a key several values, "
@@ -151,7 +156,7 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
     )
 
     # torch: after everything was checked
-    from isentropic.experiments.branch.branch import branch as make_branches
+    from isentropic.experiments.branch.branch import branch as branch_all
     from isentropic.experiments.branch.point import Comparison
     from isentropic.experiments.run.prepare import prepare
     from isentropic.experiments.statements.branches import branch_statements, write_statements
@@ -166,10 +171,11 @@ def branch(options: dict[str, Any], overrides: list[str]) -> None:
         contexts=options.get("contexts", 256),
         orders=orders,
     )
-    asyncio.run(make_branches(comparison, prepared, points, out, processes=processes, say=_say))
+    run_anywhere(branch_all(comparison, prepared, points, out, processes=processes, say=_say))
     for row in write_statements(out, branch_statements(out)):
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")
     print(write_report([out], out / "report.html"))
+    return out
 
 
 def room_for_processes(config: Config) -> int:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from isentropic.experiments.settings.options import Option, Options, choice, cou
 from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.ledger import OVER, PLAN, SweepLedger, read_plan, write_plan
-from isentropic.experiments.sweep.plan import Trial, compose_trials, plan_of
+from isentropic.experiments.sweep.plan import Composer, SweepPlan, Trial, compose_trials, plan_of
 from isentropic.folders import runs_folder
 
 MANY = 200
@@ -31,7 +32,7 @@ OPTIONS = Options(
         Option(
             "sweep",
             "<name or file>",
-            "a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random",
+            "a preset of conf/sweep, or a YAML file: overrides, grid, settings or list, random, search",
             text,
         ),
         Option(
@@ -95,10 +96,18 @@ def request(options: dict[str, Any], overrides: list[str]) -> Request:
 def sweep(request: Request, root: Path | None = None) -> int:
     """Check everything, run, report. Returns 0 done, 1 a run failed, 75 interrupted."""
     folder = (root or runs_folder()) / _name(request)
-    request, trials = _trials(request, folder)
+    request, plan = _plan(request, folder)
+    early_stop = request.is_set("early_stop")
+    search = None
+    if plan.search is None:
+        trials = compose_trials(plan, folder, early_stop=early_stop)
+    else:
+        from isentropic.experiments.sweep.search import Search
+
+        search = Search(plan.search, Composer(plan, folder, early_stop=early_stop))
+        trials = search.first_batch()
     if request.is_set("dry"):
-        print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
-        print(f"{len(trials)} runs; nothing was started")
+        _print_dry(plan, trials)
         return DONE
 
     # Ray and torch: after everything was checked
@@ -113,9 +122,12 @@ def sweep(request: Request, root: Path | None = None) -> int:
         rows = [(trial.name, trial.config.run.steps) for trial in trials]
         with SweepTable(folder.name, rows) as table:
             ledger = SweepLedger(folder)
-            queue = Sweep(folder, ordered(trials), ledger, table)
+            known = [] if search else ordered(trials)
+            queue = Sweep(folder, known, ledger, table, search)
             code = asyncio.run(queue.run(request.options.get("parallel")))
     _conclude(folder, ledger)
+    if search is not None:
+        print(search.summary(ledger))
     if code == RESUMABLE:
         again = f"python jobs/sweep.py name={folder.name} resume=auto"
         print(as_started(f"stopped; go on with: {again}"))
@@ -130,8 +142,19 @@ def _name(request: Request) -> str:
     return name
 
 
-def _trials(request: Request, folder: Path) -> tuple[Request, list[Trial]]:
-    """Return the runs of the request; with resume=auto those that the folder was started with.
+def _print_dry(plan: SweepPlan, trials: Sequence[Trial]) -> None:
+    print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
+    if plan.search is None:
+        print(f"{len(trials)} runs; nothing was started")
+    else:
+        print(
+            f"the first {len(trials)} of {plan.search.count} runs; the others follow from how these "
+            "end. Nothing was started"
+        )
+
+
+def _plan(request: Request, folder: Path) -> tuple[Request, SweepPlan]:
+    """Return the plan of the request; with resume=auto that which the folder was started with.
 
     Raises:
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
@@ -152,7 +175,7 @@ def _trials(request: Request, folder: Path) -> tuple[Request, list[Trial]]:
     plan = plan_of(preset, request.overrides)
     if plan.count > MANY and not request.is_set("yes"):
         raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say yes=true.")
-    return request, compose_trials(plan, folder, early_stop=request.is_set("early_stop"))
+    return request, plan
 
 
 def _resumed(request: Request, folder: Path, before: list[str] | None) -> Request:

@@ -24,9 +24,10 @@ from isentropic.controller.trainer import Trainer
 from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.builders import make_engine, make_learner
 from isentropic.experiments.run.folder import check_data, remove_torn, write_data, write_run_folder
+from isentropic.experiments.run.in_thread import gets_signals, in_thread
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import decoder
-from isentropic.experiments.run.stopping import SIGNALS, Stopping
+from isentropic.experiments.run.stopping import SIGNALS, RelayedStopping, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.experiments.settings.checks import remarks
 from isentropic.experiments.started import as_started
@@ -43,9 +44,16 @@ FOLDERS = ("rollouts", "trained", "checkpoints", "logs")
 
 def run(config: Config, cfg: DictConfig, prepared: Prepared) -> int:
     """Runs, or resumes, in the run folder; the exit code."""
-    stopping = Stopping(config.checkpoint.stop_within_s)
     terminal = Terminal(config.run.steps, samples=config.evaluation.samples, stamp=now)
-    return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
+    within_s = config.checkpoint.stop_within_s
+    if gets_signals():
+        stopping = Stopping(within_s)
+        return asyncio.run(run_with(config, cfg, prepared, own_actors, stopping, terminal))
+    relayed = RelayedStopping(within_s)
+    return in_thread(
+        run_with(config, cfg, prepared, own_actors, relayed, terminal),
+        interrupt=lambda: relayed.signalled(signal.SIGINT),
+    )
 
 
 async def run_with(

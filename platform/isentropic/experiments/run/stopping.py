@@ -92,5 +92,32 @@ class Stopping:
         self._running.cancel()
 
 
+class RelayedStopping(Stopping):
+    """`Stopping` of a run that gets no signals itself: who has them calls `signalled`.
+
+    So it is for the runs of a sweep, which share a process, and for a run in a thread.
+    """
+
+    def __enter__(self) -> "RelayedStopping":
+        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def signalled(self, number: signal.Signals) -> None:
+        """Pass the signal on as if only this run had got it; keep it until its controller is there."""
+        if hasattr(self, "_running"):
+            self._stop(number)
+        else:
+            self.reason = number.name
+
+    def end(self, reason: str) -> None:
+        """End the run after the step under way, for a reason that is no signal."""
+        self.reason = self.reason or reason
+        if self._controller is not None:
+            self._controller.request_stop(reason)
+
+
 def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)

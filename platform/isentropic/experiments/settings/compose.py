@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.experiments.settings.conf import compose_raw
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.overrides import for_hydra
+from isentropic.experiments.settings.presets import check_presets, name_presets
 
 
 def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictConfig:
@@ -20,3 +21,16 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
         return compose_raw(for_hydra(overrides), with_hydra=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, overrides)) from error
+
+
+def compose_run(overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose the config of a run as a job does it: presets that contradict each other are refused.
+
+    The presets that were chosen are named in `run.preset`.
+    """
+    cfg = compose(overrides, with_hydra=True)
+    check_presets(cfg.hydra)
+    name_presets(cfg, cfg.hydra)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg

@@ -19,6 +19,12 @@ def random_of(given: Any) -> dict[str, Any] | None:
         )
     count = given["count"]
     check_range("random.count", count if isinstance(count, int) else repr(count), at_least=1)
+    check_ranges("random.keys", keys)
+    return dict(given)
+
+
+def check_ranges(part: str, keys: Mapping[str, Any]) -> None:
+    """Check what each key may be drawn from. Raises ValueError for what cannot be drawn from."""
     for key, range_ in keys.items():
         bounds = range_.get("log", []) if isinstance(range_, Mapping) else range_
         if (
@@ -29,18 +35,18 @@ def random_of(given: Any) -> dict[str, Any] | None:
             continue
         if not _are_bounds(bounds):
             raise ValueError(
-                f"random.keys.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}."
+                f"{part}.{key} must be [low, high], {{log: [low, high]}} or {{choice: [...]}}, got "
+                f"{range_!r}."
             )
         if isinstance(range_, Mapping):
-            check_range(f"random.keys.{key}.log", bounds[0], above=0)
-    return dict(given)
+            check_range(f"{part}.{key}.log", bounds[0], above=0)
 
 
 def _are_bounds(bounds: Any) -> bool:
     return (
         isinstance(bounds, list)
         and len(bounds) == 2
-        and all(isinstance(bound, int | float) for bound in bounds)
+        and all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds)
         and bounds[0] < bounds[1]
     )
 

@@ -15,9 +15,10 @@ PLAN = "sweep.json"  # what the sweep was started with
 RUNNING = "running"
 DONE = "done"
 STOPPED = "stopped by an alarm"
+PRUNED = "pruned"  # by a search: others were better at the same step
 FAILED = "failed"
 INTERRUPTED = "interrupted"
-OVER = (DONE, STOPPED)  # not run again
+OVER = (DONE, STOPPED, PRUNED)  # not run again
 STATES = (RUNNING, FAILED, INTERRUPTED, *OVER)
 
 

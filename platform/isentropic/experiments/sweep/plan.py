@@ -1,4 +1,7 @@
-"""The runs of a sweep: a grid, a list or random draws, all checked before any starts."""
+"""The runs of a sweep: a grid, a list or random draws, all checked before any starts.
+
+Those of a search are suggested as it goes: `search.py`.
+"""
 
 import copy
 import hashlib
@@ -10,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
-from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.compose import compose_run
 from isentropic.experiments.settings.conf import CONF
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import (
@@ -24,13 +27,13 @@ from isentropic.experiments.settings.overrides import (
     parse,
     short_override,
 )
-from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.sweep.draws import as_text, draw, random_of
 from isentropic.experiments.sweep.names import sweep_label
+from isentropic.experiments.sweep.suggest import SearchPlan, search_of
 
 # The sweep sets these itself, for each of its runs.
 OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")
-PARTS = ("overrides", "grid", "settings", "list", "random")
+PARTS = ("overrides", "grid", "settings", "list", "random", "search")
 EARLY_STOP = ("entropy_collapse", "entropy_explosion")
 
 
@@ -46,10 +49,13 @@ class SweepPlan:
     grid: dict[str, tuple[str, ...]] = field(default_factory=dict)  # key -> one override per value
     settings: tuple[Named, ...] = ((None, ()),)  # each with every point of the grid
     random: dict[str, Any] | None = None
+    search: SearchPlan | None = None  # then it is all there is, beside what is common
 
     @property
     def count(self) -> int:
         """Return the number of runs, without making them."""
+        if self.search is not None:
+            return self.search.count
         draws = 1 if self.random is None else self.random["count"]
         return len(self.settings) * math.prod(len(values) for values in self.grid.values()) * draws
 
@@ -106,6 +112,7 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> SweepPlan:
         grid=axes,
         settings=_settings_of(preset),
         random=random_of(preset.get("random")),
+        search=search_of(preset.get("search")),
     )
     _check_plan(plan)
     return plan
@@ -148,6 +155,9 @@ def _check_plan(plan: SweepPlan) -> None:
                 f"{override.key_or_group} is set by the sweep for each of its runs; name the "
                 "sweep: name=..."
             )
+    if plan.search is not None:
+        _check_search(plan, parse(plan.common))
+        return
     if plan.count == 0 or (
         plan.count == 1 and not (plan.grid or plan.random or plan.settings != SweepPlan.settings)
     ):
@@ -157,20 +167,56 @@ def _check_plan(plan: SweepPlan) -> None:
         )
 
 
+def _check_search(plan: SweepPlan, common: Sequence[Override]) -> None:
+    """Refuse a search beside other ways to choose runs, and a key that it varies and a line sets."""
+    beside = {
+        "a grid": plan.grid,
+        "settings or a list": plan.settings != SweepPlan.settings,
+        "random": plan.random,
+    }
+    for what, given in beside.items():
+        if given:
+            raise ValueError(
+                f"a sweep has either search or {what}. To search over a few values, name them in "
+                "search.keys: {choice: [...]}."
+            )
+    for override in common:
+        if override.get_key_element() in plan.search.keys:
+            raise ValueError(
+                f"{override.get_key_element()} is one of search.keys, and set by "
+                f"{override.input_line!r} too. Take it out of one of them."
+            )
+
+
+class Composer:
+    """Composes and checks runs of one sweep. Nothing is written."""
+
+    def __init__(self, plan: SweepPlan, folder: Path, *, early_stop: bool) -> None:
+        stops = [f"alarms.rules.{rule}.action=stop" for rule in EARLY_STOP] if early_stop else []
+        self._common = (*plan.common, *stops)
+        self._folder = folder
+        self._known: dict[tuple[str, ...], DictConfig] = {}
+
+    def trial(self, own: Sequence[str], label: str | None = None) -> Trial:
+        """Compose the run with these overrides. Raises ValueError, with them, if it cannot start."""
+        try:
+            return _compose(
+                (*self._common, *own), label, own or self._common, self._folder, self._known
+            )
+        except ValueError as error:
+            raise ValueError(f"{' '.join(own)}: {error}") from error
+
+
 def compose_trials(plan: SweepPlan, folder: Path, *, early_stop: bool) -> list[Trial]:
     """Compose and check every run's config. Nothing is written.
 
     Raises:
         ValueError: the first run that could not start, with its overrides.
     """
-    stops = [f"alarms.rules.{rule}.action=stop" for rule in EARLY_STOP] if early_stop else []
+    composer = Composer(plan, folder, early_stop=early_stop)
     trials: dict[str, Trial] = {}
-    common, known = (*plan.common, *stops), {}
     for label, own in plan.points():
-        try:
-            trial = _compose((*common, *own), label, own or common, folder, known)
-        except ValueError as error:
-            raise ValueError(f"{' '.join(own)}: {error}") from error
+        trial = composer.trial(own, label)
         trials.setdefault(trial.digest, trial)
     return list(trials.values())
 
@@ -200,12 +246,7 @@ def _compose(
         str(item.input_line) if _is_choice(item) else item.get_key_element() for item in parsed
     )
     if kind not in known:
-        cfg = compose([*overrides, *ours], with_hydra=True)
-        check_presets(cfg.hydra)
-        name_presets(cfg, cfg.hydra)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        known[kind] = cfg
+        known[kind] = compose_run([*overrides, *ours])
     cfg = copy.deepcopy(known[kind])
     for item in parsed:
         if not _is_choice(item):

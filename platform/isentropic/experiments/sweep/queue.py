@@ -8,6 +8,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -19,18 +20,20 @@ from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.folder import check_run_folder
 from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.run.prepare import Prepared, prepare
-from isentropic.experiments.run.stopping import SIGNALS, Stopping
+from isentropic.experiments.run.stopping import SIGNALS, RelayedStopping
 from isentropic.experiments.sweep.lane import Lane, reuse_key
 from isentropic.experiments.sweep.ledger import (
     DONE,
     FAILED,
     INTERRUPTED,
     OVER,
+    PRUNED,
     RUNNING,
     STOPPED,
     SweepLedger,
 )
 from isentropic.experiments.sweep.plan import Trial
+from isentropic.experiments.sweep.search import Search, Watch, curve_of
 from isentropic.experiments.sweep.table import SweepTable
 from isentropic.metrics.sinks.terminal import Terminal
 
@@ -43,16 +46,28 @@ class Sweep:
     """The queue of a sweep and what becomes of its runs."""
 
     def __init__(
-        self, folder: Path, trials: Sequence[Trial], ledger: SweepLedger, table: SweepTable
+        self,
+        folder: Path,
+        trials: Sequence[Trial],
+        ledger: SweepLedger,
+        table: SweepTable,
+        search: Search | None = None,
     ) -> None:
+        """
+        Args:
+            trials: all runs; none if a search suggests them as it goes.
+        """
         self._folder, self._ledger, self._table = folder, ledger, table
-        waiting = [trial for trial in trials if ledger.state(trial.digest) not in OVER]
-        for trial in trials:
-            if ledger.state(trial.digest) in OVER:
-                table.state(trial.name, ledger.state(trial.digest), "already; not run again")
-        self._queue = deque(waiting)
+        self._search = search
+        self._queue: deque[Trial] = deque()
+        self._add(trials)
+        self._under_way = 0
+        self._problem = ""  # of the search itself: no run would be of use to it
+        self._ended = asyncio.Condition()  # a run, so that there may be more to do
+        if search is not None:
+            self._suggest()
         self._prepared: dict[str, Prepared] = {}
-        self._stopping: dict[str, LaneStopping] = {}  # of the runs under way
+        self._stopping: dict[str, RelayedStopping] = {}  # of the runs under way
         self._stop: signal.Signals | None = None
 
     async def run(self, parallel: int | None) -> int:
@@ -86,8 +101,14 @@ class Sweep:
 
     async def go(self, parallel: int) -> set[str]:
         """Work off the queue by that many lanes at most; return the states that runs ended in."""
-        lanes = min(len(self._queue), parallel)
-        self._table.say(f"{len(self._queue)} runs, {lanes} at once, {self._folder}")
+        at_once = len(self._queue) if self._search is None else self._search.plan.batch
+        lanes = min(at_once, parallel)
+        runs = (
+            f"{len(self._queue)} runs"
+            if self._search is None
+            else f"a search of {self._search.plan.count} runs"
+        )
+        self._table.say(f"{runs}, {lanes} at once, {self._folder}")
         try:
             states = await asyncio.gather(*(self._lane(index) for index in range(lanes)))
         finally:
@@ -98,11 +119,49 @@ class Sweep:
         """Take runs one after the other on one set of actors; return the states they ended in."""
         lane, states = Lane(self._folder / LANES / str(index)), set()
         try:
-            while self._queue and self._stop is None:
-                states.add(await self._run(lane, self._next(lane)))
+            while (trial := await self._take(lane)) is not None:
+                try:
+                    states.add(await self._run(lane, trial))
+                finally:
+                    async with self._ended:
+                        self._under_way -= 1
+                        self._ended.notify_all()
         finally:
             lane.close()
         return states
+
+    async def _take(self, lane: Lane) -> Trial | None:
+        """Return the lane's next run; None if there is none, nor will be."""
+        async with self._ended:
+            # A search goes on when its batch has ended: until then a free lane waits.
+            while self._search is not None and not self._queue and self._under_way:
+                await self._ended.wait()
+            if self._stop is not None:
+                return None
+            if self._problem:
+                raise ValueError(self._problem)
+            if not self._queue and self._search is not None:
+                self._suggest()
+            if not self._queue:
+                return None
+            self._under_way += 1
+            return self._next(lane)
+
+    def _suggest(self) -> None:
+        """Queue the next batch of the search, if there is one."""
+        batch = self._search.next_batch(self._ledger)
+        for trial in self._search.trials:
+            self._table.add(trial.name, trial.config.run.steps)
+        self._add(ordered(batch))
+
+    def _add(self, trials: Sequence[Trial]) -> None:
+        """Queue the runs that are not over."""
+        for trial in trials:
+            state = self._ledger.state(trial.digest)
+            if state in OVER:
+                self._table.state(trial.name, state, "already; not run again")
+            else:
+                self._queue.append(trial)
 
     def _next(self, lane: Lane) -> Trial:
         """Return the first run that the lane's actors fit, else the first of all."""
@@ -121,9 +180,10 @@ class Sweep:
             again = False
             self._note(trial, RUNNING, attempt)
             try:
-                state, message = STATES[await self._attempt(lane, trial)], ""
+                state, found = await self._attempt(lane, trial)
+                message = f"at step {found['step']}" if "step" in found else ""
             except Exception as error:  # of any kind: the other runs go on
-                state, message = FAILED, f"{type(error).__name__}: {error}"
+                state, message, found = FAILED, f"{type(error).__name__}: {error}", {}
                 # Bad input stays bad: it is not tried again.
                 again = attempt < ATTEMPTS and not (
                     isinstance(error, ValueError) and is_ours(error)
@@ -131,30 +191,50 @@ class Sweep:
                 with self._log(trial).open("a", encoding="utf-8") as file:
                     traceback.print_exception(error, file=file)
             seconds = time.monotonic() - start
-            cost = {"seconds": round(seconds, 2), "overhead_s": round(seconds - row.steps_s, 2)}
-            self._note(trial, state, attempt, message, **cost, started_actors=lane.starts > starts)
+            facts = {"seconds": round(seconds, 2), "overhead_s": round(seconds - row.steps_s, 2)}
+            facts |= {"started_actors": lane.starts > starts} | found
+            self._note(trial, state, attempt, message, **facts)
             if not again or self._stop is not None:
                 break
         return state
 
-    async def _attempt(self, lane: Lane, trial: Trial) -> int:
+    async def _attempt(self, lane: Lane, trial: Trial) -> tuple[str, dict[str, Any]]:
+        """Make the run, or go on with it; return its state, and what the search found about it."""
+        watch = None if self._search is None else self._search.judge(trial)
+        state = STATES[await self._train(lane, trial, watch)]
+        if watch is None:
+            return state, {}
+        if watch.problem:
+            self._problem = watch.problem
+            raise ValueError(watch.problem)
+        pruned = state == STOPPED and watch.pruned_at is not None
+        found = {"step": watch.pruned_at} if pruned else {}
+        curve = curve_of(self._search.plan, trial)
+        if curve:
+            found["value"] = self._search.plan.number_of(curve)
+        return PRUNED if pruned else state, found
+
+    async def _train(self, lane: Lane, trial: Trial, watch: Watch | None) -> int:
         config = trial.config
         with run_lock(Path(config.run.dir)), self._log(trial).open("a", encoding="utf-8") as text:
             check_run_folder(config, trial.cfg)
             key = _prepared_key(trial)
             if key not in self._prepared:
                 self._prepared[key] = await asyncio.to_thread(prepare, config)
-            stopping = LaneStopping(config.checkpoint.stop_within_s)
+            stopping = RelayedStopping(config.checkpoint.stop_within_s)
             self._stopping[trial.name] = stopping
             if self._stop is not None:
                 return RESUMABLE
             try:
-                row = self._table.rows[trial.name]
+                logs: list[Any] = [self._table.rows[trial.name]]
+                if watch is not None:
+                    watch.stop_by(stopping)
+                    logs.append(watch)
                 terminal = Terminal(
                     config.run.steps, samples=config.evaluation.samples, stream=text
                 )
                 return await run_with(
-                    config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, [row]
+                    config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, logs
                 )
             except asyncio.CancelledError:
                 return RESUMABLE  # a second Ctrl-C
@@ -187,24 +267,6 @@ class Sweep:
         self._stop = number
         for stopping in list(self._stopping.values()):
             stopping.signalled(number)
-
-
-class LaneStopping(Stopping):
-    """`Stopping` of one run among several: the sweep takes the signals and passes them on."""
-
-    def __enter__(self) -> "LaneStopping":
-        self._loop, self._running = asyncio.get_running_loop(), asyncio.current_task()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def signalled(self, number: signal.Signals) -> None:
-        """Pass the signal on as if only this run had got it; keep it until its controller is there."""
-        if hasattr(self, "_running"):
-            self._stop(number)
-        else:
-            self.reason = number.name
 
 
 def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:

@@ -61,9 +61,14 @@ class SweepTable:
         self, title: str, runs: Sequence[tuple[str, int]], stream: TextIO | None = None
     ) -> None:
         """runs: name and number of steps of each."""
-        self.rows = {name: Row(name, steps) for name, steps in runs}
+        self.rows: dict[str, Row] = {}
+        for name, steps in runs:
+            self.add(name, steps)
         self._title = title
-        self._console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+        # In a notebook rich would show every line in the cell, whatever the stream.
+        self._console = Console(
+            file=stream or sys.stdout, highlight=False, soft_wrap=True, force_jupyter=False
+        )
         self._live: Live | None = None
 
     def __enter__(self) -> "SweepTable":
@@ -78,6 +83,10 @@ class SweepTable:
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def add(self, name: str, steps: int) -> None:
+        """Add a run, unless it is there."""
+        self.rows.setdefault(name, Row(name, steps))
 
     def state(self, name: str, state: str, more: str = "") -> None:
         """Show that a run changed its state."""

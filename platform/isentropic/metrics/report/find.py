@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from isentropic.checks import nearest
 from isentropic.folders import runs_folder
 from isentropic.metrics.report.reading import is_file
 
@@ -29,7 +30,10 @@ def find_run(name: str) -> Path:
     for path in (Path(name), root / name, root / name.removeprefix("runs/")):
         if os.path.isdir(path):  # False also for a name that no folder can have
             return path
-    raise ValueError(f"{name}: no such folder, nor {root / name}. {EXPECTED}{_runs_here(root)}")
+    raise ValueError(
+        f"{name}: no such folder, nor {root / name}.{nearest(name, _names(root))} "
+        f"{EXPECTED}{_runs_here(root)}"
+    )
 
 
 def runs_under(paths: Sequence[Path]) -> list[Path]:
@@ -66,10 +70,18 @@ def _below(folder: Path, depth: int) -> Iterable[Path]:
 
 
 def _runs_here(root: Path) -> str:
-    """Returns a sentence that names some runs; a folder that cannot be read has none to offer."""
+    """Returns a sentence that names some runs."""
     try:
-        names = sorted(path.name for path in root.iterdir() if is_run(path))
-    except (OSError, ValueError):
+        names = [name for name in _names(root) if is_run(root / name)]
+    except ValueError:
         names = []
     more = ", ..." if len(names) > 8 else ""
     return f" Runs here: {', '.join(names[:8])}{more}." if names else ""
+
+
+def _names(root: Path) -> list[str]:
+    """Returns the names of all folders here; a folder that cannot be read has none to offer."""
+    try:
+        return sorted(path.name for path in root.iterdir() if path.is_dir())
+    except OSError:
+        return []

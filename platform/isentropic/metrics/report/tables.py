@@ -2,13 +2,23 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from isentropic.config import flat
 from isentropic.metrics.law import Forecast, Law
-from isentropic.metrics.report.blocks import Block, Cell, Details, Table, Tile, Tiles, table
+from isentropic.metrics.report.blocks import (
+    Block,
+    Cell,
+    Details,
+    Table,
+    Tile,
+    Tiles,
+    Warnings,
+    table,
+)
 from isentropic.metrics.report.charts.law import HELD_OUT, SCORES, TRAINING, Result, gap, judge
-from isentropic.metrics.report.reading import words
+from isentropic.metrics.report.reading import is_number, read_rows, words
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, Setting, paired, short
 from isentropic.metrics.sinks.terminal import duration
@@ -261,3 +271,32 @@ def difference(mean: Mean) -> str:
         f" ({abs(mean.value) / mean.error:.1f} s.e.)" if mean.error > 1e-9 * abs(mean.value) else ""
     )
     return f"{mean.value:+.4g} ± {mean.error:.2g}{size}"
+
+
+def search_table(folder: Path) -> Block | None:
+    """Shows the runs of a search in the order they were made; None if the folder has no search."""
+    try:
+        rows, _ = read_rows(folder / "sweep.jsonl")
+    except ValueError as error:
+        return Warnings(notes=[str(error)])
+    last = {words(row["run"]): row for row in rows if isinstance(row, dict) and "run" in row}
+    if not any("value" in row for row in last.values()):
+        return None
+    given = {name: [words(part) for part in _parts(row)] for name, row in last.items()}
+    common = set.intersection(*map(set, given.values()))
+    shown = [
+        [
+            number,
+            " ".join(part for part in given[name] if part not in common),
+            short(row["value"]) if is_number(row.get("value")) else "",
+            words(row.get("state", ""))
+            + (f" at step {words(row['step'])}" if "step" in row else ""),
+        ]
+        for number, (name, row) in enumerate(last.items(), start=1)
+    ]
+    return table(["", "point", "value", "state"], shown)
+
+
+def _parts(row: dict[str, Any]) -> list[Any]:
+    parts = row.get("overrides")
+    return parts if isinstance(parts, list) else []

@@ -159,6 +159,7 @@ def compare_page(settings: Sequence[Setting], *, title: str, out: Path) -> Page:
         has_books = any(account(run) for run in runs)
         page.head.append(Lead(lines=lines, note=EFFECTS if has_books else NO_LEDGER))
     page.section("Statements", statements_table(out.parent))
+    page.section("Search", tables.search_table(out.parent))
     page.section("What moved the entropy", page.charts(compare_books(settings)))
     page.section("Curves", page.charts(compare_charts(settings)))
     law = tables.law_table(settings)

@@ -64,7 +64,10 @@ class Terminal:
         self._stamp = stamp
         self._k = "k" if samples is None else str(samples)
         self._stream = stream or sys.stdout
-        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
+        # In a notebook rich would show every line in the cell, whatever the stream.
+        self._console = Console(
+            file=self._stream, highlight=False, soft_wrap=True, force_jupyter=False
+        )
         self._live: Live | None = None
         self._total = total_steps
         self._clock = clock

@@ -1,0 +1,1 @@
+"""The Python API: what `isentropic.<name>` is. docs/api.md shows it."""
