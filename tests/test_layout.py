@@ -81,6 +81,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "attribution": 4,
     "branch": 3,
     "dry": 3,
+    "card": 3,
     "run": 2,
     "submit": 2,
     "program": 1,

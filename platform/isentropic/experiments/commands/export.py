@@ -57,7 +57,7 @@ def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     )
     if "push" in options:
         print(f"uploaded: {push_to_hub(folder, options['push'])}")
-    from isentropic.experiments.run.card import serve_command
+    from isentropic.experiments.card import serve_command
     from isentropic.experiments.run.recorded import RecordedRun
 
     print(f"to serve it: {serve_command(folder, RecordedRun(run).config.model)}")
@@ -86,7 +86,7 @@ def export(
 
     import torch
 
-    from isentropic.experiments.run.card import model_card
+    from isentropic.experiments.card import model_card
     from isentropic.experiments.run.recorded import RecordedRun
     from isentropic.learner.learner import Learner
     from isentropic.models.source import model_folder

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from isentropic.config import LoraConfig
-from isentropic.experiments.run.card import model_card, serve_command
+from isentropic.experiments.card import model_card, serve_command
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import load, plain_config
 
