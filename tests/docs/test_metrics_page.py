@@ -12,6 +12,7 @@ import pytest
 
 from isentropic.methods.oger.teachers import TeacherResponse, write_teachers
 from isentropic.metrics.sinks.jsonl import JsonlSink
+from isentropic.records import RouterUse
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -58,6 +59,7 @@ RUNS = {
     "entropic": ["method=entropic"],
     "sign_bound": ["method=sign_bound"],
     "repo_r": ["method=repo_r"],
+    "experts": [],
     "nothing to learn": ["rollout.max_response_tokens=1", "run.steps=2"],
 }
 
@@ -106,6 +108,20 @@ def learner_with_reference(fakes):
     return Learner()
 
 
+def learner_with_experts(fakes):
+    """A fake learner of two layers with two experts each."""
+
+    class Learner(fakes.FakeLearner):
+        async def update(self, batches):
+            (result,) = await super().update(batches)
+            use = RouterUse(load=np.array([[3, 1], [2, 2]]), entropy=np.full(2, 1.0), tokens=4)
+            return [
+                replace(result, updates=tuple(replace(one, routers=use) for one in result.updates))
+            ]
+
+    return Learner()
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """File's letter -> run's name -> all keys of its lines."""
@@ -118,7 +134,9 @@ def written(tmp_path_factory):
     write_teachers(teachers, responses)
     for name, overrides in RUNS.items():
         config = compose(fakes, [each.replace("TEACHERS", str(teachers)) for each in overrides])
-        folder, learner = tmp_path_factory.mktemp("run"), learner_with_reference(fakes)
+        folder = tmp_path_factory.mktemp("run")
+        make = learner_with_experts if name == "experts" else learner_with_reference
+        learner = make(fakes)
         sink = JsonlSink(folder)
         fakes.FakeRun(config=config, folder=folder, lines=sink, learner=learner).run()
         sink.close()

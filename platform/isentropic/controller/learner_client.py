@@ -139,6 +139,7 @@ class LearnerClient:
                     seconds=max(rank.seconds for rank in ranks),
                     mfu=_mean_mfu(results),
                     books=join_books(packed, ranks, len(members)),
+                    routers=ranks[0].routers,
                 )
             )
         return updates, results[0].policy_version

@@ -35,6 +35,7 @@ from isentropic.metrics.step_metrics import (
     mismatch_metrics,
     response_metrics,
     reward_metrics,
+    router_metrics,
     staleness_metrics,
     usage_metrics,
 )
@@ -260,6 +261,7 @@ class Reporter:
             p_split=p_split,
             effect=None if update.books is None else self._effect(update, tokens),
         )
+        row |= router_metrics(update.routers)
         return row | self._books_row(step, update, tokens)
 
     def _effect(self, update: Update, tokens: UpdateTokens) -> Callable[[Array], float]:

@@ -161,9 +161,10 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
             f"model.max_length is {model.max_length}, but {model.name} has a window of {window} "
             f"tokens. Give at most {window}."
         )
-    # No dropout: the old-policy pass and the update must see the same network.
+    # No dropout, and no noise in front of routers: the old-policy pass and the update must see the
+    # same network.
     for name, value in vars(config).items():
-        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
+        if ("drop" in name or name.endswith("jitter_noise")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return whole if reads_images(whole) else config
 
