@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -223,7 +223,7 @@ def _train(name: str, small: bool, *settings: str) -> Row:
             "learner.num_ranks=1", "evaluation.every=0", "checkpoint.every=0", "tracking.wandb=disabled",
             f"run.name=gpu-check-{name}", f"run.dir={run}",
         ]  # fmt: skip
-        chosen = [*common, *(each for each in settings if not (small and "cluster" in each))]
+        chosen = [*common, *(_on_cpus(settings) if small else settings)]
         if not small:
             chosen += [
                 "rollout.dtype=bfloat16",
@@ -237,6 +237,12 @@ def _train(name: str, small: bool, *settings: str) -> Row:
             last = (done.stdout + done.stderr)[-3000:]
             raise RuntimeError(f"jobs/train.py ended with {done.returncode}:\n{last}")
         return _summary(read_lines(run / "metrics.jsonl")[0])
+
+
+def _on_cpus(settings: Sequence[str]) -> list[str]:
+    """The same without GPUs: what takes turns on one takes turns on the machine's CPUs."""
+    turns = ["cluster.placement=shared"] if "cluster=shared_gpu" in settings else []
+    return turns + [each for each in settings if not each.startswith("cluster")]
 
 
 def _summary(lines: list[Row]) -> Row:

@@ -78,6 +78,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "attribution": 4,
     "branch": 3,
     "dry": 3,
+    "doctor": 2,
     "run": 2,
     "submit": 2,
     "program": 1,

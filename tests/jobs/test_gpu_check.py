@@ -85,6 +85,13 @@ def test_a_run_is_summed_up_by_medians_and_the_worst_probe():
     }
 
 
+def test_without_gpus_a_part_keeps_its_turns():
+    short = ("run.steps=3", "cluster=shared_gpu")
+
+    assert gpu_check._on_cpus(short) == ["cluster.placement=shared", "run.steps=3"]
+    assert gpu_check._on_cpus(("cluster=gpu", "cluster.gpus_per_rank=0.5")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["head", "attention", "learner", "park"])
 def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
