@@ -16,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from isentropic.actors.nodes import folders, reserving
-from isentropic.actors.nodes.survey import survey
+from isentropic.actors.nodes.survey import marker_in, survey
 from isentropic.actors.placement import plan
 
 GPUS = 8
@@ -89,7 +89,8 @@ def seen():
 def surveyed():
     """What the doctor would ask all nodes."""
     with tempfile.TemporaryDirectory() as folder:
-        views = survey(Path(folder), ["torch"], [])
+        with marker_in(Path(folder)) as marker:
+            views = survey(marker, ["torch"])
         return {"views": [asdict(view) for view in views], "left": os.listdir(folder)}
 
 

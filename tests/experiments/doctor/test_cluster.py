@@ -12,9 +12,12 @@ RUNS = Path("/shared/runs")
 NODE = NodeView(
     name="a",
     gpus=8,
+    host_gib=1000.0,
     object_store_gib=300.0,
     answered=True,
     gpu_devices=8,
+    gpu_name="NVIDIA H100 80GB HBM3",
+    gpu_gib=79.6,
     versions={"python": "3.11.9", "torch": "2.13.0"},
     code="0123456789abcdef",
     sees_runs=True,
@@ -40,6 +43,7 @@ def test_two_nodes_that_are_alike():
     assert {state for state, *_ in found} == {"ok"}
     text = "\n".join(what for _, what, _ in found)
     assert "2 nodes, 16 GPUs (a 8, b 8)" in text
+    assert "GPUs: NVIDIA H100 80GB HBM3, 80 GiB on a, b" in text
     assert "code, Python and packages are the same on every node" in text
     assert "/shared/runs, the folder of runs, is seen on every node" in text
     assert "500.0 GiB free on a" in text and "300.0 GiB on a" in text
@@ -74,6 +78,7 @@ def test_a_node_that_cannot_take_part(change, words):
     ("change", "words"),
     [
         ({"gpus": 4, "gpu_devices": 4}, "nodes with 4 and 8 GPUs"),
+        ({"gpu_name": "L4", "gpu_gib": 22.5}, "HBM3, 80 GiB on a, c; L4, 22 GiB on b"),
         ({"shm_gib": 0.06}, "/dev/shm: 0.1 GiB free on b"),
     ],
 )
@@ -101,7 +106,7 @@ def test_what_is_seen_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     arguments = (str(tmp_path / "marker"), str(tmp_path), "127.0.0.1:6379")
     seen = _looker()(*arguments, [*PACKAGES, "no-such"], list(INTERFACES))
-    view = NodeView(name="a", gpus=0, object_store_gib=1.0, answered=True, **seen)
+    view = NodeView(name="a", gpus=0, host_gib=2.0, object_store_gib=1.0, answered=True, **seen)
 
     assert view.sees_runs and view.code
     assert view.versions["torch"] and view.versions["no-such"] is None

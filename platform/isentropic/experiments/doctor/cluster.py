@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-from isentropic.actors.nodes.survey import NodeView, survey
+from isentropic.actors.nodes.survey import NodeView, marker_in, survey
 from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.experiments.doctor.finding import Finding
 
@@ -23,7 +23,8 @@ def examine_cluster(address: str, runs: Path) -> Iterator[Finding]:
     """
     start_ray(SimpleNamespace(address=address), num_cpus=0)
     try:
-        views = survey(runs, PACKAGES, INTERFACES)
+        with marker_in(runs) as marker:
+            views = survey(marker, PACKAGES, INTERFACES)
     finally:
         stop_ray()
     yield from compare(views, runs, {n: os.environ[n] for n in INTERFACES if n in os.environ})
@@ -63,6 +64,18 @@ def _gpus(views: Sequence[NodeView]) -> Iterator[Finding]:
             f"nodes with {' and '.join(map(str, sorted(counts)))} GPUs",
             "Learner ranks take equal numbers of each node that they need: keep learner.num_ranks "
             "within one node, or choose the nodes with cluster.learner_label.",
+        )
+    kinds = {
+        view.name: f"{view.gpu_name}, {view.gpu_gib:.0f} GiB" for view in views if view.gpu_name
+    }
+    if kinds:
+        yield Finding(
+            "warning" if len(set(kinds.values())) > 1 else "ok",
+            f"GPUs: {_by_value(kinds)}",
+            "The slowest rank sets the pace, and the smallest GPU must hold its part: choose nodes "
+            "of one kind with cluster.learner_label and cluster.rollout_label."
+            if len(set(kinds.values())) > 1
+            else "",
         )
     for view in views:
         if view.answered and view.gpu_devices < view.gpus:
