@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
@@ -197,6 +198,20 @@ def test_routers_are_seen_on_all_ranks_and_once(folder, two_ranks, make_learner,
         .updates[0]
         .routers
         is None
+    )
+
+
+def test_exported_experts_are_those_of_the_learner(folder, make_learner, tmp_path):
+    learner = make_learner(folder / "experts")
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    learner.update(ranks.step_batches(samples, 1, 40)[0])
+    learner.export(tmp_path)
+
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert names == set(load_file(folder / "experts" / "model.safetensors")), "as published"
+    written = dict(AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters())
+    assert_same(
+        {k: v.detach() for k, v in written.items()}, ranks.weights_of(learner), rtol=0, atol=0
     )
 
 

@@ -278,6 +278,19 @@ def test_all_means_every_linear_layer_of_the_decoder(folder):
     assert len(adapted) == 2 * 7
 
 
+def test_experts_are_left_out(tmp_path):
+    """They are no linear layers: [all] passes them by, and who names them is told."""
+    ranks.make_experts(tmp_path)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'down_proj', which is no linear layer.*qwen3_moe"):
+        add_adapters(lm, LORA)
+
+    add_adapters(lm, replace(LORA, targets=("all",)))
+    adapted = [name for name, each in lm.named_modules() if isinstance(each, MergedLinear)]
+    assert len(adapted) == 2 * 4
+    assert all(".self_attn." in name for name in adapted)
+
+
 def memory(model, kind):
     """GiB of a rank in a process of its own: planned, and taken above what its imports take."""
     env = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2] / "platform")}
