@@ -274,18 +274,17 @@ class Learner:
 
         images = self._images.inputs(batch) if self._images else None
         count = len(batch.target)
-        real = batch.rows[batch.sequence_id] >= 0  # no filler
         if self._context:
             batch, chosen = self._context.part(batch)
             images = images and self._context.image_part(images)
-            real = real[chosen]
         routers = self._routers
-        with routers.over(to(batch.predict[real])) if routers else nullcontext():
+        predict = to(batch.predict)
+        with routers.over(predict) if routers else nullcontext():
             statistics = model(
                 to(batch.token_ids),
                 to(batch.position_ids),
                 to(batch.cu_seqlens, torch.int32),
-                to(batch.predict),
+                predict,
                 to(batch.target),
                 max_length=int(np.diff(batch.cu_seqlens).max()),
                 images=images and images.to(self._device),

@@ -1,4 +1,4 @@
-"""Says what would keep a run from starting here, each with its remedy: python jobs/doctor.py
+"""Says what would keep a run from starting here or on the nodes of RAY_ADDRESS: python jobs/doctor.py
 
 The exit code is 1 if something has to be repaired first.
 """
