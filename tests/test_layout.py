@@ -82,6 +82,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "branch": 3,
     "dry": 3,
     "card": 3,
+    "doctor": 2,
     "run": 2,
     "submit": 2,
     "program": 1,

@@ -230,6 +230,18 @@ class UpdateBooks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RouterUse:
+    """What the routers of a mixture of experts did in an update, over its response tokens.
+
+    L layers with experts, E experts in each; sums are those of all ranks.
+    """
+
+    load: Floats  # [L, E] how often each expert was chosen
+    entropy: Floats  # [L] nats, sum over tokens of the entropy of the router's distribution
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateResult:
     """One optimizer step, as one learner rank saw it."""
 
@@ -241,6 +253,7 @@ class UpdateResult:
     learning_rate: float
     seconds: float
     books: UpdateBooks | None = None
+    routers: RouterUse | None = None  # of all ranks; None if they are not watched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,3 +71,12 @@ def test_a_node_that_does_not_share_the_run_folder_is_named(placed):
     found = placed["folder"]
     assert found["left"] == []
     assert "is not that of " in found["error"] and "ISENTROPIC_RUNS" in found["error"]
+
+
+def test_all_nodes_are_asked_what_they_have(placed):
+    found = placed["survey"]
+    assert found["left"] == []
+    assert sorted(view["gpus"] for view in found["views"]) == [0, 8, 8]
+    assert len({view["name"] for view in found["views"]}) == 3, "of one host, by number"
+    assert all(view["answered"] and view["sees_runs"] for view in found["views"])
+    assert len({view["code"] for view in found["views"]} - {None}) == 1

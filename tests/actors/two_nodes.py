@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from isentropic.actors.nodes import folders, reserving
+from isentropic.actors.nodes.survey import marker_in, survey
 from isentropic.actors.placement import plan
 
 GPUS = 8
@@ -84,6 +86,14 @@ def seen():
         return {"left": left, "error": str(error)}
 
 
+def surveyed():
+    """What the doctor would ask all nodes."""
+    with tempfile.TemporaryDirectory() as folder:
+        with marker_in(Path(folder)) as marker:
+            views = survey(marker, ["torch"])
+        return {"views": [asdict(view) for view in views], "left": os.listdir(folder)}
+
+
 def main() -> None:
     reserving.JOIN_S = 1.0
     folders.SEEN_S = 1.0
@@ -97,6 +107,7 @@ def main() -> None:
         names = {node["NodeID"]: node["Labels"].get("role", "head") for node in ray.nodes()}
         found = {name: placed(names, **wanted) for name, wanted in CASES.items()}
         found["folder"] = seen()
+        found["survey"] = surveyed()
         print(json.dumps(found))
     finally:
         sys.stdout.flush()

@@ -12,6 +12,7 @@ import pytest
 
 from isentropic.methods.oger.teachers import TeacherResponse, write_teachers
 from isentropic.metrics.sinks.jsonl import JsonlSink
+from isentropic.records import RouterUse
 from isentropic.tasks.grading.outcome import Paid
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,7 @@ RUNS = {
     "sign_bound": ["method=sign_bound"],
     "repo_r": ["method=repo_r"],
     "parts of an own reward": ["run.steps=2"],
+    "experts": [],
     "nothing to learn": ["rollout.max_response_tokens=1", "run.steps=2"],
 }
 
@@ -118,6 +120,20 @@ def grader_of_parts(fakes):
     return Grader()
 
 
+def learner_with_experts(fakes):
+    """A fake learner of two layers with two experts each."""
+
+    class Learner(fakes.FakeLearner):
+        async def update(self, batches):
+            (result,) = await super().update(batches)
+            use = RouterUse(load=np.array([[3, 1], [2, 2]]), entropy=np.full(2, 1.0), tokens=4)
+            return [
+                replace(result, updates=tuple(replace(one, routers=use) for one in result.updates))
+            ]
+
+    return Learner()
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """File's letter -> run's name -> all keys of its lines."""
@@ -130,7 +146,9 @@ def written(tmp_path_factory):
     write_teachers(teachers, responses)
     for name, overrides in RUNS.items():
         config = compose(fakes, [each.replace("TEACHERS", str(teachers)) for each in overrides])
-        folder, learner = tmp_path_factory.mktemp("run"), learner_with_reference(fakes)
+        folder = tmp_path_factory.mktemp("run")
+        make = learner_with_experts if name == "experts" else learner_with_reference
+        learner = make(fakes)
         sink = JsonlSink(folder)
         run = fakes.FakeRun(config=config, folder=folder, lines=sink, learner=learner)
         run.grader = grader_of_parts(fakes) if name.startswith("parts") else run.grader

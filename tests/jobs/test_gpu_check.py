@@ -85,6 +85,13 @@ def test_a_run_is_summed_up_by_medians_and_the_worst_probe():
     }
 
 
+def test_without_gpus_a_part_keeps_its_turns():
+    short = ("run.steps=3", "cluster=shared_gpu")
+
+    assert gpu_check._on_cpus(short) == ["cluster.placement=shared", "run.steps=3"]
+    assert gpu_check._on_cpus(("cluster=gpu", "cluster.gpus_per_rank=0.5")) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["head", "attention", "learner", "park"])
 def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
@@ -103,5 +110,5 @@ def test_a_part_that_trains_runs_on_a_cpu(tmp_path):
     assert gpu_check.check(["sync"], path, small=True, again=False) == 0
     (row,) = json.loads(path.read_text())["sync"]["rows"]
     assert row["steps"] == 2
-    assert row["time/sync_s"] > 0
+    assert row["time/sync_s"] > 0 and row["time/update_s"] > 1e-3
     assert row["sync/probe_logprob_abs_max max"] < 1e-3

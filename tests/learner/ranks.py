@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from isentropic import batching
 from isentropic.config import LearnerConfig, LoraConfig, ModelConfig
@@ -82,12 +82,22 @@ def model_config(folder):
 def make_model(folder, **settings):
     """Writes a random Qwen3: heads that share keys, dropout in its config, tied embeddings."""
     torch.manual_seed(0)
-    settings = {
-        "tie_word_embeddings": True,
-        "attention_dropout": 0.5,
-        "initializer_range": 0.3,
-    } | settings
-    config = Qwen3Config(
+    config = Qwen3Config(**_sizes(**settings))
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+
+
+def make_experts(folder):
+    """Writes a random Qwen3-MoE of two layers with four experts each, two of which a token takes."""
+    torch.manual_seed(0)
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(**_sizes(**experts))).save_pretrained(folder)
+
+
+def _sizes(**settings):
+    sizes = dict(
+        tie_word_embeddings=True,
+        attention_dropout=0.5,
+        initializer_range=0.3,
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
@@ -96,9 +106,8 @@ def make_model(folder, **settings):
         num_key_value_heads=2,
         head_dim=8,
         max_position_embeddings=64,
-        **settings,
     )
-    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return sizes | settings
 
 
 def make_samples(prompts=4, group=3, seed=1):
@@ -235,6 +244,17 @@ def main(rank, world, folder):
         if name == "adapters":
             learner.save(folder / "adapters")
         learner.close()
+    learner = make_learner(folder / "experts", rank, world, folder / "meet experts")
+    scored = with_own_scores(learner, samples)
+    updates = learner.update(step_batches(scored, world, 20)[rank]).updates
+    found["experts"] = {
+        "weights": weights_of(learner),
+        "norms": [update.grad_norm for update in updates],
+        "routers": [update.routers for update in updates],
+    }
+    single = step_batches(scored[:1], world, 20, updates=1)[rank]  # a filler on the other rank
+    found["experts"]["one sample"] = learner.update(single).updates[0].routers
+    learner.close()
     learner = make_learner(folder / "model", rank, world, folder / "meet books", **BOOKS)
     found["books"] = books_of(learner, rank, world)
     learner.close()

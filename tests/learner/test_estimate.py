@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from transformers import GPT2Config, OPTConfig, Qwen3Config
+from transformers import GPT2Config, OPTConfig, Qwen3Config, Qwen3MoeConfig
 
 from isentropic.config import LoraConfig
 from isentropic.learner.estimate import (
@@ -41,6 +41,17 @@ def test_flops(tied, multiplied):
     forward = 2 * multiplied + 2 * (2 * 2 * 10 / 2 * 8)
     assert flops_per_token(qwen(tied), 10, backward=False) == forward
     assert flops_per_token(qwen(tied), 10) == 3 * forward
+
+
+def test_a_token_costs_the_experts_that_it_is_sent_to():
+    """One of four experts of 3 * 8 * 6 weights in each of two layers, and the router's 4 * 8."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 1, "moe_intermediate_size": 6}
+    model = Qwen3MoeConfig(**(qwen(True).to_dict() | sizes | {"model_type": "qwen3_moe"}))
+    dense = PARAMETERS - 2 * 240
+    attention = 2 * (2 * 2 * 10 / 2 * 8)
+
+    forward = 2 * (dense + 2 * (3 * 8 * 6 + 4 * 8)) + attention
+    assert flops_per_token(model, 10, backward=False) == forward
 
 
 def test_attention_grows_with_the_sequence():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from transformers import AutoModelForCausalLM
@@ -30,6 +31,7 @@ CLOSE = {"rtol": 2e-4, "atol": 2e-6}  # float32, a few hundred terms per sum
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("learner")
     ranks.make_model(folder / "model")
+    ranks.make_experts(folder / "experts")
     return folder
 
 
@@ -72,12 +74,12 @@ def two_ranks(folder):
     return pickle.loads((folder / "found.pickle").read_bytes())
 
 
-def plain_update(folder, samples, objective=ranks.OBJECTIVE):
+def plain_update(folder, samples, objective=ranks.OBJECTIVE, model="model"):
     """Makes two updates by the formulas: one sequence at a time, whole logits, AdamW by hand.
 
     With eps = 1 and lr = 1 AdamW's n-th step is -m / (sqrt(v) + 1), m and v corrected for bias.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", attention_dropout=0.0)
+    model = AutoModelForCausalLM.from_pretrained(folder / model, attention_dropout=0.0)
     state = {
         name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in model.named_parameters()
     }
@@ -165,6 +167,69 @@ def test_minibatch_statistics_do_not_see_the_ranks(folder, two_ranks, make_learn
     expected, norms = plain_update(folder, samples, ranks.WHOLE)
     assert two_ranks["whole minibatch"]["norms"] == pytest.approx(norms, rel=1e-4)
     assert_same(two_ranks["whole minibatch"]["weights"], expected, **CLOSE)
+
+
+def test_experts_learn_as_in_the_plain_loop(folder, two_ranks, make_learner):
+    samples = ranks.with_own_scores(make_learner(folder / "experts"), ranks.make_samples())
+    expected, norms = plain_update(folder, samples, model="experts")
+    assert two_ranks["experts"]["norms"] == pytest.approx(norms, rel=1e-4)
+    assert_same(two_ranks["experts"]["weights"], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}])
+def test_routers_are_seen_on_all_ranks_and_once(folder, two_ranks, make_learner, settings):
+    """Each response token once: not on its prompt, not in the layers that run again, no filler."""
+    learner = make_learner(folder / "experts", **settings)
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    updates = learner.update(ranks.step_batches(samples, 1, 10_000)[0]).updates
+    for one, found, part in zip(
+        updates, two_ranks["experts"]["routers"], (samples[:6], samples[6:]), strict=True
+    ):
+        tokens = sum(sample.rollout.num_response_tokens for sample in part)
+        assert one.routers.tokens == found.tokens == tokens
+        assert (one.routers.load.sum(1) == 2 * tokens).all(), "each takes two experts"
+        assert (one.routers.load == found.load).all()
+        assert found.entropy == pytest.approx(one.routers.entropy, rel=1e-4)
+        assert (found.entropy < tokens * math.log(4)).all()
+    assert two_ranks["experts"]["one sample"].tokens == samples[0].rollout.num_response_tokens
+    assert (
+        make_learner(folder / "model")
+        .update(ranks.step_batches(samples[:1], 1, 10_000, updates=1)[0])
+        .updates[0]
+        .routers
+        is None
+    )
+
+
+def test_exported_experts_are_those_of_the_learner(folder, make_learner, tmp_path):
+    learner = make_learner(folder / "experts")
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    learner.update(ranks.step_batches(samples, 1, 40)[0])
+    learner.export(tmp_path)
+
+    names = set(load_file(tmp_path / "model.safetensors"))
+    assert names == set(load_file(folder / "experts" / "model.safetensors")), "as published"
+    written = dict(AutoModelForCausalLM.from_pretrained(tmp_path).named_parameters())
+    assert_same(
+        {k: v.detach() for k, v in written.items()}, ranks.weights_of(learner), rtol=0, atol=0
+    )
+
+
+def test_experts_resume_bit_for_bit(folder, make_learner, tmp_path):
+    learner = make_learner(folder / "experts")
+    samples = ranks.with_own_scores(learner, ranks.make_samples())
+    first, second = (
+        ranks.step_batches(part, 1, 40, updates=1)[0] for part in (samples[:6], samples[6:])
+    )
+    learner.update(first)
+    learner.save(tmp_path)
+    learner.update(second)
+    expected = ranks.weights_of(learner)
+
+    again = make_learner(folder / "experts")
+    again.load(tmp_path)
+    again.update(second)
+    assert_same(ranks.weights_of(again), expected, rtol=0, atol=0)
 
 
 def test_the_books_do_not_see_the_ranks(two_ranks, make_learner):

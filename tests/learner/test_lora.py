@@ -1,6 +1,10 @@
 """Adapters are trained, nothing else is; and what engines get is what the learner multiplies by."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft.tuners import lora as peft_lora
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from isentropic.config import LoraConfig
 from isentropic.learner.state import SafeReader
@@ -272,3 +276,44 @@ def test_all_means_every_linear_layer_of_the_decoder(folder):
     add_adapters(lm, LoraConfig(rank=1, alpha=1.0, targets=("all",)))
     adapted = [name for name, each in lm.named_modules() if isinstance(each, MergedLinear)]
     assert len(adapted) == 2 * 7
+
+
+def test_experts_are_left_out(tmp_path):
+    """They are no linear layers: [all] passes them by, and who names them is told."""
+    ranks.make_experts(tmp_path)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"'down_proj', which is no linear layer.*qwen3_moe"):
+        add_adapters(lm, LORA)
+
+    add_adapters(lm, replace(LORA, targets=("all",)))
+    adapted = [name for name, each in lm.named_modules() if isinstance(each, MergedLinear)]
+    assert len(adapted) == 2 * 4
+    assert all(".self_attn." in name for name in adapted)
+
+
+def memory(model, kind):
+    """GiB of a rank in a process of its own: planned, and taken above what its imports take."""
+    env = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2] / "platform")}
+    command = [sys.executable, str(SCRIPT.with_name("rank_memory.py")), str(model), kind]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_adapters_take_as_much_less_memory_as_planned(tmp_path):
+    """Of 54 M parameters: the gradients and moments of all, 12 bytes each, are not there."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
+    config = LlamaConfig(
+        vocab_size=32000, num_attention_heads=8, num_key_value_heads=4, max_position_embeddings=64,
+        tie_word_embeddings=True, **sizes,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    full, lora = memory(tmp_path, "full"), memory(tmp_path, "lora")
+
+    assert full["took"] == pytest.approx(full["planned"], rel=0.25)
+    assert lora["took"] == pytest.approx(lora["planned"], rel=0.25)
+    saved = full["planned"] - lora["planned"]
+    assert saved > 12 * 50e6 / 2**30
+    # A small model's adapters and temporaries are not small beside it: 0.73 of it were saved.
+    assert full["took"] - lora["took"] > 0.6 * saved

@@ -11,9 +11,10 @@ from isentropic.metrics.step_metrics import (
     mismatch_metrics,
     response_metrics,
     reward_metrics,
+    router_metrics,
     staleness_metrics,
 )
-from isentropic.records import Group
+from isentropic.records import Group, RouterUse
 
 
 def test_rewards_and_flat_groups(make):
@@ -100,3 +101,16 @@ def test_initial_kl_is_k3(make):
     scored = make.scores([1.0], logprob=-1.0, ref_logprob=-1.0 + math.log(2))
     assert initial_kl([scored])["kl/initial"] == pytest.approx(2 - 1 - math.log(2), rel=1e-6)
     assert math.isnan(initial_kl([make.scores([1.0])])["kl/initial"])
+
+
+def test_load_of_experts():
+    """10 tokens, 2 of 4 experts each: 5 choices per expert if they were even."""
+    load = np.array([[5, 5, 5, 5], [10, 7, 3, 0]])
+    use = RouterUse(load=load, entropy=np.array([10.0, 3.0]), tokens=10)
+
+    assert router_metrics(use) == {
+        "router/entropy": pytest.approx(0.65),
+        "router/load_max": 2.0,
+        "router/idle_frac": 0.125,
+    }
+    assert router_metrics(None) == {}

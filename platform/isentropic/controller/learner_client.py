@@ -175,6 +175,7 @@ def _unpacked(
                 seconds=max(rank.seconds for rank in ranks),
                 mfu=_mean_mfu(results),
                 books=join_books(packed, ranks, len(members)),
+                routers=ranks[0].routers,
             )
         )
     return updates

@@ -38,6 +38,7 @@ from isentropic.metrics.step_metrics import (
     mismatch_metrics,
     response_metrics,
     reward_metrics,
+    router_metrics,
     staleness_metrics,
     usage_metrics,
 )
@@ -296,6 +297,7 @@ class Reporter:
             p_split=p_split,
             effect=None if update.books is None else self._effect(update, tokens),
         )
+        row |= router_metrics(update.routers)
         if update.books is None:
             return Account(row)
         contribution = tokens.contribution(update)

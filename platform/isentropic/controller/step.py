@@ -19,6 +19,7 @@ from isentropic.records import (
     Group,
     Rollout,
     RolloutKey,
+    RouterUse,
     Sample,
     TokenScores,
     UpdateBooks,
@@ -102,6 +103,7 @@ class Update:
     seconds: float
     mfu: float | None  # mean over the ranks; only on GPUs
     books: UpdateBooks | None = None  # its slopes in the order of `samples`; None if not measured
+    routers: RouterUse | None = None  # of a mixture of experts, if they are watched
 
 
 @dataclass(slots=True, kw_only=True)

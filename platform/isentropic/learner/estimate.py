@@ -6,7 +6,12 @@ import torch
 from transformers import PretrainedConfig
 
 from isentropic.config import LearnerConfig, LoraConfig
-from isentropic.learner.model import count_parameters, count_vision_parameters, model_class
+from isentropic.learner.model import (
+    count_idle_parameters,
+    count_parameters,
+    count_vision_parameters,
+    model_class,
+)
 from isentropic.learner.sharding import KEEP_GATHERED_BYTES, may_stand_unsharded
 from isentropic.models.adapters import count_adapter_parameters
 from isentropic.objectives.tokens.statistics import CUDA_TILE, MAX_TILE
@@ -175,7 +180,8 @@ def flops_per_token(
 ) -> float:
     """Model operations per token in a sequence of `length` tokens, to compare with a device's peak.
 
-    Two for each weight that multiplies (the embedding's does not), and the two products of causal
+    Two for each weight that multiplies (the embedding's does not, nor do those of experts that the
+    token is not sent to), and the two products of causal
     attention, which see half the sequence on average; times three with the backward pass. Work that
     is done twice (gradient checkpointing, tiles computed again) does not count, nor does that of a
     vision tower. If the weights are `frozen`, the backward pass makes no gradients of theirs.
@@ -201,7 +207,7 @@ def _forward_flops(model: PretrainedConfig) -> tuple[int, int]:
     whole, model = model, model.get_text_config(decoder=True)
     heads = getattr(model, "num_attention_heads", 0)
     head_dim = getattr(model, "head_dim", None) or (model.hidden_size // heads if heads else 0)
-    weights = count_parameters(whole) - tower
+    weights = count_parameters(whole) - tower - round(count_idle_parameters(whole))
     if not is_tied(whole):
         weights -= model.vocab_size * model.hidden_size
     return 2 * weights, model.num_hidden_layers * 2 * heads * head_dim

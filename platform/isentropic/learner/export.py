@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from isentropic.config import ModelConfig
 from isentropic.images import reads_images
@@ -28,7 +29,7 @@ def write_folder(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_torch_state_dict(weights, folder)
+    save_torch_state_dict(_as_published(lm, weights), folder)
     config = lm.config
     config.dtype = next(iter(weights.values())).dtype
     config.architectures = [type(lm).__name__.removeprefix("FSDP")]
@@ -36,6 +37,15 @@ def write_folder(
     if lm.can_generate():
         lm.generation_config.save_pretrained(folder)
     _write_tokenizer(folder, model, reads_images(config))
+
+
+def _as_published(lm: PreTrainedModel, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes experts apart: transformers stacks them as it loads, files have them one by one."""
+    if not any(".experts." in name for name in weights):
+        return weights
+    apart = revert_weight_conversion(lm, weights)
+    # Parts of a stack share its memory, and safetensors refuses tensors that share.
+    return {name: tensor.clone().contiguous() for name, tensor in apart.items()}
 
 
 def _write_tokenizer(folder: Path, model: ModelConfig, with_images: bool) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,21 @@ from isentropic.learner.optimizer import (
 )
 from isentropic.learner.state import begin_save, copy_state, load_state, put_back, same_state
 from isentropic.models.adapters import Adapter, adapters_off, merge, weights_and_adapters
+from isentropic.models.routers import find_routers
 from isentropic.objectives.loss.leaves import leaf_gradients, step_loss
 from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.loss.objective import ObjectiveConfig
 from isentropic.objectives.terms import TermsConfig
 from isentropic.objectives.tokens.statistics import TokenStatistics
-from isentropic.records import Floats, MicroBatch, StepBatch, StepResult, TokenScores, UpdateResult
+from isentropic.records import (
+    Floats,
+    MicroBatch,
+    RouterUse,
+    StepBatch,
+    StepResult,
+    TokenScores,
+    UpdateResult,
+)
 from isentropic.seeds import hash_seed
 from isentropic.shared_gpu.offload import Offload, state_tensors
 
@@ -104,6 +114,8 @@ class Learner:
             context=self._context,
         )
         self._model, self._keep_gathered = build(trained=True)
+        # Compiled layers would be cut into pieces where a router is watched.
+        self._routers = None if config.compile else find_routers(self._model.lm)
         self._trained = list(trained_parameters(self._model).values())
         size = sum(each.numel() for each in self._trained)
         self._reduce_each_microbatch = not sharding.may_stand_unsharded(size, config)
@@ -265,15 +277,18 @@ class Learner:
         if self._context:
             batch, chosen = self._context.part(batch)
             images = images and self._context.image_part(images)
-        statistics = model(
-            to(batch.token_ids),
-            to(batch.position_ids),
-            to(batch.cu_seqlens, torch.int32),
-            to(batch.predict),
-            to(batch.target),
-            max_length=int(np.diff(batch.cu_seqlens).max()),
-            images=images and images.to(self._device),
-        )
+        routers = self._routers
+        predict = to(batch.predict)
+        with routers.over(predict) if routers else nullcontext():
+            statistics = model(
+                to(batch.token_ids),
+                to(batch.position_ids),
+                to(batch.cu_seqlens, torch.int32),
+                predict,
+                to(batch.target),
+                max_length=int(np.diff(batch.cu_seqlens).max()),
+                images=images and images.to(self._device),
+            )
         return self._context.join(statistics, chosen, count) if self._context else statistics
 
     def _sum_over_batches(self, tensor: Tensor) -> None:
@@ -323,7 +338,11 @@ class Learner:
         rate = learning_rate(self._config, self.policy_version, self._total_updates)
         set_learning_rate(self._optimizer, rate)
         self._optimizer.zero_grad(set_to_none=True)
-        loss, logprob, entropy = self._backward(microbatches, self._losses(batch, index))
+        losses = self._losses(batch, index)
+        if self._routers:
+            self._routers.restart(self._device)
+        loss, logprob, entropy = self._backward(microbatches, losses)
+        routers = self._router_use()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, self._config.max_grad_norm)
         grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
         self._sum_over_batches(loss)
@@ -348,7 +367,16 @@ class Learner:
             learning_rate=rate,
             seconds=time.perf_counter() - start,
             books=closed,
+            routers=routers,
         )
+
+    def _router_use(self) -> RouterUse | None:
+        """Adds up what the routers of all ranks did; None if they are not watched. Collective."""
+        if self._routers is None:
+            return None
+        if self._mesh.size() > 1:
+            dist.all_reduce(self._routers.sums)  # each rank saw tokens of its own
+        return self._routers.use()
 
     def _follow_owners(self, batch: StepBatch, index: int, scale: float) -> None:
         """Adds the gradients of the update's classes of tokens to the momentum that is theirs.

@@ -32,7 +32,8 @@ LOGIT_CHANGES = {
     "lm_head_multiplier": 1.0,
 }
 
-_COUNTED: dict[str, int] = {}  # parameters, by config
+# By config: parameters, and those of experts.
+_COUNTED: dict[str, tuple[int, int]] = {}
 
 
 class PackedModel(nn.Module):
@@ -161,9 +162,10 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
             f"model.max_length is {model.max_length}, but {model.name} has a window of {window} "
             f"tokens. Give at most {window}."
         )
-    # No dropout: the old-policy pass and the update must see the same network.
+    # No dropout, and no noise in front of routers: the old-policy pass and the update must see the
+    # same network.
     for name, value in vars(config).items():
-        if ("drop" in name or name.endswith("pdrop")) and isinstance(value, float):
+        if ("drop" in name or name.endswith("jitter_noise")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return whole if reads_images(whole) else config
 
@@ -286,12 +288,28 @@ def count_parameters(config: PretrainedConfig) -> int:
 
     Tied weights count once; a vision tower counts too.
     """
+    return _counted(config)[0]
+
+
+def count_idle_parameters(config: PretrainedConfig) -> float:
+    """Counts the parameters of experts that a token is not sent to: all but k of E in each layer."""
+    text = config.get_text_config(decoder=True)
+    experts = getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None)
+    chosen = getattr(text, "num_experts_per_tok", None)
+    if not (experts and chosen):
+        return 0.0
+    return _counted(config)[1] * (1 - chosen / experts)
+
+
+def _counted(config: PretrainedConfig) -> tuple[int, int]:
     # By what it says: it can be changed. A plan asks many times, for billions of parameters.
     text = config.to_json_string(use_diff=False)
     if text not in _COUNTED:
         with torch.device("meta"):
             lm = model_class(config).from_config(config)
-        _COUNTED[text] = sum(math.prod(parameter.shape) for parameter in lm.parameters())
+        sizes = {name: math.prod(each.shape) for name, each in lm.named_parameters()}
+        of_experts = sum(size for name, size in sizes.items() if ".experts." in name)
+        _COUNTED[text] = (sum(sizes.values()), of_experts)
     return _COUNTED[text]
 
 

@@ -10,7 +10,7 @@ from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
-from isentropic.records import Group, Rollout, RolloutKey, Sample, TokenScores, Usage
+from isentropic.records import Group, Rollout, RolloutKey, RouterUse, Sample, TokenScores, Usage
 
 NAN = float("nan")
 
@@ -115,6 +115,20 @@ def usage_metrics(usage: Sequence[Usage]) -> dict[str, float]:
         "throughput/engine/waiting_max": max(engine.waiting_max for engine in usage),
         "throughput/engine/preemptions": sum(preemptions),
         "throughput/engine/preemptions_max": max(preemptions),
+    }
+
+
+def router_metrics(use: RouterUse | None) -> dict[str, float]:
+    """Computes `router/*` of an update: how sure the routers are, and how even the experts' load.
+
+    {} without a mixture of experts, or without tokens.
+    """
+    if use is None or not use.tokens:
+        return {}
+    return {
+        "router/entropy": float(use.entropy.mean() / use.tokens),
+        "router/load_max": float((use.load.max(1) / use.load.mean(1)).max()),
+        "router/idle_frac": float((use.load == 0).mean()),
     }
 
 

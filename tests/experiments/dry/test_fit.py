@@ -1,6 +1,7 @@
 """Every preset fits the machine that it names; what does not fit is refused with what would."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_what_does_not_fit_is_refused_with_what_would(settings, overrides, messa
     found = "\n".join(problems(settings(*SEVEN, *overrides)))
 
     assert re.search(message, found), found
+
+
+def test_a_cluster_that_was_asked_is_judged(settings):
+    config = settings(*SEVEN, "cluster.assume=null")
+    machine = find_machine(settings(*SEVEN))
+    small = replace(machine, nodes=1, store_bytes=4 * GIB, gpu_bytes=None)
+    run = replace(placed(config), machine=small)
+    found = "\n".join(find_problems(run, find_disk(config, run.model, run.work)))
+
+    assert "the run needs 16 GPUs (8 ranks and 4 engines of 2" in found
+    assert "the cluster has 1 x 8" in found
+    assert "it gets 4.00 GiB" in found and "start its Ray with --object-store-memory=" in found
 
 
 def test_the_settings_that_are_named_are_enough(settings):

@@ -4,8 +4,15 @@ from dataclasses import replace
 
 import pytest
 
+from isentropic.actors.nodes.survey import NodeView
 from isentropic.actors.placement import plan
-from isentropic.experiments.dry.machines import Load, find_machine, spread
+from isentropic.experiments.dry.machines import (
+    Load,
+    _of_nodes,
+    ask_cluster,
+    find_machine,
+    spread,
+)
 
 TWO_NODES = "cluster.assume={nodes: 2, gpus: 8, gpu_gib: 80, host_gib: 1000}"
 LARGE = ["cluster=gpu", "run.dry=true", TWO_NODES, "learner.num_ranks=8"]
@@ -62,3 +69,33 @@ def test_of_a_cluster_elsewhere_little_is_known(settings):
     machine = find_machine(settings("cluster=existing"))
 
     assert machine.gpu_bytes is None and machine.nodes is None
+
+
+def test_a_cluster_that_was_asked(settings):
+    """Its smallest node of those with most GPUs; the head has none."""
+    config = settings("cluster=existing", "cluster.address=head:6379", "run.dry=true")
+    one = {"gpu_gib": 79.6, "gpu_name": "NVIDIA H100", "shm_gib": 400.0, "object_store_gib": 200.0}
+    views = [
+        NodeView(name="head", gpus=0, host_gib=16, object_store_gib=4, answered=True),
+        NodeView(name="a", gpus=8, host_gib=900, answered=True, **one),
+        NodeView(name="b", gpus=8, host_gib=800, answered=True, **one),
+    ]
+    machine = _of_nodes(config, views)
+
+    assert (machine.nodes, machine.gpus, machine.gpu) == (2, 8, "NVIDIA H100")
+    assert machine.gpu_bytes == int(79.6 * 2**30)
+    assert machine.host_bytes == 800 * 2**30
+    assert machine.store_bytes == 200 * 2**30
+    assert "head:6379: 2 x 8 GPUs of 80 GiB" in machine.name
+    assert "nodes with fewer GPUs left out: 1" in machine.name
+    on_cpus = settings("cluster=local", "cluster.address=head:6379", "run.dry=true")
+    assert (_of_nodes(on_cpus, views).nodes, _of_nodes(on_cpus, views).gpus) == (3, 0)
+
+
+def test_a_cluster_that_does_not_answer_is_planned_without(settings):
+    machine = ask_cluster(settings("cluster=existing", "cluster.address=127.0.0.1:1"))
+
+    assert machine.nodes is None
+    assert machine.name.startswith("not known: no Ray cluster answers at 127.0.0.1:1 (connection")
+    assert ask_cluster(settings("cluster=local")) is None
+    assert ask_cluster(settings(*LARGE, "cluster.address=127.0.0.1:1")) is None

@@ -1,4 +1,4 @@
-"""Says what would keep a run from starting here, each with its remedy: python jobs/doctor.py
+"""Says what would keep a run from starting here or on the nodes of RAY_ADDRESS: python jobs/doctor.py
 
 The exit code is 1 if something has to be repaired first.
 """
@@ -13,17 +13,17 @@ import tempfile
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from isentropic.experiments.doctor.finding import Finding
 from isentropic.experiments.program import DONE, FAULT, program
 from isentropic.experiments.settings.options import Options
 from isentropic.folders import cache_folder, ray_folder, runs_folder, variable
@@ -38,18 +38,9 @@ SOCKET_BYTES = 107  # of a Unix socket's path, without the closing zero
 CHECK_S = 8.0  # for one check, all of which run at the same time
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report. `warning`: a run starts all the same."""
-
-    state: Literal["ok", "warning", "wrong"]
-    what: str
-    remedy: str = ""
-
-
 def doctor(options: dict[str, Any], overrides: list[str]) -> int:
     """Print the findings. Returns 1 if one of them is wrong."""
-    findings = list(examine())
+    findings = [*examine(), *cluster()]
     for finding in findings:
         print(
             f"{finding.state:<8} {finding.what}"
@@ -327,6 +318,23 @@ def ray_address() -> Iterator[Finding]:
             "wrong",
             f"RAY_ADDRESS={address}: {error}",
             "unset RAY_ADDRESS to run on this machine only.",
+        )
+
+
+def cluster() -> Iterator[Finding]:
+    """Looks at all nodes of the Ray that RAY_ADDRESS names, if it answers."""
+    address = variable("RAY_ADDRESS")
+    if not address or any(finding.state == "wrong" for finding in ray_address()):
+        return
+    from isentropic.experiments.doctor.cluster import examine_cluster
+
+    try:
+        yield from examine_cluster(address, runs_folder())
+    except Exception as error:
+        yield Finding(
+            "wrong",
+            f"Ray: {type(error).__name__}: {error}",
+            "Look at that Ray by hand: ray status.",
         )
 
 

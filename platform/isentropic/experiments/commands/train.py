@@ -34,9 +34,10 @@ def _dry(config: Config, cfg: DictConfig) -> int:
     It takes no lock: several may look at once, and at a run that is going on.
     """
     from isentropic.experiments.dry.describe import describe
+    from isentropic.experiments.dry.machines import ask_cluster
     from isentropic.experiments.run.folder import check_run_folder
 
-    text, problems = describe(config)
+    text, problems = describe(config, ask_cluster(config))
     print(text, flush=True)
     try:
         check_run_folder(config, cfg)

@@ -13,7 +13,7 @@ from isentropic.config import Config, ModelConfig
 from isentropic.controller.method import Method
 from isentropic.experiments.dry.fit import Placed, find_problems
 from isentropic.experiments.dry.lines import model_line, plan_lines, step_lines
-from isentropic.experiments.dry.machines import find_machine
+from isentropic.experiments.dry.machines import Machine, find_machine
 from isentropic.experiments.dry.preview import data_lines
 from isentropic.experiments.dry.work import find_disk, find_work
 from isentropic.experiments.run.folder import check_data
@@ -53,8 +53,10 @@ class Findings:
                 self.problems.append(str(error))
 
 
-def describe(config: Config) -> tuple[str, list[str]]:
+def describe(config: Config, machine: Machine | None = None) -> tuple[str, list[str]]:
     """Plans model, data, placement, memory, disk and time. Loads no weights, starts nothing.
+
+    Plans for `machine` if it is given, else for what `find_machine` says.
 
     With `cluster.assume` model and data may lie on another machine: what is not here is said and
     not checked, and the model's sizes come from `model.shape`.
@@ -81,7 +83,7 @@ def describe(config: Config) -> tuple[str, list[str]]:
         plan(config.cluster, config.rollout, config.learner)
         if network is not None:
             _check_runs(config, found, network)
-            _plan(config, found, network, task)
+            _plan(config, found, network, task, machine or find_machine(config))
     return "\n".join(found.lines), found.problems
 
 
@@ -92,10 +94,16 @@ def _check_runs(config: Config, found: Findings, network: PretrainedConfig) -> N
         check_learner_runs(config, network)
 
 
-def _plan(config: Config, found: Findings, network: PretrainedConfig, task: Task | None) -> None:
+def _plan(
+    config: Config,
+    found: Findings,
+    network: PretrainedConfig,
+    task: Task | None,
+    machine: Machine,
+) -> None:
     work = find_work(config, held_out=None if task is None else task.size("eval"))
     disk = find_disk(config, network, work)
-    placed = Placed(config=config, model=network, work=work, machine=find_machine(config))
+    placed = Placed(config=config, model=network, work=work, machine=machine)
     problems = find_problems(placed, disk)
     found.lines += plan_lines(placed, disk, fits=not problems)
     found.problems += problems

@@ -75,6 +75,8 @@ def node_bytes(placed: Placed) -> list[dict[str, int]]:
 
 def store_bytes(placed: Placed) -> int | None:
     """Bytes of each node's object store; None if the node is not known."""
+    if placed.machine.store_bytes is not None:
+        return placed.machine.store_bytes
     given = placed.config.cluster.object_store_gib
     if given is not None:
         return int(given * GIB)
@@ -85,15 +87,19 @@ def store_bytes(placed: Placed) -> int | None:
 
 
 def _too_few_gpus(placed: Placed) -> str | None:
-    # On this machine and on a cluster others judge it.
-    if placed.config.cluster.assume is None or placed.loads is not None:
+    machine = placed.machine
+    # On this machine others judge it.
+    was_asked = machine.store_bytes is not None
+    is_known = placed.config.cluster.assume is not None or was_asked
+    if not is_known or placed.loads is not None:
         return None
     config = placed.config
     ways = _ways_out(placed, _fewer(config), lambda other: other.loads is not None)
     return (
         f"the run needs {gpus_needed(config):g} GPUs ({config.learner.num_ranks} ranks and "
         f"{config.rollout.num_actors} engines of {config.rollout.tensor_parallel}, each whole on "
-        f"one node), cluster.assume has {placed.machine.nodes} x {placed.machine.gpus}. {ways}"
+        f"one node), {'the cluster' if was_asked else 'cluster.assume'} has "
+        f"{machine.nodes} x {machine.gpus}. {ways}"
     )
 
 
@@ -157,11 +163,14 @@ def _store_too_small(placed: Placed) -> str | None:
     store, needed = store_bytes(placed), object_store(placed.needs)
     if store is None or store >= needed:
         return None
+    if placed.machine.store_bytes is None:
+        setting = f"set cluster.object_store_gib={_rounded_up(needed / GIB)}"
+    else:
+        setting = f"start its Ray with --object-store-memory={needed}"
     return (
         f"Ray's object store on each node needs {gib(needed)} of /dev/shm for the weights (those of "
         f"two versions), it gets {gib(store)}. Give the node a /dev/shm of "
-        f"{gib(needed / SHM_SHARE)} or more and set cluster.object_store_gib="
-        f"{_rounded_up(needed / GIB)}, or set rollout.dtype=bfloat16."
+        f"{gib(needed / SHM_SHARE)} or more and {setting}, or set rollout.dtype=bfloat16."
     )
 
 

@@ -2,11 +2,13 @@
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
 
+from isentropic.actors.nodes.survey import NodeView
 from isentropic.actors.placement import Plan
 from isentropic.config import Config
 from isentropic.folders import variable
@@ -14,6 +16,7 @@ from isentropic.folders import variable
 GIB = 2**30
 SMALL_GPU_GIB = 24
 SHM = "/dev/shm"
+ASSUME = "cluster.assume={nodes: 2, gpus: 8, gpu_gib: 80, host_gib: 1000} plans for one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,51 @@ class Machine:
     shm_bytes: int | None  # /dev/shm of a node
     disk_bytes: int | None  # free where the run writes
     gpu: str | None  # its name, for the time estimate
+    store_bytes: int | None = None  # of a node's object store; known of a Ray that was asked only
+
+
+def ask_cluster(config: Config) -> Machine | None:
+    """Joins the Ray that the run would join, and returns what its nodes have.
+
+    Those with most GPUs count, if the run wants GPUs: nodes are all alike here. None if the run
+    would start a Ray of its own, or plans for a machine that is assumed.
+    """
+    if config.cluster.assume is not None or _address(config) == "local":
+        return None
+    from isentropic.actors.nodes.survey import survey
+    from isentropic.actors.ray_runtime import start_ray, stop_ray
+
+    try:
+        start_ray(config.cluster, num_cpus=0)
+    except ValueError as error:
+        # A plan is made on a laptop, too.
+        reason = str(error).partition("). ")[0]
+        return replace(find_machine(config), name=f"not known: {reason}). {ASSUME}")
+    try:
+        views = survey()
+    finally:
+        stop_ray()
+    return _of_nodes(config, views)
+
+
+def _of_nodes(config: Config, views: Sequence[NodeView]) -> Machine:
+    most = max(view.gpus for view in views) if config.cluster.gpus_per_rank else 0
+    alike = [view for view in views if view.gpus == most] if most else list(views)
+    first = alike[0]
+    kind = f" of {first.gpu_gib:.0f} GiB ({first.gpu_name})" if first.gpu_name else ""
+    others = len(views) - len(alike)
+    return Machine(
+        name=f"the cluster at {_address(config)}: {len(alike)} x {most} GPUs{kind}"
+        + (f"; nodes with fewer GPUs left out: {others}" if others else ""),
+        nodes=len(alike),
+        gpus=most,
+        gpu_bytes=int(first.gpu_gib * GIB) or None,
+        host_bytes=int(min(view.host_gib for view in alike) * GIB),
+        shm_bytes=int(min(view.shm_gib for view in alike) * GIB),
+        disk_bytes=psutil.disk_usage(_existing(config.run.dir)).free,
+        gpu=first.gpu_name or None,
+        store_bytes=int(min(view.object_store_gib for view in alike) * GIB),
+    )
 
 
 def find_machine(config: Config) -> Machine:
@@ -47,10 +95,9 @@ def find_machine(config: Config) -> Machine:
             gpu=gpu if assume.gpus else None,
         )
     disk = psutil.disk_usage(_existing(config.run.dir)).free
-    if (config.cluster.address or variable("RAY_ADDRESS") or "local") != "local":
+    if _address(config) != "local":
         return Machine(
-            name="a cluster that was not asked; cluster.assume={nodes: 2, gpus: 8, gpu_gib: 80, "
-            "host_gib: 1000} plans for one",
+            name=f"a cluster that was not asked. {ASSUME}",
             nodes=None,
             gpus=0,
             gpu_bytes=None,
@@ -106,6 +153,10 @@ def spread(layout: Plan, machine: Machine, strategy: str) -> list[Load] | None:
     engines = Counter(place[bundle] for bundle in layout.engines)
     ranks = Counter(place[bundle] for bundle in layout.ranks)
     return [Load(engines[node], ranks[node]) for node in range(nodes)]
+
+
+def _address(config: Config) -> str:
+    return config.cluster.address or variable("RAY_ADDRESS") or "local"
 
 
 def _existing(path: str) -> str:
