@@ -6,8 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from isentropic.controller import feed as feed_module
 from isentropic.controller.drawing.flight import left_over
-from isentropic.controller.storage.carried import read_flight
+from isentropic.controller.storage.carried import read_flight, write_flight
 from isentropic.controller.storage.ledger import LedgerError, read_batch
 
 SEGMENTS = (
@@ -123,6 +124,21 @@ def test_all_that_a_step_takes_was_drawn_and_on_disk_before(fake_run):
     run.learner.score = scored
     run.run()
     assert seen[-1][-1] == "step_000006.parquet"
+
+
+def test_what_is_left_is_written_before_the_step(fake_run, monkeypatch):
+    """A step that the ledger has must be one that the next can follow."""
+    run = fake_run(*SEGMENTS)
+
+    def torn(folder, flight, batch):
+        if batch.step == 3:
+            raise RuntimeError("the machine is gone")
+        return write_flight(folder, flight, batch)
+
+    monkeypatch.setattr(feed_module, "write_flight", torn)
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        run.run()
+    assert not (run.folder / "rollouts" / "step_000003.parquet").exists()
 
 
 @pytest.mark.parametrize("staleness", STALENESS)

@@ -130,23 +130,32 @@ def phases(fake_run, fakes):
 
 @pytest.fixture
 def any_numbers(fake_run, fakes):
-    """What `drawn` gives of a run with these numbers. The config is read once: that takes seconds."""
-    run = fake_run(*SMALL)
-    run.learner_weights = fakes["weights"]
+    """What `drawn` gives of a run with these numbers; of every n-th draw all responses are long.
 
-    def make(seed, per_step, in_flight, max_lag, segment, group_size, steps):
-        changes = {
-            "prompts_per_step": per_step, "prompts_in_flight": in_flight, "max_lag": max_lag,
-            "segment_tokens": segment,
-        }  # fmt: skip
-        whole = run.config
-        rollout = replace(whole.rollout, **changes)
-        sampling = replace(whole.sampling, prompts_per_step=per_step, group_size=group_size)
+    The config is read once: that takes seconds.
+    """
+
+    class Pool(fakes["pool"]):
+        every = 2
+
+        def _complete(self, request):
+            logits = np.zeros(8)
+            logits[7] = -np.inf if request.key.draw % self.every == 0 else 1.0
+            self.weights = fakes["weights"](self.weights.policy_version, logits)
+            return super()._complete(request)
+
+    run = fake_run(*SMALL, pool=Pool())
+    run.learner_weights = fakes["weights"]
+    whole = run.config
+
+    def make(seed, every, steps, **numbers):
+        run.pool.every = every
+        sampling = replace(
+            whole.sampling, prompts_per_step=numbers["prompts_per_step"], group_size=1
+        )
+        rollout = replace(whole.rollout, **numbers)
         run.config = replace(whole, rollout=rollout, sampling=sampling, seed=seed)
-        try:
-            return drawn(run, steps)
-        finally:
-            run.config = whole
+        return drawn(run, steps)
 
     return make
 
@@ -159,10 +168,15 @@ def test_every_draw_is_taken_once_and_none_later_than_the_bound(any_numbers, dat
     in_flight = data.draw(number(per_step, 4 * per_step), "in_flight")
     fewest = -(-in_flight // per_step) - 1
     max_lag = data.draw(number(fewest, fewest + 3), "max_lag")
-    segment = data.draw(number(1, LONGEST), "segment")
-    steps = 7
+    steps = 9
     found = any_numbers(
-        data.draw(number(0, 99), "seed"), per_step, in_flight, max_lag, segment, 2, steps
+        seed=data.draw(number(0, 99), "seed"),
+        every=data.draw(number(2, 6), "every"),
+        steps=steps,
+        prompts_per_step=per_step,
+        prompts_in_flight=in_flight,
+        max_lag=max_lag,
+        segment_tokens=data.draw(number(1, LONGEST), "segment_tokens"),
     )
 
     taken = [group for groups, _ in found for group in groups]
