@@ -8,6 +8,8 @@ import pytest
 
 from isentropic.controller import feed as feed_module
 from isentropic.controller.drawing.flight import left_over
+from isentropic.controller.reporting import Reporter
+from isentropic.controller.step import Delivery
 from isentropic.controller.storage.carried import read_flight, write_flight
 from isentropic.controller.storage.ledger import LedgerError, read_batch
 
@@ -258,3 +260,23 @@ def test_a_longer_run_goes_on_with_what_was_left(fake_run):
     more = fake_run(*SEGMENTS, "run.steps=8", folder="short").run(resume=True)
     assert {step: more.stable[step] for step in (7, 8)} == {s: long.stable[s] for s in (7, 8)}
     np.testing.assert_array_equal(more.learner.logits, long.learner.logits)
+
+
+def test_a_replay_of_the_ledger_has_the_same_numbers(fake_run):
+    """No engine and no schedule: all but what the phase left in flight, which no step is made of."""
+    run = fake_run(*SEGMENTS).run()
+    again = fake_run(*SEGMENTS, folder="again")
+    trainer, reporter = again.trainer(), Reporter(again.config, again.lines)
+
+    async def go():
+        for batch in batches(run):
+            step = await trainer.train(await trainer.score(Delivery(batch)))
+            await trainer.recheck(step)
+            reporter.step(step)
+
+    asyncio.run(go())
+    of_the_phase = ("segments/carried_", "segments/phase_tokens_max")
+    for step, line in again.stable.items():
+        before = run.stable[step]
+        assert line == {key: before[key] for key in line}
+        assert all(key.startswith(of_the_phase) for key in before.keys() - line.keys())
