@@ -1,4 +1,4 @@
-"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner, its load."""
+"""Metrics of a step's rollouts: reward, groups, lengths, age, segments, mismatch; engines' load."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
