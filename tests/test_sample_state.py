@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 import numpy as np
 import pytest
 
-from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.records import Prompt, Rollout, RolloutKey, Sample, Segment, TokenScores
 from isentropic.sample_state import samples_from_state, samples_to_state
 
 
@@ -30,6 +30,7 @@ def sample(seed: int, tokens: int, *, ref: bool, source="new") -> Sample:
         turns=((2, 2 + tokens - 1), (tokens + 2, tokens + 3)), rollout_logprob=np.full(tokens, np.nan, np.float32),
         temperature=1.2, seed=1 << 61, finish_reason="length", step=4, policy_version=9, origin="teacher:t",
         reward=1.0, shaped_reward=float("nan"),
+        segments=(Segment(0, 3, 2, 7, 1 << 60), Segment(tokens - 1, 4, 3, 9, 5)),
     )  # fmt: skip
     old = TokenScores(
         logprob=numbers(), entropy=numbers(), sensitivity=numbers(), sum_p2=numbers(),
@@ -91,6 +92,14 @@ def test_a_column_that_came_after_the_checkpoint_is_nan():
     unknown = [replace(one, old=replace(one.old, sum_s2=None)) for one in before]
     for one in samples_from_state(through_files(samples_to_state(unknown))):
         assert np.isnan(one.old.sum_s2).all()
+
+
+def test_samples_of_earlier_versions_have_no_segments():
+    before = [sample(0, 3, ref=False)]
+    state = through_files(samples_to_state(before))
+    del state["about"][0]["segments"]
+    (after,) = samples_from_state(state)
+    assert_equal(after.rollout, replace(before[0].rollout, segments=()))
 
 
 def test_nothing_is_something_too():

@@ -50,6 +50,9 @@ CAME_LATER: dict[str, Any] = {
     "model.shape": None,
     "cluster.assume": None,
     "rewards.network": False,
+    "rollout.segment_tokens": None,
+    "rollout.prompts_in_flight": None,
+    "rollout.max_lag": 4,
 }
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
@@ -155,6 +158,20 @@ class RolloutConfig:
     # any token, else the mean of the probe
     probe_tolerance: float
     timeout_s: float  # deadline for one step's rollouts
+    # Tokens that a rollout writes at a time before it may be carried to the next step; null: each
+    # step's rollouts are written to their end.
+    segment_tokens: int | None = None
+    # Prompts that are being written or wait to be trained on; null: twice prompts_per_step. Only
+    # with segments, and so is max_lag.
+    prompts_in_flight: int | None = None
+    max_lag: int = (
+        4  # steps from the one that begins a prompt to the one that trains on it, at most
+    )
+
+    @property
+    def in_flight(self) -> int:
+        """Prompts in flight, the default filled in."""
+        return self.prompts_in_flight or 2 * self.prompts_per_step
 
     def __post_init__(self) -> None:
         for key in (
@@ -177,6 +194,12 @@ class RolloutConfig:
         check_range("rollout.probe_tolerance", self.probe_tolerance, above=0)
         check_range("rollout.timeout_s", self.timeout_s, at_least=1)
         check_choice("rollout.dtype", self.dtype, ("float32", "bfloat16"))
+        check_range("rollout.max_lag", self.max_lag, at_least=0)
+        if self.segment_tokens is not None:
+            hint = "Write null to write every rollout to its end in its own step."
+            check_range("rollout.segment_tokens", self.segment_tokens, at_least=1, hint=hint)
+        if self.prompts_in_flight is not None:
+            check_range("rollout.prompts_in_flight", self.prompts_in_flight, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

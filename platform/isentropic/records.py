@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
-FinishReason = Literal["stop", "length", "turns"]
+# "unfinished": cut at the end of a segment; it goes on in the next phase.
+FinishReason = Literal["stop", "length", "turns", "unfinished"]
 Source = Literal["new", "queue", "replay"]
 
 ROUNDING = 1e-6  # a reward may fall short of the full one by so much of it, and is right
@@ -81,9 +82,19 @@ class Completion:
     policy_version: int
 
 
+class Segment(NamedTuple):
+    """What one request wrote of a rollout, with `rollout.segment_tokens`: all under one version."""
+
+    start: int  # its first token, counted in the rollout's response tokens
+    step: int  # whose phase wrote it
+    source_step: int  # under the weights after this step
+    policy_version: int  # of these weights
+    seed: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One finished episode.
+    """One episode.
 
     `reward` is the task's and is never overwritten; shaping writes `shaped_reward`.
     """
@@ -96,8 +107,8 @@ class Rollout:
     temperature: float
     seed: int
     finish_reason: FinishReason
-    step: int  # the step it was drawn for
-    policy_version: int  # optimizer steps behind the weights that wrote it
+    step: int  # the step it was drawn for; while it is carried, the last that wrote on it
+    policy_version: int  # optimizer steps behind the weights that wrote it; its end, if several did
     source_step: int = 0  # those weights are the ones after this step
     origin: str = POLICY
     reward: float = float("nan")  # NaN: not graded yet
@@ -105,6 +116,7 @@ class Rollout:
     reward_parts: dict[str, float] = field(default_factory=dict)
     shaped_reward: float = float("nan")
     texts: tuple[str, ...] = ()  # the turns in words, once they were decoded to be graded
+    segments: tuple[Segment, ...] = ()  # none: one version wrote it all
 
     @property
     def response_mask(self) -> NDArray[np.bool_]:
@@ -118,6 +130,27 @@ class Rollout:
     def num_response_tokens(self) -> int:
         """N, the number of tokens that carry loss."""
         return sum(end - start for start, end in self.turns)
+
+    @property
+    def writers(self) -> list[tuple[int, int]]:
+        """Who wrote the response: (tokens, the step after which the weights stood), in order."""
+        if not self.segments:
+            return [(self.num_response_tokens, self.source_step)]
+        ends = [*(segment.start for segment in self.segments[1:]), self.num_response_tokens]
+        return [
+            (end - segment.start, segment.source_step)
+            for segment, end in zip(self.segments, ends, strict=True)
+        ]
+
+    @property
+    def source_steps(self) -> Ints:
+        """[N] the same per response token: its weights stood after this step."""
+        tokens, steps = zip(*self.writers, strict=True)
+        return np.repeat(np.array(steps, dtype=np.int64), tokens)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason != "unfinished"
 
     @property
     def is_right(self) -> bool:

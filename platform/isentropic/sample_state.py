@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentropic.columns import COLUMNS, cut, join
-from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
+from isentropic.records import Prompt, Rollout, RolloutKey, Sample, Segment, TokenScores
 
 REFERENCE = "old.ref_logprob"  # the one column that a sample may lack
 PATHS = [column.path for column in COLUMNS.values() if not column.single]
@@ -50,6 +50,8 @@ def samples_from_state(state: dict[str, Any]) -> list[Sample]:
             prompt=_prompt(about["prompt"]),
             token_ids=token_ids[row],
             turns=tuple((start, end) for start, end in about["turns"]),
+            # Checkpoints of earlier versions have none.
+            segments=tuple(Segment(*values) for values in about.get("segments", ())),
             reward=reward,
             shaped_reward=shaped_reward,
             **arrays["rollout"],
@@ -107,6 +109,7 @@ def _about(sample: Sample) -> dict[str, Any]:
             "reward_right": prompt.reward_right,
         },
         "turns": [list(map(int, turn)) for turn in rollout.turns],
+        "segments": [list(map(int, segment)) for segment in rollout.segments],
         "rollout": {name: getattr(rollout, name) for name in names},
         "has_reference": sample.old.ref_logprob is not None,
         "source": sample.source,

@@ -12,9 +12,15 @@ def hash_seed(*parts: str | int) -> int:
     return int.from_bytes(digest, "big") >> (64 - SEED_BITS)
 
 
-def rollout_seed(run_seed: int, split: str, draw: int, sample: int, wave: int, turn: int) -> int:
-    """Hashes what names one turn of one rollout to the engine's seed.
+def rollout_seed(
+    run_seed: int, split: str, draw: int, sample: int, wave: int, turn: int, segment: int = 0
+) -> int:
+    """Hashes what names one request of one rollout to the engine's seed.
 
     It does not depend on the actors, their number or order, the policy version or the staleness.
+
+    Args:
+        segment: which request of its turn; a turn that is written at once has only the first.
     """
-    return hash_seed("rollout", run_seed, split, draw, sample, wave, turn)
+    parts = (run_seed, split, draw, sample, wave, turn)
+    return hash_seed("rollout", *parts, *((segment,) if segment else ()))

@@ -51,6 +51,7 @@ RUNS = {
     "nll": ["terms=nll"],
     "tis": ["token_weight=tis"],
     "stale": ["rollout.max_staleness=2"],
+    "segments": ["rollout.segment_tokens=3", "run.steps=3"],
     "ledger": ["accounting.ledger.every=1"],
     "steered": ["method=ce_gppo_steered"],
     "flexec": ["method=flexec"],

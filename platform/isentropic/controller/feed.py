@@ -18,6 +18,9 @@ With staleness n the weights after step s draw step s + 1 + n, and w0 all steps 
 Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
 only to evaluate them.
 
+With `rollout.segment_tokens` each step takes over what the one before left in flight, which is then
+on disk (`storage/carried.py`); the schedule of the weights is the same.
+
 On shared GPUs (n = 0) both sides take turns: the engines draw a step when the loop is done with the
 one before, its report and checkpoint too. In between they only evaluate, when the loop waits for it.
 """
@@ -30,13 +33,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from isentropic.config import Config
+from isentropic.controller.drawing.flight import Flight
 from isentropic.controller.protocols import Grader, RolloutPool, Weights
 from isentropic.controller.sampler import DrawnFrom, Sampler
 from isentropic.controller.step import Clock, Delivery, Evaluation
+from isentropic.controller.storage.carried import CARRIED, read_flight, write_flight
 from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
-from isentropic.records import Group, Rollout
+from isentropic.records import Group, Rollout, RolloutKey
 from isentropic.tasks.chat import Chat
 
 T = TypeVar("T")
@@ -89,6 +94,9 @@ class Feed:
         self._make_sampling = make_sampling
         self._candidates = candidates
         self._ledger = ledger
+        self._carried = ledger.parent / CARRIED
+        self._in_segments = config.rollout.segment_tokens is not None
+        self._flight = Flight()  # what the last step that was drawn left
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness = config.rollout.max_staleness
         self._shared = config.cluster.placement == "shared"
@@ -140,6 +148,11 @@ class Feed:
         """Returns when nothing is being drawn, and nothing more can be without new weights."""
         await self._idle.wait()
 
+    @property
+    def flight(self) -> Flight:
+        """What the last step that was drawn left in flight; nothing without segments."""
+        return self._flight
+
     def finish(self, step: int) -> None:
         """Drops the rollouts of a step that is trained, reported and saved; 0 is the start.
 
@@ -164,6 +177,7 @@ class Feed:
             next_draw: position in the data order behind what weights before those of `done` draw.
         """
         drawn = last_step_drawn(done, staleness=self._staleness, last=self._last)
+        self._flight = self._left_by(drawn)
         for step in range(done + 1, drawn + 1):
             self._deliver(self._read(step))
         for source in range(done, self._last + 1):
@@ -183,28 +197,55 @@ class Feed:
 
     def _read(self, step: int) -> Delivery:
         """A step that must be in the ledger. Raises ValueError if it is not."""
-        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
-        if batch is None:
-            raise ValueError(
-                f"the ledger has no step {step} in {self._ledger}, though the checkpoint was made "
-                "after it was drawn. Restore the file, or resume from an earlier checkpoint."
-            )
-        return Delivery(batch)
+        delivery = self._find(step)
+        if delivery is None:
+            raise self._lacks(step)
+        return delivery
+
+    def _find(self, step: int) -> Delivery | None:
+        """The step from the ledger, with what it left in flight; None if either is missing."""
+        vocab_size = self._chat.vocab_size
+        flight = None
+        if self._in_segments:
+            flight = read_flight(self._carried, step, vocab_size=vocab_size)
+            if flight is None:
+                return None
+        batch = read_batch(self._ledger, step, vocab_size=vocab_size)
+        return None if batch is None else Delivery(batch, flight=flight)
+
+    def _left_by(self, step: int) -> Flight:
+        """What a drawn step left in flight; nothing at the start, and without segments."""
+        if step == 0 or not self._in_segments:
+            return Flight()
+        flight = read_flight(self._carried, step, vocab_size=self._chat.vocab_size)
+        if flight is None:
+            raise self._lacks(step)
+        return flight
+
+    def _lacks(self, step: int) -> ValueError:
+        also = f", or none in {self._carried}" if self._in_segments else ""
+        return ValueError(
+            f"the ledger has no step {step} in {self._ledger}{also}, though the checkpoint was made "
+            "after it was drawn. Restore the file, or resume from an earlier checkpoint."
+        )
 
     async def _read_or_draw(self, step: int, source: int, next_draw: int) -> Delivery:
         """The step from the ledger, or drawn from the weights after step `source`."""
-        batch = read_batch(self._ledger, step, vocab_size=self._chat.vocab_size)
-        if batch is not None:
-            return Delivery(batch)
+        delivery = self._find(step)
+        if delivery is not None:
+            return delivery
         if self._shared:
             await self._learner_is_done(source)
         await self._load(source)
-        batch, clock = await self._draw(step, source, next_draw)
-        sync_s, self._sync_s = self._sync_s, 0.0
-        phases, self._sync = self._sync, {}
-        return Delivery(batch, clock, sync_s, phases, await self._pool.take_usage())
+        delivery = await self._draw(step, source, next_draw)
+        delivery.sync_s, self._sync_s = self._sync_s, 0.0
+        delivery.sync, self._sync = self._sync, {}
+        delivery.usage = await self._pool.take_usage()
+        return delivery
 
     def _deliver(self, delivery: Delivery) -> None:
+        if delivery.flight is not None:
+            self._flight = delivery.flight
         _future(self._deliveries, delivery.batch.step).set_result(delivery)
 
     async def _learner_is_done(self, step: int) -> None:
@@ -245,27 +286,41 @@ class Feed:
         )
         return [rollout for group in groups for rollout in group.rollouts]
 
-    async def _draw(self, step: int, source: int, next_draw: int) -> tuple[Batch, Clock]:
-        """Draws the step and writes it to the ledger."""
+    async def _draw(self, step: int, source: int, next_draw: int) -> Delivery:
+        """Draws the step and writes it to the ledger, what it leaves in flight first."""
         clock, errors = Clock(), sum(self._grader.counts().values())
-        groups, after = await self._sampler.draw_step(
-            self._make_sampling(step), next_draw, self._drawn_from(step, source), clock
-        )
+        sampling, drawn_from = self._make_sampling(step), self._drawn_from(step, source)
+        flight = None
+        if self._in_segments:
+            groups, flight = await self._sampler.draw_phase(
+                sampling, self._flight, drawn_from, clock
+            )
+            next_draw = flight.next_draw
+        else:
+            groups, next_draw = await self._sampler.draw_step(
+                sampling, next_draw, drawn_from, clock
+            )
         batch = Batch(
             step=step,
             groups=groups,
-            next_draw=after,
+            next_draw=next_draw,
             source_step=source,
             policy_version=self._version,
             reward_errors=sum(self._grader.counts().values()) - errors,
             teachers=tuple(self._candidates(groups)),
         )
-        rollouts = [*batch.rollouts, *batch.teachers]
-        texts = {rollout.key: self._chat.turn_texts(rollout) for rollout in rollouts}
-        await asyncio.to_thread(
-            when_there_is_room, partial(write_batch, self._ledger, batch, texts)
-        )
-        return batch, clock
+        if flight is not None:
+            self._carried.mkdir(exist_ok=True)
+            await _on_disk(partial(write_flight, self._carried, flight, batch))
+        await _on_disk(partial(write_batch, self._ledger, batch, self._texts(batch)))
+        return Delivery(batch, clock, flight=flight)
+
+    def _texts(self, batch: Batch) -> dict[RolloutKey, Sequence[str]]:
+        """The turns of a batch, for people to read."""
+        return {
+            rollout.key: self._chat.turn_texts(rollout)
+            for rollout in [*batch.rollouts, *batch.teachers]
+        }
 
     async def _evaluate(self, source: int) -> None:
         config, rollout = self._config.evaluation, self._config.rollout
@@ -295,11 +350,6 @@ class Feed:
 
     async def _keep(self, source: int, groups: Sequence[Group]) -> None:
         """Writes what was drawn of held-out prompts, for people to read: nothing else needs it."""
-        texts = {
-            rollout.key: self._chat.turn_texts(rollout)
-            for group in groups
-            for rollout in group.rollouts
-        }
         batch = Batch(
             step=source,
             groups=tuple(groups),
@@ -310,10 +360,15 @@ class Feed:
         )
         folder = self._ledger.parent / EVALUATIONS
         folder.mkdir(exist_ok=True)
-        await asyncio.to_thread(when_there_is_room, partial(write_batch, folder, batch, texts))
+        await _on_disk(partial(write_batch, folder, batch, self._texts(batch)))
 
     def _drawn_from(self, step: int, source: int) -> DrawnFrom:
         return DrawnFrom(step=step, source_step=source, policy_version=self._version)
+
+
+async def _on_disk(write: Callable[[], Path]) -> None:
+    """Writes in a thread of its own; waits for room on a full disk."""
+    await asyncio.to_thread(when_there_is_room, write)
 
 
 def _future(table: dict[int, asyncio.Future[T]], step: int) -> asyncio.Future[T]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isentropic.config import Config
+from isentropic.controller.drawing.flight import left_over
 from isentropic.controller.feed import Feed
 from isentropic.controller.probe import check_probe
 from isentropic.controller.protocols import LearnerGroup, LearnerLost
@@ -60,6 +61,7 @@ class Controller:
         self._feed = feed
         self._reporter = reporter
         self._metadata = metadata
+        self._warn = warn
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
         self._attribution = folder / "attribution"
@@ -91,6 +93,8 @@ class Controller:
             while self._trainer.step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._trainer.step + 1)
             await self._saver.finish()
+            if self._stop is None and (left := left_over(self._feed.flight)):
+                self._warn(left)
         except LearnerLost:
             # The lost learner is the cause, whatever the engines say of it.
             with suppress(Exception):

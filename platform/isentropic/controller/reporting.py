@@ -34,11 +34,14 @@ from isentropic.metrics.ledger import (
 )
 from isentropic.metrics.recheck import measured_change
 from isentropic.metrics.step_metrics import (
+    LengthBias,
+    flight_metrics,
     initial_kl,
     mismatch_metrics,
     response_metrics,
     reward_metrics,
     router_metrics,
+    segment_metrics,
     staleness_metrics,
     usage_metrics,
 )
@@ -148,6 +151,7 @@ class Reporter:
         self._panel = build_counterfactuals(config.accounting.counterfactuals)
         self._alarms = Alarms(config.alarms)
         self._explained = Explained()
+        self._length_bias = LengthBias()
         self._best: list[tuple[float, int]] = []  # (held-out avg@k, step)
         self._none_in_a_row = 0  # steps without an update
         self._threads = ThreadPoolExecutor(threads(), thread_name_prefix="accounting")
@@ -161,7 +165,7 @@ class Reporter:
         rollouts = [rollout for group in evaluation.start for rollout in group.rollouts]
         entropy = entropy_metrics(rollouts, scores)["entropy/mean"]
         metrics = {"policy_version": 0, START_ENTROPY: entropy}
-        metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores)
+        metrics |= response_metrics(rollouts) | self._mismatch(rollouts, scores, 0)
         self._hand_out(0, metrics | self._evaluation(0, evaluation))
 
     def begin(self, step: Step) -> None:
@@ -208,6 +212,7 @@ class Reporter:
         return {
             "alarms": self._alarms.state_dict(),
             "explained": self._explained.state_dict(),
+            "length_bias": self._length_bias.state_dict(),
             "best": self._best,
             "none_in_a_row": self._none_in_a_row,
         }
@@ -216,6 +221,8 @@ class Reporter:
         self._alarms.load_state_dict(state["alarms"])
         if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
+        if "length_bias" in state:  # same of runs before there were segments
+            self._length_bias.load_state_dict(state["length_bias"])
         self._best = [(float(score), int(step)) for score, step in state["best"]]
         self._none_in_a_row = int(state.get("none_in_a_row", 0))  # old checkpoints lack it
 
@@ -225,10 +232,16 @@ class Reporter:
         metrics = reward_metrics(batch.groups) | entropy_metrics(batch.rollouts, scores)
         metrics |= response_metrics(batch.rollouts) | {"reward/errors": batch.reward_errors}
         metrics |= initial_kl([scores[rollout.key] for rollout in batch.rollouts])
-        return metrics | self._mismatch(batch.rollouts, scores)
+        metrics |= segment_metrics(batch.groups, step.step) | self._length_bias.add(batch.groups)
+        if (flight := step.delivery.flight) is not None:
+            metrics |= flight_metrics(batch.groups, flight.groups, step.step)
+        return metrics | self._mismatch(batch.rollouts, scores, batch.source_step)
 
     def _mismatch(
-        self, rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores]
+        self,
+        rollouts: Sequence[Rollout],
+        scores: Mapping[RolloutKey, TokenScores],
+        source_step: int,
     ) -> dict[str, float]:
         """Compares the engines' logprobs with the learner's.
 
@@ -236,7 +249,7 @@ class Reporter:
         """
         config = self._config.rollout
         whole = config.top_p == 1 and config.top_k == -1
-        return mismatch_metrics(rollouts if whole else [], scores, config.temperature)
+        return mismatch_metrics(rollouts if whole else [], scores, config.temperature, source_step)
 
     def _trained(self, step: Step, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """Metrics of what was trained on: means over the updates made, and facts about all."""

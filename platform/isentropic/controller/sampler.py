@@ -2,57 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from isentropic.config import RolloutConfig
+from isentropic.controller.drawing.episode import DrawnFrom, Episode, Episodes
+from isentropic.controller.drawing.flight import Flight, Groups, Rules, is_finished
 from isentropic.controller.protocols import Grader, RolloutPool
 from isentropic.controller.step import Clock
 from isentropic.methods.slots import Sampling, Wave
-from isentropic.records import (
-    Completion,
-    FinishReason,
-    Group,
-    Ints,
-    Prompt,
-    Request,
-    Rollout,
-    RolloutKey,
-)
-from isentropic.seeds import rollout_seed
+from isentropic.records import Group, Prompt, Request, Rollout, RolloutKey
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.outcome import parts_of
 from isentropic.tasks.order import index_of
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrawnFrom:
-    """What the rollouts of a wave are drawn for, and under which weights."""
-
-    step: int  # the step that they are drawn for
-    source_step: int  # the weights are those after this step
-    policy_version: int
-
-
-@dataclass(slots=True)
-class Episode:
-    """A rollout that is being written, turn by turn."""
-
-    key: RolloutKey
-    prompt: Prompt
-    wave: Wave
-    max_tokens: int  # per turn
-    tokens: list[Ints]  # the prompt, a turn, the environment's reply, a turn, ...
-    turns: list[tuple[int, int]] = field(default_factory=list)
-    logprobs: list[np.ndarray] = field(default_factory=list)
-    finish_reason: FinishReason = "stop"
-
-    @property
-    def length(self) -> int:
-        return sum(len(part) for part in self.tokens)
 
 
 class Sampler:
@@ -71,18 +34,18 @@ class Sampler:
     ) -> None:
         """window: tokens that a whole episode may have, prompt and replies included."""
         self._task = task
-        self._chat = chat
         self._pool = pool
         self._grader = grader
         self._config = config
         self._seed = seed
-        self._window = window
+        self._chat = chat
+        self._episodes = Episodes(task=task, chat=chat, seed=seed, window=window)
 
     async def draw_step(
         self, sampling: Sampling, first_draw: int, drawn_from: DrawnFrom, clock: Clock
     ) -> tuple[tuple[Group, ...], int]:
         """Draws all waves of one step: its groups, in the order of draws, and the next draw."""
-        groups: dict[int, Group] = {}
+        groups: Groups = {}
         next_draw = first_draw
         while (wave := sampling.next_wave(tuple(groups.values()))) is not None:
             new = range(next_draw, next_draw + wave.new_prompts)
@@ -91,6 +54,32 @@ class Sampler:
                 groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
             await self._draw_wave(groups, (*new, *wave.draws), wave, drawn_from, clock)
         return tuple(groups.values()), next_draw
+
+    async def draw_phase(
+        self, sampling: Sampling, flight: Flight, drawn_from: DrawnFrom, clock: Clock
+    ) -> tuple[tuple[Group, ...], Flight]:
+        """Draws one phase: the groups that the step trains on, and what it leaves in flight.
+
+        Rollouts are written a segment at a time; `drawing.flight` has the rules.
+        """
+        rules = Rules.of(self._config)
+        wave = sampling.next_wave(())
+        groups = {group.draw: group for group in flight.groups}
+        begun = rules.begins(flight)
+        for draw in begun:
+            groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
+        due = rules.due(groups, drawn_from.step)
+        writing = [draw for draw, group in groups.items() if not is_finished(group)]
+        with _Grading(self._grader, self._chat) as grading:
+            while writing:
+                episodes = self._segments([groups[draw] for draw in writing], wave)
+                _put(groups, await self._write(episodes, drawn_from, clock, grading))
+                writing = rules.write_on(groups, due)
+            _put(groups, await grading.graded(clock))
+        taken = rules.take(groups, due, drawn_from.step)
+        left = groups.keys() - {group.draw for group in taken}
+        carried = tuple(groups[draw] for draw in sorted(left))
+        return taken, Flight(groups=carried, next_draw=begun.stop)
 
     async def draw_evaluation(
         self,
@@ -120,7 +109,7 @@ class Sampler:
 
     async def _draw_wave(
         self,
-        groups: dict[int, Group],
+        groups: Groups,
         draws: Sequence[int],
         wave: Wave,
         drawn_from: DrawnFrom,
@@ -128,116 +117,100 @@ class Sampler:
         split: str = "train",
         max_tokens: int | None = None,
     ) -> None:
-        episodes = self._episodes(
+        episodes = self._begin(
             groups, draws, wave, split, max_tokens or self._config.max_response_tokens
         )
-        requests = [self._request(episode) for episode in episodes.values()]
-        grading: list[asyncio.Task[list[Rollout]]] = []
-        start = time.perf_counter()
-        try:
-            while requests:
-                further: list[Request] = []
-                async for completions in self._pool.generate(requests):
-                    clock.tokens += sum(len(completion.token_ids) for completion in completions)
-                    done = [
-                        self._advance(episodes[completion.key], completion, further)
-                        for completion in completions
-                    ]
-                    finished = [
-                        self._finish(episode, drawn_from) for episode in done if episode is not None
-                    ]
-                    if finished:
-                        grading.append(asyncio.create_task(self._grade(finished)))
-                requests = further
-            clock.rollout_s += time.perf_counter() - start
-            start = time.perf_counter()
-            graded = [
-                rollout for rollouts in await asyncio.gather(*grading) for rollout in rollouts
-            ]
-        finally:
-            # They are done unless the draw was broken off: then nobody would wait for them.
-            for task in grading:
-                task.cancel()
-        clock.reward_s += time.perf_counter() - start
-        _join(groups, graded)
+        with _Grading(self._grader, self._chat) as grading:
+            await self._write(episodes, drawn_from, clock, grading)
+            _join(groups, await grading.graded(clock))
 
-    def _episodes(
+    async def _write(
         self,
-        groups: dict[int, Group],
+        episodes: Mapping[RolloutKey, Episode],
+        drawn_from: DrawnFrom,
+        clock: Clock,
+        grading: "_Grading",
+    ) -> list[Rollout]:
+        """Writes episodes until each is finished, or has used up its budget; grades as they end."""
+        requests = [self._episodes.request(episode) for episode in episodes.values()]
+        written: list[Rollout] = []
+        start = time.perf_counter()
+        while requests:
+            further: list[Request] = []
+            async for completions in self._pool.generate(requests):
+                clock.tokens += sum(len(completion.token_ids) for completion in completions)
+                done = []
+                for completion in completions:
+                    episode = episodes[completion.key]
+                    request = self._episodes.advance(episode, completion, drawn_from)
+                    if request is None:
+                        done.append(self._episodes.rollout(episode, drawn_from))
+                    else:
+                        further.append(request)
+                written += done
+                grading.add([rollout for rollout in done if rollout.is_finished])
+            requests = further
+        clock.rollout_s += time.perf_counter() - start
+        return written
+
+    def _begin(
+        self,
+        groups: Groups,
         draws: Iterable[int],
         wave: Wave,
         split: str,
         max_tokens: int,
     ) -> dict[RolloutKey, Episode]:
-        episodes = {}
+        """New episodes of each draw, as the next wave of its group."""
+        episodes: dict[RolloutKey, Episode] = {}
         for draw in draws:
             group = groups[draw]
             index = 1 + max((rollout.key.wave for rollout in group.rollouts), default=-1)
-            tokens = self._chat.prompt_ids(group.prompt)
-            for sample in range(wave.group_size):
-                key = RolloutKey(split, draw, index, sample)
-                episodes[key] = Episode(key, group.prompt, wave, max_tokens, [tokens])
+            keys = [RolloutKey(split, draw, index, sample) for sample in range(wave.group_size)]
+            episodes |= self._episodes.begin(keys, group.prompt, wave, max_tokens)
         return episodes
 
-    def _request(self, episode: Episode) -> Request:
-        key, turn, wave = episode.key, len(episode.turns), episode.wave
-        room = self._window - episode.length
-        return Request(
-            key=key,
-            turn=turn,
-            token_ids=np.concatenate(episode.tokens),
-            seed=rollout_seed(self._seed, key.split, key.draw, key.sample, key.wave, turn),
-            temperature=wave.temperature,
-            top_p=wave.top_p,
-            top_k=wave.top_k,
-            max_tokens=min(episode.max_tokens, room),
-            media=episode.prompt.media,
-        )
+    def _segments(self, groups: Iterable[Group], wave: Wave) -> dict[RolloutKey, Episode]:
+        """The episodes of all rollouts that are not finished, with the budget of a segment."""
+        limit = self._config.max_response_tokens
+        episodes: dict[RolloutKey, Episode] = {}
+        for group in groups:
+            if not group.rollouts:
+                episodes |= self._begin({group.draw: group}, [group.draw], wave, "train", limit)
+            for rollout in group.rollouts:
+                if not rollout.is_finished:
+                    episodes[rollout.key] = self._episodes.go_on(rollout, wave, limit)
+        for episode in episodes.values():
+            episode.budget = self._config.segment_tokens
+        return episodes
 
-    def _advance(
-        self, episode: Episode, completion: Completion, further: list[Request]
-    ) -> Episode | None:
-        """Adds a turn to an episode; the episode if it is finished.
 
-        If the environment replies instead, the request of the next turn goes to `further`.
-        """
-        start = episode.length
-        episode.tokens.append(completion.token_ids)
-        episode.turns.append((start, start + len(completion.token_ids)))
-        episode.logprobs.append(completion.logprob)
-        episode.finish_reason = completion.finish_reason
-        if self._task.max_turns == 1 or completion.finish_reason == "length":
-            return episode
-        turns = self._chat.decode(episode.tokens[1::2])
-        reply = self._task.reply(episode.prompt, turns)
-        if reply is None:
-            return episode
-        between = self._chat.reply_ids(episode.prompt, reply, completion.finish_reason)
-        if (
-            len(episode.turns) == self._task.max_turns
-            or episode.length + len(between) >= self._window
-        ):
-            episode.finish_reason = "turns"
-            return episode
-        episode.tokens.append(between)
-        further.append(self._request(episode))
-        return None
+class _Grading:
+    """The grading of rollouts while others are still being drawn."""
 
-    def _finish(self, episode: Episode, drawn_from: DrawnFrom) -> Rollout:
-        key = episode.key
-        return Rollout(
-            key=key,
-            prompt=episode.prompt,
-            token_ids=np.concatenate(episode.tokens),
-            turns=tuple(episode.turns),
-            rollout_logprob=np.concatenate(episode.logprobs),
-            temperature=episode.wave.temperature,
-            seed=rollout_seed(self._seed, key.split, key.draw, key.sample, key.wave, 0),
-            finish_reason=episode.finish_reason,
-            step=drawn_from.step,
-            source_step=drawn_from.source_step,
-            policy_version=drawn_from.policy_version,
-        )
+    def __init__(self, grader: Grader, chat: Chat) -> None:
+        self._grader = grader
+        self._chat = chat
+        self._tasks: list[asyncio.Task[list[Rollout]]] = []
+
+    def __enter__(self) -> "_Grading":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # They are done unless the draw was broken off: then nobody would wait for them.
+        for task in self._tasks:
+            task.cancel()
+
+    def add(self, rollouts: list[Rollout]) -> None:
+        if rollouts:
+            self._tasks.append(asyncio.create_task(self._grade(rollouts)))
+
+    async def graded(self, clock: Clock) -> list[Rollout]:
+        """All that was added, with rewards."""
+        start = time.perf_counter()
+        graded = await asyncio.gather(*self._tasks)
+        clock.reward_s += time.perf_counter() - start
+        return [rollout for rollouts in graded for rollout in rollouts]
 
     async def _grade(self, rollouts: list[Rollout]) -> list[Rollout]:
         # In a thread: the event loop, which hands engines their next prompts, would stand still.
@@ -255,8 +228,19 @@ class Sampler:
         ]
 
 
-def _join(groups: dict[int, Group], rollouts: Iterable[Rollout]) -> None:
+def _join(groups: Groups, rollouts: Iterable[Rollout]) -> None:
     """Adds rollouts to their groups in canonical order, whichever finished first."""
     for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
         group = groups[rollout.key.draw]
         groups[rollout.key.draw] = replace(group, rollouts=(*group.rollouts, rollout))
+
+
+def _put(groups: Groups, rollouts: Iterable[Rollout]) -> None:
+    """Puts rollouts into their groups, in the place of what there was of them."""
+    by_draw: dict[int, dict[RolloutKey, Rollout]] = {}
+    for rollout in rollouts:
+        by_draw.setdefault(rollout.key.draw, {})[rollout.key] = rollout
+    for draw, new in by_draw.items():
+        members = {each.key: each for each in groups[draw].rollouts} | new
+        ordered = tuple(members[key] for key in sorted(members))
+        groups[draw] = replace(groups[draw], rollouts=ordered)

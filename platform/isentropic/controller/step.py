@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from isentropic.controller.drawing.flight import Flight
 from isentropic.controller.storage.ledger import Batch
 from isentropic.methods.fates import Fate
 from isentropic.records import (
@@ -72,6 +73,7 @@ class Delivery:
     sync_s: float = 0.0
     sync: dict[str, float] = field(default_factory=dict)  # seconds of its phases
     usage: list[Usage] = field(default_factory=list)  # of each engine, while it was drawn
+    flight: Flight | None = None  # what is left for the next step; None without segments
 
 
 @dataclass(slots=True)

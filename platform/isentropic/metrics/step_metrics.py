@@ -1,7 +1,8 @@
-"""Metrics of a step's rollouts: reward, groups, lengths, age, engine against learner, its load."""
+"""Metrics of a step's rollouts: reward, groups, lengths, age, segments, mismatch; engines' load."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -76,25 +77,126 @@ def fate_metrics(fates: Iterable[Fate], step: int, possible: Sequence[str]) -> d
 def staleness_metrics(samples: Sequence[Sample], step: int) -> dict[str, float]:
     """Computes `staleness/{mean,max}` of fresh samples and `age/{queue,replay}_mean` of the others.
 
-    Staleness: steps between the weights that drew a sample and those its training began with.
-    Age: steps since the one that a queued or replayed sample was drawn for; the key is absent if
-    no such sample was trained on. Teachers have neither.
+    Staleness: steps between the weights that drew a token and those its training began with, over
+    tokens.
+    Age: steps since the one that a queued or replayed sample was drawn for, over samples; the key
+    is absent if no such sample was trained on. Teachers have neither.
     """
-    ages: dict[str, list[int]] = {"new": [], "queue": [], "replay": []}
+    tokens: Counter[int] = Counter()  # by staleness
+    ages: dict[str, list[int]] = {"queue": [], "replay": []}
     for sample in samples:
         rollout = sample.rollout
-        if not rollout.is_teacher:
-            # A rollout drawn from the weights that its own step began with has staleness 0.
-            from_step = rollout.source_step + 1 if sample.source == "new" else rollout.step
-            ages[sample.source].append(step - from_step)
-    new = ages.pop("new")
+        if rollout.is_teacher:
+            continue
+        if sample.source != "new":
+            ages[sample.source].append(step - rollout.step)
+            continue
+        for count, source_step in rollout.writers:
+            # A token drawn from the weights that its own step began with has staleness 0.
+            tokens[step - source_step - 1] += count
+    total = sum(tokens.values())
+    stale = sum(staleness * count for staleness, count in tokens.items())
     metrics = {
-        "staleness/mean": float(np.mean(new)) if new else 0.0,
-        "staleness/max": float(max(new)) if new else 0.0,
+        "staleness/mean": stale / total if total else 0.0,
+        "staleness/max": float(max(+tokens, default=0)),
     }
     return metrics | {
         f"age/{source}_mean": float(np.mean(values)) for source, values in ages.items() if values
     }
+
+
+def segment_metrics(groups: Sequence[Group], step: int) -> dict[str, float]:
+    """Computes `segments/{per_rollout_mean,lag_mean,lag_max}` of what the step takes.
+
+    Lag: steps from the one that began a group to this one. {} without segments.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts if rollout.segments]
+    if not rollouts:
+        return {}
+    begun: dict[int, int] = {}
+    for rollout in rollouts:
+        draw, first = rollout.key.draw, rollout.segments[0].step
+        begun[draw] = min(begun.get(draw, first), first)
+    lags = [step - first for first in begun.values()]
+    return {
+        "segments/per_rollout_mean": float(np.mean([len(each.segments) for each in rollouts])),
+        "segments/lag_mean": float(np.mean(lags)),
+        "segments/lag_max": float(max(lags)),
+    }
+
+
+def flight_metrics(taken: Sequence[Group], carried: Sequence[Group], step: int) -> dict[str, float]:
+    """Computes what the step's phase left in flight, and the most that a rollout wrote in it.
+
+    That is `segments/{carried_prompts,carried_finished,carried_tokens,phase_tokens_max}`. If
+    nothing was drawn out longer, the last is `rollout.segment_tokens` at most.
+
+    Args:
+        taken: the groups that the step trains on.
+        carried: those in flight after it.
+    """
+    left = [rollout for group in carried for rollout in group.rollouts]
+    finished = [all(each.is_finished for each in group.rollouts) for group in carried]
+    drawn = [rollout for group in taken for rollout in group.rollouts] + left
+    return {
+        "segments/carried_prompts": len(carried),
+        "segments/carried_finished": sum(finished),
+        "segments/carried_tokens": sum(rollout.num_response_tokens for rollout in left),
+        "segments/phase_tokens_max": max((_written_in(each, step) for each in drawn), default=0),
+    }
+
+
+def _written_in(rollout: Rollout, step: int) -> int:
+    """Tokens that the phase of a step added to a rollout."""
+    first = next((each.start for each in rollout.segments if each.step == step), None)
+    return 0 if first is None else rollout.num_response_tokens - first
+
+
+class LengthBias:
+    """Whether short responses are trained on before long ones, over the run so far.
+
+    Prompts whose responses are short are finished first, so of the youngest prompts only these have
+    been trained on. Of the draws before the first that is still in flight none is missing. The bias
+    is the mean length of all responses trained on over the mean length of those, minus 1: below 0
+    if short ones are ahead. Its size is that of what is in flight over all that was drawn, so it
+    must go to 0 as the run goes on.
+
+    Its state is in the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._first = 0  # the first draw that was not trained on
+        self._whole = [0, 0]  # responses and tokens of the draws before it
+        self._ahead: dict[int, tuple[int, int]] = {}  # the same of each draw behind it
+
+    def add(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Takes the groups of a step; {} without segments."""
+        if not any(rollout.segments for group in groups for rollout in group.rollouts):
+            return {}
+        for group in groups:
+            tokens = sum(rollout.num_response_tokens for rollout in group.rollouts)
+            self._ahead[group.draw] = (len(group.rollouts), tokens)
+        while self._first in self._ahead:
+            responses, tokens = self._ahead.pop(self._first)
+            self._whole = [self._whole[0] + responses, self._whole[1] + tokens]
+            self._first += 1
+        if not self._whole[1]:
+            return {"segments/length_bias": NAN}
+        responses = self._whole[0] + sum(count for count, _ in self._ahead.values())
+        tokens = self._whole[1] + sum(count for _, count in self._ahead.values())
+        mean = self._whole[1] / self._whole[0]
+        return {"segments/length_bias": tokens / responses / mean - 1}
+
+    def state_dict(self) -> dict[str, Any]:
+        ahead = [[draw, *counts] for draw, counts in self._ahead.items()]
+        return {"first": self._first, "whole": self._whole, "ahead": ahead}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._first = int(state["first"])
+        self._whole = [int(count) for count in state["whole"]]
+        self._ahead = {
+            int(draw): (int(responses), int(tokens)) for draw, responses, tokens in state["ahead"]
+        }
 
 
 def usage_metrics(usage: Sequence[Usage]) -> dict[str, float]:
@@ -133,11 +235,16 @@ def router_metrics(use: RouterUse | None) -> dict[str, float]:
 
 
 def mismatch_metrics(
-    rollouts: Sequence[Rollout], scores: Mapping[RolloutKey, TokenScores], temperature: float
+    rollouts: Sequence[Rollout],
+    scores: Mapping[RolloutKey, TokenScores],
+    temperature: float,
+    source_step: int = 0,
 ) -> dict[str, float]:
     """Compares the engine's logprobs with the learner's, on the tokens that the engine drew.
 
-    Over rollouts drawn at the training temperature. The caller leaves out waves with top-p or
+    Over rollouts drawn at the training temperature; of those in segments only over tokens drawn
+    from the weights after `source_step`, the newest that the step has. On older ones the difference
+    is the policy's own movement. The caller leaves out waves with top-p or
     top-k: there the engine's logprob is of another distribution by intent.
 
         logprob_abs_max, logprob_abs_mean    |rollout_logprob - old_logprob|, nats
@@ -151,8 +258,12 @@ def mismatch_metrics(
         for rollout in rollouts
         if not rollout.is_teacher and rollout.temperature == temperature
     ]
-    engine = join([rollout.rollout_logprob for rollout in same]).astype(np.float64)
-    learner = join([scores[rollout.key].logprob for rollout in same]).astype(np.float64)
+    newest = [
+        rollout.source_steps == source_step if rollout.segments else slice(None) for rollout in same
+    ]
+    pairs = list(zip(same, newest, strict=True))
+    engine = join([each.rollout_logprob[new] for each, new in pairs]).astype(np.float64)
+    learner = join([scores[each.key].logprob[new] for each, new in pairs]).astype(np.float64)
     if not len(engine):
         names = ("logprob_abs_max", "logprob_abs_mean", "k1", "k3", "ess")
         return {f"mismatch/{name}": NAN for name in names}

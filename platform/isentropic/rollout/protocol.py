@@ -52,7 +52,8 @@ class Engine(Protocol):
         """Yields one completion per request as they finish, in any order.
 
         Tokens depend only on the request and the weights, never on what else runs. `logprob` is in
-        nats, at the request's temperature, after top-p and top-k. A request that does not fit
+        nats, at the request's temperature, after top-p and top-k. A response that ends with the
+        last token it may have is finished by `stop`, not by `length`. A request that does not fit
         raises ValueError before any is started. A caller that stops reading, an error, or
         `cancelled()` leaves no request of this call behind.
         """

@@ -11,13 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from isentropic.controller.storage.ledger import (
+    SCHEMA,
     Batch,
     LedgerError,
     ledger_path,
     read_batch,
     write_batch,
 )
-from isentropic.records import Group, Prompt, Rollout, RolloutKey
+from isentropic.records import Group, Prompt, Rollout, RolloutKey, Segment
 
 PROMPT = Prompt(
     prompt_id="p<1>",
@@ -132,6 +133,74 @@ def test_teachers_are_kept_apart(batch, tmp_path):
         np.testing.assert_array_equal(
             getattr(teacher, field.name), getattr(again.teachers[0], field.name)
         )
+
+
+SEGMENTS = (
+    Segment(start=0, step=2, source_step=1, policy_version=8, seed=2**62 - 1),
+    Segment(start=1, step=3, source_step=2, policy_version=16, seed=7),
+)
+
+
+@pytest.fixture
+def in_segments(batch):
+    """The batch with rollouts of two segments, one of which was finished in the step before."""
+    earlier = {"segments": SEGMENTS[:1], "source_step": 1, "policy_version": 8}
+    groups = tuple(
+        replace(
+            group,
+            rollouts=tuple(
+                replace(each, **({"segments": SEGMENTS} if each.key.sample == 0 else earlier))
+                for each in group.rollouts
+            ),
+        )
+        for group in batch.groups
+    )
+    return replace(batch, groups=groups)
+
+
+def test_segments_come_back(in_segments, tmp_path):
+    write_batch(tmp_path, in_segments, {})
+    again = read_batch(tmp_path, 3)
+    assert [row.segments for row in again.rollouts] == [r.segments for r in in_segments.rollouts]
+    assert again.rollouts[1].policy_version == 8
+
+
+def test_ledgers_of_earlier_versions_have_no_segments(batch, tmp_path):
+    path = write_batch(tmp_path, batch, {})
+    pq.write_table(pq.read_table(path).drop_columns("segments"), path)
+    assert {rollout.segments for rollout in read_batch(tmp_path, 3).rollouts} == {()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param([{"start": 1}, {}], "has the segments", id="the first token is nobody's"),
+        pytest.param([{}, {"start": 0}], "has the segments", id="a segment of no token"),
+        pytest.param([{}, {"start": 2}], "has the segments", id="behind the last token"),
+        pytest.param([{}, {"step": 1}], "has the segments", id="a step before the last"),
+        pytest.param([{}, {"step": 4}], "has the segments", id="a step to come"),
+        pytest.param([{}, {"policy_version": 15}], "has the segments", id="another end"),
+        pytest.param([{"source_step": 3}, {}], "has the segments", id="weights that fall back"),
+    ],
+)
+def test_segments_must_make_sense(in_segments, tmp_path, changes, message):
+    path = write_batch(tmp_path, in_segments, {})
+    rows = pq.read_table(path)["segments"].to_pylist()
+    rows[0] = [row | change for row, change in zip(rows[0], changes, strict=True)]
+    rewritten(path, segments=pa.array(rows, SCHEMA.field("segments").type))
+    with pytest.raises(LedgerError, match=message):
+        read_batch(tmp_path, 3)
+
+
+def test_what_is_not_finished_is_no_rollout_of_a_step(in_segments, tmp_path):
+    """A step's file must not have it; what a step leaves may, before it is graded too."""
+    cut = replace(in_segments.rollouts[0], finish_reason="unfinished", reward=math.nan)
+    rest = in_segments.groups[0].rollouts[1:]
+    groups = (replace(in_segments.groups[0], rollouts=(cut, *rest)), in_segments.groups[1])
+    write_batch(tmp_path, replace(in_segments, groups=groups), {})
+    with pytest.raises(LedgerError, match=r"row 0, rollout .* is not finished"):
+        read_batch(tmp_path, 3)
+    assert not read_batch(tmp_path, 3, unfinished=True).rollouts[0].is_finished
 
 
 def test_a_step_never_drawn_is_none(tmp_path):

@@ -7,7 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from isentropic.controller.drawing.flight import Flight
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.carried import write_flight
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.controller.storage.ledger import Batch, LedgerError, write_batch
 from isentropic.controller.storage.resume import resume_point
@@ -180,6 +182,40 @@ def test_a_ledger_file_that_was_cut_is_named_before_its_step_is_trained_again(ru
     found, warnings = point(run)
     assert found is None
     assert "rollouts lacks step 2" in warnings[0]
+
+
+@pytest.fixture
+def in_segments(run):
+    """The record of a run in segments: beside each step, what it left. point(): as above."""
+    (run / "carried").mkdir()
+    for step in range(1, STEPS + 1):
+        left = Flight(groups=drawn(step).groups, next_draw=step + 1)
+        write_flight(run / "carried", left, drawn(step))
+
+    def point():
+        warnings = []
+        found = resume_point(
+            run, ahead=0, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY, in_segments=True
+        )
+        return found and found[1].step, warnings
+
+    return point
+
+
+def test_what_a_step_left_is_part_of_the_record(run, in_segments):
+    assert in_segments() == (6, [])
+    parquet(run, "carried", 5).unlink()
+    found, warnings = in_segments()
+    assert found == 4
+    assert "carried lacks step 5" in warnings[0]
+    assert point(run) == (6, []), "without segments nobody looks"
+
+
+def test_what_a_step_left_is_read_before_the_run_starts(run, in_segments):
+    whole = parquet(run, "carried", 6).read_bytes()
+    parquet(run, "carried", 6).write_bytes(whole[:64] + bytes(64) + whole[128:])
+    with pytest.raises(LedgerError, match=r"carried.step_000006\.parquet cannot be read"):
+        in_segments()
 
 
 def test_lines_behind_the_checkpoint_are_no_gap(run):

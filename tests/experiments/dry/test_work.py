@@ -68,6 +68,13 @@ def test_disk(settings, small):
     assert disk.checkpoints == 4 * 12 * count_parameters(small)  # one is being written
 
 
+def test_what_is_in_flight_needs_disk_too(settings, small):
+    plain = settings(*SIZES)
+    longer = settings(*SIZES, "rollout.segment_tokens=8", "rollout.prompts_in_flight=160")
+    disks = [find_disk(config, small, find_work(config, held_out=0)) for config in (plain, longer)]
+    assert disks[1].ledger == pytest.approx(2.5 * disks[0].ledger)
+
+
 def test_seconds(settings, small):
     """The learner at its share of the peak; 512 answers at once, bound by the memory's speed."""
     config = settings(

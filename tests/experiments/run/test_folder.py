@@ -37,6 +37,8 @@ CFG = OmegaConf.create(
         "steering": {"name": "none"},
     }
 )
+# The keys of rollout/ that came later: who records that section at all today, has them.
+ROLLOUT = with_current_keys({"rollout": {}})["rollout"]
 OTHER = OmegaConf.merge(CFG, {"seed": 1, "run": {"steps": 20}, "tracking": {"wandb": "offline"}})
 
 
@@ -236,7 +238,7 @@ def test_a_run_from_before_a_key_resumes_with_the_value_it_had(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
 
     def today(engine):
-        rollout = {"num_actors": 1, "engine": engine}
+        rollout = {"num_actors": 1, **ROLLOUT, "engine": engine}
         return OmegaConf.create({"seed": 0, "rollout": rollout, "steering": {"name": "none"}})
 
     check_run_folder(Run(tmp_path, mode="auto"), today("vllm"))
@@ -254,10 +256,34 @@ def test_staleness_cannot_be_raised(tmp_path, allowed):
         check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), staleness[1])
 
 
+@pytest.mark.parametrize(("before", "today"), [(None, 8), (8, None)])
+def test_segments_neither_begin_nor_end_in_the_middle_of_a_run(before, today, tmp_path):
+    """What is in flight would be missing, or dropped; another length of segments is no harm."""
+    allowed = ("rollout.segment_tokens",)
+
+    def config(tokens):
+        return OmegaConf.merge(CFG, {"rollout": {**ROLLOUT, "segment_tokens": tokens}})
+
+    write_run_folder(Run(tmp_path), config(before))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    with pytest.raises(ValueError, match=r"part of the run.*Resume with rollout\.segment_tokens="):
+        check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), config(today))
+
+
+def test_segments_of_another_length_may_follow(tmp_path):
+    longer = [
+        OmegaConf.merge(CFG, {"rollout": {**ROLLOUT, "segment_tokens": tokens}})
+        for tokens in (8, 16)
+    ]
+    write_run_folder(Run(tmp_path), longer[0])
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    allowed = ("rollout.segment_tokens",)
+    check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), longer[1])
+
+
 def test_staleness_can_be_lowered_if_that_is_allowed(tmp_path):
     staleness = [
-        OmegaConf.merge(CFG, {"rollout": {"engine": "vllm", "max_staleness": value}})
-        for value in (1, 0)
+        OmegaConf.merge(CFG, {"rollout": {**ROLLOUT, "max_staleness": value}}) for value in (1, 0)
     ]
     write_run_folder(Run(tmp_path), staleness[0])
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')

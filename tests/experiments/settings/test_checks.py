@@ -81,6 +81,45 @@ def test_what_fits_passes(default):
             id="more updates than prompts",
         ),
         pytest.param(
+            {"rollout__segment_tokens": 49},
+            r"segment_tokens=49 is more than rollout\.max_response_tokens=48",
+            id="segments longer than a response",
+        ),
+        pytest.param(
+            {"rollout__segment_tokens": 8, "rollout__prompts_in_flight": 63},
+            r"prompts_in_flight=63 is less than rollout\.prompts_per_step=64.*Set it to 128",
+            id="fewer in flight than a step takes",
+        ),
+        pytest.param(
+            {
+                "rollout__segment_tokens": 8,
+                "rollout__prompts_in_flight": 129,
+                "rollout__max_lag": 1,
+            },
+            r"max_lag=1 with 129 prompts in flight.* 2 steps later.*max_lag=2 or more.*=128 or less",
+            id="more in flight than the lag allows",
+        ),
+        pytest.param(
+            {"rollout__segment_tokens": 8, "rollout__max_lag": 0},
+            r"max_lag=0 with 128 prompts in flight",
+            id="the default in flight, and no lag",
+        ),
+        pytest.param(
+            {"rollout__prompts_in_flight": 128},
+            r"prompts_in_flight=128 without rollout\.segment_tokens",
+            id="in flight without segments",
+        ),
+        pytest.param(
+            {"rollout__segment_tokens": 8, "sampling": Named("refilled")},
+            r"segment_tokens=8 with sampling=refilled.*Set sampling=one_wave",
+            id="segments and refilled sampling",
+        ),
+        pytest.param(
+            {"rollout__segment_tokens": 8, "sampling": Named("second_wave")},
+            r"segment_tokens=8 with sampling=second_wave",
+            id="segments and a second wave",
+        ),
+        pytest.param(
             {"rollout__group_size": 1}, r"group_size=1 with advantage=normalised", id="no baseline"
         ),
         pytest.param(
@@ -121,6 +160,20 @@ def test_what_fits_passes(default):
 def test_refused(default, changes, message):
     with pytest.raises(ValueError, match=message):
         check_together(changed(default, **changes))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param({}, id="the defaults"),
+        pytest.param({"max_lag": 1}, id="as few steps as two per prompt need"),
+        pytest.param({"prompts_in_flight": 64, "max_lag": 0}, id="nothing is carried"),
+        pytest.param({"prompts_in_flight": 320}, id="as many as four steps allow"),
+    ],
+)
+def test_segments_that_go_together(default, numbers):
+    values = {f"rollout__{name}": value for name, value in numbers.items()}
+    check_together(changed(default, rollout__segment_tokens=48, **values))
 
 
 def test_an_engine_of_several_processes_may_run_on_cpus(default):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from isentropic.columns import cut, join
 from isentropic.durable import replace_durably
-from isentropic.records import FinishReason, Group, Prompt, Rollout, RolloutKey
+from isentropic.records import FinishReason, Group, Prompt, Rollout, RolloutKey, Segment
 
 SCHEMA = pa.schema(
     [
@@ -44,8 +44,11 @@ SCHEMA = pa.schema(
         ("turns", pa.list_(pa.list_(pa.int64()))),
         ("token_ids", pa.list_(pa.int32())),
         ("rollout_logprob", pa.list_(pa.float32())),
+        # What wrote the response tokens from `start` on; empty: the row's own version wrote all.
+        ("segments", pa.list_(pa.struct([(name, pa.int64()) for name in Segment._fields]))),
     ]
 )
+CAME_LATER = ("segments",)  # columns that ledgers of earlier versions lack
 
 # Values in lists, such as logprobs, hardly ever repeat: a dictionary of them would cost time, and
 # make the file larger.
@@ -112,13 +115,16 @@ def write_batch(folder: Path, batch: Batch, texts: Mapping[RolloutKey, Sequence[
     return path
 
 
-def read_batch(folder: Path, step: int, *, vocab_size: int | None = None) -> Batch | None:
+def read_batch(
+    folder: Path, step: int, *, vocab_size: int | None = None, unfinished: bool = False
+) -> Batch | None:
     """Returns the step's batch, bit for bit as it was written; None if it was never drawn.
 
     Reads the whole file: the sums of its pages, then the sense of every row.
 
     Args:
         vocab_size: tokens of the model that the batch is for; None does not bound them.
+        unfinished: it may hold rollouts that are still being written.
 
     Raises:
         LedgerError: the file is damaged, holds what no run draws, or belongs to another step.
@@ -142,6 +148,8 @@ def read_batch(folder: Path, step: int, *, vocab_size: int | None = None) -> Bat
         _check_siblings(header, rollouts)
         for row, rollout in enumerate(rollouts):
             _check_rollout(rollout, row, vocab_size)
+            if not (unfinished or rollout.is_finished):
+                raise ValueError(f"its row {row}, rollout {tuple(rollout.key)}, is not finished")
         batch = _batch(header, rollouts)
     except (
         OSError,
@@ -168,6 +176,8 @@ def _check_columns(schema: pa.Schema) -> None:
     """Raises ValueError if a column is missing or of another type, say a reward that is text."""
     for field in SCHEMA:
         index = schema.get_field_index(field.name)
+        if index < 0 and field.name in CAME_LATER:
+            continue
         if index < 0 or schema.field(index).type != field.type:
             has = "missing" if index < 0 else f"of type {schema.field(index).type}"
             raise ValueError(f"its column {field.name} is {has}; it must be {field.type}")
@@ -197,7 +207,8 @@ def _check_siblings(header: dict, rollouts: Sequence[Rollout]) -> None:
             continue
         for name in ("step", "source_step", "policy_version"):
             value = getattr(rollout, name)
-            if value != header[name]:
+            # A rollout in segments may have been finished, or last been written on, before.
+            if value != header[name] and not (rollout.segments and 0 <= value < header[name]):
                 raise ValueError(
                     f"its rollout {tuple(rollout.key)} has the {name} {value}, the file {header[name]}"
                 )
@@ -230,7 +241,7 @@ def _check_rollout(rollout: Rollout, row: int, vocab_size: int | None) -> None:
         problem = "has a logprob that is not a finite number"
     elif not rollout.is_teacher and len(logprob) and logprob.max() > ROUNDING:
         problem = f"has the logprob {logprob.max():.3g}, a probability above 1"
-    elif math.isinf(rollout.reward) or (math.isnan(rollout.reward) and not rollout.is_teacher):
+    elif not _has_its_reward(rollout):
         problem = f"has the reward {rollout.reward}"
     elif not (math.isfinite(rollout.temperature) and rollout.temperature >= 0):
         problem = f"has the temperature {rollout.temperature}"
@@ -238,8 +249,35 @@ def _check_rollout(rollout: Rollout, row: int, vocab_size: int | None) -> None:
         problem = f"has the finish reason {rollout.finish_reason!r}"
     elif min(rollout.key[1:]) < 0 or rollout.policy_version < 0:
         problem = f"has a negative number in its key or policy version {rollout.policy_version}"
+    elif not _fits(rollout.segments, rollout):
+        problem = f"has the segments {[tuple(segment) for segment in rollout.segments]}"
     if problem:
         raise ValueError(f"its row {row}, rollout {tuple(rollout.key)}, {problem}")
+
+
+def _has_its_reward(rollout: Rollout) -> bool:
+    """Returns True if the reward is a number; of a teacher, or before it is graded, it may be NaN."""
+    if math.isnan(rollout.reward):
+        return rollout.is_teacher or not rollout.is_finished
+    return not math.isinf(rollout.reward)
+
+
+def _fits(segments: Sequence[Segment], rollout: Rollout) -> bool:
+    """Returns True if segments follow each other, from the first token to the row's own version."""
+    if not segments:
+        return rollout.is_finished
+    starts = [segment.start for segment in segments]
+    steps = [segment.step for segment in segments]
+    versions = [(segment.source_step, segment.policy_version) for segment in segments]
+    return (
+        starts == sorted(set(starts))
+        and starts[0] == 0
+        and starts[-1] < rollout.num_response_tokens
+        and steps == sorted(steps)
+        and versions == sorted(versions)
+        and versions[-1] == (rollout.source_step, rollout.policy_version)
+        and steps[-1] <= rollout.step
+    )
 
 
 def _batch(header: dict, rollouts: Sequence[Rollout]) -> Batch:
@@ -277,6 +315,7 @@ def _table(
         "response": [list(texts.get(rollout.key, ())) for rollout in rollouts],
         "reward_parts": [json.dumps(rollout.reward_parts) for rollout in rollouts],
         "turns": [[list(span) for span in rollout.turns] for rollout in rollouts],
+        "segments": [[part._asdict() for part in rollout.segments] for rollout in rollouts],
         "token_ids": _lists([rollout.token_ids for rollout in rollouts], np.int32),
         "rollout_logprob": _lists([rollout.rollout_logprob for rollout in rollouts], np.float32),
     }
@@ -355,4 +394,5 @@ def _rollout(row: dict) -> Rollout:
         origin=row["origin"],
         reward=row["reward"],
         reward_parts=json.loads(row.get(PARTS.name) or "{}"),
+        segments=tuple(Segment(**segment) for segment in row.get("segments") or ()),
     )

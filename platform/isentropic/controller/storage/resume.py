@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.carried import CARRIED, read_flight
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.controller.storage.ledger import ledger_path, read_batch
 from isentropic.metrics.sinks.jsonl import read_lines
@@ -34,6 +35,7 @@ def resume_point(
     last: int,
     warn: Callable[[str], None],
     vocab_size: int | None = None,
+    in_segments: bool = False,
 ) -> tuple[Path, Manifest] | None:
     """Returns the checkpoint to go on from; None means the start of the run.
 
@@ -44,6 +46,7 @@ def resume_point(
         last: the run's last step; nothing is drawn beyond it.
         warn: gets one sentence for each checkpoint that is skipped.
         vocab_size: tokens of the model, a bound of those in the ledger; None is no bound.
+        in_segments: each step needs what the one before it left in flight, too.
 
     Raises:
         LedgerError: a ledger file behind the checkpoint is damaged or holds what no run draws.
@@ -55,20 +58,24 @@ def resume_point(
         except checkpoints.CheckpointError as error:
             warn(f"{error} Going back to the checkpoint before it.")
             continue
-        gaps = gaps or _gaps(folder)
+        gaps = gaps or _gaps(folder, in_segments)
         lacking = [
             what
             for name, (gap, what) in gaps.items()
-            if gap <= (min(step + ahead, last) if name == LEDGER else step)
+            if gap <= (min(step + ahead, last) if name in (LEDGER, CARRIED) else step)
         ]
         if not lacking:
             _check_drawn(folder / LEDGER, range(step + 1, last + 1), vocab_size, warn)
+            if in_segments:
+                _check_carried(folder / CARRIED, range(step, last + 1), vocab_size)
             return checkpoint, manifest
         warn(
             f"{'; '.join(lacking)}. Going back to the checkpoint before step {step}: the steps "
             "behind it are trained again from the ledger, to the same bits."
         )
     _check_drawn(folder / LEDGER, range(1, last + 1), vocab_size, warn)
+    if in_segments:
+        _check_carried(folder / CARRIED, range(1, last + 1), vocab_size)
     return None
 
 
@@ -85,7 +92,13 @@ def _check_drawn(
         read_batch(ledger, step, vocab_size=vocab_size)
 
 
-def _gaps(folder: Path) -> dict[str, tuple[int, str]]:
+def _check_carried(folder: Path, steps: range, vocab_size: int | None) -> None:
+    """Reads what the steps left in flight, for the same reason."""
+    for step in steps:
+        read_flight(folder, step, vocab_size=vocab_size)
+
+
+def _gaps(folder: Path, in_segments: bool) -> dict[str, tuple[int, str]]:
     """Returns the first step that each part of the record lacks, and a sentence for the user."""
     metrics = folder / "metrics.jsonl"
     updates = folder / "updates.jsonl"
@@ -96,7 +109,7 @@ def _gaps(folder: Path) -> dict[str, tuple[int, str]]:
         metrics.name: (_first_gap(lines), metrics),
         updates.name: (_first_gap_of_updates(read_lines(updates)[0], counts), updates),
     }
-    for name in (LEDGER, TRAINED):
+    for name in (LEDGER, TRAINED, *([CARRIED] if in_segments else [])):
         gaps[name] = (_first_absent(folder / name), folder / name)
     return {
         name: (step, f"{path} lacks step {step}, or has it damaged or twice")

@@ -98,6 +98,9 @@ class Disk:
 def find_disk(config: Config, model: PretrainedConfig, work: Work) -> Disk:
     """What the run folder grows to; the ledger is never pruned."""
     tokens = work.answers * (work.answer_tokens + work.prompt_tokens)
+    if config.rollout.segment_tokens is not None:
+        # What each step leaves in flight is written too.
+        tokens *= config.rollout.in_flight / config.rollout.prompts_per_step
     lora = config.learner.lora
     trained = count_parameters(model) if lora is None else count_trained(model, lora)
     # One more while it is written.

@@ -235,6 +235,7 @@ def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal)
         last=config.run.steps,
         warn=terminal.say,
         vocab_size=prepared.chat.vocab_size,
+        in_segments=config.rollout.segment_tokens is not None,
     )
 
 

@@ -89,6 +89,7 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     before = read_config(folder)
     today = OmegaConf.to_container(cfg, resolve=True)
     _check_staleness(folder, before, today)
+    _check_segments(folder, before, today)
     changed = changed_keys(before, today)
     depends = _depends_on_length(changed, today, cfg)
     if flat(today).get(STEPS, 0) > flat(before).get(STEPS, 0) and not depends:
@@ -126,6 +127,19 @@ def _check_staleness(folder: Path, before: Mapping[str, Any], today: Mapping[str
             f"rollout.max_staleness={new}, but {folder} was run with {old}: the steps after its "
             "checkpoint would be drawn from weights that it no longer has. Resume with "
             f"rollout.max_staleness={old}, or start another run: run.name=<another name>."
+        )
+
+
+def _check_segments(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:
+    """Raises ValueError if prompts in flight would be dropped, or looked for where none are."""
+    old, new = (flat(values).get("rollout.segment_tokens") for values in (before, today))
+    if (old is None) != (new is None):
+        words = ["null" if value is None else value for value in (new, old)]
+        raise ValueError(
+            f"rollout.segment_tokens={words[0]}, but {folder} was run with {words[1]}: what a step "
+            "leaves in flight is part of the run, so segments cannot begin or end in its middle. "
+            f"Resume with rollout.segment_tokens={words[1]}, or start another run: "
+            "run.name=<another name>."
         )
 
 

@@ -4,6 +4,7 @@ import os
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
+from isentropic.controller.drawing.flight import fewest_steps
 from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
 from isentropic.rollout import ENGINES
@@ -16,6 +17,7 @@ def check_together(config: Config) -> None:
         _engine,
         _lengths,
         _batch,
+        _segments,
         _advantage,
         _placement,
         _head,
@@ -76,6 +78,45 @@ def _batch(config: Config) -> None:
             f"rollout.prompts_per_step={prompts} cannot be split into "
             f"learner.updates_per_rollout={updates} equal minibatches. With {prompts} prompts, "
             f"updates_per_rollout may be {fitting}."
+        )
+
+
+def _segments(config: Config) -> None:
+    rollout = config.rollout
+    per_step, in_flight = rollout.prompts_per_step, rollout.prompts_in_flight
+    if rollout.segment_tokens is None:
+        if in_flight is not None:
+            raise ValueError(
+                f"rollout.prompts_in_flight={in_flight} without rollout.segment_tokens: every "
+                "rollout is written to its end in its own step, so no other prompt is in flight. "
+                "Set rollout.segment_tokens, or rollout.prompts_in_flight=null."
+            )
+        return
+    if rollout.segment_tokens > rollout.max_response_tokens:
+        raise ValueError(
+            f"rollout.segment_tokens={rollout.segment_tokens} is more than "
+            f"rollout.max_response_tokens={rollout.max_response_tokens}: no response would ever be "
+            "cut. Set it lower, or to null, which writes every response to its end in its own step."
+        )
+    if rollout.in_flight < per_step:
+        raise ValueError(
+            f"rollout.prompts_in_flight={in_flight} is less than rollout.prompts_per_step="
+            f"{per_step}: no step would ever be full. Set it to {2 * per_step}, say."
+        )
+    if rollout.max_lag < fewest_steps(rollout):
+        raise ValueError(
+            f"rollout.max_lag={rollout.max_lag} with {rollout.in_flight} prompts in flight "
+            f"(rollout.prompts_in_flight): at rollout.prompts_per_step={per_step} the last of them "
+            f"is trained on {fewest_steps(rollout)} steps later. Set rollout.max_lag="
+            f"{fewest_steps(rollout)} or more, or rollout.prompts_in_flight="
+            f"{per_step * (rollout.max_lag + 1)} or less."
+        )
+    if config.sampling.name != "one_wave":
+        raise ValueError(
+            f"rollout.segment_tokens={rollout.segment_tokens} with sampling={config.sampling.name}: "
+            "it looks at the rewards of a step's groups and then draws more under the same weights, "
+            "but with segments a group is finished in a later step than it is begun in. Set "
+            "sampling=one_wave, or rollout.segment_tokens=null."
         )
 
 

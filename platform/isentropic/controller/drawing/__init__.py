@@ -1,0 +1,1 @@
+"""What is being drawn: one rollout while it is written, and the prompts that are in flight."""

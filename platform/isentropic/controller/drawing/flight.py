@@ -1,0 +1,117 @@
+"""Prompts in flight (`rollout.segment_tokens`): who writes on, who is trained on, who is carried.
+
+Each step has one phase. At its start new prompts are begun until `prompts_in_flight` of them are
+being written or wait to be trained on. Then every rollout that is not finished writes a segment, and
+the phase ends as soon as the step has its `prompts_per_step` finished groups; if it has not, all
+write another segment. The step takes the groups that were finished first (of one phase, those drawn
+first). What is left is carried: it goes on in the next phase, under the next weights.
+
+No prompt may be left behind for long: if prompts were trained on in the order they are drawn in,
+prompt d would be part of step d // prompts_per_step + 1. A step takes those first that would else
+come more than `delay` steps later than that, and its phase goes on until they are finished. At most
+`prompts_per_step` prompts can come to this bound in one step, so a step always has room for them.
+
+All of this is a function of tokens: no clock and no engine decides anything.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from isentropic.config import RolloutConfig
+from isentropic.records import Group, Rollout
+
+Groups = dict[int, Group]  # by draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flight:
+    """What a step leaves to the next: its groups, in the order of draws, some of them finished."""
+
+    groups: tuple[Group, ...] = ()
+    next_draw: int = 0
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        return [rollout for group in self.groups for rollout in group.rollouts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The rules above, with the numbers of a run."""
+
+    per_step: int
+    in_flight: int
+    delay: int
+
+    @classmethod
+    def of(cls, config: RolloutConfig) -> "Rules":
+        """From `prompts_in_flight` and `max_lag`."""
+        return cls(
+            per_step=config.prompts_per_step,
+            in_flight=config.in_flight,
+            delay=config.max_lag - fewest_steps(config),
+        )
+
+    def begins(self, flight: Flight) -> range:
+        """The draws that a phase begins."""
+        new = max(0, self.in_flight - len(flight.groups))
+        return range(flight.next_draw, flight.next_draw + new)
+
+    def due(self, draws: Iterable[int], step: int) -> list[int]:
+        """The draws that this step must train on."""
+        bound = self.per_step * (step - self.delay)
+        # More than fit can be due only if the numbers were changed in the middle of a run.
+        return sorted(draw for draw in draws if draw < bound)[: self.per_step]
+
+    def write_on(self, groups: Mapping[int, Group], due: Sequence[int]) -> list[int]:
+        """The draws that need another segment before the phase can end."""
+        unfinished = [draw for draw, group in groups.items() if not is_finished(group)]
+        if len(groups) - len(unfinished) < self.per_step:
+            return unfinished
+        return [draw for draw in unfinished if draw in due]
+
+    def take(self, groups: Mapping[int, Group], due: Sequence[int], step: int) -> tuple[Group, ...]:
+        """The groups that the step trains on, as it takes them."""
+        finished = {
+            draw: finished_in(group) for draw, group in groups.items() if is_finished(group)
+        }
+        order = sorted(finished, key=lambda draw: (draw not in due, finished[draw], draw))
+        return tuple(_for_step(groups[draw], step) for draw in order[: self.per_step])
+
+
+def fewest_steps(config: RolloutConfig) -> int:
+    """Steps that a prompt is carried through on average: a smaller `max_lag` cannot be held."""
+    return -(-config.in_flight // config.prompts_per_step) - 1
+
+
+def is_finished(group: Group) -> bool:
+    """Whether all of a group's rollouts are written to their end."""
+    return bool(group.rollouts) and all(rollout.is_finished for rollout in group.rollouts)
+
+
+def finished_in(group: Group) -> int:
+    """The step in whose phase the last of a finished group's rollouts ended."""
+    return max(rollout.segments[-1].step for rollout in group.rollouts)
+
+
+def begun_in(group: Group) -> int:
+    """The step in whose phase a group was begun."""
+    return min(rollout.segments[0].step for rollout in group.rollouts)
+
+
+def left_over(flight: Flight) -> str:
+    """Says what a run that ends leaves in flight; "" if that is nothing."""
+    rollouts = flight.rollouts
+    if not rollouts:
+        return ""
+    written = [rollout for rollout in rollouts if not rollout.is_finished]
+    tokens = sum(rollout.num_response_tokens for rollout in rollouts)
+    return (
+        f"{len(flight.groups)} prompts were in flight when the run ended: {len(written)} of their "
+        f"{len(rollouts)} rollouts are not finished, {tokens} tokens were trained on by no step. "
+        "A longer run (run.steps) goes on with them."
+    )
+
+
+def _for_step(group: Group, step: int) -> Group:
+    return replace(group, rollouts=tuple(replace(each, step=step) for each in group.rollouts))
