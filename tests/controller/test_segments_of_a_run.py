@@ -53,7 +53,7 @@ def test_neither_order_nor_engines_change_a_bit(fake_run, staleness):
 
 
 @pytest.mark.parametrize("staleness", STALENESS)
-@pytest.mark.parametrize("share", [0.6, 0.85])
+@pytest.mark.parametrize("share", [0.7, 0.85])
 def test_killed_in_the_middle_of_a_phase_it_goes_on_to_the_same_bits(fake_run, staleness, share):
     whole = fake_run(*overrides(staleness), folder="whole").run()
     killed = fake_run(*overrides(staleness), folder="killed")

@@ -108,8 +108,8 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such file, or it is no YAML with keys.
     """
-    path = Path(name) if name.endswith(".yaml") else preset_path("sweep", name)
     try:
+        path = Path(name) if name.endswith(".yaml") else preset_path("sweep", name)
         there = path.is_file()
     except OSError as error:  # a name of more than 255 bytes
         raise ValueError(f"sweep={name}: no file can have this name ({error.strerror}).") from error
