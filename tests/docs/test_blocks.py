@@ -176,7 +176,7 @@ def test_what_starts_nothing_runs_as_printed(tmp_path):
         done = subprocess.run(
             ["bash", "-c", line],
             cwd=ROOT,
-            env=os.environ | {"ISENTROPIC_RUNS": str(tmp_path)},
+            env={**os.environ, "ISENTROPIC_RUNS": str(tmp_path), "RAY_ADDRESS": ""},
             capture_output=True,
             text=True,
         )
