@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
+from isentropic.tasks.embedded.sorting import SortingConfig, SortingTask
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 from isentropic.tasks.math import MathConfig, MathTask
 from isentropic.tasks.reasoning_gym import ReasoningGymConfig, ReasoningGymTask
@@ -22,4 +23,5 @@ TASKS = {
     "figures": TaskEntry(FiguresConfig, FiguresTask),
     "math": TaskEntry(MathConfig, MathTask),
     "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
+    "sorting": TaskEntry(SortingConfig, SortingTask),
 }
