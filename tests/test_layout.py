@@ -73,6 +73,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "console": 7,
     "commands": 6,
     "hydra_main": 5,
+    "results": 5,
     "statements": 4,
     "sweep": 3,
     "attribution": 4,

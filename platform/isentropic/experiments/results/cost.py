@@ -26,11 +26,12 @@ class Cost:
     def __str__(self) -> str:
         if not self.left:
             return f"{self.runs} runs, all done"
-        about = f"about {self.seconds / 60:.0f} minutes" if math.isfinite(self.seconds) else "time"
+        known = math.isfinite(self.seconds)
+        about = f"about {self.seconds / 60:.0f} minutes" if known else "minutes not known yet"
         return f"{self.runs} runs, {self.left} to do, {about} ({self.basis})"
 
 
-def cost_of(runs: Sequence[Planned], ledger: SweepLedger, parallel: int = 1) -> Cost:
+def cost_of(runs: Sequence[Planned], ledger: SweepLedger | None, parallel: int = 1) -> Cost:
     """Estimate from the seconds per step of finished runs on the same task, else a recorded figure.
 
     Args:
@@ -40,22 +41,23 @@ def cost_of(runs: Sequence[Planned], ledger: SweepLedger, parallel: int = 1) -> 
     measured = measured_seconds(runs, ledger)
     if measured:
         mean = sum(measured) / len(measured)
-        basis = f"{mean:.1f} s per step, measured over {len(measured)} runs here, {machine()}"
+        basis = f"{mean:.1f} s per step over {len(measured)} runs here"
         return Cost(
             runs=len(runs), left=len(left), seconds=_total(left, mean) / parallel, basis=basis
         )
     task = runs[0].trial.config.task.name
     if task in RECORDED:
-        basis = f"{RECORDED[task]:.1f} s per step, recorded on {RECORDED_ON}; this is {machine()}"
+        basis = f"{RECORDED[task]:.1f} s per step, recorded on {RECORDED_ON}"
         seconds = _total(left, RECORDED[task])
     else:
-        basis, seconds = "not known until the first run has been measured", math.nan
+        basis, seconds = "measured on the first of them", math.nan
     return Cost(runs=len(runs), left=len(left), seconds=seconds, basis=basis)
 
 
-def measured_seconds(runs: Sequence[Planned], ledger: SweepLedger) -> list[float]:
+def measured_seconds(runs: Sequence[Planned], ledger: SweepLedger | None) -> list[float]:
     """Return the seconds per step of the runs that one attempt has finished."""
-    rows = [(run.trial, ledger.rows.get(run.trial.digest, {})) for run in runs]
+    known = {} if ledger is None else ledger.rows
+    rows = [(run.trial, known.get(run.trial.digest, {})) for run in runs]
     return [
         row["seconds"] / trial.config.run.steps
         for trial, row in rows

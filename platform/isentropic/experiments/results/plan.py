@@ -90,10 +90,14 @@ def _placed(cfg: DictConfig, name: str, folder: str) -> DictConfig:
     return OmegaConf.create(values)
 
 
-def to_do(runs: Iterable[Planned], ledger: SweepLedger) -> list[Trial]:
-    """Return the trials that are not over, each once."""
+def to_do(runs: Iterable[Planned], ledger: SweepLedger | None) -> list[Trial]:
+    """Return the trials that are not over, each once; without a ledger nothing ever started."""
     trials = {run.trial.digest: run.trial for run in runs}
-    return [trial for digest, trial in trials.items() if ledger.state(digest) not in OVER]
+    return [trial for digest, trial in trials.items() if _state(ledger, digest) not in OVER]
+
+
+def _state(ledger: SweepLedger | None, digest: str) -> str | None:
+    return None if ledger is None else ledger.state(digest)
 
 
 def over(runs: Sequence[Planned], ledger: SweepLedger) -> list[Planned]:
@@ -107,11 +111,6 @@ def settings_of(runs: Sequence[Planned]) -> dict[str, list[Planned]]:
     for run in runs:
         found.setdefault(run.label, []).append(run)
     return {label: sorted(same, key=lambda run: run.seed) for label, same in found.items()}
-
-
-def command_of(run: Planned) -> list[str]:
-    """Return the command line that trains the run again, in a folder of its own."""
-    return ["python", "jobs/train.py", "run.name=again", *run.overrides]
 
 
 def seeds_of(runs: Sequence[Planned]) -> list[Any]:
