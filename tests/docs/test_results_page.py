@@ -69,7 +69,7 @@ def found():
     ]
     ends = {"value": 0.012345, "error": 0.002, "count": 120}
     order = {"id": "T3 beta1", "labels": ["(0, 1)", "(1, 1)"], "ends": ends, "neighbours": [ends]}
-    entropy = {"(0, 1)": {"value": 0.41234, "error": 0.01, "count": 120}}
+    entropy = {"(0, 1)": {"value": 0.37654, "error": 0.01, "count": 120}}
     base["branches"] = {
         "points": 120,
         "entropy": entropy,
