@@ -36,10 +36,19 @@ def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     }
 
 
-def render(found: Mapping[str, Mapping[str, Any]], templates: Path = RESULTS) -> str:
-    """Makes the page of these results; a part without runs is said to have none."""
+def totals(folder: Path = RESULTS) -> dict[str, Any] | None:
+    """Reads how many runs there are in all, and their hours; None before any."""
+    path = folder / "totals.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def render(found: Mapping[str, Mapping[str, Any]], every: Mapping[str, Any] | None = None) -> str:
+    """Makes the page of these results; a part without runs is said to have none.
+
+    every: runs and hours of all parts together.
+    """
     environment = Environment(
-        loader=FileSystemLoader(templates),
+        loader=FileSystemLoader(RESULTS),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -47,7 +56,7 @@ def render(found: Mapping[str, Mapping[str, Any]], templates: Path = RESULTS) ->
     )
     environment.filters |= {"num": number, "mean": mean, "diff": difference, "cell": cell}
     page = environment.get_template(TEMPLATE)
-    return page.render(parts=PARTS, found=found, classes=LABELS)
+    return page.render(parts=PARTS, found=found, every=every, classes=LABELS)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -84,7 +93,7 @@ def cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    text = render(results())
+    text = render(results(), totals())
     if "--check" in arguments:
         current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
         if current == text:

@@ -141,6 +141,8 @@ def test_what_the_page_says(pages, found):
     assert "| grpo | oger | refused: both set filter |" in page
     assert "| grpo | papo | composes |" in page
     assert "| T3 beta1 | 77 |" in page
+    assert "Together" not in page
+    assert "Together 151 runs took 6.25 hours" in pages.render(found, {"runs": 151, "hours": 6.25})
 
 
 def test_parts_without_runs_are_said_to_have_none(pages, found):

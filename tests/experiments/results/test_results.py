@@ -87,8 +87,9 @@ def test_a_part_says_what_it_costs_before_it_starts(baselines, tmp_path):
     fresh = cost_of(runs, None)
     assert (fresh.left, fresh.seconds) == (18, 18 * 60 * RECORDED["arithmetic"])
     ledger = SweepLedger(tmp_path)
-    for run in runs[:2]:
-        ledger.write(run.trial.digest, run=run.trial.name, state=DONE, attempts=1, seconds=180.0)
+    for run, start in zip(runs[:2], (60.0, 0.0), strict=True):  # the first starts the actors
+        about = {"seconds": 180.0 + start, "overhead_s": start, "started_actors": start > 0}
+        ledger.write(run.trial.digest, run=run.trial.name, state=DONE, attempts=1, **about)
     assert str(cost_of(runs, ledger)) == (
         "18 runs, 16 to do, about 48 minutes (3.0 s per step over 2 runs here)"
     )

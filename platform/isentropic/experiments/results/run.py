@@ -1,19 +1,23 @@
 """Parts from their runs to their numbers: planned, costed, trained, branched, judged."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isentropic.durable import write_text_durably
 from isentropic.experiments.program import DONE, RESUMABLE
 from isentropic.experiments.results.conclude import conclude
 from isentropic.experiments.results.cost import cost_of, machine
+from isentropic.experiments.results.numbers import rounded
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned, over, planned_runs, to_do
 from isentropic.experiments.results.t3 import PILOT, make_branches, points_per_run
 from isentropic.experiments.results.train import train_runs
 from isentropic.experiments.run.lock import run_lock
-from isentropic.experiments.sweep.ledger import SweepLedger
+from isentropic.experiments.sweep.ledger import OVER, SweepLedger
 
+TOTALS = "totals.json"
 Plans = Sequence[tuple[Part, list[Planned]]]
 
 
@@ -77,7 +81,16 @@ def make_results(
                 say("stopped; the same command goes on")
                 return RESUMABLE
             _conclude(part, runs, ledger, places, processes, say)
+            write_totals(ledger, places.results)
     return max(codes)
+
+
+def write_totals(ledger: SweepLedger, results: Path) -> None:
+    """Write how many runs there are in all, and their hours, starts of engines included."""
+    rows = [row for row in ledger.rows.values() if row["state"] in OVER]
+    hours = sum(row.get("seconds", 0.0) for row in rows) / 3600
+    totals = rounded({"runs": len(rows), "hours": hours})
+    write_text_durably(results / TOTALS, json.dumps(totals) + "\n")
 
 
 def _check_pilot(plans: Plans, places: Places) -> None:

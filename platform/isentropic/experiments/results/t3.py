@@ -54,7 +54,7 @@ def make_branches(
             contexts=CONTEXTS,
             orders=ORDERS,
         )
-        out = run.folder / "branches" / part.branching.sweep
+        out = run.folder / "branches" / Path(part.branching.sweep).stem
         say(f"{run.folder.name}: {points} branch points of {len(named)} settings, {out}")
         steps = evenly(possible_points(run.steps), points)
         processes = processes or room_for_processes(run.config)
