@@ -41,6 +41,7 @@ def setting(label, shift, base):
     return {
         "label": label,
         "seeds": [0, 1, 2],
+        "finished": 3 if base else 2,
         "numbers": numbers,
         "books": {name: about(-0.00123, 0.00031) for name in ("pa_hp", "na_lp")},
         "law": {"a": 0.71, "a_error": 0.05, "b": 1.61, "b_error": 0.06, "r2": 0.87, "count": 18}
@@ -130,7 +131,7 @@ def test_every_number_of_the_page_stands_in_the_json(pages, found):
 
 def test_what_the_page_says(pages, found):
     page = pages.render(found)
-    assert "| DA\\|PO | 0.462 ± 0.012 |" in page
+    assert "| DA\\|PO (2 of 3 to the end) | 0.462 ± 0.012 |" in page
     assert "1.2346 ± 0.0012 | 137 |" in page  # million tokens; no error of the seconds
     assert "-0.0345 ± 0.0067 (-5.1 s.e.)" in page
     assert "no fit: exp(H) moved by 0.04 only" in page

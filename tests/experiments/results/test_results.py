@@ -56,6 +56,7 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert "T11" not in verdicts  # the part does not judge it
     rows = {row["label"]: row for row in found["settings"]}
     assert list(rows) == ["GRPO", "DAPO", "CISPO", "GSPO", "(0.5, 1)", "(0.75, 1)"]
+    assert rows["DAPO"]["finished"] == 3
     ends = rows["DAPO"]["numbers"]["entropy_final"]
     assert ends["mean"] == pytest.approx(0.61 * (1 - 0.5 * 57.5 / 60), abs=0.004)
     assert ends["count"] == 3
@@ -148,6 +149,14 @@ def test_methods_that_do_not_compose_are_refused_by_name():
     assert "steering=steered with reweight=polarity" in found[0]["refused"]
     assert "both set filter: 'drop_flat' and 'keep_all'" in found[1]["refused"]
     assert refusals(["grpo"], ["papo"])[0]["refused"] is None
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path / "empty"))
+    places = Places(runs=tmp_path / "runs", results=tmp_path)
+    with pytest.raises(ValueError, match="make smollm2"):
+        make_results(parts_of(["smollm2"]), places)
+    assert not places.runs.exists()
 
 
 def branch_rows(folder, run, points, settings='{"a": 1}'):

@@ -112,6 +112,7 @@ def setting_numbers(settings: Sequence[Setting], base: str) -> list[dict[str, An
         {
             "label": each.label,
             "seeds": seeds[each.label],
+            "finished": sum(run.status == "finished" for run in each.runs),
             "numbers": {
                 key: mean([run[key] for run in values[each.label]]) for key in _keys(values)
             },

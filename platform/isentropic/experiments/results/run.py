@@ -69,6 +69,7 @@ def make_results(
     """
     plans = planned_parts(parts, places)
     _check_pilot(plans, places)
+    _check_models(plans)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
         for line in states(plans, places, parallel):
@@ -101,6 +102,15 @@ def _check_pilot(plans: Plans, places: Places) -> None:
             points_per_run(part, places.results, runs)
 
 
+def _check_models(plans: Plans) -> None:
+    """Refuse a model that is not there before anything starts, not after the parts before it."""
+    from isentropic.models.source import check_model  # torch: after everything else was checked
+
+    configs = [run.trial.config for _, runs in plans for run in runs]
+    for config in {repr((one.model, one.task)): one for one in configs}.values():
+        check_model(config.model, config.task)
+
+
 def _conclude(
     part: Part,
     runs: Sequence[Planned],
@@ -110,7 +120,10 @@ def _conclude(
     say: Callable[[str], None],
 ) -> None:
     done, folder = over(runs, ledger), None
-    if part.branching and done:
+    if not done:
+        say(f"{part.name}: no run came to its end; nothing is written")
+        return
+    if part.branching:
         points = points_per_run(part, places.results, runs)
         folder = make_branches(
             part, done, points, places.runs / "branches" / part.name, processes=processes, say=say
