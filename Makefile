@@ -20,7 +20,7 @@ define both
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all soak doctor gpu-check smollm2 vlm docs lint clean
+.PHONY: help venv demo results test test-all soak doctor gpu-check smollm2 vlm docs lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ venv: $(STAMP) ## make .venv and install (again only when pyproject.toml changes
 
 demo: $(STAMP) ## train the embedded model with CE-GPPO: an entropy curve in minutes
 	@$(PY) jobs/train.py experiment=ce_gppo_tiny run.name=demo-$$(date +%Y%m%d-%H%M%S)
+
+results: $(STAMP) ## the experiments of docs/results.md: hours; ARGS=fig3 for one part, ARGS=--list for all
+	@$(PY) jobs/results.py $(ARGS); code=$$?; $(PY) docs/make_results.py && exit $$code
 
 test: $(STAMP) ## all tests but the slow ones
 	$(call both, and not slow)
@@ -56,8 +59,8 @@ smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
 vlm: $(STAMP) ## on CPUs: let engines read images, for experiment=uec_rl_figures_tiny
 	@PYTHON="$(PYTHON)" VENV=$(VENV) docker/install.sh vlm
 
-docs: $(STAMP) ## make docs/configuration.md from the code
-	@$(PY) docs/make_configuration.py
+docs: $(STAMP) ## make docs/configuration.md from the code, docs/results.md from its numbers
+	@$(PY) docs/make_configuration.py && $(PY) docs/make_results.py
 
 lint: $(STAMP) ## style
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .

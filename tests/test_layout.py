@@ -76,6 +76,7 @@ ROOM = {  # of experiments/: a module may import its own room and those below, n
     "completion": 7,
     "commands": 6,
     "hydra_main": 5,
+    "results": 5,
     "statements": 4,
     "sweep": 3,
     "attribution": 4,

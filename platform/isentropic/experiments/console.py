@@ -18,6 +18,7 @@ COMMANDS = {
     "attribute": "who moved the entropy in recorded steps",
     "show": "rollouts of a recorded step as text",
     "report": "one HTML file about runs, a sweep or branches",
+    "results": "the experiments behind docs/results.md, on one command",
     "export": "a checkpoint as a Hugging Face folder",
     "submit": "any of these on a Ray cluster, from a checkout of the project",
     "doctor": "what would keep a run from starting here",

@@ -64,8 +64,8 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
     if model.path == EMBEDDED:
         if not isinstance(task_config, ArithmeticConfig):
             raise ValueError(
-                "model.path=embedded is warm-started on task=arithmetic or task=calculator and "
-                "knows "
+                "model.path=embedded is warm-started on task=arithmetic, task=calculator or "
+                "task=sorting and knows "
                 f"nothing else, got task={task_config.name}. Choose one of these, or model=<a "
                 f"pretrained one>."
             )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from isentropic.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from isentropic.tasks.calculator import CalculatorConfig, CalculatorTask
+from isentropic.tasks.embedded.sorting import SortingConfig, SortingTask
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 from isentropic.tasks.math import MathConfig, MathTask
 from isentropic.tasks.own.environment import EnvironmentConfig, EnvironmentTask
@@ -26,4 +27,5 @@ TASKS = {
     "math": TaskEntry(MathConfig, MathTask),
     "own": TaskEntry(OwnTaskConfig, OwnTask),
     "reasoning_gym": TaskEntry(ReasoningGymConfig, ReasoningGymTask),
+    "sorting": TaskEntry(SortingConfig, SortingTask),
 }

@@ -13,7 +13,7 @@ from isentropic.config import Config, is_under
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.load import load
-from isentropic.experiments.settings.overrides import parse
+from isentropic.experiments.settings.overrides import overrides_of, parse, read_preset
 from isentropic.experiments.settings.presets import as_names, preset_values
 
 # What another setting may change of a recorded step: all that comes after its rollouts.
@@ -71,6 +71,19 @@ def settings_of_run(values: Mapping[str, Any], named: Mapping[str, Sequence[str]
         )
         for label, overrides in named.items()
     ]
+
+
+def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
+    """Return the `settings` of conf/sweep/<name>.yaml: label -> overrides."""
+    preset = read_preset(name)
+    settings = preset.get("settings")
+    if not isinstance(settings, dict) or not settings:
+        raise ValueError(
+            f"sweep={name} has no settings by name; a grid is given on the command line."
+        )
+    return {
+        str(label): overrides_of(f"settings.{label}", given) for label, given in settings.items()
+    }
 
 
 def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

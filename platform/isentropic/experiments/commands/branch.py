@@ -7,7 +7,6 @@ first setting is the base of the differences.
 """
 
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,22 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from isentropic.checks import check_range
-from isentropic.config import Config
-from isentropic.experiments.branch.arms import settings_of_run
+from isentropic.experiments.branch.arms import preset_settings, settings_of_run
+from isentropic.experiments.branch.places import evenly, room_for_processes
 from isentropic.experiments.program import program
 from isentropic.experiments.run.in_thread import run_anywhere
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
 from isentropic.experiments.settings.options import Option, Options, count, flag, path, text
-from isentropic.experiments.settings.overrides import named_settings, overrides_of, read_preset
+from isentropic.experiments.settings.overrides import named_settings
 
 POINTS = 40
 BRANCHES = 18  # per point, unless `orders` is given
-PROCESSES = (
-    8  # at most, unless `processes` is given: each has the model and what a step needs of it
-)
 OPTIONS = Options(
     "branch",
     __doc__,
@@ -96,9 +90,7 @@ def branch_points(text: str | None, run: RecordedRun) -> list[int]:
     possible = [step - 1 for step in run.steps]
     if text is None:
         warm = [step for step in possible if step > 0] or possible
-        return sorted(
-            {warm[int(i)] for i in np.linspace(0, len(warm) - 1, min(POINTS, len(warm))).round()}
-        )
+        return evenly(warm, POINTS)
     if match := re.fullmatch(r"every:([0-9]{1,9})", text):
         check_range("steps=every", int(match[1]), at_least=1)
         return [step for step in possible if step % int(match[1]) == 0]
@@ -176,27 +168,6 @@ def make_branches(options: Mapping[str, Any], named: Mapping[str, tuple[str, ...
         print(f"{row['id']:<9} {row['verdict']:<10} {row['number']}")
     print(write_report([out], out / "report.html"))
     return out
-
-
-def room_for_processes(config: Config) -> int:
-    """Return how many learners of one rank the CPUs hold at once; one if they are on a GPU."""
-    if config.cluster.gpus_per_rank:
-        return 1
-    room = int(len(os.sched_getaffinity(0)) // max(1.0, config.cluster.cpus_per_rank))
-    return max(1, min(PROCESSES, room))
-
-
-def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
-    """Return the `settings` of conf/sweep/<name>.yaml: label -> overrides."""
-    preset = read_preset(name)
-    settings = preset.get("settings")
-    if not isinstance(settings, dict) or not settings:
-        raise ValueError(
-            f"sweep={name} has no settings by name; a grid is given on the command line."
-        )
-    return {
-        str(label): overrides_of(f"settings.{label}", given) for label, given in settings.items()
-    }
 
 
 def _say(text: str) -> None:

@@ -52,8 +52,25 @@ def write_statements(folder: Path, statements: Sequence[Statement]) -> list[dict
 def branch_statements(folder: Path) -> list[Statement]:
     """Judge T3, as far as the settings of a branch folder allow it."""
     branches = Branches(folder)
+    return [
+        _ordered(order.id, order.statement, branches, order.labels)
+        for order in orders(folder, branches)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A claim of T3: these settings stand by falling entropy."""
+
+    id: str
+    statement: str
+    labels: tuple[str, ...]
+
+
+def orders(folder: Path, branches: Branches) -> list[Order]:
+    """Return the claims of T3 that the settings of a branch folder allow to be judged."""
     objectives = _objectives(folder / SETTINGS, branches.settings)
-    statements = []
+    found = []
     for key, other, rising in (("beta1", "beta2", False), ("beta2", "beta1", True)):
         chain = coefficient_chain(objectives, key, other)
         if len(chain) > 1:
@@ -61,21 +78,17 @@ def branch_statements(folder: Path) -> list[Statement]:
             fixed = objectives[chain[0]][other]
             direction = "falls" if rising else "grows"
             text = f"entropy after the same updates falls as {key} {direction} ({other} {fixed:g})"
-            statements.append(_ordered(f"T3 {key}", text, branches, labels))
+            found.append(Order(id=f"T3 {key}", statement=text, labels=tuple(labels)))
     grpo = [label for label, values in objectives.items() if _is_clip(values, 0.2)]
     dapo = [label for label, values in objectives.items() if _is_clip(values, 0.28)]
     free = [label for label, values in objectives.items() if is_ce_gppo(values, 0.0, 1.0)]
-    if grpo and dapo:
-        statements.append(
-            _ordered("T3 DAPO", "DAPO's entropy is above GRPO's", branches, [dapo[0], grpo[0]])
-        )
-    if grpo and free:
-        statements.append(
-            _ordered(
-                "T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", branches, [free[0], grpo[0]]
-            )
-        )
-    return statements
+    for name, text, above in (
+        ("T3 DAPO", "DAPO's entropy is above GRPO's", dapo),
+        ("T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", free),
+    ):
+        if grpo and above:
+            found.append(Order(id=name, statement=text, labels=(above[0], grpo[0])))
+    return found
 
 
 def _objectives(path: Path, labels: Sequence[str]) -> dict[str, Coefficients]:
@@ -129,8 +142,7 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
 
     labels: the settings by falling entropy, as stated.
     """
-    ends = _difference(branches, ENTROPY, labels[0], labels[-1])
-    steps = [_difference(branches, ENTROPY, a, b) for a, b in pairwise(labels)]
+    ends, steps = differences_of(branches, labels)
     parts = {part: _difference(branches, key, labels[0], labels[-1]) for key, part in PARTS.items()}
     clipped = max((branches.mean(label, "clip_frac").value for label in labels), default=0.0)
     by_mean = sorted(labels, key=lambda label: -branches.mean(label, ENTROPY).value)
@@ -148,6 +160,12 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
         verdict = UNDECIDED
         number += "; nothing was clipped" if not clipped > 0 else f"; {POINTS} points are asked for"
     return Statement(id=name, statement=text, verdict=verdict, number=number, rule=rule)
+
+
+def differences_of(branches: Branches, labels: Sequence[str]) -> tuple[Mean, list[Mean]]:
+    """Return the paired differences of entropy of an order: of its ends, and of its neighbours."""
+    steps = [_difference(branches, ENTROPY, a, b) for a, b in pairwise(labels)]
+    return _difference(branches, ENTROPY, labels[0], labels[-1]), steps
 
 
 def _difference(branches: Branches, key: str, one: str, other: str) -> Mean:

@@ -50,8 +50,12 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def run_statements(folders: Sequence[Path]) -> list[Statement]:
+    """Return all statements that the runs of these folders allow, in the order of their numbers."""
+    return judge_runs([read_run(folder, ended=True) for folder in folders])
+
+
+def judge_runs(runs: Sequence[RunData]) -> list[Statement]:
     """Return all statements that the runs allow, in the order of their numbers."""
-    runs = [read_run(folder, ended=True) for folder in folders]
     found = [
         *_sensitivity(runs),
         *_clipped_tokens(runs),

@@ -1,0 +1,122 @@
+"""What a part came to: docs/results/<part>.json and the report's own charts as PNGs."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from isentropic.durable import write_text_durably
+from isentropic.experiments.results.numbers import read_settings, rounded, setting_numbers
+from isentropic.experiments.results.parts import Part
+from isentropic.experiments.results.plan import Planned, over, seeds_of, settings_of
+from isentropic.experiments.results.refusals import refusals
+from isentropic.experiments.results.t3 import branch_numbers, points_asked
+from isentropic.experiments.statements.branches import Statement, branch_statements
+from isentropic.experiments.statements.runs import judge_runs
+from isentropic.experiments.sweep.ledger import SweepLedger
+from isentropic.metrics.report.charts.static import write_static
+from isentropic.metrics.report.settings import Setting
+
+LINES = 8  # of a figure: as many as there are colours
+CEILING = 1000  # branch points: who needs more than these will not have them
+
+
+def conclude(
+    part: Part,
+    planned: Sequence[Planned],
+    ledger: SweepLedger,
+    results: Path,
+    branches: Path | None,
+) -> dict[str, Any]:
+    """Write the part's JSON and figures from its runs that are over; return what was written.
+
+    branches: the folder of its pooled branches, if it has some.
+    """
+    done = over(planned, ledger)
+    by_label = settings_of(done)
+    settings = read_settings(by_label)
+    found = {
+        "part": part.name,
+        "title": part.title,
+        "command": f"python jobs/results.py {part.name}",
+        "sweep": part.sweep,
+        "recipe": list(part.overrides),
+        "seeds": seeds_of(planned),
+        "runs": {"planned": len(planned), "over": len(done)},
+        "machines": machines_of(settings),
+        "hours": hours(settings),
+        "base": part.base,
+        "settings": [
+            numbers | {"command": commands_of(by_label[numbers["label"]])}
+            for numbers in setting_numbers(settings, part.base)
+        ],
+        "statements": [
+            told(statement, part) for statement in statements_of(part, settings, branches)
+        ],
+    }
+    if any(part.refusals):
+        found["refusals"] = refusals(*part.refusals)
+    if branches is not None:
+        found["branches"] = branch_numbers(branches)
+        if not part.statements:
+            found["points"] = {"needed": points_asked(branches, most=CEILING)}
+    found["figures"] = draw(part, settings, results)
+    found = rounded(found)
+    results.mkdir(parents=True, exist_ok=True)
+    write_text_durably(
+        results / f"{part.name}.json", json.dumps(found, indent=1, allow_nan=False) + "\n"
+    )
+    return found
+
+
+def statements_of(
+    part: Part, settings: Sequence[Setting], branches: Path | None
+) -> list[Statement]:
+    """Judge the part's own statements, and those that it judges again."""
+    wanted = (*part.statements, *part.again)
+    found = [] if branches is None else branch_statements(branches)
+    runs = [run for setting in settings for run in setting.runs]
+    found += judge_runs(runs) if wanted and runs else []
+    return [each for each in found if each.id.split()[0] in wanted]
+
+
+def told(statement: Statement, part: Part) -> dict[str, Any]:
+    """Return a statement as the page has it: decided here, or only seen again."""
+    decides = statement.id.split()[0] in part.statements
+    return vars(statement) | {"decides": decides}
+
+
+def machines_of(settings: Sequence[Setting]) -> list[str]:
+    """Return the machines that the runs ran on, in words, each once."""
+    runs = [run for setting in settings for run in setting.runs]
+    return list(dict.fromkeys(machine_words(run.environment) for run in runs))
+
+
+def machine_words(environment: Mapping[str, Any]) -> str:
+    """Return what a run's environment.json says of its machine."""
+    gpus = environment.get("gpus") or ["no GPU"]
+    memory = f"{environment.get('memory_gib', 'unknown')} GiB of memory"
+    return f"{environment.get('cpus', 'unknown')} CPUs, {memory}, {', '.join(map(str, gpus))}"
+
+
+def hours(settings: Sequence[Setting]) -> float:
+    """Return the hours of all steps of the runs; a run that parts share counts in each."""
+    return sum(sum(run.values("time/step_s")) for each in settings for run in each.runs) / 3600
+
+
+def commands_of(runs: Sequence[Planned]) -> str:
+    """Return the command that trains the setting's first run again; the other seeds differ in it."""
+    return shlex.join(["python", "jobs/train.py", "run.name=again", *runs[0].overrides])
+
+
+def draw(part: Part, settings: Sequence[Setting], results: Path) -> list[str]:
+    """Draw the report's charts, at most `LINES` settings in each; return the files' names."""
+    files: list[str] = []
+    shown = [setting for setting in settings if setting.runs]
+    groups = [shown[at : at + LINES] for at in range(0, len(shown), LINES)]
+    groups = groups if len(shown) > 1 else []
+    for number, group in enumerate(groups, start=1):
+        folder = results / (part.name if len(groups) == 1 else f"{part.name}-{number}")
+        files += [str(path.relative_to(results)) for path in write_static(group, folder)]
+    return files

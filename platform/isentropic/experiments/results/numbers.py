@@ -1,0 +1,198 @@
+"""The numbers of a part's settings: mean and standard error over seeds, with every seed's value."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from isentropic.controller.storage.ledger import ledger_path
+from isentropic.experiments.results.plan import Planned
+from isentropic.experiments.statements.numbers import area, last_entropy
+from isentropic.metrics.classes import CLASSES
+from isentropic.metrics.law import Law
+from isentropic.metrics.report.charts.law import HELD_OUT, judge
+from isentropic.metrics.report.run_data import RunData, read_run
+from isentropic.metrics.report.settings import Setting, mean_of, summary
+
+AVG, PASS = "eval/avg_at_k", "eval/pass_at_k"
+DIGITS = 6  # significant: a file of numbers stays small
+DIFFERENCES = ("avg_last", "avg_at_budget", "entropy_final", "entropy_mean")  # shown against a base
+
+
+def read_settings(runs: Mapping[str, Sequence[Planned]]) -> list[Setting]:
+    """Read the run folders of each setting, under the part's own labels and in its own order."""
+    return [
+        Setting(
+            label=label,
+            values={},
+            runs=tuple(_labelled(read_run(run.folder, ended=True), label) for run in same),
+        )
+        for label, same in runs.items()
+    ]
+
+
+def _labelled(run: RunData, label: str) -> RunData:
+    """Return the run under a part's label: in its folder it has none, because parts share it."""
+    about = dict(run.config.get("run") or {}) | {"label": label}
+    return replace(run, config=run.config | {"run": about})
+
+
+def tokens_by_step(run: RunData) -> list[int]:
+    """Return the response tokens drawn for each step, all waves and dropped groups too.
+
+    They are counted in the ledger of rollouts: a resumed run's own figures leave a step out. What
+    teachers wrote was not drawn.
+    """
+    return [_tokens_of(ledger_path(run.folder / "rollouts", line["step"])) for line in run.steps]
+
+
+def _tokens_of(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    table = pq.read_table(path, columns=["origin", "rollout_logprob"])
+    drawn = table.filter(pc.equal(table["origin"], "policy"))
+    return int(pc.sum(pc.list_value_length(drawn["rollout_logprob"])).as_py() or 0)
+
+
+def budget_of(tokens: Mapping[str, Sequence[int]]) -> int:
+    """Return the tokens that every run has drawn: what methods are compared at. 0 if one drew none."""
+    return min((sum(steps) for steps in tokens.values()), default=0)
+
+
+def score_at(run: RunData, tokens: Sequence[int], budget: int) -> float:
+    """Return the last held-out avg@k that the run had within a budget of drawn tokens."""
+    spent = dict(zip((line["step"] for line in run.steps), np.cumsum(tokens), strict=True))
+    scores = [
+        value
+        for _, step, value in run.curve(AVG, start=True)
+        if step == 0 or spent.get(step, math.inf) <= budget
+    ]
+    return scores[-1] if scores else math.nan
+
+
+def run_numbers(run: RunData, tokens: Sequence[int], budget: int) -> dict[str, float]:
+    """Return the numbers of one run; NaN for what it does not have.
+
+    Returns:
+        avg_last, avg_best, pass_last, pass_best: of held-out prompts, the start among them.
+        avg_at_budget: avg@k at the tokens that every run of the part has drawn.
+        entropy_final: mean of the last tenth of the steps; entropy_mean: area under the curve per
+            step; both in nats per token.
+        tokens: response tokens drawn. seconds: of all steps, books and evaluations included.
+    """
+    found = {
+        "avg_last": summary(run, AVG, "last"),
+        "avg_best": summary(run, AVG, "best"),
+        "pass_last": summary(run, PASS, "last"),
+        "pass_best": summary(run, PASS, "best"),
+        "avg_at_budget": score_at(run, tokens, budget) if budget else None,
+        "entropy_final": last_entropy(run),
+        "entropy_mean": area(run),
+        "tokens": sum(tokens) or None,
+        "seconds": sum(run.values("time/step_s")) or None,
+    }
+    return {key: math.nan if value is None else float(value) for key, value in found.items()}
+
+
+def setting_numbers(settings: Sequence[Setting], base: str) -> list[dict[str, Any]]:
+    """Return one object per setting: its numbers, books, law, and differences to the base by seed."""
+    tokens = {run.name: tokens_by_step(run) for each in settings for run in each.runs}
+    budget = budget_of(tokens)
+    values = {
+        each.label: [run_numbers(run, tokens[run.name], budget) for run in each.runs]
+        for each in settings
+    }
+    seeds = {each.label: [run.setting("seed") for run in each.runs] for each in settings}
+    return [
+        {
+            "label": each.label,
+            "seeds": seeds[each.label],
+            "finished": sum(run.status == "finished" for run in each.runs),
+            "numbers": {
+                key: mean([run[key] for run in values[each.label]]) for key in _keys(values)
+            },
+            "books": books(each),
+            "law": law(each),
+            "against_base": {}
+            if base not in values or each.label == base
+            else {key: _paired(key, each.label, base, values, seeds) for key in DIFFERENCES},
+        }
+        for each in settings
+    ]
+
+
+def _keys(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
+    return list(next((runs[0] for runs in values.values() if runs), {}))
+
+
+def _paired(
+    key: str,
+    label: str,
+    base: str,
+    values: Mapping[str, Sequence[Mapping[str, float]]],
+    seeds: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    of_base = dict(zip(seeds[base], values[base], strict=True))
+    return mean(
+        [
+            run[key] - of_base[seed][key]
+            for seed, run in zip(seeds[label], values[label], strict=True)
+            if seed in of_base
+        ]
+    )
+
+
+def mean(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, standard error and count of the finite values, and the values themselves."""
+    finite = [value for value in values if math.isfinite(value)]
+    found = mean_of(finite)
+    return {
+        "mean": found.value,
+        "error": found.error,
+        "count": found.count,
+        "values": list(values),
+    }
+
+
+def books(setting: Setting) -> dict[str, Any]:
+    """Return the ledger's classes: nats per measured step, mean over steps, then over runs."""
+    return {
+        name: mean([value for run in setting.runs if (value := _average(run, name)) is not None])
+        for name in CLASSES
+        if any(run.has(f"ledger/{name}") for run in setting.runs)
+    }
+
+
+def _average(run: RunData, name: str) -> float | None:
+    return summary(run, f"ledger/{name}", "average")
+
+
+def law(setting: Setting) -> dict[str, Any]:
+    """Return R = -a exp(H) + b over all runs of the setting, or why there is none."""
+    found = judge(setting.runs, HELD_OUT)
+    if not isinstance(found.law, Law):
+        return {"why": found.law, "count": found.count}
+    return {
+        "a": found.law.a,
+        "a_error": found.law.a_error,
+        "b": found.law.b,
+        "b_error": found.law.b_error,
+        "r2": found.law.r2,
+        "count": found.count,
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Return plain values as a result file has them: few digits, and null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(key): rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value

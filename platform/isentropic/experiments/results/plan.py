@@ -1,0 +1,117 @@
+"""The runs of parts: each named after what it computes, so that no part trains another's again."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from isentropic.config import flat, is_under
+from isentropic.experiments.results.parts import Part
+from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.overrides import read_preset, short_override
+from isentropic.experiments.sweep.ledger import OVER, SweepLedger
+from isentropic.experiments.sweep.plan import Named, SweepPlan, Trial, compose_trials, plan_of
+
+FOLDER = "results"  # under the folder of all runs
+ANYWHERE = "results"  # stands for a run's folder while its digest is made
+# Keys that name a run, or say where it is, and nothing of what it computes.
+NAMES_ONLY = ("run.name", "run.dir", "run.label", "run.preset", "run.date", "tracking", "resume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run of a part: what the part calls its setting, and the run that may serve others too."""
+
+    label: str
+    overrides: tuple[str, ...]  # of its command line, seed included
+    trial: Trial
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.trial.config.run.dir)
+
+    @property
+    def seed(self) -> int:
+        return self.trial.config.seed
+
+
+def planned_runs(part: Part, folder: Path) -> list[Planned]:
+    """Compose the runs of a part under `folder`; nothing is written.
+
+    Raises:
+        ValueError: a run that could not start, with its overrides.
+    """
+    plan = plan_of(read_preset(part.sweep), part.overrides)
+    trials = compose_trials(plan, folder, early_stop=False)
+    points = points_of(plan)
+    assert len(points) == len(trials), f"{part.name} has a run twice"
+    return [
+        Planned(label=label, overrides=trial.overrides, trial=shared(trial, folder))
+        for (label, _), trial in zip(points, trials, strict=True)
+    ]
+
+
+def points_of(plan: SweepPlan) -> list[Named]:
+    """Return label and overrides of each run; without names, the swept values are the label."""
+    return [
+        (name or ", ".join(map(short_override, _without_seed(own))) or "the run", own)
+        for name, own in plan.points()
+    ]
+
+
+def _without_seed(overrides: Sequence[str]) -> list[str]:
+    return [override for override in overrides if not override.startswith("seed=")]
+
+
+def shared(trial: Trial, folder: Path) -> Trial:
+    """Return the trial in the folder that belongs to what it computes, under no part's label."""
+    digest = digest_of(trial.cfg)
+    config = trial.config
+    name = f"{config.objective.name}-seed_{config.seed}-{digest}"
+    cfg = _placed(trial.cfg, name, str(folder / name))
+    return replace(trial, name=name, digest=digest, cfg=cfg, config=load(cfg))
+
+
+def digest_of(cfg: DictConfig) -> str:
+    """Return a digest of all keys that say what is computed: two equal ones are the same run."""
+    values = flat(OmegaConf.to_container(_placed(cfg, ANYWHERE, ANYWHERE), resolve=True))
+    told = {key: value for key, value in values.items() if not is_under(key, NAMES_ONLY)}
+    text = json.dumps(told, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _placed(cfg: DictConfig, name: str, folder: str) -> DictConfig:
+    values = OmegaConf.to_container(cfg, resolve=False)
+    values["run"] |= {"name": name, "dir": folder, "label": None}
+    return OmegaConf.create(values)
+
+
+def to_do(runs: Iterable[Planned], ledger: SweepLedger | None) -> list[Trial]:
+    """Return the trials that are not over, each once; without a ledger nothing ever started."""
+    trials = {run.trial.digest: run.trial for run in runs}
+    return [trial for digest, trial in trials.items() if _state(ledger, digest) not in OVER]
+
+
+def _state(ledger: SweepLedger | None, digest: str) -> str | None:
+    return None if ledger is None else ledger.state(digest)
+
+
+def over(runs: Sequence[Planned], ledger: SweepLedger) -> list[Planned]:
+    """Return the runs that are over."""
+    return [run for run in runs if ledger.state(run.trial.digest) in OVER]
+
+
+def settings_of(runs: Sequence[Planned]) -> dict[str, list[Planned]]:
+    """Return the runs by label, in the order of the sweep, each setting's by seed."""
+    found: dict[str, list[Planned]] = {}
+    for run in runs:
+        found.setdefault(run.label, []).append(run)
+    return {label: sorted(same, key=lambda run: run.seed) for label, same in found.items()}
+
+
+def seeds_of(runs: Sequence[Planned]) -> list[Any]:
+    return sorted({run.seed for run in runs})

@@ -1,0 +1,134 @@
+"""Parts from their runs to their numbers: planned, costed, trained, branched, judged."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from isentropic.durable import write_text_durably
+from isentropic.experiments.program import DONE, RESUMABLE
+from isentropic.experiments.results.conclude import conclude
+from isentropic.experiments.results.cost import cost_of, machine
+from isentropic.experiments.results.numbers import rounded
+from isentropic.experiments.results.parts import Part
+from isentropic.experiments.results.plan import Planned, over, planned_runs, to_do
+from isentropic.experiments.results.t3 import PILOT, make_branches, points_per_run
+from isentropic.experiments.results.train import train_runs
+from isentropic.experiments.run.lock import run_lock
+from isentropic.experiments.sweep.ledger import OVER, SweepLedger
+
+TOTALS = "totals.json"
+Plans = Sequence[tuple[Part, list[Planned]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where things are: `runs` has the run folders and their ledger, `results` the numbers."""
+
+    runs: Path
+    results: Path
+
+
+def planned_parts(parts: Sequence[Part], places: Places) -> Plans:
+    """Compose the runs of all parts. Raises ValueError for the first that could not start."""
+    return [(part, planned_runs(part, places.runs)) for part in parts]
+
+
+def states(plans: Plans, places: Places, parallel: int | None) -> list[str]:
+    """Return a line per part: done or to do, its runs, and about how long."""
+    # Only looked at: no folder is made.
+    ledger = SweepLedger(places.runs) if places.runs.is_dir() else None
+    lines = []
+    for part, runs in plans:
+        written = (places.results / f"{part.name}.json").is_file()
+        cost = cost_of(runs, ledger, parallel or 1)
+        state = "done" if written and not cost.left else "to do"
+        branches = ", and branches" if part.branching else ""
+        lines.append(f"{part.name:<13}{state:<7}{cost}{branches}")
+    every = {run.trial.digest: run for _, runs in plans for run in runs}
+    left = to_do(every.values(), ledger)
+    lines.append(
+        f"together     {len(every)} runs, each trained once whatever parts share it; {len(left)} "
+        f"to do on {machine()}"
+    )
+    return lines
+
+
+def make_results(
+    parts: Sequence[Part],
+    places: Places,
+    *,
+    parallel: int | None = None,
+    processes: int | None = None,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Make the parts one after the other; return the exit code: 0 done, 1 a run failed, 75 stopped.
+
+    What is over is not trained again. A part of which a run failed is still concluded from the
+    others, and says so.
+    """
+    plans = planned_parts(parts, places)
+    _check_pilot(plans, places)
+    _check_models(plans)
+    with run_lock(places.runs):
+        ledger = SweepLedger(places.runs)
+        for line in states(plans, places, parallel):
+            say(line)
+        codes = [DONE]
+        for part, runs in plans:
+            say(f"{part.name}: {cost_of(runs, ledger, parallel or 1)}")
+            codes.append(train_runs(runs, places.runs, ledger, parallel=parallel, say=say))
+            if codes[-1] == RESUMABLE:
+                say("stopped; the same command goes on")
+                return RESUMABLE
+            _conclude(part, runs, ledger, places, processes, say)
+            write_totals(ledger, places.results)
+    return max(codes)
+
+
+def write_totals(ledger: SweepLedger, results: Path) -> None:
+    """Write how many runs there are in all, and their hours, starts of engines included."""
+    rows = [row for row in ledger.rows.values() if row["state"] in OVER]
+    hours = sum(row.get("seconds", 0.0) for row in rows) / 3600
+    totals = rounded({"runs": len(rows), "hours": hours})
+    write_text_durably(results / TOTALS, json.dumps(totals) + "\n")
+
+
+def _check_pilot(plans: Plans, places: Places) -> None:
+    """Refuse branches without their pilot before anything starts, not after hours."""
+    names = [part.name for part, _ in plans]
+    for part, runs in plans:
+        if part.branching and part.branching.points is None and PILOT not in names:
+            points_per_run(part, places.results, runs)
+
+
+def _check_models(plans: Plans) -> None:
+    """Refuse a model that is not there before anything starts, not after the parts before it."""
+    from isentropic.models.source import check_model  # torch: after everything else was checked
+
+    configs = [run.trial.config for _, runs in plans for run in runs]
+    for config in {repr((one.model, one.task)): one for one in configs}.values():
+        check_model(config.model, config.task)
+
+
+def _conclude(
+    part: Part,
+    runs: Sequence[Planned],
+    ledger: SweepLedger,
+    places: Places,
+    processes: int | None,
+    say: Callable[[str], None],
+) -> None:
+    done, folder = over(runs, ledger), None
+    if not done:
+        say(f"{part.name}: no run came to its end; nothing is written")
+        return
+    if part.branching:
+        points = points_per_run(part, places.results, runs)
+        folder = make_branches(
+            part, done, points, places.runs / "branches" / part.name, processes=processes, say=say
+        )
+    found = conclude(part, runs, ledger, places.results, folder)
+    for row in found["statements"]:
+        say(f"{row['id']:<12} {row['verdict']:<10} {row['number']}")
+    say(f"{part.name}: {places.results / part.name}.json, {len(done)} of {len(runs)} runs")

@@ -1,0 +1,205 @@
+"""From planned runs to the JSON of a part: shared runs, paired differences, verdicts, figures."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.results.conclude import conclude, draw
+from isentropic.experiments.results.cost import RECORDED, cost_of
+from isentropic.experiments.results.numbers import (
+    budget_of,
+    mean,
+    read_settings,
+    rounded,
+    score_at,
+    tokens_by_step,
+)
+from isentropic.experiments.results.parts import Branching, parts_of
+from isentropic.experiments.results.plan import planned_runs, settings_of
+from isentropic.experiments.results.refusals import refusals
+from isentropic.experiments.results.run import Places, make_results, states
+from isentropic.experiments.results.t3 import points_per_run, pool, possible_points
+from isentropic.experiments.sweep.ledger import DONE, SweepLedger
+from isentropic.metrics.report.branches import Branches
+from isentropic.metrics.report.run_data import RunData
+
+START = {"GRPO": 0.30, "DAPO": 0.60, "CISPO": 0.25, "GSPO": 0.40, "(0.5, 1)": 0.5, "(0.75, 1)": 0.4}
+
+
+@pytest.fixture(scope="module")
+def baselines(tmp_path_factory):
+    (part,) = parts_of(["baselines"])
+    root = tmp_path_factory.mktemp("results")
+    return part, planned_runs(part, root / "runs"), root
+
+
+def test_a_part_is_concluded_from_its_runs(baselines, finish):
+    part, runs, root = baselines
+    ledger = SweepLedger(root / "runs")
+    finish(runs, ledger, START)
+
+    found = conclude(part, runs, ledger, root / "numbers", None)
+
+    assert json.loads((root / "numbers" / "baselines.json").read_text()) == found
+    assert found["runs"] == {"planned": 18, "over": 18}
+    assert found["machines"] == ["2 CPUs, 8.0 GiB of memory, no GPU"]
+    assert found["hours"] == pytest.approx(18 * 60 * 2 / 3600)
+    verdicts = {row["id"]: (row["verdict"], row["decides"]) for row in found["statements"]}
+    assert verdicts["T5"] == ("held", True)
+    assert verdicts["T9"] == ("held", True)
+    assert "T11" not in verdicts  # the part does not judge it
+    rows = {row["label"]: row for row in found["settings"]}
+    assert list(rows) == ["GRPO", "DAPO", "CISPO", "GSPO", "(0.5, 1)", "(0.75, 1)"]
+    assert rows["DAPO"]["finished"] == 3
+    ends = rows["DAPO"]["numbers"]["entropy_final"]
+    assert ends["mean"] == pytest.approx(0.61 * (1 - 0.5 * 57.5 / 60), abs=0.004)
+    assert ends["count"] == 3
+    assert rows["DAPO"]["against_base"]["entropy_final"]["mean"] == pytest.approx(0.156, abs=0.006)
+    assert rows["GRPO"]["against_base"] == {}
+    assert rows["GRPO"]["books"]["pa_hp"]["mean"] == -0.001
+    assert rows["DAPO"]["law"]["a"] > 0
+    assert "method=clip_higher" in rows["DAPO"]["command"]
+    assert "seed=0" in rows["DAPO"]["command"]
+    assert found["figures"] == [f"baselines/{name}.png" for name in ("entropy", "reward")]
+    assert all((root / "numbers" / name).stat().st_size > 1000 for name in found["figures"])
+
+
+def test_runs_that_are_over_are_neither_counted_nor_trained_again(baselines, finish):
+    part, runs, root = baselines
+    ledger = SweepLedger(root / "runs")
+    finish(runs, ledger, START)
+    places = Places(runs=root / "runs", results=root / "numbers")
+    said = []
+
+    assert make_results([part], places, say=said.append) == CODE_DONE  # no engine is started
+
+    assert any("18 runs, all done" in line for line in said)
+    assert any(line.startswith("T5") and "held" in line for line in said)
+
+
+def test_a_part_says_what_it_costs_before_it_starts(baselines, tmp_path):
+    runs = baselines[1]
+    fresh = cost_of(runs, None)
+    assert (fresh.left, fresh.seconds) == (18, 18 * 60 * RECORDED["arithmetic"])
+    ledger = SweepLedger(tmp_path)
+    for run, start in zip(runs[:2], (60.0, 0.0), strict=True):  # the first starts the actors
+        about = {"seconds": 180.0 + start, "overhead_s": start, "started_actors": start > 0}
+        ledger.write(run.trial.digest, run=run.trial.name, state=DONE, attempts=1, **about)
+    assert str(cost_of(runs, ledger)) == (
+        "18 runs, 16 to do, about 48 minutes (3.0 s per step over 2 runs here)"
+    )
+    assert cost_of(runs, ledger, parallel=2).seconds == 16 * 180 / 2
+
+
+def test_a_task_without_a_figure_is_measured_first(tmp_path):
+    (part,) = parts_of(["second_task"])
+    lines = states(
+        [(part, planned_runs(part, tmp_path))], Places(runs=tmp_path / "no", results=tmp_path), None
+    )
+    assert "12 to do, minutes not known yet (measured on the first of them)" in lines[0]
+    assert not (tmp_path / "no").exists()
+
+
+def run_with(scores, steps=4):
+    lines = [{"step": 0, "eval/avg_at_k": 0.1}]
+    lines += [{"step": step, "eval/avg_at_k": scores[step - 1]} for step in range(1, steps + 1)]
+    return RunData(folder=None, config={}, environment={}, lines=lines, alarms=[])
+
+
+@pytest.mark.parametrize(
+    ("budget", "score"), [(10, 0.1), (100, 0.2), (299, 0.3), (300, 0.4), (10_000, 0.5)]
+)
+def test_a_score_at_equal_tokens_is_the_last_within_them(budget, score):
+    assert score_at(run_with([0.2, 0.3, 0.4, 0.5]), [100, 100, 100, 100], budget) == score
+
+
+def test_the_budget_is_what_every_run_has_drawn():
+    assert budget_of({"a": [5, 5], "b": [20, 20]}) == 10
+    assert budget_of({"a": [5, 5], "b": []}) == 0
+
+
+def test_tokens_are_those_that_the_policy_drew(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    columns = {
+        "origin": ["policy", "policy", "teacher:solver"],
+        "rollout_logprob": [[-1.0] * 3, [-1.0] * 4, [-1.0] * 50],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "rollouts" / "step_000001.parquet")
+    run = replace(run_with([0.2, 0.3], steps=2), folder=tmp_path)
+    assert tokens_by_step(run) == [7, 0]
+
+
+def test_what_is_no_number_is_null():
+    assert rounded(mean([0.123456789, math.nan])) == {
+        "mean": 0.123457,
+        "error": None,
+        "count": 1,
+        "values": [0.123457, None],
+    }
+
+
+def test_methods_that_do_not_compose_are_refused_by_name():
+    found = refusals(["ce_gppo_steered"], ["papo", "oger"])
+    assert "steering=steered with reweight=polarity" in found[0]["refused"]
+    assert "both set filter: 'drop_flat' and 'keep_all'" in found[1]["refused"]
+    assert refusals(["grpo"], ["papo"])[0]["refused"] is None
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("ISENTROPIC_CACHE", str(tmp_path / "empty"))
+    places = Places(runs=tmp_path / "runs", results=tmp_path)
+    with pytest.raises(ValueError, match="make smollm2"):
+        make_results(parts_of(["smollm2"]), places)
+    assert not places.runs.exists()
+
+
+def branch_rows(folder, run, points, settings='{"a": 1}'):
+    folder.mkdir()
+    (folder / "settings.json").write_text(settings)
+    rows = [{"step": step, "setting": "a", "run": run, "entropy": 1.0} for step in range(points)]
+    (folder / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_branches_of_several_runs_are_pooled(tmp_path):
+    made = [branch_rows(tmp_path / name, name, 5) for name in ("one", "two")]
+    assert Branches(pool(made, tmp_path / "pooled")).num_points == 10  # equal steps, other runs
+    made.append(branch_rows(tmp_path / "three", "three", 5, settings='{"b": 1}'))
+    with pytest.raises(ValueError, match="different settings"):
+        pool(made, tmp_path / "again")
+
+
+def test_t3_takes_its_points_from_the_pilot(tmp_path):
+    (part,) = parts_of(["t3"])
+    runs = planned_runs(part, tmp_path)
+    assert possible_points(range(1, 45)) == list(range(1, 44))
+    with pytest.raises(ValueError, match=r"Run the pilot first: python jobs/results\.py t3_pilot"):
+        points_per_run(part, tmp_path, runs)
+    for needed, points in ((40, 14), (100, 34), (1000, 43)):
+        about = {"points": {"needed": {"T3 beta1": needed, "T3 DAPO": 40}}}
+        (tmp_path / "t3_pilot.json").write_text(json.dumps(about))
+        assert points_per_run(part, tmp_path, runs) == points
+    fixed = replace(part, branching=Branching(sweep="ce_gppo_t3", points=3))
+    assert points_per_run(fixed, tmp_path, runs) == 3
+
+
+def test_branches_without_their_pilot_are_refused_before_anything_starts(tmp_path):
+    places = Places(runs=tmp_path / "runs", results=tmp_path)
+    with pytest.raises(ValueError, match="Run the pilot first"):
+        make_results(parts_of(["t3"]), places)
+    assert not places.runs.exists()
+
+
+def test_figures_have_as_many_lines_as_there_are_colours(baselines, finish, tmp_path):
+    part, runs, root = baselines
+    finish(runs, SweepLedger(root / "runs"), START)
+    settings = read_settings(settings_of(runs)) * 2  # 12 settings
+    files = draw(replace(part, name="many"), settings, tmp_path)
+    assert {name.partition("/")[0] for name in files} == {"many-1", "many-2"}
+    assert np.all([(tmp_path / name).is_file() for name in files])
