@@ -1,12 +1,12 @@
 """One step off-policy against the longer of its two halves, drawing and learning.
 
-    python benchmarks/overlap.py              # 25 minutes on two cores
+    python benchmarks/overlap.py              # 40 minutes on two cores
     python benchmarks/overlap.py --only a
 
 Runs of `rollout.max_staleness=1` take turns with runs on policy, on the cases of benchmarks/peers.py.
-All seconds are means of the runs' own time/*, without the first step. learn = old_logprob + update
-+ recheck. Where both halves share cores each takes longer than by itself, so the overlapped step
-is set against both: its own max(rollout, learn), and that of the runs on policy.
+All seconds are means of the runs' own time/*, without the first step and the last. learn is
+old_logprob + update + recheck. If both halves share cores, each takes longer than by itself, so
+the overlapped step is set against its own max(rollout, learn) and that of the runs on policy.
 """
 
 import argparse
@@ -26,8 +26,9 @@ Seconds = dict[str, float]
 
 
 def seconds(seen: Seen) -> Seconds:
-    """Mean seconds of the step, its phases and `learn`, without the first step."""
-    lines = [line for _, line in seen if line["step"] >= 2]
+    """Mean seconds of the step, its phases and `learn`, without the first step and the last."""
+    # Nothing is drawn during the last step: it has the cores to itself.
+    lines = [line for _, line in seen if line["step"] >= 2][:-1]
     found = {
         phase: statistics.mean(line[f"time/{phase}_s"] for line in lines)
         for phase in ("step", *PHASES)
@@ -69,7 +70,7 @@ def compare(case: str, steps: int, more: Sequence[str], number: int) -> dict[str
     found = {}
     for way in sorted(STALENESS, reverse=number % 2 == 1):
         staleness = f"rollout.max_staleness={STALENESS[way]}"
-        overrides = settings(CASES[case], steps, [*more, staleness])
+        overrides = settings(CASES[case], steps + 1, [*more, staleness])
         with tempfile.TemporaryDirectory() as folder:
             found[way] = seconds(run_here(overrides, Path(folder)))
         print(f"    {way}: {found[way]['step']:.2f} s per step", file=sys.stderr, flush=True)

@@ -13,7 +13,8 @@ The sides take turns, each in processes of its own, and change who goes first in
 step lasts from one line of metrics to the next, by one clock outside; the first is not counted.
 Both sides train on every answer. TRL draws with transformers' `generate` and, as is best for it
 here, makes one pass per update, without gradient checkpointing, in float32, on all cores. It gets
-a virtual environment of its own under .cache/peers, on top of this project's packages.
+a virtual environment of its own under .cache/peers, on top of this project's packages. Measure on
+a quiet machine: other work on its cores slows TRL far more than this project.
 """
 
 import argparse

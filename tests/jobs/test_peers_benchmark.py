@@ -151,8 +151,9 @@ def test_overlap_by_hand(overlap):
         line = {f"time/{phase}_s": 0.0 for phase in overlap.PHASES}
         line |= {"time/step_s": step, "time/rollout_s": rollout, "time/update_s": update - 1}
         line |= {"time/old_logprob_s": 0.75, "time/recheck_s": 0.25}
-        first = dict.fromkeys(line, 100.0)
-        return overlap.seconds([(0.0, {"step": 1} | first), (1.0, {"step": 2} | line)])
+        edge = dict.fromkeys(line, 100.0)  # first and last do not count
+        lines = [{"step": 1} | edge, {"step": 2} | line, {"step": 3} | edge]
+        return overlap.seconds([(0.0, each) for each in lines])
 
     found = {overlap.ON_POLICY: run(5.5, 2.0, 3.0), overlap.OVERLAPPED: run(4.4, 3.0, 4.0)}
     assert found[overlap.OVERLAPPED]["learn"] == 4.0
