@@ -171,6 +171,7 @@ class Engine:
 
     def __init__(self, index: int, shape: Shape, vocabulary: int) -> None:
         self.index, self.name, self.outstanding = index, f"engine {index}", 0
+        self.waiting: set[asyncio.Event] = set()
         self.actor = SimpleNamespace(
             generate=SimpleNamespace(remote=self._generate),
             cancel=SimpleNamespace(remote=lambda call: None),
@@ -369,7 +370,6 @@ async def measure(shape: Shape, folder: Path) -> dict[str, float]:
         pool=pool,
         sampler=sampler,
         chat=chat,
-        grader=grader,
         make_sampling=lambda step: config.sampling,
         candidates=method.candidates,
         ledger=folder / "rollouts",

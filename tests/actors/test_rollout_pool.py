@@ -66,6 +66,21 @@ def test_two_engines_answer_as_one(actors, loop, loaded, wanted, rollouts):
     assert all(each.tokens > 0 for each in after), "both engines had work"
 
 
+def test_two_draws_at_once_answer_as_one(actors, loop, loaded, wanted, rollouts):
+    """A step's and an evaluation's; usage is told meanwhile."""
+    requests = rollouts.requests(16, 16, max_tokens=64)
+    halves = requests[::2], requests[1::2]
+
+    async def collect_both():
+        return await asyncio.gather(
+            *(collect(actors.pool, half, while_running=actors.pool.take_usage) for half in halves)
+        )
+
+    for found, half in zip(loop.run_until_complete(collect_both()), halves, strict=True):
+        assert_same(found, {request.key: wanted[request.key] for request in half})
+    assert [handle.outstanding for handle in actors.pool.handles] == [0, 0]
+
+
 def test_killed_in_mid_generation(actors, loop, loaded, wanted, rollouts):
     """The other engine answers for it; it is back, with the current weights, when it is next asked."""
     victim = actors.pool.handles[0]

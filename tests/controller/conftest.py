@@ -78,9 +78,6 @@ class FakeGrader:
             self.task.grade(rollout.prompt, self.chat.turn_texts(rollout)) for rollout in rollouts
         ]
 
-    def counts(self):
-        return {"timeout": 0}
-
 
 @dataclass
 class FakeWeights:
@@ -376,7 +373,6 @@ class FakeRun:
             pool=self.pool,
             sampler=self.sampler(),
             chat=FakeChat(),
-            grader=self.grader,
             make_sampling=lambda step: self.config.sampling,
             candidates=candidates,
             ledger=self.folder / "rollouts",

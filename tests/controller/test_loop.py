@@ -5,11 +5,9 @@ import io
 from dataclasses import replace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from isentropic.controller.reporting import Reporter
-from isentropic.controller.storage.ledger import ledger_path, read_batch
 from isentropic.metrics.sinks.terminal import PHASES, Terminal
 
 
@@ -187,30 +185,6 @@ def test_every_sync_is_probed(fake_run, staleness):
     lines = fake_run(f"rollout.max_staleness={staleness}").run().lines.lines
     gaps = [lines[step]["sync/probe_logprob_abs_max"] for step in range(1, 7)]
     assert max(gaps) < 1e-6  # NaN, where no probe was scored, fails too
-
-
-def test_evaluations_are_kept_for_people_to_read(fake_run):
-    run = fake_run("evaluation.samples=2").run()
-    folder = run.folder / "evaluations"
-
-    assert sorted(path.stem for path in folder.iterdir()) == [
-        f"step_{step:06d}" for step in (0, 3, 6)
-    ]
-    for step in (0, 3, 6):
-        batch = read_batch(folder, step)
-        line = run.lines.lines[step]
-        assert batch.policy_version == line["eval/policy_version"]
-        assert len(batch.rollouts) == 2 * 2  # prompts, samples
-        assert {rollout.key.split for rollout in batch.rollouts} == {"eval"}
-        right = [rollout.is_right for rollout in batch.rollouts]
-        assert np.mean(right) == pytest.approx(line["eval/avg_at_k"])
-        rows = pq.read_table(ledger_path(folder, step)).to_pylist()
-        assert all(row["reward"] == float(row["response"][0].count("1") >= 2) for row in rows)
-
-
-def test_a_run_without_evaluations_keeps_none(fake_run):
-    run = fake_run("evaluation.every=0").run()
-    assert not (run.folder / "evaluations").exists()
 
 
 def test_the_terminal_shows_each_phase_of_a_run_in_order(fake_run):

@@ -1,4 +1,7 @@
-"""Spreads one `generate` over all engines, and takes back what an engine that dies had left."""
+"""Spreads one `generate` over all engines, and takes back what an engine that dies had left.
+
+Two may run at once: they share the room of each engine.
+"""
 
 import asyncio
 import itertools
@@ -44,7 +47,8 @@ class Dispatch:
         self._share = min(math.ceil(len(requests) / len(handles)), room)
         self._results: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
-        self._calls: dict[int, EngineHandle] = {}  # on the engines now
+        # On the engines now, with what is not answered.
+        self._calls: dict[int, tuple[EngineHandle, dict[int, Request]]] = {}
         # Set when there may be work for that engine.
         self._wake = {handle.index: asyncio.Event() for handle in handles}
 
@@ -52,6 +56,7 @@ class Dispatch:
         """Yields completions as they come. Raises WaitError at the deadline."""
         deadline = time.monotonic() + self._timeout_s
         for handle in self._handles:
+            handle.waiting.add(self._wake[handle.index])
             self._spawn(self._serve(handle))
         while self._unanswered:
             try:
@@ -70,9 +75,13 @@ class Dispatch:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for call, handle in self._calls.items():
+        for call, (handle, left) in self._calls.items():
             handle.actor.cancel.remote(call)
-            handle.outstanding = 0
+            handle.outstanding -= len(left)
+        for handle in self._handles:
+            handle.waiting.discard(self._wake[handle.index])
+            # What this one no longer takes is room for another.
+            _wake(handle)
 
     def _spawn(self, work: Coroutine) -> asyncio.Task:
         """Starts a task that `stop` ends."""
@@ -106,7 +115,9 @@ class Dispatch:
                 and len(running) < MAX_CALLS
                 and (requests := self._take(handle, first=not running))
             ):
-                running.add(self._spawn(self._call(handle, requests)))
+                call = next(_CALLS)
+                self._calls[call] = handle, dict(enumerate(requests))
+                running.add(self._spawn(self._call(call, requests)))
             waiter = self._spawn(wake.wait())
             done, _ = await asyncio.wait({waiter, *running}, return_when=asyncio.FIRST_COMPLETED)
             waiter.cancel()
@@ -125,18 +136,16 @@ class Dispatch:
         handle.outstanding += len(taken)
         return taken
 
-    async def _call(self, handle: EngineHandle, requests: list[Request]) -> bool:
+    async def _call(self, call: int, requests: list[Request]) -> bool:
         """Makes one call; False if the engine died: what it left is back on the list."""
-        call = next(_CALLS)
-        self._calls[call] = handle
-        left = dict(enumerate(requests))
+        handle, left = self._calls[call]
         try:
             async for ref in handle.actor.generate.remote(call, self._version, requests):
                 packed = await ref
                 for index in packed.index:
                     del left[int(index)]
                 handle.outstanding -= len(packed.index)
-                self._wake[handle.index].set()
+                _wake(handle)
                 self._results.put_nowait(unpack(packed, requests))
             assert not left, f"{handle.name} left {len(left)} requests unanswered"
             del self._calls[call]
@@ -155,6 +164,12 @@ class Dispatch:
         held = ", ".join(f"{handle.name} has {handle.outstanding}" for handle in self._handles)
         waited = f"within {self._timeout_s:.0f} s"
         return f"{self._unanswered} requests were not answered {waited} ({held})."
+
+
+def _wake(handle: EngineHandle) -> None:
+    """Tells every draw that waits for room on this engine to look again."""
+    for wake in handle.waiting:
+        wake.set()
 
 
 def chunks(requests: Sequence[Request], num_actors: int) -> list[Chunk]:

@@ -35,7 +35,8 @@ class EngineHandle:
     def __init__(self, actor: Any, index: int, *, startup_s: float, health_s: float) -> None:
         self.actor = actor
         self.index = index
-        self.outstanding = 0  # requests handed to it and not answered
+        self.outstanding = 0  # requests handed to it and not answered, of all draws
+        self.waiting: set[asyncio.Event] = set()  # of draws that want to know of answers
         self.restarts = 0
         self.startup_s = startup_s
         self._health_s = health_s

@@ -15,7 +15,8 @@ from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import Engine
 from isentropic.weights.channel import Round
 
-MAX_CALLS = 8  # `generate` calls that an actor runs at once
+MAX_CALLS = 8  # `generate` calls of one draw that an actor runs at once
+MAX_DRAWS = 2  # at once: those of a step and of an evaluation
 
 
 class StaleEngineError(RuntimeError):
@@ -75,7 +76,7 @@ def unpack(packed: Packed, requests: Sequence[Request]) -> list[Completion]:
     ]
 
 
-@ray.remote(concurrency_groups={"engine": MAX_CALLS, "health": 2})
+@ray.remote(concurrency_groups={"engine": MAX_CALLS * MAX_DRAWS, "health": 2})
 class RolloutActor:
     """One engine on its GPUs; `health` is answered while it generates.
 
@@ -129,7 +130,7 @@ class RolloutActor:
         if self._engine:
             self._engine.sleep()
 
-    @ray.method(concurrency_group="engine")
+    @ray.method(concurrency_group="health")
     def take_usage(self) -> Usage:
         return self._engine.take_usage() if self._engine else Usage()
 

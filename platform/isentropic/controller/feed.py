@@ -18,6 +18,10 @@ With staleness n the weights after step s draw step s + 1 + n, and w0 all steps 
 Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
 only to evaluate them.
 
+With n = 0 the evaluation of weights and the step drawn from them go to the engines together: what
+the longest answers of one leave free is the other's. Each answer depends on weights and seed only.
+With n > 0 the loop trains on as soon as the evaluation is there, so it has the engines for itself.
+
 With `rollout.segment_tokens` each step takes over what the one before left in flight, which is then
 on disk (`storage/carried.py`); the schedule of the weights is the same.
 
@@ -27,18 +31,18 @@ one before, its report and checkpoint too. In between they only evaluate, when t
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from isentropic.config import Config
 from isentropic.controller.drawing.flight import Flight
-from isentropic.controller.protocols import Grader, RolloutPool, Weights
+from isentropic.controller.protocols import RolloutPool, Weights
 from isentropic.controller.sampler import DrawnFrom, Sampler
 from isentropic.controller.step import Clock, Delivery, Evaluation
 from isentropic.controller.storage.carried import CARRIED, read_flight, write_flight
-from isentropic.controller.storage.ledger import Batch, read_batch, write_batch
+from isentropic.controller.storage.ledger import FOLDERS, Batch, read_batch, write_batch
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Rollout, RolloutKey
@@ -47,7 +51,6 @@ from isentropic.tasks.chat import Chat
 T = TypeVar("T")
 
 PROBE_TOKENS = 16
-EVALUATIONS = "evaluations"  # folder beside the ledger
 PROBE_PROMPTS = 2  # per engine
 
 
@@ -64,7 +67,7 @@ def last_step_drawn(done: int, *, staleness: int, last: int) -> int:
 
 
 class Feed:
-    """Loads published weights, draws, writes the ledger. One task at a time uses the engines."""
+    """Loads published weights, draws, writes the ledger."""
 
     def __init__(
         self,
@@ -73,7 +76,6 @@ class Feed:
         pool: RolloutPool,
         sampler: Sampler,
         chat: Chat,
-        grader: Grader,
         make_sampling: Callable[[int], Sampling],
         candidates: Callable[[Sequence[Group]], list[Rollout]],
         ledger: Path,
@@ -90,7 +92,6 @@ class Feed:
         self._pool = pool
         self._sampler = sampler
         self._chat = chat
-        self._grader = grader
         self._make_sampling = make_sampling
         self._candidates = candidates
         self._ledger = ledger
@@ -100,6 +101,7 @@ class Feed:
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness = config.rollout.max_staleness
         self._shared = config.cluster.placement == "shared"
+        self._draws_beside_evaluations = self._staleness == 0 and not self._shared
         self._last = config.run.steps
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
@@ -184,16 +186,27 @@ class Feed:
             # The evaluation after `done` itself was reported before its checkpoint was made.
             if self.evaluates(source) and (source > done or source == 0):
                 await self._load(source)
-                await self._evaluate(source)
-            for step in steps_drawn_from(source, staleness=self._staleness, last=self._last):
-                delivery = await self._read_or_draw(step, source, next_draw)
-                self._deliver(delivery)
-                next_draw = delivery.batch.next_draw
+                evaluating = self._evaluate(source)
+                if self._draws_beside_evaluations:
+                    _, next_draw = await _both(evaluating, self._draw_from(source, next_draw))
+                else:
+                    await evaluating
+                    next_draw = await self._draw_from(source, next_draw)
+            else:
+                next_draw = await self._draw_from(source, next_draw)
             if self._loaded != source:
                 _future(self._probes, source).set_result([])
             self._weights.pop(source, None)
             self._finished.pop(source, None)
         self._idle.set()
+
+    async def _draw_from(self, source: int, next_draw: int) -> int:
+        """Delivers the steps that are drawn from the weights after `source`; the next draw."""
+        for step in steps_drawn_from(source, staleness=self._staleness, last=self._last):
+            delivery = await self._read_or_draw(step, source, next_draw)
+            self._deliver(delivery)
+            next_draw = delivery.batch.next_draw
+        return next_draw
 
     def _read(self, step: int) -> Delivery:
         """A step that must be in the ledger. Raises ValueError if it is not."""
@@ -288,7 +301,7 @@ class Feed:
 
     async def _draw(self, step: int, source: int, next_draw: int) -> Delivery:
         """Draws the step and writes it to the ledger, what it leaves in flight first."""
-        clock, errors = Clock(), sum(self._grader.counts().values())
+        clock = Clock()
         sampling, drawn_from = self._make_sampling(step), self._drawn_from(step, source)
         flight = None
         if self._in_segments:
@@ -306,7 +319,7 @@ class Feed:
             next_draw=next_draw,
             source_step=source,
             policy_version=self._version,
-            reward_errors=sum(self._grader.counts().values()) - errors,
+            reward_errors=clock.reward_errors,
             teachers=tuple(self._candidates(groups)),
         )
         if flight is not None:
@@ -324,17 +337,13 @@ class Feed:
 
     async def _evaluate(self, source: int) -> None:
         config, rollout = self._config.evaluation, self._config.rollout
-        drawn_from = self._drawn_from(source, source)
         begin = time.perf_counter()
         groups, start = [], []
         if config.every > 0:
             wave = Wave(
                 group_size=config.samples, temperature=config.temperature, top_p=config.top_p
             )
-            groups = await self._sampler.draw_evaluation(
-                "eval", self._eval_prompts, wave, drawn_from
-            )
-            await self._keep(source, groups)
+            groups = await self._draw_held_out("eval", source, wave)
         if source == 0:
             wave = Wave(
                 group_size=1,
@@ -342,28 +351,42 @@ class Feed:
                 top_p=rollout.top_p,
                 top_k=rollout.top_k,
             )
-            start = await self._sampler.draw_evaluation(
-                "start", self._eval_prompts, wave, drawn_from
-            )
+            start = await self._draw_held_out("start", source, wave)
         seconds = time.perf_counter() - begin
         _future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, start))
 
-    async def _keep(self, source: int, groups: Sequence[Group]) -> None:
-        """Writes what was drawn of held-out prompts, for people to read: nothing else needs it."""
+    async def _draw_held_out(self, split: str, source: int, wave: Wave) -> list[Group]:
+        """Draws held-out prompts, and writes the answers as the ledger has those of a step."""
+        clock = Clock()
+        groups = await self._sampler.draw_evaluation(
+            split, self._eval_prompts, wave, self._drawn_from(source, source), clock=clock
+        )
         batch = Batch(
             step=source,
             groups=tuple(groups),
             next_draw=self._eval_prompts,
             source_step=source,
             policy_version=self._version,
-            reward_errors=0,
+            reward_errors=clock.reward_errors,
         )
-        folder = self._ledger.parent / EVALUATIONS
-        folder.mkdir(exist_ok=True)
+        folder = self._ledger.parent / FOLDERS[split]
+        folder.mkdir(parents=True, exist_ok=True)
         await _on_disk(partial(write_batch, folder, batch, self._texts(batch)))
+        return groups
 
     def _drawn_from(self, step: int, source: int) -> DrawnFrom:
         return DrawnFrom(step=step, source_step=source, policy_version=self._version)
+
+
+async def _both(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Does both at once. If one fails, the other is broken off, and the error is the one's."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _on_disk(write: Callable[[], Path]) -> None:

@@ -116,10 +116,7 @@ class Grader(Protocol):
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
         """One task reward per rollout, in order.
 
-        A check that hangs, crashes or gives no finite number counts as `rewards.reward_on_error`.
+        If a check hangs, crashes or gives no finite number, it is `rewards.reward_on_error`, as an
+        `outcome.Unchecked`.
         """
-        ...
-
-    def counts(self) -> dict[str, int]:
-        """Checks that timed out, crashed or gave no finite number, since the start."""
         ...

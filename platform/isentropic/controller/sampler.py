@@ -14,7 +14,7 @@ from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Prompt, Request, Rollout, RolloutKey
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.grading.outcome import parts_of
+from isentropic.tasks.grading.outcome import Unchecked, parts_of
 from isentropic.tasks.order import index_of
 
 
@@ -88,6 +88,7 @@ class Sampler:
         wave: Wave,
         drawn_from: DrawnFrom,
         max_tokens: int | None = None,
+        clock: Clock | None = None,
     ) -> list[Group]:
         """Draws `wave.group_size` samples for each of `prompts` held-out prompts.
 
@@ -99,7 +100,13 @@ class Sampler:
             for index in range(prompts)
         }
         await self._draw_wave(
-            groups, tuple(groups), wave, drawn_from, Clock(), split=split, max_tokens=max_tokens
+            groups,
+            tuple(groups),
+            wave,
+            drawn_from,
+            clock or Clock(),
+            split=split,
+            max_tokens=max_tokens,
         )
         return list(groups.values())
 
@@ -192,6 +199,7 @@ class _Grading:
         self._grader = grader
         self._chat = chat
         self._tasks: list[asyncio.Task[list[Rollout]]] = []
+        self._errors = 0
 
     def __enter__(self) -> "_Grading":
         return self
@@ -210,12 +218,14 @@ class _Grading:
         start = time.perf_counter()
         graded = await asyncio.gather(*self._tasks)
         clock.reward_s += time.perf_counter() - start
+        clock.reward_errors += self._errors
         return [rollout for rollouts in graded for rollout in rollouts]
 
     async def _grade(self, rollouts: list[Rollout]) -> list[Rollout]:
         # In a thread: the event loop, which hands engines their next prompts, would stand still.
         rollouts = await asyncio.to_thread(self._in_words, rollouts)
         rewards = await self._grader.grade(rollouts)
+        self._errors += sum(isinstance(reward, Unchecked) for reward in rewards)
         return [
             replace(rollout, reward=float(reward), reward_parts=dict(parts_of(reward)))
             for rollout, reward in zip(rollouts, rewards, strict=True)

@@ -62,6 +62,7 @@ class Clock:
     rollout_s: float = 0.0
     reward_s: float = 0.0  # waited for grades after the last rollout was there
     tokens: int = 0
+    reward_errors: int = 0  # checks that hung, crashed or gave no finite number
 
 
 @dataclass(slots=True)

@@ -58,6 +58,19 @@ def test_rollouts_are_those_of_the_ledger(runs):
     assert frame.loc[frame["fate"] != "trained", "advantage"].isna().all()
 
 
+def test_answers_to_held_out_prompts(runs):
+    """The share of right ones is the line's; nothing became of them, so there is no fate."""
+    run = isentropic.load_run("low")
+    assert run.evaluated[0] == 0 and len(run.evaluated) > 1
+    for step in run.evaluated:
+        frame = run.rollouts(step, split="eval")
+        assert set(frame["split"]) == {"eval"} and "fate" not in frame
+        right = (frame["reward"] == 1).groupby(frame["draw"]).mean().mean()
+        assert right == pytest.approx(run.metrics.loc[step, "eval/avg_at_k"])
+    start = run.rollouts(0, split="start")
+    assert list(start["draw"]) == sorted(set(frame["draw"]))
+
+
 def test_tokens_add_up_to_the_books(runs):
     """The sum over tokens is the ledger's own, so none is lost, doubled or beside its place."""
     run = isentropic.load_run("low")
@@ -89,6 +102,14 @@ def test_the_texts_of_tokens_joined_are_the_response(runs):
     ("ask", "message"),
     [
         (lambda run: run.rollouts(99), r"has no recorded step 99\. rollouts/ has 1, 2, 3, 4, 5, 6"),
+        (
+            lambda run: run.rollouts(1, split="eval"),
+            r"has no recorded step 1\. evaluations/ has 0, ",
+        ),
+        (
+            lambda run: run.rollouts(0, split="evla"),
+            r"train, eval, start; got 'evla'\. Did you mean",
+        ),
         (lambda run: run.tokens(3, draw=999), r"step 3 of .* has no draw 999\. It has \d+, "),
         (lambda run: run.tokens(3, attribution="a"), "has no attribution 'a'.* It has none; jobs"),
         (lambda run: run.plot("entropy/maen"), r"Did you mean 'entropy/mean'\?"),

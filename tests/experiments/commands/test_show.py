@@ -80,6 +80,18 @@ def test_the_last_step_has_no_fates_yet_and_tokens_need_no_tokenizer(run, capsys
 
 
 @pytest.mark.parametrize(
+    ("split", "folder"), [("eval", "evaluations"), ("start", "evaluations/start")]
+)
+def test_answers_to_held_out_prompts(run, capsys, split, folder):
+    (run / folder).mkdir(parents=True)
+    rows = [{**rollout(5, 0, "2", 1.0), "split": split}]
+    pq.write_table(pa.Table.from_pylist(rows), run / folder / "step_000003.parquet")
+    code, lines, _ = shown(capsys, run, f"split={split}")
+    assert code == 0, "the training's own step 3 says nothing of them"
+    assert lines[1:] == ["draw 5        1 samples, reward 1.000  1+1="]
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["step=9"], "has no step 9. It has 3, 4."),

@@ -68,6 +68,23 @@ def test_disk(settings, small):
     assert disk.checkpoints == 4 * 12 * count_parameters(small)  # one is being written
 
 
+@pytest.mark.parametrize(
+    ("every", "answers"),
+    [
+        pytest.param(4, 4 * 30 + 10, id="after steps 0, 4, 8 and 10, and one each for the entropy"),
+        pytest.param(0, 10, id="never, but for the entropy of the start"),
+    ],
+)
+def test_answers_of_evaluations_need_disk_too(settings, small, every, answers):
+    overrides = [f"evaluation.every={every}", "evaluation.samples=3", "run.steps=10"]
+    config = settings(*SIZES, *overrides)
+    without, with_them = (
+        find_disk(config, small, find_work(config, held_out=held_out)) for held_out in (0, 10)
+    )
+    tokens = answers * (80 * ANSWER_SHARE + 40 * PROMPT_SHARE)
+    assert with_them.ledger - without.ledger == pytest.approx(LEDGER_BYTES * tokens)
+
+
 def test_what_is_in_flight_needs_disk_too(settings, small):
     plain = settings(*SIZES)
     longer = settings(*SIZES, "rollout.segment_tokens=8", "rollout.prompts_in_flight=160")

@@ -17,6 +17,7 @@ import pytest
 
 import isentropic
 from isentropic.records import Prompt, Rollout, RolloutKey
+from isentropic.tasks.grading.outcome import Unchecked
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
 from isentropic.tasks.prompts import Kept
 
@@ -293,7 +294,9 @@ def test_a_deadline_bounds_a_step_in_which_everything_hangs(make_workers):
 
 def test_trusted_tasks_are_graded_here_with_the_same_care(make_workers):
     workers = make_workers(HostileTask(isolated=False))
-    assert grade(workers, ["1", "word", "nan"]) == [1.0, -7.0, -7.0]
+    rewards = grade(workers, ["1", "word", "nan"])
+    assert rewards == [1.0, -7.0, -7.0]
+    assert [isinstance(reward, Unchecked) for reward in rewards] == [False, True, True]
     assert workers.counts() == {"timed_out": 0, "crashed": 0, "raised": 1, "not_finite": 1}
 
 

@@ -2,7 +2,8 @@
 
 One parquet file per step and one row per rollout, raw and complete: dropped groups and all waves
 too. A file is there whole or not at all (temporary name, fsync, rename). Resume, replay and
-branches read it instead of drawing again.
+branches read it instead of drawing again. What is drawn of held-out prompts has files of the same
+form, for those who compute `eval/*` again; no run reads them.
 """
 
 import json
@@ -56,6 +57,10 @@ DICTIONARIES = [field.name for field in SCHEMA if not pa.types.is_list(field.typ
 BLOCK_ROWS = 4096  # made into arrays at once: their texts must have less than 2 GiB
 # JSON of what a reward was made of; only in files of tasks that name its parts.
 PARTS = pa.field("reward_parts", pa.string())
+
+# Split -> folder of the run. `start` is one sample of each held-out prompt, from the weights of the
+# start, at the training temperature: the tokens of `eval/entropy`.
+FOLDERS = {"train": "rollouts", "eval": "evaluations", "start": "evaluations/start"}
 
 ROUNDING = 1e-3  # nats: a logprob of a sure token may be a little above 0
 

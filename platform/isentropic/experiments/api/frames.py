@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isentropic.checks import nearest
+from isentropic.checks import check_choice, nearest
+from isentropic.controller.storage.ledger import FOLDERS
 from isentropic.experiments.run.recorded import LEDGER, decoder
 from isentropic.metrics.report.samples.tokens import Turn, pieces
 
@@ -35,9 +36,10 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def rollout_frame(run: Path, step: int) -> pd.DataFrame:
+def rollout_frame(run: Path, step: int, split: str) -> pd.DataFrame:
     """Make the frame of `Run.rollouts`."""
-    table = read_step(run / LEDGER, step, "recorded")
+    check_choice("split", split, tuple(FOLDERS))
+    table = read_step(run / FOLDERS[split], step, "recorded")
     prompts = [json.loads(text) for text in table.pop("prompt")]
     frame = table[KEY].copy()
     frame["prompt"] = [_question(prompt) for prompt in prompts]
@@ -47,7 +49,7 @@ def rollout_frame(run: Path, step: int) -> pd.DataFrame:
     frame["tokens"] = [len(logprobs) for logprobs in table["rollout_logprob"]]
     frame[ROLLOUT] = table[ROLLOUT]
     trained = run / "trained"
-    if step in steps_in(trained):  # the ledger may be ahead of the training
+    if split == "train" and step in steps_in(trained):  # the ledger may be ahead of the training
         fates = read_step(trained, step, "trained")
         frame = frame.merge(fates[[*KEY, *(c for c in FATE if c in fates)]], on=KEY, how="left")
     return frame

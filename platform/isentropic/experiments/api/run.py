@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from isentropic.controller.storage.ledger import FOLDERS
 from isentropic.experiments.api.frames import by_step, rollout_frame, steps_in, token_frame
 from isentropic.experiments.run.folder import CONFIG, read_config
 from isentropic.experiments.run.recorded import LEDGER
@@ -81,11 +82,16 @@ class Run:
         return steps_in(self.folder / LEDGER)
 
     @property
+    def evaluated(self) -> list[int]:
+        """The steps after which the answers to held-out prompts are recorded; 0 is the start."""
+        return steps_in(self.folder / FOLDERS["eval"])
+
+    @property
     def measured(self) -> list[int]:
         """The steps whose tokens have contributions to the entropy: `accounting.ledger.every`."""
         return steps_in(self.folder / "attribution")
 
-    def rollouts(self, step: int) -> pd.DataFrame:
+    def rollouts(self, step: int, *, split: str = "train") -> pd.DataFrame:
         """Read what was drawn for a step: a row per rollout, dropped ones and teachers too.
 
         Columns: the key (draw, wave, sample), prompt, answer, response, reward, tokens,
@@ -93,10 +99,15 @@ class Run:
         shaped_reward, and the means over the response of advantage, old_logprob and old_entropy
         (nats), NaN for what was not trained on.
 
+        Args:
+            step: one of `steps`, or of `evaluated`.
+            split: "eval" for the held-out prompts, answered with the weights after the step;
+                "start", step 0 only, for the answers that eval/entropy is the mean of.
+
         Raises:
             ValueError: the run recorded no such step, or its file is damaged.
         """
-        return rollout_frame(self.folder, step)
+        return rollout_frame(self.folder, step, split)
 
     def tokens(
         self, step: int, *, draw: int | None = None, attribution: str | None = None

@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from isentropic.controller.storage.ledger import FOLDERS
 from isentropic.experiments.program import program
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, step, text
 from isentropic.metrics.report.find import find_run
 from isentropic.metrics.report.samples.tokens import Turn, pieces
 
 KEY = ("split", "draw", "wave", "sample")
-FOLDERS = {"train": "rollouts", "eval": "evaluations"}  # split -> where it was recorded
 Row = dict[str, Any]
 
 OPTIONS = Options(
@@ -45,7 +45,12 @@ OPTIONS = Options(
             lambda name, value: count(name, value, at_least=0),
         ),
         Option("tokens", "true|false", "true: each token with its surprise, -log p in nats", flag),
-        Option("split", "train|eval", "eval: held-out prompts (default: train)", choice(*FOLDERS)),
+        Option(
+            "split",
+            "train|eval|start",
+            "eval: held-out prompts; start: the answers behind eval/entropy (default: train)",
+            choice(*FOLDERS),
+        ),
     ),
     words="run",
 )

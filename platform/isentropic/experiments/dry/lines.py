@@ -158,7 +158,7 @@ def _work(config: Config, work: Work) -> list[str]:
 
 
 def evaluation_lines(config: Config, work: Work) -> list[str]:
-    """How much of all that the engines draw is drawn to evaluate: engines do one or the other.
+    """How much of all that the engines draw is drawn to evaluate.
 
     Counted in answers, as if those to held-out prompts were as long as those that are trained on.
     """

@@ -42,6 +42,7 @@ class Work:
     most_prompt_tokens: int
     evaluation_answers: int
     evaluations: int  # in the whole run
+    start_answers: int  # once, for the entropy of the start
 
     @property
     def drawn_tokens(self) -> float:
@@ -80,6 +81,7 @@ def find_work(config: Config, *, held_out: int | None) -> Work:
         most_prompt_tokens=rollout.max_prompt_tokens,
         evaluation_answers=of_a_set * evaluation.samples if evaluations else 0,
         evaluations=evaluations,
+        start_answers=of_a_set,
     )
 
 
@@ -96,17 +98,19 @@ class Disk:
 
 
 def find_disk(config: Config, model: PretrainedConfig, work: Work) -> Disk:
-    """What the run folder grows to; the ledger is never pruned."""
-    tokens = work.answers * (work.answer_tokens + work.prompt_tokens)
+    """What the run folder grows to; the ledger is never pruned, nor are answers of evaluations."""
+    answers = float(work.answers)
     if config.rollout.segment_tokens is not None:
         # What each step leaves in flight is written too.
-        tokens *= config.rollout.in_flight / config.rollout.prompts_per_step
+        answers *= config.rollout.in_flight / config.rollout.prompts_per_step
+    held_out = work.evaluations * work.evaluation_answers + work.start_answers
+    tokens = work.answer_tokens + work.prompt_tokens
     lora = config.learner.lora
     trained = count_parameters(model) if lora is None else count_trained(model, lora)
     # One more while it is written.
     kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
     return Disk(
-        ledger=LEDGER_BYTES * tokens * config.run.steps,
+        ledger=LEDGER_BYTES * tokens * (answers * config.run.steps + held_out),
         checkpoints=kept * CHECKPOINT_BYTES * trained,
     )
 

@@ -187,7 +187,6 @@ class Assembly:
             pool=actors.pool,
             sampler=sampler,
             chat=prepared.chat,
-            grader=self.grader,
             make_sampling=lambda step: config.sampling,
             candidates=method.candidates,
             ledger=self.folder / "rollouts",

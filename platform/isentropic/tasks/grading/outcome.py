@@ -26,6 +26,10 @@ class Paid(float):
         return paid
 
 
+class Unchecked(float):
+    """What is paid for an answer whose check hung, crashed or gave no finite number."""
+
+
 class Failed(str):
     """The kind of an error, and what was wrong: for a user's own code with file and line."""
 

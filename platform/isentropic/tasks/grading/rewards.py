@@ -10,7 +10,14 @@ from isentropic.checks import check_range
 from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
-from isentropic.tasks.grading.outcome import CRASHED, KINDS, TIMED_OUT, Outcome, reason_of
+from isentropic.tasks.grading.outcome import (
+    CRASHED,
+    KINDS,
+    TIMED_OUT,
+    Outcome,
+    Unchecked,
+    reason_of,
+)
 from isentropic.tasks.grading.pool import RewardError, WorkerPool, spare_cpus
 from isentropic.tasks.grading.wall import Wall
 from isentropic.tasks.grading.worker import Item, check_all
@@ -89,7 +96,7 @@ class RewardWorkers:
         )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
-        """Returns one task reward per rollout, in order.
+        """Returns one task reward per rollout, in order; `Unchecked` if its check gave none.
 
         Raises:
             RewardError: the task fails on right answers too.
@@ -107,7 +114,7 @@ class RewardWorkers:
         for outcome, rollout in zip(outcomes, rollouts, strict=True):
             await self._count(outcome, rollout.prompt)
         return [
-            self._config.reward_on_error if isinstance(outcome, str) else outcome
+            Unchecked(self._config.reward_on_error) if isinstance(outcome, str) else outcome
             for outcome in outcomes
         ]
 

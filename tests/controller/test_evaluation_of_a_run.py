@@ -1,0 +1,192 @@
+"""Held-out answers: recorded before they are reported, drawn beside the next step, same numbers."""
+
+import asyncio
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from isentropic.controller.storage.ledger import FOLDERS, ledger_path, read_batch
+from isentropic.metrics.entropy import START_ENTROPY, entropy_metrics
+from isentropic.metrics.evaluation import evaluation_metrics
+from isentropic.tasks.grading.outcome import Unchecked
+
+EVALUATED = (0, 3, 6)  # evaluation.every=3, run.steps=6
+
+
+def recorded(run, split, step):
+    return read_batch(run.folder / FOLDERS[split], step)
+
+
+def test_evaluations_are_recorded(fake_run):
+    run = fake_run("evaluation.samples=2").run()
+    folder = run.folder / "evaluations"
+
+    assert sorted(path.stem for path in folder.glob("*.parquet")) == [
+        f"step_{step:06d}" for step in EVALUATED
+    ]
+    for step in EVALUATED:
+        batch = read_batch(folder, step)
+        line = run.lines.lines[step]
+        assert batch.policy_version == line["eval/policy_version"]
+        assert len(batch.rollouts) == 2 * 2  # prompts, samples
+        assert {rollout.key.split for rollout in batch.rollouts} == {"eval"}
+        right = [rollout.is_right for rollout in batch.rollouts]
+        assert np.mean(right) == pytest.approx(line["eval/avg_at_k"])
+        rows = pq.read_table(ledger_path(folder, step)).to_pylist()
+        assert all(row["reward"] == float(row["response"][0].count("1") >= 2) for row in rows)
+
+
+def test_a_run_without_evaluations_records_the_start_only(fake_run):
+    run = fake_run("evaluation.every=0").run()
+    files = sorted((run.folder / "evaluations").rglob("*.parquet"))
+    assert files == [ledger_path(run.folder / "evaluations" / "start", 0)]
+
+
+def test_the_record_gives_the_same_metrics_to_the_bit(fake_run):
+    run = fake_run().run()
+    for step in EVALUATED:
+        rollouts = {run.config.task.name: recorded(run, "eval", step).rollouts}
+        line = run.lines.lines[step]
+        again = evaluation_metrics(rollouts, run.config.evaluation.samples)
+        others = {START_ENTROPY, "eval/policy_version"}
+        assert again == {
+            key: line[key] for key in line if key.startswith("eval/") and key not in others
+        }
+        assert len(again) == 6
+
+    # The entropy is of the tokens of one answer each, under the weights of the start.
+    start = recorded(run, "start", 0).rollouts
+    scores = asyncio.run(fake_run(folder="scored").trainer().score_rollouts(start))
+    assert [rollout.key.split for rollout in start] == ["start"] * 2
+    assert entropy_metrics(start, scores)["entropy/mean"] == run.lines.lines[0][START_ENTROPY]
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_answers_are_on_disk_before_their_line(fake_run, staleness):
+    run, seen = fake_run(f"rollout.max_staleness={staleness}"), []
+    write = run.lines.log
+
+    def log(step, metrics):
+        if "eval/avg_at_k" in metrics:
+            seen.append(recorded(run, "eval", step).step)
+            assert step or recorded(run, "start", 0)
+        write(step, metrics)
+
+    run.lines.log = log
+    run.run()
+    assert tuple(seen) == EVALUATED
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_resume_writes_the_same_answers_and_needs_none(fake_run, staleness):
+    """The run of an older version has no record of the evaluation that it trains again."""
+    name = f"rollout.max_staleness={staleness}"
+    whole, killed = fake_run(name, folder="whole").run(), fake_run(name, folder="killed")
+    killed.lines.log = dying(killed, at=4)
+    with pytest.raises(InterruptedError):
+        killed.run()
+    path = ledger_path(killed.folder / "evaluations", 3)
+    before = path.read_bytes()
+    for file in (killed.folder / "evaluations").rglob("*.parquet"):
+        file.unlink()
+
+    resumed = fake_run(name, folder="killed").run(resume=True)
+
+    assert min(resumed.lines.lines) == 3, "it goes on from the checkpoint of step 2"
+    assert path.read_bytes() == before
+    assert killed.stable | resumed.stable == whole.stable
+
+
+def dying(run, at):
+    write = run.lines.log
+
+    def log(step, metrics):
+        if step == at:
+            raise InterruptedError
+        write(step, metrics)
+
+    return log
+
+
+@pytest.mark.parametrize(
+    ("override", "at_once"),
+    [
+        pytest.param("rollout.max_staleness=0", True, id="the loop waits for both"),
+        pytest.param("rollout.max_staleness=1", False, id="it trains as soon as that is there"),
+        pytest.param("cluster.placement=shared", False, id="it has the GPUs in between"),
+    ],
+)
+def test_a_step_is_drawn_beside_the_evaluation_of_its_weights(override, at_once, fake_run, fakes):
+    beside, now = set(), []
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            now.append(requests[0].key.split)
+            beside.add(frozenset(now))
+            async for completions in super().generate(requests):
+                yield completions
+                # Each draw takes a while: those that may overlap do.
+                for _ in range(20):
+                    await asyncio.sleep(0)
+            now.remove(requests[0].key.split)
+
+    fake_run(override, pool=Pool()).run()
+    assert {frozenset(["eval"]), frozenset(["train"])} <= beside
+    assert (frozenset(["eval", "train"]) in beside) == at_once
+    assert any(len(splits) > 1 for splits in beside) == at_once
+
+
+def test_drawing_at_once_changes_no_number(fake_run, fakes):
+    class OneAtATime(fakes["pool"]):
+        async def generate(self, requests):
+            self.free = getattr(self, "free", None) or asyncio.Lock()
+            async with self.free:
+                async for completions in super().generate(requests):
+                    yield completions
+
+    one = fake_run(folder="one", pool=OneAtATime()).run()
+    both = fake_run(folder="both").run()
+    assert one.stable == both.stable
+    for split, steps in (("eval", EVALUATED), ("train", range(1, 7))):
+        for step in steps:
+            files = [ledger_path(run.folder / FOLDERS[split], step) for run in (one, both)]
+            assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("hangs", ["eval", "train"])
+def test_if_one_of_two_draws_fails_the_run_ends_at_once_with_its_error(hangs, fake_run, fakes):
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            if requests[0].key.split == hangs:
+                await asyncio.Event().wait()
+            if requests[0].key.split in ("eval", "train"):
+                raise RuntimeError("engine 0 is gone")
+            async for completions in super().generate(requests):
+                yield completions
+
+    run = fake_run(pool=Pool())
+    with pytest.raises(RuntimeError, match="engine 0 is gone"):
+        asyncio.run(asyncio.wait_for(run.controller().run(), 5))
+
+
+def test_failed_checks_of_an_evaluation_are_not_the_steps(fake_run, fakes):
+    """Both are graded at the same time, by the same grader."""
+
+    class Grader(fakes["grader"]):
+        async def grade(self, rollouts):
+            rewards = await super().grade(rollouts)
+            failed = {"eval": 1, "train": 3}
+            return [
+                Unchecked(-0.5)
+                if rollout.key.draw == failed.get(rollout.key.split) and rollout.key.sample == 0
+                else reward
+                for rollout, reward in zip(rollouts, rewards, strict=True)
+            ]
+
+    run = fake_run(grader=Grader()).run()
+    assert [run.lines.lines[step]["reward/errors"] for step in range(1, 7)] == [1, 0, 0, 0, 0, 0]
+    for step in EVALUATED:
+        batch = recorded(run, "eval", step)
+        assert batch.reward_errors == 1
+        assert [each.reward for each in batch.rollouts if each.key[1:] == (1, 0, 0)] == [-0.5]
