@@ -195,8 +195,9 @@ class _Rank:
 
 
 def shared(small: bool) -> list[Row]:
-    """Train three steps with a rank and an engine that take turns on one GPU."""
-    return [_train("shared", small, "run.steps=3", "cluster=shared_gpu")]
+    """Train three steps with a rank and an engine that take turns on one GPU; weights are lent."""
+    lent = "weights.transport=broadcast"
+    return [_train("shared", small, "run.steps=3", "cluster=shared_gpu", lent)]
 
 
 def apart(small: bool) -> list[Row]:

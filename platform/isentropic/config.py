@@ -400,7 +400,7 @@ class ClusterConfig:
 class WeightsConfig:
     """How weights get from the learner to the engines."""
 
-    transport: str  # objects: through Ray's object store | broadcast: from rank 0 to all at once
+    transport: str  # objects: through Ray's object store | broadcast: from the ranks, in one round
 
     def __post_init__(self) -> None:
         check_choice("weights.transport", self.transport, ("objects", "broadcast"))

@@ -1,4 +1,7 @@
-"""Two real ranks, two real engines, and weights by broadcast over gloo: same bits, whatever dies."""
+"""Two real ranks, two real engines, and weights by broadcast: same bits, whatever dies.
+
+Over gloo, and lent in memory that both sides map, as where they share devices.
+"""
 
 import asyncio
 import os
@@ -69,7 +72,41 @@ def inside():
         learner_actor.lay_out = lay_out
 
     def flip(actor, serial):
-        actor._outbox._posts[serial].parcels[0].flat[5] ^= 1
+        """In what was gathered, or will be until `unflip`."""
+        from isentropic.weights import lending, parcels
+
+        for parcel in actor._outbox._posts[serial].parcels[:1]:
+            parcel.flat[5] ^= 1
+
+        def damaged(*arguments):
+            for parcel in parcels.fill_parcels(*arguments):
+                parcel.flat[5] ^= 1
+                yield parcel
+
+        lending.fill_parcels = damaged
+
+    def unflip(actor):
+        from isentropic.weights import lending, parcels
+
+        lending.fill_parcels = parcels.fill_parcels
+
+    def step(actor):
+        """Other weights, and a newer version."""
+        import torch
+
+        with torch.no_grad():
+            for parameter in actor._learner._model.parameters():
+                parameter.mul_(1.01)
+        actor._learner.policy_version += 1
+
+    def lent(actor):
+        """What the process still has of memory that was lent."""
+        import os
+
+        links = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
+        names = [os.readlink(link) for link in links if os.path.islink(link)]
+        with open("/proc/self/maps") as maps:
+            return [each for each in [*names, *maps] if "memfd:isentropic-weights" in each]
 
     return SimpleNamespace(**locals())
 
@@ -90,18 +127,26 @@ def merged(weights):
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
+def route_of(ranks, backend):
+    senders = len(ranks) if backend == "ipc" else 1
+    return Route(ranks[0], backend=backend, processes=1, senders=senders)
+
+
+both_ways = pytest.mark.parametrize("backend", ["gloo", "ipc"])
+
+
 @pytest.fixture
-def ranks(actors):
+def ranks(actors, backend):
     """The session's ranks, publishing by broadcast."""
     ranks = actors.learner._actors
-    route = Route(ranks[0], backend="gloo", processes=1)
+    route = route_of(ranks, backend)
     return RayLearnerGroup(ranks, dtype="float32", timeout_s=60.0, route=route)
 
 
-async def assert_engines_have(actors, ranks):
+async def assert_engines_have(pool, ranks):
     run = inside()
     weights, _ = await asyncio.gather(*(call(actor, run.gathered) for actor in ranks._actors))
-    for handle in actors.pool.handles:
+    for handle in pool.handles:
         live = await call(handle.actor, run.live)
         for name, value in merged(weights).items():
             # vLLM fills 112 rows of the vocabulary up to 128.
@@ -109,8 +154,9 @@ async def assert_engines_have(actors, ranks):
         assert live.keys() <= merged(weights).keys()
 
 
+@both_ways
 def test_engines_have_the_learners_weights_to_the_bit(actors, loop, ranks, rollouts):
-    """Twice: the second round goes through the group of the first."""
+    """Twice: over gloo the second round goes through the group of the first."""
     run = inside()
 
     async def sync():
@@ -119,7 +165,7 @@ def test_engines_have_the_learners_weights_to_the_bit(actors, loop, ranks, rollo
                 await call(handle.actor, run.wipe_all)
             weights = await ranks.publish()
             seconds = await actors.pool.load_weights(weights)
-            await assert_engines_have(actors, ranks)
+            await assert_engines_have(actors.pool, ranks)
         found = [c async for part in actors.pool.generate(rollouts.requests(2, 2)) for c in part]
         return weights, seconds, found
 
@@ -128,6 +174,35 @@ def test_engines_have_the_learners_weights_to_the_bit(actors, loop, ranks, rollo
     assert {each.policy_version for each in found} == {weights.policy_version}
 
 
+@pytest.mark.parametrize("backend", ["ipc"])
+def test_versions_over_three_syncs_of_one_engine_and_two_ranks(actors, loop, ranks, rollouts):
+    """One rank lends to nobody, and gathers along. Nothing of what was lent stays in any process."""
+    run = inside()
+    pool = RayRolloutPool(actors.pool.handles[:1], max_num_seqs=4, timeout_s=60.0, max_restarts=0)
+
+    async def syncs():
+        await ranks.remember()
+        versions = []
+        for _ in range(3):
+            await asyncio.gather(*(call(actor, run.step) for actor in ranks._actors))
+            weights = await ranks.publish()
+            await pool.load_weights(weights)
+            await assert_engines_have(pool, ranks)
+            drawn = [c async for part in pool.generate(rollouts.requests(1, 2)) for c in part]
+            versions.append((weights.policy_version, *{each.policy_version for each in drawn}))
+        everyone = [*ranks._actors, pool.handles[0].actor]
+        left = await asyncio.gather(*(call(actor, run.lent) for actor in everyone))
+        await ranks.recall()
+        await actors.pool.load_weights(await ranks.publish())
+        return versions, left
+
+    versions, left = loop.run_until_complete(syncs())
+    first = versions[0][0]
+    assert versions == [(first + n, first + n) for n in range(3)]
+    assert left == [[], [], []]
+
+
+@both_ways
 def test_a_changed_bit_is_refused_by_name(actors, loop, ranks, rollouts):
     """The engines answer nobody until they are loaded again."""
 
@@ -137,14 +212,16 @@ def test_a_changed_bit_is_refused_by_name(actors, loop, ranks, rollouts):
         await call(ranks._actors[0], inside().flip, weights.serial)
         with pytest.raises(ValueError, match=r"embed_tokens.* has other bytes than were published"):
             await actors.pool.load_weights(weights)
+        await call(ranks._actors[0], inside().unflip)
         health = [await handle.actor.health.remote() for handle in actors.pool.handles]
         assert {each.policy_version for each in health} == {-1}
         await actors.pool.load_weights(await ranks.publish())
-        await assert_engines_have(actors, ranks)
+        await assert_engines_have(actors.pool, ranks)
 
     loop.run_until_complete(sync())
 
 
+@both_ways
 def test_an_engine_killed_in_the_middle(actors, loop, ranks, tmp_path):
     """The round is off; the other engine is loaded again, and the dead one comes back with the weights."""
     run, gate = inside(), tmp_path / "gate"
@@ -167,7 +244,7 @@ def test_an_engine_killed_in_the_middle(actors, loop, ranks, tmp_path):
         await loading
         for actor in ranks._actors:
             await call(actor, run.usual_parcels)
-        await assert_engines_have(actors, ranks)
+        await assert_engines_have(actors.pool, ranks)
 
     loop.run_until_complete(sync())
     assert victim.restarts == restarts + 1
@@ -210,7 +287,8 @@ def fakes():
     return Rank, Engine
 
 
-def test_a_rank_killed_in_the_middle_is_named(ray_session, loop):
+@both_ways
+def test_a_rank_killed_in_the_middle_is_named(ray_session, loop, backend):
     """No engine is started again for it: a new group of ranks will publish from the checkpoint."""
     rank, engine = fakes()
     options = {"runtime_env": {"env_vars": worker_env(1)}}
@@ -218,7 +296,7 @@ def test_a_rank_killed_in_the_middle_is_named(ray_session, loop):
     actor = RolloutActor.options(max_restarts=-1, **options).remote(engine, False)
     handle = EngineHandle(actor, 0, startup_s=60.0, health_s=60.0)
     pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=60.0, max_restarts=4)
-    route = Route(ranks[0], backend="gloo", processes=1)
+    route = route_of(ranks, backend)
     group = RayLearnerGroup(ranks, dtype="float32", timeout_s=60.0, route=route)
 
     async def sync():

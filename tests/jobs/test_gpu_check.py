@@ -104,11 +104,12 @@ def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.engine
-def test_a_part_that_trains_runs_on_a_cpu(tmp_path):
+@pytest.mark.parametrize(("part", "steps"), [("sync", 2), ("shared", 3)])
+def test_a_part_that_trains_runs_on_a_cpu(part, steps, tmp_path):
     path = tmp_path / "results.json"
 
-    assert gpu_check.check(["sync"], path, small=True, again=False) == 0
-    (row,) = json.loads(path.read_text())["sync"]["rows"]
-    assert row["steps"] == 2
+    assert gpu_check.check([part], path, small=True, again=False) == 0
+    (row,) = json.loads(path.read_text())[part]["rows"]
+    assert row["steps"] == steps
     assert row["time/sync_s"] > 0 and row["time/update_s"] > 1e-3
     assert row["sync/probe_logprob_abs_max max"] < 1e-3

@@ -87,6 +87,42 @@ def test_shared_memory_moves_once_and_buffers_are_used_again():
     assert [copy.data_ptr() for copy in offload._copies] == buffers
 
 
+def test_weights_are_gathered_while_the_state_is_away(make_learner):
+    """One after the other, the same bits as before; each leaves the device as the next one comes."""
+    learner = make_learner()
+    before = {name: tensor.clone() for name, tensor in learner.named_weights()}
+    state = state_of(learner)
+    largest = max(held_bytes([parameter]) for parameter in learner._model.parameters())
+    learner._offload.leave(state)
+    for name, tensor in learner.named_weights():
+        assert torch.equal(tensor, before.pop(name)), name
+        held = held_bytes(
+            state
+        )  # by name: pytest would show tensors that have no memory, and crash
+        assert 0 < held <= largest
+    held = held_bytes(state)
+    assert before == {} and held == 0
+    learner._offload.come_back()
+    held = held_bytes(state)
+    assert held > 0
+
+
+def test_a_visit_ends_after_an_error_too():
+    whole = torch.arange(6.0)
+    part = whole[2:]
+    offload = Offload()
+    with offload.visit([whole]):
+        pass  # nothing has left
+    offload.leave([whole, torch.ones(3)])
+    with pytest.raises(RuntimeError, match="in the middle"), offload.visit([part]):
+        assert whole.tolist() == [0, 1, 2, 3, 4, 5]
+        raise RuntimeError("in the middle")
+    held = held_bytes([whole])
+    assert held == 0
+    offload.come_back()
+    assert whole.tolist() == [0, 1, 2, 3, 4, 5]
+
+
 def test_it_cannot_leave_twice():
     offload = Offload()
     offload.come_back()

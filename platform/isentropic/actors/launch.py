@@ -112,7 +112,7 @@ async def start_actors(
             dtype=rollout.dtype,
             timeout_s=learner.timeout_s,
             context_parallel=learner.context_parallel,
-            route=_route(transport, ranks[0], cluster, rollout),
+            route=_route(transport, ranks, cluster, rollout),
         )
 
     shared = cluster.placement == "shared"
@@ -207,13 +207,16 @@ def start_ranks(
 
 
 def _route(
-    transport: str, sender: Any, cluster: ClusterConfig, rollout: RolloutConfig
+    transport: str, ranks: Sequence[Any], cluster: ClusterConfig, rollout: RolloutConfig
 ) -> Route | None:
     if transport == "objects":
         return None
+    # NCCL does not connect two processes on one GPU, and neither needs a copy on the host.
+    if cluster.placement == "shared":
+        return Route(ranks[0], backend="ipc", processes=1, senders=len(ranks))
     on_gpus = cluster.gpus_per_engine > 0 and cluster.gpus_per_rank > 0
     backend = "nccl" if on_gpus else "gloo"
-    return Route(sender, backend=backend, processes=rollout.tensor_parallel)
+    return Route(ranks[0], backend=backend, processes=rollout.tensor_parallel)
 
 
 def _where(spot: Place, resources: dict[str, float]) -> dict:

@@ -17,6 +17,7 @@ from isentropic.learner.learner import Learner
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
 from isentropic.weights.buckets import fill_buckets
 from isentropic.weights.channel import Round
+from isentropic.weights.lending import lend
 from isentropic.weights.outbox import Outbox
 from isentropic.weights.parcels import lay_out
 
@@ -102,6 +103,25 @@ class LearnerActor:
     def send(self, meeting: Round) -> dict[str, float]:
         """Sends what is or will be gathered to the engines of a round; rank 0."""
         return self._outbox.send(meeting)
+
+    @ray.method(concurrency_group="learner")
+    def lend(self, meeting: Round, dtype: str) -> dict[str, float]:
+        """Gathers the weights for the engines of a round, in memory that they map; every rank.
+
+        Also while the state is on the host: `offload` may have come before.
+        """
+        assert meeting.policy_version == self._learner.policy_version, (
+            f"weights of version {meeting.policy_version} were published, the learner has those of "
+            f"{self._learner.policy_version} by now"
+        )
+        layout = lay_out(self._learner.weight_shapes(), getattr(torch, dtype))
+        weights = self._learner.named_weights(getattr(torch, dtype))
+        try:
+            return lend(meeting, self._rank, layout, weights)
+        finally:
+            # As in `publish`.
+            for _ in weights:
+                pass
 
     @ray.method(concurrency_group="health")
     def call_off(self, meeting: Round, why: str) -> None:

@@ -11,11 +11,12 @@ from ray.exceptions import RayActorError
 from torch.distributed import DistError
 
 from isentropic.actors.transport import Published
-from isentropic.actors.transport.broadcast import BroadcastWeights, Route
+from isentropic.actors.transport.broadcast import LATE_S, BroadcastWeights, Route
 from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.controller.protocols import LearnerLost, WaitError
 from isentropic.durable import FileEntry
 from isentropic.records import MicroBatch, StepBatch, StepResult, TokenScores
+from isentropic.weights.channel import Round, RoundBroken
 
 # How gloo and NCCL put it.
 PEER_LOST = re.compile(r"gloo/|NCCL|ProcessGroup|Connection (closed|reset) by peer")
@@ -95,7 +96,8 @@ class RayLearnerGroup:
     async def publish(self) -> Published:
         """Returns when rank 0 has all weights; with a route, when the ranks have begun to gather.
 
-        What goes wrong after that is raised where the weights are loaded, and by the next call.
+        What goes wrong after that is raised where the weights are loaded, and by the next call. If
+        the route lends, the ranks gather when engines load: until they have, no update may come.
         """
         if self._route is not None:
             return await self._begin_publishing(self._route)
@@ -169,11 +171,23 @@ class RayLearnerGroup:
         [(version, serial, address)] = await self._call(
             "begin_post", [(self._dtype,)], what="publishing weights"
         )
+        if route.lends:
+            return BroadcastWeights(version, serial, address, route, self._lend)
         posts = [(serial, self._dtype)] * self.num_ranks
         self._gathering = asyncio.ensure_future(self._call("post", posts, what="gathering weights"))
         # Else asyncio complains if nobody asks any more, because the run has ended.
         self._gathering.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return BroadcastWeights(version, serial, address, route, self._gathering)
+        return BroadcastWeights(version, serial, address, route, route.send, self._gathering)
+
+    async def _lend(self, meeting: Round) -> dict[str, float]:
+        """Takes part in a round with every rank; returns the seconds of the slowest."""
+        found = await self._call(
+            "lend",
+            [(meeting, self._dtype)] * self.num_ranks,
+            what="gathering weights",
+            timeout_s=meeting.timeout_s + 2 * LATE_S,
+        )
+        return {phase: max(seconds[phase] for seconds in found) for phase in found[0]}
 
     async def _gathered(self) -> None:
         """Waits for the last publication, once: the ranks work on one call after another."""
@@ -205,7 +219,8 @@ class RayLearnerGroup:
         try:
             return await wait_all(refs, who=who, what=what, timeout_s=deadline, actors=actors)
         except (RuntimeError, DistError) as error:
-            if is_loss(error):
+            # A round may be off for what an engine said, whatever that was.
+            if is_loss(error) and not isinstance(error, RoundBroken):
                 raise LearnerLost(str(error)) from error
             raise
 

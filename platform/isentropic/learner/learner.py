@@ -199,14 +199,17 @@ class Learner:
         Adapters are merged in `dtype`: in that of the forward pass, to the bits of the learner's.
         Each tensor is gathered when the iterator reaches it: every rank must go through to the end.
         On a single rank a tensor may share memory with the weight itself; copy what must outlive
-        the next update.
+        the next update. While the state is on the host, only what the next tensor needs comes to
+        the device, and leaves it as the iterator goes on.
         """
         for name, parameter, adapter in weights_and_adapters(self._model.lm):
-            weight = _gathered(parameter, dtype)
-            if adapter is not None:
-                factors = (_gathered(factor, dtype) for factor in (adapter.down, adapter.up))
-                weight = merge(weight, Adapter(*factors, adapter.scale))
-            yield name, weight
+            factors = () if adapter is None else (adapter.down, adapter.up)
+            with self._offload.visit((parameter, *factors)):
+                weight = _gathered(parameter, dtype)
+                if adapter is not None:
+                    full = (_gathered(factor, dtype) for factor in factors)
+                    weight = merge(weight, Adapter(*full, adapter.scale))
+                yield name, weight
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns what `named_weights` will yield; nothing is gathered."""
@@ -216,7 +219,9 @@ class Learner:
         }
 
     def offload(self) -> None:
-        """Moves the state to host memory and frees the GPU; only `restore` may come next.
+        """Moves the state to host memory and frees the GPU.
+
+        Only `restore` may come next, or `named_weights`.
 
         Does nothing on a CPU: there the state is in host memory already.
         """

@@ -1,6 +1,7 @@
 """Keeps a learner's state in host memory while engines have the GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ class Offload:
     """Moves the memory of tensors to the host and back, bit for bit.
 
     Only the memory moves. The tensors stay what they are, so that optimizer, FSDP and checkpoints
-    go on with those they know; between `leave` and `come_back` nobody may read them.
+    go on with those they know; between `leave` and `come_back` nobody may read them, but inside
+    `visit`.
     """
 
     def __init__(self) -> None:
@@ -50,6 +52,24 @@ class Offload:
             torch.cuda.synchronize()
         self._storages = []
         self.away = False
+
+    @contextmanager
+    def visit(self, tensors: Iterable[Tensor]) -> Iterator[None]:
+        """Lets some of the tensors be read inside, on their device; does nothing if none has left.
+
+        What is written to them is lost.
+        """
+        wanted = {_storage(tensor)._cdata for tensor in tensors} if self.away else set()
+        pairs = zip(self._storages, self._copies, strict=True) if wanted else ()
+        visitors = [(storage, copy) for storage, copy in pairs if storage._cdata in wanted]
+        for storage, copy in visitors:
+            storage.resize_(copy.nbytes)
+            _bytes(storage).copy_(copy, non_blocking=True)
+        try:
+            yield
+        finally:
+            for storage, _ in visitors:
+                storage.resize_(0)
 
 
 def state_tensors(models: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> list[Tensor]:

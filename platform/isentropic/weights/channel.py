@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from isentropic.weights.parcels import Layout
+from isentropic.weights.parcels import Layout, Parcel
 
 POLL_S = 0.05  # between two looks for the word that a round is off
 MEET_S = 60.0  # for processes that all have arrived to connect to each other
@@ -35,7 +35,9 @@ class Round:
     Args:
         serial: of the publication.
         group: processes that took part in the last round of the same group are connected already.
-        size: of the group: the sender, which is rank 0, and every process of the engines.
+        backend: gloo, nccl, or ipc: lent by the ranks on the engines' devices (`weights.lending`).
+        size: of the group: the senders, which come first, and every process of the engines.
+        senders: rank 0 of the learner, or all ranks if they lend.
     """
 
     number: int
@@ -43,10 +45,11 @@ class Round:
     policy_version: int
     host: str
     port: int
-    backend: str  # gloo | nccl
+    backend: str  # gloo | nccl | ipc
     group: int
     size: int
     timeout_s: float
+    senders: int = 1
 
 
 class Line:
@@ -107,7 +110,8 @@ class Line:
             return self.store.check([self._key(key)])
 
     def _key(self, key: str) -> str:
-        return f"round/{self.round.number}/{key}"
+        # With the publication: a new route to the same ranks counts its rounds from 1 again.
+        return f"round/{self.round.serial}/{self.round.number}/{key}"
 
 
 class Channel:
@@ -124,6 +128,13 @@ class Channel:
             line.hear(f"here/{other}")
         self.device = device if line.round.backend == "nccl" else torch.device("cpu")
         self._group = _connected(line, rank)
+
+    def receive(self, index: int, size: int, line: Line) -> Parcel:
+        """Waits for parcel `index`, of `size` bytes."""
+        published = line.hear(f"checksums/{index}").split()
+        flat = torch.empty(size, dtype=torch.uint8, device=self.device)
+        self.broadcast(flat, line)
+        return Parcel(flat, tuple(map(int, published)))
 
     def broadcast(self, flat: Tensor, line: Line) -> None:
         """Sends `flat` as rank 0, fills it as another rank."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from isentropic.weights.channel import Channel, Line, Round
+from isentropic.weights.lending import Loan
 from isentropic.weights.parcels import Layout, check_layout, check_parcel, open_parcel
 
 
@@ -37,7 +38,7 @@ class Inbox:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._channel: tuple[tuple, Channel] | None = None
+        self._channel: tuple[tuple, Channel | Loan] | None = None
         self._line: Line | None = None
         self._rank = 0
         self.layout: Layout | None = None
@@ -51,9 +52,11 @@ class Inbox:
         with self._calling_off():
             self.layout = self._line.layout()
             group = (meeting.host, meeting.port, meeting.group)
-            if self._channel is None or self._channel[0] != group:
+            # What is lent is lent for one round.
+            lent = meeting.backend == "ipc"
+            if lent or self._channel is None or self._channel[0] != group:
                 self.close()
-                self._channel = (group, Channel(self._line, rank, self._device))
+                self._channel = (group, self._join())
 
     def take(self, index: int, load: Callable[[Iterator[tuple[str, Tensor]]], None]) -> None:
         """Receives one parcel, checks it and hands its tensors to `load`.
@@ -62,16 +65,12 @@ class Inbox:
         """
         slots = self.layout.parcels[index]
         with self._calling_off():
-            published = [int(total) for total in self._line.hear(f"checksums/{index}").split()]
-            channel = self._channel[1]
-            flat = torch.empty(
-                self.layout.num_bytes(index), dtype=torch.uint8, device=channel.device
-            )
-            channel.broadcast(flat, self._line)
+            size = self.layout.num_bytes(index)
+            parcel = self._channel[1].receive(index, size, self._line)
             start = time.perf_counter()
-            check_parcel(flat, slots, published)
+            check_parcel(parcel.flat, slots, parcel.checksums)
             checked = time.perf_counter()
-            load(open_parcel(flat, slots, self.layout.dtype))
+            load(open_parcel(parcel.flat, slots, self.layout.dtype))
             self.seconds["check_s"] += checked - start
             self.seconds["load_s"] += time.perf_counter() - checked
 
@@ -79,6 +78,11 @@ class Inbox:
         if self._channel is not None:
             self._channel[1].close()
         self._channel = None
+
+    def _join(self) -> Channel | Loan:
+        if self._line.round.backend == "ipc":
+            return Loan(self._line, self._rank, self._device, len(self.layout.parcels))
+        return Channel(self._line, self._rank, self._device)
 
     @contextmanager
     def _calling_off(self) -> Iterator[None]:

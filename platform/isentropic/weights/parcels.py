@@ -5,7 +5,7 @@ holds. Its checksums are computed there, and again where it arrives.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -88,10 +88,20 @@ def lay_out(
     return Layout(str(dtype).removeprefix("torch."), tuple(map(tuple, parcels)))
 
 
-def fill_parcels(named: Iterable[tuple[str, Tensor]], layout: Layout) -> Iterator[Parcel]:
+def new_zeros(size: int, device: torch.device) -> Tensor:
+    """Returns `size` zero bytes on `device`."""
+    return torch.zeros(size, dtype=torch.uint8, device=device)
+
+
+def fill_parcels(
+    named: Iterable[tuple[str, Tensor]],
+    layout: Layout,
+    zeros: Callable[[int, torch.device], Tensor] = new_zeros,
+) -> Iterator[Parcel]:
     """Yields the parcels of `layout`, each as soon as its last tensor was gathered.
 
-    Raises ValueError if a tensor has a value that is not finite.
+    `zeros` gives the memory of each when its first tensor was gathered: that of the one before, if
+    whoever reads them is done with it. Raises ValueError if a tensor has a value that is not finite.
     """
     dtype = getattr(torch, layout.dtype)
     tensors = iter(named)
@@ -105,7 +115,7 @@ def fill_parcels(named: Iterable[tuple[str, Tensor]], layout: Layout) -> Iterato
             value = tensor.detach().to(dtype).contiguous()
             check_finite(name, value)
             if flat is None:
-                flat = torch.zeros(layout.num_bytes(index), dtype=torch.uint8, device=value.device)
+                flat = zeros(layout.num_bytes(index), value.device)
             flat[slot.start : slot.start + slot.size] = value.reshape(-1).view(torch.uint8)
         yield Parcel(flat, checksums(flat, slots))
 

@@ -57,7 +57,7 @@ def test_weights_of_an_engine(small, settings):
 
     assert needs.engine == parameters + GIB
     assert needs.published == 2 * parameters
-    assert object_store(needs) == 4 * parameters
+    assert object_store(config, needs) == 4 * parameters
     assert needs.largest == 4 * 128 * 64
 
 
@@ -75,15 +75,33 @@ def needs_of(rank, engine):
     )
 
 
-def run(placement, gpus=1.0):
-    cluster = SimpleNamespace(placement=placement, gpus_per_rank=gpus)
-    return SimpleNamespace(cluster=cluster, rollout=SimpleNamespace(tensor_parallel=1))
+def run(placement, gpus=1.0, transport="objects"):
+    return SimpleNamespace(
+        cluster=SimpleNamespace(placement=placement, gpus_per_rank=gpus),
+        rollout=SimpleNamespace(tensor_parallel=1, dtype="bfloat16"),
+        learner=SimpleNamespace(num_ranks=4, replicas=2),
+        weights=SimpleNamespace(transport=transport),
+    )
 
 
 def test_a_shared_gpu_needs_room_for_the_larger_side_and_what_the_other_leaves():
     both = "rank and engine"
     assert gpu_bytes(run("shared"), needs_of(70, 40)) == {both: 70 * GIB + SHARED_OVERHEAD}
     assert gpu_bytes(run("shared"), needs_of(30, 40)) == {both: 44 * GIB + SHARED_OVERHEAD}
+
+
+def test_lent_weights_are_on_the_gpu_and_not_in_the_object_store():
+    """Of a largest tensor of 512 MiB in float32, 256 in bfloat16, 256 of a shard on two ranks."""
+    lending = run("shared", transport="broadcast")
+    engine = 44 * GIB + (2 * 256 + 256 + 256) * 2**20
+    needs = needs_of(30, 40)
+
+    assert gpu_bytes(lending, needs) == {"rank and engine": engine + SHARED_OVERHEAD}
+    assert "object store" not in host_parts(lending, needs, Load(engines=1, ranks=2), is_head=True)
+    # Where no GPU is shared, rank 0 keeps what it broadcasts on its host.
+    apart = run("apart", transport="broadcast")
+    assert gpu_bytes(apart, needs)["engine"] == 44 * GIB + ALONE_OVERHEAD
+    assert object_store(apart, needs) == 6 * GIB
 
 
 def test_apart_each_has_its_own():

@@ -66,9 +66,11 @@ def test_what_fits_passes(default):
                 "weights__transport": "broadcast",
                 "cluster__placement": "shared",
                 "cluster__gpus_per_engine": 1.0,
+                "rollout__num_actors": 3,
+                "learner__num_ranks": 2,
             },
-            r"NCCL does not connect two processes on one GPU\. Set weights\.transport=objects",
-            id="broadcast on shared GPUs",
+            r"a rank on its own GPU, and 1 would have none there\. Set rollout\.num_actors=2",
+            id="broadcast on shared GPUs, to an engine without a rank",
         ),
         pytest.param(
             {"learner__updates_per_rollout": 7},

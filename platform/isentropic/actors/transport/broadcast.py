@@ -1,13 +1,16 @@
-"""Sends weights from rank 0 to all engines at once, while the ranks still gather them.
+"""Sends weights from the ranks to all engines at once, while the ranks still gather them.
 
 `publish` returns when the ranks have begun. The pool then lets rank 0 and the engines meet in a round
 (`weights.channel`). If anyone of a round dies, hangs or refuses, the round is called off, and the
 pool loads each of the others again by itself: rank 0 keeps what it sent.
+
+Where engines and ranks share devices (`Route.lends`), the ranks gather inside the round instead, each
+for the engines on its own device, and keep nothing: as long as an engine may ask, they stand still.
 """
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,19 +28,29 @@ class Route:
 
     Args:
         sender: the `LearnerActor` of rank 0.
-        backend: gloo, or nccl if ranks and engines are on GPUs.
+        backend: gloo; nccl if ranks and engines are on GPUs; ipc if they share devices.
         processes: of one engine: its tensor parallelism.
+        senders: all ranks for ipc, else rank 0 only.
     """
 
-    def __init__(self, sender: Any, *, backend: str, processes: int) -> None:
+    def __init__(self, sender: Any, *, backend: str, processes: int, senders: int = 1) -> None:
         self.sender = sender
         self.backend = backend
         self.processes = processes
+        self.senders = senders
         # One round at a time: rank 0 sends from one thread.
         self.turn = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._met: tuple[tuple[str, int], ...] = ()
         self._group = 0
+
+    @property
+    def lends(self) -> bool:
+        return self.backend == "ipc"
+
+    async def send(self, meeting: Round) -> dict[str, float]:
+        """Lets rank 0 send what it has or is gathering; returns the seconds of its phases."""
+        return await asyncio.wrap_future(self.sender.send.remote(meeting).future())
 
     def next_round(
         self, engines: Sequence[Place], published: "BroadcastWeights", timeout_s: float
@@ -56,8 +69,9 @@ class Route:
             port=published.address[1],
             backend=self.backend,
             group=self._group,
-            size=1 + self.processes * len(engines),
+            size=self.senders + self.processes * len(engines),
             timeout_s=timeout_s,
+            senders=self.senders,
         )
 
     def forget_group(self) -> None:
@@ -66,7 +80,7 @@ class Route:
 
 
 class BroadcastWeights:
-    """Implements `transport.Published`: weights that rank 0 has, or is still gathering."""
+    """Implements `transport.Published`: weights that the ranks have, or are still gathering."""
 
     def __init__(
         self,
@@ -74,17 +88,21 @@ class BroadcastWeights:
         serial: int,
         address: tuple[str, int],
         route: Route,
-        gathered: asyncio.Task,
+        send: Callable[[Round], Awaitable[dict[str, float]]],
+        gathered: asyncio.Task | None = None,
     ) -> None:
         """
         Args:
-            gathered: ends when all ranks have gathered; raises what went wrong.
+            send: takes part in a round for the ranks; returns the seconds of its phases.
+            gathered: ends when all ranks have gathered; raises what went wrong. None if `send`
+                gathers.
         """
         self.policy_version = policy_version
         self.serial = serial
         self.address = address
         self.seconds: dict[str, float] = {}
         self._route = route
+        self._send = send
         self._gathered = gathered
 
     async def load_into(self, engines: Sequence[Place]) -> list[Loaded | BaseException]:
@@ -99,12 +117,13 @@ class BroadcastWeights:
     async def _round(self, engines: Sequence[Place]) -> list[Loaded | BaseException]:
         deadline = max(engine.startup_s for engine in engines)
         meeting = self._route.next_round(engines, self, deadline)
-        sending = asyncio.wrap_future(self._route.sender.send.remote(meeting).future())
+        sending = asyncio.ensure_future(self._send(meeting))
+        first, processes = self._route.senders, self._route.processes
         receiving = [
-            asyncio.ensure_future(self._receive(engine, meeting, 1 + index * self._route.processes))
+            asyncio.ensure_future(self._receive(engine, meeting, first + index * processes))
             for index, engine in enumerate(engines)
         ]
-        waiting = {sending, *receiving, self._gathered}
+        waiting = {sending, *receiving} | ({self._gathered} if self._gathered else set())
         done, _ = await asyncio.wait(waiting, timeout=deadline, return_when=asyncio.FIRST_EXCEPTION)
         broken = len(done) < len(waiting) or any(each.exception() for each in done)
         if broken:
@@ -122,12 +141,14 @@ class BroadcastWeights:
     async def _check_sender(self, sending: asyncio.Future) -> None:
         """Raises what the ranks' side did wrong, whatever the engines say of it."""
         if not sending.done():
-            raise LearnerLost("learner rank 0 hangs: it does not end a round of sending weights.")
+            who = "a learner rank" if self._route.lends else "learner rank 0"
+            raise LearnerLost(f"{who} hangs: it does not end a round of sending weights.")
         error = sending.exception()
-        if isinstance(error, RayActorError) or (
-            self._gathered.done() and self._gathered.exception()
+        gathered = self._gathered
+        if gathered and (
+            isinstance(error, RayActorError) or (gathered.done() and gathered.exception())
         ):
-            await self._gathered
+            await gathered
         if isinstance(error, RayActorError):
             raise LearnerLost(f"learner rank 0 died while it sent weights: {error}") from error
         cause = getattr(error, "cause", error)

@@ -160,7 +160,7 @@ def _host_too_small(placed: Placed) -> str | None:
 
 
 def _store_too_small(placed: Placed) -> str | None:
-    store, needed = store_bytes(placed), object_store(placed.needs)
+    store, needed = store_bytes(placed), object_store(placed.config, placed.needs)
     if store is None or store >= needed:
         return None
     if placed.machine.store_bytes is None:

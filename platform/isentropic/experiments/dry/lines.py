@@ -142,7 +142,7 @@ def _nodes(placed: Placed) -> list[str]:
     ]
     store = store_bytes(placed)
     has = "" if store is None else f", Ray takes {gib(store)}"
-    shm = f"{INDENT}/dev/shm per node {gib(object_store(placed.needs))} for the weights{has}"
+    shm = f"{INDENT}/dev/shm per node {gib(object_store(placed.config, placed.needs))} for the weights{has}"
     return [*lines, shm]
 
 

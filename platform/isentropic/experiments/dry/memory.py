@@ -11,6 +11,7 @@ from isentropic.experiments.dry.work import Work
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_parameters
 from isentropic.rollout.options import WORKSPACE
+from isentropic.weights.parcels import PARCEL_BYTES
 
 ENGINE_OVERHEAD = 2 * GIB  # imports and workspace of an engine's process; 1.8 GiB measured on a CPU
 RANK_OVERHEAD = GIB  # same of a learner rank
@@ -84,12 +85,32 @@ def gpu_bytes(config: Config, needs: Needs) -> dict[str, int]:
     """Bytes that the GPU of a rank and that of an engine must have, by whose it is.
 
     On a shared GPU the larger one counts, as they take turns: the side that has left it has all its
-    state on the host, or none. What its process keeps there comes on top.
+    state on the host, or none. What its process keeps there comes on top, and what a rank lends.
     """
     rank, engine = needs.rank.total, int(WORKSPACE * needs.engine)
     if config.cluster.placement == "shared":
+        engine += lent_bytes(config, needs)
         return {"rank and engine": max(rank, engine) + SHARED_OVERHEAD}
     return {"rank": rank + ALONE_OVERHEAD, "engine": engine + ALONE_OVERHEAD}
+
+
+def lends(config: Config) -> bool:
+    """Returns whether engines map the weights of the ranks on their own devices."""
+    return config.cluster.placement == "shared" and config.weights.transport == "broadcast"
+
+
+def lent_bytes(config: Config, needs: Needs) -> int:
+    """What a load of weights needs on a shared GPU besides the engine's own weights.
+
+    A parcel of the rank, the tensor that is gathered into it and its shard in float32, and the
+    engine's copy of a parcel. Beside a full cache: an engine may come back while others draw.
+    """
+    if not lends(config):
+        return 0
+    largest = needs.largest * getattr(torch, config.rollout.dtype).itemsize // 4
+    parcel = min(needs.published, max(PARCEL_BYTES, largest))
+    shards = config.learner.num_ranks // config.learner.replicas
+    return 2 * parcel + largest + needs.largest // shards
 
 
 def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> dict[str, int]:
@@ -106,7 +127,7 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
         "engines": load.engines
         * (ENGINE_OVERHEAD + more + (0 if on_gpus else needs.engine))
         * tensor_parallel,
-        "object store": object_store(needs) if load.ranks or load.engines else 0,
+        "object store": object_store(config, needs) if load.ranks or load.engines else 0,
     }
     if on_gpus:
         # Both at once: a checkpoint is written while the engines work.
@@ -118,6 +139,6 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
     return {name: size for name, size in parts.items() if size}
 
 
-def object_store(needs: Needs) -> int:
-    """The weights twice: those of the last sync are kept for a revived engine."""
-    return 2 * needs.published
+def object_store(config: Config, needs: Needs) -> int:
+    """The weights twice: those of the last sync are kept for a revived engine. Lent ones: never."""
+    return 0 if lends(config) else 2 * needs.published

@@ -158,11 +158,14 @@ def _weights(config: Config) -> None:
             f"weights.transport=broadcast with rollout.engine={config.rollout.engine}: "
             f"{engine.__name__} has no receive_weights. Set weights.transport=objects."
         )
-    if config.cluster.placement == "shared" and config.cluster.gpus_per_engine > 0:
+    engines, ranks = config.rollout.num_actors, config.learner.num_ranks
+    on_gpus = config.cluster.gpus_per_engine > 0
+    if config.cluster.placement == "shared" and on_gpus and engines > ranks:
         raise ValueError(
-            "weights.transport=broadcast with cluster.placement=shared: NCCL does not connect two "
-            "processes on one GPU. Set weights.transport=objects, which copies nothing between "
-            "processes of one machine, or cluster.placement=apart."
+            f"weights.transport=broadcast with cluster.placement=shared, rollout.num_actors={engines} "
+            f"and learner.num_ranks={ranks}: an engine maps the weights of a rank on its own GPU, and "
+            f"{engines - ranks} would have none there. Set rollout.num_actors={ranks}, or "
+            "weights.transport=objects."
         )
 
 
