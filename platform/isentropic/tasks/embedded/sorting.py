@@ -1,21 +1,20 @@
-"""A second embedded task: put numbers into order. Longer answers, and every position counts.
+"""A second embedded task: put numbers into order. The answer itself is long, and every position counts.
 
     prompt    47,8,25>
-    response  47;8,47;8,25,47#8,25,47      the working is free, what follows the last '#' counts
+    response  #8;25,47      what follows the last '#' counts; any of three marks may separate numbers
 
-The working inserts one number after the other into a sorted list. As with sums, numbers are drawn
-from the index, and a hash of them, whatever their order, decides between train and eval.
+Nothing shorter than all numbers is right, so training cannot shorten the answer. The marks are free:
+without them a warm-started policy would have little entropy to lose. As with sums, numbers are
+drawn from the index, and a hash of them, whatever their order, decides between train and eval.
 """
 
 import random
-from bisect import insort
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 from isentropic.records import Prompt
 from isentropic.tasks.arithmetic import SEPARATORS, ArithmeticConfig, ArithmeticTask
-
-MARKS = tuple(mark for mark in SEPARATORS if mark != ",")  # a comma stands between numbers
 
 
 class SortingConfig(ArithmeticConfig):
@@ -25,7 +24,7 @@ class SortingConfig(ArithmeticConfig):
 class SortingTask(ArithmeticTask):
     """Numbers in rising order; `prompt_id` is 'sorting/<split>/<level>/<index>'."""
 
-    styles = ("inserts", "direct")
+    styles = ("list",)
 
     def prompt(self, split: str, index: int) -> Prompt:
         level, numbers = self._question(split, index)
@@ -36,20 +35,18 @@ class SortingTask(ArithmeticTask):
             answer=_listed(sorted(numbers)),
         )
 
+    def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
+        """Give 1 if the text after the last '#' is the sorted list, one mark between numbers, else 0."""
+        _, mark, result = turns[-1].rpartition("#")
+        listed = re.sub(f"[{''.join(SEPARATORS)}]", ",", result)
+        return float(mark == "#" and listed == prompt.answer)
+
     def demonstration(
         self, prompt: Prompt, rng: random.Random, style_weights: Sequence[float]
     ) -> list[str]:
-        """Write one of the many right responses: the insertions in any order, or the bare result."""
-        if rng.choices(self.styles, style_weights)[0] == "direct":
-            return [f"#{prompt.answer}"]
-        numbers = list(map(int, prompt.answer.split(",")))
-        rng.shuffle(numbers)
-        lists: list[list[int]] = []
-        for number in numbers:
-            longer = list(lists[-1]) if lists else []
-            insort(longer, number)
-            lists.append(longer)
-        return [f"{rng.choice(MARKS).join(map(_listed, lists))}#{prompt.answer}"]
+        """Write one of the many right responses: the sorted numbers, between any marks."""
+        first, *others = prompt.answer.split(",")
+        return ["#" + first + "".join(rng.choice(SEPARATORS) + number for number in others)]
 
 
 def _listed(numbers: Sequence[int]) -> str:
