@@ -49,8 +49,23 @@ def test_a_file_that_is_not_there_or_no_text_is_refused(tmp_path):
     ):
         OwnCode.read("objective.file", str(tmp_path / "absent.py"))
     (tmp_path / "mine.py").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="cannot be read as Python"):
+    with pytest.raises(ValueError, match=r"cannot be read as Python: .*\(save it as UTF-8\)"):
         OwnCode.read("objective.file", str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xef\xbb\xbfx = '\xc3\xa9'\n", b"x = '\xc3\xa9'\r\n", b"x = '\xc3\xa9'\r"],
+    ids=["a mark in front", "lines of Windows", "lines of old Macs"],
+)
+def test_a_file_of_another_editor_is_the_same_text_as_its_copy(tmp_path, data):
+    """Else a resume would compare it with its own copy in the run folder, and refuse it."""
+    (tmp_path / "mine.py").write_bytes(data)
+    code = OwnCode.read("task.file", str(tmp_path / "mine.py"))
+    (tmp_path / "copy.py").write_text(code.text, encoding="utf-8")
+
+    assert code.get("x", "x") == "é"
+    assert (tmp_path / "copy.py").read_text(encoding="utf-8") == code.text == "x = 'é'\n"
 
 
 def test_the_place_is_the_innermost_line_of_the_user_s_file(tmp_path):

@@ -247,3 +247,17 @@ def test_a_response_that_was_cut_off_must_mark_its_answer(data, response, marked
         task = MathTask(replace(data, truncated_answer=setting))
         assert task.grade_truncated(prompt, [response]) == reward
         assert task.grade(prompt, [response]) == any_
+
+
+@pytest.mark.parametrize("missing", ["nan", "NaN", "null", "NULL", "<NA>"])
+def test_a_missing_value_as_text_is_no_gold(data, missing):
+    """Else a response that boxes 'nan' would be paid, and no other."""
+    with open(data.path, "a") as file:
+        file.write(json.dumps({"problem": "What is it?", "answer": missing}))
+    with pytest.raises(ValueError, match="answer is what programs write for a missing value"):
+        MathTask(data)
+
+
+def test_one_column_for_both_is_refused():
+    with pytest.raises(ValueError, match="both 'answer': the model would read the answer"):
+        replace(CONFIG, problem_column="answer")

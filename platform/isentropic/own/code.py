@@ -34,9 +34,13 @@ class OwnCode:
             data = Path(path).expanduser().read_bytes()
             if len(data) > MOST_BYTES:
                 raise ValueError(f"it has {len(data)} bytes, at most {MOST_BYTES} are allowed")
-            return cls(path, data.decode("utf-8"))
+            text = data.decode("utf-8-sig")
+            # As any reader of text sees it: else the copy in the run folder reads as another file.
+            return cls(path, text.replace("\r\n", "\n").replace("\r", "\n"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
+            if isinstance(error, UnicodeDecodeError):
+                reason += " (save it as UTF-8)"
             raise ValueError(
                 f"{key}={path} cannot be read as Python: {reason}. Give a .py file, by a path "
                 f"from {Path.cwd()} or an absolute one."

@@ -24,6 +24,9 @@ from isentropic.tasks.data.rows import (
 from isentropic.tasks.grading.worker import Item
 from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 
+# A table's missing numbers as text, from `DataFrame.astype(str)` or a database: no gold.
+NO_VALUE = ("nan", "NaN", "null", "NULL", "<NA>", "NaT")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MathConfig:
@@ -53,6 +56,11 @@ class MathConfig:
             raise ValueError(
                 "task.answer_column=null leaves nothing to check answers against. Name the column, "
                 "or give a reward: 'task.reward={file: my_reward.py, function: grade}'."
+            )
+        if self.problem_column == self.answer_column:
+            raise ValueError(
+                f"task.problem_column and task.answer_column are both {self.problem_column!r}: the "
+                "model would read the answer. Name the column of each."
             )
         check_choice("task.truncated_answer", self.truncated_answer, TRUNCATED_ANSWERS)
         check_choice("task.on_bad_row", self.on_bad_row, ("refuse", "skip"))
@@ -195,6 +203,8 @@ class MathTask:
 def as_gold(value: Any) -> str:
     """An answer that can be paid: one that is right if a response boxes it."""
     gold = as_answer(value)
+    if gold.strip() in NO_VALUE:
+        raise BadValue("is what programs write for a missing value", gold)
     if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
         raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold

@@ -47,6 +47,10 @@ WAYS = {
     "data.json": lambda path: path.write_text(json.dumps({"version": 1, "data": ROWS})),
     "lines.json": lambda path: path.write_text(LINES),
     "a.csv": as_csv,
+    "A.CSV": as_csv,
+    "semicolons.csv": lambda path: as_csv(path, ";"),
+    "tabs.csv": lambda path: as_csv(path, "\t"),
+    "lines.ndjson": lambda path: path.write_text(LINES),
     "a.tsv": lambda path: as_csv(path, "\t"),
     "a.parquet": lambda path: pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path),
     "a.arrow": as_arrow,
@@ -131,6 +135,8 @@ def test_a_row_of_a_table_with_other_fields_than_its_head(tmp_path):
         ("splits", "dev", r"split 'dev' \(task\.train_split, task\.eval_split\) cannot be read"),
         ("files", "dev", r"split 'dev'"),
         ("empty", "train", r"It must be a file \(\.jsonl, .*a folder .*a data set of the Hub"),
+        ("splits", "trian", r"it has train, test\. Did you mean 'train'"),
+        ("sheet.xlsx", "train", r"sheet\.xlsx has an ending that names no format.*\.csv"),
         ("no/such-set", "train", r"task\.path=no/such-set with the split 'train' .*cannot be read"),
         ("no such set", "train", r"task\.path=.*/no such set is no name of a data set"),
         ("no.csv", "train", r"there is no file .*no\.csv\. Did you mean 'a\.csv'"),
@@ -141,6 +147,7 @@ def test_sources_that_cannot_be_used(tmp_path, name, split, message):
     if name in WAYS:
         WAYS[name](tmp_path / name)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "sheet.xlsx").write_bytes(b"PK\x03\x04\xff")
     path = name if "/" in name else str(tmp_path / name)
     with pytest.raises(ValueError, match=message):
         list(read_source(path, split))

@@ -98,6 +98,21 @@ def test_other_parameters_are_refused_with_the_forms(tmp_path, text):
         reward(tmp_path, text)
 
 
+def test_a_function_whose_parameters_nobody_can_read_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"mine.py: grade does not say which parameters"):
+        reward(tmp_path, "grade = max\n")
+
+
+def test_a_call_that_the_function_does_not_take_is_explained_too(math_task):
+    """It fails before any line of the file: the reason would be lost with the place."""
+    task = math_task("def grade(prompts, completions, gold):\n    return [1.0]\n")
+    (outcome,) = check_all(task, [(task.prompt("train", 0), ("5",))])
+    assert outcome == "raised"
+    assert outcome.reason.endswith(
+        "mine.py:1: TypeError: grade() missing 1 required positional argument: 'gold'"
+    )
+
+
 def test_a_cut_off_answer_is_said_to_who_asks(tmp_path):
     own = reward(
         tmp_path, "def grade(p, r, row, truncated):\n    return 0.0 if truncated else 1.0\n"
@@ -112,6 +127,11 @@ def test_parts_are_weighed_and_keep_their_names():
     assert parts_of(as_reward(3, "f:1", "grade")) == {}
 
 
+class Secretive:
+    def __repr__(self):
+        raise RuntimeError("not shown")
+
+
 @pytest.mark.parametrize(
     ("value", "kind", "says"),
     [
@@ -120,6 +140,9 @@ def test_parts_are_weighed_and_keep_their_names():
         ([1.0], None, r"grade returned \[1.0\]"),
         (float("nan"), "not_finite", "grade returned nan"),
         ({"right": float("inf")}, "not_finite", "grade returned inf"),
+        (10**400, "not_finite", "grade returned inf"),
+        ({"a": 1e308, "b": 1e308}, "not_finite", "parts whose weighted sum is inf"),
+        (Secretive(), None, "grade returned <Secretive>; a reward is a number"),
         ({}, None, "the parts none"),
         ({"a/b": 1.0}, None, "a part named 'a/b'"),
         ({"wrong": 1.0}, None, "the parts wrong; task.reward.weights has right"),

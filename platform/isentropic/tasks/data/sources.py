@@ -8,13 +8,14 @@ import csv
 import errno
 import gzip
 import io
+import itertools
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from isentropic.checks import nearest
 
@@ -74,7 +75,7 @@ def read_source(path: str, split: str, key: str = "task.path") -> Iterator[tuple
             ) from error
     if file.is_dir():
         return _folder(file, split, key)
-    kind = Path(file.name.removesuffix(".gz")).suffix
+    kind = Path(file.name.lower().removesuffix(".gz")).suffix
     if kind not in FORMATS and not file.exists():
         return _hub(path, split, key)
     if not file.is_file():
@@ -84,7 +85,12 @@ def read_source(path: str, split: str, key: str = "task.path") -> Iterator[tuple
     if kind == ".arrow":
         return _numbered(f"{file}: row ", _with_datasets(file, lambda: _arrow(file), key))
     if kind in (".csv", ".tsv"):
-        return _table(file, "\t" if kind == ".tsv" else ",")
+        return _table(file, "\t,;" if kind == ".tsv" else ",;\t")
+    if kind not in FORMATS and not _begins_as_json(file):
+        raise ValueError(
+            f"{key}={path} has an ending that names no format, and its text is no JSON. It must be "
+            f"{EXPECTED}."
+        )
     return _json(file) if kind == ".json" else _json_lines(file)
 
 
@@ -107,6 +113,12 @@ def _json(file: Path) -> Iterator[tuple[Place, Any]]:
     return _json_lines(file)
 
 
+def _begins_as_json(file: Path) -> bool:
+    """Returns whether a file of another ending may hold a JSON object per line."""
+    with _opened(file) as binary:
+        return binary.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"", b"{")
+
+
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text.removeprefix(b"\xef\xbb\xbf"))
@@ -114,16 +126,19 @@ def _parsed(text: bytes) -> Any:
         return Unreadable("not JSON", str(error))
 
 
-def _table(file: Path, delimiter: str) -> Iterator[tuple[Place, Any]]:
+def _table(file: Path, delimiters: str) -> Iterator[tuple[Place, Any]]:
     csv.field_size_limit(MAX_FIELD)
     try:
         with _opened(file) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-            yield from _table_rows(file, text, delimiter)
+            first = text.readline()
+            # Spreadsheets of many countries write a semicolon in a .csv, some programs a tab.
+            delimiter = next((mark for mark in delimiters if mark in first), ",")
+            yield from _table_rows(file, itertools.chain([first], text), delimiter)
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
 
 
-def _table_rows(file: Path, text: TextIO, delimiter: str) -> Iterator[tuple[Place, Any]]:
+def _table_rows(file: Path, text: Iterable[str], delimiter: str) -> Iterator[tuple[Place, Any]]:
     rows = csv.DictReader(text, delimiter=delimiter, strict=True)
     _check_head(file, rows)
     while True:
@@ -182,6 +197,8 @@ def _folder(folder: Path, split: str, key: str) -> Iterator[tuple[Place, Any]]:
         if not saved:
             return datasets.load_dataset(str(folder), split=split)
         data = datasets.load_from_disk(str(folder))
+        if isinstance(data, dict) and split not in data:
+            raise ValueError(f"it has {', '.join(data)}.{nearest(split, data)}")
         return data[split] if isinstance(data, dict) else data
 
     return _numbered(f"{folder}[{split}] row ", _with_datasets(folder, read, key, split))

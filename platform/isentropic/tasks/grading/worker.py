@@ -63,7 +63,7 @@ def check_all(task: Task, items: Sequence[Item], *, cpu_s: float | None = None) 
         with suppress(Exception):
             rewards = list(together(items))
             if len(rewards) == len(items):
-                return [_outcome(reward) for reward in rewards]
+                return [_outcome(task, reward) for reward in rewards]
     return [check(task, *item, cpu_s=cpu_s) for item in items]
 
 
@@ -83,22 +83,24 @@ def check(
     """
     _limit(cpu_s)
     try:
-        return _outcome(reward_of(task, prompt, turns, truncated=truncated))
+        return _outcome(task, reward_of(task, prompt, turns, truncated=truncated))
     # Foreign code on foreign text: whatever it raises is a wrong answer, which the caller counts.
     except Exception as error:
-        return _failed(error)
+        return _failed(task, error)
 
 
-def _failed(error: Exception) -> Outcome:
+def _failed(task: Task, error: Exception) -> Outcome:
     """Returns the kind of the error, and what the user's own code says of it."""
     kind = getattr(error, "kind", None) or RAISED
+    # A call that the user's function does not take fails before any line of its file.
+    where = place(error) or getattr(task, "place", "")
     # Other checks explain nothing: an answer can write into what they say.
-    return Failed(kind, f"{where}: {named(error)}") if (where := place(error)) else kind
+    return Failed(kind, f"{where}: {named(error)}") if where else kind
 
 
-def _outcome(reward: float | Exception) -> Outcome:
+def _outcome(task: Task, reward: float | Exception) -> Outcome:
     if isinstance(reward, Exception):
-        return _failed(reward)
+        return _failed(task, reward)
     parts = parts_of(reward)
     number = float(reward)
     if not all(map(math.isfinite, [number, *parts.values()])):

@@ -69,9 +69,16 @@ class OwnReward:
                 f"task.reward.function={self._name}: in {self.place} it is "
                 f"{type(function).__name__}, not a function."
             )
+        try:
+            parameters = inspect.signature(function).parameters
+        except ValueError as error:
+            raise ValueError(
+                f"{self.place}: {self._name} does not say which parameters it takes (it is not "
+                "written in Python). Call it in a function of your own."
+            ) from error
         self._style = config.style or style_of(function)
         self._is_async = inspect.iscoroutinefunction(function)
-        self._check_parameters(inspect.signature(function).parameters)
+        self._check_parameters(parameters)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -234,7 +241,10 @@ def as_reward(
             f"{name} returned the parts {', '.join(parts) or 'none'}; task.reward.weights has "
             f"{', '.join(weights) or 'none'}: they must be the same, at most {MOST_PARTS}",
         )
-    return Paid(sum(weights[part] * inner for part, inner in parts.items()), parts)
+    total = sum(weights[part] * inner for part, inner in parts.items())
+    if not math.isfinite(total):
+        raise OwnError(place, f"{name} returned parts whose weighted sum is {total}", NOT_FINITE)
+    return Paid(total, parts)
 
 
 def _number(value: Any, place: str, name: str) -> float:
@@ -243,6 +253,8 @@ def _number(value: Any, place: str, name: str) -> float:
         number = None if isinstance(value, str | bytes) else float(value)
     except (TypeError, ValueError):
         number = None
+    except OverflowError:  # an integer that no float holds
+        number = math.inf
     if number is None:
         text = f"{name} returned {_short(value)}; a reward is a number, or a dict of them"
         raise OwnError(place, text)
@@ -274,5 +286,8 @@ def _asked(prompt: Prompt) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # of the value's own code: what was returned is the news, not this
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 60 else f"{text[:57]}..."
