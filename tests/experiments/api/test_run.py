@@ -71,6 +71,11 @@ def test_answers_to_held_out_prompts(runs):
     assert list(start["draw"]) == sorted(set(frame["draw"]))
 
 
+def test_a_step_that_a_data_frame_made_a_float_is_the_same(runs):
+    run = isentropic.load_run("low")
+    assert run.rollouts(3.0).equals(run.rollouts(3))
+
+
 def test_tokens_add_up_to_the_books(runs):
     """The sum over tokens is the ledger's own, so none is lost, doubled or beside its place."""
     run = isentropic.load_run("low")
@@ -110,6 +115,9 @@ def test_the_texts_of_tokens_joined_are_the_response(runs):
             lambda run: run.rollouts(0, split="evla"),
             r"train, eval, start; got 'evla'\. Did you mean",
         ),
+        (lambda run: run.rollouts("3"), r"a step is a whole number, got '3'"),
+        (lambda run: run.rollouts(2.5), r"a step is a whole number, got 2\.5"),
+        (lambda run: run.tokens(float("nan")), r"a step is a whole number, got nan"),
         (lambda run: run.tokens(3, draw=999), r"step 3 of .* has no draw 999\. It has \d+, "),
         (lambda run: run.tokens(3, attribution="a"), "has no attribution 'a'.* It has none; jobs"),
         (lambda run: run.plot("entropy/maen"), r"Did you mean 'entropy/mean'\?"),

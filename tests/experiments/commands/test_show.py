@@ -97,6 +97,8 @@ def test_answers_to_held_out_prompts(run, capsys, split, folder):
         (["step=9"], "has no step 9. It has 3, 4."),
         (["draw=7"], "the step has no draw 7; it has 5 to 5"),
         (["draw=5", "sample=1"], "draw 5 has no sample 1; it has 0 to 0"),
+        (["sample=1"], "sample= is of one draw: name it with draw=."),
+        (["tokens=true"], "tokens= is of one draw"),
         (["split=eval"], "evaluations holds no step"),
         (["stepp=3"], "Did you mean 'step'"),
     ],

@@ -131,6 +131,16 @@ def test_a_right_answer_that_is_not_paid_is_said():
     assert "PAID NO MORE THAN A WRONG ONE" in reward_lines(Silent())[-1]
 
 
+def test_a_right_answer_that_no_metric_would_count_is_said():
+    class Half:
+        isolated = False
+
+        def grade(self, prompt, turns):
+            return 0.5 * (turns[-1] == prompt.answer)
+
+    assert "takes 1 (task.reward_right)" in reward_lines(Half())[-1]
+
+
 def test_a_task_whose_reward_raises_is_shown():
     class Broken:
         isolated = False

@@ -54,6 +54,23 @@ def test_a_reward_is_a_section_of_the_task(folder):
     assert config.reward.code.path == "my files/reward.py"
 
 
+def test_a_reward_may_be_given_key_by_key(folder):
+    """One of our errors says so: task.reward is a section of keys, set one of its keys."""
+    keys = ["task.reward.file='my files/reward.py'", "task.reward.function=grade"]
+    for task in (["task=rows"], ["task=math", "task.answer_column=null"]):
+        overrides = ["model=smollm2-135m", *task, "task.path=p.csv", *keys]
+        reward = load(compose([*overrides, "task.reward.weights.a=2"])).task.reward
+        assert (reward.function, reward.weights) == ("grade", {"a": 2.0})
+    with pytest.raises(
+        ValueError, match=r"weights must be a section of keys, each a number or null"
+    ):
+        load(compose([*overrides, "task.reward.weights={a: high}"]))
+    with pytest.raises(ValueError, match=r"unknown config key 'task.reward.fil'.*reward.file"):
+        load(compose([*overrides, "task.reward.fil=x"]))
+    with pytest.raises(ValueError, match=r"unknown config key 'task\.reward'"):
+        load(compose(["experiment=ce_gppo_tiny", *keys]))
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

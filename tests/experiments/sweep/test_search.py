@@ -310,6 +310,7 @@ def test_searches_that_cannot_be(search, message):
     ("part", "arguments", "message"),
     [
         ({}, ["seed=0,1"], "either search or a grid"),
+        ({}, ["search.batch=2"], r"search\.batch is set in the sweep's file"),
         ({"settings": {"a": []}}, [], "either search or settings"),
         ({"random": {"count": 1, "keys": {"seed": [0, 1]}}}, [], "either search or random"),
         (

@@ -48,6 +48,11 @@ def test_a_coefficient_may_follow_a_schedule_and_has_its_default(tmp_path):
     assert (own.at(2), own.at(3)) == ({"power": 1.0, "cap": None}, {"power": 0.5, "cap": None})
 
 
+def test_a_loss_of_the_logprob_itself_has_its_gradient(tmp_path):
+    own = config(tmp_path, "def tempered(r, a, *, logprob):\n    return -a * logprob, {}\n")
+    assert own.token_fields == {"logprob"}
+
+
 def test_statistics_over_a_minibatch_are_asked_for_on_the_function(tmp_path):
     assert not config(tmp_path, power=1.0).needs_minibatch
     assert config(
@@ -69,6 +74,10 @@ def test_statistics_over_a_minibatch_are_asked_for_on_the_function(tmp_path):
         pytest.param(
             "def tempered(r, a):\n    return (r * a).mean(), {}\n", {},
             r"gives loss \[\] for two tokens.*unreduced", id="reduced",
+        ),
+        pytest.param(
+            "def tempered(r, a):\n    return -a * r.detach(), {}\n", {},
+            "mine.py:1: tempered gives a loss without a gradient", id="detached",
         ),
     ],
 )  # fmt: skip

@@ -75,6 +75,12 @@ def test_a_worker_grades_what_it_was_sent_as_text(tmp_path):
         (("def grade", "def score"), "Parity has no grade. A task needs size"),
         (("self.numbers = size", "1 / 0"), r"mine.py:6: Parity\(\*\*task.settings\) fails: Zero"),
         (("class Parity", "class Even"), "has no such name"),
+        (("self.numbers if", "0 if"), r"Parity.size\('train'\) returned 0; a task has a whole"),
+        (("self.numbers if", "'4' if"), r"Parity.size\('train'\) returned '4'"),
+        (("answer=answer", "answer=5"), r"Parity.prompt\('train', 0\) has answer=5: it must be"),
+        (("messages=(message,)", "messages='Is it?'"), r"has messages='Is it\?': they must be a"),
+        (("messages=(message,)", "messages=()"), r"has messages=\(\): they must be a tuple"),
+        (('"role": "user", ', ""), r"has messages=\({'content': .*: they must be a tuple"),
     ],
 )
 def test_faults_are_named_by_file_and_line(tmp_path, change, says):

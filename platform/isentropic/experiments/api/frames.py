@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def token_frame(
 def read_step(folder: Path, step: int, what: str) -> pd.DataFrame:
     """Read a step's file. Raises ValueError if there is none, or if it cannot be read."""
     has = steps_in(folder)
+    if isinstance(step, bool) or not isinstance(step, Real) or not float(step).is_integer():
+        raise ValueError(f"a step is a whole number, got {step!r}.")
+    step = int(step)  # a data frame may have made a float of it
     if step not in has:
         raise ValueError(
             f"{folder.parent} has no {what} step {step}. {folder.name}/ has {_listed(has)}."

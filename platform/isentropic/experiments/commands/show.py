@@ -74,6 +74,8 @@ def lines(options: dict[str, Any]) -> Iterator[str]:
     rows = read(path)
     with_fates(rows, run / "trained" / path.name)
     yield heading(path, rows)
+    if "draw" not in options and (given := options.keys() & {"sample", "tokens"}):
+        raise ValueError(f"{min(given)}= is of one draw: name it with draw=.")
     if "draw" not in options:
         yield from map(summary, groups(rows))
         return

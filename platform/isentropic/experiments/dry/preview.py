@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from isentropic.records import Prompt
+from isentropic.records import Prompt, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.outcome import Outcome, parts_of, reason_of
@@ -79,6 +79,11 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
             f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, "
             "behind # or ####, or in <answer> tags. See how the task reads answers before you run "
             "it."
+        )
+    elif isinstance(rewards["right"], float) and not is_right(rewards["right"], prompt):
+        lines.append(
+            f"{INDENT}A RIGHT ANSWER DOES NOT COUNT AS RIGHT in eval/* and group/*: that takes "
+            f"{prompt.reward_right:g} (task.reward_right)."
         )
     return lines
 

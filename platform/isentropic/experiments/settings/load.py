@@ -249,10 +249,13 @@ def _in_words(hint: Any) -> str:
         list: "a list",
         dict: "a section of keys",
     }
-    return " or ".join(
-        words.get(option) or words.get(typing.get_origin(option)) or str(option)
-        for option in _options(hint)
-    )
+
+    def word(option: Any) -> str:
+        origin, of = typing.get_origin(option), typing.get_args(option)
+        values = f", each {words[of[1]]}" if origin is dict and of[1] in words else ""
+        return (words.get(option) or words.get(origin) or str(option)) + values
+
+    return " or ".join(map(word, _options(hint)))
 
 
 def _first_line(error: Exception) -> str:

@@ -169,6 +169,12 @@ def _check_plan(plan: SweepPlan) -> None:
 
 def _check_search(plan: SweepPlan, common: Sequence[Override]) -> None:
     """Refuse a search beside other ways to choose runs, and a key that it varies and a line sets."""
+    for override in common:
+        if override.key_or_group.startswith("search."):
+            raise ValueError(
+                f"{override.key_or_group} is set in the sweep's file, not on the command line: copy "
+                "conf/sweep/ce_gppo_search.yaml, and name the copy by sweep=<path>."
+            )
     beside = {
         "a grid": plan.grid,
         "settings or a list": plan.settings != SweepPlan.settings,

@@ -108,6 +108,7 @@ class OwnObjectiveConfig(ObjectiveConfig):
         fields = {
             name: torch.zeros(2, dtype=DTYPES.get(name, torch.float64)) for name in TOKEN_FIELDS
         }
+        fields["logprob"].requires_grad_()
         log_ratio = torch.zeros(2, dtype=torch.float64, requires_grad=True)
         advantage = torch.tensor([1.0, -1.0], dtype=torch.float64)
         try:
@@ -125,4 +126,9 @@ class OwnObjectiveConfig(ObjectiveConfig):
             raise ValueError(
                 f"{self.where}: {self.function_name} gives {', '.join(wrong)} for two tokens. Loss "
                 "and metrics must be [N], unreduced: the learner weighs each token itself."
+            )
+        if not loss.requires_grad:
+            raise ValueError(
+                f"{self.where}: {self.function_name} gives a loss without a gradient: nothing would "
+                "be learned. Make it of log_ratio (or the field logprob), not detached."
             )

@@ -1,8 +1,9 @@
 """A whole task of a user's own: a class from a file, or one that a package offers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 from isentropic.checks import check_choice
@@ -74,7 +75,13 @@ class OwnTask:
         self.place = config.code.line(grade) if config.code is not None else where
 
     def size(self, split: str) -> int:
-        return int(self._asked("size", split))
+        size = self._asked("size", split)
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(
+                f"{self._name}.size({split!r}) returned {size!r}; a task has a whole number of "
+                "prompts, 1 at least, to train on ('train') and held out ('eval')."
+            )
+        return int(size)
 
     def prompt(self, split: str, index: int) -> Prompt:
         prompt = self._asked("prompt", split, index)
@@ -83,6 +90,8 @@ class OwnTask:
                 f"{self._name}.prompt({split!r}, {index}) returned {type(prompt).__name__}; a task "
                 "returns an isentropic.records.Prompt."
             )
+        if wrong := _wrong(prompt):
+            raise ValueError(f"{self._name}.prompt({split!r}, {index}) has {wrong}.")
         return prompt
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
@@ -101,3 +110,19 @@ class OwnTask:
         except Exception as error:  # of the user's own code: it may raise what it likes
             where = place(error) or self.place
             raise ValueError(f"{where}: {self._name}.{name} fails: {named(error)}.") from error
+
+
+def _wrong(prompt: Prompt) -> str:
+    """Says which field of a prompt is not what its type says; "" if none."""
+    for name in ("prompt_id", "answer"):
+        if not isinstance(value := getattr(prompt, name), str):
+            return f"{name}={value!r}: it must be text"
+    messages = prompt.messages
+    texts = isinstance(messages, list | tuple) and all(
+        isinstance(message, Mapping)
+        and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in messages
+    )
+    if not texts or not messages:
+        return f"messages={messages!r:.80}: they must be a tuple of {{role: text, content: text}}"
+    return ""

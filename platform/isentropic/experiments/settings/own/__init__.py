@@ -18,6 +18,7 @@ from isentropic.own.packages import GROUPS, offered
 CHOICE = "own"
 # What names the code in the short form -> its key.
 NAMES = {"task": ("class", "class_name"), "objective": ("name", "function_name")}
+REWARD = "task.reward."
 KEYS = {"task": ("on_long_prompt",), "objective": ("ratio",)}  # all others are settings
 
 
@@ -27,6 +28,8 @@ def own_choice(argument: str) -> list[str]:
     Raises:
         ValueError: the short form lacks the file or the name.
     """
+    if argument.startswith(REWARD):
+        return [f"++{argument}"]  # the section itself may be null so far
     slot, _, text = argument.partition("=")
     if slot not in GROUPS or text in choices(slot):
         return [argument]
