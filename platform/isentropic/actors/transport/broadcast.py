@@ -48,9 +48,12 @@ class Route:
     def lends(self) -> bool:
         return self.backend == "ipc"
 
-    async def send(self, meeting: Round) -> dict[str, float]:
-        """Lets rank 0 send what it has or is gathering; returns the seconds of its phases."""
-        return await asyncio.wrap_future(self.sender.send.remote(meeting).future())
+    def send(self, meeting: Round) -> Awaitable[dict[str, float]]:
+        """Lets rank 0 send what it has or is gathering; gives the seconds of its phases.
+
+        Whoever awaits it bounds the wait.
+        """
+        return asyncio.wrap_future(self.sender.send.remote(meeting).future())
 
     def next_round(
         self, engines: Sequence[Place], published: "BroadcastWeights", timeout_s: float
