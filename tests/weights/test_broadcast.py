@@ -36,7 +36,7 @@ class Sides:
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         return self.outbox.open(parcels.lay_out(shapes, torch.float32, limit))
 
-    def meeting(self, serial, group=1, receivers=2):
+    def meeting(self, serial, group="1", receivers=2):
         host, port = self.outbox.address
         return Round(
             number=next(self.numbers), serial=serial, policy_version=7, host=host, port=port,
@@ -108,9 +108,9 @@ def test_an_engine_that_comes_back_gets_what_was_sent_before(sides):
     old, new = sides.publish(named(0)), sides.publish(named(1))
     for seed, serial in enumerate((old, new)):
         sides.outbox.post(serial, named(seed).items())
-    assert sides.run(sides.meeting(old, group=2, receivers=1), None) == [None, None]
+    assert sides.run(sides.meeting(old, group="2", receivers=1), None) == [None, None]
     assert_held(sides.held[0], named(0))
-    assert sides.run(sides.meeting(new, group=3)) == [None, None, None]
+    assert sides.run(sides.meeting(new, group="3")) == [None, None, None]
     assert_held(sides.held[1], named(1))
     sides.outbox.forget(new)
     assert sides.outbox._posts.keys() == {new}
@@ -126,7 +126,7 @@ def test_a_changed_bit_is_refused_by_name_and_the_next_round_is_whole(sides):
     assert any(isinstance(error, ValueError) for error in received)
 
     sides.outbox._posts[serial].parcels[1].flat[2] ^= 1
-    assert sides.run(sides.meeting(serial, group=2)) == [None, None, None]
+    assert sides.run(sides.meeting(serial, group="2")) == [None, None, None]
     assert_held(sides.held[0], named())
 
 

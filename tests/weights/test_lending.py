@@ -59,7 +59,7 @@ class Sides:
         host, port = self.outbox.address
         return Round(
             number=next(self.numbers), serial=1, policy_version=7, host=host, port=port,
-            backend="ipc", group=1, size=4, timeout_s=timeout_s, senders=2,
+            backend="ipc", group="1", size=4, timeout_s=timeout_s, senders=2,
         )  # fmt: skip
 
     def receive(self, which, meeting, load=None):
@@ -210,7 +210,7 @@ from isentropic.weights.inbox import Inbox
 
 side, port = sys.argv[1], int(sys.argv[2])
 meeting = Round(number=1, serial=1, policy_version=7, host="127.0.0.1", port=port, backend="ipc",
-                group=1, size=2, timeout_s=20.0)
+                group="1", size=2, timeout_s=20.0)
 
 def named():
     yield "a", torch.ones(40, 3)
@@ -231,7 +231,7 @@ def child(sides):
     """child(side): the one end of a round in a process that kills itself after the first parcel."""
     host, port = sides.outbox.address
     meeting = Round(
-        number=1, serial=1, policy_version=7, host=host, port=port, backend="ipc", group=1, size=2,
+        number=1, serial=1, policy_version=7, host=host, port=port, backend="ipc", group="1", size=2,
         timeout_s=WAIT_S,
     )  # fmt: skip
     started = []

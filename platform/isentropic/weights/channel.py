@@ -34,7 +34,8 @@ class Round:
 
     Args:
         serial: of the publication.
-        group: processes that took part in the last round of the same group are connected already.
+        group: names the connections: processes that took part in the last round of the same group
+            have them already. No two groups at one store have the same name.
         backend: gloo, nccl, or ipc: lent by the ranks on the engines' devices (`weights.lending`).
         size: of the group: the senders, which come first, and every process of the engines.
         senders: rank 0 of the learner, or all ranks if they lend.
@@ -46,7 +47,7 @@ class Round:
     host: str
     port: int
     backend: str  # gloo | nccl | ipc
-    group: int
+    group: str
     size: int
     timeout_s: float
     senders: int = 1

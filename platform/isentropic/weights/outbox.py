@@ -42,7 +42,7 @@ class Outbox:
         self._posts: dict[int, _Post] = {}
         self._next = 0
         self._free: list[Tensor] = []  # pinned; pinning costs more than copying
-        self._channel: tuple[int, Channel] | None = None  # of the last round, with its group
+        self._channel: tuple[str, Channel] | None = None  # of the last round, with its group
         # Guards `_free`: gathering takes from it, `forget` gives back.
         self._lock = threading.Lock()
 

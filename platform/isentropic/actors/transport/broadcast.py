@@ -42,7 +42,7 @@ class Route:
         self.turn = asyncio.Lock()
         self._numbers = itertools.count(1)
         self._met: tuple[tuple[str, int], ...] = ()
-        self._group = 0
+        self._group = ""
 
     @property
     def lends(self) -> bool:
@@ -63,7 +63,9 @@ class Route:
         members = tuple((engine.process.node_id, engine.process.pid) for engine in engines)
         if members != self._met:
             self._met = members
-            self._group = number
+            # With the publication: another route to the same ranks counts its rounds from 1 too,
+            # and would find the addresses of this one's processes in the store.
+            self._group = f"{published.serial}/{number}"
         return Round(
             number=number,
             serial=published.serial,
