@@ -4,7 +4,10 @@ import pyarrow.parquet as pq
 import pytest
 from training_job import assert_same_run, rollouts
 
-pytestmark = pytest.mark.engine
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+]  # minutes; fakes guard the same in the fast suite
 
 IN_SEGMENTS = ["rollout.segment_tokens=5", "run.steps=4", "evaluation.every=0"]
 
