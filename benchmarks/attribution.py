@@ -31,7 +31,7 @@ PROMISED = {
     "tokens": ("<=", 1e-2),
 }
 PARTS = ("time/update_s", "time/accounting_s")  # where the ledger's work is
-DEFAULT_EVERY = 20
+DEFAULT_EVERY = 25
 
 
 def measured(path: Path) -> list[dict]:
