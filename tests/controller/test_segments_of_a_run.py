@@ -20,6 +20,7 @@ SEGMENTS = (
     "evaluation.every=0",
 )
 STALENESS = [0, 1]
+BOTH = ("rollouts", "carried")
 
 
 def overrides(staleness=0):
@@ -118,14 +119,15 @@ def test_all_that_a_step_takes_was_drawn_and_on_disk_before(fake_run):
     score, seen = run.learner.score, []
 
     async def scored(batches, *, reference):
-        seen.append(sorted(path.name for path in (run.folder / "rollouts").iterdir()))
-        left = sorted(path.name for path in (run.folder / "carried").glob("*"))
-        assert left == seen[-1]
+        names = [sorted(path.name for path in run.folder.glob(f"{each}/*")) for each in BOTH]
+        seen.append(names)
         return await score(batches, reference=reference)
 
     run.learner.score = scored
     run.run()
-    assert seen[-1][-1] == "step_000006.parquet"
+    _of_the_start, *of_steps = seen  # step 1 is drawn while the answers of the start are scored
+    assert all(ledger == carried for ledger, carried in of_steps)
+    assert of_steps[-1][0][-1] == "step_000006.parquet"
 
 
 def test_what_is_left_is_written_before_the_step(fake_run, monkeypatch):
