@@ -170,6 +170,16 @@ class Group:
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its rollouts are written to their end."""
+        return bool(self.rollouts) and all(rollout.is_finished for rollout in self.rollouts)
+
+    @property
+    def begun_in(self) -> int:
+        """The step in whose phase it was begun, of one in segments."""
+        return min(rollout.segments[0].step for rollout in self.rollouts)
+
     def wave(self, wave: int) -> tuple[Rollout, ...]:
         return tuple(rollout for rollout in self.rollouts if rollout.key.wave == wave)
 

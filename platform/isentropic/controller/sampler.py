@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from isentropic.config import RolloutConfig
 from isentropic.controller.drawing.episode import DrawnFrom, Episode, Episodes
-from isentropic.controller.drawing.flight import Flight, Groups, Rules, is_finished
+from isentropic.controller.drawing.flight import Flight, Groups, Rules
 from isentropic.controller.protocols import Grader, RolloutPool
 from isentropic.controller.step import Clock
 from isentropic.methods.slots import Sampling, Wave
@@ -69,7 +69,7 @@ class Sampler:
         for draw in begun:
             groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
         due = rules.due(groups, drawn_from.step)
-        writing = [draw for draw, group in groups.items() if not is_finished(group)]
+        writing = [draw for draw, group in groups.items() if not group.is_finished]
         with _Grading(self._grader, self._chat) as grading:
             while writing:
                 episodes = self._segments([groups[draw] for draw in writing], wave)
@@ -129,7 +129,7 @@ class Sampler:
         )
         with _Grading(self._grader, self._chat) as grading:
             await self._write(episodes, drawn_from, clock, grading)
-            _join(groups, await grading.graded(clock))
+            _put(groups, await grading.graded(clock))
 
     async def _write(
         self,
@@ -238,15 +238,11 @@ class _Grading:
         ]
 
 
-def _join(groups: Groups, rollouts: Iterable[Rollout]) -> None:
-    """Adds rollouts to their groups in canonical order, whichever finished first."""
-    for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
-        group = groups[rollout.key.draw]
-        groups[rollout.key.draw] = replace(group, rollouts=(*group.rollouts, rollout))
-
-
 def _put(groups: Groups, rollouts: Iterable[Rollout]) -> None:
-    """Puts rollouts into their groups, in the place of what there was of them."""
+    """Puts rollouts into their groups, in canonical order, whichever finished first.
+
+    One that a group has already, unfinished, is replaced.
+    """
     by_draw: dict[int, dict[RolloutKey, Rollout]] = {}
     for rollout in rollouts:
         by_draw.setdefault(rollout.key.draw, {})[rollout.key] = rollout

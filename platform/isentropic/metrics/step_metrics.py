@@ -113,11 +113,7 @@ def segment_metrics(groups: Sequence[Group], step: int) -> dict[str, float]:
     rollouts = [rollout for group in groups for rollout in group.rollouts if rollout.segments]
     if not rollouts:
         return {}
-    begun: dict[int, int] = {}
-    for rollout in rollouts:
-        draw, first = rollout.key.draw, rollout.segments[0].step
-        begun[draw] = min(begun.get(draw, first), first)
-    lags = [step - first for first in begun.values()]
+    lags = [step - group.begun_in for group in groups]
     return {
         "segments/per_rollout_mean": float(np.mean([len(each.segments) for each in rollouts])),
         "segments/lag_mean": float(np.mean(lags)),
@@ -136,11 +132,10 @@ def flight_metrics(taken: Sequence[Group], carried: Sequence[Group], step: int) 
         carried: those in flight after it.
     """
     left = [rollout for group in carried for rollout in group.rollouts]
-    finished = [all(each.is_finished for each in group.rollouts) for group in carried]
     drawn = [rollout for group in taken for rollout in group.rollouts] + left
     return {
         "segments/carried_prompts": len(carried),
-        "segments/carried_finished": sum(finished),
+        "segments/carried_finished": sum(group.is_finished for group in carried),
         "segments/carried_tokens": sum(rollout.num_response_tokens for rollout in left),
         "segments/phase_tokens_max": max((_written_in(each, step) for each in drawn), default=0),
     }

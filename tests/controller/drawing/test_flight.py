@@ -13,9 +13,7 @@ from isentropic.controller.drawing.episode import DrawnFrom
 from isentropic.controller.drawing.flight import (
     Flight,
     Rules,
-    begun_in,
     finished_in,
-    is_finished,
     left_over,
 )
 from isentropic.controller.step import Clock
@@ -185,10 +183,10 @@ def test_every_draw_is_taken_once_and_none_later_than_the_bound(any_numbers, dat
     assert sorted(each.draw for each in [*taken, *flight.groups]) == list(range(flight.next_draw))
     assert len(flight.groups) == in_flight - per_step
     for step, (groups, left) in enumerate(found, start=1):
-        assert all(step - begun_in(group) <= max_lag for group in groups)
+        assert all(step - group.begun_in <= max_lag for group in groups)
         # Those that stay can all be taken before they are too old.
-        assert all(step - begun_in(group) < max_lag for group in left.groups)
-        assert all(is_finished(group) for group in groups)
+        assert all(step - group.begun_in < max_lag for group in left.groups)
+        assert all(group.is_finished for group in groups)
 
 
 def test_a_segment_is_cut_by_tokens(phases):
@@ -239,7 +237,7 @@ def test_the_lengths_trained_on_are_those_of_the_policy(phases):
     at_once = [
         r.num_response_tokens
         for group in taken
-        if begun_in(group) == finished_in(group)
+        if group.begun_in == finished_in(group)
         for r in group.rollouts
     ]
 

@@ -65,16 +65,14 @@ class Rules:
 
     def write_on(self, groups: Mapping[int, Group], due: Sequence[int]) -> list[int]:
         """The draws that need another segment before the phase can end."""
-        unfinished = [draw for draw, group in groups.items() if not is_finished(group)]
+        unfinished = [draw for draw, group in groups.items() if not group.is_finished]
         if len(groups) - len(unfinished) < self.per_step:
             return unfinished
         return [draw for draw in unfinished if draw in due]
 
     def take(self, groups: Mapping[int, Group], due: Sequence[int], step: int) -> tuple[Group, ...]:
         """The groups that the step trains on, as it takes them."""
-        finished = {
-            draw: finished_in(group) for draw, group in groups.items() if is_finished(group)
-        }
+        finished = {draw: finished_in(group) for draw, group in groups.items() if group.is_finished}
         order = sorted(finished, key=lambda draw: (draw not in due, finished[draw], draw))
         return tuple(_for_step(groups[draw], step) for draw in order[: self.per_step])
 
@@ -84,19 +82,9 @@ def fewest_steps(config: RolloutConfig) -> int:
     return -(-config.in_flight // config.prompts_per_step) - 1
 
 
-def is_finished(group: Group) -> bool:
-    """Whether all of a group's rollouts are written to their end."""
-    return bool(group.rollouts) and all(rollout.is_finished for rollout in group.rollouts)
-
-
 def finished_in(group: Group) -> int:
     """The step in whose phase the last of a finished group's rollouts ended."""
     return max(rollout.segments[-1].step for rollout in group.rollouts)
-
-
-def begun_in(group: Group) -> int:
-    """The step in whose phase a group was begun."""
-    return min(rollout.segments[0].step for rollout in group.rollouts)
 
 
 def left_over(flight: Flight) -> str:

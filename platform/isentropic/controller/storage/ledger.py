@@ -91,6 +91,12 @@ def ledger_path(folder: Path, step: int) -> Path:
     return folder / f"step_{step:06d}.parquet"
 
 
+def recorded_steps(folder: Path) -> list[int]:
+    """Returns the steps that a folder has files of, in order; files of other names are no steps."""
+    names = (path.stem.removeprefix("step_") for path in folder.glob("step_*.parquet"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def write_batch(folder: Path, batch: Batch, texts: Mapping[RolloutKey, Sequence[str]]) -> Path:
     """Writes the step's file durably; `texts` are the decoded turns, for people to read."""
     rollouts = [*batch.rollouts, *batch.teachers]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isentropic.checks import check_choice, nearest
-from isentropic.controller.storage.ledger import FOLDERS
+from isentropic.controller.storage.ledger import FOLDERS, ledger_path, recorded_steps
 from isentropic.experiments.run.recorded import LEDGER, decoder
 from isentropic.metrics.report.samples.tokens import Turn, pieces
 
@@ -31,12 +31,6 @@ def by_step(lines: Sequence[Mapping[str, Any]], *more: str) -> pd.DataFrame:
     return frame.set_index(index) if len(frame) else pd.DataFrame(index=pd.Index([], name="step"))
 
 
-def steps_in(folder: Path) -> list[int]:
-    """Return the steps that a folder has files of."""
-    names = (path.stem.removeprefix("step_") for path in folder.glob("step_*.parquet"))
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def rollout_frame(run: Path, step: int, split: str) -> pd.DataFrame:
     """Make the frame of `Run.rollouts`."""
     check_choice("split", split, tuple(FOLDERS))
@@ -50,7 +44,9 @@ def rollout_frame(run: Path, step: int, split: str) -> pd.DataFrame:
     frame["tokens"] = [len(logprobs) for logprobs in table["rollout_logprob"]]
     frame[ROLLOUT] = table[ROLLOUT]
     trained = run / "trained"
-    if split == "train" and step in steps_in(trained):  # the ledger may be ahead of the training
+    if split == "train" and step in recorded_steps(
+        trained
+    ):  # the ledger may be ahead of the training
         fates = read_step(trained, step, "trained")
         frame = frame.merge(fates[[*KEY, *(c for c in FATE if c in fates)]], on=KEY, how="left")
     return frame
@@ -82,7 +78,7 @@ def token_frame(
 
 def read_step(folder: Path, step: int, what: str) -> pd.DataFrame:
     """Read a step's file. Raises ValueError if there is none, or if it cannot be read."""
-    has = steps_in(folder)
+    has = recorded_steps(folder)
     if isinstance(step, bool) or not isinstance(step, Real) or not float(step).is_integer():
         raise ValueError(f"a step is a whole number, got {step!r}.")
     step = int(step)  # a data frame may have made a float of it
@@ -90,7 +86,7 @@ def read_step(folder: Path, step: int, what: str) -> pd.DataFrame:
         raise ValueError(
             f"{folder.parent} has no {what} step {step}. {folder.name}/ has {_listed(has)}."
         )
-    path = folder / f"step_{step:06d}.parquet"
+    path = ledger_path(folder, step)
     try:
         return pd.DataFrame(pq.read_table(path).to_pydict())
     except (OSError, pa.ArrowException) as error:
@@ -104,7 +100,7 @@ def _books(run: Path, step: int, name: str | None) -> pd.DataFrame | None:
     """Read the attribution of a step; None if the run itself did not measure it."""
     folder = run / "attribution"
     if name is None:
-        return read_step(folder, step, "measured") if step in steps_in(folder) else None
+        return read_step(folder, step, "measured") if step in recorded_steps(folder) else None
     names = sorted(path.name for path in folder.glob("*/") if path.is_dir())
     if name not in names:
         raise ValueError(

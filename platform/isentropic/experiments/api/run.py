@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from isentropic.controller.storage.ledger import FOLDERS
-from isentropic.experiments.api.frames import by_step, rollout_frame, steps_in, token_frame
+from isentropic.controller.storage.ledger import FOLDERS, recorded_steps
+from isentropic.experiments.api.frames import by_step, rollout_frame, token_frame
 from isentropic.experiments.run.folder import CONFIG, read_config
 from isentropic.experiments.run.recorded import LEDGER
 from isentropic.metrics.report.find import find_run, is_run, runs_under
@@ -79,17 +79,17 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps whose rollouts are recorded."""
-        return steps_in(self.folder / LEDGER)
+        return recorded_steps(self.folder / LEDGER)
 
     @property
     def evaluated(self) -> list[int]:
         """The steps after which the answers to held-out prompts are recorded; 0 is the start."""
-        return steps_in(self.folder / FOLDERS["eval"])
+        return recorded_steps(self.folder / FOLDERS["eval"])
 
     @property
     def measured(self) -> list[int]:
         """The steps whose tokens have contributions to the entropy: `accounting.ledger.every`."""
-        return steps_in(self.folder / "attribution")
+        return recorded_steps(self.folder / "attribution")
 
     def rollouts(self, step: int, *, split: str = "train") -> pd.DataFrame:
         """Read what was drawn for a step: a row per rollout, dropped ones and teachers too.

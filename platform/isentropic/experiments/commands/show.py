@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from isentropic.controller.storage.ledger import FOLDERS
+from isentropic.controller.storage.ledger import FOLDERS, ledger_path, recorded_steps
 from isentropic.experiments.program import program
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, step, text
 from isentropic.metrics.report.find import find_run
@@ -93,14 +93,13 @@ def step_file(folder: Path, number: int | None) -> Path:
     Raises:
         ValueError: the folder has none.
     """
-    files = {int(path.stem.removeprefix("step_")): path for path in folder.glob("step_*.parquet")}
-    if not files:
+    steps = recorded_steps(folder)
+    if not steps:
         raise ValueError(f"{folder} holds no step: nothing was drawn yet, or it is no run's.")
-    if number is not None and number not in files:
-        steps = sorted(files)
+    if number is not None and number not in steps:
         some = ", ".join(map(str, steps)) if len(steps) <= 8 else f"{steps[0]} to {steps[-1]}"
         raise ValueError(f"{folder} has no step {number}. It has {some}.")
-    return files[max(files) if number is None else number]
+    return ledger_path(folder, steps[-1] if number is None else number)
 
 
 def read(path: Path) -> list[Row]:

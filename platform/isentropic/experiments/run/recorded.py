@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from isentropic.config import Config
 from isentropic.controller.storage import checkpoints
-from isentropic.controller.storage.ledger import Batch, read_batch
+from isentropic.controller.storage.ledger import Batch, read_batch, recorded_steps
 from isentropic.experiments.run.folder import CONFIG, data_changes, read_config
 from isentropic.experiments.run.own_code import with_copies
 from isentropic.experiments.settings.compose import compose
@@ -58,10 +58,7 @@ class RecordedRun:
     @cached_property
     def steps(self) -> list[int]:
         """The steps that the ledger has."""
-        return sorted(
-            int(path.stem.removeprefix("step_"))
-            for path in (self.folder / LEDGER).glob("step_*.parquet")
-        )
+        return recorded_steps(self.folder / LEDGER)
 
     @cached_property
     def lines(self) -> dict[int, dict[str, Any]]:
