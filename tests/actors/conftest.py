@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from isentropic.actors import waiting
 from isentropic.actors.launch import start_actors
 from isentropic.actors.ray_runtime import start_ray
 from isentropic.config import ClusterConfig, LearnerConfig, ModelConfig
@@ -31,6 +32,12 @@ LEARNER = LearnerConfig(
     unsharded_gradient_gib=4.0, balance="tokens", head="auto", timeout_s=300.0, collective_timeout_s=300.0,
     replicas=1, context_parallel=1,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """On a busy machine Ray reports a death late, and the one to name would be another."""
+    monkeypatch.setattr(waiting, "LATE_DEATH_S", 120.0)
 
 
 @pytest.fixture
