@@ -65,7 +65,7 @@ def rollout_config(**changes) -> RolloutConfig:
         "engine": "vllm", "num_actors": 1, "tensor_parallel": 1, "prompts_per_step": 4, "group_size": 4,
         "temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_prompt_tokens": 32,
         "max_response_tokens": 64, "max_staleness": 0,
-        "max_num_seqs": 64, "kv_cache_gib": 0.125, "dtype": "float32", "probe_tolerance": 1e-4, "timeout_s": 120.0,
+        "max_num_seqs": 64, "kv_cache_gib": 0.125, "dtype": "float32", "probe_tolerance": 1e-4, "timeout_s": 600.0,
     }  # fmt: skip
     return RolloutConfig(**{**values, **changes})
 

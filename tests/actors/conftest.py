@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from isentropic.actors import waiting
 from isentropic.actors.launch import start_actors
 from isentropic.actors.ray_runtime import start_ray
 from isentropic.config import ClusterConfig, LearnerConfig, ModelConfig
@@ -17,8 +18,8 @@ from isentropic.rollout.vllm_engine import VllmEngine
 def cluster_config(**changes) -> ClusterConfig:
     values = {
         "address": "local", "placement": "apart", "gpus_per_engine": 0.0, "gpus_per_rank": 0.0,
-        "cpus_per_engine": 1.0, "cpus_per_rank": 1.0, "strategy": "PACK", "startup_timeout_s": 120.0,
-        "object_store_gib": 0.25, "health_timeout_s": 60.0, "max_restarts": 12,
+        "cpus_per_engine": 1.0, "cpus_per_rank": 1.0, "strategy": "PACK", "startup_timeout_s": 600.0,
+        "object_store_gib": 0.25, "health_timeout_s": 300.0, "max_restarts": 12,
         "max_learner_restarts": 2, "learner_label": None, "rollout_label": None,
     }  # fmt: skip
     return ClusterConfig(**{**values, **changes})
@@ -28,9 +29,15 @@ LEARNER = LearnerConfig(
     num_ranks=2, updates_per_rollout=1, microbatch_tokens=10_000, dtype="float32", lr=1e-2, lr_schedule="constant",
     warmup_updates=0, weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_eps=1e-8,
     max_grad_norm=1.0, max_skipped_updates=3, gradient_checkpointing=False, compile=False, vocab_chunk=64,
-    unsharded_gradient_gib=4.0, balance="tokens", head="auto", timeout_s=60.0, collective_timeout_s=60.0,
+    unsharded_gradient_gib=4.0, balance="tokens", head="auto", timeout_s=300.0, collective_timeout_s=300.0,
     replicas=1, context_parallel=1,
 )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """On a busy machine Ray reports a death late, and the one to name would be another."""
+    monkeypatch.setattr(waiting, "LATE_DEATH_S", 120.0)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ class FakeHandle:
     """An engine that answers health calls with `health`, and remembers what was done to it."""
 
     restarts = 0
+    reviving = False
 
     def __init__(self, name, health=None):
         self.name, self.health, self.done = name, health, []
@@ -113,3 +114,15 @@ def test_a_round_that_breaks_twice_stops_the_run():
     weights = FakeWeights(a=[RoundBroken("once"), RoundBroken("twice")])
     with pytest.raises(RoundBroken, match="twice"):
         load(weights, FakeHandle("a"))
+
+
+def test_a_second_draw_shares_the_last_restart_that_is_allowed():
+    """It is under way for the first draw: one more would be too many, and none is asked for."""
+    handle = FakeHandle("a")
+    handle.restarts = 9
+    pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=5.0, max_restarts=9)
+    with pytest.raises(RuntimeError, match=r"cluster\.max_restarts=9"):
+        asyncio.run(pool.revive(handle))
+    handle.reviving = True
+    asyncio.run(pool.revive(handle))
+    assert handle.done == ["started again"]

@@ -15,7 +15,13 @@ pytestmark = pytest.mark.engine
 
 
 @pytest.fixture(scope="module")
-def workers(ray_session):
+def gate(tmp_path_factory):
+    """Lets calls that hang go on, once it exists."""
+    return tmp_path_factory.mktemp("waiting") / "gate"
+
+
+@pytest.fixture(scope="module")
+def workers(ray_session, gate):
     env = {"env_vars": worker_env(1)}
 
     @ray.remote(num_cpus=0, runtime_env=env, concurrency_groups={"work": 1, "health": 1})
@@ -31,7 +37,8 @@ def workers(ray_session):
             if what == "wait in vain":
                 raise RuntimeError("[gloo/transport/tcp] Timed out waiting 4000ms for recv")
             if what == "hang":
-                time.sleep(3.0)
+                while not gate.exists():
+                    time.sleep(0.05)
             return what
 
         @ray.method(concurrency_group="health")
@@ -41,7 +48,7 @@ def workers(ray_session):
     return [Worker.remote() for _ in range(2)]
 
 
-def wait(loop, workers, *what, timeout_s=20.0):
+def wait(loop, workers, *what, timeout_s=300.0):
     refs = [worker.run.remote(each) for worker, each in zip(workers, what, strict=True)]
     who = [f"rank {rank}" for rank in range(len(what))]
     return loop.run_until_complete(
@@ -59,14 +66,23 @@ def test_the_calls_own_error(loop, workers):
     assert told.value.__notes__ == ["raised in rank 1 (a step)"]
 
 
-def test_the_late_one_is_named_with_its_stack(loop, workers):
+@pytest.fixture
+def hanging(gate, monkeypatch):
+    """Ends what hangs with its test, so that the next one finds the worker free."""
+    monkeypatch.setattr(waiting, "STACKS_S", 60.0)
+    gate.unlink(missing_ok=True)
+    yield
+    gate.touch()
+
+
+def test_the_late_one_is_named_with_its_stack(loop, workers, hanging):
     with pytest.raises(
-        WaitError, match=r"(?s)^rank 1 did not answer within 1 s \(a step\).*time.sleep"
+        WaitError, match=r"(?s)^rank 1 did not answer within 3 s \(a step\).*time.sleep"
     ):
-        wait(loop, workers, "a", "hang", timeout_s=1.0)
+        wait(loop, workers, "a", "hang", timeout_s=3.0)
 
 
-def test_the_one_that_hangs_is_named_and_not_who_waited_for_it(loop, workers, monkeypatch):
+def test_the_one_that_hangs_is_named_and_not_who_waited_for_it(loop, workers, hanging, monkeypatch):
     monkeypatch.setattr(waiting, "LATE_DEATH_S", 0.5)
     with pytest.raises(
         WaitError, match=r"(?s)^rank 1 hangs: rank 0 waited for it in vain \(a step\).*time.sleep"

@@ -26,7 +26,7 @@ def layout_of(*, ranks, engines, tensor_parallel=1, **cluster):
     values = {
         "placement": "apart", "gpus_per_engine": 1.0, "gpus_per_rank": 1.0, "cpus_per_engine": 1.0,
         "cpus_per_rank": 1.0, "strategy": "PACK", "learner_label": None, "rollout_label": None,
-        "startup_timeout_s": 20.0,
+        "startup_timeout_s": 120.0,
     }  # fmt: skip
     config = SimpleNamespace(**{**values, **cluster})
     rollout = SimpleNamespace(num_actors=engines, tensor_parallel=tensor_parallel)
@@ -42,11 +42,10 @@ def counts(places, names):
 
 
 def placed(names, **wanted):
-    start = time.monotonic()
     try:
         places = reserving.place(*layout_of(**wanted))
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}", "s": time.monotonic() - start}
+        return {"error": f"{type(error).__name__}: {error}"}
     found = {"ranks": counts(places.ranks, names), "engines": counts(places.engines, names)}
     places.release()
     while ray.available_resources().get("GPU", 0) < 2 * GPUS:
@@ -67,8 +66,10 @@ CASES = {
     "two nodes of ranks": {"ranks": 12, "engines": 2, "tensor_parallel": 2},
     "shared": {"ranks": 8, "engines": 8, "placement": "shared", "gpus_per_engine": 0.5,
                "gpus_per_rank": 0.5, "strategy": "SPREAD"},
-    "uneven": {"ranks": 9, "engines": 1},
-    "no such label": {"ranks": 1, "engines": 1, "learner_label": "role:c"},
+    # A wait for these would outlast the tests' own limit.
+    "uneven": {"ranks": 9, "engines": 1, "startup_timeout_s": 3600.0},
+    "no such label": {"ranks": 1, "engines": 1, "learner_label": "role:c",
+                      "startup_timeout_s": 3600.0},
     "too many": {"ranks": 8, "engines": 9, "startup_timeout_s": 2.0},
 }  # fmt: skip
 

@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-import os
-import signal
 import time
 from contextlib import suppress
 from typing import Any
 
 import ray
+from ray._private import state
 from ray.exceptions import ActorDiedError, RayActorError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from isentropic.actors.rollout_actor import Health
 from isentropic.actors.transport import Published
@@ -29,7 +27,7 @@ class EngineHandle:
     Args:
         startup_s: deadline for a process to start its engine.
         health_s: an engine that answers no health call, or makes no step with work to do, for so
-            long is hung.
+            long is hung. One that was just started again too, from when Ray says that it is up.
     """
 
     def __init__(self, actor: Any, index: int, *, startup_s: float, health_s: float) -> None:
@@ -46,6 +44,10 @@ class EngineHandle:
     @property
     def name(self) -> str:
         return f"rollout actor {self.index}"
+
+    @property
+    def reviving(self) -> bool:
+        return self._reviving is not None and not self._reviving.done()
 
     async def answers(self) -> None:
         """Raises WaitError if the process hangs, RayActorError if it is gone."""
@@ -79,12 +81,12 @@ class EngineHandle:
 
     async def ready(self) -> None:
         """Waits for a restart that is under way; one that failed is reported by the next call."""
-        if self._reviving is not None and not self._reviving.done():
+        if self.reviving:
             await asyncio.shield(self._reviving)
 
     async def revive(self, weights: Published | None) -> None:
         """Waits until the process is back with the current weights; callers share one wait."""
-        if self._reviving is None or self._reviving.done():
+        if not self.reviving:
             self.restarts += 1
             self._reviving = asyncio.ensure_future(self._revive(weights))
         await asyncio.shield(self._reviving)
@@ -120,18 +122,17 @@ class EngineHandle:
                 return
 
     async def _revive(self, weights: Published | None) -> None:
+        watch = asyncio.ensure_future(self._watch_restart())
+        try:
+            await self._come_back(weights)
+        finally:
+            watch.cancel()
+
+    async def _come_back(self, weights: Published | None) -> None:
         deadline = time.monotonic() + self.startup_s
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise WaitError(
-                    f"{self.name} did not come back within {self.startup_s:.0f} s after its "
-                    "process died."
-                )
             try:
-                self.process = await wait_one(
-                    self.actor.health.remote(), who=self.name, what="restarting", timeout_s=left
-                )
+                await self._first_answer(deadline)
                 if weights is not None:
                     await self.load(weights)
                 return
@@ -140,6 +141,42 @@ class EngineHandle:
                 if not isinstance(cause, RayActorError) or isinstance(cause, ActorDiedError):
                     raise
                 await asyncio.sleep(RETRY_S)
+
+    async def _first_answer(self, deadline: float) -> None:
+        left = max(deadline - time.monotonic(), 0.0)
+        health = self.actor.health.remote()
+        try:
+            self.process = await wait_one(health, who=self.name, what="restarting", timeout_s=left)
+        except WaitError as error:
+            raise WaitError(
+                f"{self.name} did not come back within {self.startup_s:.0f} s after its process "
+                "died or hung. Look at its log for the cause; if it only needs longer, allow more "
+                "time with cluster.startup_timeout_s."
+            ) from error
+
+    async def _watch_restart(self) -> None:
+        """Runs while the process comes back: kills one that is up and answers nothing."""
+        start, heard, killed = None, 0.0, None
+        while True:
+            await asyncio.sleep(min(5.0, self._health_s / 4))
+            # Calls wait while Ray starts a process: their silence says nothing then.
+            up = await asyncio.to_thread(number_of_start, self.actor)
+            if up is None or up == killed:
+                continue
+            if up != start:
+                start, heard = up, time.monotonic()
+            left = heard + self._health_s - time.monotonic()
+            if left <= 0:
+                self.restarts += 1
+                self.kill(f"was started again and answers nothing for {self._health_s:.0f} s")
+                killed = start
+                continue
+            # An error is no answer either: if the connection to a frozen process is lost, each call
+            # ends at once, as those on a dead one do.
+            with suppress(RuntimeError):
+                health = self.actor.health.remote()
+                await wait_one(health, who=self.name, what="health", timeout_s=left)
+                heard = time.monotonic()
 
     async def asked(self, ref: Any, what: str, timeout_s: float) -> Any:
         """Waits for `ref`; raises RayActorError, not RuntimeError, if the process is gone."""
@@ -153,16 +190,13 @@ class EngineHandle:
             raise
 
     def kill(self, why: str) -> None:
+        """Ends the process, a frozen one too: Ray sends SIGKILL if it does not go by itself."""
         log.warning("%s %s: it is killed and started again", self.name, why)
         ray.kill(self.actor, no_restart=False)
-        # Ray asks the process to end itself; one that is frozen never does.
-        if self.process is not None:
-            here = NodeAffinitySchedulingStrategy(self.process.node_id, soft=False)
-            end_process.options(scheduling_strategy=here).remote(self.process.pid)
 
 
-@ray.remote(num_cpus=0, max_retries=0)
-def end_process(pid: int) -> None:
-    """Kills a process of the node that this task runs on."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+def number_of_start(actor: Any) -> int | None:
+    """Returns how often Ray has restarted this actor; None unless its process is up."""
+    # `ray.util.state` knows this too, but needs the dashboard, which a Ray of our own has not.
+    about = state.actors(actor._actor_id.hex())
+    return about["NumRestarts"] if about.get("State") == "ALIVE" else None

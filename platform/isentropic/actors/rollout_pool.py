@@ -105,8 +105,8 @@ class RayRolloutPool:
         return list(await asyncio.gather(*(handle.take_usage() for handle in self.handles)))
 
     async def revive(self, handle: EngineHandle) -> None:
-        """Brings a dead engine back, within the budget of restarts."""
-        if self.restarts >= self._max_restarts:
+        """Brings a dead engine back, within the budget of restarts; callers share one restart."""
+        if not handle.reviving and self.restarts >= self._max_restarts:
             raise RuntimeError(
                 f"{handle.name} died, and {self.restarts} restarts were made already "
                 f"(cluster.max_restarts={self._max_restarts}). Look at its log for the cause; "

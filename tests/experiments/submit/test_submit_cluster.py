@@ -18,7 +18,7 @@ SCRIPT = """
 import os, sys, time
 print("code in", os.path.relpath(os.environ["PYTHONPATH"].split(":")[-1]), "arguments", sys.argv[1:], flush=True)
 print("secret", os.environ.get("WANDB_API_KEY"), flush=True)
-time.sleep(60 if "seed=1" in sys.argv else 0)
+time.sleep(600 if "seed=1" in sys.argv else 0)
 sys.exit(3)
 """
 
@@ -62,7 +62,7 @@ def head(tmp_path_factory):
             command, env=environment, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        for _ in range(300):
+        for _ in range(1500):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
                     break
@@ -77,7 +77,7 @@ def head(tmp_path_factory):
         )
         for each in alive:
             each.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 @pytest.fixture
