@@ -196,7 +196,7 @@ def _time(placed: Placed) -> list[str]:
         f"{times.rollout:,.0f}, learner {times.learner:,.0f}, sync {times.sync:,.0f}), evaluation "
         f"{times.evaluation:,.0f} s, run {times.run / HOUR:,.0f} hours",
         f"{INDENT}assumed: MFU {MFU:.0%}, decoding at {DECODE_SHARE:.0%} of the memory's speed, "
-        f"answers of {ANSWER_SHARE:.0%} of the limit; nothing of it was measured",
+        f"answers of {ANSWER_SHARE:.0%} of the limit; only the MFU was measured, at 1.5 B",
     ]
 
 
