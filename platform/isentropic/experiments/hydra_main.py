@@ -21,7 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
-from isentropic.experiments.settings.conf import CONF, CONFIG_DIR, search_path, take_config_dirs
+from isentropic.experiments.settings.conf import (
+    CONF,
+    CONFIG_DIR,
+    refuse_ambiguous,
+    search_path,
+    take_config_dirs,
+)
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.options import HELP
 from isentropic.experiments.settings.overrides import for_hydra
@@ -97,6 +103,7 @@ def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
     from isentropic.experiments.settings.load import load  # torch: after Hydra's own checks
 
     settings = HydraConfig.get()
+    refuse_ambiguous(settings.overrides.task)
     check_presets(settings)
     name_presets(cfg, settings)
     if settings.mode == RunMode.MULTIRUN:
