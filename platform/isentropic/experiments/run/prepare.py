@@ -16,6 +16,7 @@ from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
+from isentropic.tasks.own.repeats import check_repeats
 from isentropic.tasks.own.trial import try_reward
 from isentropic.tasks.prompts import fitting
 
@@ -43,7 +44,7 @@ def prepare(config: Config) -> Prepared:
     if config.tracking.tensorboard:
         check_tensorboard()
     check_model(config.model, config.task)
-    task = TASKS[config.task.name].make(config.task)
+    task = make_task(config)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
@@ -56,6 +57,17 @@ def prepare(config: Config) -> Prepared:
     return Prepared(
         model=model, task=task, chat=chat, dropped=dropped, attention_share=share, data=data
     )
+
+
+def make_task(config: Config) -> Task:
+    """Makes the task; one of the user's own must give the same prompts again.
+
+    Raises:
+        ValueError: its data, or the user's code, cannot be used.
+    """
+    task = TASKS[config.task.name].make(config.task)
+    check_repeats(config.task, task)
+    return task
 
 
 def fit_prompts(
