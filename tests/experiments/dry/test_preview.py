@@ -106,13 +106,17 @@ def test_of_a_reward_of_one_s_own(problems, tiny_model_path, tmp_path, gold):
     model = ["model=path", f"model.path={tiny_model_path}", "model.max_length=100"]
     sizes = ["rollout.max_prompt_tokens=60", "rollout.max_response_tokens=40"]
     more = [own, f"task.answer_column={gold}", "rewards.timeout_s=30"]
-    lines = lines_after(describe(settings(*problems, *model, *sizes, *more)), "rewards")
+    text, refused = findings(settings(*problems, *model, *sizes, *more))
+    lines = lines_after(text, "rewards")
     said = [line.strip().partition(": ")[2] for line in lines]
     empty = f"raised, {tmp_path}/mine.py:4: KeyError: 'nothing'"
     if gold == "answer":
         assert said[:3] == ["1.5 (right 1, dear 0.5)", "0.5 (right 0, dear 0.5)", empty]
+        assert not refused
     else:
         assert said[:2] == ["0.5 (right 0, dear 0.5)", empty]
+        (why,) = refused  # as the run would be
+        assert "the reward fails on an empty answer" in why and "mine.py:4: KeyError" in why
 
 
 def reward_lines(task, *overrides):

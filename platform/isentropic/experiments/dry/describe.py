@@ -32,6 +32,7 @@ from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
+from isentropic.tasks.own.trial import try_reward
 
 
 class Findings:
@@ -193,4 +194,5 @@ def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) 
             too_long=sum(dropped.values()),
         )
         found.lines += [f"resume     {note}"] if note else []
+        try_reward(task, chat, config.rewards)
     return task
