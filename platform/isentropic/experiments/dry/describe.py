@@ -22,6 +22,7 @@ from isentropic.experiments.run.prepare import (
     check_engine_starts,
     check_learner_runs,
     fit_prompts,
+    held_out_note,
     make_task,
 )
 from isentropic.experiments.settings.checks import check_devices, remarks
@@ -194,5 +195,7 @@ def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) 
             too_long=sum(dropped.values()),
         )
         found.lines += [f"resume     {note}"] if note else []
+        if leak := held_out_note(config, digest):
+            found.lines.append(f"held out   {leak}")
         try_reward(task, chat, config.rewards)
     return task

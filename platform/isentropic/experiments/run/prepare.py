@@ -90,6 +90,23 @@ def fit_prompts(
     )
 
 
+def held_out_note(config: Config, data: DataDigest) -> str:
+    """Says how many held-out prompts are trained on; "" if none is."""
+    trained_on, held_out = data.trained_on()
+    if not trained_on:
+        return ""
+    share = "ALL" if trained_on == held_out else f"{trained_on} of {held_out}"
+    path = getattr(config.task, "path", None)
+    return (
+        f"{share} HELD-OUT PROMPTS ARE TRAINED ON TOO: on these eval/* says what was remembered."
+        + (
+            f" task.eval_path is task.path, {path}; task.eval_path=null holds a share of it out."
+            if path is not None and getattr(config.task, "eval_path", None) == path
+            else ""
+        )
+    )
+
+
 def check_model_runs(config: Config, model: PretrainedConfig) -> None:
     """Raises ValueError if the engine or the learner cannot run the model."""
     check_engine_runs(config, model)
