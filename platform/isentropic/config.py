@@ -57,7 +57,7 @@ CAME_LATER: dict[str, Any] = {
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "math": {"truncated_answer": "any", "reward": None},
-    "reasoning_gym": {"truncated_answer": "any"},
+    "reasoning_gym": {"truncated_answer": "any", "reward": None},
 }
 
 # What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.

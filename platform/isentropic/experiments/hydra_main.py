@@ -75,7 +75,8 @@ def _run_hydra(job: Job) -> int:
 
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [*for_hydra(arguments), *search_path()]
+    given = for_hydra(arguments)
+    sys.argv[1:] = [*given, *search_path()]
     program = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)
     try:
         if set(arguments) & set(HELP):
@@ -83,7 +84,7 @@ def _run_hydra(job: Job) -> int:
         else:
             program()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(explain(error, arguments)) from error
+        raise ValueError(explain(error, given)) from error
     return max(codes, default=DONE)
 
 
