@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help() -> str:
     rows = [f"  {name:<15}{what}" for name, what in COMMANDS.items()]
     head = "isentropic <command> key=value ...    (isentropic <command> --help shows its options)"
-    foot = 'TAB completes them after: eval "$(isentropic completion bash)"'
+    foot = 'TAB completes them after: eval "$(isentropic completion bash)", or zsh'
     return "\n".join([head, "", *rows, "", foot])
 
 
