@@ -94,6 +94,15 @@ def test_tab_knows_presets_of_ones_own(flag, tmp_path):
     assert candidates("isentropic train task=mathe", list(console.COMMANDS)) == []
 
 
+def test_a_shell_without_a_script_is_refused_and_prints_nothing_to_evaluate(capsys):
+    assert console.main(["completion", "fish"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "must be one of bash, zsh; got 'fish'" in captured.err
+    for asked in ([], ["--help"]):
+        assert console.main(["completion", *asked]) == 0
+        assert "completion zsh" in capsys.readouterr().out
+
+
 def put_command(folder):
     command = folder / "isentropic"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m isentropic.experiments.console "$@"\n')

@@ -13,8 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from isentropic.checks import check_choice
 from isentropic.config import flat
 from isentropic.experiments.settings.conf import choices, compose_raw, groups, take_config_dirs
+from isentropic.experiments.settings.options import HELP
 from isentropic.folders import runs_folder
 
 # Bash may cut words at "=": then it wants what comes after it, and we answer with whole words.
@@ -53,12 +55,18 @@ Completes commands, options, keys and choices with TAB:
 
 
 def completion(arguments: Sequence[str], commands: Sequence[str]) -> str:
-    """Return what `isentropic completion <arguments>` prints."""
+    """Return what `isentropic completion <arguments>` prints.
+
+    Raises:
+        ValueError: the shell is another; its `eval` would run our help.
+    """
     match arguments:
         case [("bash" | "zsh") as shell]:
             return SCRIPTS[shell]
         case ["query", line]:
             return "\n".join(candidates(line, commands))
+        case [other, *_] if other not in HELP:
+            check_choice("the shell of `isentropic completion`", other, SCRIPTS)
     return USAGE
 
 
