@@ -141,6 +141,8 @@ def test_of_a_reward_of_one_s_own(problems, tiny_model_path, tmp_path, gold):
         assert said[:2] == ["0.5 (right 0, dear 0.5)", empty]
         (why,) = refused  # as the run would be
         assert "the reward fails on an empty answer" in why and "mine.py:4: KeyError" in why
+    said = [line.split()[0] for line in lines_after(text, "verdict")]
+    assert said == ["verdict", "and"][: 1 + len(refused)], "what fits may be refused all the same"
 
 
 def reward_lines(task, *overrides):

@@ -113,6 +113,8 @@ def _plan(
     placed = Placed(config=config, model=network, work=work, machine=machine)
     problems = find_problems(placed, disk)
     found.lines += plan_lines(placed, disk, fits=not problems)
+    if found.problems and not problems:
+        found.lines.append("           and is refused all the same, for another reason: see below")
     found.problems += problems
 
 

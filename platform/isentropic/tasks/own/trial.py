@@ -33,8 +33,8 @@ def try_reward(task: Task, chat: Chat, config: RewardsConfig) -> None:
             f"the reward fails on all of {len(responses)} answers to the first prompt "
             f"({prompt.prompt_id}), the right one too: {reasons[0]}."
             if prompt.answer
-            else f"the reward fails on an empty answer to the first prompt ({prompt.prompt_id}): "
-            f"{reasons[0]}. A policy will write one: pay it what it is worth."
+            else f"the reward fails on an empty answer to the first prompt ({prompt.prompt_id}), "
+            f"which a policy will write: {reasons[0]}."
         )
     _check_parts(outcomes, responses, task.place)
 
