@@ -163,6 +163,12 @@ def test_an_older_run_graded_what_was_cut_off_like_the_rest():
     assert with_current_keys({"task": kept})["task"] == kept
 
 
+@pytest.mark.parametrize(("segment", "lag"), [(None, 4), (8, 9)])
+def test_a_lag_that_an_older_run_did_not_read_does_not_keep_it_from_going_on(segment, lag):
+    recorded = {"rollout": {"segment_tokens": segment, "max_lag": 9}}
+    assert with_current_keys(recorded)["rollout"]["max_lag"] == lag
+
+
 @pytest.mark.parametrize("label", ["learner", "role=learner", "role:", ":learner", "role:a:b"])
 def test_a_label_is_a_name_and_a_value(label):
     check_label("cluster.learner_label", None)

@@ -57,7 +57,7 @@ CAME_LATER: dict[str, Any] = {
 # The same of the tasks' own keys, by task.
 TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "math": {"truncated_answer": "any", "reward": None},
-    "reasoning_gym": {"truncated_answer": "any"},
+    "reasoning_gym": {"truncated_answer": "any", "reward": None},
 }
 
 # What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
@@ -535,6 +535,10 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
             result.setdefault(section, value)
         elif isinstance(result.get(section), Mapping):
             result[section] = {name: value} | dict(result[section])
+    rollout = result.get("rollout")
+    if isinstance(rollout, Mapping) and rollout.get("segment_tokens") is None:
+        # It did nothing there, and another value is refused today: the run must go on.
+        result["rollout"] = dict(rollout) | {"max_lag": CAME_LATER["rollout.max_lag"]}
     task = result.get("task")
     if isinstance(task, Mapping) and isinstance(task.get("name"), str):
         result["task"] = TASK_KEYS_CAME_LATER.get(task["name"], {}) | dict(task)

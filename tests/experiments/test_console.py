@@ -94,11 +94,24 @@ def test_tab_knows_presets_of_ones_own(flag, tmp_path):
     assert candidates("isentropic train task=mathe", list(console.COMMANDS)) == []
 
 
-def test_bash_completes_as_documented(tmp_path):
-    """The script is evaluated as the help says; bash cuts words at `=`, and puts them together."""
-    command = tmp_path / "isentropic"
+def test_a_shell_without_a_script_is_refused_and_prints_nothing_to_evaluate(capsys):
+    assert console.main(["completion", "fish"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and "must be one of bash, zsh; got 'fish'" in captured.err
+    for asked in ([], ["--help"]):
+        assert console.main(["completion", *asked]) == 0
+        assert "completion zsh" in capsys.readouterr().out
+
+
+def put_command(folder):
+    command = folder / "isentropic"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m isentropic.experiments.console "$@"\n')
     command.chmod(0o755)
+
+
+def test_bash_completes_as_documented(tmp_path):
+    """The script is evaluated as the help says; bash cuts words at `=`, and puts them together."""
+    put_command(tmp_path)
     script = f"""
         PATH={tmp_path}:$PATH
         eval "$(isentropic completion bash)"
@@ -114,6 +127,27 @@ def test_bash_completes_as_documented(tmp_path):
         text=True,
     )
     assert (done.stdout, done.stderr) == ("math |math500 |", "")
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh here")
+def test_zsh_completes_as_documented(tmp_path):
+    """An interactive zsh, since completion works nowhere else: whole words, and what goes on."""
+    put_command(tmp_path)
+    script = f"""
+        zmodload zsh/zpty
+        zpty z zsh -f -i
+        zpty -w z 'PATH={tmp_path}:$PATH; eval "$(isentropic completion zsh)"' && sleep 4
+        zpty -n -w z $'isentropic train task=math5\\t' && sleep 4
+        while zpty -r -t z said; do print -rn -- $said; done
+    """
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "platform"), "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "task=math500 " in done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ import pytest
 
 from isentropic.checks import check_range
 from isentropic.experiments.hydra_main import hydra_main
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.conf import CONF, preset_path, take_config_dirs
 
 PLATFORM = Path(__file__).resolve().parents[2] / "platform"
 
@@ -180,9 +182,31 @@ def test_presets_that_would_hide_ours(run, tmp_path):
     folder = own_presets(tmp_path / "conf")
     code, _, err = run("--config-dir", f"{folder}x")
     assert code == 2 and f"--config-dir {folder}x is no folder" in err
-    (folder / "task" / "math.yaml").touch()
-    code, _, err = run("--config-dir", str(folder))
-    assert code == 2 and "has the name of a preset of isentropic, task=math" in err
+    theirs = folder / "task" / "math.yaml"
+    theirs.write_text("defaults: [arithmetic, _self_]")
+    (folder / "task" / "mine.yaml").write_text("defaults: [math, _self_]")
+    code, _, err = run("--config-dir", str(folder), "task=short", "method=mine")
+    assert code == 0, err  # a file that nothing chooses is no matter
+    for chosen in ("task=math", "task=mine"):  # mine begins with it
+        code, _, err = run("--config-dir", str(folder), chosen, "task.path=p.csv")
+        assert code == 2 and f"task=math is two files, {CONF}/task/math.yaml and {theirs}:" in err
+
+
+def test_the_api_and_other_commands_refuse_a_name_of_two_files(tmp_path):
+    theirs = own_presets(tmp_path) / "sweep" / "beta.yaml"
+    theirs.parent.mkdir()
+    theirs.touch()
+    (tmp_path / "method" / "dapo.yaml").write_text("seed: 8")
+    take_config_dirs([f"--config-dir={tmp_path}"])
+    try:
+        assert compose(["method=papo"]).seed == 0
+        with pytest.raises(ValueError, match="method=dapo is two files"):
+            compose(["method=mine"])
+        with pytest.raises(ValueError, match="method=dapo is two files"):
+            preset_path("method", "dapo")
+        assert preset_path("sweep", "beta") == theirs
+    finally:
+        take_config_dirs([])
 
 
 def test_multirun_gives_every_job_its_own_folder_and_goes_on_after_a_failure(run):

@@ -44,6 +44,16 @@ def test_means_of_parts_leave_out_checks_that_failed(make):
     assert not [key for key in reward_metrics([make.group(0, [1, 1])]) if key.endswith("_mean")]
 
 
+def test_a_part_that_a_reward_lacks_counts_zero_in_its_mean(make):
+    parts = [{"right": 1.0}, {"right": 1.0, "short": 0.5}, {"short": 0.5}, {}]
+    rollouts = tuple(
+        replace(make.rollout(0, sample), reward_parts=each) for sample, each in enumerate(parts)
+    )
+    metrics = reward_metrics([Group(draw=0, prompt=rollouts[0].prompt, rollouts=rollouts)])
+    assert metrics["reward/right_mean"] == pytest.approx(2 / 3)
+    assert metrics["reward/short_mean"] == pytest.approx(1 / 3)
+
+
 def test_later_waves_and_teachers_do_not_bend_the_reward(make):
     wrong = make.rollout(0, 0, reward=0.0)
     later, teacher = make.rollout(0, 0, wave=1), make.rollout(0, 1, origin="teacher:book")

@@ -19,12 +19,12 @@ def written(folder, text, name="mine.py"):
 
 
 def test_a_name_of_the_file_is_got_and_a_wrong_one_gets_the_nearest(tmp_path):
-    path = written(tmp_path, "def grade(prompt, response, row):\n    return 1\n")
+    path = written(tmp_path, "import re\ndef grade(prompt, response, row):\n    return 1\n")
     code = OwnCode.read("task.reward.file", path)
 
     assert code.get("task.reward.function", "grade")("", "", {}) == 1
-    assert code.line(code.get("f", "grade")) == f"{path}:1"
-    with pytest.raises(ValueError, match=r"has no such name. Did you mean 'grade'"):
+    assert code.line(code.get("f", "grade")) == f"{path}:2"
+    with pytest.raises(ValueError, match=r"no such name. Did you mean 'grade'\? It has: grade\."):
         code.get("task.reward.function", "grad")
 
 

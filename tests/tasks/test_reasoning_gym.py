@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import generators as survey
 
 from isentropic.tasks import reasoning_gym
+from isentropic.tasks.own.reward import OwnRewardConfig
 from isentropic.tasks.reasoning_gym import (
     EVALUATE_ANSWERS,
     ReasoningGymConfig,
@@ -54,6 +55,31 @@ def test_items_their_answers_and_scores():
         assert task.grade(prompt, [f"so <answer>{prompt.answer}</answer>"]) == 1.0
         assert task.grade(prompt, ["<answer>x</answer>"]) < 0.1
         assert task.grade(prompt, [prompt.answer]) == 0.0  # not where the pattern looks
+
+
+def test_a_reward_of_ones_own_reads_the_item(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def grade(prompt, response, row):\n"
+        "    assert row['question'] in prompt and 'difficulty' in row['metadata']\n"
+        "    return {'right': response == row['answer'], 'short': len(response) < 9}\n"
+    )
+    own = OwnRewardConfig(file=str(path), function="grade")
+    task = ReasoningGymTask(replace(CONFIG, reward=own))
+    prompt = task.prompt("eval", 1)
+    plain = ReasoningGymTask(CONFIG).prompt("eval", 1)
+    assert (prompt.messages, prompt.answer) == (plain.messages, plain.answer)
+    assert task.place == f"{path}:1"
+    again = pickle.loads(pickle.dumps(task))  # as a worker has it
+    for mine in (task, again):
+        assert mine.grade(prompt, [prompt.answer]) == 2.0
+        assert mine.grade_truncated(prompt, ["not that"]) == 1.0
+
+
+def test_rows_have_keys_of_text_as_json_needs_them():
+    row = {"board": {(0, 1): {2, 1}, 3: [{None: (1,)}]}}
+    as_json = {"board": {"(0, 1)": [1, 2], "3": [{"None": [1]}]}}
+    assert reasoning_gym._with_text_keys(row) == as_json
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from isentropic.checks import check_choice
 from isentropic.config import flat
 from isentropic.experiments.settings.conf import choices, compose_raw, groups, take_config_dirs
+from isentropic.experiments.settings.options import HELP
 from isentropic.folders import runs_folder
 
 # Bash may cut words at "=": then it wants what comes after it, and we answer with whole words.
-SCRIPT = """\
+BASH = """\
 _isentropic() {
     local IFS=$'\\n' line="${COMP_LINE:0:COMP_POINT}"
     local word="${line##* }"
@@ -28,21 +30,43 @@ _isentropic() {
     fi
 }
 complete -o nospace -o default -F _isentropic isentropic"""
+# What is whole ends with a blank; what goes on (a section, a key) gets none behind it.
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+_isentropic() {
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local -a found=("${(@f)$("$words[1]" completion query "$line" 2>/dev/null)}")
+    found=(${found:#})
+    if (( ! $#found )); then
+        compset -P '*='
+        _files
+        return
+    fi
+    compadd -Q -S '' -- ${found:#* }
+    compadd -Q -- ${${(M)found:#* }% }
+}
+compdef _isentropic isentropic"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH}
 USAGE = """\
-Completes commands, options, keys and choices with TAB. For bash, in ~/.bashrc or by hand:
+Completes commands, options, keys and choices with TAB:
 
-  eval "$(isentropic completion bash)"
-
-For zsh: autoload -U bashcompinit && bashcompinit, then the same line."""
+  eval "$(isentropic completion bash)"   # in ~/.bashrc, or by hand
+  eval "$(isentropic completion zsh)"    # in ~/.zshrc, or by hand"""
 
 
 def completion(arguments: Sequence[str], commands: Sequence[str]) -> str:
-    """Return what `isentropic completion <arguments>` prints."""
+    """Return what `isentropic completion <arguments>` prints.
+
+    Raises:
+        ValueError: the shell is another; its `eval` would run our help.
+    """
     match arguments:
-        case ["bash"]:
-            return SCRIPT
+        case [("bash" | "zsh") as shell]:
+            return SCRIPTS[shell]
         case ["query", line]:
             return "\n".join(candidates(line, commands))
+        case [other, *_] if other not in HELP:
+            check_choice("the shell of `isentropic completion`", other, SCRIPTS)
     return USAGE
 
 

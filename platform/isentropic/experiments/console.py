@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_help())
         return DONE if given else BAD_INPUT
     command = given[0]
-    if command == "completion":
-        from isentropic.experiments.completion import completion  # Hydra: not for --help
-
-        print(completion(given[1:], list(COMMANDS)))
-        return DONE
     try:
+        if command == "completion":
+            from isentropic.experiments.completion import completion  # Hydra: not for --help
+
+            print(completion(given[1:], list(COMMANDS)))
+            return DONE
         check_choice("command", command, COMMANDS)
     except ValueError as error:
         return refuse(str(error))
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _help() -> str:
     rows = [f"  {name:<15}{what}" for name, what in COMMANDS.items()]
     head = "isentropic <command> key=value ...    (isentropic <command> --help shows its options)"
-    foot = 'TAB completes them after: eval "$(isentropic completion bash)"'
+    foot = 'TAB completes them after: eval "$(isentropic completion bash)" (or zsh)'
     return "\n".join([head, "", *rows, "", foot])
 
 

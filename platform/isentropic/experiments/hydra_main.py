@@ -21,7 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from isentropic.checks import refuse_secrets
 from isentropic.config import Config
 from isentropic.experiments.program import DONE, begin, exit_code
-from isentropic.experiments.settings.conf import CONF, CONFIG_DIR, search_path, take_config_dirs
+from isentropic.experiments.settings.conf import (
+    CONF,
+    CONFIG_DIR,
+    refuse_ambiguous,
+    search_path,
+    take_config_dirs,
+)
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.options import HELP
 from isentropic.experiments.settings.overrides import for_hydra
@@ -69,7 +75,8 @@ def _run_hydra(job: Job) -> int:
 
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = [*for_hydra(arguments), *search_path()]
+    given = for_hydra(arguments)
+    sys.argv[1:] = [*given, *search_path()]
     program = hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(task)
     try:
         if set(arguments) & set(HELP):
@@ -77,7 +84,7 @@ def _run_hydra(job: Job) -> int:
         else:
             program()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ValueError(explain(error, arguments)) from error
+        raise ValueError(explain(error, given)) from error
     return max(codes, default=DONE)
 
 
@@ -97,6 +104,7 @@ def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
     from isentropic.experiments.settings.load import load  # torch: after Hydra's own checks
 
     settings = HydraConfig.get()
+    refuse_ambiguous(settings.overrides.task)
     check_presets(settings)
     name_presets(cfg, settings)
     if settings.mode == RunMode.MULTIRUN:

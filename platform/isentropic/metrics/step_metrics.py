@@ -41,8 +41,10 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = sorted({name for each in parts for name in each})
+    # A part that is missing counts 0, as in the reward itself; a check that failed has no parts.
+    paid = [each for each in parts if each]
     return {
-        f"reward/{name}_mean": float(np.mean([each[name] for each in parts if name in each]))
+        f"reward/{name}_mean": float(np.mean([each.get(name, 0.0) for each in paid]))
         for name in names
     }
 

@@ -59,7 +59,11 @@ class OwnCode:
         """
         values = vars(_module(self.path, self.text))
         if name not in values:
-            own = [other for other in values if not other.startswith("_")]
+            own = [
+                other
+                for other, value in values.items()
+                if not other.startswith("_") and not isinstance(value, ModuleType)
+            ]
             raise ValueError(
                 f"{key}={name}: {self.path} has no such name.{nearest(name, own)} It has: "
                 f"{', '.join(own) or 'none'}."

@@ -1,6 +1,6 @@
 """Mathematical problems with one right answer, from files or the Hub."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from isentropic.tasks.data.rows import (
     as_text,
     read_rows,
 )
-from isentropic.tasks.grading.worker import Item
+from isentropic.tasks.own.graded import MayBeGraded
 from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 
 # A table's missing numbers as text, from `DataFrame.astype(str)` or a database: no gold.
@@ -76,7 +76,7 @@ class MathConfig:
             check_range("task.limit", self.limit, at_least=1)
 
 
-class MathTask:
+class MathTask(MayBeGraded):
     """Reads its files once, at the start; `answers` says what is right.
 
     `prompt_id` is 'math/<split>/<index>'. Workers get no rows.
@@ -113,21 +113,6 @@ class MathTask:
         """Modules of the checks, for the server that workers are forked from."""
         return ("math_verify", "latex2sympy2_extended") if self._reward is None else ()
 
-    @property
-    def place(self) -> str:
-        """Where the user's reward begins, as file:line; "" if it is ours."""
-        return "" if self._reward is None else self._reward.place
-
-    def enter_worker(self) -> None:
-        if self._reward is not None:
-            self._reward.enter_worker()
-
-    @property
-    def grade_together(self) -> Callable[[Sequence[Item]], list[float | Exception]] | None:
-        """Grades several answers in one call, if the user's reward does; else None."""
-        together = self._reward is not None and self._reward.calls_together
-        return self._reward.grade if together else None
-
     def size(self, split: str) -> int:
         return len(self._rows[split])
 
@@ -148,14 +133,14 @@ class MathTask:
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         if self._reward is not None:
-            return _only(self._reward.grade([(prompt, tuple(turns))]))
+            return self._paid(prompt, turns)
         right = is_right(turns[-1], prompt.answer)
         return self.config.reward_right if right else self.config.reward_wrong
 
     def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
         """Pays an answer in a box, or behind `####`, and no other: the text would have gone on."""
         if self._reward is not None:
-            return _only(self._reward.grade([(prompt, tuple(turns), True)]))
+            return self._paid(prompt, turns, truncated=True)
         if self.config.truncated_answer == "any" or final_answer(turns[-1], truncated=True):
             return self.grade(prompt, turns)
         return self.grade(prompt, (*turns[:-1], ""))
@@ -208,14 +193,6 @@ def as_gold(value: Any) -> str:
     if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
         raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold
-
-
-def _only(rewards: Sequence[float | Exception]) -> float:
-    """Returns the one reward, or raises the error in its place."""
-    (reward,) = rewards
-    if isinstance(reward, Exception):
-        raise reward
-    return reward
 
 
 def _messages(problem: str | Messages) -> Messages:

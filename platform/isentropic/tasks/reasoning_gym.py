@@ -24,6 +24,8 @@ from isentropic.checks import check_choice, check_package, nearest
 from isentropic.records import Prompt
 from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.grading import plain
+from isentropic.tasks.own.graded import MayBeGraded
+from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 from isentropic.tasks.sizes import check_sizes
 
 # The scores of these pass the answer to eval or to sympy's parser, which evaluates it. Each has a
@@ -67,6 +69,7 @@ class ReasoningGymConfig:
     truncated_answer: str  # marked | any: what counts of a response that was cut off
     allow_nonsense: bool  # true: also a generator that pays in full for nonsense
     on_long_prompt: str  # refuse | drop
+    reward: OwnRewardConfig | None = None  # a function of the user's instead of the score
 
     def __post_init__(self) -> None:
         _check_generator(self.generator, self.allow_nonsense)
@@ -81,7 +84,7 @@ class ReasoningGymConfig:
             ) from error
 
 
-class ReasoningGymTask:
+class ReasoningGymTask(MayBeGraded):
     """One generator's items; `prompt_id` is 'reasoning_gym/<generator>/<split>/<index>'.
 
     Both splits come from one series of items: eval follows train.
@@ -89,13 +92,14 @@ class ReasoningGymTask:
 
     isolated = True  # scores parse what a model wrote
     max_turns = 1
-    preload = ("reasoning_gym",)  # imported by the server that workers are forked from
 
     def __init__(self, config: ReasoningGymConfig) -> None:
         self.config = config
+        self._reward = _own_reward(config)
         self._dataset = _create(config, config.train_size + config.eval_size)
         self._prompts = lru_cache(KEPT_PROMPTS)(self._make_prompt)
-        self._check_first()
+        if self._reward is None:
+            self._check_first()
 
     def __getstate__(self) -> dict[str, Any]:
         """Keeps only the config: a worker grades the items it is given, and makes none."""
@@ -103,8 +107,14 @@ class ReasoningGymTask:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config = state["config"]
-        self._dataset = _create(self.config, 1)
+        self._reward = _own_reward(self.config)
+        self._dataset = _create(self.config, 1) if self._reward is None else None
         self._prompts = lru_cache(KEPT_PROMPTS)(self._make_prompt)
+
+    @property
+    def preload(self) -> tuple[str, ...]:
+        """Imported by the server that workers are forked from."""
+        return ("reasoning_gym",) if self._reward is None else ()
 
     def size(self, split: str) -> int:
         return self.config.train_size if split == "train" else self.config.eval_size
@@ -114,6 +124,8 @@ class ReasoningGymTask:
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
         """Returns the generator's own score, in [0, 1]."""
+        if self._reward is not None:
+            return self._paid(prompt, turns)
         answer = extract(turns[-1], self.config.answer_pattern)
         if answer is not None and answer != prompt.answer.strip():
             answer = EVALUATE_ANSWERS.get(self.config.generator, _as_it_is)(answer)
@@ -121,6 +133,8 @@ class ReasoningGymTask:
 
     def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
         """Pays what `answer_pattern` finds; without one a response that lacks its end says nothing."""
+        if self._reward is not None:
+            return self._paid(prompt, turns, truncated=True)
         if self.config.truncated_answer == "any" or self.config.answer_pattern is not None:
             return self.grade(prompt, turns)
         return self.grade(prompt, (*turns[:-1], ""))
@@ -133,11 +147,13 @@ class ReasoningGymTask:
         system = self.config.system_prompt
         messages = ({"role": "system", "content": system},) if system else ()
         question = {"role": "user", "content": item["question"] + self.config.suffix}
+        entry = _plain_data({"answer": item["answer"], "metadata": item["metadata"]})
+        row = {"question": item["question"], **entry}
         return Prompt(
             prompt_id=f"reasoning_gym/{self.config.generator}/{split}/{index}",
             messages=(*messages, question),
             answer=_right_answer(self.config.generator, item),
-            metadata=repr(_plain_data({"answer": item["answer"], "metadata": item["metadata"]})),
+            metadata=repr(entry) if self._reward is None else as_metadata(_with_text_keys(row)),
         )
 
     def _item(self, split: str, index: int) -> dict[str, Any]:
@@ -285,6 +301,21 @@ def _plain_data(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or type(value) in (str, int, float, bool) else str(value)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """Returns the value with keys that JSON has: (0, 1) is '(0, 1)'."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(entry) for key, entry in value.items()}
+    if isinstance(value, set):
+        value = sorted(value, key=repr)
+    if isinstance(value, list | tuple):
+        return [_with_text_keys(entry) for entry in value]
+    return value
+
+
+def _own_reward(config: ReasoningGymConfig) -> OwnReward | None:
+    return None if config.reward is None else OwnReward(config.reward, "question")
 
 
 def _same(answer: str, right: str) -> bool:

@@ -20,7 +20,7 @@ def test_a_run_is_found_by_name_and_by_path(runs):
     ("name", "message"),
     [
         ("lwo", r"no such folder.* Did you mean 'low'\?"),
-        ("grid", r"holds 1 runs and is none itself\. .*grid/one'\), or all: compare\('grid'\)"),
+        ("grid", r"holds 1 run and is none itself\. .*grid/one'\), or all: compare\('grid'\)"),
     ],
 )
 def test_what_is_no_run(runs, name, message):

@@ -8,9 +8,12 @@ import pytest
 from transformers import Qwen3Config, Qwen3MoeConfig
 
 from isentropic.config import RolloutConfig
+from isentropic.experiments.dry.describe import describe
 from isentropic.experiments.dry.lines import evaluation_lines
 from isentropic.experiments.dry.work import find_work
 from isentropic.experiments.run.prepare import check_engine_runs, check_learner_runs
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.load import load
 
 MODEL = Qwen3Config(
     vocab_size=128,
@@ -105,3 +108,38 @@ def test_the_share_of_evaluation(settings, overrides, line):
     text = "\n".join(evaluation_lines(config, find_work(config, held_out=2)))
     assert line in text
     assert ("MORE THAN 25%" in text) == ("45%" in line)
+
+
+OWN = """
+import random
+from isentropic.records import Prompt
+
+class Mine:
+    def __init__(self, path=None):
+        if path: open(path)
+
+    def size(self, split):
+        return 4
+
+    def prompt(self, split, index):
+        message = {"role": "user", "content": str(random.random())}
+        return Prompt(prompt_id=f"{split}/{index}", messages=(message,), answer="1")
+
+    def grade(self, prompt, turns):
+        return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (", path: /nowhere", r"mine\.py:7: Mine\(\*\*task\.settings\) fails: FileNotFoundError"),
+        ("", r"Mine\.prompt\('train', 0\) differs from call to call"),
+    ],
+)
+def test_a_task_of_ones_own_that_fails_comes_before_any_plan(tmp_path, more, says):
+    (tmp_path / "mine.py").write_text(OWN)
+    task = f"task={{file: {tmp_path}/mine.py, class: Mine{more}}}"
+    config = load(compose(["cluster.address=auto", task]))
+    with pytest.raises(ValueError, match=says):
+        describe(config)

@@ -90,6 +90,30 @@ def test_of_mathematics(problems, tiny_model_path):
     assert rewards[1].endswith(": 0.0") and rewards[2] == 'empty answer "": 0.0'
 
 
+def test_held_out_prompts_that_are_trained_on_are_said(problems, tiny_model_path, tmp_path):
+    model = ["model=path", f"model.path={tiny_model_path}", "model.max_length=100"]
+    sizes = ["rollout.max_prompt_tokens=60", "rollout.max_response_tokens=40"]
+    assert "HELD-OUT" not in describe(settings(*problems, *model, *sizes))
+
+    path = problems[1].partition("=")[2]
+    said = lines_after(
+        describe(settings(*problems, *model, *sizes, f"task.eval_path={path}")), "held out"
+    )
+    assert said[0] == (
+        "held out   ALL HELD-OUT PROMPTS ARE TRAINED ON TOO: on these eval/* says what was "
+        f"remembered. task.eval_path is task.path, {path}; task.eval_path=null holds a share of it "
+        "out."
+    )
+    # A copy under another name, whose ids and one problem differ.
+    rows = (tmp_path / "problems.jsonl").read_text().splitlines()[2:5]
+    rows.append(json.dumps({"problem": "What is 100 + 1?", "answer": 101}))
+    (tmp_path / "test.jsonl").write_text("\n".join(rows))
+    text = describe(settings(*problems, *model, *sizes, f"task.eval_path={tmp_path}/test.jsonl"))
+    assert lines_after(text, "held out")[0].startswith(
+        "held out   3 of 4 HELD-OUT PROMPTS ARE TRAINED ON TOO"
+    )
+
+
 OWN = """
 def grade(prompt, response, row):
     if response == "":
@@ -106,13 +130,19 @@ def test_of_a_reward_of_one_s_own(problems, tiny_model_path, tmp_path, gold):
     model = ["model=path", f"model.path={tiny_model_path}", "model.max_length=100"]
     sizes = ["rollout.max_prompt_tokens=60", "rollout.max_response_tokens=40"]
     more = [own, f"task.answer_column={gold}", "rewards.timeout_s=30"]
-    lines = lines_after(describe(settings(*problems, *model, *sizes, *more)), "rewards")
+    text, refused = findings(settings(*problems, *model, *sizes, *more))
+    lines = lines_after(text, "rewards")
     said = [line.strip().partition(": ")[2] for line in lines]
     empty = f"raised, {tmp_path}/mine.py:4: KeyError: 'nothing'"
     if gold == "answer":
         assert said[:3] == ["1.5 (right 1, dear 0.5)", "0.5 (right 0, dear 0.5)", empty]
+        assert not refused
     else:
         assert said[:2] == ["0.5 (right 0, dear 0.5)", empty]
+        (why,) = refused  # as the run would be
+        assert "the reward fails on an empty answer" in why and "mine.py:4: KeyError" in why
+    said = [line.split()[0] for line in lines_after(text, "verdict")]
+    assert said == ["verdict", "and"][: 1 + len(refused)], "what fits may be refused all the same"
 
 
 def reward_lines(task, *overrides):

@@ -112,6 +112,11 @@ def test_what_fits_passes(default):
             id="in flight without segments",
         ),
         pytest.param(
+            {"rollout__max_lag": 9},
+            r"max_lag=9 without rollout\.segment_tokens",
+            id="a lag without segments",
+        ),
+        pytest.param(
             {"rollout__segment_tokens": 8, "sampling": Named("refilled")},
             r"segment_tokens=8 with sampling=refilled.*Set sampling=one_wave",
             id="segments and refilled sampling",

@@ -67,8 +67,27 @@ def test_a_reward_may_be_given_key_by_key(folder):
         load(compose([*overrides, "task.reward.weights={a: high}"]))
     with pytest.raises(ValueError, match=r"unknown config key 'task.reward.fil'.*reward.file"):
         load(compose([*overrides, "task.reward.fil=x"]))
-    with pytest.raises(ValueError, match=r"unknown config key 'task\.reward'"):
-        load(compose(["experiment=ce_gppo_tiny", *keys]))
+
+
+@pytest.mark.parametrize(
+    ("task", "why"),
+    [
+        ("task=arithmetic", r"task=arithmetic takes no .* its prompts have no fields"),
+        ("task=calculator", r"task=calculator takes no .* several turns"),
+        (
+            "task={file: 'my files/task.py', class: Words, size: 3}",
+            r"task=own takes no .* its class has a grade",
+        ),
+    ],
+)
+def test_a_task_that_takes_no_reward_is_refused_with_the_reason(folder, task, why):
+    whole = "task.reward={file: 'my files/reward.py', function: grade}"
+    for given in (whole, "task.reward.file='my files/reward.py'"):
+        says = (
+            rf"unknown config key 'task\.reward': {why}.*rows, math and its presets, reasoning_gym"
+        )
+        with pytest.raises(ValueError, match=says):
+            load(compose(["model=smollm2-135m", task, given]))
 
 
 @pytest.mark.parametrize(

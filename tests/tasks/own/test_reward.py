@@ -157,7 +157,9 @@ def test_what_is_no_reward_is_an_error_and_never_zero(value, kind, says):
 
 def test_a_batch_of_another_length_or_no_list_is_an_error(tmp_path):
     own = reward(tmp_path, "def grade(prompts, responses, rows):\n    return [1.0]\n")
-    with pytest.raises(ValueError, match="returned 1 rewards for 2 answers"):
+    with pytest.raises(
+        ValueError, match="grade returned 1 rewards for a batch of 2 answers; it must"
+    ):
         graded(own, "a", "b")
     own = reward(tmp_path, "def grade(prompts, responses, rows):\n    return 'ab'\n")
     with pytest.raises(ValueError, match="returned 'ab'; a batch of 2 answers needs a list"):
@@ -211,13 +213,14 @@ def grade(prompt, response, row):
 def math_task(tmp_path):
     """MathTask with a reward from the text, and two rows of which none has a gold."""
 
-    def make(text, **keys):
+    def make(text, answer_column=None, **keys):
         (tmp_path / "rows.jsonl").write_text(
             '{"problem": "2 + 3", "total": 5, "day": null}\n{"problem": "3 + 3", "total": 6}\n'
         )
         (tmp_path / "mine.py").write_text(text)
         own = OwnRewardConfig(file=str(tmp_path / "mine.py"), function="grade", **keys)
-        return MathTask(math_config(str(tmp_path / "rows.jsonl"), own))
+        path = str(tmp_path / "rows.jsonl")
+        return MathTask(math_config(path, own, answer_column=answer_column))
 
     return make
 
@@ -298,6 +301,42 @@ def test_a_batch_that_raises_is_graded_again_one_by_one_by_the_same_worker(math_
     )
     items = [(task.prompt("train", 0), (response,)) for response in ("a", "bad", "b")]
     assert check_all(task, items) == [1.0, "raised", 1.0]
+
+
+def test_a_batch_of_another_length_is_an_error_of_all_and_refused_before_anything_starts(math_task):
+    """Asked for one answer at a time it would return one reward, and nobody would know whose."""
+    task = math_task("def grade(prompts, responses, rows):\n    return [1.0]\n")
+    items = [(task.prompt("train", 0), (response,)) for response in ("a", "b")]
+    outcomes = check_all(task, items)
+    assert outcomes == ["raised", "raised"]
+    assert outcomes[1].reason.endswith(
+        "mine.py:1: grade returned 1 rewards for a batch of 2 answers; it must return 2, one for "
+        "each in their order"
+    )
+    with pytest.raises(ValueError, match=r"mine\.py:1: grade returned 1 rewards for a batch of 2"):
+        try_reward(task, None, workers(task)._config)
+
+
+def test_parts_that_come_and_go_are_refused_before_anything_starts(math_task):
+    task = math_task(
+        "def grade(p, response, row):\n"
+        "    return {'right': 1.0, 'short': 0.5} if response else {'empty': -1.0}\n",
+        answer_column="total",
+    )
+    says = r"mine\.py:1: the reward of the answer '5' .* has no part empty, which that of '' has"
+    with pytest.raises(ValueError, match=says):
+        try_reward(task, None, workers(task)._config)
+
+
+def test_a_part_that_comes_or_goes_later_is_said_once(math_task):
+    said = []
+    made = workers(math_task(HOSTILE), warn=said.append)
+    for parts in ({"a": 1.0}, {"a": 0.0, "b": 1.0}, {"a": 1.0}, {"b": 1.0}, {}):
+        paid = Paid(1.0, parts) if parts else 1.0
+        asyncio.run(made._count(paid, PROMPT))
+    assert len(said) == 2
+    assert "to math/train/0 has a part that others lacked, b: where it is missing it" in said[0]
+    assert "lacks a part that others had, a: where it is missing it counts 0" in said[1]
 
 
 def test_a_reward_that_always_fails_is_refused_before_anything_starts(math_task, tmp_path):

@@ -1,11 +1,18 @@
 """The same updates from the same recorded states under several settings, compared pair by pair."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from isentropic.experiments.api.arguments import (
+    check_count,
+    check_kind,
+    check_text,
+    is_whole,
+    shown,
+)
 from isentropic.experiments.api.run import Run, load_run
 from isentropic.experiments.api.training import as_list
 from isentropic.experiments.settings.overrides import named_settings, overrides_of
@@ -24,6 +31,7 @@ class Branches:
     """
 
     def __init__(self, folder: Path) -> None:
+        check_kind("folder", folder, Path, "a Path; isentropic.branch makes the branches in it")
         self.folder = folder
 
     def __repr__(self) -> str:
@@ -94,6 +102,17 @@ def branch(
     Raises:
         ValueError: the run, a step or a setting cannot be used.
     """
+    options: dict[str, Any] = {"contexts": contexts, "processes": processes, "exact": exact}
+    if orders is not None:
+        options["orders"] = orders
+    for name in options.keys() - {"exact"}:
+        check_count(name, options[name])
+    check_kind("exact", exact, bool, "True or False")
+    if steps is not None:
+        options["steps"] = _steps_text(steps)
+    if out is not None:
+        check_text("out", out, "the path of a folder, or None")
+        options["out"] = Path(out)
     unset_empty()
     use_durable_folders()
     source = run if isinstance(run, Run) else load_run(run)
@@ -105,13 +124,20 @@ def branch(
             str(name): overrides_of(f"settings.{name}", each) for name, each in settings.items()
         }
     else:
-        named = named_settings(as_list(settings)) if settings else {}
-    options: dict[str, Any] = {"run": str(source.folder), "contexts": contexts, "exact": exact}
-    options["processes"] = processes
-    if steps is not None:
-        options["steps"] = steps if isinstance(steps, str) else ",".join(map(str, steps))
-    if out is not None:
-        options["out"] = Path(out)
-    if orders is not None:
-        options["orders"] = orders
-    return Branches(make_branches(options, named))
+        named = named_settings(as_list(settings, "settings"))
+    return Branches(make_branches(options | {"run": str(source.folder)}, named))
+
+
+def _steps_text(steps: Any) -> str:
+    """Return branch points as on the command line. Raises ValueError for what are none."""
+    if isinstance(steps, str):
+        return steps
+    numbers = (
+        list(steps) if isinstance(steps, Iterable) and not isinstance(steps, bytes) else [None]
+    )
+    if not all(is_whole(number) for number in numbers):
+        raise ValueError(
+            f'steps must be a list of whole numbers, [10, 20], a text, "every:5", or None; got '
+            f"{shown(steps)}."
+        )
+    return ",".join(str(int(number)) for number in numbers)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from isentropic.experiments.api.arguments import check_kind, check_text, shown
 from isentropic.experiments.api.frames import by_step
 from isentropic.experiments.api.run import ENTROPY, Run
 from isentropic.metrics.report import write_report
@@ -18,11 +19,16 @@ from isentropic.metrics.report.write import default_out
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RUNS = "the name of a run or sweep, a path, or a Run"
+
 
 class Comparison:
     """Runs by setting, in the order and under the labels of the HTML report. Read when it is made."""
 
     def __init__(self, paths: list[Path]) -> None:
+        check_kind("paths", paths, list, "a list of folders; isentropic.compare takes names too")
+        for path in paths:
+            check_kind("each of paths", path, Path, "a Path; isentropic.compare takes names too")
         self._paths = paths
         self._settings: list[Setting] = group_settings(
             [read_run(folder) for folder in runs_under(paths)]
@@ -97,6 +103,8 @@ class Comparison:
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the HTML report of the runs, as jobs/report.py does; return its path."""
+        if out is not None:
+            check_text("out", out, "the path of an HTML file, or None")
         return write_report(self._paths, Path(out) if out else default_out(self._paths))
 
 
@@ -109,7 +117,12 @@ def compare(runs: str | Path | Run | Iterable[str | Path | Run]) -> Comparison:
     Raises:
         ValueError: one of them is not there, with the nearest name; or there is none.
     """
+    if not isinstance(runs, str | Path | Run | Iterable) or isinstance(runs, bytes):
+        raise ValueError(f"runs must be {RUNS}, or several in a list; got {shown(runs)}.")
     given = [runs] if isinstance(runs, str | Path | Run) else list(runs)
+    for run in given:
+        if not isinstance(run, Run):
+            check_text("each of runs", run, RUNS)
     if not given:
         raise ValueError("there is nothing to compare: give the names of runs, or of a sweep.")
     return Comparison([run.folder if isinstance(run, Run) else find_run(str(run)) for run in given])

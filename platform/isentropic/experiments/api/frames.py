@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from isentropic.checks import check_choice, nearest
 from isentropic.controller.storage.ledger import FOLDERS, ledger_path, recorded_steps
+from isentropic.experiments.api.arguments import is_whole
 from isentropic.experiments.run.recorded import LEDGER, decoder
 from isentropic.metrics.report.samples.tokens import Turn, pieces
 
@@ -59,6 +59,7 @@ def token_frame(
     books = _books(run, step, attribution)
     table = read_step(run / LEDGER, step, "recorded")
     if draw is not None:
+        _check_whole("a draw", draw)
         draws = sorted(set(table["draw"]))
         table = table[table["draw"] == draw]
         if table.empty:
@@ -79,8 +80,7 @@ def token_frame(
 def read_step(folder: Path, step: int, what: str) -> pd.DataFrame:
     """Read a step's file. Raises ValueError if there is none, or if it cannot be read."""
     has = recorded_steps(folder)
-    if isinstance(step, bool) or not isinstance(step, Real) or not float(step).is_integer():
-        raise ValueError(f"a step is a whole number, got {step!r}.")
+    _check_whole("a step", step)
     step = int(step)  # a data frame may have made a float of it
     if step not in has:
         raise ValueError(
@@ -96,6 +96,11 @@ def read_step(folder: Path, step: int, what: str) -> pd.DataFrame:
         ) from error
 
 
+def _check_whole(what: str, value: Any) -> None:
+    if not is_whole(value):
+        raise ValueError(f"{what} is a whole number, got {value!r}.")
+
+
 def _books(run: Path, step: int, name: str | None) -> pd.DataFrame | None:
     """Read the attribution of a step; None if the run itself did not measure it."""
     folder = run / "attribution"
@@ -104,7 +109,7 @@ def _books(run: Path, step: int, name: str | None) -> pd.DataFrame | None:
     names = sorted(path.name for path in folder.glob("*/") if path.is_dir())
     if name not in names:
         raise ValueError(
-            f"{run} has no attribution {name!r}.{nearest(name, names)} It has "
+            f"{run} has no attribution {name!r}.{nearest(str(name), names)} It has "
             f"{', '.join(names) or 'none'}; jobs/attribute.py run={run} steps={step} makes one."
         )
     return read_step(folder / name, step, "measured")

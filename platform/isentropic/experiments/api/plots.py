@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from isentropic.checks import nearest
+from isentropic.experiments.api.arguments import check_kind
 
 LABELS = {
     "entropy/mean": "entropy (nats per token)",
@@ -29,6 +30,7 @@ def plot_curve(frame: pd.DataFrame, metric: str, ax: Axes | None, **style: Any) 
 
 def axes_for(metric: str, ax: Axes | None) -> Axes:
     """Return axes with labels: those given, or those of a new figure."""
+    check_kind("ax", ax, (Axes, type(None)), "matplotlib axes, or None for a new figure")
     if ax is None:
         _, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
     ax.set_xlabel("step")
@@ -41,9 +43,9 @@ def axes_for(metric: str, ax: Axes | None) -> Axes:
 def numbers(frame: pd.DataFrame, metric: str) -> pd.Series:
     """Return a metric where it is known. Raises ValueError, with the nearest name, if it never is."""
     known = numeric(frame)
-    if metric not in known:
+    if not isinstance(metric, str) or metric not in known:
         raise ValueError(
-            f"no step has the metric {metric!r}.{nearest(metric, known)} `.metrics.columns` lists "
+            f"no step has the metric {metric!r}.{nearest(str(metric), known)} `.metrics.columns` lists "
             "all; docs/metrics.md explains them."
         )
     return frame[metric].dropna().astype(float)

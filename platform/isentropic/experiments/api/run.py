@@ -7,6 +7,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.controller.storage.ledger import FOLDERS, recorded_steps
+from isentropic.experiments.api.arguments import check_kind, check_text
 from isentropic.experiments.api.frames import by_step, rollout_frame, token_frame
 from isentropic.experiments.run.folder import CONFIG, read_config
 from isentropic.experiments.run.recorded import LEDGER
@@ -28,6 +29,7 @@ class Run:
     """
 
     def __init__(self, folder: Path) -> None:
+        check_kind("folder", folder, Path, "a Path; isentropic.load_run takes names too")
         self.folder = folder
 
     def __repr__(self) -> str:
@@ -155,11 +157,19 @@ def load_run(name: str | Path) -> Run:
     Raises:
         ValueError: there is none, with the nearest name; or it is a folder of several runs.
     """
+    check_text("name", name, "the name of a run, or its path")
     folder = find_run(str(name))
     if not is_run(folder):
-        runs = [run.relative_to(folder.resolve()) for run in runs_under([folder])]
+        runs = runs_under([folder])
         raise ValueError(
-            f"{folder} holds {len(runs)} runs and is none itself. Load one of them, "
-            f"load_run({str(folder / runs[0])!r}), or all: compare({str(name)!r})."
+            f"{folder} holds {len(runs)} run{'s' if len(runs) > 1 else ''} and is none itself. Load "
+            f"one of them, load_run({str(_from(folder, runs[0]))!r}), or all: "
+            f"compare({str(name)!r})."
         )
     return Run(folder)
+
+
+def _from(folder: Path, run: Path) -> Path:
+    """Return a run's path as its folder was given; as it is if a link leads out of the folder."""
+    inside = folder.resolve()
+    return folder / run.relative_to(inside) if run.is_relative_to(inside) else run

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import refuse_secrets
+from isentropic.experiments.api.arguments import shown
 from isentropic.experiments.api.run import Run
 from isentropic.experiments.program import RESUMABLE
 from isentropic.experiments.settings.compose import compose_run
@@ -49,7 +50,12 @@ def train(overrides: Overrides | DictConfig = ()) -> Run:
     unset_empty()
     use_durable_folders()
     cfg = overrides if isinstance(overrides, DictConfig) else compose(overrides)
-    if cfg.run.dry:
+    if OmegaConf.select(cfg, "run.dir") is None:
+        raise ValueError(
+            f"this config is not a run's, it has no run.dir; got {shown(cfg)}. Give overrides, or "
+            "the config that isentropic.compose returns."
+        )
+    if OmegaConf.select(cfg, "run.dry"):
         raise ValueError("run.dry=true trains nothing. jobs/train.py prints the plan of a run.")
     # torch: once the names hold
     from isentropic.experiments.commands.train import train as train_config
@@ -62,14 +68,27 @@ def train(overrides: Overrides | DictConfig = ()) -> Run:
     return run
 
 
-def as_list(overrides: Overrides) -> list[str]:
+def as_list(overrides: Overrides, name: str = "overrides") -> list[str]:
     """Return overrides as the command line has them.
 
+    name: of the argument, for the error.
+
     Raises:
-        ValueError: one text in the place of a list of them.
+        ValueError: no list of texts and no mapping, such as one text in the place of a list.
     """
+    if isinstance(overrides, DictConfig):
+        raise ValueError(f"{name} must be a list of texts or a mapping; got a whole config.")
     if isinstance(overrides, Mapping):
-        return [f"{key}={as_text(value)}" for key, value in overrides.items()]
-    if isinstance(overrides, str):
-        raise ValueError(f"overrides must be a list of texts, got the text {overrides!r}.")
-    return list(overrides)
+        named = all(isinstance(key, str) and key for key in overrides)
+        given = [f"{key}={as_text(value)}" for key, value in overrides.items()]
+    elif isinstance(overrides, Sequence) and not isinstance(overrides, str | bytes):
+        named = all(isinstance(override, str) for override in overrides)
+        given = list(overrides)
+    else:
+        named, given = False, []
+    if not named:
+        raise ValueError(
+            f'{name} must be a list of texts, ["seed=1", "task=math"], or a mapping of keys to '
+            f'values, {{"seed": 1}}; got {shown(overrides)}.'
+        )
+    return given

@@ -21,11 +21,14 @@ def train(config: Config, cfg: DictConfig) -> int:
         check_run_folder(config, cfg)
         from isentropic.actors.ray_runtime import check_address
         from isentropic.experiments.run.assemble import run
-        from isentropic.experiments.run.prepare import prepare
+        from isentropic.experiments.run.prepare import held_out_note, prepare
 
         check_address(config.cluster)
         print(f"{config.run.name}: reading data and model", file=sys.stderr, flush=True)
-        return run(config, cfg, prepare(config))
+        prepared = prepare(config)
+        if prepared.data and (note := held_out_note(config, prepared.data)):
+            print(f"{config.run.name}: {note}", file=sys.stderr, flush=True)
+        return run(config, cfg, prepared)
 
 
 def _dry(config: Config, cfg: DictConfig) -> int:

@@ -22,16 +22,18 @@ from isentropic.experiments.run.prepare import (
     check_engine_starts,
     check_learner_runs,
     fit_prompts,
+    held_out_note,
+    make_task,
 )
 from isentropic.experiments.settings.checks import check_devices, remarks
 from isentropic.learner.model import read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
-from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
+from isentropic.tasks.own.trial import try_reward
 
 
 class Findings:
@@ -61,16 +63,21 @@ def describe(config: Config, machine: Machine | None = None) -> tuple[str, list[
     With `cluster.assume` model and data may lie on another machine: what is not here is said and
     not checked, and the model's sizes come from `model.shape`.
 
+    Raises:
+        ValueError: the user's own task fails. It is the first to be asked, and there is no plan
+            without it.
+
     Returns:
         The plan as text, and what the run would be refused for: a model that is not whole,
         unreadable data, prompts that the template loses or the window cannot hold, teachers that
         are missing, an engine that cannot start or run the model, what does not fit the machine.
     """
     found = Findings()
+    own = make_task(config) if config.task.name == "own" else None
     network, chat = _model_and_chat(config, found)
     with found.collecting():
         check_engine_starts(config, reads_images=chat is not None and chat.images is not None)
-    task = _task(config, found, chat)
+    task = _task(config, found, chat, own)
     data, found.lines = found.lines, []
     if network is not None:
         found.lines.append(model_line(config, network))
@@ -106,6 +113,8 @@ def _plan(
     placed = Placed(config=config, model=network, work=work, machine=machine)
     problems = find_problems(placed, disk)
     found.lines += plan_lines(placed, disk, fits=not problems)
+    if found.problems and not problems:
+        found.lines.append("           and is refused all the same, for another reason: see below")
     found.problems += problems
 
 
@@ -163,13 +172,13 @@ def _other_shape(model: ModelConfig, network: PretrainedConfig) -> list[str]:
     return [f"shape      model.shape is of another model, the files count: {'; '.join(differing)}"]
 
 
-def _task(config: Config, found: Findings, chat: Chat | None) -> Task | None:
+def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) -> Task | None:
     """Data, prompts and rewards; what is missing of the model leaves the prompts unchecked."""
     path = getattr(config.task, "path", None)
     missing = path is not None and not Path(path).expanduser().exists()
     task = None
     with found.collecting(is_elsewhere=missing and config.cluster.assume is not None):
-        whole = TASKS[config.task.name].make(config.task)
+        whole = own or make_task(config)
         if chat is None:
             sizes = f"{whole.size('train')} train, {whole.size('eval')} held out"
             found.lines.append(f"data       {config.task.name}: {sizes}; its prompts were not read")
@@ -188,4 +197,7 @@ def _task(config: Config, found: Findings, chat: Chat | None) -> Task | None:
             too_long=sum(dropped.values()),
         )
         found.lines += [f"resume     {note}"] if note else []
+        if leak := held_out_note(config, digest):
+            found.lines.append(f"held out   {leak}")
+        try_reward(task, chat, config.rewards)
     return task

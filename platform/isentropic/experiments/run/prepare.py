@@ -16,6 +16,7 @@ from isentropic.tasks import TASKS
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
+from isentropic.tasks.own.repeats import check_repeats
 from isentropic.tasks.own.trial import try_reward
 from isentropic.tasks.prompts import fitting
 
@@ -43,7 +44,7 @@ def prepare(config: Config) -> Prepared:
     if config.tracking.tensorboard:
         check_tensorboard()
     check_model(config.model, config.task)
-    task = TASKS[config.task.name].make(config.task)
+    task = make_task(config)
     model = replace(config.model, path=model_folder(config.model, config.task))
     chat = load_chat(model, config.run.today)
     check_engine_starts(config, reads_images=chat.images is not None)
@@ -56,6 +57,17 @@ def prepare(config: Config) -> Prepared:
     return Prepared(
         model=model, task=task, chat=chat, dropped=dropped, attention_share=share, data=data
     )
+
+
+def make_task(config: Config) -> Task:
+    """Makes the task; one of the user's own must give the same prompts again.
+
+    Raises:
+        ValueError: its data, or the user's code, cannot be used.
+    """
+    task = TASKS[config.task.name].make(config.task)
+    check_repeats(config.task, task)
+    return task
 
 
 def fit_prompts(
@@ -75,6 +87,23 @@ def fit_prompts(
         max_tokens=config.rollout.max_prompt_tokens,
         on_long_prompt=getattr(config.task, "on_long_prompt", "refuse"),
         seen=data.add,
+    )
+
+
+def held_out_note(config: Config, data: DataDigest) -> str:
+    """Says how many held-out prompts are trained on; "" if none is."""
+    trained_on, held_out = data.trained_on()
+    if not trained_on:
+        return ""
+    share = "ALL" if trained_on == held_out else f"{trained_on} of {held_out}"
+    path = getattr(config.task, "path", None)
+    return (
+        f"{share} HELD-OUT PROMPTS ARE TRAINED ON TOO: on these eval/* says what was remembered."
+        + (
+            f" task.eval_path is task.path, {path}; task.eval_path=null holds a share of it out."
+            if path is not None and getattr(config.task, "eval_path", None) == path
+            else ""
+        )
     )
 
 

@@ -3,7 +3,7 @@
 import os
 
 from isentropic.checks import check_choice
-from isentropic.config import Config
+from isentropic.config import Config, RolloutConfig
 from isentropic.controller.drawing.flight import fewest_steps
 from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
@@ -90,6 +90,14 @@ def _segments(config: Config) -> None:
                 f"rollout.prompts_in_flight={in_flight} without rollout.segment_tokens: every "
                 "rollout is written to its end in its own step, so no other prompt is in flight. "
                 "Set rollout.segment_tokens, or rollout.prompts_in_flight=null."
+            )
+        # Its default is no null: a recorded config has it, and must go on.
+        if rollout.max_lag != RolloutConfig.max_lag:
+            raise ValueError(
+                f"rollout.max_lag={rollout.max_lag} without rollout.segment_tokens: every rollout is "
+                "written to its end in its own step, so no prompt is trained on later. Set "
+                "rollout.segment_tokens, or leave rollout.max_lag out; how far the learner may lag "
+                "behind whole rollouts is rollout.max_staleness."
             )
         return
     if rollout.segment_tokens > rollout.max_response_tokens:

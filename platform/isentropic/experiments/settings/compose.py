@@ -17,10 +17,11 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
 
     with_hydra: keep the node `hydra`, which says what was chosen.
     """
+    given = for_hydra(overrides)
     try:
-        return compose_raw(for_hydra(overrides), with_hydra=with_hydra)
+        return compose_raw(given, with_hydra=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error, overrides)) from error
+        raise ValueError(explain(error, given)) from error
 
 
 def compose_run(overrides: Sequence[str] = ()) -> DictConfig:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from isentropic.folders import CACHE, RUNS, variable
@@ -25,8 +27,7 @@ def take_config_dirs(arguments: Sequence[str]) -> list[str]:
     """Search the folders of `--config-dir <folder>` from now on; return the other arguments.
 
     Raises:
-        ValueError: there is no such folder, or a file of it has the name of one of ours, which
-            would hide it.
+        ValueError: there is no such folder.
     """
     _own.clear()
     rest: list[str] = []
@@ -63,9 +64,49 @@ def choices(group: str) -> list[str]:
 
 
 def preset_path(group: str, name: str) -> Path:
-    """Return the file of a choice; one under conf/ if there is none."""
+    """Return the file of a choice; one under conf/ if there is none.
+
+    Raises:
+        ValueError: several folders have one.
+    """
     paths = [root / group / f"{name}.yaml" for root in (CONF, *_own)]
-    return next((path for path in paths if path.is_file()), paths[0])
+    found = [path for path in paths if path.is_file()]
+    if len(found) > 1:
+        raise ValueError(_ambiguous(*found[:2]))
+    return found[0] if found else paths[0]
+
+
+def refuse_ambiguous(overrides: Sequence[str]) -> None:
+    """Refuse what Hydra would load from conf/ although a folder of the user's has it too.
+
+    Hydra takes the first that it finds and says nothing: the user's file would do nothing. Files of
+    the same name that nothing chooses are no matter. Hydra must be initialized.
+
+    Raises:
+        ValueError: a choice, or what one begins with, is in several folders; names both files.
+    """
+    roots = (CONF, *_own)
+    files: dict[str, list[Path]] = {}
+    for root in roots if _own else ():
+        for path in root.glob("*/*.yaml"):
+            files.setdefault(f"{path.parent.name}/{path.stem}", []).append(path)
+    twins = {name: paths for name, paths in files.items() if len(paths) > 1}
+    if not twins:
+        return
+    loader = GlobalHydra.instance().config_loader()
+    given = [*search_path(), *overrides]
+    for part in loader.compute_defaults_list("config", given, RunMode.RUN).defaults:
+        if part.config_path in twins:
+            raise ValueError(_ambiguous(*twins[part.config_path][:2]))
+
+
+def _ambiguous(ours: Path, other: Path) -> str:
+    group, name = ours.parent.name, ours.stem
+    return (
+        f"{group}={name} is two files, {ours} and {other}: which is meant? Give yours another name, "
+        f"such as {other.with_stem(f'my_{name}')} for {group}=my_{name}; it can begin with the "
+        f"other: defaults: [{name}, _self_]."
+    )
 
 
 def _config_dir(name: str) -> Path:
@@ -75,14 +116,6 @@ def _config_dir(name: str) -> Path:
             f"--config-dir {name or '<nothing>'} is no folder. Give one that has presets in groups, "
             "as conf/ has: <folder>/task/mine.yaml is chosen by task=mine."
         )
-    for path in sorted(folder.glob("*/*.yaml")):
-        group = path.parent.name
-        if (CONF / group / path.name).is_file():
-            raise ValueError(
-                f"{path} has the name of a preset of isentropic, {group}={path.stem}, which would "
-                "be taken in its place. Give it another name; it can begin with ours: "
-                f"defaults: [{path.stem}, _self_]."
-            )
     return folder
 
 
@@ -93,7 +126,9 @@ def compose_raw(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> D
     """
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         given = [*search_path(), *overrides]
-        return hydra_compose("config", given, return_hydra_config=with_hydra)
+        cfg = hydra_compose("config", given, return_hydra_config=with_hydra)
+        refuse_ambiguous(overrides)
+        return cfg
 
 
 def _environment_variable(name: str, *default: str | None) -> str | None:

@@ -14,6 +14,12 @@ from isentropic.config import RENAMED, flat
 from isentropic.experiments.settings.annotations import annotation, members
 from isentropic.experiments.settings.conf import choices, compose_raw, groups
 
+# Why a task takes no reward of the user's own; others have no fields that it could read.
+WITHOUT_REWARD = {
+    "calculator": "an episode has several turns, and a reward gets one response",
+    "environment": "an episode is a game, which pays itself",
+    "own": "its class has a grade",
+}
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*?)'\n1\. To use it", re.DOTALL)
 NO_KEY = re.compile(r"Could not (?:override|append|delete)[^'\n]*'([^'=\n]+)")
 
@@ -166,6 +172,17 @@ def refuse_renamed(key: str) -> None:
         raise ValueError(f"{key} is now {RENAMED[key]}")
 
 
+def refuse_reward(key: str, task: Any) -> None:
+    """Raise ValueError for `task.reward` of a task that takes none: why, and what to do."""
+    if key == "task.reward":
+        why = WITHOUT_REWARD.get(task, "its prompts have no fields that a reward could read")
+        raise ValueError(
+            f"unknown config key 'task.reward': task={task} takes no reward of your own, because "
+            f"{why}. Those that do: rows, math and its presets, reasoning_gym. For another grade "
+            "write a task, 'task={file: my_task.py, class: MyTask}': see docs/extend.md."
+        )
+
+
 def _how_to_type(argument: str) -> str:
     """Say what a key of numbers takes; return other arguments as they must be typed in a shell."""
     key, separator, value = argument.partition("=")
@@ -218,6 +235,8 @@ def _no_key(key: str, arguments: Sequence[str]) -> str:
     if key in RENAMED:
         return f"{key} is now {RENAMED[key]}"
     composed = _composed(arguments)
+    if "reward" not in (task := composed.get("task") or {}):
+        refuse_reward(key, task.get("name"))
     if entry := _new_entry(key, composed):
         return f"{key} adds a name: with a plus, and all its keys in one go, like {entry}"
     if key in flat(composed):  # with some of the arguments; not with all of them

@@ -15,7 +15,7 @@ from isentropic import config as sections
 from isentropic.checks import check_choice, nearest, secret_in, secret_values
 from isentropic.config import DATA_KEY, Config, flat, is_under
 from isentropic.experiments.settings.checks import check_together
-from isentropic.experiments.settings.errors import refuse_renamed
+from isentropic.experiments.settings.errors import refuse_renamed, refuse_reward
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.experiments.settings.today import pin_date
@@ -175,6 +175,7 @@ def _check_keys(
     for key in raw:
         if key not in allowed:
             refuse_renamed(f"{prefix}{key}")
+            refuse_reward(f"{prefix}{key}", raw.get("name"))
             hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
             raise ValueError(
                 f"unknown config key {f'{prefix}{key}'!r}; allowed here: "

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Protocol
 
+import numpy as np
+
 from isentropic.records import Prompt
 
+TEXT = 8  # bytes kept of the digest of what a prompt asks, whatever its id and answer
 SHORT = 4  # bytes kept of each prompt's digest, to find the first one that differs
 
 
@@ -28,6 +31,7 @@ class DataDigest:
         self._task = task
         self._whole: dict[str, Any] = {}
         self._rows: dict[str, bytearray] = {}
+        self._texts: dict[str, bytearray] = {}
 
     def add(self, split: str, prompt: Prompt) -> None:
         """Adds the split's next prompt."""
@@ -38,6 +42,19 @@ class DataDigest:
         digest = blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         self._whole.setdefault(split, blake2b(digest_size=16)).update(digest)
         self._rows.setdefault(split, bytearray()).extend(digest[:SHORT])
+        # Games tell all players the same at first; what differs is in the metadata.
+        hidden = prompt.metadata if getattr(self._task, "max_turns", 1) > 1 else ""
+        asked = repr((prompt.messages, prompt.media, hidden))
+        text = blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=TEXT).digest()
+        self._texts.setdefault(split, bytearray()).extend(text)
+
+    def trained_on(self) -> tuple[int, int]:
+        """Returns how many held-out prompts ask what a train prompt asks, and how many there are."""
+        train, held_out = (
+            np.frombuffer(bytes(self._texts.get(split, b"")), dtype=np.uint64)
+            for split in ("train", "eval")
+        )
+        return int(np.isin(held_out, train).sum()), len(held_out)
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Returns per split the number of prompts, one digest of all, and four bytes of each."""

@@ -16,6 +16,7 @@ from isentropic.tasks.grading.outcome import (
     TIMED_OUT,
     Outcome,
     Unchecked,
+    parts_of,
     reason_of,
 )
 from isentropic.tasks.grading.pool import RewardError, WorkerPool, spare_cpus
@@ -87,6 +88,7 @@ class RewardWorkers:
         self._errors_in_a_row = 0
         self._warn = warn
         self._warned: set[str] = set()
+        self._parts: set[str] = set()  # of the rewards so far
         self._pool = WorkerPool(
             task,
             memory_gib=config.memory_gib,
@@ -187,6 +189,7 @@ class RewardWorkers:
         """Counts an error; after too many in a row, checks whether the task is at fault."""
         if not isinstance(outcome, str):
             self._errors_in_a_row = 0
+            self._say_parts(outcome, prompt)
             return
         self._counts[outcome] += 1
         self._errors_in_a_row += 1
@@ -209,6 +212,25 @@ class RewardWorkers:
                 f"counts as rewards.reward_on_error={self._config.reward_on_error:g}, and in "
                 "reward/errors; further failures at this line are only counted."
             )
+
+    def _say_parts(self, outcome: Outcome, prompt: Prompt) -> None:
+        """Warns of a part that other rewards have or lack, once per part."""
+        parts = set(parts_of(outcome))
+        changed = {
+            **{name: "lacks a part that others had" for name in self._parts - parts},
+            **{name: "has a part that others lacked" for name in parts - self._parts},
+        }
+        known, self._parts = bool(self._parts), self._parts | parts
+        for name in sorted(changed if known and parts else ()):
+            key = f"part {name}"
+            if key not in self._warned and len(self._warned) < WARNINGS:
+                self._warned.add(key)
+                place = getattr(self._task, "place", "")
+                self._warn(
+                    f"{place}: the reward of an answer to {prompt.prompt_id} {changed[name]}, "
+                    f"{name}: where it is missing it counts 0, in the reward and in "
+                    f"reward/{name}_mean. Return every part each time."
+                )
 
     async def _check_right_answer(self, prompt: Prompt) -> None:
         """Raises RewardError if the check of the right answer fails too.

@@ -10,9 +10,8 @@ import os
 import pickle
 import resource
 from collections.abc import Sequence
-from contextlib import suppress
 
-from isentropic.own.code import named, place
+from isentropic.own.code import OwnError, named, place
 from isentropic.records import Prompt
 from isentropic.tasks.base import Task, reward_of
 from isentropic.tasks.grading import wall
@@ -29,6 +28,10 @@ from isentropic.tasks.grading.outcome import (
 # A prompt, the turns that answer it, and whether the last one was cut off (left out: no).
 Item = tuple[Prompt, tuple[str, ...]] | tuple[Prompt, tuple[str, ...], bool]
 HANDLE = 3  # of the socket, in a worker
+
+
+class WrongLength(OwnError):
+    """A `grade_together` gave another number of rewards than there were answers."""
 
 
 def serve(
@@ -54,16 +57,19 @@ def check_all(task: Task, items: Sequence[Item], *, cpu_s: float | None = None) 
     """Returns an outcome per item; in one call if the task has a `grade_together`.
 
     One that fails on the whole batch is asked again for each item, so that each has its own outcome.
-    An exception in its list is the error of that item.
+    An exception in its list is the error of that item. If it gives another number of rewards than
+    there are items, that is the error of all: asked for each item, it would perhaps give one, of
+    which nobody knows whose it is.
     """
     together = getattr(task, "grade_together", None)
     if together is not None and len(items) > 1:
         _limit(cpu_s)
-        # What fails here fails again below, where it is reported.
-        with suppress(Exception):
-            rewards = list(together(items))
-            if len(rewards) == len(items):
-                return [_outcome(task, reward) for reward in rewards]
+        try:
+            return [_outcome(task, reward) for reward in together(items)]
+        except WrongLength as error:
+            return [_failed(task, error)] * len(items)
+        except Exception:  # what fails here fails again below, where it is reported
+            pass
     return [check(task, *item, cpu_s=cpu_s) for item in items]
 
 

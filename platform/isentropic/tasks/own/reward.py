@@ -14,7 +14,7 @@ from isentropic.checks import check_choice, check_range
 from isentropic.own.code import OwnCode, OwnError
 from isentropic.records import Prompt
 from isentropic.tasks.grading.outcome import MOST_PARTS, NOT_FINITE, Paid
-from isentropic.tasks.grading.worker import Item
+from isentropic.tasks.grading.worker import Item, WrongLength
 
 PART = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # names a metric
 STYLES = ("one", "batch", "trl")
@@ -163,8 +163,10 @@ class OwnReward:
             )
         values = list(values)
         if len(values) != count:
-            raise OwnError(
-                self.place, f"{self._name} returned {len(values)} rewards for {count} answers"
+            raise WrongLength(
+                self.place,
+                f"{self._name} returned {len(values)} rewards for a batch of {count} answers; it "
+                f"must return {count}, one for each in their order",
             )
         return values
 

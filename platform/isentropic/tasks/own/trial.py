@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.grading.outcome import Outcome, parts_of
 from isentropic.tasks.grading.pool import RewardError
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
@@ -16,25 +17,50 @@ def try_reward(task: Task, chat: Chat, config: RewardsConfig) -> None:
     Does nothing for tasks that are graded by our own code.
 
     Raises:
-        ValueError: every check failed, with file and line of the first failure.
+        ValueError: every check failed, with file and line of the first failure; or the rewards
+            have other parts from answer to answer.
     """
     if not getattr(task, "place", ""):
         return
     prompt = task.prompt("train", 0)
-    responses = [form.format(prompt.answer) for form in FORMS if prompt.answer] + [""]
-    reasons = _reasons(task, chat, config, [(prompt, (response,)) for response in responses])
+    right = [form.format(prompt.answer) for form in FORMS]
+    # Two at least: a batch of one does not show whether each answer gets a reward.
+    responses = [*right, ""] if prompt.answer else ["", ""]
+    items = [(prompt, (response,)) for response in responses]
+    outcomes, reasons = _tried(task, chat, config, items)
     if all(reasons):
         raise ValueError(
             f"the reward fails on all of {len(responses)} answers to the first prompt "
             f"({prompt.prompt_id}), the right one too: {reasons[0]}."
             if prompt.answer
-            else f"the reward fails on an empty answer to the first prompt ({prompt.prompt_id}): "
-            f"{reasons[0]}. A policy will write one: pay it what it is worth."
+            else f"the reward fails on an empty answer to the first prompt ({prompt.prompt_id}), "
+            f"which a policy will write: {reasons[0]}."
         )
+    _check_parts(outcomes, responses, task.place)
 
 
-def _reasons(task: Task, chat: Chat, config: RewardsConfig, items: Sequence) -> list[str]:
-    """Returns what went wrong with each item; "" if nothing did."""
+def _check_parts(outcomes: Sequence[Outcome], responses: Sequence[str], place: str) -> None:
+    """Refuses parts that come and go: the mean of each would be over other answers."""
+    paid = {
+        response: parts_of(outcome)
+        for response, outcome in zip(responses, outcomes, strict=True)
+        if not isinstance(outcome, str)
+    }
+    every = dict.fromkeys(name for parts in paid.values() for name in parts)
+    for response, parts in paid.items():
+        if missing := [name for name in every if name not in parts]:
+            other = next(text for text, more in paid.items() if missing[0] in more)
+            raise ValueError(
+                f"{place}: the reward of the answer {response!r} to the first prompt has no part "
+                f"{', '.join(missing)}, which that of {other!r} has. Return every part each time, 0 "
+                "for what does not apply: in reward/<part>_mean, and in their sum, it counts as that."
+            )
+
+
+def _tried(
+    task: Task, chat: Chat, config: RewardsConfig, items: Sequence
+) -> tuple[list[Outcome], list[str]]:
+    """Returns the outcome of each item, and what went wrong with it; "" if nothing did."""
     workers = RewardWorkers(task, chat, config)
     # Not in this thread: its own event loop may be running.
     with ThreadPoolExecutor(1) as thread:
@@ -44,4 +70,4 @@ def _reasons(task: Task, chat: Chat, config: RewardsConfig, items: Sequence) -> 
             raise ValueError(str(error)) from error
         finally:
             workers.close()
-    return [workers.why(outcome) for outcome in outcomes]
+    return outcomes, [workers.why(outcome) for outcome in outcomes]
