@@ -17,7 +17,8 @@ from isentropic.learner.model import count_parameters
 # Assumed for the time estimate. A run's own metrics say what they are.
 ANSWER_SHARE = 0.4  # a mean answer's part of rollout.max_response_tokens
 PROMPT_SHARE = 0.25  # same of prompts
-MFU = 0.25  # of the learner; measured on an H100 at 1.5 B: 0.28, and 0.21 with gradient checkpointing
+# Measured on an H100 at 1.5 B: 0.28, and 0.21 with gradient checkpointing.
+MFU = 0.25  # of the learner
 DECODE_SHARE = 0.6  # of the memory's speed that decoding reaches
 DECODE_MFU = 0.4  # of the peak, with many answers at once
 STEP_S = 0.005  # of an engine's step, whatever it computes
