@@ -1,5 +1,6 @@
-"""A process that freezes while it comes back is started once more: the run does not wait for it in vain."""
+"""What comes back is watched: a frozen process is started once more, a slow one is waited for."""
 
+import asyncio
 import os
 import signal
 import time
@@ -75,3 +76,52 @@ def test_frozen_while_it_comes_back(ray_session, loop, tmp_path):
     # More if this machine is too busy to answer within the short limit.
     assert len(pids) >= 4 and health.pid == pids[-1] and health.policy_version == 3
     assert handle.restarts == len(pids) - 1
+
+
+def slow_engine(starts, seconds):
+    """Needs that long for its second start."""
+
+    class Engine:
+        steps = tokens = num_running = policy_version = 0
+
+        def __init__(self):
+            with open(starts, "a") as file:
+                file.write(f"{os.getpid()}\n")
+            with open(starts) as file:
+                if len(file.readlines()) == 2:
+                    time.sleep(seconds)
+
+        def load_weights(self, policy_version, buckets):
+            self.policy_version = policy_version
+
+    return Engine
+
+
+def test_a_slow_start_is_no_hang(ray_session, loop, tmp_path):
+    """It died with nothing to do, so the next load of weights finds it in the middle of its start."""
+    starts = tmp_path / "starts"
+    options = {"runtime_env": {"env_vars": worker_env(1)}, "max_restarts": -1}
+    actor = RolloutActor.options(**options).remote(slow_engine(str(starts), 8.0), False)
+    handle = EngineHandle(actor, 0, startup_s=GENEROUS_S, health_s=GENEROUS_S)
+    pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=GENEROUS_S, max_restarts=1)
+    weights = PublishedWeights(policy_version=3, refs=(), seconds={})
+
+    async def die_idle():
+        await pool.load_weights(weights)
+        os.kill((await handle.actor.health.remote()).pid, signal.SIGKILL)
+        while len(starts.read_text().splitlines()) < 2:
+            await asyncio.sleep(0.1)
+        handle._health_s = 1.0
+        loading = asyncio.ensure_future(pool.load_weights(weights))
+        await asyncio.sleep(4.0)
+        # What comes after the start may take as long as this machine needs.
+        handle._health_s = GENEROUS_S
+        await loading
+        return await handle.actor.health.remote()
+
+    try:
+        health = loop.run_until_complete(die_idle())
+    finally:
+        pool.close()
+    assert len(starts.read_text().splitlines()) == 2 and health.policy_version == 3
+    assert handle.restarts == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 from ray._private import state
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
 
 from isentropic.actors.rollout_actor import Health
 from isentropic.actors.transport import Published
@@ -50,8 +50,14 @@ class EngineHandle:
         return self._reviving is not None and not self._reviving.done()
 
     async def answers(self) -> None:
-        """Raises WaitError if the process hangs, RayActorError if it is gone."""
-        self.process = await self.asked(self.actor.health.remote(), "health", self._health_s)
+        """Raises WaitError if the process hangs, RayActorError if it is gone or not back yet."""
+        try:
+            self.process = await self.asked(self.actor.health.remote(), "health", self._health_s)
+        except WaitError as error:
+            # One that Ray is just starting cannot answer: killing it would begin the start anew.
+            if await asyncio.to_thread(number_of_start, self.actor) is None:
+                raise ActorUnavailableError(str(error), None) from error
+            raise
 
     async def take_usage(self) -> Usage:
         """How full the engine was; empty if it is gone or hangs, which the next draw finds out."""
