@@ -98,10 +98,22 @@ def test_lent_weights_are_on_the_gpu_and_not_in_the_object_store():
 
     assert gpu_bytes(lending, needs) == {"rank and engine": engine + SHARED_OVERHEAD}
     assert "object store" not in host_parts(lending, needs, Load(engines=1, ranks=2), is_head=True)
-    # Where no GPU is shared, rank 0 keeps what it broadcasts on its host.
+    assert "weights to broadcast" not in host_parts(lending, needs, Load(2, 2), is_head=True)
+
+
+def test_weights_to_broadcast_are_in_the_memory_of_the_ranks_node():
+    """Two versions of 3 GiB; the object store holds none, and a node of engines has neither."""
     apart = run("apart", transport="broadcast")
+    needs = needs_of(30, 40)
+
     assert gpu_bytes(apart, needs)["engine"] == 44 * GIB + ALONE_OVERHEAD
-    assert object_store(apart, needs) == 6 * GIB
+    assert object_store(apart, needs) == 0
+    ranks, engines = (
+        host_parts(apart, needs, load, is_head=False)
+        for load in (Load(engines=0, ranks=2), Load(engines=2, ranks=0))
+    )
+    assert ranks["weights to broadcast"] == 6 * GIB
+    assert not {"weights to broadcast", "object store"} & engines.keys()
 
 
 def test_apart_each_has_its_own():

@@ -128,6 +128,8 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
         * (ENGINE_OVERHEAD + more + (0 if on_gpus else needs.engine))
         * tensor_parallel,
         "object store": object_store(config, needs) if load.ranks or load.engines else 0,
+        # Rank 0's alone, but which node that is the plan does not know.
+        "weights to broadcast": kept_to_broadcast(config, needs) if load.ranks else 0,
     }
     if on_gpus:
         # Both at once: a checkpoint is written while the engines work.
@@ -140,5 +142,11 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
 
 
 def object_store(config: Config, needs: Needs) -> int:
-    """The weights twice: those of the last sync are kept for a revived engine. Lent ones: never."""
-    return 0 if lends(config) else 2 * needs.published
+    """The weights twice: those of the last sync are kept for a revived engine. Sent ones: never."""
+    return 0 if config.weights.transport == "broadcast" else 2 * needs.published
+
+
+def kept_to_broadcast(config: Config, needs: Needs) -> int:
+    """The same in rank 0's own memory, if it broadcasts; lent weights are on its device."""
+    broadcasts = config.weights.transport == "broadcast" and not lends(config)
+    return 2 * needs.published if broadcasts else 0
