@@ -163,6 +163,11 @@ def test_an_older_run_graded_what_was_cut_off_like_the_rest():
     assert with_current_keys({"task": kept})["task"] == kept
 
 
+def test_an_older_od_began_by_lowering():
+    assert with_current_keys({"steering": {"name": "flexec"}})["steering"]["start_raising"] is False
+    assert with_current_keys({"steering": {"name": "entropic"}})["steering"] == {"name": "entropic"}
+
+
 def test_an_older_steer_took_its_maximum_over_the_whole_minibatch():
     """In the slot, as the base of another objective, and in a panel; what is given stays."""
     old, new = (

@@ -59,6 +59,10 @@ TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "math": {"truncated_answer": "any", "reward": None},
     "reasoning_gym": {"truncated_answer": "any"},
 }
+# Of the controllers' own keys, by controller.
+STEERING_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
+    "flexec": {"start_raising": False},
+}
 # And of the objectives' own keys, by objective, wherever one stands: in its slot, as a base, in a panel.
 OBJECTIVE_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "steer": {"microbatch": None},
@@ -539,9 +543,10 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
             result.setdefault(section, value)
         elif isinstance(result.get(section), Mapping):
             result[section] = {name: value} | dict(result[section])
-    task = result.get("task")
-    if isinstance(task, Mapping) and isinstance(task.get("name"), str):
-        result["task"] = TASK_KEYS_CAME_LATER.get(task["name"], {}) | dict(task)
+    for slot, later in (("task", TASK_KEYS_CAME_LATER), ("steering", STEERING_KEYS_CAME_LATER)):
+        chosen = result.get(slot)
+        if isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str):
+            result[slot] = later.get(chosen["name"], {}) | dict(chosen)
     if "objective" in result:
         result["objective"] = _with_objective_keys(result["objective"])
     accounting = result.get("accounting")
