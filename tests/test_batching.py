@@ -1,6 +1,7 @@
 """Every token is packed once, ranks keep in step, and results find their way back."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isentropic import batching
-from isentropic.objectives.tokens.reductions import MicrobatchMean, TokenMean
+from isentropic.objectives.tokens.reductions import MicrobatchMean, PerPrompt, TokenMean
 from isentropic.records import Prompt, Rollout, RolloutKey, Sample, TokenScores
 
 PROMPT = Prompt(prompt_id="p", messages=(), answer="")
@@ -229,6 +230,23 @@ def test_the_reduction_sees_the_packing():
         samples, [[0, 1, 2]], num_ranks=1, budget=8, reduction=MicrobatchMean
     )
     assert weights["loss_weight"] == pytest.approx([2 / 3 / 6, 1 / 3 / 4, 2 / 3 / 6])
+
+
+def test_the_reduction_sees_the_prompts():
+    """Draw 5 has one response of 2 tokens, draw 3 two of 1 and 3: half of the loss for each draw.
+
+    A draw of another split is another prompt.
+    """
+    samples = [sample(5, 2), sample(3, 1, 0), sample(3, 3, 1)]
+    per_prompt = PerPrompt(name="per_prompt", within="sequence_mean")
+    pack = partial(step_batches, plan=[[1, 2, 0]], num_ranks=1, budget=4, reduction=per_prompt)
+    (batch,), (weights,) = pack(samples)
+    assert weights["loss_weight"] == pytest.approx([1 / 4, 1 / 12, 1 / 4])
+    assert len(batch.updates[0]) > 1
+    key = samples[2].rollout.key._replace(split="eval")
+    samples[2] = replace(samples[2], rollout=replace(samples[2].rollout, key=key))
+    _, (weights,) = pack(samples)
+    assert weights["loss_weight"] == pytest.approx([1 / 3, 1 / 9, 1 / 6])
 
 
 def test_the_nll_weighs_only_correct_responses():

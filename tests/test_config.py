@@ -169,6 +169,26 @@ def test_a_lag_that_an_older_run_did_not_read_does_not_keep_it_from_going_on(seg
     assert with_current_keys(recorded)["rollout"]["max_lag"] == lag
 
 
+def test_an_older_od_began_by_lowering():
+    assert with_current_keys({"steering": {"name": "flexec"}})["steering"]["start_raising"] is False
+    assert with_current_keys({"steering": {"name": "entropic"}})["steering"] == {"name": "entropic"}
+
+
+def test_an_older_steer_took_its_maximum_over_the_whole_minibatch():
+    """In the slot, as the base of another objective, and in a panel; what is given stays."""
+    old, new = (
+        {"name": "steer", "floor": 0.02},
+        {"name": "steer", "floor": 0.02, "microbatch": None},
+    )
+    panel = {"accounting": {"counterfactuals": {"a": old, "b": {"name": "clip"}, "c": None}}}
+    values = with_current_keys({"objective": {"name": "erc", "base": old}, **panel})
+    assert with_current_keys({"objective": old})["objective"] == new
+    assert values["objective"] == {"name": "erc", "base": new}
+    assert values["accounting"]["counterfactuals"] == {"a": new, "b": {"name": "clip"}, "c": None}
+    given = {"objective": {"name": "steer", "microbatch": 8}}
+    assert with_current_keys(given)["objective"] == given["objective"]
+
+
 @pytest.mark.parametrize("label", ["learner", "role=learner", "role:", ":learner", "role:a:b"])
 def test_a_label_is_a_name_and_a_value(label):
     check_label("cluster.learner_label", None)

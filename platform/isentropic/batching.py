@@ -246,11 +246,15 @@ def _weights(
     }
     lengths = np.array([len(samples[index].advantage) for index in part], dtype=np.int64)
     microbatch_of = np.array([place[index] for index in part], dtype=np.int64)
+    prompts: dict[tuple[str, int], int] = {}
+    keys = [(key.split, key.draw) for key in (samples[index].rollout.key for index in part)]
+    prompt_of = np.array([prompts.setdefault(key, len(prompts)) for key in keys], dtype=np.int64)
     return {
         name: reduction.weights(
             lengths,
             max_response_tokens=max_response_tokens,
             microbatch_of=microbatch_of,
+            prompt_of=prompt_of,
             chosen=np.array([counts(samples[index]) for index in part], dtype=bool),
         ).tolist()
         for name, counts in WEIGHTS.items()

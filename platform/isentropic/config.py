@@ -59,6 +59,14 @@ TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "math": {"truncated_answer": "any", "reward": None},
     "reasoning_gym": {"truncated_answer": "any", "reward": None},
 }
+# Of the controllers' own keys, by controller.
+STEERING_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
+    "flexec": {"start_raising": False},
+}
+# And of the objectives' own keys, by objective, wherever one stands: in its slot, as a base, in a panel.
+OBJECTIVE_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
+    "steer": {"microbatch": None},
+}
 
 # What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
 DATA_KEY = "task.data"
@@ -539,7 +547,23 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(rollout, Mapping) and rollout.get("segment_tokens") is None:
         # It did nothing there, and another value is refused today: the run must go on.
         result["rollout"] = dict(rollout) | {"max_lag": CAME_LATER["rollout.max_lag"]}
-    task = result.get("task")
-    if isinstance(task, Mapping) and isinstance(task.get("name"), str):
-        result["task"] = TASK_KEYS_CAME_LATER.get(task["name"], {}) | dict(task)
+    for slot, later in (("task", TASK_KEYS_CAME_LATER), ("steering", STEERING_KEYS_CAME_LATER)):
+        chosen = result.get(slot)
+        if isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str):
+            result[slot] = later.get(chosen["name"], {}) | dict(chosen)
+    if "objective" in result:
+        result["objective"] = _with_objective_keys(result["objective"])
+    accounting = result.get("accounting")
+    if isinstance(accounting, Mapping) and isinstance(accounting.get("counterfactuals"), Mapping):
+        panel = accounting["counterfactuals"].items()
+        panel = {label: _with_objective_keys(values) for label, values in panel}
+        result["accounting"] = {**accounting, "counterfactuals": panel}
     return result
+
+
+def _with_objective_keys(values: Any) -> Any:
+    """Return an objective's recorded values with the keys that came later, those of its base too."""
+    if not isinstance(values, Mapping) or not isinstance(values.get("name"), str):
+        return values
+    result = OBJECTIVE_KEYS_CAME_LATER.get(values["name"], {}) | dict(values)
+    return result | ({"base": _with_objective_keys(result["base"])} if "base" in result else {})

@@ -85,6 +85,16 @@ def test_the_other_presets_run(method, fake_run):
     assert ("steer_weight/mean" in lines[2]) == (method == "steer")
 
 
+def test_a_microbatch_of_steer_acts(fake_run):
+    """With a largest change of its own every response is damped more than by that of all."""
+    means = {
+        size: fake_run("method=steer", "terms=none", "run.steps=1", f"objective.microbatch={size}")
+        .run().lines.lines[1]["steer_weight/mean"]
+        for size in ("1", "100000", "null")
+    }  # fmt: skip
+    assert means["1"] < means["null"] == means["100000"]
+
+
 @pytest.mark.parametrize(("edges", "sign"), [(LOW, -1), (HIGH, 1)])
 def test_one_sign_is_trained_on(edges, sign, fake_run):
     run = fake_run(*CRAFT, *edges)
@@ -110,6 +120,18 @@ def test_a_band_without_edges_is_the_base_method(fake_run):
     wide = fake_run(*CRAFT, "steering.low=0", "steering.high=null", folder="wide").run()
     np.testing.assert_array_equal(base.learner.logits, wide.learner.logits)
     assert "control/target" not in base.lines.lines[1]
+
+
+def test_entrocraft_by_prompts(fake_run):
+    """Prompts of one update keep different numbers of responses, so the two means train differently."""
+    sizes = ["rollout.group_size=4", "learner.updates_per_rollout=1"]
+    plain, by_prompt = (
+        fake_run(*CRAFT, *LOW, *sizes, f"reduction={name}", folder=name).run()
+        for name in ("sequence_mean", "per_prompt")
+    )
+    lines = [plain.lines.lines[step] for step in range(1, 7)]
+    assert any(line["entrocraft/prompt_weight_max"] > line["entrocraft/weight"] for line in lines)
+    assert not np.array_equal(plain.learner.logits, by_prompt.learner.logits)
 
 
 def test_entropic_pushes_what_is_trained_on(fake_run):

@@ -11,8 +11,10 @@ from isentropic import batching
 from isentropic.learner.minibatch import minibatch_gradients
 from isentropic.metrics.counterfactual import loss_fields
 from isentropic.metrics.tokens import token_table
+from isentropic.objectives.clip import ClipConfig
 from isentropic.objectives.covariance.clip_cov import ClipCovConfig
 from isentropic.objectives.loss.leaves import LeafResult, leaf_gradients
+from isentropic.objectives.over.steer import SteerConfig
 from isentropic.objectives.tokens.reductions import TokenMean
 from isentropic.records import MicroBatch, Prompt, Rollout, RolloutKey, Sample, TokenScores
 
@@ -111,11 +113,12 @@ def sample(draw, index, source):
 def as_tensors(batch):
     """The fields of one microbatch as a learner has them, on policy."""
     fields = {name: torch.from_numpy(values) for name, values in batch.fields.items()}
-    return fields | {"logprob": fields["old_logprob"], "entropy": fields["old_entropy"]}
+    fields |= {"logprob": fields["old_logprob"], "entropy": fields["old_entropy"]}
+    return fields | {"sequence_id": torch.from_numpy(batch.sequence_id)}
 
 
-def test_the_metrics_see_the_draw_that_trained():
-    """The queue puts samples of later draws before those of earlier ones; Clip-Cov draws by place."""
+def trained_and_seen(objective, microbatch_tokens=20):
+    """Metrics [N] of an objective in the update and in the accounting, and how many microbatches."""
     queued = [sample(draw, index, "queue") for draw in (7, 3) for index in (1, 0)]
     new = [sample(draw, index, "new") for draw in (5, 1, 2) for index in (0, 1)]
     samples = queued + new
@@ -125,14 +128,14 @@ def test_the_metrics_see_the_draw_that_trained():
         samples=samples,
         plan=plan,
         num_ranks=1,
-        microbatch_tokens=20,
+        microbatch_tokens=microbatch_tokens,
         reduction=TokenMean(name="token_mean"),
         max_response_tokens=20,
-        coefficients=CLIP_COV.at(1),
+        coefficients=objective.at(1),
     )
     microbatches = batch.updates[0]
     fields = [as_tensors(packed) for packed in microbatches]
-    gradients = partial(leaf_gradients, CLIP_COV, CLIP_COV.at(1), seed=5)
+    gradients = partial(leaf_gradients, objective, objective.at(1), seed=5)
     trained = {}
 
     def leaves(whole):
@@ -152,7 +155,36 @@ def test_the_metrics_see_the_draw_that_trained():
         logprob=np.concatenate([logprob for logprob, _ in rows]),
         entropy=np.concatenate([entropy for _, entropy in rows]),
     )
-    seen = gradients(loss_fields(table)).metrics
-    assert len(microbatches) > 1 and trained["clip_cov/frac"].sum() >= 2
     assert trained["advantage"].tolist() == table.advantage.tolist()
+    return trained, gradients(loss_fields(table)).metrics, len(microbatches)
+
+
+def test_the_metrics_see_the_draw_that_trained():
+    """The queue puts samples of later draws before those of earlier ones; Clip-Cov draws by place."""
+    trained, seen, microbatches = trained_and_seen(CLIP_COV)
+    assert microbatches > 1 and trained["clip_cov/frac"].sum() >= 2
     assert trained["clip_cov/frac"].tolist() == seen["clip_cov/frac"].tolist()
+
+
+def test_a_microbatch_of_steer_is_counted_in_responses_and_never_packed():
+    """The same weights in the metrics, and however the learner cuts the minibatch."""
+    base = ClipConfig(name="clip", ratio="token", clip_low=0.2, clip_high=0.2, dual_clip=None)
+    choices = {"metric": "exact", "mapping": "exponential", "skip_silenced": True}
+    numbers = {"weight_min": 0.7, "weight_max": 1.2, "floor": 0.0, "quantile": 1.0}
+    by_size = {
+        size: SteerConfig(
+            name="steer", ratio="token", base=base, microbatch=size, **numbers, **choices
+        )
+        for size in (3, None)
+    }
+    trained, seen, microbatches = trained_and_seen(by_size[3], microbatch_tokens=20)
+    weights = trained["steer_weight/mean"]
+    assert weights.tolist() == pytest.approx(seen["steer_weight/mean"].tolist(), rel=1e-6)
+    packed, _, others = trained_and_seen(by_size[3], microbatch_tokens=40)
+    assert 1 < others < microbatches
+    assert packed["steer_weight/mean"].tolist() == weights.tolist()
+    # Ten responses, four blocks: a largest change each, and one in all for the whole minibatch.
+    largest = torch.tensor(0.7)
+    assert weights.isclose(largest).sum() == 4
+    whole, _, _ = trained_and_seen(by_size[None])
+    assert whole["steer_weight/mean"].isclose(largest).sum() == 1

@@ -39,12 +39,12 @@ def test_metrics_of_two_sets(make):
 
 
 def test_the_task_says_what_right_pays(make):
-    """Right pays 5, wrong 1: 5 of 8 points are two right answers of four."""
-    rollouts = [make.rollout(0, i, reward=reward) for i, reward in enumerate([5, 1, 1, 5])]
+    """Right pays 5, wrong 1: one right answer of four."""
+    rollouts = [make.rollout(0, i, reward=reward) for i, reward in enumerate([5, 1, 1, 1])]
     prompt = replace(rollouts[0].prompt, reward_right=5.0)
     metrics = evaluation_metrics({"math": [replace(r, prompt=prompt) for r in rollouts]}, k=2)
-    assert metrics["eval/math/avg_at_k"] == 0.5
-    assert metrics["eval/math/pass_at_k"] == pytest.approx(5 / 6)
+    assert metrics["eval/math/avg_at_k"] == 0.25
+    assert metrics["eval/math/pass_at_k"] == pytest.approx(1 - 3 / 6)
 
 
 def test_problems_are_in_the_order_of_the_draws(make):

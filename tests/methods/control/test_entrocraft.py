@@ -5,8 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from isentropic.batching import plan_updates, step_batches
 from isentropic.methods.advantages import Normalised
 from isentropic.methods.control.entrocraft import EntrocraftConfig
+from isentropic.objectives.tokens.reductions import PerPrompt
 
 GRPO = Normalised(name="normalised", std="unbiased")
 
@@ -67,6 +69,76 @@ def test_all_in_the_denominator(new):
     assert (metrics["entrocraft/kept_frac"], metrics["entrocraft/weight"]) == (0.5, 1)
 
 
+@pytest.mark.parametrize(
+    ("rewards", "kept", "pushes", "most"),
+    [
+        # A prompt's half of the loss goes to its only wrong answer, or to three of them.
+        pytest.param(
+            [(1.0, 1.0, 1.0, -1.0), (1.0, -1.0, -1.0, -1.0)],
+            [[0, 0, 0, 1], [0, 1, 1, 1]],
+            [-1.5 / 4, -0.5 / 12, -0.5 / 12, -0.5 / 12],
+            4,
+            id="one and three",
+        ),
+        # All right: kept with A = 0, so the prompt's half of the loss pushes nothing.
+        pytest.param(
+            [(1.0, 1.0, 1.0, 1.0), SIGNS],
+            [[1, 1, 1, 1], [0, 0, 1, 1]],
+            [0, 0, 0, 0, -A / 8, -A / 8],
+            2,
+            id="all right",
+        ),
+    ],
+)
+def test_by_prompts_as_in_equation_5(rewards, kept, pushes, most, new):
+    """Two prompts of four at m = -1, two tokens per response: A / (prompts * |S| * 2) per token."""
+    control = controller()
+    control.sense(1, 0.55)
+    groups = [new.group(values, draw=draw) for draw, values in enumerate(rewards)]
+    advantages = {
+        rollout.key: float(value)
+        for group, values in zip(groups, rewards, strict=True)
+        for rollout, value in zip(group.rollouts, GRPO(np.array(values)), strict=True)
+    }
+    choice = control.choose(groups, advantages, dict.fromkeys(advantages, "trained"), {})
+    got = [[choice.verdicts[r.key] == "trained" for r in group.rollouts] for group in groups]
+    assert got == kept
+    assert choice.metrics["entrocraft/prompt_weight_max"] == most
+    samples = [
+        new.sample(rollout, choice.advantages[rollout.key])
+        for group in groups
+        for rollout in group.rollouts
+        if choice.verdicts[rollout.key] == "trained"
+    ]
+    _, (weights,) = step_batches(
+        step=1,
+        samples=samples,
+        plan=plan_updates(samples, 1),
+        num_ranks=1,
+        microbatch_tokens=8,
+        reduction=PerPrompt(name="per_prompt", within="sequence_mean"),
+        max_response_tokens=2,
+        coefficients={},
+    )
+    by_token = [
+        weight * float(one.advantage[0])
+        for weight, one in zip(weights["loss_weight"], samples, strict=True)
+    ]
+    assert by_token == pytest.approx(pushes, abs=1e-6)
+
+
+def test_a_prompt_that_lost_all_is_not_in_the_mean(new):
+    """Its only response that passed the filter is right, at m = -1: one prompt is left of two."""
+    control = controller()
+    control.sense(1, 0.55)
+    lost, left = new.group(SIGNS, draw=0), new.group(SIGNS, draw=1)
+    verdicts = {r.key: "trained" for r in left.rollouts} | {lost.rollouts[0].key: "trained"}
+    verdicts |= {r.key: "overlong" for r in lost.rollouts[1:]}
+    advantages = {r.key: r.reward * A for group in (lost, left) for r in group.rollouts}
+    choice = control.choose([lost, left], advantages, verdicts, {})
+    assert choice.metrics["entrocraft/prompt_weight_max"] == 2 / 1 * 4 / 2
+
+
 def test_groups_that_are_all_right(new):
     """The paper's form keeps them without effect, the code's form pushes them."""
     assert choose(controller(), new, (1.0,) * 4, 60)[:2] == ([1] * 4, [0.0] * 4)
@@ -90,7 +162,11 @@ def test_a_band_without_edges_changes_nothing(new):
     for entropy in (0.0, 5.0):
         kept, advantages, metrics = choose(control, new, SIGNS, 60, entropy)
         assert kept == [1] * 4 and advantages == pytest.approx([A, A, -A, -A], abs=1e-6)
-        assert metrics == {"entrocraft/kept_frac": 1.0, "entrocraft/weight": 1.0}
+        assert metrics == {
+            "entrocraft/kept_frac": 1.0,
+            "entrocraft/weight": 1.0,
+            "entrocraft/prompt_weight_max": 1.0,
+        }
 
 
 @pytest.mark.parametrize(
@@ -146,6 +222,7 @@ def test_the_state_is_the_last_choice(new):
         ({"low": 0.8, "high": 0.7}, "steering.low is 0.8"),
         ({"min_kept": 2}, "min_kept"),
         ({"denominator": "none"}, "denominator"),
+        ({"denominator": "per_prompt"}, "steering.denominator=kept and reduction=per_prompt"),
         ({"sign": "s"}, "steering.sign"),
         ({"scores": "rank"}, "steering.scores"),
     ],

@@ -14,6 +14,7 @@ START = {"up_weight": 1.0, "low_weight": 0.0}
 
 def schedule(kind, steps=400, **changes):
     values = {"first_share": 0.5, "ramp": "fade", "start_entropy": None, "floor_share": 0.2}
+    values["start_raising"] = False
     values |= {"name": "flexec", "schedule": kind, "total_steps": steps}
     return FlexEcSchedule(**{**values, **changes})
 
@@ -100,6 +101,15 @@ def test_od_turns_at_the_floor_and_at_the_falling_line():
     assert signs == [sign for _, _, sign in OD]
     assert (od.aim(31).low, od.aim(31).high) == pytest.approx((0.2, 0.76))
     assert od.aim(41).high == pytest.approx(0.68)
+
+
+def test_od_may_begin_by_raising():
+    """H_init is on the line at k = 0 and crosses it at k = 40: 0.7 > tau_high = 0.68."""
+    od, signs = schedule("od", steps=100, start_raising=True).build(START), []
+    for k, entropy in ((0, 1.0), (20, 0.8), (40, 0.7), (60, 0.3)):
+        od.sense(k + 1, entropy)
+        signs.append(od.values(k + 1)["up_weight"])
+    assert signs == [1, 1, 0, 0]
 
 
 def test_od_without_entropy_stays_as_it_is():

@@ -20,8 +20,8 @@ def doubles(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def run(p, advantage, q=None, *, entropy=H, sensitivity=0.1, base=clip, **changes):
-    """(d loss / d log_ratio, metrics) at probabilities p, old ones q."""
+def run(p, advantage, q=None, *, entropy=H, sensitivity=0.1, of=None, base=clip, **changes):
+    """(d loss / d log_ratio, metrics) at probabilities p, old ones q; `of`: the tokens' responses."""
     p, q = doubles(p), doubles(p if q is None else q)
     log_ratio = (p.log() - q.log()).requires_grad_()
     inputs = {**SETTINGS, **(WIDE if base is clip else {}), **changes}
@@ -32,6 +32,7 @@ def run(p, advantage, q=None, *, entropy=H, sensitivity=0.1, base=clip, **change
         old_logprob=q.log(),
         entropy=torch.full_like(p, entropy),
         sensitivity=doubles(sensitivity).expand(p.shape),
+        sequence_id=torch.zeros(len(p)).long() if of is None else torch.tensor(of),
         base=base,
         **inputs,
     )
@@ -111,6 +112,45 @@ def test_a_quantile_takes_the_scale_from_a_heavy_tail():
     assert median["steer_weight/mean"] == pytest.approx([0.7] * 10)
 
 
+# Four responses; u is 0.26 for p 0.25 and 0.1733 for p 0.5, so two of three thirds: 0.7^(2/3).
+RESPONSES, THIRD = [0, 0, 1, 2, 3], 0.7 ** (2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("size", "p", "weights"),
+    [
+        # By the whole minibatch only the token of p 0.25 weighs 0.7.
+        pytest.param(None, [0.5, 0.5, 0.25, 0.5, 0.5], [THIRD, THIRD, 0.7, THIRD, THIRD], id="all"),
+        # Responses 0 and 1 have it in their block; for 2 and 3 a token of p 0.5 is the largest.
+        pytest.param(2, [0.5, 0.5, 0.25, 0.5, 0.5], [THIRD, THIRD, 0.7, 0.7, 0.7], id="two"),
+        pytest.param(3, [0.5, 0.5, 0.5, 0.25, 0.5], [THIRD, THIRD, THIRD, 0.7, 0.7], id="a rest"),
+        pytest.param(1, [0.25, 0.5, 0.5, 0.5, 0.5], [0.7, THIRD, 0.7, 0.7, 0.7], id="one each"),
+        pytest.param(9, [0.5, 0.5, 0.25, 0.5, 0.5], [THIRD, THIRD, 0.7, THIRD, THIRD], id="more"),
+    ],
+)
+def test_the_largest_change_of_every_few_responses(size, p, weights):
+    advantage = [1.0, -1.0, 1.0, -1.0, 1.0]
+    slopes, metrics = run(p, advantage, of=RESPONSES, microbatch=size)
+    assert metrics["steer_weight/mean"] == pytest.approx(weights, abs=1e-7)
+    expected = [-w * a for w, a in zip(weights, advantage, strict=True)]
+    assert slopes == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_linear_range_of_every_few_responses():
+    """Block 0 has both changes, 0.8 to 1.2; block 1 equal ones, the middle."""
+    p, changes = [0.25, 0.5, 0.25, 0.25], {"mapping": "linear", "weight_min": 0.8}
+    _, metrics = run(p, [1.0] * 4, of=[0, 1, 2, 3], microbatch=2, **changes)
+    assert metrics["steer_weight/mean"] == pytest.approx([0.8, 1.2, 1.0, 1.0])
+
+
+def test_blocks_count_responses_that_have_tokens():
+    """Numbers 0, 4, 5 (the metrics number a response without tokens too) are three in a row."""
+    p = [0.25, 0.5, 0.5]
+    for numbers in ([0, 1, 2], [0, 4, 5]):
+        _, metrics = run(p, [1.0] * 3, of=numbers, microbatch=2)
+        assert metrics["steer_weight/mean"] == pytest.approx([0.7, THIRD, 0.7], abs=1e-7)
+
+
 def test_equal_changes_weigh_the_middle_of_the_linear_range():
     _, metrics = run([0.25, 0.25], [1.0, -1.0], mapping="linear", weight_min=0.8)
     assert metrics["steer_weight/mean"] == pytest.approx([1.0, 1.0])
@@ -124,6 +164,7 @@ def test_nothing_to_learn_weighs_one():
 def config(**changes):
     base = ClipConfig(name="clip", ratio="token", **WIDE, dual_clip=None)
     values = {**SETTINGS, "metric": "paper", "mapping": "exponential", "skip_silenced": True}
+    values["microbatch"] = None
     return SteerConfig(name="steer", ratio="token", base=base, **{**values, **changes})
 
 
@@ -138,6 +179,7 @@ def test_gradient_against_autograd_with_the_weights_held():
         "entropy": torch.rand(50, generator=generator, dtype=torch.float64),
         "sensitivity": torch.rand(50, generator=generator, dtype=torch.float64),
         "loss_weight": torch.full((50,), 0.02, dtype=torch.float64),
+        "sequence_id": torch.arange(50) // 5,
     }
     ours = leaf_gradients(config(), config().at(1), fields)
     base = leaf_gradients(config().base, config().base.at(1), fields)
@@ -151,11 +193,12 @@ def test_in_the_panel():
     panel = {
         "steer": {
             "name": "steer", "ratio": "token", **SETTINGS, "metric": "exact", "mapping": "linear",
-            "skip_silenced": False, "base": {"name": "clip", "ratio": "token", **WIDE, "dual_clip": None},
+            "skip_silenced": False, "microbatch": 8,
+            "base": {"name": "clip", "ratio": "token", **WIDE, "dual_clip": None},
         }
     }  # fmt: skip
     assert build_counterfactuals(panel)["steer"] == config(
-        metric="exact", mapping="linear", skip_silenced=False
+        metric="exact", mapping="linear", skip_silenced=False, microbatch=8
     )
 
 
@@ -168,6 +211,10 @@ def test_in_the_panel():
         ({"floor": -1}, "floor"),
         ({"metric": "true"}, "objective.metric"),
         ({"mapping": "binary"}, "objective.mapping"),
+        ({"microbatch": 0}, r"objective.microbatch must be >= 1, got 0. It counts responses"),
+        ({"microbatch": 2.5}, r"must be whole, got 2.5. It counts responses"),
+        ({"microbatch": True}, r"got True.*would depend on the hardware"),
+        ({"microbatch": "learner"}, r"learner.microbatch_tokens and the number of ranks"),
     ],
 )
 def test_bad_settings(changes, message):

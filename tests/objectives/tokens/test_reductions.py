@@ -9,10 +9,16 @@ from isentropic.objectives.tokens.reductions import REDUCTIONS
 
 LENGTHS = np.array([2, 6, 12, 4])
 PACKED = np.array([0, 1, 1, 2])
+PROMPTS = np.array([0, 1, 1, 1])
 
 
-def weights(name, lengths=LENGTHS, **others):
-    return REDUCTIONS[name].weights(np.asarray(lengths), max_response_tokens=16, **others)
+def weights(name, lengths=LENGTHS, prompt_of=None, within="token_mean", **others):
+    """Of a reduction by name; without `prompt_of` the first response is a prompt of its own."""
+    more = {"within": within} if name == "per_prompt" else {}
+    prompt_of = PROMPTS[: len(lengths)] if prompt_of is None else np.array(prompt_of)
+    return REDUCTIONS[name](name=name, **more).weights(
+        np.asarray(lengths), max_response_tokens=16, prompt_of=prompt_of, **others
+    )
 
 
 @pytest.mark.parametrize(
@@ -23,6 +29,8 @@ def weights(name, lengths=LENGTHS, **others):
         ("sequence_sum", [1 / 4] * 4),
         ("fixed_length", [1 / 64] * 4),
         ("microbatch_mean", [1 / 8, 1 / 36, 1 / 36, 1 / 16]),
+        # Half of the loss for each of two prompts, of 2 and of 22 tokens.
+        ("per_prompt", [1 / 4, 1 / 44, 1 / 44, 1 / 44]),
     ],
 )
 def test_weights(name, wanted):
@@ -40,6 +48,7 @@ def test_weights(name, wanted):
         ("fixed_length", [1 / 32, 1 / 32, 0, 0]),
         # The mean over the chosen tokens of a microbatch, times its share of all responses: 1/2 * 1/4, 1/6 * 2/4.
         ("microbatch_mean", [1 / 8, 1 / 12, 0, 0]),
+        ("per_prompt", [1 / 4, 1 / 12, 0, 0]),
     ],
 )
 def test_mean_over_the_chosen_alone(name, wanted):
@@ -65,18 +74,56 @@ def test_a_response_without_tokens_counts_nowhere(name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("within", "wanted"),
+    [
+        # |S| is 1 and 3: a response of the second prompt has 1/2 * 1/3, and its tokens share that.
+        pytest.param("sequence_mean", [1 / 4, 1 / 36, 1 / 72, 1 / 24], id="Eq. 5, token means"),
+        pytest.param("sequence_sum", [1 / 2, 1 / 6, 1 / 6, 1 / 6], id="Eq. 5, token sums"),
+        pytest.param("fixed_length", [1 / 32, 1 / 96, 1 / 96, 1 / 96], id="constant length"),
+    ],
+)
+def test_within_a_prompt(within, wanted):
+    np.testing.assert_allclose(weights("per_prompt", within=within), wanted, rtol=1e-15)
+
+
+def test_a_prompt_without_anything_chosen_is_not_in_the_mean():
+    """Of two prompts only the second has a chosen response: all of the loss is its."""
+    chosen = np.array([False, True, False, False])
+    assert weights("per_prompt", chosen=chosen).tolist() == [0, 1 / 6, 0, 0]
+
+
+def test_prompts_of_equal_lengths_and_numbers_weigh_as_over_the_minibatch():
+    for within in ("token_mean", "sequence_mean", "sequence_sum", "fixed_length"):
+        by_prompt = weights("per_prompt", [3] * 4, [7, 2, 2, 7], within)
+        np.testing.assert_allclose(by_prompt, weights(within, [3] * 4), rtol=1e-15)
+
+
+def test_a_reduction_within_a_prompt_that_needs_more_than_lengths():
+    with pytest.raises(ValueError, match=r"reduction.within must be one of token_mean, .*microb"):
+        weights("per_prompt", within="microbatch_mean")
+    with pytest.raises(ValueError, match="give prompt_of"):
+        REDUCTIONS["per_prompt"](name="per_prompt", within="token_mean").weights(
+            LENGTHS, max_response_tokens=16
+        )
+
+
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 4))
 def test_means_weigh_1_in_all(lengths, microbatches):
     packed = np.arange(len(lengths)) % microbatches
-    for name in ("token_mean", "sequence_mean", "microbatch_mean"):
-        assert np.dot(weights(name, lengths, microbatch_of=packed), lengths) == pytest.approx(1.0)
+    for name in ("token_mean", "sequence_mean", "microbatch_mean", "per_prompt"):
+        got = weights(name, lengths, packed, microbatch_of=packed)
+        assert np.dot(got, lengths) == pytest.approx(1.0)
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.data())
 def test_packing_changes_nothing_but_the_microbatch_mean(lengths, data):
     packings = [np.array(data.draw(st.permutations(range(len(lengths))))) for _ in range(2)]
-    for name in ("token_mean", "sequence_mean", "fixed_length"):
-        first, second = (weights(name, lengths, microbatch_of=packing) for packing in packings)
+    for name in ("token_mean", "sequence_mean", "fixed_length", "per_prompt"):
+        first, second = (
+            weights(name, lengths, np.arange(len(lengths)) % 3, microbatch_of=packing)
+            for packing in packings
+        )
         assert np.array_equal(first, second)
 
 

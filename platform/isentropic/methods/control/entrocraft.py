@@ -15,6 +15,7 @@ it filter=keep_all.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,7 +37,8 @@ class EntrocraftConfig:
         low, high: edges of the band in nats per token, numbers or schedules; null is no edge.
         min_kept: share of the passed responses; if fewer would be kept, the step is unfiltered.
         denominator: kept: the mean goes over the kept responses | all: dropped ones stay in it,
-            with advantage 0.
+            with advantage 0. Eq. 5 of the paper takes that mean prompt by prompt:
+            reduction=per_prompt.
         sign: advantage: by the sign of A | drift: by the sign of the response's first-order effect
             on the entropy, A times the sum of its tokens' S.
         scores: of the code's form. sign: +1 for a reward above 0, else -1 | raw: the reward.
@@ -57,6 +59,12 @@ class EntrocraftConfig:
         check_choice("steering.form", self.form, ("paper", "code"))
         self.band.check("steering")
         check_range("steering.min_kept", self.min_kept, at_least=0, at_most=1)
+        if self.denominator == "per_prompt":
+            raise ValueError(
+                "steering.denominator=per_prompt: which responses are counted is asked here, kept or "
+                "all; that they are counted prompt by prompt is a matter of the reduction. "
+                "Set steering.denominator=kept and reduction=per_prompt."
+            )
         check_choice("steering.denominator", self.denominator, ("kept", "all"))
         check_choice("steering.sign", self.sign, ("advantage", "drift"))
         check_choice("steering.scores", self.scores, ("sign", "raw"))
@@ -98,7 +106,7 @@ class Entrocraft(EntropyController):
         )
         kept = len(passed) - len(against)
         self._gave_up = self._side != 0 and kept < self._config.min_kept * len(passed)
-        weight = 1.0
+        weight = prompt_weight = 1.0
         if self._gave_up:
             pass
         elif code:
@@ -108,8 +116,10 @@ class Entrocraft(EntropyController):
         else:
             verdicts = {**verdicts, **dict.fromkeys(against, DROPPED)}
             weight = len(passed) / kept if kept else math.nan
+            prompt_weight = _prompt_weight(passed, verdicts)
         share = kept / len(passed) if passed else math.nan
         metrics = {"entrocraft/kept_frac": share, "entrocraft/weight": weight}
+        metrics["entrocraft/prompt_weight_max"] = prompt_weight
         return Choice(advantages=advantages, verdicts=verdicts, metrics=metrics)
 
     def _signed(self, passed: Sequence[Rollout]) -> dict[RolloutKey, float]:
@@ -146,3 +156,11 @@ class Entrocraft(EntropyController):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._side, self._gave_up = int(state["side"]), bool(state["gave_up"])
+
+
+def _prompt_weight(passed: Sequence[Rollout], verdicts: Mapping[RolloutKey, str]) -> float:
+    """The most that a kept response weighs in a mean by prompts, relative to an unfiltered step."""
+    before = Counter(rollout.key.draw for rollout in passed)
+    kept = Counter(rollout.key.draw for rollout in passed if verdicts[rollout.key] == "trained")
+    shares = [before[draw] / count for draw, count in kept.items()]
+    return len(before) / len(kept) * max(shares) if kept else math.nan

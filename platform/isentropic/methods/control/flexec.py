@@ -10,8 +10,8 @@ k = step - 1 updates of the run's T steps done and lambda = 1 - 2k/T:
     raise, lower           up 1, low 0; up 0, low 1: the two arms that do not move
 
 [source] Schedules and the shape of the widths: the authors' own text with all formulas.
-[reconstructed] What they do not say: where H_init is read, that s starts at 0, that k = T/2 belongs
-to the first half, and first halves of another share. `ramp=grow` is a third party's reading.
+[reconstructed] What they do not say: where H_init is read, where s starts, and first halves of
+another share. `ramp=grow` is a third party's reading.
 """
 
 import math
@@ -34,6 +34,8 @@ class FlexEcSchedule:
         total_steps: T, the planned steps of the run.
         first_share: share of T that the first phase of id and did takes.
         ramp: fade: the second phase starts at the full width, as published | grow: it ends there.
+        start_raising: s of od until the entropy first crosses a line; it is H_init at the start, which
+            crosses none.
         start_entropy: H_init of od, nats per token; null: that of the first step.
         floor_share: lowest entropy of od, a share of H_init.
     """
@@ -43,6 +45,7 @@ class FlexEcSchedule:
     total_steps: int
     first_share: float
     ramp: str
+    start_raising: bool
     start_entropy: float | None
     floor_share: float
     actuators: ClassVar[Mapping[str, Any]] = {}
@@ -80,7 +83,7 @@ class FlexEc(EntropyController):
     def __init__(self, config: FlexEcSchedule) -> None:
         self._config = config
         self._start = config.start_entropy
-        self._raising = False
+        self._raising = config.start_raising
 
     def sense(self, step: int, entropy: float) -> None:
         """Turns od around: up at the floor, down once above the line that falls to the floor."""

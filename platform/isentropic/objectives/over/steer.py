@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from isentropic.checks import check_choice
+from isentropic.checks import check_choice, check_range
 from isentropic.objectives.clip import clip
 from isentropic.objectives.loss import TokenLoss, bounded_exp, check_coefficient
 from isentropic.objectives.over.base import OverConfig
@@ -16,6 +16,11 @@ from isentropic.objectives.over.base import OverConfig
 SMALL = 1e-8  # probabilities are kept this far from 0 and 1, as in the released code
 METRICS = ("paper", "own", "exact")
 MAPPINGS = ("exponential", "linear")
+RESPONSES = (
+    "It counts responses: 8 as in the released code, null for the whole minibatch. The microbatches "
+    "that the learner packs cannot be meant: they follow learner.microbatch_tokens and the number of "
+    "ranks, so the weights would depend on the hardware."
+)
 
 
 def steer(
@@ -26,6 +31,7 @@ def steer(
     old_logprob: Tensor,
     entropy: Tensor,
     sensitivity: Tensor,
+    sequence_id: Tensor,
     weight_min: float,
     weight_max: float,
     floor: float,
@@ -33,6 +39,7 @@ def steer(
     metric: str = "paper",
     mapping: str = "exponential",
     skip_silenced: bool = True,
+    microbatch: int | None = None,
     base: Callable[..., TokenLoss] = clip,
     **base_inputs: Any,
 ) -> TokenLoss:
@@ -44,8 +51,9 @@ def steer(
         loss_t = w_t * base loss_t
 
     A large change is damped, whichever way it goes: a speed limit, not a target. No gradient flows
-    through w. max and min go over the tokens given, so give it a whole minibatch; the released code
-    takes them over one microbatch, which makes the method depend on the packing.
+    through w. max and min go over the tokens given, so give it a whole minibatch; with `microbatch`
+    over every few responses of it in turn. The released code takes them over each microbatch that a
+    GPU holds, 8 responses; counted in responses the blocks depend on no packing and no rank.
     The weights lower the total gradient: compare with a base whose learning rate is lower by
     `steer_weight/mean`.
 
@@ -53,7 +61,8 @@ def steer(
         log_ratio: [N] logprob - old_logprob in nats; carries the gradient.
         advantage: [N] in reward units, no gradient.
         logprob, old_logprob: [N] nats; entropy: [N] nats, of the current policy.
-        sensitivity: [N] S of the token statistics; read for metric=exact alone.
+        sensitivity: [N] S of the token statistics; read only for metric=exact.
+        sequence_id: [N] which response, in the minibatch's order; read only with `microbatch`.
         weight_min, weight_max: range of the weights; weight_max is that of the linear mapping.
         floor: max u counts as at least this much, as in the released code; 0 is off.
         quantile: of u, in place of its maximum, if below 1 ([reconstructed]): one token cannot
@@ -63,6 +72,8 @@ def steer(
         mapping: exponential | linear.
         skip_silenced: tokens without a gradient in the base have u = 0, as in the paper's text; the
             released code lets them take part in the maximum.
+        microbatch: responses that share a maximum and a minimum; the last block may have fewer.
+            None: the whole minibatch.
         base: the other objective's function; `base_inputs` are its keyword arguments.
     """
     loss, base_metrics = base(log_ratio, advantage, **base_inputs)
@@ -71,7 +82,9 @@ def steer(
     if skip_silenced:
         silent = _silent(log_ratio, advantage, base, base_inputs)
         change = change.masked_fill(silent, 0.0)
-    weight = _weights(change, mapping, weight_min, weight_max, floor, quantile)
+    weight = torch.empty_like(change)
+    for block in _blocks(sequence_id, microbatch):
+        weight[block] = _weights(change[block], mapping, weight_min, weight_max, floor, quantile)
     one = torch.ones_like(weight)
     metrics = {
         "steer_weight/mean": weight,
@@ -113,6 +126,15 @@ def _silent(
     return slope == 0
 
 
+def _blocks(sequence_id: Tensor, microbatch: int | None) -> list[Tensor | slice]:
+    """Index the tokens of every `microbatch` responses, in the order of their numbers."""
+    if microbatch is None:
+        return [slice(None)]
+    # A response without tokens has no number in the update and one in the metrics: neither counts.
+    block = torch.unique(sequence_id, return_inverse=True)[1] // microbatch
+    return [block == number for number in block.unique().tolist()]
+
+
 def _weights(
     change: Tensor,
     mapping: str,
@@ -143,7 +165,7 @@ class SteerConfig(OverConfig):
     """Coefficients and choices of `objectives.steer`, and the whole config of its base."""
 
     function = staticmethod(steer)
-    choices: ClassVar[tuple[str, ...]] = ("metric", "mapping", "skip_silenced")
+    choices: ClassVar[tuple[str, ...]] = ("metric", "mapping", "skip_silenced", "microbatch")
 
     weight_min: Any  # weight of the token that would move the entropy most, in (0, 1]
     weight_max: Any  # linear: weight of the one that would move it least
@@ -152,6 +174,7 @@ class SteerConfig(OverConfig):
     metric: str  # paper | own | exact
     mapping: str  # exponential | linear
     skip_silenced: bool  # tokens without a gradient in the base do not count
+    microbatch: int | None  # responses that share a largest change; null: the whole minibatch
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,8 +184,14 @@ class SteerConfig(OverConfig):
         check_coefficient("objective.quantile", self.quantile, above=0, at_most=1)
         check_choice("objective.metric", self.metric, METRICS)
         check_choice("objective.mapping", self.mapping, MAPPINGS)
+        if self.microbatch is not None:
+            check_range("objective.microbatch", self.microbatch, at_least=1, hint=RESPONSES)
+            if not isinstance(self.microbatch, int):  # from a panel, whose values are not typed
+                raise ValueError(
+                    f"objective.microbatch must be whole, got {self.microbatch}. {RESPONSES}"
+                )
 
     @property
     def needs_minibatch(self) -> bool:
-        """The largest change is that of the whole minibatch."""
+        """The largest change is that of the whole minibatch, or of responses that follow in it."""
         return True

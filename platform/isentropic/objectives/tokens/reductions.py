@@ -10,6 +10,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isentropic.checks import check_choice
+
 
 class Reduction(Protocol):
     """An entry of REDUCTIONS."""
@@ -20,6 +22,7 @@ class Reduction(Protocol):
         *,
         max_response_tokens: int,
         microbatch_of: NDArray[np.int64] | None = None,
+        prompt_of: NDArray[np.int64] | None = None,
         chosen: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
         """Give the loss weight that each token of sequence s carries.
@@ -29,6 +32,7 @@ class Reduction(Protocol):
             max_response_tokens: the limit on a response.
             microbatch_of: [S] which microbatch each sequence is packed into, counted over all
                 ranks.
+            prompt_of: [S] a number per prompt; those of its responses are equal.
             chosen: [S] the mean goes only over these, 0 elsewhere; None is all. The NLL on correct
                 responses is weighed this way.
 
@@ -45,7 +49,7 @@ class TokenMean:
     name: str
 
     @staticmethod
-    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None):
         chosen = _chosen(lengths, chosen)
         return _over(chosen, np.sum(lengths, where=chosen))
 
@@ -57,7 +61,7 @@ class SequenceMean:
     name: str
 
     @staticmethod
-    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None):
         chosen = _chosen(lengths, chosen)
         return _over(chosen, chosen.sum() * np.asarray(lengths))
 
@@ -69,7 +73,7 @@ class SequenceSum:
     name: str
 
     @staticmethod
-    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None):
         chosen = _chosen(lengths, chosen)
         return _over(chosen, chosen.sum())
 
@@ -81,7 +85,7 @@ class FixedLength:
     name: str
 
     @staticmethod
-    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None):
         chosen = _chosen(lengths, chosen)
         return _over(chosen, chosen.sum() * max_response_tokens)
 
@@ -97,7 +101,7 @@ class MicrobatchMean:
     name: str
 
     @staticmethod
-    def weights(lengths, *, max_response_tokens, microbatch_of=None, chosen=None):
+    def weights(lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None):
         if microbatch_of is None:
             raise ValueError(
                 "reduction microbatch_mean needs to know the packing: give microbatch_of."
@@ -113,12 +117,47 @@ class MicrobatchMean:
         return _over(chosen, present.sum() * tokens[microbatch_of]) * responses[microbatch_of]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PerPrompt:
+    """Every prompt weighs the same, its responses share by another reduction (arXiv:2604.26326, Eq. 5).
+
+        1 / prompts * (weight of the token by `within`, over its own prompt's responses)
+
+    Eq. 5 of Entrocraft divides by the responses that are left of a prompt. One without any, or with
+    none that is chosen, is not in the mean.
+    """
+
+    name: str
+    within: str  # how a prompt's own tokens share: a reduction that asks for lengths only
+
+    def __post_init__(self) -> None:
+        check_choice("reduction.within", self.within, WITHIN)
+
+    def weights(
+        self, lengths, *, max_response_tokens, microbatch_of=None, prompt_of=None, chosen=None
+    ):
+        if prompt_of is None:
+            raise ValueError("reduction per_prompt needs to know the prompts: give prompt_of.")
+        lengths, chosen = np.asarray(lengths), _chosen(lengths, chosen)
+        inner, weights = REDUCTIONS[self.within], np.zeros(len(lengths))
+        prompts = np.unique(prompt_of[chosen])
+        for prompt in prompts:
+            own = prompt_of == prompt
+            weights[own] = inner.weights(
+                lengths[own], max_response_tokens=max_response_tokens, chosen=chosen[own]
+            )
+        return weights / max(1, len(prompts))
+
+
+WITHIN = ("token_mean", "sequence_mean", "sequence_sum", "fixed_length")
+
 REDUCTIONS: dict[str, type[Reduction]] = {
     "token_mean": TokenMean,
     "sequence_mean": SequenceMean,
     "sequence_sum": SequenceSum,
     "fixed_length": FixedLength,
     "microbatch_mean": MicrobatchMean,
+    "per_prompt": PerPrompt,
 }
 
 
