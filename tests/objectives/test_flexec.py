@@ -140,6 +140,19 @@ def test_gradient_against_autograd_on_the_ratio():
         ({"up_slope": 0.1}, "up_slope"),
         ({"low_slope": -1.0}, "low_slope"),
         ({"low_width": 1.0}, "low_width"),
+        ({"up_slope": -0.9, "up_width": 0.5}, "up_slope=-0.9 with objective.up_width=0.5"),
+        (
+            {
+                "low_width": {
+                    "kind": "linear",
+                    "from_step": 1,
+                    "to_step": 9,
+                    "start": 0.3,
+                    "end": 0.1,
+                }
+            },
+            "low_slope",
+        ),
         ({"up_weight": 1.5}, "up_weight"),
         ({"beta1": 0.5}, "set both to numbers"),
         ({"ratio": "sequence"}, "objective.ratio=sequence"),

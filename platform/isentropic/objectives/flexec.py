@@ -13,6 +13,7 @@ from isentropic.objectives.loss import (
     check_coefficient,
     check_dual_clip,
     lower_bound,
+    lowest,
     upper_bound,
 )
 
@@ -119,6 +120,16 @@ class FlexEcConfig(ObjectiveConfig):
         check_coefficient("objective.low_slope", self.low_slope, above=-1, at_most=0)
         check_coefficient("objective.up_width", self.up_width, above=0)
         check_coefficient("objective.low_width", self.low_width, above=0, below=1)
+        for side, slope, width in (
+            ("up", self.up_slope, self.up_width),
+            ("low", self.low_slope, self.low_width),
+        ):
+            if lowest(slope) + lowest(width) <= 0:
+                raise ValueError(
+                    f"objective.{side}_slope={slope} with objective.{side}_width={width}: a token of "
+                    "probability 1 has their sum for its width, which must be above 0, or its bound "
+                    "lies on the wrong side of ratio 1. Make the slope flatter or the width larger."
+                )
         check_coefficient("objective.up_weight", self.up_weight, at_least=0, at_most=1)
         check_coefficient("objective.low_weight", self.low_weight, at_least=0, at_most=1)
         check_coefficient("objective.beta1", self.beta1, optional=True, at_least=0)

@@ -7,7 +7,7 @@ from isentropic.objectives.loss.objective import (
     lower_bound,
     upper_bound,
 )
-from isentropic.objectives.loss.schedule import check_coefficient, resolve
+from isentropic.objectives.loss.schedule import check_coefficient, lowest, resolve
 from isentropic.objectives.loss.token_loss import (
     TokenLoss,
     above,
@@ -28,6 +28,7 @@ __all__ = [
     "check_dual_clip",
     "clip_metrics",
     "lower_bound",
+    "lowest",
     "resolve",
     "unit_slope",
     "upper_bound",

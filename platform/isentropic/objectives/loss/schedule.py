@@ -67,6 +67,11 @@ def check_coefficient(
         check_range(name, value, **bounds)
 
 
+def lowest(coefficient: Any) -> float:
+    """Return the lowest value that a coefficient takes, once `check_coefficient` has passed it."""
+    return min(value for _, value in _values("", coefficient))
+
+
 def _values(key: str, coefficient: Any) -> list[tuple[str, Any]]:
     """List (name, value) of all values a coefficient can take; a ramp stays between its ends."""
     if not isinstance(coefficient, Mapping):
