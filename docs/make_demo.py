@@ -1,13 +1,13 @@
-"""Writes README's block of the demo and its picture from a run: python docs/make_demo.py runs/<name>
+"""Writes README's block of the demo from a run: python docs/make_demo.py runs/<name>
 
-The run is that of `make demo`. The block is what the terminal shows at its end.
+The run is that of `make demo`. The block is what the terminal shows at its end. The pictures of its report
+are docs/make_screenshots.py's.
 """
 
 # ruff: noqa: E402, the source root is put on sys.path before the package is imported
 
 import io
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,6 @@ from isentropic.metrics.sinks.jsonl import read_lines
 from isentropic.metrics.sinks.terminal import Terminal
 
 README = ROOT / "README.md"
-PICTURE = ROOT / "docs" / "demo_entropy.png"
 MARK = "<!-- made by docs/make_demo.py from a run of `make demo` -->\n"
 BLOCK = re.compile(re.escape(MARK) + r"```\n(.*?)```\n", re.DOTALL)
 
@@ -37,14 +36,13 @@ def block(name: str, rows: Sequence[Mapping[str, Any]], samples: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Rewrite both; return the exit code."""
+    """Rewrite it; return the exit code."""
     run = Path(arguments[0])
     config = read_config(run)
     rows, _ = read_lines(run / "metrics.jsonl")
     made = block(config["run"]["name"], rows, config["evaluation"]["samples"])
     text = README.read_text(encoding="utf-8")
     README.write_text(BLOCK.sub(lambda _: f"{MARK}```\n{made}```\n", text), encoding="utf-8")
-    shutil.copyfile(run / "report" / "entropy.png", PICTURE)
     return 0
 
 

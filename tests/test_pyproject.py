@@ -51,7 +51,9 @@ def imported():
 
 
 def distributions(package):
-    return {name.lower().replace("_", "-") for name in packages_distributions().get(package, ())}
+    # One that is not installed is asked for by the name that it is imported by.
+    found = packages_distributions().get(package, (package,))
+    return {name.lower().replace("_", "-") for name in found}
 
 
 def test_what_is_imported_is_asked_for():

@@ -35,6 +35,7 @@ CAME_LATER: dict[str, Any] = {
     "run.preset": None,
     "tracking.tensorboard": False,
     "tracking.csv": False,
+    "tracking.wandb_view": "never",
     "steering": {"name": "none"},
     "accounting.ledger": {"every": 0, "contexts": 0.125},
     "learner.unsharded_gradient_gib": 4.0,
@@ -417,6 +418,7 @@ class WeightsConfig:
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
     wandb: str  # auto | online | offline | disabled
+    wandb_view: str  # auto | never
     project: str
     entity: str | None
     group: str | None
@@ -426,6 +428,7 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         check_choice("tracking.wandb", self.wandb, ("auto", "online", "offline", "disabled"))
+        check_choice("tracking.wandb_view", self.wandb_view, ("auto", "never"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,8 @@ def test_run(make, tmp_path):
     ):
         assert words.lower() in page.lower()
     assert "1.62" in page and "finished" in page
+    # What moved the entropy comes before the numbers.
+    assert page.index("<p class='lead'>") < page.index("<div class='tiles'>")
     assert sorted(path.name for path in (folder / "report").iterdir()) == [
         "clip.png",
         "entropy.png",

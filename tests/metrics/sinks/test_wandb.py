@@ -28,6 +28,7 @@ def open_sink(folder, mode="offline", **changes):
     warnings = []
     tracking = TrackingConfig(
         wandb=mode,
+        wandb_view="auto",
         project="p",
         entity=None,
         group="sweep",
@@ -123,7 +124,9 @@ import psutil
 from isentropic.config import TrackingConfig
 from isentropic.metrics.sinks.wandb import WandbSink
 signal.signal(signal.SIGTERM, lambda *_: None)
-tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False)
+tracking = TrackingConfig(
+    wandb="offline", wandb_view="never", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False
+)
 sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
 sink.log(0, {"policy_version": 0, "entropy/mean": 1.0})
 for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
@@ -152,7 +155,9 @@ from pathlib import Path
 import psutil
 from isentropic.config import TrackingConfig
 from isentropic.metrics.sinks.wandb import WandbSink
-tracking = TrackingConfig(wandb="offline", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False)
+tracking = TrackingConfig(
+    wandb="offline", wandb_view="never", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False
+)
 sink = WandbSink(tracking, folder=Path(sys.argv[1]), run_name="run", config={}, warn=print)
 for step in range(3):
     sink.log(step, {"policy_version": 8 * step, "entropy/mean": 1.0})

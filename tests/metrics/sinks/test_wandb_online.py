@@ -17,10 +17,13 @@ KEY = "c0ffee" * 6 + "abcd"  # of the right form, and nobody's
 
 
 class WandbStub:
-    """Collects the points of all runs in `history`."""
+    """Collects the points of all runs in `history`, and the saved views of its one project."""
 
     def __init__(self):
         self.history = []
+        self.views = {}  # name -> what was saved
+        self.asked = []  # names of views
+        self.takes_views = True
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +45,7 @@ class WandbStub:
                     self.answer({})
                 else:
                     query, variables = body.get("query", ""), body.get("variables", {})
-                    self.answer({"data": graphql(query, variables, stub.url)})
+                    self.answer({"data": stub.graphql(query, variables)})
 
             def body(self):
                 return self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -65,12 +68,28 @@ class WandbStub:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def graphql(self, query, variables):
+        if "allViews" in query:
+            self.asked.append(variables["viewName"])
+            found = self.views.get(variables["viewName"])
+            edges = [{"node": {"id": "v"} | found}] if found else []
+            return {"project": {"allViews": {"edges": edges}}}
+        if "upsertView" in query:
+            if not self.takes_views:
+                return {}
+            self.views[variables["name"]] = {key: variables[key] for key in ("displayName", "spec")}
+            view = {"id": "v", "name": variables["name"]}
+            return {"upsertView": {"view": view, "inserted": True}}
+        return graphql(query, variables, self.url)
+
     def die(self):
         self.server.shutdown()
         self.server.server_close()
 
 
 def graphql(query, variables, url):
+    if "query Viewer" in query or "viewer" in query:
+        return {"viewer": {"id": "u", "username": "e", "entity": "e", "flags": "{}"}}
     if "upsertBucket" in query:
         project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "e"}}
         bucket = {"id": "x", "name": variables.get("name"), "displayName": "r", "config": "{}"}
@@ -83,10 +102,17 @@ def graphql(query, variables, url):
     return {"serverInfo": {"features": []}} if "serverInfo" in query else {}
 
 
-def open_sink(folder):
+def open_sink(folder, view="never"):
     warnings = []
     tracking = TrackingConfig(
-        wandb="auto", project="p", entity=None, group=None, tags=(), tensorboard=False, csv=False
+        wandb="auto",
+        wandb_view=view,
+        project="p",
+        entity=None,
+        group=None,
+        tags=(),
+        tensorboard=False,
+        csv=False,
     )
     return wandb_sink.WandbSink(
         tracking, folder=folder, run_name="r", config={}, warn=warnings.append
@@ -130,3 +156,53 @@ def test_a_server_that_dies_in_mid_run_holds_nothing_up(tmp_path, server, monkey
     command = [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(record)]
     written = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     assert written.count('"type":"history"') == 20
+
+
+def log_a_run(folder):
+    """Logs a run that may make a view, and waits until that is done."""
+    sink, warnings = open_sink(folder, view="auto")
+    sink.log(0, line(0))
+    for thread in threading.enumerate():
+        if thread.name == wandb_sink.VIEW_THREAD:
+            thread.join(timeout=30)
+    sink.close()
+    return warnings
+
+
+@pytest.fixture
+def packages():
+    pytest.importorskip("wandb_workspaces", reason="the extra `view` is not installed")
+
+
+def test_a_view_is_made_once_per_project_and_left_as_the_user_made_it(tmp_path, server, packages):
+    assert log_a_run(tmp_path / "a") == []
+    (name,) = server.views
+    assert name == "nw-isentropic-v"
+    bank = json.loads(server.views[name]["spec"])["section"]["panelBankConfig"]
+    shown = {
+        section["name"]: [panel["config"]["metrics"] for panel in section["panels"]]
+        for section in bank["sections"]
+    }
+    assert list(shown) == list(wandb_sink.SECTIONS) and next(iter(shown)) == "1 entropy"
+    assert [key for keys in shown.values() for (key,) in keys] == list(wandb_sink.SHOWN.values())
+    assert [section["isOpen"] for section in bank["sections"]] == [True] * 3 + [False] * 3
+
+    # Changed to what the library can read, and to what it cannot.
+    for changed in (server.views[name]["spec"].replace("1 entropy", "mine"), '{"section": {}}'):
+        server.views[name]["spec"] = changed
+        asked = len(server.asked)
+        assert log_a_run(tmp_path / f"b{asked}") == []
+        assert len(server.asked) == asked + 1 and server.views[name]["spec"] == changed
+
+
+def test_a_view_that_cannot_be_saved_costs_one_line(tmp_path, server, packages):
+    server.takes_views = False
+    warnings = log_a_run(tmp_path)
+    assert len(warnings) == 1 and "W&B has no saved view of this project" in warnings[0]
+    assert [point["policy_version"] for point in server.history] == [0]
+
+
+def test_a_run_that_wants_no_view_asks_for_none(tmp_path, server):
+    sink, warnings = open_sink(tmp_path, view="never")
+    sink.close()
+    assert (server.asked, warnings) == ([], [])

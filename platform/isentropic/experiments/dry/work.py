@@ -36,6 +36,7 @@ class Work:
 
     prompts: int  # drawn at most
     answers: int  # same
+    answers_in_flight: int  # written at once if there is room; with segments more than a step takes
     trained: int  # answers trained on
     prompt_tokens: float  # of a mean prompt
     answer_tokens: float  # of a mean answer
@@ -67,6 +68,9 @@ def find_work(config: Config, *, held_out: int | None) -> Work:
         sampling, "max_draws", 1
     )
     answers = prompts * (rollout.group_size + getattr(sampling, "explore_size", 0))
+    in_flight = answers
+    if rollout.segment_tokens is not None:
+        in_flight = rollout.in_flight * rollout.group_size
     of_a_set = evaluation.prompts if held_out is None else min(evaluation.prompts, held_out)
     evaluations = 0
     if evaluation.every and of_a_set:
@@ -75,6 +79,7 @@ def find_work(config: Config, *, held_out: int | None) -> Work:
     return Work(
         prompts=prompts,
         answers=answers,
+        answers_in_flight=in_flight,
         trained=min(prompts, rollout.prompts_per_step) * rollout.group_size,
         prompt_tokens=PROMPT_SHARE * rollout.max_prompt_tokens,
         answer_tokens=ANSWER_SHARE * rollout.max_response_tokens,
@@ -100,10 +105,7 @@ class Disk:
 
 def find_disk(config: Config, model: PretrainedConfig, work: Work) -> Disk:
     """What the run folder grows to; the ledger is never pruned, nor are answers of evaluations."""
-    answers = float(work.answers)
-    if config.rollout.segment_tokens is not None:
-        # What each step leaves in flight is written too.
-        answers *= config.rollout.in_flight / config.rollout.prompts_per_step
+    # What each step leaves in flight is written too: so answers_in_flight, and not answers.
     held_out = work.evaluations * work.evaluation_answers + work.start_answers
     tokens = work.answer_tokens + work.prompt_tokens
     lora = config.learner.lora
@@ -111,7 +113,7 @@ def find_disk(config: Config, model: PretrainedConfig, work: Work) -> Disk:
     # One more while it is written.
     kept = config.checkpoint.keep_last + config.checkpoint.keep_best + 1
     return Disk(
-        ledger=LEDGER_BYTES * tokens * (answers * config.run.steps + held_out),
+        ledger=LEDGER_BYTES * tokens * (work.answers_in_flight * config.run.steps + held_out),
         checkpoints=kept * CHECKPOINT_BYTES * trained,
     )
 
@@ -134,7 +136,9 @@ def estimate_times(
     """Seconds of a step and of the run; None on CPUs and on GPUs that are not in the tables.
 
     The learner is bound by arithmetic. An engine reads its weights and the cache of all answers for
-    each token of each; a step lasts at least as long as the longest answer.
+    each token of each; a step lasts at least as long as the longest answer. With
+    `rollout.segment_tokens` it lasts at least a segment, and all prompts in flight are written at
+    once: a step still draws as many tokens as it takes, because what is carried is written later.
 
     Args:
         gpu: its name.
@@ -150,15 +154,29 @@ def estimate_times(
     flops = forward * length * (work.answers + passes * work.trained)
     learner = flops / (config.learner.num_ranks * peak * MFU)
 
-    def drawing(answers: int) -> float:
-        return _drawing(config, model, work, answers, peak=peak, speed=speed, cache=cache)
+    def drawing(answers: int, *, in_flight: int, longest: int) -> float:
+        return _drawing(
+            config, model, work, answers,
+            in_flight=in_flight, longest=longest, peak=peak, speed=speed, cache=cache,
+        )  # fmt: skip
 
     sync = count_parameters(model) * getattr(torch, config.rollout.dtype).itemsize
     sync /= SYNC_BYTES_PER_SECOND
-    rollout = drawing(work.answers)
+    rollout = drawing(
+        work.answers,
+        in_flight=work.answers_in_flight,
+        longest=config.rollout.segment_tokens or work.most_answer_tokens,
+    )
     overlapped = config.rollout.max_staleness > 0
     step = (max(rollout, learner) if overlapped else rollout + learner) + sync
-    evaluation = drawing(work.evaluation_answers) if work.evaluation_answers else 0.0
+    evaluation = 0.0
+    if work.evaluation_answers:
+        # Drawn whole, with segments too.
+        evaluation = drawing(
+            work.evaluation_answers,
+            in_flight=work.evaluation_answers,
+            longest=work.most_answer_tokens,
+        )
     return Times(
         rollout=rollout,
         learner=learner,
@@ -175,23 +193,29 @@ def _drawing(
     work: Work,
     answers: int,
     *,
+    in_flight: int,
+    longest: int,
     peak: float,
     speed: float,
     cache: int,
 ) -> float:
-    """Seconds until all engines have drawn so many answers."""
+    """Seconds until all engines have drawn the tokens of so many answers.
+
+    Args:
+        in_flight: answers that are written at once if the engines have room for them.
+        longest: tokens that an answer grows by at most until all engines are done.
+    """
     rollout = config.rollout
     parameters = count_parameters(model)
     weights = parameters * getattr(torch, rollout.dtype).itemsize / rollout.tensor_parallel
     per_engine = -(-answers // rollout.num_actors)
     context = work.prompt_tokens + work.answer_tokens / 2  # of an answer on its way
     room = max(1, int(rollout.kv_cache_gib * 2**30 / cache / context))
-    at_once = max(1, min(per_engine, rollout.max_num_seqs, room))
+    at_once = max(1, min(-(-in_flight // rollout.num_actors), rollout.max_num_seqs, room))
 
     def step(count: int) -> float:
         memory = (weights + count * context * cache) / (speed * DECODE_SHARE)
         arithmetic = 2 * parameters * count / rollout.tensor_parallel / (peak * DECODE_MFU)
         return max(memory, arithmetic) + STEP_S
 
-    longest = work.most_answer_tokens * step(1)
-    return max(per_engine * work.answer_tokens / at_once * step(at_once), longest)
+    return max(per_engine * work.answer_tokens / at_once * step(at_once), longest * step(1))

@@ -72,7 +72,7 @@ def headline(run: RunData) -> Tiles:
     k = words(run.setting("evaluation.samples") or "k")
     tiles = [
         _change(run, "reward", "reward/mean"),
-        _change(run, "entropy", "entropy/mean", small="nats per token, first to last"),
+        _change(run, "entropy", "entropy/mean", small="nats per token"),
         _change(run, f"avg@{k}", "eval/avg_at_k", start=True),
         _change(run, f"pass@{k}", "eval/pass_at_k", start=True),
         _steps(run),

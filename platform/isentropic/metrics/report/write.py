@@ -120,9 +120,10 @@ def run_page(run: RunData, decode: Decode | None = None) -> Page:
     if not run.lines:
         notes.append("There is no line of metrics yet.")
     page = Page(title=run.name, facts=_facts(run), state=run.status)
-    page.head += [Warnings(notes=notes), tables.headline(run)]
+    page.head.append(Warnings(notes=notes))
     if told := sentence([run]):
         page.head.append(Lead(lines=[told], note=fine_print(run)))
+    page.head.append(tables.headline(run))
     shown = run_charts(run)
     for title, figures in shown.items():
         law = tables.law_table(group_settings([run])) if title == LAW else None

@@ -30,6 +30,7 @@ from isentropic.metrics.classes import LABELS
 from isentropic.metrics.entropy import ENTROPY_EDGES
 from isentropic.metrics.report.samples import pick_samples
 from isentropic.metrics.sinks.jsonl import read_lines
+from isentropic.metrics.sinks.wandb_view import can_make_views, save_view
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
@@ -88,6 +89,7 @@ SAMPLE_COLUMNS = (
     "kind", "draw", "prompt", "response", "answer", "reward", "tokens", "fate",
 )  # fmt: skip
 SAMPLES = "7 samples/newest step"
+VIEW_THREAD = "W&B's saved view"
 STATE_FILE = "wandb_run.json"  # in the run folder: the W&B run id, and the last step sent
 
 
@@ -182,6 +184,12 @@ class WandbSink:
         if RAY_JOB in os.environ and "WANDB_SERVICE" not in os.environ:
             _service_apart()
         self._run = self._open(wandb, arguments)
+        if self.mode == "online" and tracking.wandb_view == "auto" and can_make_views():
+            # In a thread, because a slow server must not hold up the run; a daemon, nor its end.
+            where = (self._run.entity, self._run.project)
+            threading.Thread(
+                target=self._save_view, args=where, name=VIEW_THREAD, daemon=True
+            ).start()
         self._run.define_metric("policy_version")
         self._run.define_metric("*", step_metric="policy_version", hidden=True)
         for key, summary in SUMMARIES.items():
@@ -224,6 +232,16 @@ class WandbSink:
         self._run.log(values | {"step": step}, step=step, commit=True)
         self._state["last_step"] = step
         self._save_state()
+
+    def _save_view(self, entity: str, project: str) -> None:
+        """Makes the project's view if it has none; that it failed is one line, and no more."""
+        try:
+            save_view(entity, project, SECTIONS)
+        except Exception as error:
+            self._warn(
+                f"W&B has no saved view of this project ({_short(error)}); the curves are there. "
+                "tracking.wandb_view=never does not try."
+            )
 
     def _save_state(self) -> None:
         path = self._folder / STATE_FILE

@@ -123,6 +123,21 @@ def curves(
     )
 
 
+def on_the_right(figure: Figure, traces: Sequence[dict[str, Any]], *, y: str, **axis: Any) -> None:
+    """Adds traces that have an axis of their own, titled y, at the right."""
+    second = {
+        "overlaying": "y",
+        "side": "right",
+        "showgrid": False,
+        "title": {"text": text(y)},
+        "tickmode": "auto",  # else at the heights of the left axis' ticks: 0.02 %, 0.07 %
+        "rangemode": "tozero",
+        "zeroline": False,
+    }
+    figure.traces.extend(trace | {"yaxis": "y2"} for trace in traces)
+    figure.layout["yaxis2"] = second | axis
+
+
 def stacked(run: RunData, title: str, names: Mapping[str, str], **options: Any) -> Figure | None:
     """Draws what `curves` does, as areas one above the other."""
     figure = curves(run, title, names, **options)

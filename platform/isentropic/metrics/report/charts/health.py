@@ -1,11 +1,14 @@
 """Charts of one run: is it sound, and where does the time go."""
 
+from dataclasses import replace
+
 from isentropic.metrics.report.charts.figures import (
     LOG,
     THOUSANDS,
     Figure,
     curves,
     line,
+    on_the_right,
     stacked,
 )
 from isentropic.metrics.report.run_data import RunData
@@ -57,6 +60,37 @@ def staleness(run: RunData) -> Figure | None:
     return curves(
         run, "Age of what was trained on", names, y="steps", yaxis={"rangemode": "tozero"}
     )
+
+
+def segments(run: RunData) -> Figure | None:
+    """Draws what each step leaves in flight, and how late its prompts come; None if nothing is."""
+    names = {
+        "segments/carried_prompts": "carried",
+        "segments/carried_finished": "of them finished",
+    }
+    lags = {"segments/lag_mean": "lag, mean", "segments/lag_max": "lag, max"}
+    note = (
+        "Prompts whose answers go on in the next step, and how many steps after its first one a "
+        "prompt is trained on."
+    )
+    figure = curves(
+        run,
+        "Carried to the next step",
+        names,
+        y="prompts",
+        note=note,
+        yaxis={"rangemode": "tozero"},
+    )
+    if figure is None:
+        return None
+    late = [
+        line(run.curve(key), name, index)
+        for index, (key, name) in enumerate(lags.items(), start=len(names))
+        if any(run.values(key))
+    ]
+    if late:
+        on_the_right(figure, late, y="steps")
+    return replace(figure, keys=(*names, *lags))
 
 
 def phases(run: RunData) -> Figure | None:

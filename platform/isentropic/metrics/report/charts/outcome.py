@@ -19,6 +19,7 @@ from isentropic.metrics.report.charts.figures import (
     heat,
     layout,
     line,
+    on_the_right,
     thin,
 )
 from isentropic.metrics.report.charts.law import binomial_error
@@ -152,13 +153,5 @@ def response(run: RunData) -> Figure | None:
     figure = curves(run, "Response length", {"response/tokens_mean": "tokens, mean"}, y="tokens")
     cut = run.curve("response/truncated_frac")
     if figure and any(value for _, _, value in cut):
-        figure.traces.append(line(cut, "cut off", 1, yaxis="y2"))
-        second = {
-            "overlaying": "y",
-            "side": "right",
-            "showgrid": False,
-            "title": {"text": "share cut off"},
-            "tickmode": "auto",  # else at the heights of the left axis' ticks: 0.02 %, 0.07 %
-        }
-        figure.layout["yaxis2"] = second | PERCENT | {"rangemode": "tozero", "zeroline": False}
+        on_the_right(figure, [line(cut, "cut off", 1)], y="share cut off", **PERCENT)
     return figure

@@ -34,6 +34,7 @@ SECTIONS: dict[str, tuple[Callable[[RunData], Figure | None], ...]] = {
         health.mismatch,
         health.ratios,
         health.staleness,
+        health.segments,
         health.throughput,
     ),
     "Time": (health.phases,),
