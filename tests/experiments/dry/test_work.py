@@ -108,6 +108,11 @@ def test_seconds(settings, small):
     longest = 80 * (STEP_S + (count_parameters(small) * 4 + 26 * 256) / (3.35e12 * DECODE_SHARE))
     assert times.rollout == pytest.approx(max(80 * ANSWER_SHARE * step, longest))
     assert times.step == pytest.approx(times.rollout + times.learner + times.sync)
+    # In float32, by way of Ray's object store at 0.5 GB a second; a broadcast has 2.
+    assert times.sync == pytest.approx(4 * count_parameters(small) / 0.5e9)
+    lent = settings(*SIZES, "cluster=gpu", "run.dry=true", "weights.transport=broadcast")
+    times = estimate_times(lent, small, work, gpu="NVIDIA H100", cache=256)
+    assert times.sync == pytest.approx(4 * count_parameters(small) / 2e9)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,9 @@ MFU = 0.25  # of the learner
 DECODE_SHARE = 0.6  # of the memory's speed that decoding reaches
 DECODE_MFU = 0.4  # of the peak, with many answers at once
 STEP_S = 0.005  # of an engine's step, whatever it computes
-SYNC_BYTES_PER_SECOND = 0.5e9  # weights from the ranks to all engines, through Ray's object store
+# Weights from the ranks to all engines. Measured on an H100 with 0.7 GB: 0.6e9 through Ray's object
+# store, 2e9 lent on the same GPU; a broadcast between GPUs is assumed to be no slower than that.
+SYNC_BYTES_PER_SECOND = {"objects": 0.5e9, "broadcast": 2e9}
 
 EVALUATION_SHARE = 0.25  # of all answers; more is warned of
 
@@ -161,7 +163,7 @@ def estimate_times(
         )  # fmt: skip
 
     sync = count_parameters(model) * getattr(torch, config.rollout.dtype).itemsize
-    sync /= SYNC_BYTES_PER_SECOND
+    sync /= SYNC_BYTES_PER_SECOND[config.weights.transport]
     rollout = drawing(
         work.answers,
         in_flight=work.answers_in_flight,
