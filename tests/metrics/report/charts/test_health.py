@@ -35,8 +35,8 @@ def test_segments_have_a_panel(figures):
     drawn = {trace["name"]: (trace["y"], trace.get("yaxis", "y")) for trace in figure.traces}
     assert drawn == {
         "carried": ([8, 7, 9], "y"),
-        "lag, mean": ([0, 0.5, 1], "y2"),
-        "lag, max": ([0, 1, 2], "y2"),
+        "lag, mean (right)": ([0, 0.5, 1], "y2"),
+        "lag, max (right)": ([0, 1, 2], "y2"),
     }
     assert figure.layout["yaxis"]["title"]["text"] == "prompts"
     assert figure.layout["yaxis2"]["title"]["text"] == "steps"

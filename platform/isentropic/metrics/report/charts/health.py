@@ -68,7 +68,7 @@ def segments(run: RunData) -> Figure | None:
         "segments/carried_prompts": "carried",
         "segments/carried_finished": "of them finished",
     }
-    lags = {"segments/lag_mean": "lag, mean", "segments/lag_max": "lag, max"}
+    lags = {"segments/lag_mean": "lag, mean (right)", "segments/lag_max": "lag, max (right)"}
     note = (
         "Prompts whose answers go on in the next step, and how many steps after its first one a "
         "prompt is trained on."
