@@ -40,4 +40,4 @@ if __name__ == "__main__":
     from isentropic.experiments.commands.train import main
 
     tasks.TASKS["arithmetic"] = tasks.TaskEntry(ArithmeticConfig, hostile_task.HostileTask)
-    main()
+    sys.exit(main())
