@@ -53,7 +53,7 @@ soak: $(STAMP) ## train under random faults for 20 minutes, then check that noth
 gpu-check: $(STAMP) ## on a machine with a GPU (DEVICE=cuda): measure what only a GPU can show
 	@$(PY) benchmarks/gpu_check.py $(ARGS)
 
-smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum
+smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum, guess_number_smollm2
 	@$(PY) jobs/fetch_smollm2.py
 
 vlm: $(STAMP) ## on CPUs: let engines read images, for experiment=uec_rl_figures_tiny
