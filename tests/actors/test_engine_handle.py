@@ -16,6 +16,15 @@ from isentropic.actors.transport.objects import PublishedWeights
 pytestmark = pytest.mark.engine
 
 GENEROUS_S = 300.0
+WEIGHTS = PublishedWeights(policy_version=3, refs=(), seconds={})
+
+
+def pool_of(make_engine):
+    """A pool of one actor, which Ray starts again as often as it dies."""
+    options = {"runtime_env": {"env_vars": worker_env(1)}, "max_restarts": -1}
+    actor = RolloutActor.options(**options).remote(make_engine, False)
+    handle = EngineHandle(actor, 0, startup_s=GENEROUS_S, health_s=GENEROUS_S)
+    return RayRolloutPool([handle], max_num_seqs=4, timeout_s=GENEROUS_S, max_restarts=1)
 
 
 def freezing_engine(starts):
@@ -55,17 +64,14 @@ def freezing_engine(starts):
 
 def test_frozen_while_it_comes_back(ray_session, loop, tmp_path):
     starts = tmp_path / "starts"
-    options = {"runtime_env": {"env_vars": worker_env(1)}, "max_restarts": -1}
-    actor = RolloutActor.options(**options).remote(freezing_engine(str(starts)), False)
-    handle = EngineHandle(actor, 0, startup_s=GENEROUS_S, health_s=GENEROUS_S)
-    pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=GENEROUS_S, max_restarts=1)
-    weights = PublishedWeights(policy_version=3, refs=(), seconds={})
+    pool = pool_of(freezing_engine(str(starts)))
+    (handle,) = pool.handles
 
     async def freeze_twice():
-        await pool.load_weights(weights)
+        await pool.load_weights(WEIGHTS)
         os.kill((await handle.actor.health.remote()).pid, signal.SIGKILL)
         handle._health_s = 3.0
-        await pool.load_weights(weights)
+        await pool.load_weights(WEIGHTS)
         return await handle.actor.health.remote()
 
     try:
@@ -100,19 +106,16 @@ def slow_engine(starts, seconds):
 def test_a_slow_start_is_no_hang(ray_session, loop, tmp_path):
     """It died with nothing to do, so the next load of weights finds it in the middle of its start."""
     starts = tmp_path / "starts"
-    options = {"runtime_env": {"env_vars": worker_env(1)}, "max_restarts": -1}
-    actor = RolloutActor.options(**options).remote(slow_engine(str(starts), 8.0), False)
-    handle = EngineHandle(actor, 0, startup_s=GENEROUS_S, health_s=GENEROUS_S)
-    pool = RayRolloutPool([handle], max_num_seqs=4, timeout_s=GENEROUS_S, max_restarts=1)
-    weights = PublishedWeights(policy_version=3, refs=(), seconds={})
+    pool = pool_of(slow_engine(str(starts), 8.0))
+    (handle,) = pool.handles
 
     async def die_idle():
-        await pool.load_weights(weights)
+        await pool.load_weights(WEIGHTS)
         os.kill((await handle.actor.health.remote()).pid, signal.SIGKILL)
         while len(starts.read_text().splitlines()) < 2:
             await asyncio.sleep(0.1)
         handle._health_s = 1.0
-        loading = asyncio.ensure_future(pool.load_weights(weights))
+        loading = asyncio.ensure_future(pool.load_weights(WEIGHTS))
         await asyncio.sleep(4.0)
         # What comes after the start may take as long as this machine needs.
         handle._health_s = GENEROUS_S

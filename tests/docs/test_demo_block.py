@@ -1,8 +1,6 @@
 """README's block of the demo has the form that the terminal prints, and says what its numbers depend on."""
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,23 +12,14 @@ LINES = [
 ]  # fmt: skip
 
 
-def script():
-    path, place = ROOT / "docs" / "make_demo.py", sys.path[0]
-    spec = importlib.util.spec_from_file_location("make_demo", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[0] = place  # the script puts platform/ there
-    return module
-
-
 def form(block):
     """The block without its numbers: digits, bars of curves and the name of the run."""
     block = re.sub(r"[▁▂▃▄▅▆▇█]+", "~", block)
     return re.sub(r"runs/[^/]+/", "runs/NAME/", re.sub(r"\d\.\d{3}", "N", block))
 
 
-def test_the_block_is_made_by_the_script():
-    demo = script()
+def test_the_block_is_made_by_the_script(docs_script):
+    demo = docs_script("make_demo")
     (block,) = demo.BLOCK.findall(README)
     made = demo.block("demo", LINES, 4)
     assert made.splitlines()[:3] == [

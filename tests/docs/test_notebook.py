@@ -1,6 +1,5 @@
 """The notebook of docs/ runs as it stands, here on runs that are made by fakes."""
 
-import importlib.util
 from pathlib import Path
 
 import nbformat
@@ -9,21 +8,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def load_maker():
-    spec = importlib.util.spec_from_file_location("make_notebook", ROOT / "docs/make_notebook.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_notebook_runs(fake_runs, tmp_path, monkeypatch):
+def test_the_notebook_runs(docs_script, fake_runs, tmp_path, monkeypatch):
     (tmp_path / "runs").symlink_to(fake_runs)
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / "jupyter"))
     monkeypatch.delenv("ISENTROPIC_RUNS", raising=False)
     for name in ("PYTHONPATH", "PYTHONWARNINGS", "MPLBACKEND"):
         monkeypatch.setenv(name, "")  # what the script sets is taken back after the test
-    notebook = load_maker().make("low", "high", 3, tmp_path)
+    notebook = docs_script("make_notebook").make("low", "high", 3, tmp_path)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [kind for output in outputs for kind in output.get("data", {})]
     assert shown.count("image/png") == 2 and shown.count("text/html") >= 6
@@ -35,9 +27,11 @@ def page():
     return nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)
 
 
-def test_the_page_is_the_script_s_and_executed(page):
+def test_the_page_is_the_script_s_and_executed(page, docs_script):
     written = [(cell.cell_type, cell.source) for cell in page.cells]
-    assert written == load_maker().cells("clip_higher", "ce_gppo", 20), "run docs/make_notebook.py"
+    assert written == docs_script("make_notebook").cells("clip_higher", "ce_gppo", 20), (
+        "run docs/make_notebook.py"
+    )
     code = [cell for cell in page.cells if cell.cell_type == "code"]
     assert all(cell.execution_count and cell.outputs for cell in code[1:])
     assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]

@@ -1,6 +1,5 @@
 """docs/results.md is its JSON files: no number on the page stands for itself."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -17,14 +16,8 @@ FIXED = re.compile(r"\{# fixed #\}.*?\{# end fixed #\}", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def pages():
-    path = ROOT / "docs" / "make_results.py"
-    spec = importlib.util.spec_from_file_location("make_results", path)
-    module = importlib.util.module_from_spec(spec)
-    before = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = before
-    return module
+def pages(docs_script):
+    return docs_script("make_results")
 
 
 def about(mean, error, count=3):

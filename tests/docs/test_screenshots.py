@@ -1,9 +1,7 @@
 """The pictures of a report: their sizes, and that the script takes what a screen of that width shows."""
 
-import importlib.util
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def script():
-    path, place = ROOT / "docs" / "make_screenshots.py", sys.path[0]
-    spec = importlib.util.spec_from_file_location("make_screenshots", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path[0] = place  # the script puts platform/ there
-    return module
+def script(docs_script):
+    return docs_script("make_screenshots")
 
 
 def test_the_pictures_are_those_of_the_script_and_small(script):
