@@ -59,8 +59,8 @@ async def settle():
         await asyncio.sleep(0)
 
 
-def begin(handle, split):
-    """Draws one sample of each of eight prompts: the draw, and a task for its answers."""
+def begin(split, *handles, room=ROOM):
+    """Draws one sample of each of eight prompts: a task for its answers."""
     requests = [
         Request(
             key=RolloutKey(split, draw, 0, 0), turn=0, token_ids=np.array([1]), max_tokens=4,
@@ -69,7 +69,7 @@ def begin(handle, split):
         for draw in range(ROOM)
     ]  # fmt: skip
     draw = Dispatch(
-        [handle], requests, policy_version=0, room=ROOM, timeout_s=60.0, revive=handle.revive
+        handles, requests, policy_version=0, room=room, timeout_s=60.0, revive=handles[0].revive
     )
 
     async def collect():
@@ -81,9 +81,9 @@ def begin(handle, split):
     return asyncio.create_task(collect())
 
 
-def made():
+def made(index=0):
     actor = Actor()
-    return actor, EngineHandle(actor, 0, startup_s=60.0, health_s=600.0)
+    return actor, EngineHandle(actor, index, startup_s=60.0, health_s=600.0)
 
 
 def test_what_one_draw_leaves_free_is_the_others_at_once():
@@ -91,9 +91,9 @@ def test_what_one_draw_leaves_free_is_the_others_at_once():
 
     async def go():
         actor, handle = made()
-        evaluation = begin(handle, "eval")
+        evaluation = begin("eval", handle)
         await settle()
-        step = begin(handle, "train")
+        step = begin("train", handle)
         await settle()
         seen = [actor.splits]
         await actor.finish("eval", 4)
@@ -113,9 +113,9 @@ def test_what_one_draw_leaves_free_is_the_others_at_once():
 def test_a_draw_that_is_broken_off_leaves_the_other_its_count():
     async def go():
         actor, handle = made()
-        evaluation = begin(handle, "eval")
+        evaluation = begin("eval", handle)
         await settle()
-        step = begin(handle, "train")
+        step = begin("train", handle)
         await settle()
         evaluation.cancel()
         await asyncio.gather(evaluation, return_exceptions=True)
@@ -127,3 +127,34 @@ def test_a_draw_that_is_broken_off_leaves_the_other_its_count():
     after, drawn, left = asyncio.run(go())
     assert after == (8, 8, 1)  # one call was taken back; its room is the other draw's
     assert len(drawn) == ROOM and left == 0
+
+
+def test_each_engine_has_its_share_though_one_had_room_for_all():
+    async def go():
+        (first, one), (second, other) = made(0), made(1)
+        drawing = begin("train", one, other, room=2 * ROOM)
+        await settle()
+        running = first.splits["train"], second.splits["train"]
+        await first.finish("train", 4)
+        await second.finish("train", 4)
+        return running, await drawing
+
+    running, drawn = asyncio.run(go())
+    assert running == (4, 4)
+    assert sorted(key.draw for key in drawn) == list(range(ROOM))
+
+
+def test_the_share_of_an_engine_that_comes_back_is_the_others():
+    """It may take minutes; what has room goes on without it."""
+
+    async def go():
+        (first, one), (second, other) = made(0), made(1)
+        other._reviving = asyncio.get_running_loop().create_future()  # a restart without an end
+        drawing = begin("train", one, other, room=2 * ROOM)
+        await settle()
+        running = first.splits["train"], second.splits["train"]
+        await first.finish("train", ROOM)
+        return running, await drawing
+
+    running, drawn = asyncio.run(go())
+    assert running == (ROOM, 0) and len(drawn) == ROOM

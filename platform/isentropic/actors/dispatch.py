@@ -45,6 +45,8 @@ class Dispatch:
         self._todo: deque[Chunk] = deque(chunks(requests, len(handles)))
         self._unanswered = len(requests)
         self._share = min(math.ceil(len(requests) / len(handles)), room)
+        # Until each of these has its share, or dies, no engine gets more than its own.
+        self._expected = {handle.index for handle in handles if not handle.reviving}
         self._results: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
         # On the engines now, with what is not answered.
@@ -98,6 +100,7 @@ class Dispatch:
                 watch = self._spawn(handle.watch())
                 # Returns when the engine has died.
                 await self._keep_busy(handle)
+                self._no_longer_expected(handle)
                 watch.cancel()
                 await self._revive(handle)
         except Exception as error:
@@ -128,13 +131,24 @@ class Dispatch:
     def _take(self, handle: EngineHandle, *, first: bool) -> list[Request]:
         """Takes prompts for one call: first an even share, then what fits in a free quarter."""
         room = (self._share if first else self._room) - handle.outstanding
-        if not first and room < self._room // 4:
+        if not first and (self._expected or room < self._room // 4):
             return []
         taken: list[Request] = []
         while self._todo and (not taken or len(taken) + len(self._todo[0]) <= room):
             taken += self._todo.popleft()
         handle.outstanding += len(taken)
+        self._no_longer_expected(handle)
         return taken
+
+    def _no_longer_expected(self, handle: EngineHandle) -> None:
+        if handle.index in self._expected:
+            self._expected.remove(handle.index)
+            if not self._expected:
+                self._wake_all()
+
+    def _wake_all(self) -> None:
+        for wake in self._wake.values():
+            wake.set()
 
     async def _call(self, call: int, requests: list[Request]) -> bool:
         """Makes one call; False if the engine died: what it left is back on the list."""
@@ -155,8 +169,7 @@ class Dispatch:
             log.warning("%s died with %d requests to answer: %s", handle.name, len(left), why)
             handle.outstanding -= len(left)
             self._todo.extendleft(reversed(chunks(list(left.values()), len(self._handles))))
-            for wake in self._wake.values():
-                wake.set()
+            self._wake_all()
             del self._calls[call]
             return False
 
