@@ -63,6 +63,7 @@ TASK_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
 # Of the controllers' own keys, by controller.
 STEERING_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "flexec": {"start_raising": False},
+    "steered": {"observer_gain": 1.0},
 }
 # And of the objectives' own keys, by objective, wherever one stands: in its slot, as a base, in a panel.
 OBJECTIVE_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {

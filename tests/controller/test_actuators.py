@@ -96,7 +96,9 @@ def update(advantage, bonus=None):
 
 def slopes(updates, names, bonus=False):
     terms = TermsConfig(name="t", entropy_bonus=EntropyBonusTerm(coef=0.0) if bonus else None)
-    return Actuators(objective(), terms, names, BETA).measure(updates)
+    effects = Actuators(objective(), terms, names, BETA).measure(updates)
+    assert effects.change == pytest.approx(-0.01 * len(updates))
+    return effects.rest, effects.slopes
 
 
 def test_beta1_is_the_gradient_that_the_lower_bound_keeps():
@@ -127,14 +129,14 @@ def test_what_momentum_still_does_is_not_the_rest():
     actuators = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
     per_update = 0.5 * RATE * SCALE * WEIGHT * 0.8 * -2.0 * J[0]
 
-    rest, found = actuators.measure([update(-2.0), update(-2.0)])
-    assert found["beta1"] == pytest.approx(2 * IMPULSE * per_update / 0.5, rel=1e-5)
-    assert rest == pytest.approx(2 * -0.01 - per_update * (1 + (1 + BETA)), rel=1e-5)
+    effects = actuators.measure([update(-2.0), update(-2.0)])
+    assert effects.slopes["beta1"] == pytest.approx(2 * IMPULSE * per_update / 0.5, rel=1e-5)
+    assert effects.rest == pytest.approx(2 * -0.01 - per_update * (1 + (1 + BETA)), rel=1e-5)
 
-    unmeasured, _ = actuators.measure([replace(update(-2.0), books=None)])
-    assert math.isnan(unmeasured)
+    unmeasured = actuators.measure([replace(update(-2.0), books=None)])
+    assert math.isnan(unmeasured.rest) and math.isnan(unmeasured.change)
     off = replace(update(-2.0), coefficients=update(-2.0).coefficients | {"beta1": 0.0})
-    rest, _ = actuators.measure([off])
+    rest = actuators.measure([off]).rest
     assert rest == pytest.approx(-0.01 - per_update * (1 + BETA) * BETA**2, rel=1e-5)
 
 

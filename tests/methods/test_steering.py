@@ -2,11 +2,14 @@
 
 import json
 import math
+import statistics
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isentropic.methods.control.controller import Effects
 from isentropic.methods.steering import Bounds, Steering, SteeringConfig, nearest_values
 
 UNIT = {"beta1": Bounds(low=0.0, high=1.0), "beta2": Bounds(low=0.0, high=1.0)}
@@ -14,9 +17,12 @@ UNIT = {"beta1": Bounds(low=0.0, high=1.0), "beta2": Bounds(low=0.0, high=1.0)}
 
 def config(**changes):
     values = {"name": "steered", "target": 0.5, "from_step": 1, "horizon": 1.0, "smoothing": 1.0}
-    return SteeringConfig(
-        **{**values, "actuators": {"beta1": [0.0, 1.0], "beta2": [0.0, 1.0]}, **changes}
-    )
+    values |= {"observer_gain": 1.0, "actuators": {"beta1": [0.0, 1.0], "beta2": [0.0, 1.0]}}
+    return SteeringConfig(**(values | changes))
+
+
+def effects(rest, beta1, beta2=0.0, change=math.nan):
+    return Effects(change=change, rest=rest, slopes={"beta1": beta1, "beta2": beta2})
 
 
 @pytest.mark.parametrize(
@@ -67,15 +73,18 @@ def test_no_point_of_the_box_is_better(beta1, beta2, slope1, slope2, rest, chang
     assert miss(found) <= min(map(miss, grid)) + 1e-9
 
 
-def run(steering, steps, *, start=0.5, rest=-0.01, slopes=(-0.02, 0.002)):
-    """Entropies of a plant that answers as the books say."""
+def run(steering, steps, *, start=0.5, rest=-0.01, slopes=(-0.02, 0.002), noise=None):
+    """Entropies of a plant that answers as the books say; the controller sees them with `noise`."""
     entropy, trace, metrics = start, [], {}
     for step in range(1, steps + 1):
         values = {"beta1": 0.5, "beta2": 1.0} | steering.values(step)
         trace.append(entropy)
-        named = dict(zip(("beta1", "beta2"), slopes, strict=True))
-        metrics = steering.observe(step, entropy, rest, named)
-        entropy += rest + sum(values[name] * named[name] for name in named)
+        change = rest + sum(
+            values[name] * slope for name, slope in zip(values, slopes, strict=True)
+        )
+        seen = entropy if noise is None else entropy + noise.gauss(0, 0.02)
+        metrics = steering.observe(step, seen, effects(rest, *slopes, change=change))
+        entropy += change
     return trace, metrics
 
 
@@ -121,9 +130,9 @@ def test_without_clipping_the_betas_stay():
 
 def test_steps_that_were_not_measured_change_no_mean():
     steering = Steering(config(smoothing=0.5), {"beta1": 0.5, "beta2": 1.0})
-    steering.observe(1, 0.5, -0.01, {"beta1": -0.02, "beta2": 0.0})
+    steering.observe(1, 0.5, effects(-0.01, -0.02))
     before = steering.state_dict()
-    steering.observe(2, 0.5, math.nan, {"beta1": math.nan, "beta2": math.nan})
+    steering.observe(2, 0.5, effects(math.nan, math.nan, math.nan))
     after = steering.state_dict()
     assert (before["rest"], before["slopes"]) == (after["rest"], after["slopes"])
 
@@ -131,12 +140,47 @@ def test_steps_that_were_not_measured_change_no_mean():
 def test_smoothing():
     steering = Steering(config(smoothing=0.25), {"beta1": 0.5, "beta2": 1.0})
     for rest in (-0.04, -0.08):
-        steering.observe(1, 0.5, rest, {"beta1": rest, "beta2": 0.0})
+        steering.observe(1, 0.5, effects(rest, rest))
     assert steering.state_dict()["rest"] == pytest.approx(-0.05)  # 0.75 * -0.04 + 0.25 * -0.08
 
 
+def test_the_level_is_carried_by_the_books_and_corrected_by_what_is_measured():
+    """0.5, then 0.5 - 0.03 = 0.47 and a quarter of the way to 0.43: 0.46; without entropy 0.46 - 0.02."""
+    steering = Steering(config(observer_gain=0.25), {"beta1": 0.5, "beta2": 1.0})
+    levels = [
+        steering.observe(step, entropy, effects(-0.01, -0.02, change=change))["steer/level"]
+        for step, entropy, change in ((1, 0.5, -0.03), (2, 0.43, -0.02), (3, math.nan, 0.0))
+    ]
+    assert levels == pytest.approx([0.5, 0.46, 0.44])
+
+
+def test_an_unmeasured_step_changes_the_level_as_predicted():
+    """By rest + 0.5 * -0.02 = -0.02: nothing is steered yet."""
+    steering = Steering(config(observer_gain=0.5, from_step=9), {"beta1": 0.5, "beta2": 1.0})
+    steering.observe(1, 0.5, effects(-0.01, -0.02, change=-0.02))
+    steering.observe(2, 0.48, effects(math.nan, math.nan, math.nan))
+    seen = steering.observe(3, math.nan, effects(math.nan, math.nan, math.nan))
+    assert seen["steer/level"] == pytest.approx(0.46)
+
+
+def test_the_observer_keeps_noise_from_the_plant():
+    """Entropies measured with an error of 0.02: steered by them alone, the plant follows the error."""
+
+    def off(gain):
+        steering = Steering(
+            config(target=0.5, horizon=2.0, observer_gain=gain), {"beta1": 0.5, "beta2": 1.0}
+        )
+        trace, _ = run(steering, 400, rest=0.0, slopes=(-0.1, 0.05), noise=Random(0))
+        return statistics.pstdev(trace[50:])
+
+    assert off(0.3) < 0.65 * off(1.0)
+
+
 def test_the_state_goes_on_exactly():
-    one, other = (Steering(config(smoothing=0.3), {"beta1": 0.5, "beta2": 1.0}) for _ in range(2))
+    one, other = (
+        Steering(config(smoothing=0.3, observer_gain=0.4), {"beta1": 0.5, "beta2": 1.0})
+        for _ in range(2)
+    )
     run(one, 7)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
     assert run(one, 5) == run(other, 5)
@@ -152,6 +196,8 @@ def test_the_state_goes_on_exactly():
         ({"target": -1.0}, "steering.target"),
         ({"horizon": 0.5}, "steering.horizon"),
         ({"smoothing": 0.0}, "steering.smoothing"),
+        ({"observer_gain": 0.0}, "steering.observer_gain"),
+        ({"observer_gain": 1.5}, "steering.observer_gain"),
     ],
 )
 def test_bad_settings(changes, message):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from isentropic.controller.step import Update
+from isentropic.methods.control.controller import Effects
 from isentropic.metrics.counterfactual import loss_fields
 from isentropic.metrics.ledger import contributions
 from isentropic.metrics.tokens import token_table
@@ -35,30 +36,27 @@ class Actuators:
         self._beta1 = beta1
         self._carried = 0.0  # nats per update that all coefficients' tokens do by now
 
-    def measure(self, updates: Sequence[Update]) -> tuple[float, dict[str, float]]:
-        """Takes the updates of a step, in their order.
-
-        Returns:
-            (rest, slopes): the nats of the step that no coefficient's token made, and the nats per
-            unit of each coefficient, a token's whole effect through momentum; all NaN if the step
-            has no books.
-        """
+    def measure(self, updates: Sequence[Update]) -> Effects:
+        """Takes the updates of a step, in their order."""
         made = [update for update in updates if not update.skipped]
         if not self._names or not made or any(update.books is None for update in made):
             self._carried *= self._beta1 ** len(made)
-            return math.nan, dict.fromkeys(self._names, math.nan)
+            slopes = dict.fromkeys(self._names, math.nan)
+            return Effects(change=math.nan, rest=math.nan, slopes=slopes)
         slopes = dict.fromkeys(self._names, 0.0)
-        rest = 0.0
+        change = rest = 0.0
         for update in made:
             books = update.books
             per_unit = self._per_unit(update)
             values = {**update.coefficients, **update.term_coefficients}
             now = sum(values[name] * nats for name, nats in per_unit.items())
             self._carried = self._beta1 * self._carried + now
-            rest += books.entropy_after - books.entropy_before - self._carried
+            moved = books.entropy_after - books.entropy_before
+            change += moved
+            rest += moved - self._carried
             for name, nats in per_unit.items():
                 slopes[name] += nats * books.impulse
-        return rest, slopes
+        return Effects(change=change, rest=rest, slopes=slopes)
 
     def state_dict(self) -> dict[str, Any]:
         return {"carried": self._carried} if self._names else {}

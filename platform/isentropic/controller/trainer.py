@@ -183,8 +183,8 @@ class Trainer:
 
     def _steer(self, step: Step, entropy: float) -> dict[str, float]:
         """Lets the controller see what the step did; its metrics, and how well it holds its aim."""
-        rest, slopes = self._actuators.measure([*step.updates, *step.replayed])
-        metrics = self._steering.observe(step.step, entropy, rest, slopes)
+        effects = self._actuators.measure([*step.updates, *step.replayed])
+        metrics = self._steering.observe(step.step, entropy, effects)
         aim = self._steering.aim(step.step) or self._terms.aim()
         return metrics | self._tracking.add(entropy, aim, step.samples)
 

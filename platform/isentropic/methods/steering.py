@@ -6,10 +6,17 @@ it, and what all the rest did:
 
     change = rest + sum_i value_i * slope_i
 
-Rest and slopes are noisy from step to step and are smoothed. The values for the next step are those
-nearest to the present ones, inside their bounds, at which the predicted change closes the gap to
-the target within `horizon` steps.
-[reconstructed] The solver, the smoothing and the horizon are ours; no paper has this controller.
+Rest and slopes are noisy from step to step and are smoothed. So is the entropy: that of a step is
+the mean over the few prompts that it drew. But the books know what each step changed, so the level
+is an estimate carried on by them and corrected by what is measured (an observer):
+
+    level <- level + observer_gain * (entropy - level)      before the step's updates
+    level <- level + change                                 after them
+
+The values for the next step are those nearest to the present ones, inside their bounds, at which
+the predicted change closes the gap from the level to the target within `horizon` steps.
+[reconstructed] The solver, the observer, the smoothing and the horizon are ours; no paper has this
+controller.
 """
 
 import math
@@ -18,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, EntropyController
+from isentropic.methods.control.controller import Aim, Effects, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 
 TINY = 1e-12  # nats per step and unit: an actuator below it has no authority
@@ -42,11 +49,12 @@ class SteeringConfig:
     """Which coefficients follow which target; values live in conf/steering/.
 
     Attributes:
-        target: entropy/mean to follow, in nats per token: a number or a schedule over the steps;
-            null holds the entropy that is measured at `from_step`.
+        target: entropy to follow, in nats per token: a number or a schedule over the steps; null
+            holds the level of `from_step`.
         from_step: the first step whose coefficients are steered.
         horizon: steps in which the gap to the target is to be closed.
         smoothing: weight of the newest measured step in the running means, in (0, 1].
+        observer_gain: weight of the newest entropy/mean in the level, in (0, 1]; 1 believes it.
         actuators: coefficient of the objective, or `entropy_bonus` -> [low, high]; null takes one
             out of a preset.
     """
@@ -56,6 +64,7 @@ class SteeringConfig:
     from_step: int
     horizon: float
     smoothing: float
+    observer_gain: float
     actuators: dict[str, Any]
     fates: ClassVar[tuple[str, ...]] = ()
 
@@ -65,6 +74,7 @@ class SteeringConfig:
         check_range("steering.from_step", self.from_step, at_least=1)
         check_range("steering.horizon", self.horizon, at_least=1)
         check_range("steering.smoothing", self.smoothing, above=0, at_most=1)
+        check_range("steering.observer_gain", self.observer_gain, above=0, at_most=1)
         present = {name: bounds for name, bounds in self.actuators.items() if bounds is not None}
         object.__setattr__(self, "actuators", present)
         if not self.actuators:
@@ -163,7 +173,8 @@ class Steering(EntropyController):
         self._values = {name: float(start[name]) for name in self._bounds}
         self._rest = math.nan
         self._slopes = dict.fromkeys(self._bounds, math.nan)
-        self._held = math.nan  # the entropy to hold if the config gives no target
+        self._held = math.nan  # the level to hold if the config gives no target
+        self._level = math.nan  # of the entropy before the next step's updates, in nats per token
         self._out_of_reach = False
 
     def values(self, step: int) -> dict[str, float]:
@@ -175,27 +186,27 @@ class Steering(EntropyController):
         given = self._config.target
         return self._held if given is None else float(resolve(given, step))
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         """Takes what a step measured, and chooses the values of the next one.
 
         Args:
             step: the step whose updates were measured.
             entropy: its entropy/mean under the policy before its updates; NaN if nothing was drawn.
-            rest: nats by which all but the actuators moved the entropy; NaN if not measured.
-            slopes: nats per unit of each actuator.
+            effects: what its updates did.
 
         Returns:
             Metrics under steer/.
         """
+        level = self._corrected(entropy)
         if self._config.target is None and step >= self._config.from_step:
-            self._held = entropy if math.isnan(self._held) else self._held
-        if math.isfinite(rest):
-            self._smooth(rest, slopes)
-        # `entropy` is from before this step's updates. The values chosen now act on the updates of
-        # the next step, whose effect shows one step later: at step + 2.
-        gap = self.target(step + 2) - (entropy + self._predicted)
+            self._held = level if math.isnan(self._held) else self._held
+        if math.isfinite(effects.rest):
+            self._smooth(effects.rest, effects.slopes)
+        measured = math.isfinite(effects.change)
+        self._level = level + (effects.change if measured else self._predicted)
+        # The values chosen now act on the updates of the next step, whose effect shows one step
+        # later: at step + 2.
+        gap = self.target(step + 2) - self._level
         steers = step + 1 >= self._config.from_step and math.isfinite(gap)
         idle = self._authority < TINY
         if steers and not idle:
@@ -206,10 +217,17 @@ class Steering(EntropyController):
         return metrics | {
             "steer/target": self.target(step),
             "steer/gap": entropy - self.target(step),
+            "steer/level": level,
             "steer/rest": self._rest,
             "steer/idle": float(steers and idle),
             "steer/saturated": float(self._out_of_reach),
         }
+
+    def _corrected(self, entropy: float) -> float:
+        """Returns the level before this step's updates, with its entropy taken into account."""
+        if math.isnan(self._level) or not math.isfinite(entropy):
+            return entropy if math.isnan(self._level) else self._level
+        return self._level + self._config.observer_gain * (entropy - self._level)
 
     def aim(self, step: int) -> Aim:
         target = self.target(step)
@@ -257,6 +275,7 @@ class Steering(EntropyController):
             "rest": self._rest,
             "slopes": dict(self._slopes),
             "held": self._held,
+            "level": self._level,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -264,6 +283,8 @@ class Steering(EntropyController):
         self._rest = float(state["rest"])
         self._slopes = {name: float(value) for name, value in state["slopes"].items()}
         self._held = float(state["held"])
+        # Those of version 0.1 have no level: they believe the next entropy.
+        self._level = float(state.get("level", math.nan))
 
 
 def _mixed(before: float, new: float, share: float) -> float:

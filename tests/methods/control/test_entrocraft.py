@@ -7,6 +7,7 @@ import pytest
 
 from isentropic.batching import plan_updates, step_batches
 from isentropic.methods.advantages import Normalised
+from isentropic.methods.control.controller import Effects
 from isentropic.methods.control.entrocraft import EntrocraftConfig
 from isentropic.objectives.tokens.reductions import PerPrompt
 
@@ -178,7 +179,9 @@ def test_too_few_kept(form, min_kept, unfiltered, new):
     rewards = (1.0, 1.0, 1.0, -1.0)  # one wrong answer of four, at m = -1
     kept, advantages, metrics = choose(control, new, rewards, 0)
     assert control.aim(1).saturated is unfiltered
-    assert control.observe(1, 0.5, 0.0, {}) == {"entrocraft/unfiltered": float(unfiltered)}
+    assert control.observe(1, 0.5, Effects(change=0.0, rest=0.0, slopes={})) == {
+        "entrocraft/unfiltered": float(unfiltered)
+    }
     assert metrics["entrocraft/kept_frac"] == 0.25
     if unfiltered:
         assert kept == [1] * 4 and advantages == pytest.approx([0.5] * 3 + [-1.5], abs=1e-5)

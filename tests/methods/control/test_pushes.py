@@ -6,9 +6,12 @@ import math
 import numpy as np
 import pytest
 
+from isentropic.methods.control.controller import Effects
 from isentropic.methods.control.entropic import EntropicConfig
 from isentropic.methods.control.repo_r import RepoRConfig, repo_advantage
 from isentropic.methods.control.sign_bound import SignBoundConfig
+
+UNMEASURED = Effects(change=math.nan, rest=math.nan, slopes={})
 
 
 def entropic(**changes):
@@ -22,7 +25,7 @@ def test_entropic_adds_to_both_signs(new):
     (pushed,) = control.push([new.sample(advantage=[1.0, -1.0, 0.0])])
     np.testing.assert_allclose(pushed.advantage, [1.2, -0.8, 0.0], rtol=1e-6)
     control.sense(2, 0.3)  # I = 0.2: alpha = 0.2 + 0.01 * 0.2
-    assert control.observe(2, 0.3, math.nan, {}) == pytest.approx(
+    assert control.observe(2, 0.3, UNMEASURED) == pytest.approx(
         {"entropic/alpha": 0.202, "entropic/integral": 0.4}
     )
 
@@ -109,7 +112,9 @@ def test_the_bound_widens_while_the_entropy_is_too_low():
 def test_the_bound_saturates_at_both_ends():
     control = bound()
     control.sense(2, 0.9)
-    assert control.aim(2).saturated and control.observe(2, 0.9, 0, {}) == {"sign_bound/added": 0.0}
+    assert control.aim(2).saturated and control.observe(2, 0.9, UNMEASURED) == {
+        "sign_bound/added": 0.0
+    }
     control.sense(3, 0.1)
     assert not control.aim(3).saturated
 

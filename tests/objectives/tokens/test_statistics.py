@@ -145,6 +145,25 @@ def test_half_precision_is_summed_in_float32():
     )
 
 
+@pytest.mark.parametrize("size", [64, 2048], ids=["whole", "streamed"])
+def test_bfloat16_is_multiplied_without_rounding(size):
+    """Products of two bfloat16 numbers are float32 numbers, whatever unit of the CPU makes them."""
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(96, 64, generator=generator).bfloat16()
+    weight = torch.randn(size, 64, generator=generator).bfloat16() / 4
+    target = torch.randint(size, (96,), generator=generator)
+    found = token_statistics(hidden, weight, target, temperature=0.7, vocab_chunk=1024)
+    exact = token_statistics(
+        hidden.double(), weight.double(), target, temperature=0.7, vocab_chunk=1024
+    )
+    for name in found._fields[:2]:
+        torch.testing.assert_close(
+            getattr(found, name).double(), getattr(exact, name), rtol=1e-5, atol=1e-5
+        )
+    # And float32's own products stay what they were.
+    assert torch.backends.mkldnn.matmul.fp32_precision == "none"
+
+
 def test_temperature_zero_is_refused():
     with pytest.raises(ValueError, match=r"temperature must be > 0, got 0"):
         statistics_of(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), temperature=0.0)

@@ -26,6 +26,15 @@ class Aim:
     saturated: bool = False  # it could not push as hard as its rule asked
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What a step's updates did to the entropy, by its books; all NaN if it was not measured."""
+
+    change: float  # nats, of the step's own contexts
+    rest: float  # nats that no token of a steered coefficient made
+    slopes: Mapping[str, float]  # nats per unit of each, a token's whole effect through momentum
+
+
 class EntropyController:
     """Moves nothing. A controller overrides what it moves.
 
@@ -61,10 +70,8 @@ class EntropyController:
         """Coefficients of the objective for the updates of `step`."""
         return {}
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Takes what the step's updates did, if that was measured; metrics of the controller."""
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
+        """Takes what the step's updates did; metrics of the controller."""
         return {}
 
     def aim(self, step: int) -> Aim | None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
 from isentropic.methods.control.band import Band
-from isentropic.methods.control.controller import Aim, Choice, EntropyController
+from isentropic.methods.control.controller import Aim, Choice, Effects, EntropyController
 from isentropic.records import Group, Rollout, RolloutKey, TokenScores
 
 DROPPED = "against_target"
@@ -142,9 +142,7 @@ class Entrocraft(EntropyController):
             effect *= float(scores[rollout.key].sensitivity.sum(dtype="float64"))
         return self._side * effect < 0
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         return {"entrocraft/unfiltered": float(self._gave_up)}
 
     def aim(self, step: int) -> Aim:

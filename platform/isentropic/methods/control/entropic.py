@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, EntropyController
+from isentropic.methods.control.controller import Aim, Effects, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 from isentropic.records import Sample
 
@@ -78,9 +78,7 @@ class Entropic(EntropyController):
             added = np.where(np.exp(sample.old.logprob) > self._config.p_high, added, 0.0)
         return (advantage + added).astype(advantage.dtype)
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         return {"entropic/alpha": self._alpha, "entropic/integral": self._integral}
 
     def aim(self, step: int) -> Aim:

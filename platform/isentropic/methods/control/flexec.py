@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_choice, check_range
-from isentropic.methods.control.controller import Aim, EntropyController, check_steers
+from isentropic.methods.control.controller import Aim, Effects, EntropyController, check_steers
 
 SCHEDULES = ("id", "did", "od", "raise", "lower")
 
@@ -101,9 +101,7 @@ class FlexEc(EntropyController):
         up, low = self._weights(step)
         return {"up_weight": up, "low_weight": low}
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         up, low = self._weights(step)
         return {"flexec/up_weight": up, "flexec/low_weight": low}
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_range
-from isentropic.methods.control.controller import Aim, EntropyController
+from isentropic.methods.control.controller import Aim, Effects, EntropyController
 from isentropic.records import Floats, Sample
 
 
@@ -82,9 +82,7 @@ class RepoR(EntropyController):
             for sample in samples
         ]
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         return {"repo/z": self._z}
 
     def aim(self, step: int) -> Aim:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from isentropic.checks import check_range
-from isentropic.methods.control.controller import Aim, EntropyController, check_steers
+from isentropic.methods.control.controller import Aim, Effects, EntropyController, check_steers
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 
 
@@ -64,9 +64,7 @@ class SignBound(EntropyController):
         epsilon = self._config.epsilon
         return {"clip_low": epsilon, "clip_high": epsilon / (1 - epsilon) + self._added}
 
-    def observe(
-        self, step: int, entropy: float, rest: float, slopes: Mapping[str, float]
-    ) -> dict[str, float]:
+    def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         return {"sign_bound/added": self._added}
 
     def aim(self, step: int) -> Aim:

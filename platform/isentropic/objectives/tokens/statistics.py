@@ -6,6 +6,7 @@ arXiv:1805.02867.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -141,7 +142,21 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
         return left @ right
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()
+    if left.dtype == torch.float16:
+        return left.float() @ right.float()
+    with _bfloat16_products():
+        return left.float() @ right.float()
+
+
+@contextmanager
+def _bfloat16_products() -> Iterator[None]:
+    """Lets a CPU with AMX multiply float32 as bfloat16: exact for what was bfloat16 before."""
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
 
 
 def _whole(logits: Tensor, target: Tensor) -> tuple[Tensor, TokenStatistics]:
