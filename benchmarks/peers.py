@@ -6,13 +6,15 @@
     python benchmarks/peers.py filter=drop_flat      # other settings, by the names of conf/
 
     a    the embedded task, 64 prompts x 8 answers, 8 updates per step
-    b    SmolLM2-135M on sums, 4 x 8 answers of at most 256 tokens, 2 updates
+    b    SmolLM2-135M on sums, 4 x 8 answers of at most 256 tokens, 2 updates, in float32
+    b16  as b, both sides in bfloat16 (float32 weights in the optimizer)
     c    as a, with 2 updates
 
 The sides take turns, each in processes of its own, and change who goes first in every round. A
 step lasts from one line of metrics to the next, by one clock outside; the first is not counted.
-Both sides train on every answer. TRL draws with transformers' `generate` and, as is best for it
-here, makes one pass per update, without gradient checkpointing, in float32, on all cores. It gets
+Both sides train on every answer and use all cores: this project draws a and c with an engine per
+core, b with an engine of two threads. TRL draws with transformers' `generate` and, as is best for
+it here, makes one pass per update, without gradient checkpointing. It gets
 a virtual environment of its own under .cache/peers, on top of this project's packages. Measure on
 a quiet machine: other work on its cores slows TRL far more than this project.
 """
@@ -70,7 +72,22 @@ class Case:
     steps: int  # measured per round
 
 
-EMBEDDED = ("experiment=ce_gppo_tiny", "rollout.prompts_per_step=64", "rollout.group_size=8")
+EMBEDDED = (
+    "experiment=ce_gppo_tiny",
+    "rollout.prompts_per_step=64",
+    "rollout.group_size=8",
+    "rollout.num_actors=2",
+)
+SMOLLM2 = (
+    "experiment=smollm2_chain_sum",
+    "rollout.prompts_per_step=4",
+    "rollout.group_size=8",
+    "rollout.max_response_tokens=256",
+    "model.max_length=384",
+    "learner.updates_per_rollout=2",
+    "cluster.cpus_per_engine=2",
+)
+BFLOAT16 = ("rollout.dtype=bfloat16", "learner.dtype=bfloat16", "rollout.probe_tolerance=0.3")
 CASES = {
     "a": Case(
         title="embedded task, 64 x 8 answers, 8 updates",
@@ -78,16 +95,10 @@ CASES = {
         steps=15,
     ),
     "b": Case(
-        title="SmolLM2-135M on sums, 4 x 8 answers, 2 updates",
-        overrides=(
-            "experiment=smollm2_chain_sum",
-            "rollout.prompts_per_step=4",
-            "rollout.group_size=8",
-            "rollout.max_response_tokens=256",
-            "model.max_length=384",
-            "learner.updates_per_rollout=2",
-        ),
-        steps=2,
+        title="SmolLM2-135M on sums, 4 x 8 answers, 2 updates", overrides=SMOLLM2, steps=2
+    ),
+    "b16": Case(
+        title="SmolLM2-135M on sums, in bfloat16", overrides=(*SMOLLM2, *BFLOAT16), steps=2
     ),
     "c": Case(
         title="embedded task, 64 x 8 answers, 2 updates",
@@ -376,7 +387,7 @@ def make_venv() -> None:
 
 def make_models(names: Sequence[str]) -> None:
     """Fetch or warm-start the models before anything is timed."""
-    if "b" in names and not (cache_folder() / "smollm2-135m-instruct").is_dir():
+    if {"b", "b16"} & set(names) and not (cache_folder() / "smollm2-135m-instruct").is_dir():
         subprocess.run([sys.executable, str(ROOT / "jobs" / "fetch_smollm2.py")], check=True)
     for name in names:
         config = read(settings(CASES[name], 1))

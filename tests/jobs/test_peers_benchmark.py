@@ -37,6 +37,7 @@ def load(name):
     [
         pytest.param("a", 64, 8, 48, 2e-4, id="a: 512 answers in 8 updates"),
         pytest.param("b", 16, 2, 256, 1e-5, id="b: 32 answers in 2 updates"),
+        pytest.param("b16", 16, 2, 256, 1e-5, id="b16: the same"),
         pytest.param("c", 256, 2, 48, 2e-4, id="c: 512 answers in 2 updates"),
     ],
 )
@@ -57,7 +58,8 @@ def test_both_sides_are_asked_for_the_same(peers, case, batch, updates, tokens, 
     assert (trl["epsilon"], trl["epsilon_high"]) == (0.2, 0.28)
     assert (config.objective.clip_low, config.objective.clip_high) == (0.2, 0.28)
     assert (config.filter.name, config.reduction.name) == ("keep_all", "token_mean")
-    assert not trl["bf16"] and learner.dtype == rollout.dtype == "float32"
+    assert learner.dtype == rollout.dtype == ("bfloat16" if case == "b16" else "float32")
+    assert trl["bf16"] == (case == "b16")
 
 
 def test_both_sides_read_the_same_prompts(peers):

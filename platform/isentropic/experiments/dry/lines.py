@@ -64,12 +64,16 @@ def _placement(placed: Placed) -> list[str]:
     config = placed.config
     layout = plan(config.cluster, config.rollout, config.learner)
     gpus = sum(bundle.get("GPU", 0) for bundle in layout.bundles)
-    where = config.cluster.address or os.environ.get("RAY_ADDRESS") or "a Ray of this machine"
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    where = address or "a Ray of this machine"
+    few = not address and layout.num_cpus > (os.cpu_count() or 1)
+    shared = " (processes share the cores)" if few else ""
     lines = [
         f"placement  {config.rollout.num_actors} engine(s) (tensor parallel "
         f"{config.rollout.tensor_parallel}), {config.learner.num_ranks} learner ranks, "
         f"{config.cluster.placement}, on {where}",
-        f"{INDENT}needs {layout.num_cpus:g} logical CPUs and {gpus:g} GPUs; {placed.machine.name}",
+        f"{INDENT}needs {layout.num_cpus:g} logical CPUs{shared} and {gpus:g} GPUs; "
+        f"{placed.machine.name}",
     ]
     if placed.loads and placed.machine.nodes and placed.machine.nodes > 1:
         loads = (
