@@ -171,6 +171,7 @@ class Engine:
 
     def __init__(self, index: int, shape: Shape, vocabulary: int) -> None:
         self.index, self.name, self.outstanding = index, f"engine {index}", 0
+        self.reviving = False
         self.waiting: set[asyncio.Event] = set()
         self.actor = SimpleNamespace(
             generate=SimpleNamespace(remote=self._generate),
