@@ -94,9 +94,7 @@ CASES = {
         overrides=(*EMBEDDED, "learner.updates_per_rollout=8"),
         steps=15,
     ),
-    "b": Case(
-        title="SmolLM2-135M on sums, 4 x 8 answers, 2 updates", overrides=SMOLLM2, steps=2
-    ),
+    "b": Case(title="SmolLM2-135M on sums, 4 x 8 answers, 2 updates", overrides=SMOLLM2, steps=2),
     "b16": Case(
         title="SmolLM2-135M on sums, in bfloat16", overrides=(*SMOLLM2, *BFLOAT16), steps=2
     ),
