@@ -92,7 +92,11 @@ def check_model(model: ModelConfig, task_config: Any) -> None:
         check_folder(replace(model, path=str(folder)), folder)
     else:
         siblings = [entry.name for entry in _entries(folder.parent)]
-        hint = " `make smollm2` makes it." if model.name == "smollm2-135m" else ""
+        hint = (
+            " `make smollm2` (or `isentropic fetch_smollm2`) makes it."
+            if model.name == "smollm2-135m"
+            else ""
+        )
         raise missing_folder(folder, siblings, hint)
 
 
@@ -133,7 +137,7 @@ def _check_hub_name(model: ModelConfig) -> None:
             f"{nearest(model.path, folders)} Give the path of a folder, e.g. "
             f"model.path=./my-model; "
             "without a network, download the model first, or use model=tiny or model=smollm2-135m "
-            "(`make smollm2`)."
+            "(`make smollm2`, or `isentropic fetch_smollm2`)."
         ) from error
     check_config(model, Path(config))
 
