@@ -316,6 +316,22 @@ def test_the_next_commands_ask_the_same_cluster(tree, monkeypatch, capsys):
         ]
 
 
+def test_the_doctor_can_be_sent(tree, monkeypatch, capsys):
+    """To those who have the dashboard only: as a job it looks from inside the cluster."""
+    monkeypatch.setattr(submit, "ROOT", tree)
+    (tree / "jobs" / "doctor.py").touch()
+    sent = []
+    cluster = Cluster()
+    cluster.submit_job = lambda **job: sent.append(job)
+    monkeypatch.setattr(submit_client, "connect", lambda address: cluster)
+    given = ["doctor", "job=a", "follow=false", "runs=/shared/runs"]
+    assert submit.main(given) == 0
+    assert sent[0]["entrypoint"] == "python jobs/doctor.py"
+    assert sent[0]["runtime_env"]["env_vars"]["ISENTROPIC_RUNS"] == "/shared/runs"
+    assert submit.main([*given, "experiment=ce_gppo_tiny"]) == 2
+    assert "unknown option 'experiment'" in capsys.readouterr().err
+
+
 def test_presets_of_ones_own_travel_or_are_refused(tree, monkeypatch, capsys):
     monkeypatch.setattr(submit, "ROOT", tree)
     (tree / "mine" / "task").mkdir(parents=True)

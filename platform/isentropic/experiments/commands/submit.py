@@ -2,6 +2,7 @@
 
   python jobs/submit.py train experiment=ce_gppo_tiny run.name=first
   python jobs/submit.py train experiment=ce_gppo_tiny dry=true     what would be uploaded
+  python jobs/submit.py doctor                                     whether a run can start there
   python jobs/submit.py list | status <job> | logs <job> follow=true | stop <job>
 
 What is no option below goes to the script. The working tree is uploaded without what .gitignore
@@ -32,7 +33,9 @@ from isentropic.experiments.submit import package as submit_package
 from isentropic.folders import ORIGIN, RUNS, origin
 
 ROOT = Path(__file__).resolve().parents[4]
-SCRIPTS = ("train", "sweep", "branch", "replay", "evaluate", "attribute", "report", "export")
+SCRIPTS = (
+    "train", "sweep", "branch", "replay", "evaluate", "attribute", "report", "export", "doctor",
+)  # fmt: skip
 LOOKS = ("status", "logs", "stop", "list")  # at jobs that are there
 STOP_WAIT_S = 600  # for the step under way and its checkpoint; then Ray kills the job
 
