@@ -332,6 +332,31 @@ def test_the_doctor_can_be_sent(tree, monkeypatch, capsys):
     assert "unknown option 'experiment'" in capsys.readouterr().err
 
 
+def test_ray_waits_longer_than_the_run_does_for_its_step(tree, monkeypatch, capsys):
+    """Else Ray kills a run of long steps before it has saved."""
+    monkeypatch.setattr(submit, "ROOT", tree)
+    sent = {}
+
+    class Ended(Cluster):
+        def submit_job(self, **job):
+            sent[job["submission_id"]] = job["runtime_env"]
+
+        def get_job_info(self, name):
+            return SimpleNamespace(status="RUNNING", runtime_env=sent[name])
+
+        def stop_job(self, name):
+            pass
+
+    monkeypatch.setattr(submit_client, "connect", lambda address: Ended())
+    for name, *given in (("a",), ("b", "checkpoint.stop_within_s=2000")):
+        assert submit.main(["train", f"job={name}", "follow=false", *given]) == 0
+        assert submit.main(["stop", name, "wait=false"]) == 0
+    waits = [sent[name]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] for name in ("a", "b")]
+    assert waits == ["600", "2600"]
+    said = capsys.readouterr().err
+    assert "(at most 600 s)" in said and "(at most 2600 s)" in said
+
+
 def test_presets_of_ones_own_travel_or_are_refused(tree, monkeypatch, capsys):
     monkeypatch.setattr(submit, "ROOT", tree)
     (tree / "mine" / "task").mkdir(parents=True)
