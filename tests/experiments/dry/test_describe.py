@@ -118,7 +118,7 @@ def test_the_verdict_says_what_nobody_looked_at(settings, tmp_path):
 
     lines = text.splitlines()
     assert problems == []
-    assert lines[0].startswith("model      r1-distill-qwen-1.5b at /shared/no-such-model: 1,777")
+    assert lines[0].startswith("model      r1-distill-qwen-1.5b (/shared/no-such-model): 1,777")
     assert lines[-1].startswith("verdict    fits (model and data not seen), assumed: 1 x 8 GPUs")
 
 
