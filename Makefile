@@ -2,9 +2,10 @@
 
 PYTHON ?=
 TORCH_INDEX ?=
-DEVICE ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
+# That of the environment that is there: `make test` must not put the CPU build over the CUDA one.
+DEVICE ?= $(if $(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 PYTEST := $(PY) -m pytest -q
 # Two processes at a time: one has all tests that need an engine or Ray, and starts them once. Its
@@ -24,10 +25,11 @@ endef
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  settings: PYTHON=python3.12  DEVICE=cuda  TORCH_INDEX=<index with the CPU build of torch>"
+	@echo "  settings: PYTHON=python3.12  DEVICE=cuda (remembered)  TORCH_INDEX=<index with the CPU build of torch>"
 
 $(STAMP): pyproject.toml docker/install.sh
 	@PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" VENV=$(VENV) docker/install.sh $(DEVICE) dev
+	@rm -f $(VENV)/.installed-*
 	@touch $@
 
 venv: $(STAMP) ## make .venv and install (again only when pyproject.toml changes)
@@ -50,7 +52,7 @@ doctor: $(STAMP) ## say what would keep a run from starting here
 soak: $(STAMP) ## train under random faults for 20 minutes, then check that nothing was lost
 	@$(PY) benchmarks/soak.py $(ARGS)
 
-gpu-check: $(STAMP) ## on a machine with a GPU (DEVICE=cuda): measure what only a GPU can show
+gpu-check: $(STAMP) ## on a machine with a GPU, after `make venv DEVICE=cuda`: measure what only a GPU can show
 	@$(PY) benchmarks/gpu_check.py $(ARGS)
 
 smollm2: $(STAMP) ## fetch SmolLM2-135M for experiment=smollm2_chain_sum, guess_number_smollm2

@@ -47,6 +47,15 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def within_window(window: int) -> str:
+    """Return the settings that keep prompt and response within a model's window of tokens."""
+    prompt = window // 4
+    return (
+        f"Set model.max_length={window} rollout.max_prompt_tokens={prompt} "
+        f"rollout.max_response_tokens={window - prompt}, or choose a model with a longer window."
+    )
+
+
 def check_choice(key: str, value: str, allowed: Iterable[str]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     allowed = list(allowed)

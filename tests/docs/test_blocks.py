@@ -30,8 +30,8 @@ FENCED = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 INDENTED = re.compile(r"(?:^    \S.*\n)+", re.MULTILINE)
 PLACEHOLDER = re.compile(r"<[a-zA-Z ]+>")  # a name that the reader has to fill in
 STARTS = re.compile(r"jobs/(\w+)\.py|isentropic")
-# What pages use of the commands that Ray and huggingface_hub bring along.
-OTHERS = {"ray": {"start", "get-auth-token"}, "hf": {"download"}}
+# What pages use of the system, and of the commands that Ray and huggingface_hub bring along.
+OTHERS = {"ray": {"start", "get-auth-token"}, "hf": {"download"}, "tail": {"-f"}}
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 

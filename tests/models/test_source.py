@@ -126,6 +126,20 @@ def test_folders_that_are_not_models(folder, file, content, message):
         check_model(model(folder), TASK)
 
 
+def test_all_that_a_folder_lacks_is_said_at_once(folder):
+    """A window that is too short too, with settings that go together: 8 + 24 = 32."""
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text('{"model_type": "x", "max_position_embeddings": 32}')
+    with pytest.raises(ValueError) as refused:
+        check_model(model(folder), TASK)
+    lacks, found, window = str(refused.value).partition("model.max_length=64")
+    assert "has no *.safetensors" in lacks and found
+    assert (
+        "Set model.max_length=32 rollout.max_prompt_tokens=8 rollout.max_response_tokens=24,"
+        in window
+    )
+
+
 def test_a_file_is_not_a_model(folder):
     with pytest.raises(ValueError, match=r"config\.json is a file"):
         check_model(model(folder / "config.json"), TASK)

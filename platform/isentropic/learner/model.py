@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from isentropic.checks import within_window
 from isentropic.config import ModelConfig
 from isentropic.images import BANNED, banned_tokens, reads_images
 from isentropic.learner import attention
@@ -160,7 +161,7 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
     if window is not None and model.max_length > window:
         raise ValueError(
             f"model.max_length is {model.max_length}, but {model.name} has a window of {window} "
-            f"tokens. Give at most {window}."
+            f"tokens. {within_window(window)}"
         )
     # No dropout, and no noise in front of routers: the old-policy pass and the update must see the
     # same network.

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 
-from isentropic.checks import nearest
+from isentropic.checks import nearest, within_window
 from isentropic.config import ModelConfig
 from isentropic.images import reads_images
 from isentropic.models.pretrained import load_config
@@ -39,7 +39,11 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check_folder(model: ModelConfig, folder: Path) -> None:
-    """Raises ValueError if the folder is not a whole model of transformers in safetensors."""
+    """Raises ValueError if the folder is not a whole model of transformers in safetensors.
+
+    What it lacks and a window that is too short are reported together: a copy takes hours, and the
+    weights are of no use if the window is too short.
+    """
     if not folder.is_dir():
         raise ValueError(
             f"model.path={folder} is a file. Give the folder that holds config.json, the tokenizer "
@@ -50,25 +54,36 @@ def check_folder(model: ModelConfig, folder: Path) -> None:
         raise ValueError(
             f"model.path={folder} has no config.json, so it is not a Hugging Face model folder."
         )
-    if not names.intersection(TOKENIZER_FILES):
-        raise ValueError(
-            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the "
-            f"model's "
-            "tokenizer into it: AutoTokenizer.from_pretrained(<origin>).save_pretrained(<folder>)."
-        )
-    if not any(name.endswith(".safetensors") for name in names):
-        raise ValueError(
-            f"model.path={folder} has no *.safetensors. Other weight files may run code when they "
-            "are opened: convert them with model.save_pretrained(<folder>)."
-        )
-    check_config(model, folder / CONFIG)
+    lacking = [*_lacking(folder, names), *_too_long(model, _config(model, folder / CONFIG))]
+    if lacking:
+        raise ValueError(" ".join(lacking))
     for name in names.intersection(OTHER_JSON):
         _read_json(folder / name)
     _check_weights(folder, read_shapes(folder), *_expected_shapes(model, load_config(model)))
 
 
+def _lacking(folder: Path, names: set[str]) -> Iterator[str]:
+    """What a folder of a model has, and this one has not."""
+    if not names.intersection(TOKENIZER_FILES):
+        yield (
+            f"model.path={folder} has no tokenizer ({', '.join(TOKENIZER_FILES)}). Save the "
+            "model's tokenizer into it: "
+            "AutoTokenizer.from_pretrained(<origin>).save_pretrained(<folder>)."
+        )
+    if not any(name.endswith(".safetensors") for name in names):
+        yield (
+            f"model.path={folder} has no *.safetensors. Other weight files may run code when they "
+            "are opened: convert them with model.save_pretrained(<folder>)."
+        )
+
+
 def check_config(model: ModelConfig, file: Path) -> None:
     """config.json: readable, no code of its own unless trusted, a window that is long enough."""
+    for problem in _too_long(model, _config(model, file)):
+        raise ValueError(problem)
+
+
+def _config(model: ModelConfig, file: Path) -> dict[str, Any]:
     config = _read_json(file)
     kind = config.get("model_type")
     if not isinstance(kind, str):
@@ -86,11 +101,15 @@ def check_config(model: ModelConfig, file: Path) -> None:
             "asked for. If you have read it: model.trust_remote_code=true with a pinned "
             "model.revision."
         )
+    return config
+
+
+def _too_long(model: ModelConfig, config: dict[str, Any]) -> Iterator[str]:
     window = config.get("max_position_embeddings")
     if isinstance(window, int) and model.max_length > window:
-        raise ValueError(
+        yield (
             f"model.max_length={model.max_length} is more than the window of {model.path}, "
-            f"{window}."
+            f"{window}. {within_window(window)}"
         )
 
 

@@ -316,6 +316,47 @@ def test_the_next_commands_ask_the_same_cluster(tree, monkeypatch, capsys):
         ]
 
 
+def test_the_doctor_can_be_sent(tree, monkeypatch, capsys):
+    """To those who have the dashboard only: as a job it looks from inside the cluster."""
+    monkeypatch.setattr(submit, "ROOT", tree)
+    (tree / "jobs" / "doctor.py").touch()
+    sent = []
+    cluster = Cluster()
+    cluster.submit_job = lambda **job: sent.append(job)
+    monkeypatch.setattr(submit_client, "connect", lambda address: cluster)
+    given = ["doctor", "job=a", "follow=false", "runs=/shared/runs"]
+    assert submit.main(given) == 0
+    assert sent[0]["entrypoint"] == "python jobs/doctor.py"
+    assert sent[0]["runtime_env"]["env_vars"]["ISENTROPIC_RUNS"] == "/shared/runs"
+    assert submit.main([*given, "experiment=ce_gppo_tiny"]) == 2
+    assert "unknown option 'experiment'" in capsys.readouterr().err
+
+
+def test_ray_waits_longer_than_the_run_does_for_its_step(tree, monkeypatch, capsys):
+    """Else Ray kills a run of long steps before it has saved."""
+    monkeypatch.setattr(submit, "ROOT", tree)
+    sent = {}
+
+    class Ended(Cluster):
+        def submit_job(self, **job):
+            sent[job["submission_id"]] = job["runtime_env"]
+
+        def get_job_info(self, name):
+            return SimpleNamespace(status="RUNNING", runtime_env=sent[name])
+
+        def stop_job(self, name):
+            pass
+
+    monkeypatch.setattr(submit_client, "connect", lambda address: Ended())
+    for name, *given in (("a",), ("b", "checkpoint.stop_within_s=2000")):
+        assert submit.main(["train", f"job={name}", "follow=false", *given]) == 0
+        assert submit.main(["stop", name, "wait=false"]) == 0
+    waits = [sent[name]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"] for name in ("a", "b")]
+    assert waits == ["600", "2600"]
+    said = capsys.readouterr().err
+    assert "(at most 600 s)" in said and "(at most 2600 s)" in said
+
+
 def test_presets_of_ones_own_travel_or_are_refused(tree, monkeypatch, capsys):
     monkeypatch.setattr(submit, "ROOT", tree)
     (tree / "mine" / "task").mkdir(parents=True)

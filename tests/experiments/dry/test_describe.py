@@ -110,6 +110,18 @@ def test_the_share_of_evaluation(settings, overrides, line):
     assert ("MORE THAN 25%" in text) == ("45%" in line)
 
 
+def test_the_verdict_says_what_nobody_looked_at(settings, tmp_path):
+    """A mistyped path looks like one of another machine."""
+    away = ["model.path=/shared/no-such-model", "task.path=/shared/no-such-data.jsonl"]
+    places = [f"run.dir={tmp_path}", "run.dry=true"]
+    text, problems = describe(settings("experiment=ce_gppo_1p5b", *away, *places))
+
+    lines = text.splitlines()
+    assert problems == []
+    assert lines[0].startswith("model      r1-distill-qwen-1.5b (/shared/no-such-model): 1,777")
+    assert lines[-1].startswith("verdict    fits (model and data not seen), assumed: 1 x 8 GPUs")
+
+
 OWN = """
 import random
 from isentropic.records import Prompt

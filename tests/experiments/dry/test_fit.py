@@ -57,7 +57,7 @@ def _disk(config):
 
 
 def page_rows():
-    """{preset: [GiB of GPUs, tokens, step, steps, hours] as the page on clusters has them}."""
+    """{preset: [GiB of GPUs, tokens, step, steps, hours, disk] as the page on clusters has them}."""
     row = r"^\| `(\w+)`, [^|\n]*\|[^|\n]*\|[^|\n]*\|(.*)\|$"
     rows = re.findall(row, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
@@ -77,6 +77,7 @@ def test_the_page_has_what_the_plan_says(settings, preset):
         f"{times.step / 60:.0f} min",
         str(run.config.run.steps),
         hours,
+        f"{find_disk(run.config, run.model, run.work).total / GIB:.0f} GiB",
     ]
 
 

@@ -159,8 +159,13 @@ def test_another_length_is_refused_with_what_depends_on_it(tmp_path, begun, chan
 
 def test_changed_keys_leaves_out_what_computes_nothing():
     assert changed_keys(
-        {"seed": 0, "tracking": {"wandb": "auto"}, "gone": 1},
-        {"seed": 0, "tracking": {"wandb": "online"}, "new": None},
+        {"seed": 0, "tracking": {"wandb": "auto"}, "checkpoint": {"stop_within_s": 9}, "gone": 1},
+        {
+            "seed": 0,
+            "tracking": {"wandb": "online"},
+            "checkpoint": {"stop_within_s": 8},
+            "new": None,
+        },
     ) == {"gone": "gone: 1 -> not set", "new": "new: not set -> None"}
 
 

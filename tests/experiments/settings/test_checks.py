@@ -58,7 +58,8 @@ def test_what_fits_passes(default):
         ),
         pytest.param(
             {"rollout__max_prompt_tokens": 200},
-            r"more than model\.max_length=128\. Set both lower, such as 64 each, or a longer",
+            r"more than model\.max_length=128\. Set both lower, such as 64 each, or a longer "
+            r"window: model\.max_length=248, if",
             id="window, filled by the prompt",
         ),
         pytest.param(

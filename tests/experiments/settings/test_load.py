@@ -288,6 +288,6 @@ def test_the_demo_is_described():
 
     assert problems == []
 
-    assert "tiny: 0.4 M parameters" in text
+    assert "tiny (embedded): 0.4 M parameters" in text
     assert "64 prompts x 8 samples" in text
     assert "2 learner ranks" in text

@@ -28,6 +28,7 @@ from isentropic.experiments.program import DONE, FAULT, program
 from isentropic.experiments.settings.options import Options
 from isentropic.folders import cache_folder, ray_folder, runs_folder, variable
 
+OPTIONS = Options("doctor", __doc__, ())
 GIB = 2**30
 ROOT = Path(__file__).resolve().parents[4]
 # Of no use here, and fatal if they were built for another torch.
@@ -414,7 +415,7 @@ def _fits_torch(name: str) -> bool:
 
 def main() -> NoReturn:
     """Run the doctor as a process of its own."""
-    code = program(doctor, Options("doctor", __doc__, ()))()
+    code = program(doctor, OPTIONS)()
     sys.stdout.flush()
     # A check that hangs must not hold up the end.
     os._exit(code)

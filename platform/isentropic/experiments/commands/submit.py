@@ -2,6 +2,7 @@
 
   python jobs/submit.py train experiment=ce_gppo_tiny run.name=first
   python jobs/submit.py train experiment=ce_gppo_tiny dry=true     what would be uploaded
+  python jobs/submit.py doctor                                     whether a run can start there
   python jobs/submit.py list | status <job> | logs <job> follow=true | stop <job>
 
 What is no option below goes to the script. The working tree is uploaded without what .gitignore
@@ -32,9 +33,13 @@ from isentropic.experiments.submit import package as submit_package
 from isentropic.folders import ORIGIN, RUNS, origin
 
 ROOT = Path(__file__).resolve().parents[4]
-SCRIPTS = ("train", "sweep", "branch", "replay", "evaluate", "attribute", "report", "export")
+SCRIPTS = (
+    "train", "sweep", "branch", "replay", "evaluate", "attribute", "report", "export", "doctor",
+)  # fmt: skip
 LOOKS = ("status", "logs", "stop", "list")  # at jobs that are there
-STOP_WAIT_S = 600  # for the step under way and its checkpoint; then Ray kills the job
+STOP_WAIT_S = 600  # for a run's end and its checkpoint; then Ray kills the job
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+WITHIN = re.compile(r"checkpoint\.stop_within_s=(\d+)")  # what a run waits for the step under way
 
 ADDRESS = Option(
     "address",
@@ -121,13 +126,14 @@ def _submit(options: Given, arguments: list[str]) -> int:
     client = submit_client.connect(options.get("address"))
     if any(job.submission_id == name for job in client.list_jobs()):
         raise ValueError(f"the cluster already has a job {name!r}. Choose another: job=<name>.")
+    env = job_env(options.get("runs"), stop_wait_s=stop_wait_s(arguments))
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "tree.zip"
         submit_package.write_zip(found, archive)
         client.submit_job(
             submission_id=name,
             entrypoint=entrypoint(script, arguments),
-            runtime_env={"working_dir": str(archive), "env_vars": job_env(options.get("runs"))},
+            runtime_env={"working_dir": str(archive), "env_vars": env},
             metadata=_source(),
         )
     _say(
@@ -196,12 +202,17 @@ def own_presets(found: submit_package.Package) -> list[str]:
     return flags
 
 
-def job_env(runs: str | None) -> dict[str, str]:
+def stop_wait_s(arguments: list[str]) -> int:
+    """Return for how long Ray waits after a stop: longer than the run waits for its step."""
+    return STOP_WAIT_S + sum(int(found[1]) for found in map(WITHIN.match, arguments) if found)
+
+
+def job_env(runs: str | None, *, stop_wait_s: int = STOP_WAIT_S) -> dict[str, str]:
     """Return all variables that a job gets; each can be read by whoever sees the cluster."""
     return {
         # relative to the uploaded tree, which has another path on every node
         "PYTHONPATH": "platform",
-        "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
+        STOP_WAIT: str(stop_wait_s),
         ORIGIN: origin(ROOT),
         **own_python(),
         **({RUNS: runs} if runs else {}),
@@ -301,16 +312,18 @@ def _stop(options: Given) -> int:
     client = connect(options.get("address"))
     name = options["job"]
     wait = options.get("wait", True)
-    if job(client, name).status in ENDED:
+    details = job(client, name)
+    if details.status in ENDED:
         _say(f"{name} has ended already: {client.get_job_status(name).value}")
         return DONE
+    wait_s = int((details.runtime_env or {}).get("env_vars", {}).get(STOP_WAIT, STOP_WAIT_S))
     client.stop_job(name)
-    deadline = time.monotonic() + STOP_WAIT_S + 30
-    _say(f"{name} was asked to stop: a run saves the step under way (at most {STOP_WAIT_S} s)")
+    deadline = time.monotonic() + wait_s + 30
+    _say(f"{name} was asked to stop: a run saves the step under way (at most {wait_s} s)")
     while wait and (status := client.get_job_status(name)) not in ENDED:
         if time.monotonic() > deadline:
             raise ConnectionError(
-                f"{name} has not ended within {STOP_WAIT_S + 30} s; it is {status.value}."
+                f"{name} has not ended within {wait_s + 30} s; it is {status.value}."
             )
         time.sleep(1)
     if wait:

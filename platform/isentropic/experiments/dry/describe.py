@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoConfig, PretrainedConfig
 
 from isentropic.actors.placement import plan
+from isentropic.checks import within_window
 from isentropic.config import Config, ModelConfig
 from isentropic.controller.method import Method
 from isentropic.experiments.dry.fit import Placed, find_problems
@@ -42,14 +43,20 @@ class Findings:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.problems: list[str] = []
+        self.unseen: list[str] = []  # what the plan had to do without: model, data
 
     @contextmanager
-    def collecting(self, *, is_elsewhere: bool = False) -> Iterator[None]:
-        """Keeps a ValueError as a problem; as a line, if it is about what another machine has."""
+    def collecting(self, *, elsewhere: str | None = None) -> Iterator[None]:
+        """Keeps a ValueError as a problem; as a line, if it is about what another machine has.
+
+        Args:
+            elsewhere: what that is.
+        """
         try:
             yield
         except ValueError as error:
-            if is_elsewhere:
+            if elsewhere:
+                self.unseen.append(elsewhere)
                 self.lines.append(f"not here   {error}")
             else:
                 self.problems.append(str(error))
@@ -112,7 +119,7 @@ def _plan(
     disk = find_disk(config, network, work)
     placed = Placed(config=config, model=network, work=work, machine=machine)
     problems = find_problems(placed, disk)
-    found.lines += plan_lines(placed, disk, fits=not problems)
+    found.lines += plan_lines(placed, disk, fits=not problems, unseen=found.unseen)
     if found.problems and not problems:
         found.lines.append("           and is refused all the same, for another reason: see below")
     found.problems += problems
@@ -123,7 +130,7 @@ def _model_and_chat(config: Config, found: Findings) -> tuple[PretrainedConfig |
     model = config.model
     elsewhere = config.cluster.assume is not None and not Path(model.path).expanduser().exists()
     network = chat = None
-    with found.collecting(is_elsewhere=elsewhere and model.shape is not None):
+    with found.collecting(elsewhere="model" if elsewhere and model.shape is not None else None):
         check_model(model, config.task)
         if model.path == EMBEDDED:  # perhaps not made yet: its sizes say it all
             tokenizer = build_tokenizer()
@@ -154,7 +161,7 @@ def shaped_config(model: ModelConfig) -> PretrainedConfig:
     if window is not None and model.max_length > window:
         raise ValueError(
             f"model.max_length is {model.max_length}, but model.shape has a window of {window} "
-            f"tokens. Give at most {window}."
+            f"tokens. {within_window(window)}"
         )
     return config
 
@@ -177,7 +184,7 @@ def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) 
     path = getattr(config.task, "path", None)
     missing = path is not None and not Path(path).expanduser().exists()
     task = None
-    with found.collecting(is_elsewhere=missing and config.cluster.assume is not None):
+    with found.collecting(elsewhere="data" if missing and config.cluster.assume else None):
         whole = own or make_task(config)
         if chat is None:
             sizes = f"{whole.size('train')} train, {whole.size('eval')} held out"

@@ -1,6 +1,7 @@
 """The plan of a run, as lines of text."""
 
 import os
+from collections.abc import Sequence
 
 from transformers import PretrainedConfig
 
@@ -33,7 +34,7 @@ def model_line(config: Config, model: PretrainedConfig) -> str:
         trained = count_trained(model, lora) / 1e6
         adapters = f"; trained are adapters of rank {lora.rank}, {trained:,.2f} M parameters"
     return (
-        f"model      {config.model.name}: {count_parameters(model) / 1e6:,.1f} M parameters, "
+        f"model      {config.model.name} ({config.model.path}): {count_parameters(model) / 1e6:,.1f} M parameters, "
         f"{model.model_type}, {text.num_hidden_layers} layers, vocabulary {text.vocab_size}, "
         f"window used {config.model.max_length} tokens{adapters}"
     )
@@ -53,11 +54,17 @@ def step_lines(config: Config) -> list[str]:
     ]
 
 
-def plan_lines(placed: Placed, disk: Disk, *, fits: bool) -> list[str]:
-    """Placement, memory by GPU and node, answers and tokens, disk, time."""
+def plan_lines(placed: Placed, disk: Disk, *, fits: bool, unseen: Sequence[str] = ()) -> list[str]:
+    """Placement, memory by GPU and node, answers and tokens, disk, time.
+
+    Args:
+        unseen: what is not on this machine, so that nobody looked whether it is right.
+    """
     lines = [*_placement(placed), *_rank(placed), *_engine(placed), *_gpu(placed), *_nodes(placed)]
     lines += [*_work(placed.config, placed.work), _disk(placed, disk), *_time(placed)]
-    return [*lines, f"verdict    {'fits' if fits else 'DOES NOT FIT'}, {placed.machine.name}"]
+    verdict = "fits" if fits else "DOES NOT FIT"
+    not_seen = f" ({' and '.join(unseen)} not seen)" if unseen else ""
+    return [*lines, f"verdict    {verdict}{not_seen}, {placed.machine.name}"]
 
 
 def _placement(placed: Placed) -> list[str]:

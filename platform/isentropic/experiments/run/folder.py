@@ -41,6 +41,7 @@ MAY_CHANGE = (
     "tracking",
     "cluster",
     "weights",
+    "checkpoint.stop_within_s",
     "learner.collective_timeout_s",
     "rewards.workers",
     "rollout.probe_tolerance",

@@ -66,7 +66,8 @@ def _lengths(config: Config) -> None:
         raise ValueError(
             "rollout.max_prompt_tokens + rollout.max_response_tokens is "
             f"{rollout.max_prompt_tokens} + {rollout.max_response_tokens} = {needed}, more than "
-            f"model.max_length={window}. Set {advice}, or a longer window."
+            f"model.max_length={window}. Set {advice}, or a longer window: "
+            f"model.max_length={needed}, if the model has it."
         )
 
 
