@@ -293,6 +293,7 @@ def trl_arguments(config: Config, folder: Path) -> dict[str, Any]:
         "bf16": learner.dtype == "bfloat16",
         "use_cpu": True,
         "gradient_checkpointing": False,
+        "torch_compile": learner.compile,
         "logging_steps": 1,
         "report_to": "none",
         "save_strategy": "no",

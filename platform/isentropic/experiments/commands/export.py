@@ -3,6 +3,7 @@
 python jobs/export.py run=<folder or name>
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     run = find_run(options["run"])
     if "push" in options:
         check_push(options["push"])
+    # Weights and moments are read, 12 bytes per parameter: a host has the memory, a GPU may not.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     folder = export(
         run,
         step=options.get("step"),
