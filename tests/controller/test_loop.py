@@ -88,8 +88,8 @@ def test_resume_is_exact(fake_run, staleness):
     again = {key for key, _ in first.drawn if key.split == "train"} & {
         key for key, _ in resumed.pool.drawn if key.split == "train"
     }
-    in_flight = drawn / 6  # only a batch that was not whole in the ledger may be drawn again
-    assert len(again) < in_flight
+    # Only a batch that was not whole in the ledger may be drawn again, and that may be all answered.
+    assert len(again) <= drawn / 6
 
 
 def stop_after(run, step):
