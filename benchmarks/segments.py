@@ -1,6 +1,6 @@
 """Long-tailed answers on the real engine, drawn whole and in segments: what a step waits for.
 
-    python benchmarks/segments.py                      # 15 minutes on two cores
+    python benchmarks/segments.py
     python benchmarks/segments.py --rounds 3 rollout.segment_tokens=128
 
 SmolLM2-135M on sums, 4 x 8 answers, 640 tokens at most: most answers end after some dozens of

@@ -45,8 +45,8 @@ class Dispatch:
         self._todo: deque[Chunk] = deque(chunks(requests, len(handles)))
         self._unanswered = len(requests)
         self._share = min(math.ceil(len(requests) / len(handles)), room)
-        # Until each of these has its share, or dies, no engine gets more than its own.
-        self._expected = {handle.index for handle in handles if not handle.reviving}
+        # Until each of these has its share, or turns out to be down, none gets more than its own.
+        self._expected = {handle.index for handle in handles}
         self._results: asyncio.Queue[list[Completion] | BaseException] = asyncio.Queue()
         self._tasks: set[asyncio.Task] = set()
         # On the engines now, with what is not answered.
@@ -96,11 +96,12 @@ class Dispatch:
         """Keeps one engine busy; an error that is not the engine's death ends the draw."""
         try:
             while True:
+                if handle.reviving:
+                    self._no_longer_expected(handle)
                 await handle.ready()
                 watch = self._spawn(handle.watch())
                 # Returns when the engine has died.
                 await self._keep_busy(handle)
-                self._no_longer_expected(handle)
                 watch.cancel()
                 await self._revive(handle)
         except Exception as error:

@@ -225,8 +225,10 @@ class Steering(EntropyController):
 
     def _corrected(self, entropy: float) -> float:
         """Returns the level before this step's updates, with its entropy taken into account."""
-        if math.isnan(self._level) or not math.isfinite(entropy):
-            return entropy if math.isnan(self._level) else self._level
+        if math.isnan(self._level):
+            return entropy
+        if not math.isfinite(entropy):
+            return self._level
         return self._level + self._config.observer_gain * (entropy - self._level)
 
     def aim(self, step: int) -> Aim:

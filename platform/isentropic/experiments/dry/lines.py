@@ -34,7 +34,8 @@ def model_line(config: Config, model: PretrainedConfig) -> str:
         trained = count_trained(model, lora) / 1e6
         adapters = f"; trained are adapters of rank {lora.rank}, {trained:,.2f} M parameters"
     return (
-        f"model      {config.model.name} ({config.model.path}): {count_parameters(model) / 1e6:,.1f} M parameters, "
+        f"model      {config.model.name} ({config.model.path}): "
+        f"{count_parameters(model) / 1e6:,.1f} M parameters, "
         f"{model.model_type}, {text.num_hidden_layers} layers, vocabulary {text.vocab_size}, "
         f"window used {config.model.max_length} tokens{adapters}"
     )
