@@ -222,24 +222,24 @@ def _by_length(
     sliding_window: int | None,
 ) -> Tensor:
     """Attends, [H, T, D] to [T, H, D], in one SDPA call per run of sequences of one length."""
+    runs = [
+        (length, len(list(run)))
+        for length, run in groupby(end - begin for begin, end in pairwise(bounds.tolist()))
+    ]
+    sizes = [length * count for length, count in runs]
+    # One split of each, whose gradient is one concatenation: that of a slice is as long as the pack.
+    split = (tensor.split(sizes, dim=1) for tensor in (query, key, value))
     parts = []
-    start = 0
-    for length, run in groupby(end - begin for begin, end in pairwise(bounds.tolist())):
-        count = len(list(run))
-        stop = start + count * length
+    for (length, count), *tensors in zip(runs, *split, strict=True):
         mask = _window(length, sliding_window, query.device)
         out = scaled_dot_product_attention(
-            *(
-                tensor[:, start:stop].unflatten(1, (count, length)).transpose(0, 1)
-                for tensor in (query, key, value)
-            ),
+            *(tensor.unflatten(1, (count, length)).transpose(0, 1) for tensor in tensors),
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,
             enable_gqa=query.size(0) != key.size(0),
         )
         parts.append(out.transpose(1, 2).flatten(0, 1))
-        start = stop
     return torch.cat(parts)
 
 
