@@ -51,6 +51,7 @@ from isentropic.records import (
 )
 from isentropic.seeds import hash_seed
 from isentropic.shared_gpu.offload import Offload, state_tensors
+from isentropic.weights.gathering import gather, in_groups
 
 FROM_MODEL = ("logprob", "entropy")
 
@@ -197,19 +198,25 @@ class Learner:
         """Yields (Hugging Face name, full tensor on the device) per weight, tied ones once.
 
         Adapters are merged in `dtype`: in that of the forward pass, to the bits of the learner's.
-        Each tensor is gathered when the iterator reaches it: every rank must go through to the end.
-        On a single rank a tensor may share memory with the weight itself; copy what must outlive
-        the next update. While the state is on the host, only what the next tensor needs comes to
-        the device, and leaves it as the iterator goes on.
+        Tensors are gathered when the iterator reaches them, small ones together: every rank must go
+        through to the end. On a single rank a tensor may share memory with the weight itself; copy
+        what must outlive the next update. While the state is on the host, only what the next
+        tensors need comes to the device, and leaves it as the iterator goes on.
         """
-        for name, parameter, adapter in weights_and_adapters(self._model.lm):
-            factors = () if adapter is None else (adapter.down, adapter.up)
-            with self._offload.visit((parameter, *factors)):
-                weight = _gathered(parameter, dtype)
-                if adapter is not None:
-                    full = (_gathered(factor, dtype) for factor in factors)
-                    weight = merge(weight, Adapter(*full, adapter.scale))
-                yield name, weight
+
+        def size(entry: tuple[str, Tensor, Adapter | None]) -> int:
+            return sum(tensor.numel() * dtype.itemsize for tensor in _read_for(entry))
+
+        for group in in_groups(weights_and_adapters(self._model.lm), size):
+            read = [tensor for entry in group for tensor in _read_for(entry)]
+            with self._offload.visit(read):
+                gathered = iter(gather(read, dtype))
+                for name, _, adapter in group:
+                    weight = next(gathered)
+                    if adapter is not None:
+                        down, up = next(gathered), next(gathered)
+                        weight = merge(weight, Adapter(down, up, adapter.scale))
+                    yield name, weight
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Returns what `named_weights` will yield; nothing is gathered."""
@@ -521,10 +528,10 @@ def _image_reader(packed: PackedModel, model: ModelConfig) -> ImageReader | None
     return ImageReader(images, packed.lm.model.get_rope_index, merge) if images else None
 
 
-def _gathered(parameter: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns the full tensor in `dtype`. Collective."""
-    tensor = parameter.detach().to(dtype)
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def _read_for(entry: tuple[str, Tensor, Adapter | None]) -> tuple[Tensor, ...]:
+    """Returns what one published weight is made of."""
+    _, parameter, adapter = entry
+    return (parameter,) if adapter is None else (parameter, adapter.down, adapter.up)
 
 
 class _StepLoss:
