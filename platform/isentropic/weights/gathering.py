@@ -4,6 +4,7 @@ A collective costs about the same for a norm's weight as for a megabyte: one by 
 tensors take most of a publication's time.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -61,7 +62,8 @@ def _gather_rows(tensors: Sequence[DTensor], dtype: torch.dtype) -> Iterator[Ten
     """Yields the full tensors. Rank r of w has rows r c to (r + 1) c, c = ceil(rows / w)."""
     mesh = tensors[0].device_mesh
     ranks = mesh.size(-1)
-    sizes = [-(-len(tensor) // ranks) * tensor[0].numel() for tensor in tensors]
+    # Of shapes only: an index into a DTensor would gather it.
+    sizes = [math.ceil(len(tensor) / ranks) * math.prod(tensor.shape[1:]) for tensor in tensors]
     own = torch.empty(sum(sizes), dtype=dtype, device=mesh.device_type)
     for place, tensor in zip(own.split(sizes), tensors, strict=True):
         rows = tensor.to_local().reshape(-1)
