@@ -7,8 +7,8 @@ accounting and the checkpoint. Simulated are the engines, which answer in packed
 of log-normal number, at a set rate, and the learner's ranks, which answer at once. So whatever time
 is not the engines' is the driver's. Each row is a process of its own. Per sample:
 
-    loop      CPU time of the thread of the event loop
-    in all    CPU time of the whole process, threads included
+    loop      CPU time of the thread of the event loop, without what the simulation takes of it
+    in all    CPU time of the whole process, threads included, without it too
     waits     wall time in which engines and ranks both wait for the driver
     lag       how late the event loop wakes a task that sleeps: 99th percentile, and most
     idle      share of the engines' slots without work while they draw
@@ -20,6 +20,7 @@ are cut after n tokens: by the lengths alone, and drawn that way in a second tab
 
 import argparse
 import asyncio
+import functools
 import json
 import resource
 import subprocess
@@ -27,13 +28,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[0] = str(ROOT / "platform")
@@ -45,7 +46,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from isentropic.actors.dispatch import Dispatch  # noqa: E402
 from isentropic.actors.rollout_actor import Packed  # noqa: E402
-from isentropic.config import Config, RolloutConfig  # noqa: E402
+from isentropic.config import Config  # noqa: E402
 from isentropic.controller.feed import Feed  # noqa: E402
 from isentropic.controller.loop import Controller  # noqa: E402
 from isentropic.controller.method import Method  # noqa: E402
@@ -69,14 +70,15 @@ from isentropic.seeds import hash_seed  # noqa: E402
 from isentropic.tasks.chat import Chat  # noqa: E402
 from isentropic.tasks.grading.rewards import RewardWorkers  # noqa: E402
 
+P, T = ParamSpec("P"), TypeVar("T")
 FULL = 64  # engines that the load of smaller rows is that of
 MEAN, SPREAD, LONGEST = 6000, 0.7, 16384  # tokens of an answer: mean and spread of a log-normal
 WINDOW = 32768
-TICK_S = 0.01  # what the lag of the event loop is measured with
-SEGMENTS = "segment_tokens" in {field.name for field in fields(RolloutConfig)}
+TICK_S = 0.05  # what the lag of the event loop is measured with
 GROUP = 8
 VOCABULARY = 8000
 # What engines and ranks say of a token: the same, or the probe after a sync would stop the run.
+SIMULATED: list[float] = []  # CPU seconds of the loop's thread that the driver would not need
 LOGPROB = -np.random.default_rng(0).exponential(0.3, size=VOCABULARY).astype(np.float32)
 
 
@@ -166,6 +168,20 @@ class LengthTask:
         return None
 
 
+def simulated(work: Callable[P, T]) -> Callable[P, T]:
+    """Keeps the CPU time of what is simulated, in the event loop's thread, in SIMULATED."""
+
+    @functools.wraps(work)
+    def timed(*args: P.args, **kwargs: P.kwargs) -> T:
+        start = time.thread_time()
+        try:
+            return work(*args, **kwargs)
+        finally:
+            SIMULATED.append(time.thread_time() - start)
+
+    return timed
+
+
 class Engine:
     """One engine as `Dispatch` sees it: every request has a slot, and all slots are equally fast."""
 
@@ -209,6 +225,7 @@ class Engine:
                 answer.set_result(self._packed(ready, policy_version))
                 yield answer
 
+    @simulated
     def _packed(self, ready: Sequence[tuple[int, bool, int]], policy_version: int) -> Packed:
         lengths, stopped, index = map(np.array, zip(*ready, strict=True))
         starts = [int(place) * 37 % self._longest for place in index]
@@ -302,6 +319,7 @@ class Learner:
     async def end_save(self) -> dict:
         return {}
 
+    @simulated
     def _scores(self, batch: MicroBatch) -> TokenScores:
         small = self._small[: len(batch.target)]
         return TokenScores(
@@ -312,6 +330,7 @@ class Learner:
             sum_s2=small,
         )
 
+    @simulated
     def _update(self, batches: Sequence[MicroBatch]) -> UpdateResult:
         logprob = np.concatenate([LOGPROB[batch.target] for batch in batches])
         small = np.resize(self._small, len(logprob))
@@ -336,9 +355,8 @@ class Meter:
     def log(self, step: int, metrics: dict) -> None:
         if step == 1:  # what came before is the warm-up
             self.late.clear()
-        self.marks.append(
-            (time.perf_counter(), time.clock_gettime(self._loop_clock), time.process_time())
-        )
+        clocks = (time.clock_gettime(self._loop_clock), time.process_time())
+        self.marks.append((time.perf_counter(), *(clock - sum(SIMULATED) for clock in clocks)))
 
     def log_alarm(self, record: dict) -> None: ...
 
@@ -494,9 +512,6 @@ def main() -> None:
         idle = idle_share(lengths, given.samples, segment, phases=100)
         what = f"answers cut after {segment} tokens" if segment else "whole answers"
         print(f"{what}: {idle:.0%} of the slots idle by the lengths alone")
-        if segment and not SEGMENTS:
-            print("this version has no rollout.segment_tokens: not drawn")
-            continue
         rows = [
             in_a_process(Shape(engines=engines, segment=segment, **common))
             for engines in given.engines
