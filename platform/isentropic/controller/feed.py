@@ -325,7 +325,7 @@ class Feed:
         if flight is not None:
             self._carried.mkdir(exist_ok=True)
             await _on_disk(partial(write_flight, self._carried, flight, batch))
-        await _on_disk(partial(write_batch, self._ledger, batch, self._texts(batch)))
+        await _on_disk(lambda: write_batch(self._ledger, batch, self._texts(batch)))
         return Delivery(batch, clock, flight=flight)
 
     def _texts(self, batch: Batch) -> dict[RolloutKey, Sequence[str]]:
@@ -371,7 +371,7 @@ class Feed:
         )
         folder = self._ledger.parent / FOLDERS[split]
         folder.mkdir(parents=True, exist_ok=True)
-        await _on_disk(partial(write_batch, folder, batch, self._texts(batch)))
+        await _on_disk(lambda: write_batch(folder, batch, self._texts(batch)))
         return groups
 
     def _drawn_from(self, step: int, source: int) -> DrawnFrom:

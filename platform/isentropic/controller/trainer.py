@@ -4,6 +4,7 @@ No engine and no schedule: the loop hands in batches that were just drawn, a rep
 ledger, and the numbers are the same.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ class Trainer:
     async def train(self, step: Step) -> Step:
         """Runs the method's stages on a scored step, then its updates, then those of a replay."""
         batch = step.delivery.batch
-        entropy = mean_entropy(batch.rollouts, step.scores)
+        # In a thread, because it reads every token.
+        entropy = await asyncio.to_thread(mean_entropy, batch.rollouts, step.scores)
         self._steering.sense(step.step, entropy)
         selected = self._method.select(batch.groups, step.scores, step.teachers, self._steering)
         with step.watch("old_logprob"):
