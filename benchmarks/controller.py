@@ -77,8 +77,8 @@ WINDOW = 32768
 TICK_S = 0.05  # what the lag of the event loop is measured with
 GROUP = 8
 VOCABULARY = 8000
-# What engines and ranks say of a token: the same, or the probe after a sync would stop the run.
 SIMULATED: list[float] = []  # CPU seconds of the loop's thread that the driver would not need
+# What engines and ranks say of a token: the same, or the probe after a sync would stop the run.
 LOGPROB = -np.random.default_rng(0).exponential(0.3, size=VOCABULARY).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Long-tailed answers on the real engine, drawn whole and in segments: what a step waits for.
 
-    python benchmarks/segments.py
-    python benchmarks/segments.py --rounds 3 rollout.segment_tokens=128
+    python benchmarks/segments.py              # 20 minutes on two cores
+    python benchmarks/segments.py --rounds 3 rollout.segment_tokens=64 rollout.max_lag=10
 
 SmolLM2-135M on sums, 4 x 8 answers, 640 tokens at most: most answers end after some dozens of
 tokens, a few never do. Runs of both ways take turns. The first two steps of each are not counted:

@@ -1,7 +1,6 @@
 """A rank whose state was on the host goes on as one whose state never left, bit for bit."""
 
 import importlib.util
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 from isentropic.learner import learner as learner_module
 from isentropic.shared_gpu.offload import Offload, state_tensors
 from isentropic.weights.buckets import fill_buckets
-from isentropic.weights.gathering import in_groups
 
 SCRIPT = Path(__file__).resolve().parents[1] / "learner" / "ranks.py"
 spec = importlib.util.spec_from_file_location("ranks_of_offload", SCRIPT)
@@ -96,7 +94,7 @@ def test_weights_are_gathered_while_the_state_is_away(make_learner, monkeypatch)
     before = {name: tensor.clone() for name, tensor in learner.named_weights()}
     state = state_of(learner)
     largest = max(held_bytes([parameter]) for parameter in learner._model.parameters())
-    monkeypatch.setattr(learner_module, "in_groups", partial(in_groups, limit=largest))
+    monkeypatch.setattr(learner_module, "TOGETHER_BYTES", largest)
     learner._offload.leave(state)
     for name, tensor in learner.named_weights():
         assert torch.equal(tensor, before.pop(name)), name

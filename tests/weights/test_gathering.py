@@ -7,15 +7,9 @@ from pathlib import Path
 
 import torch
 
-from isentropic.weights.gathering import gather, in_groups
+from isentropic.weights.gathering import gather
 
 PLATFORM = Path(__file__).parents[2] / "platform"
-
-
-def test_groups_keep_the_order_and_the_limit():
-    found = [*in_groups([3, 4, 2, 9, 1, 1], size=lambda item: item, limit=7)]
-    assert found == [[3, 4], [2], [9], [1, 1]]
-    assert not [*in_groups([], size=lambda item: item)]
 
 
 def test_tensors_of_one_rank_stay_what_they_are():

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from isentropic.config import LearnerConfig, ModelConfig
 from isentropic.durable import FileEntry
@@ -51,7 +50,8 @@ from isentropic.records import (
 )
 from isentropic.seeds import hash_seed
 from isentropic.shared_gpu.offload import Offload, state_tensors
-from isentropic.weights.gathering import gather, in_groups
+from isentropic.weights.gathering import TOGETHER_BYTES, full, gather
+from isentropic.weights.groups import in_groups
 
 FROM_MODEL = ("logprob", "entropy")
 
@@ -207,14 +207,14 @@ class Learner:
         def size(entry: tuple[str, Tensor, Adapter | None]) -> int:
             return sum(tensor.numel() * dtype.itemsize for tensor in _read_for(entry))
 
-        for group in in_groups(weights_and_adapters(self._model.lm), size):
+        for group in in_groups(weights_and_adapters(self._model.lm), size, TOGETHER_BYTES):
             read = [tensor for entry in group for tensor in _read_for(entry)]
             with self._offload.visit(read):
-                gathered = iter(gather(read, dtype))
+                gathered = gather(read, dtype)
                 for name, _, adapter in group:
-                    weight = next(gathered)
+                    weight = gathered.pop(0)  # kept here, a merged one would be held twice
                     if adapter is not None:
-                        down, up = next(gathered), next(gathered)
+                        down, up = gathered.pop(0), gathered.pop(0)
                         weight = merge(weight, Adapter(down, up, adapter.scale))
                     yield name, weight
 
@@ -356,7 +356,7 @@ class Learner:
         loss, logprob, entropy = self._backward(microbatches, losses)
         routers = self._router_use()
         grad_norm = torch.nn.utils.clip_grad_norm_(self._trained, self._config.max_grad_norm)
-        grad_norm = float(grad_norm.full_tensor() if isinstance(grad_norm, DTensor) else grad_norm)
+        grad_norm = float(full(grad_norm))
         self._sum_over_batches(loss)
         skipped = not (math.isfinite(grad_norm) and math.isfinite(loss))
         if books and not skipped:

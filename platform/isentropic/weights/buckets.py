@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isentropic.weights.groups import in_groups
+
 # Shared memory is read-only, and torch warns that writing to it is undefined; nothing here writes.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
 
@@ -53,25 +55,21 @@ def fill_buckets(
     Raises ValueError if a tensor has a value that is not finite: an engine would serve such weights
     without a warning.
     """
-    metas: list[TensorMeta] = []
-    data: list[NDArray[np.uint8]] = []
+    for group in in_groups(_on_host(named, dtype), lambda entry: entry[1].nbytes, limit):
+        metas, data = zip(*group, strict=True)
+        yield Bucket(metas, data)
+
+
+def _on_host(
+    named: Iterable[tuple[str, Tensor]], dtype: torch.dtype
+) -> Iterator[tuple[TensorMeta, NDArray[np.uint8]]]:
     for name, tensor in named:
         cast = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
         host = cast.cpu().contiguous()
         check_finite(name, host)
         raw = host.reshape(-1).view(torch.uint8).numpy()
-        if data and sum(array.nbytes for array in data) + raw.nbytes > limit:
-            yield Bucket(tuple(metas), tuple(data))
-            metas = []
-            data = []
-        metas.append(
-            TensorMeta(
-                name, tuple(host.shape), str(host.dtype).removeprefix("torch."), checksum(raw)
-            )
-        )
-        data.append(raw)
-    if data:
-        yield Bucket(tuple(metas), tuple(data))
+        dtype_name = str(host.dtype).removeprefix("torch.")
+        yield TensorMeta(name, tuple(host.shape), dtype_name, checksum(raw)), raw
 
 
 def check_buckets(

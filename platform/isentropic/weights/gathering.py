@@ -5,32 +5,19 @@ tensors take most of a publication's time.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-T = TypeVar("T")
 TOGETHER_BYTES = 16 << 20  # held twice while they are taken apart
 
 
-def in_groups(
-    items: Iterable[T], size: Callable[[T], int], limit: int = TOGETHER_BYTES
-) -> Iterator[list[T]]:
-    """Yields the items in order, in groups of `limit` at most; a larger one is alone."""
-    group: list[T] = []
-    total = 0
-    for item in items:
-        if group and total + size(item) > limit:
-            yield group
-            group, total = [], 0
-        group.append(item)
-        total += size(item)
-    if group:
-        yield group
+def full(tensor: Tensor) -> Tensor:
+    """Returns all of a sharded tensor, any other as it is. Collective."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def gather(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
@@ -41,13 +28,9 @@ def gather(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     tensors = [tensor.detach() for tensor in tensors]
     sharded = [tensor for tensor in tensors if _by_rows(tensor)]
     if len(sharded) < 2 or len({tensor.device_mesh for tensor in sharded}) > 1:
-        return [_full(tensor.to(dtype)) for tensor in tensors]
+        return [full(tensor.to(dtype)) for tensor in tensors]
     whole = iter(_gather_rows(sharded, dtype))
-    return [next(whole) if _by_rows(tensor) else _full(tensor.to(dtype)) for tensor in tensors]
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return [next(whole) if _by_rows(tensor) else full(tensor.to(dtype)) for tensor in tensors]
 
 
 def _by_rows(tensor: Tensor) -> bool:

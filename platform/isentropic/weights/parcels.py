@@ -6,13 +6,15 @@ holds. Its checksums are computed there, and again where it arrives.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from math import prod
 
 import torch
 from torch import Tensor
 
 from isentropic.weights.buckets import check_finite, check_names, check_shape
+from isentropic.weights.groups import in_groups
 
 PARCEL_BYTES = 1 << 28  # a tensor that is larger has a parcel of its own
 ALIGN = 64  # bytes: every tensor begins where any dtype may, and ends in zeros
@@ -77,15 +79,15 @@ def lay_out(
     shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, limit: int = PARCEL_BYTES
 ) -> Layout:
     """Fills parcels up to `limit` bytes, in the order of `shapes`."""
-    parcels: list[list[Slot]] = []
-    for name, shape in shapes.items():
-        slot = Slot(name, tuple(shape), 0, prod(shape) * dtype.itemsize)
-        if parcels and parcels[-1][-1].end + slot.end <= limit:
-            start = parcels[-1][-1].end
-            parcels[-1].append(Slot(name, slot.shape, start, slot.size))
-        else:
-            parcels.append([slot])
-    return Layout(str(dtype).removeprefix("torch."), tuple(map(tuple, parcels)))
+    alone = [
+        Slot(name, tuple(shape), 0, prod(shape) * dtype.itemsize) for name, shape in shapes.items()
+    ]
+    parcels = []
+    for slots in in_groups(alone, lambda slot: slot.end, limit):
+        starts = accumulate((slot.end for slot in slots[:-1]), initial=0)
+        placed = zip(slots, starts, strict=True)
+        parcels.append(tuple(replace(slot, start=start) for slot, start in placed))
+    return Layout(str(dtype).removeprefix("torch."), tuple(parcels))
 
 
 def new_zeros(size: int, device: torch.device) -> Tensor:
