@@ -1,9 +1,13 @@
 """Which architectures can be packed is found out by what their layers call, without weights."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
     GPT2Config,
@@ -18,6 +22,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
+from isentropic.learner import attention
 from isentropic.learner.model import check_trainable
 
 SIZES = {
@@ -135,3 +140,17 @@ def test_a_convolution_beside_the_attention_is_seen(monkeypatch):
     monkeypatch.setattr(LlamaDecoderLayer, "__init__", with_convolution)
     with pytest.raises(ValueError, match=rf"LlamaForCausalLM {MIXES} \(convolutions\)"):
         check_trainable(LlamaConfig(**SIZES))
+
+
+def test_two_threads_look_at_a_model_each():
+    """As the runs of a sweep do: each sees the calls of its own."""
+    calls = attention.register_probe()
+    with ThreadPoolExecutor(1) as other:
+        others = other.submit(attention.register_probe).result()
+        with torch.device("meta"):
+            lm = AutoModelForCausalLM.from_config(
+                LlamaConfig(**SIZES), attn_implementation=attention.PROBE
+            )
+        attention.check_packing(lm, calls)
+        assert len(calls) == 4
+        assert not others

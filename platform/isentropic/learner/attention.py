@@ -1,6 +1,7 @@
 """Attention over packed sequences, without mask or padding; and which models it is enough for."""
 
 from collections.abc import Mapping
+from contextvars import ContextVar
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
@@ -115,20 +116,25 @@ class Call(NamedTuple):
     arguments: dict[str, Any]
 
 
+# Of the model that this thread looks at: a sweep may look at several at once.
+_CALLS: ContextVar[list[Call]] = ContextVar("calls of the attention interface")
+
+
 def register_probe() -> list[Call]:
-    """Makes `attn_implementation=PROBE` known to transformers; returns the list of its calls."""
-    calls: list[Call] = []
-
-    def note(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any
-    ) -> tuple[Tensor, None]:
-        calls.append(Call(module, arguments))
-        batch, heads, tokens, _ = query.shape
-        return query.new_empty(batch, tokens, heads, value.shape[-1]), None
-
-    AttentionInterface.register(PROBE, note)
+    """Makes `attn_implementation=PROBE` known to transformers; returns this thread's calls of it."""
+    AttentionInterface.register(PROBE, _note)
     AttentionMaskInterface.register(PROBE, lambda *args, **kwargs: None)
+    calls: list[Call] = []
+    _CALLS.set(calls)
     return calls
+
+
+def _note(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any
+) -> tuple[Tensor, None]:
+    _CALLS.get().append(Call(module, arguments))
+    batch, heads, tokens, _ = query.shape
+    return query.new_empty(batch, tokens, heads, value.shape[-1]), None
 
 
 def check_packing(lm: PreTrainedModel, calls: list[Call]) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
 from isentropic.experiments.program import DONE as CODE_DONE
 from isentropic.experiments.program import RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.settings.overrides import read_preset
+from isentropic.experiments.sweep import queue
 from isentropic.experiments.sweep import table as sweep_table
 from isentropic.experiments.sweep.draws import draw
 from isentropic.experiments.sweep.ledger import (
@@ -307,6 +309,33 @@ def run_fake(tmp_path, trials, script, parallel=1):
     seeds = {trial.digest: str(trial.config.seed) for trial in trials}
     states = {seeds[digest]: (row["state"], row["attempts"]) for digest, row in ledger.rows.items()}
     return states, fake.attempts
+
+
+def test_runs_are_prepared_one_after_the_other_and_once_for_all_that_share_it(
+    tmp_path, monkeypatch
+):
+    trials = trials_of(tmp_path, "seed=0,1", "rollout.max_prompt_tokens=20,30")
+    begun, under_way, most = [], 0, 0
+
+    def prepare(config):
+        nonlocal under_way, most
+        under_way += 1
+        begun.append(config.rollout.max_prompt_tokens)
+        time.sleep(0.05)  # for another to begin in
+        most = max(most, under_way)
+        under_way -= 1
+        return config.rollout.max_prompt_tokens
+
+    async def all_at_once():
+        table = SweepTable("s", [(trial.name, 1) for trial in trials], io.StringIO())
+        under_test = Sweep(tmp_path / "s", trials, SweepLedger(tmp_path / "s"), table)
+        return await asyncio.gather(*(under_test._prepare(trial) for trial in trials))
+
+    monkeypatch.setattr(queue, "prepare", prepare)
+    wanted = [trial.config.rollout.max_prompt_tokens for trial in trials]
+    assert asyncio.run(all_at_once()) == wanted
+    assert sorted(begun) == [20, 30]
+    assert most == 1
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 9])

@@ -67,6 +67,7 @@ class Sweep:
         if search is not None:
             self._suggest()
         self._prepared: dict[str, Prepared] = {}
+        self._preparing = asyncio.Lock()
         self._stopping: dict[str, RelayedStopping] = {}  # of the runs under way
         self._stop: signal.Signals | None = None
 
@@ -218,9 +219,7 @@ class Sweep:
         config = trial.config
         with run_lock(Path(config.run.dir)), self._log(trial).open("a", encoding="utf-8") as text:
             check_run_folder(config, trial.cfg)
-            key = _prepared_key(trial)
-            if key not in self._prepared:
-                self._prepared[key] = await asyncio.to_thread(prepare, config)
+            prepared = await self._prepare(trial)
             stopping = RelayedStopping(config.checkpoint.stop_within_s)
             self._stopping[trial.name] = stopping
             if self._stop is not None:
@@ -234,12 +233,24 @@ class Sweep:
                     config.run.steps, samples=config.evaluation.samples, stream=text
                 )
                 return await run_with(
-                    config, trial.cfg, self._prepared[key], lane.lend, stopping, terminal, logs
+                    config, trial.cfg, prepared, lane.lend, stopping, terminal, logs
                 )
             except asyncio.CancelledError:
                 return RESUMABLE  # a second Ctrl-C
             finally:
                 del self._stopping[trial.name]
+
+    async def _prepare(self, trial: Trial) -> Prepared:
+        """Return what the run needs besides its config, made once for all runs that share it.
+
+        One after the other: libraries that build a model or load a task set things of the whole
+        process meanwhile, such as torch's default dtype.
+        """
+        key = _prepared_key(trial)
+        async with self._preparing:
+            if key not in self._prepared:
+                self._prepared[key] = await asyncio.to_thread(prepare, trial.config)
+        return self._prepared[key]
 
     def _note(
         self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float
