@@ -16,6 +16,7 @@ import ranks
 import torch
 
 from isentropic import batching
+from isentropic.learner import sharding
 from isentropic.objectives.covariance.clip_cov import ClipCovConfig
 
 
@@ -113,6 +114,7 @@ def one_rank(folder, rank, world):
 
 def main(folder):
     torch.set_num_threads(1)
+    sharding.ONE_UNIT_BYTES = 0  # sharded by layer, as models with long sequences are
     for world in CASES:
         fork_ranks(folder, world)
 

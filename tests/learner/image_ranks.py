@@ -13,6 +13,7 @@ import numpy as np
 
 from isentropic import batching
 from isentropic.config import LearnerConfig, ModelConfig
+from isentropic.learner import sharding
 from isentropic.learner.learner import Learner
 from isentropic.models.pretrained import load_chat
 from isentropic.models.tiny_vision import write_vision_model
@@ -165,6 +166,7 @@ def main(rank, folder):
 
     Rank 0 writes the weights after each.
     """
+    sharding.ONE_UNIT_BYTES = 0  # sharded by layer, as models that read images are
     samples = make_samples(folder)
     text = [sample for sample in samples if not sample.rollout.prompt.media]
     seen = [sample for sample in samples if sample.rollout.prompt.media]

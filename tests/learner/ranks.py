@@ -1,6 +1,8 @@
 """A tiny learner and its batches; run as a script it is one of two ranks of `test_learner.py`.
 
-python ranks.py RANK WORLD_SIZE FOLDER
+python ranks.py RANK WORLD_SIZE FOLDER UNIT
+
+UNIT is what is sharded at once: "by layer", or "whole" as models as small as these are.
 """
 
 import pickle
@@ -14,6 +16,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 
 from isentropic import batching
 from isentropic.config import LearnerConfig, LoraConfig, ModelConfig
+from isentropic.learner import sharding
 from isentropic.learner.learner import Learner
 from isentropic.objectives.bapo import BapoConfig
 from isentropic.objectives.ce_gppo import CeGppoConfig
@@ -218,9 +221,12 @@ def weights_of(learner):
     return {name: tensor.clone() for name, tensor in learner.named_weights()}
 
 
-def main(rank, world, folder):
-    """Runs every case on this rank; rank 0 writes the results to found.pickle."""
+def main(rank, world, folder, unit):
+    """Runs every case on this rank; rank 0 writes the results to `unit`/found.pickle."""
     folder = Path(folder)
+    out = folder / unit
+    if unit == "by layer":
+        sharding.ONE_UNIT_BYTES = 0
     samples = make_samples()
     found = {}
     for name, budget, objective, settings in (
@@ -232,7 +238,7 @@ def main(rank, world, folder):
         ("adapters", 30, OBJECTIVE, {"lora": LORA}),
     ):
         learner = make_learner(
-            folder / "model", rank, world, folder / f"meet {name}", objective, **settings
+            folder / "model", rank, world, out / f"meet {name}", objective, **settings
         )
         scored = with_own_scores(learner, samples)
         batches = step_batches(scored, world, budget, objective=objective)
@@ -242,9 +248,9 @@ def main(rank, world, folder):
             "norms": [update.grad_norm for update in result.updates],
         }
         if name == "adapters":
-            learner.save(folder / "adapters")
+            learner.save(out / "adapters")
         learner.close()
-    learner = make_learner(folder / "experts", rank, world, folder / "meet experts")
+    learner = make_learner(folder / "experts", rank, world, out / "meet experts")
     scored = with_own_scores(learner, samples)
     updates = learner.update(step_batches(scored, world, 20)[rank]).updates
     found["experts"] = {
@@ -255,10 +261,10 @@ def main(rank, world, folder):
     single = step_batches(scored[:1], world, 20, updates=1)[rank]  # a filler on the other rank
     found["experts"]["one sample"] = learner.update(single).updates[0].routers
     learner.close()
-    learner = make_learner(folder / "model", rank, world, folder / "meet books", **BOOKS)
+    learner = make_learner(folder / "model", rank, world, out / "meet books", **BOOKS)
     found["books"] = books_of(learner, rank, world)
     learner.close()
-    learner = make_learner(folder / "model", rank, world, folder / "meet state")
+    learner = make_learner(folder / "model", rank, world, out / "meet state")
     scored = with_own_scores(learner, samples)
     first, second = (
         step_batches(part, world, 20, updates=1)[rank] for part in (scored[:6], scored[6:])
@@ -274,11 +280,11 @@ def main(rank, world, folder):
         "result": (skipped.updates[0].skipped, skipped.policy_version),
         "weights": (before, weights_of(learner)),
     }
-    found["written"] = learner.save(folder / "state")
+    found["written"] = learner.save(out / "state")
     one = learner.update(second)
     ahead = weights_of(learner)
     drawn = torch.rand(3)
-    learner.load(folder / "state")
+    learner.load(out / "state")
     found["restored"] = {"weights": weights_of(learner), "version": learner.policy_version}
     again = learner.update(second)
     found["resumed"] = {
@@ -293,8 +299,8 @@ def main(rank, world, folder):
     }
     learner.close()
     if rank == 0:
-        (folder / "found.pickle").write_bytes(pickle.dumps(found))
+        (out / "found.pickle").write_bytes(pickle.dumps(found))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -53,9 +53,11 @@ def make_learner(folder):
     leave()
 
 
-@pytest.fixture(scope="module")
-def two_ranks(folder):
-    """Runs `ranks.main` in two real processes on gloo and returns what they found."""
+@pytest.fixture(scope="module", params=["by layer", "whole"])
+def two_ranks(folder, request):
+    """Runs `ranks.main` in two real processes on gloo and returns what they found, and where."""
+    out = folder / request.param
+    out.mkdir()
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(SCRIPT.parents[2] / "platform"),
@@ -63,7 +65,7 @@ def two_ranks(folder):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, SCRIPT, str(rank), "2", folder],
+            [sys.executable, SCRIPT, str(rank), "2", folder, request.param],
             env=environment,
             stderr=subprocess.PIPE,
         )
@@ -71,7 +73,7 @@ def two_ranks(folder):
     ]
     errors = [process.communicate(timeout=240)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return pickle.loads((folder / "found.pickle").read_bytes())
+    return pickle.loads((out / "found.pickle").read_bytes()) | {"folder": out}
 
 
 def plain_update(folder, samples, objective=ranks.OBJECTIVE, model="model"):
@@ -147,7 +149,7 @@ def test_adapters_on_two_ranks_are_those_of_one(folder, two_ranks, make_learner)
     moved = two_ranks["adapters"]["weights"]["model.layers.0.mlp.down_proj.weight"]
     assert (moved - before["model.layers.0.mlp.down_proj.weight"]).abs().max() > 0.01
 
-    learner.load(folder / "adapters")  # of two ranks, onto one
+    learner.load(two_ranks["folder"] / "adapters")  # of two ranks, onto one
     assert_same(ranks.weights_of(learner), two_ranks["adapters"]["weights"], rtol=0, atol=0)
 
 
@@ -265,20 +267,20 @@ def test_resume_is_bitwise_on_the_same_ranks(two_ranks):
 def test_each_rank_hashes_the_files_that_it_wrote(folder, two_ranks):
     """Rank 0 also has the index. What it reports is what lies on the disk."""
     written = two_ranks["written"]
-    assert written.keys() == {path.name for path in (folder / "state").glob("__0_*")} | {
-        ".metadata"
-    }
-    others = {path.name for path in (folder / "state").iterdir()} - written.keys()
+    assert written.keys() == {
+        path.name for path in (two_ranks["folder"] / "state").glob("__0_*")
+    } | {".metadata"}
+    others = {path.name for path in (two_ranks["folder"] / "state").iterdir()} - written.keys()
     assert others and all(name.startswith("__1_") for name in others)
     for name, entry in written.items():
-        assert entry == file_entry(folder / "state" / name)
+        assert entry == file_entry(two_ranks["folder"] / "state" / name)
 
 
 def test_two_ranks_state_loads_on_one(folder, two_ranks, make_learner):
     """The same weights to the bit, the next gradient to rounding."""
     learner = make_learner(vocab_chunk=7)
     samples = ranks.with_own_scores(learner, ranks.make_samples())
-    learner.load(folder / "state")
+    learner.load(two_ranks["folder"] / "state")
     assert learner.policy_version == 1
     assert_same(ranks.weights_of(learner), two_ranks["restored"]["weights"], rtol=0, atol=0)
     result = learner.update(ranks.step_batches(samples[6:], 1, 10_000, updates=1)[0])

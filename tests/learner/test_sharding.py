@@ -167,6 +167,21 @@ def test_slices_are_the_whole(ranks, model, write, rank, world, caplog):
     assert torch.equal(torch.get_rng_state(), before), "random state is part of a checkpoint"
 
 
+@pytest.mark.parametrize(
+    ("bound", "units"),
+    [
+        pytest.param(sharding.ONE_UNIT_BYTES, 1, id="small: one gather, one reduction"),
+        pytest.param(0, 1 + 2, id="the layers, and the rest"),
+    ],
+)
+def test_what_is_gathered_at_once(ranks, model, bound, units, monkeypatch):
+    monkeypatch.setattr(sharding, "ONE_UNIT_BYTES", bound)
+    tied(model.path)
+    packed = PackedModel(load_model(model), temperature=1.0, vocab_chunk=64)
+    sharding.shard(packed, ranks(0, 2), dtype=torch.float32, compile_layers=False)
+    assert len(sharding.fsdp_modules(packed)) == units
+
+
 def fused(folder):
     """transformers stacks the experts' weights as it loads."""
     sizes = SIZES | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}

@@ -66,7 +66,7 @@ def peak(case, layers):
         if learner.gradient_checkpointing:
             lm.gradient_checkpointing_enable({"use_reentrant": False})
             model.train()
-        sharding.KEEP_GATHERED_BYTES = 0
+        sharding.KEEP_GATHERED_BYTES = sharding.ONE_UNIT_BYTES = 0
         keep = sharding.shard(model, mesh, dtype=torch.bfloat16, compile_layers=False)
         optimizer = build_optimizer(model, learner)
         reduce = case["reduce"]

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 # Below this size the gathered layers stay between forward, backward and microbatches: it costs
 # little memory, and an update needs one all-gather instead of two per microbatch.
 KEEP_GATHERED_BYTES = 1 << 30
+# Below this one all layers are gathered and reduced in one go: there is no traffic to hide behind
+# their arithmetic, and each collective costs more than what it carries.
+ONE_UNIT_BYTES = 16 << 20
 GIB = 1 << 30
 
 
@@ -139,7 +142,7 @@ def build(
 def shard(
     model: PackedModel, mesh: DeviceMesh, *, dtype: torch.dtype, compile_layers: bool
 ) -> bool:
-    """Shards the model in place: each layer, then the rest.
+    """Shards the model in place: each layer, then the rest; a small model as a whole.
 
     A model on meta stays there. One on the host moves to the mesh's device layer by layer, so that
     the device never holds it whole. Weights stay in float32; forward and backward use `dtype`.
@@ -156,7 +159,8 @@ def shard(
             # The forward and not the call: FSDP's hooks, which gather and free the weights, belong
             # to the call, and compiled they would cut it into pieces.
             layer.forward = torch.compile(layer.forward, dynamic=True)
-    for layer in (*model.layers, *model.vision_layers):
+    layers = [] if size <= ONE_UNIT_BYTES else [*model.layers, *model.vision_layers]
+    for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep)
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
     for module in fsdp_modules(model):
