@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from isentropic.experiments.run.prepare import prepare
+from isentropic.experiments.run import prepare as prepare_module
+from isentropic.experiments.run.prepare import data_key, prepare
 from isentropic.experiments.settings.load import load
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -42,6 +43,25 @@ def test_the_drawings_are_made_and_measured(figures, tmp_path, monkeypatch):
         prepare(
             figures("rollout.max_prompt_tokens=12")
         )  # the text alone has about that many; an image adds 4
+
+
+def test_runs_with_the_same_data_read_it_once_and_are_checked_each(figures, tmp_path, monkeypatch):
+    (tmp_path / "torchvision").mkdir()
+    first = prepare(figures())
+    assert first.attention_share == 0
+    monkeypatch.setattr(prepare_module, "fit_prompts", None)  # called, it fails
+
+    by_work = figures("learner.balance=work")
+    assert data_key(by_work) == data_key(figures())
+    second = prepare(by_work, first)
+    assert second.attention_share > 0
+    assert second.task is first.task
+    assert second.data is first.data
+    heads = figures("learner.context_parallel=3", "learner.num_ranks=3")
+    with pytest.raises(ValueError, match="context_parallel=3"):
+        prepare(heads, first)
+    for other in ("rollout.max_prompt_tokens=40", "task.train_size=4"):
+        assert data_key(figures(other)) != data_key(figures())
 
 
 def test_images_for_a_model_of_text_alone(figures, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
 from isentropic.experiments.program import DONE as CODE_DONE
 from isentropic.experiments.program import RESUMABLE, STOPPED_BY_ALARM
+from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep import queue
 from isentropic.experiments.sweep import table as sweep_table
@@ -27,6 +28,8 @@ from isentropic.experiments.sweep.ledger import (
 from isentropic.experiments.sweep.plan import compose_trials, plan_of
 from isentropic.experiments.sweep.queue import Sweep, ordered
 from isentropic.experiments.sweep.table import SweepTable
+from isentropic.records import Prompt
+from isentropic.tasks.data.digest import DataDigest
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -311,20 +314,22 @@ def run_fake(tmp_path, trials, script, parallel=1):
     return states, fake.attempts
 
 
-def test_runs_are_prepared_one_after_the_other_and_once_for_all_that_share_it(
-    tmp_path, monkeypatch
-):
+def test_runs_are_prepared_one_after_the_other_and_their_data_is_read_once(tmp_path, monkeypatch):
     trials = trials_of(tmp_path, "seed=0,1", "rollout.max_prompt_tokens=20,30")
-    begun, under_way, most = [], 0, 0
+    read, under_way, most = [], 0, 0
 
-    def prepare(config):
+    def prepare(config, known):
         nonlocal under_way, most
         under_way += 1
-        begun.append(config.rollout.max_prompt_tokens)
+        tokens = config.rollout.max_prompt_tokens
+        if known is None:
+            read.append(tokens)
+        else:
+            assert known.dropped == {"train": tokens}
         time.sleep(0.05)  # for another to begin in
         most = max(most, under_way)
         under_way -= 1
-        return config.rollout.max_prompt_tokens
+        return Prepared(model=config.model, task=None, chat=None, dropped={"train": tokens})
 
     async def all_at_once():
         table = SweepTable("s", [(trial.name, 1) for trial in trials], io.StringIO())
@@ -332,10 +337,39 @@ def test_runs_are_prepared_one_after_the_other_and_once_for_all_that_share_it(
         return await asyncio.gather(*(under_test._prepare(trial) for trial in trials))
 
     monkeypatch.setattr(queue, "prepare", prepare)
+    prepared = asyncio.run(all_at_once())
     wanted = [trial.config.rollout.max_prompt_tokens for trial in trials]
-    assert asyncio.run(all_at_once()) == wanted
-    assert sorted(begun) == [20, 30]
+    assert [one.dropped["train"] for one in prepared] == wanted
+    assert sorted(read) == [20, 30]
     assert most == 1
+
+
+def test_held_out_prompts_that_are_trained_on_are_said_once(tmp_path, monkeypatch):
+    asked = [
+        Prompt(prompt_id=str(n), messages=({"role": "user", "content": str(n)},), answer="")
+        for n in range(3)
+    ]
+    data = DataDigest(None)
+    for split, prompts in (("train", asked), ("eval", asked[:1])):
+        for prompt in prompts:
+            data.add(split, prompt)
+    monkeypatch.setattr(
+        queue,
+        "prepare",
+        lambda config, known: Prepared(
+            model=config.model, task=None, chat=None, dropped={}, data=data
+        ),
+    )
+    trials, said = trials_of(tmp_path, "seed=0,1"), io.StringIO()
+
+    async def both():
+        table = SweepTable("s", [(trial.name, 1) for trial in trials], said)
+        under_test = Sweep(tmp_path / "s", trials, SweepLedger(tmp_path / "s"), table)
+        for trial in trials:
+            await under_test._prepare(trial)
+
+    asyncio.run(both())
+    assert said.getvalue().count("HELD-OUT PROMPTS ARE TRAINED ON TOO") == 1
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 9])

@@ -35,28 +35,39 @@ class Prepared:
     data: DataDigest | None = None  # of all prompts, those that were dropped too
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, known: Prepared | None = None) -> Prepared:
     """Loads and checks; warm-starts the embedded model if it is not in the cache.
+
+    Args:
+        known: of a run with the same `data_key`: what it has read is not read again.
 
     Raises:
         ValueError: data or model that cannot be used, with what to do.
     """
     if config.tracking.tensorboard:
         check_tensorboard()
-    check_model(config.model, config.task)
-    task = make_task(config)
-    model = replace(config.model, path=model_folder(config.model, config.task))
-    chat = load_chat(model, config.run.today)
-    check_engine_starts(config, reads_images=chat.images is not None)
-    data = DataDigest(task)
-    task, dropped = fit_prompts(config, task, chat, data)
-    try_reward(task, chat, config.rewards)
-    network = read_config(model)
+    if known is None:
+        check_model(config.model, config.task)
+        task = make_task(config)
+        model = replace(config.model, path=model_folder(config.model, config.task))
+        known = Prepared(
+            model=model, task=task, chat=load_chat(model, config.run.today), dropped={}
+        )
+    check_engine_starts(config, reads_images=known.chat.images is not None)
+    if known.data is None:
+        data = DataDigest(known.task)
+        task, dropped = fit_prompts(config, known.task, known.chat, data)
+        known = replace(known, task=task, dropped=dropped, data=data)
+    try_reward(known.task, known.chat, config.rewards)
+    network = read_config(known.model)
     check_model_runs(config, network)
     share = attention_share(network) if config.learner.balance == "work" else 0.0
-    return Prepared(
-        model=model, task=task, chat=chat, dropped=dropped, attention_share=share, data=data
-    )
+    return replace(known, attention_share=share)
+
+
+def data_key(config: Config) -> str:
+    """Returns a key: runs that have the same one read the same model and the same prompts."""
+    return repr((config.model, config.task, config.rollout.max_prompt_tokens, config.run.date))
 
 
 def make_task(config: Config) -> Task:

@@ -19,7 +19,7 @@ from isentropic.experiments.program import FAULT, RESUMABLE, STOPPED_BY_ALARM, i
 from isentropic.experiments.run.assemble import run_with
 from isentropic.experiments.run.folder import check_run_folder
 from isentropic.experiments.run.lock import run_lock
-from isentropic.experiments.run.prepare import Prepared, prepare
+from isentropic.experiments.run.prepare import Prepared, data_key, held_out_note, prepare
 from isentropic.experiments.run.stopping import SIGNALS, RelayedStopping
 from isentropic.experiments.sweep.lane import Lane, reuse_key
 from isentropic.experiments.sweep.ledger import (
@@ -167,7 +167,7 @@ class Sweep:
     def _next(self, lane: Lane) -> Trial:
         """Return the first run that the lane's actors fit, else the first of all."""
         for trial in self._queue:
-            known = self._prepared.get(_prepared_key(trial))
+            known = self._prepared.get(data_key(trial.config))
             if known is not None and lane.fits(trial.config, known):
                 self._queue.remove(trial)
                 return trial
@@ -241,16 +241,20 @@ class Sweep:
                 del self._stopping[trial.name]
 
     async def _prepare(self, trial: Trial) -> Prepared:
-        """Return what the run needs besides its config, made once for all runs that share it.
+        """Return what the run needs besides its config; data that runs share is read once.
 
         One after the other: libraries that build a model or load a task set things of the whole
         process meanwhile, such as torch's default dtype.
         """
-        key = _prepared_key(trial)
+        key = data_key(trial.config)
         async with self._preparing:
-            if key not in self._prepared:
-                self._prepared[key] = await asyncio.to_thread(prepare, trial.config)
-        return self._prepared[key]
+            known = self._prepared.get(key)
+            prepared = await asyncio.to_thread(prepare, trial.config, known)
+            if known is None:
+                self._prepared[key] = prepared
+                if prepared.data and (note := held_out_note(trial.config, prepared.data)):
+                    self._table.say(f"{trial.name}: {note}")
+        return prepared
 
     def _note(
         self, trial: Trial, state: str, attempt: int, message: str = "", **cost: float
@@ -301,8 +305,3 @@ def ordered(trials: Sequence[Trial]) -> list[Trial]:
 def _actors_key(trial: Trial) -> str:
     config = trial.config
     return reuse_key(config, Prepared(model=config.model, task=None, chat=None, dropped={}))
-
-
-def _prepared_key(trial: Trial) -> str:
-    config = trial.config
-    return repr((config.model, config.task, config.rollout.max_prompt_tokens, config.run.date))
