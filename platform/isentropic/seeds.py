@@ -1,8 +1,15 @@
 """Seeds that depend on what is drawn, never on who draws it, when, or how many do."""
 
 import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 
 SEED_BITS = 62
+_ALONE = threading.RLock()
 
 
 def hash_seed(*parts: str | int) -> int:
@@ -24,3 +31,25 @@ def rollout_seed(
     """
     parts = (run_seed, split, draw, sample, wave, turn)
     return hash_seed("rollout", *parts, *((segment,) if segment else ()))
+
+
+@contextmanager
+def global_generators(seed: int | None = None) -> Iterator[None]:
+    """Lets others' code seed and draw from Python's and numpy's global generators.
+
+    One thread at a time: a sweep reads the data of one run while another runs. What the generators
+    were before, they are again afterwards.
+
+    Args:
+        seed: of both; None leaves them as they are.
+    """
+    with _ALONE:
+        states = random.getstate(), np.random.get_state()
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -22,6 +22,7 @@ import numpy as np
 
 from isentropic.checks import check_choice, check_package, nearest
 from isentropic.records import Prompt
+from isentropic.seeds import global_generators
 from isentropic.tasks.base import TRUNCATED_ANSWERS
 from isentropic.tasks.grading import plain
 from isentropic.tasks.own.graded import MayBeGraded
@@ -157,18 +158,15 @@ class ReasoningGymTask(MayBeGraded):
         )
 
     def _item(self, split: str, index: int) -> dict[str, Any]:
-        # One generator seeds numpy's global state; no other code's random numbers may change.
-        state = np.random.get_state()
         try:
-            return self._dataset[index if split == "train" else self.config.train_size + index]
+            with global_generators():  # one of the generators seeds numpy's
+                return self._dataset[index if split == "train" else self.config.train_size + index]
         except Exception as error:  # some generators give up on an item without a solution
             raise ValueError(
                 f"reasoning-gym cannot make {split} item {index} of {self.config.generator} with "
                 f"task.params={self.config.params}: {error!r}. Choose other parameters, or another "
                 "task.seed."
             ) from error
-        finally:
-            np.random.set_state(state)
 
     def _score(self, prompt: Prompt, answer: str) -> float:
         entry = ast.literal_eval(prompt.metadata)

@@ -9,20 +9,17 @@ A game keeps its state nowhere but in the turns: each reply plays the game again
 episode of the ledger is graded, resumed and replayed without anything else.
 """
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from io import StringIO
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from isentropic.checks import check_choice, check_range
 from isentropic.own.code import named
 from isentropic.records import Prompt
-from isentropic.seeds import hash_seed
+from isentropic.seeds import global_generators, hash_seed
 from isentropic.tasks.sizes import check_sizes
 
 CHECKED = "0.7.4"  # the version whose games were read and played
@@ -118,7 +115,8 @@ class EnvironmentTask:
         """Plays a whole game, up to the last of the turns."""
         import textarena  # seconds: only for a run of this task
 
-        with _seeded(seed):
+        # Some games print.
+        with global_generators(seed), redirect_stdout(StringIO()):
             game = textarena.make(f"{self.config.game}-raw", **self.config.params)
             game.reset(num_players=1, seed=seed)
             said, done = _said(game), False
@@ -135,20 +133,6 @@ def _said(game: Any) -> str:
     """Returns what the game told its player since the last time, without the player's own words."""
     player, messages = game.get_observation()
     return "\n".join(text for sender, text, _ in messages if sender != player).strip()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seeds the global generators that games draw from, for as long as one is played."""
-    states = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    try:
-        with redirect_stdout(StringIO()):  # some games print
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _check_installed() -> None:
