@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from multiprocessing import get_context
@@ -57,7 +58,8 @@ class _Pool:
         self._pool = ProcessPool(
             max_workers=1,
             initializer=_begin,
-            initargs=(comparison, prepared),
+            # Digests of the data stay behind: no branch asks for them, and they cannot travel.
+            initargs=(comparison, replace(prepared, data=None)),
             context=get_context("spawn"),
         )
         # Called in reverse: what still runs is ended, after an error or Ctrl-C too, then awaited.
