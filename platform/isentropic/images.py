@@ -17,6 +17,7 @@ KINDS = ("qwen2_vl", "qwen2_5_vl")  # model types whose images are understood he
 # one would be read as having seen an image that is not there. Beside any other token's probability
 # a factor of e^-100 is nothing in float32.
 BANNED = -100.0
+CACHED = ("num_tokens", "read")  # methods by instance: they do not go to other processes
 READ_IMAGES = 16  # that are kept: the requests of a group follow each other
 
 
@@ -53,8 +54,18 @@ class Images:
         self.token_id = token_id
         self._processor = processor
         self._factor = processor.patch_size * processor.merge_size
+        self._cache()
+
+    def _cache(self) -> None:
         self.num_tokens = lru_cache(maxsize=65536)(self._num_tokens)
         self.read = lru_cache(maxsize=READ_IMAGES)(self._read)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in CACHED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._cache()
 
     def expand(self, token_ids: Ints, media: tuple[str, ...], prompt_id: str) -> Ints:
         """Repeats the one token in the place of each image once per token of the image."""

@@ -17,7 +17,8 @@ from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.experiments.settings.overrides import named_settings
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.sinks.jsonl import read_lines
-from isentropic.records import TokenScores
+from isentropic.records import Prompt, TokenScores
+from isentropic.tasks.data.digest import DataDigest
 
 
 def made(recorded, out, named, points, *, processes=1, orders=1):
@@ -74,10 +75,10 @@ def test_branches_do_not_lead_the_walk_astray(rows, recorded, tmp_path):
 def test_processes_give_the_same_rows(rows, recorded, tmp_path):
     """In their order, whichever process was first."""
     folder, prepared = recorded
-    travels = (
-        folder,
-        replace(prepared, task=None, chat=None),
-    )  # no branch asks for them; fakes are of this process
+    data = DataDigest(None)
+    data.add("train", Prompt(prompt_id="0", messages=(), answer=""))
+    # Fakes are of this process; tests of `prepare` send what is real.
+    travels = (folder, replace(prepared, task=None, chat=None, data=data))
     assert made(travels, tmp_path, NAMED, [0, 3], processes=2) == list(rows.values())
 
 

@@ -55,7 +55,7 @@ def test_two_parts_of_two_methods(tmp_path, tiny_model_path, monkeypatch):
     ]
     places, said = Places(runs=tmp_path / "runs", results=tmp_path / "numbers"), []
 
-    assert make_results(parts, places, parallel=1, say=said.append) == DONE
+    assert make_results(parts, places, parallel=2, say=said.append) == DONE
 
     assert "together     3 runs, each trained once" in "\n".join(said)
     assert "two: 2 runs, 1 to do" in "\n".join(said)  # GRPO was trained for the part before
@@ -77,7 +77,7 @@ def test_two_parts_of_two_methods(tmp_path, tiny_model_path, monkeypatch):
     branching = Branching(sweep="ends.yaml", points=2)
     again = Part(**vars(parts[0]) | {"branching": branching, "statements": ("T3",)})
     before = (places.runs / "sweep.jsonl").read_text()
-    assert make_results([again], places, processes=1, say=said.append) == DONE
+    assert make_results([again], places, processes=2, say=said.append) == DONE
     assert (places.runs / "sweep.jsonl").read_text() == before
     assert Branches(places.runs / "branches" / "one").num_points == 4  # two of each run
     found = json.loads((places.results / "one.json").read_text())

@@ -1,5 +1,7 @@
 """What cannot work is refused before anything starts."""
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,10 @@ def test_the_drawings_are_made_and_measured(figures, tmp_path, monkeypatch):
     ready = prepare(figures())
     assert ready.dropped == {"train": 0, "eval": 0}
     assert len(list((tmp_path / "figures").rglob("*.png"))) == 5
+    # To processes that make branches, and to the workers that grade.
+    there = pickle.loads(pickle.dumps(replace(ready, data=None)))
+    assert there.task.prompt("eval", 1) == ready.task.prompt("eval", 1)
+    assert there.chat.images.num_tokens(there.task.prompt("train", 0).media[0]) == 4
     with pytest.raises(ValueError, match=r"3 of 3 train prompts.*max_prompt_tokens=12"):
         prepare(
             figures("rollout.max_prompt_tokens=12")
