@@ -4,7 +4,7 @@ Queues, ledgers and checkpoints hold only references (paths). All who need pixel
 so see the same ones: an image is brought to its final size before it reaches any processor.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ KINDS = ("qwen2_vl", "qwen2_5_vl")  # model types whose images are understood he
 # one would be read as having seen an image that is not there. Beside any other token's probability
 # a factor of e^-100 is nothing in float32.
 BANNED = -100.0
-CACHED = ("num_tokens", "read")  # methods by instance: they do not go to other processes
 READ_IMAGES = 16  # that are kept: the requests of a group follow each other
 
 
@@ -54,18 +53,12 @@ class Images:
         self.token_id = token_id
         self._processor = processor
         self._factor = processor.patch_size * processor.merge_size
-        self._cache()
-
-    def _cache(self) -> None:
         self.num_tokens = lru_cache(maxsize=65536)(self._num_tokens)
         self.read = lru_cache(maxsize=READ_IMAGES)(self._read)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in CACHED}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._cache()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Goes to other processes without what it has cached."""
+        return partial(Images, limits=self.limits, token_id=self.token_id), (self._processor,)
 
     def expand(self, token_ids: Ints, media: tuple[str, ...], prompt_id: str) -> Ints:
         """Repeats the one token in the place of each image once per token of the image."""

@@ -15,10 +15,10 @@ from isentropic.experiments.results.t3 import branch_numbers, points_asked
 from isentropic.experiments.statements.branches import Statement, branch_statements
 from isentropic.experiments.statements.runs import judge_runs
 from isentropic.experiments.sweep.ledger import SweepLedger
-from isentropic.metrics.report.charts.static import write_static
+from isentropic.metrics.report.charts.static import COLOURS, write_static
 from isentropic.metrics.report.settings import Setting
 
-LINES = 8  # of a figure: as many as there are colours
+LINES = len(COLOURS)  # of a figure
 CEILING = 1000  # branch points: who needs more than these will not have them
 
 

@@ -24,6 +24,7 @@ FIGURES = (
     ("clip", "share of tokens clipped", (("clip/low_frac", "low"), ("clip/high_frac", "high"))),
 )
 PANEL = (5.5, 3.4)  # inches
+DPI = 200
 BANDS = len(COLOURS)  # settings whose spread can still be told apart
 LONGEST_LABEL = 60  # characters: a longer one leaves no room for the curves
 LETTERS_PER_INCH = 13  # of a legend
@@ -32,16 +33,13 @@ LEGEND_ROW = 0.19  # inches
 
 def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
     """Writes folder/{entropy,reward,clip}.png, those whose metrics exist."""
-    figures = [
-        (_figure(settings, unit, metrics), folder / f"{name}.png")
-        for name, unit, metrics in FIGURES
-    ]
     written = []
-    for figure, path in figures:
+    for name, unit, metrics in FIGURES:
+        figure = _figure(settings, unit, metrics)
         if figure is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            _save(figure, path)
-            written.append(path)
+            _save(figure, folder / f"{name}.png")
+            written.append(folder / f"{name}.png")
     return written
 
 
@@ -55,7 +53,7 @@ def _figure(
     labels = [_plain(setting.label) for setting in settings]
     columns = max(1, int(width * LETTERS_PER_INCH // (max(map(len, labels), default=0) + 6)))
     rows = -(-len(labels) // columns) if len(labels) > 1 else 0
-    figure = Figure(figsize=(width, PANEL[1] + LEGEND_ROW * rows), dpi=200, layout="constrained")
+    figure = Figure(figsize=(width, PANEL[1] + LEGEND_ROW * rows), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, (key, title) in zip(panels, metrics, strict=True):
         for index, setting in enumerate(settings):
@@ -100,7 +98,7 @@ def _save(figure: "Figure", path: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer)
     image = Image.open(buffer).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(200, 200))
+    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(DPI, DPI))
 
 
 def _plain(label: str) -> str:
