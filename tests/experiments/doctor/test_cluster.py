@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.actors.nodes.survey import NodeView, _looker
+from isentropic.actors.nodes.look import look_around
+from isentropic.actors.nodes.survey import NodeView
 from isentropic.experiments.doctor.cluster import INTERFACES, PACKAGES, compare
 
 RUNS = Path("/shared/runs")
@@ -105,7 +106,7 @@ def test_what_is_seen_of_this_machine(tmp_path, monkeypatch):
     (tmp_path / "marker").touch()
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     arguments = (str(tmp_path / "marker"), str(tmp_path), "127.0.0.1:6379")
-    seen = _looker()(*arguments, [*PACKAGES, "no-such"], list(INTERFACES))
+    seen = look_around(*arguments, [*PACKAGES, "no-such"], list(INTERFACES))
     view = NodeView(name="a", gpus=0, host_gib=2.0, object_store_gib=1.0, answered=True, **seen)
 
     assert view.sees_runs and view.code

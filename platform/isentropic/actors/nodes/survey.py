@@ -1,6 +1,6 @@
 """Asks every node of a Ray what a run would find there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+from ray import cloudpickle
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from isentropic.actors.nodes import look
 from isentropic.actors.placement import Node, alive_nodes
 from isentropic.actors.ray_runtime import SOURCE_ROOT
 
@@ -57,10 +59,11 @@ def survey(
         list(packages),
         list(variables),
     )
-    look = ray.remote(_looker())
+    cloudpickle.register_pickle_by_value(look)
+    remote = ray.remote(look.look_around)
     nodes = alive_nodes()
     answers = {
-        look.options(
+        remote.options(
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         ).remote(*arguments): node
@@ -104,80 +107,3 @@ def _view(node: Node, name: str, answer: Any) -> NodeView:
         return NodeView(answered=True, **known, **ray.get(answer, timeout=0))
     except ray.exceptions.RayError:
         return NodeView(answered=False, **known)
-
-
-def _looker() -> Callable[..., dict[str, Any]]:
-    """Returns the function that looks. A local one: Ray sends it whole, and not its module's name."""
-
-    def look(
-        marker: str | None, root: str, head: str, packages: list[str], variables: list[str]
-    ) -> dict[str, Any]:
-        import hashlib
-        import os
-        import platform
-        import re
-        import shutil
-        import socket
-        import subprocess
-        import time
-        from importlib.metadata import PackageNotFoundError, version
-        from pathlib import Path
-
-        def installed(name: str) -> str | None:
-            try:
-                return version(name)
-            except PackageNotFoundError:
-                return None
-
-        def digest(folder: Path) -> str | None:
-            files = sorted(folder.rglob("*.py"))
-            texts = [str(file.relative_to(folder)).encode() + file.read_bytes() for file in files]
-            return hashlib.sha256(b"\0".join(texts)).hexdigest() if texts else None
-
-        def own_address() -> str:
-            host, _, port = head.rpartition(":")
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-                route.connect((host, int(port)))  # sends nothing
-                return route.getsockname()[0]
-
-        def interface() -> str:
-            try:
-                import psutil
-            except ImportError:
-                return ""
-            own = own_address()
-            found = psutil.net_if_addrs().items()
-            names = (name for name, each in found if any(one.address == own for one in each))
-            return next(names, "")
-
-        def first_gpu() -> tuple[str, float]:
-            query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-            try:
-                lines = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout
-                name, _, mib = lines.splitlines()[0].rpartition(",")
-                return name.strip(), float(mib) / 1024
-            except (OSError, subprocess.SubprocessError, IndexError, ValueError):
-                return "", 0.0
-
-        deadline = time.monotonic() + 10
-        # A network file system may take its time to show a new file.
-        while marker and not os.path.exists(marker) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        shm = "/dev/shm"
-        devices = os.listdir("/dev")
-        gpu_name, gpu_gib = first_gpu()
-        return {
-            "gpu_name": gpu_name,
-            "gpu_gib": gpu_gib,
-            "gpu_devices": sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in devices),
-            "versions": {"python": platform.python_version()}
-            | {name: installed(name) for name in packages},
-            "code": digest(Path(root) / "isentropic"),
-            "sees_runs": bool(marker) and os.path.exists(marker),
-            "shm_gib": shutil.disk_usage(shm).free / 2**30 if os.path.isdir(shm) else 0.0,
-            "interfaces": tuple(name for _, name in socket.if_nameindex()),
-            "interface": interface(),
-            "variables": {name: os.environ[name] for name in variables if name in os.environ},
-        }
-
-    return look
