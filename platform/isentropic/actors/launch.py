@@ -122,20 +122,31 @@ async def start_actors(
     actors = Actors(pool, in_turn, engines, reserved, own_ray, shared, learner_group, timeout_s)
     try:
         with start_explained():
-            started = wait_all(
-                [handle.actor.health.remote() for handle in handles],
-                who=[handle.name for handle in handles],
-                what="starting the engine",
-                timeout_s=timeout_s,
-            )
-            if shared:
-                await start_in_turn(started, engines, lambda: ranks.setup(timeout_s))
-            else:
-                await asyncio.gather(ranks.setup(timeout_s), started)
+            await _until_started(handles, engines, ranks, timeout_s, shared=shared)
     except BaseException:
         actors.close()
         raise
     return actors
+
+
+async def _until_started(
+    handles: Sequence[EngineHandle],
+    engines: RayRolloutPool,
+    ranks: RayLearnerGroup,
+    timeout_s: float,
+    *,
+    shared: bool,
+) -> None:
+    started = wait_all(
+        [handle.actor.health.remote() for handle in handles],
+        who=[handle.name for handle in handles],
+        what="starting the engine",
+        timeout_s=timeout_s,
+    )
+    if shared:
+        await start_in_turn(started, engines, lambda: ranks.setup(timeout_s))
+    else:
+        await asyncio.gather(ranks.setup(timeout_s), started)
 
 
 @contextmanager
