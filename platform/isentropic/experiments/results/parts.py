@@ -83,6 +83,7 @@ PARTS = (
         title="A switch of beta half way (figure 6)",
         sweep="ce_gppo_fig6",
         statements=("T7",),
+        base="(0, 1)",
     ),
     Part(
         name="steered",
