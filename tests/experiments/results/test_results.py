@@ -23,7 +23,7 @@ from isentropic.experiments.results.numbers import (
 from isentropic.experiments.results.parts import Branching, parts_of
 from isentropic.experiments.results.plan import planned_runs, settings_of
 from isentropic.experiments.results.refusals import refusals
-from isentropic.experiments.results.run import Places, make_results, states
+from isentropic.experiments.results.run import Places, make_results, states, write_totals
 from isentropic.experiments.results.t3 import points_per_run, pool, possible_points
 from isentropic.experiments.sweep.ledger import DONE, SweepLedger
 from isentropic.metrics.report.branches import Branches
@@ -82,6 +82,35 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert all((root / "numbers" / name).stat().st_size > 1000 for name in found["figures"])
 
 
+def test_a_run_that_failed_is_seen(baselines, finish, tmp_path):
+    part = baselines[0]
+    runs = planned_runs(part, tmp_path / "runs")
+    ledger = SweepLedger(tmp_path / "runs")
+    failed = [run for run in runs if run.label == "DAPO" or (run.label, run.seed) == ("GRPO", 1)]
+    finish([run for run in runs if run not in failed], ledger, START)
+
+    found = conclude(part, runs, ledger, tmp_path / "numbers", None)
+
+    rows = {row["label"]: row for row in found["settings"]}
+    assert (rows["DAPO"]["finished"], rows["GRPO"]["finished"]) == (0, 2)
+    assert rows["DAPO"]["numbers"]["avg_last"]["mean"] is None
+    assert rows["DAPO"]["law"]["why"] == "no run came to its end"
+    t6 = next(row for row in found["statements"] if row["id"] == "T6 (0.75, 1)")
+    assert t6["verdict"] == "undecided"
+    assert t6["number"].endswith("4 of the part's runs did not come to their end")
+
+
+def test_hours_are_those_of_all_attempts(tmp_path):
+    ledger = SweepLedger(tmp_path)
+    for state, seconds in (("running", None), ("interrupted", 3600.0), ("done", 1800.0)):
+        about = {} if seconds is None else {"seconds": seconds}
+        ledger.write("aa", run="one", state=state, attempts=1, **about)
+    ledger.write("bb", run="two", state="failed", attempts=1, seconds=100.0)  # not over
+    for each in (ledger, SweepLedger(tmp_path)):  # read again too
+        write_totals(each, tmp_path)
+        assert json.loads((tmp_path / "totals.json").read_text()) == {"runs": 1, "hours": 1.5}
+
+
 def test_runs_that_are_over_are_neither_counted_nor_trained_again(baselines, finish):
     part, runs, root = baselines
     ledger = SweepLedger(root / "runs")
@@ -125,10 +154,25 @@ def run_with(scores, steps=4):
 
 
 @pytest.mark.parametrize(
-    ("budget", "score"), [(10, 0.1), (100, 0.2), (299, 0.3), (300, 0.4), (10_000, 0.5)]
+    ("budget", "score"), [(50, 0.15), (100, 0.2), (250, 0.35), (300, 0.4), (10_000, 0.5)]
 )
-def test_a_score_at_equal_tokens_is_the_last_within_them(budget, score):
-    assert score_at(run_with([0.2, 0.3, 0.4, 0.5]), [100, 100, 100, 100], budget) == score
+def test_a_score_at_equal_tokens_lies_between_its_evaluations(budget, score):
+    assert score_at(run_with([0.2, 0.3, 0.4, 0.5]), [100, 100, 100, 100], budget) == (
+        pytest.approx(score)
+    )
+
+
+def test_a_few_tokens_more_or_less_do_not_cost_an_evaluation():
+    scores, tokens = [0.2, 0.3, 0.4, 0.5], [100, 100, 100, 100]
+    short = score_at(run_with(scores), tokens, 400)
+    long = score_at(run_with(scores), [100, 100, 100, 101], 400)
+    assert (short, long) == (0.5, pytest.approx(0.499, abs=1e-4))
+
+
+def test_without_a_score_within_the_budget_there_is_none():
+    run = run_with([0.2, 0.3, 0.4, 0.5])
+    run = replace(run, lines=run.lines[1:])  # not scored at the start
+    assert math.isnan(score_at(run, [100, 100, 100, 100], 50))
 
 
 def test_the_budget_is_what_every_run_has_drawn():
@@ -193,7 +237,7 @@ def test_t3_takes_its_points_from_the_pilot(tmp_path):
     assert possible_points(range(1, 45)) == list(range(1, 44))
     with pytest.raises(ValueError, match=r"Run the pilot first: python jobs/results\.py t3_pilot"):
         points_per_run(part, tmp_path, runs)
-    for needed, points in ((40, 14), (100, 34), (1000, 43)):
+    for needed, points in ((40, 14), (100, 34), (1000, 43), (None, 43)):
         about = {"points": {"needed": {"T3 beta1": needed, "T3 DAPO": 40}}}
         (tmp_path / "t3_pilot.json").write_text(json.dumps(about))
         assert points_per_run(part, tmp_path, runs) == points

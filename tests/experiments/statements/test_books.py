@@ -105,7 +105,7 @@ def steered(root, gaps, *, reward=0.7, from_step=1, target=0.3):
 def test_target(tmp_path, gaps, verdict):
     found = judged(*steered(tmp_path, gaps))["T12"]
     assert found.verdict == verdict
-    assert "at its bounds in 25% of the steps" in found.number
+    assert "at its bounds in 25% of the steered steps" in found.number
 
 
 def test_what_steering_costs_is_paired_by_seed(tmp_path):

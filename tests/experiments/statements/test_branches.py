@@ -277,3 +277,19 @@ def test_written_for_the_report(tmp_path):
     assert {row["id"] for row in rows} == {"T3 beta1", "T3 beta2", "T3 DAPO", "T3 (0,1)"}
     shown = statements_table(tmp_path).rows
     assert "not held" in [cell.text for row in shown for cell in row]
+
+
+def test_neighbouring_points_that_drift_together_are_one_point(tmp_path):
+    """Eight blocks of five points, +1.5 and -0.5 nats in turn: as single points the mean is sure."""
+    told = {name: {"objective": objective(beta1, 1.0)} for name, beta1 in (("a", 0.0), ("b", 1.0))}
+    (tmp_path / "settings.json").write_text(json.dumps(told))
+    rows = [
+        {"step": step, "setting": name, "entropy": height, "clip_frac": 0.01, "run": "one"}
+        for step in range(40)
+        for name, height in (("a", 1.5 if step // 5 % 2 else -0.5), ("b", 0.0))
+    ]
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = [each for each in branch_statements(tmp_path) if each.id == "T3 beta1"]
+    # Standard deviation of the blocks sqrt(8 / 7), error 1 / sqrt(7) = 0.38; of single points 0.16.
+    assert "+0.5 ± 0.38 (+1.3 s.e.), 40 points" in found.number
+    assert found.verdict == "undecided"

@@ -287,7 +287,7 @@ def test_t2_and_t4(tmp_path, low, high, share, t2, t4):
 
 @pytest.mark.parametrize(
     ("step", "expected"),
-    [(1.5, {"held": 1.0}), (0.0, {"held": 0.001, "not_held": 0.009}), (-1.5, {"not_held": 1.0})],
+    [(1.5, {"held": 1.0}), (0.0, {"held": 0.0025, "not_held": 0.04}), (-1.5, {"not_held": 1.0})],
     ids=["planted order", "no order", "order turned round"],
 )
 def test_t3(tmp_path, step, expected):

@@ -12,7 +12,7 @@ from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned, over, seeds_of, settings_of
 from isentropic.experiments.results.refusals import refusals
 from isentropic.experiments.results.t3 import branch_numbers, points_asked
-from isentropic.experiments.statements.branches import Statement, branch_statements
+from isentropic.experiments.statements.branches import UNDECIDED, Statement, branch_statements
 from isentropic.experiments.statements.runs import judge_runs
 from isentropic.experiments.sweep.ledger import SweepLedger
 from isentropic.metrics.report.charts.static import COLOURS, write_static
@@ -34,8 +34,8 @@ def conclude(
     branches: the folder of its pooled branches, if it has some.
     """
     done = over(planned, ledger)
-    by_label = settings_of(done)
-    settings = read_settings(by_label)
+    by_label = settings_of(planned)
+    settings = read_settings({label: over(same, ledger) for label, same in by_label.items()})
     found = {
         "part": part.name,
         "title": part.title,
@@ -52,7 +52,8 @@ def conclude(
             for numbers in setting_numbers(settings, part.base)
         ],
         "statements": [
-            told(statement, part) for statement in statements_of(part, settings, branches)
+            told(statement, part, missing=len(planned) - len(done))
+            for statement in statements_of(part, settings, branches)
         ],
     }
     if any(part.refusals):
@@ -60,7 +61,8 @@ def conclude(
     if branches is not None:
         found["branches"] = branch_numbers(branches)
         if not part.statements:
-            found["points"] = {"needed": points_asked(branches, most=CEILING)}
+            needed = points_asked(branches, most=CEILING)
+            found["points"] = {"needed": needed, "most": CEILING}
     found["figures"] = draw(part, settings, results)
     found = rounded(found)
     results.mkdir(parents=True, exist_ok=True)
@@ -81,10 +83,17 @@ def statements_of(
     return [each for each in found if each.id.split()[0] in wanted]
 
 
-def told(statement: Statement, part: Part) -> dict[str, Any]:
-    """Return a statement as the page has it: decided here, or only seen again."""
-    decides = statement.id.split()[0] in part.statements
-    return vars(statement) | {"decides": decides}
+def told(statement: Statement, part: Part, *, missing: int) -> dict[str, Any]:
+    """Return a statement as the page has it: decided here, or only seen again.
+
+    missing: runs of the part that did not come to their end. Those that did may be the ones that
+    the statement is true of, so nothing is decided without them.
+    """
+    told = vars(statement) | {"decides": statement.id.split()[0] in part.statements}
+    if missing:
+        number = f"{statement.number}; {missing} of the part's runs did not come to their end"
+        told |= {"verdict": UNDECIDED, "number": number}
+    return told
 
 
 def machines_of(settings: Sequence[Setting]) -> list[str]:

@@ -57,12 +57,13 @@ def cost_of(runs: Sequence[Planned], ledger: SweepLedger | None, parallel: int =
 
 def measured_seconds(runs: Sequence[Planned], ledger: SweepLedger | None) -> list[float]:
     """Return the seconds per step of the runs that one attempt has finished."""
-    known = {} if ledger is None else ledger.rows
-    rows = [(run.trial, known.get(run.trial.digest, {})) for run in runs]
+    if ledger is None:
+        return []
+    rows = [(run.trial, ledger.rows.get(run.trial.digest, {})) for run in runs]
     return [
         _own_seconds(row) / trial.config.run.steps
         for trial, row in rows
-        if row.get("state") in OVER and row.get("attempts") == 1 and "seconds" in row
+        if row.get("state") in OVER and len(ledger.attempts(trial.digest)) == 1
     ]
 
 

@@ -65,14 +65,19 @@ def budget_of(tokens: Mapping[str, Sequence[int]]) -> int:
 
 
 def score_at(run: RunData, tokens: Sequence[int], budget: int) -> float:
-    """Return the last held-out avg@k that the run had within a budget of drawn tokens."""
-    spent = dict(zip((line["step"] for line in run.steps), np.cumsum(tokens), strict=True))
-    scores = [
-        value
-        for _, step, value in run.curve(AVG, start=True)
-        if step == 0 or spent.get(step, math.inf) <= budget
-    ]
-    return scores[-1] if scores else math.nan
+    """Return the held-out avg@k at a budget of drawn tokens, on a line between two evaluations.
+
+    Not the last score within it: a run that draws a few tokens more than another would stand there
+    with the score of an evaluation earlier. A run that ended sooner keeps its last score; NaN
+    without one within the budget.
+    """
+    spent = {0: 0} | dict(
+        zip((line["step"] for line in run.steps), np.cumsum(tokens).tolist(), strict=True)
+    )
+    curve = [(spent[step], value) for _, step, value in run.curve(AVG, start=True) if step in spent]
+    if not curve or curve[0][0] > budget:
+        return math.nan
+    return float(np.interp(budget, *zip(*curve, strict=True)))
 
 
 def run_numbers(run: RunData, tokens: Sequence[int], budget: int) -> dict[str, float]:
@@ -100,7 +105,10 @@ def run_numbers(run: RunData, tokens: Sequence[int], budget: int) -> dict[str, f
 
 
 def setting_numbers(settings: Sequence[Setting], base: str) -> list[dict[str, Any]]:
-    """Return one object per setting: its numbers, books, law, and differences to the base by seed."""
+    """Return one object per setting: its numbers, books, law, and differences to the base by seed.
+
+    A setting without runs has a row too: what is missing is seen.
+    """
     tokens = {run.name: tokens_by_step(run) for each in settings for run in each.runs}
     budget = budget_of(tokens)
     values = {
@@ -174,6 +182,8 @@ def _average(run: RunData, name: str) -> float | None:
 
 def law(setting: Setting) -> dict[str, Any]:
     """Return R = -a exp(H) + b over all runs of the setting, or why there is none."""
+    if not setting.runs:
+        return {"why": "no run came to its end", "count": 0}
     found = judge(setting.runs, HELD_OUT)
     if not isinstance(found.law, Law):
         return {"why": found.law, "count": found.count}

@@ -12,8 +12,10 @@ POWER = 0.9  # chance that an order which is there is found
 DISCOUNT = 1.0
 
 
-def points_needed(ends: Mean, steps: Sequence[Mean], *, most: int) -> int:
-    """Return the fewest points at which the order of T3 is found with `POWER`, `most` at most.
+def points_needed(ends: Mean, steps: Sequence[Mean], *, most: int) -> int | None:
+    """Return the fewest points at which the order of T3 is found with `POWER`.
+
+    None if `most` are too few; a difference of the wrong sign is not found with any number.
 
         P(found) >= Phi(d sqrt(n) / s - LIMIT) * prod_i Phi(d_i sqrt(n) / s_i)
 
@@ -26,10 +28,10 @@ def points_needed(ends: Mean, steps: Sequence[Mean], *, most: int) -> int:
             chance is met by taking `DISCOUNT` of it off the value.
         most: points that can be had.
     """
-    for points in range(POINTS, most):
+    for points in range(POINTS, most + 1):
         if power(ends, steps, points) >= POWER:
             return points
-    return most
+    return None
 
 
 def power(ends: Mean, steps: Sequence[Mean], points: int) -> float:

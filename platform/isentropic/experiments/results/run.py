@@ -88,9 +88,9 @@ def make_results(
 
 def write_totals(ledger: SweepLedger, results: Path) -> None:
     """Write how many runs there are in all, and their hours, starts of engines included."""
-    rows = [row for row in ledger.rows.values() if row["state"] in OVER]
-    hours = sum(row.get("seconds", 0.0) for row in rows) / 3600
-    totals = rounded({"runs": len(rows), "hours": hours})
+    done = [digest for digest, row in ledger.rows.items() if row["state"] in OVER]
+    hours = sum(sum(ledger.attempts(digest)) for digest in done) / 3600
+    totals = rounded({"runs": len(done), "hours": hours})
     write_text_durably(results / TOTALS, json.dumps(totals) + "\n")
 
 

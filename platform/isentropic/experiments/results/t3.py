@@ -16,7 +16,7 @@ from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.results.power import points_needed
 from isentropic.experiments.run.recorded import recorded_run
-from isentropic.experiments.statements.branches import differences_of, orders
+from isentropic.experiments.statements.branches import block_differences, differences_of, orders
 from isentropic.metrics.report.branches import BRANCHES, Branches
 
 PILOT = "t3_pilot"
@@ -90,8 +90,11 @@ def pool(folders: Sequence[Path], folder: Path) -> Path:
     return folder
 
 
-def points_asked(folder: Path, *, most: int) -> dict[str, int]:
-    """Return, for each order of T3, the points that it needs by the variance of the pilot's folder."""
+def points_asked(folder: Path, *, most: int) -> dict[str, int | None]:
+    """Return the points that each order of T3 needs by the variance of the pilot's folder.
+
+    None for one to which `most` points are too few.
+    """
     branches = Branches(folder)
     return {
         order.id: points_needed(*differences_of(branches, order.labels), most=most)
@@ -111,7 +114,8 @@ def points_per_run(part: Part, results: Path, runs: Sequence[Planned]) -> int:
     path = results / f"{PILOT}.json"
     try:
         asked = json.loads(path.read_text(encoding="utf-8"))["points"]
-        return min(math.ceil(max(asked["needed"].values()) / len(runs)), most)
+        needed = [math.inf if each is None else each for each in asked["needed"].values()]
+        return most if max(needed) > most * len(runs) else math.ceil(max(needed) / len(runs))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{part.name} takes its number of points from its pilot, and {path} does not say it "
@@ -124,7 +128,7 @@ def branch_numbers(folder: Path) -> dict[str, Any]:
     branches = Branches(folder)
     told = []
     for order in orders(folder, branches):
-        ends, steps = differences_of(branches, order.labels)
+        ends, steps = block_differences(branches, order.labels)
         by_run: dict[str, list[float]] = {}
         for (run, _), value in branches.differences(
             order.labels[0], "entropy", order.labels[-1]

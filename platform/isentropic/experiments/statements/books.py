@@ -14,13 +14,12 @@ from isentropic.experiments.statements.branches import (
     joint_verdict,
     sign_verdict,
 )
-from isentropic.experiments.statements.numbers import SEEDS
+from isentropic.experiments.statements.numbers import BLOCK, SEEDS, by_seed, in_blocks, is_plain
 from isentropic.metrics.classes import LABELS
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, group_settings, mean_of, summary
 
 MEASURED = 40  # measured steps of T11
-BLOCK = 5  # steps that are averaged into one point: momentum ties neighbouring steps together
 BAND = 0.03  # nats of T12: a quarter of what separates the targets from the unsteered run
 SETTLING = 10  # steps from steering.from_step on that T12 leaves out
 REWARD = "eval/avg_at_k"
@@ -36,7 +35,9 @@ def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
     """Judges T11, per setting: the classes' contributions through the network and AdamW."""
     found = []
     for setting in group_settings([run for run in runs if run.has("ledger/pa_hp")]):
-        means = {name: _in_blocks(setting.runs, f"ledger/{name}") for name in SIGNS}
+        means = {
+            name: in_blocks(run.values(f"ledger/{name}") for run in setting.runs) for name in SIGNS
+        }
         signed = [
             Mean(value=sign * means[name].value, error=means[name].error, count=means[name].count)
             for name, sign in SIGNS.items()
@@ -61,16 +62,6 @@ def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
     return found
 
 
-def _in_blocks(runs: Sequence[RunData], key: str) -> Mean:
-    """Averages a metric over the steps of all runs; the error is that of means of blocks."""
-    blocks = []
-    for run in runs:
-        values = run.values(key)
-        whole = len(values) - len(values) % BLOCK
-        blocks += [float(np.mean(values[at : at + BLOCK])) for at in range(0, whole, BLOCK)]
-    return mean_of(blocks)
-
-
 def _steering(runs: Sequence[RunData]) -> list[Statement]:
     """Judges T12, per target: how far the entropy is from it."""
     found = []
@@ -79,10 +70,10 @@ def _steering(runs: Sequence[RunData]) -> list[Statement]:
         known = all(math.isfinite(miss) for miss in misses)
         inside = [miss <= BAND for miss in misses]
         verdict = HELD if all(inside) else NOT_HELD if not any(inside) else UNDECIDED
-        saturated = mean_of([float(np.mean(run.values("steer/saturated"))) for run in setting.runs])
+        saturated = mean_of([_saturated(run) for run in setting.runs])
         number = (
             f"off by {', '.join(f'{miss:.3f}' for miss in misses)} nats (root mean square, by seed)"
-            f"; at its bounds in {saturated.value:.0%} of the steps"
+            f"; at its bounds in {saturated.value:.0%} of the steered steps"
             f"{_cost(setting.runs, runs)}"
         )
         if len(misses) < SEEDS:
@@ -107,14 +98,21 @@ def _miss(run: RunData) -> float:
     return float(np.sqrt(np.mean(np.square(gaps)))) if gaps else math.nan
 
 
+def _saturated(run: RunData) -> float:
+    """Returns the share of the steered steps in which the controller was at its bounds."""
+    start = run.setting("steering.from_step")
+    shares = [share for _, step, share in run.curve("steer/saturated") if step >= start]
+    return float(np.mean(shares)) if shares else math.nan
+
+
 def _cost(steered: Sequence[RunData], runs: Sequence[RunData]) -> str:
     """Says what the held-out reward is beside the unsteered runs', paired by seed; not judged."""
-    base = {
-        run.setting("seed"): summary(run, REWARD, "last")
-        for run in runs
-        if not run.has("steer/gap") and run.setting("objective.name") == "ce_gppo"
-    }
-    pairs = [(summary(run, REWARD, "last"), base.get(run.setting("seed"))) for run in steered]
+    twins = by_seed(runs, lambda run: run.setting("objective.name") == "ce_gppo" and is_plain(run))
+    pairs = [
+        (summary(run, REWARD, "last"), summary(twins[run.setting("seed")], REWARD, "last"))
+        for run in steered
+        if run.setting("seed") in twins
+    ]
     differences = [one - other for one, other in pairs if one is not None and other is not None]
     if not differences:
         return ""

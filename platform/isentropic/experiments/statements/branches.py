@@ -8,7 +8,7 @@ inside three standard errors decides nothing, and too few points or seeds do not
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.branch.branch import SETTINGS
-from isentropic.metrics.report.branches import Branches
+from isentropic.experiments.statements.numbers import BLOCK, in_blocks
+from isentropic.metrics.report.branches import Branches, Point
 from isentropic.metrics.report.settings import Mean, mean_of
 from isentropic.metrics.report.statements import STATEMENTS
 
@@ -142,34 +143,53 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
 
     labels: the settings by falling entropy, as stated.
     """
-    ends, steps = differences_of(branches, labels)
-    parts = {part: _difference(branches, key, labels[0], labels[-1]) for key, part in PARTS.items()}
+    ends, steps = block_differences(branches, labels)
+    parts = {
+        part: _in_blocks(branches.differences(labels[0], key, labels[-1]))
+        for key, part in PARTS.items()
+    }
+    points = len(branches.differences(labels[0], ENTROPY, labels[-1]))
     clipped = max((branches.mean(label, "clip_frac").value for label in labels), default=0.0)
     by_mean = sorted(labels, key=lambda label: -branches.mean(label, ENTROPY).value)
     number = (
-        f"{labels[0]} minus {labels[-1]}: {in_errors(ends)}, {ends.count} points; "
+        f"{labels[0]} minus {labels[-1]}: {in_errors(ends)}, {points} points; "
         f"order {' > '.join(by_mean)}"
     )
     number += "".join(f"; {part} {in_errors(mean)}" for part, mean in parts.items() if mean.count)
     rule = (
-        f"means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e.; "
-        "clip_frac above 0"
+        f"means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e. (of blocks of "
+        f"{BLOCK} points); clip_frac above 0"
     )
     verdict = order_verdict(ends, steps)
-    if ends.count < POINTS or not clipped > 0:
+    if points < POINTS or not clipped > 0:
         verdict = UNDECIDED
         number += "; nothing was clipped" if not clipped > 0 else f"; {POINTS} points are asked for"
     return Statement(id=name, statement=text, verdict=verdict, number=number, rule=rule)
 
 
 def differences_of(branches: Branches, labels: Sequence[str]) -> tuple[Mean, list[Mean]]:
-    """Return the paired differences of entropy of an order: of its ends, and of its neighbours."""
-    steps = [_difference(branches, ENTROPY, a, b) for a, b in pairwise(labels)]
-    return _difference(branches, ENTROPY, labels[0], labels[-1]), steps
+    """Return the differences of entropy of an order, of its ends and of its neighbours, by point."""
+    return _compared(branches, labels, lambda found: mean_of(list(found.values())))
 
 
-def _difference(branches: Branches, key: str, one: str, other: str) -> Mean:
-    return mean_of(list(branches.differences(one, key, other).values()))
+def block_differences(branches: Branches, labels: Sequence[str]) -> tuple[Mean, list[Mean]]:
+    """Return the same in blocks of points: neighbours share a path and contexts."""
+    return _compared(branches, labels, _in_blocks)
+
+
+def _compared(
+    branches: Branches, labels: Sequence[str], mean: Callable[[Mapping[Point, float]], Mean]
+) -> tuple[Mean, list[Mean]]:
+    pairs = [(labels[0], labels[-1]), *pairwise(labels)]
+    ends, *steps = [mean(branches.differences(one, ENTROPY, other)) for one, other in pairs]
+    return ends, steps
+
+
+def _in_blocks(differences: Mapping[Point, float]) -> Mean:
+    by_run: dict[str, list[float]] = {}
+    for (run, _), value in differences.items():  # in the order of the steps
+        by_run.setdefault(run, []).append(value)
+    return in_blocks(by_run.values())
 
 
 def order_verdict(ends: Mean, steps: Sequence[Mean]) -> str:

@@ -23,6 +23,7 @@ from isentropic.experiments.statements.numbers import (
     SEEDS,
     Test,
     area,
+    is_plain,
     last_entropy,
     mean_difference,
     slope,
@@ -70,7 +71,7 @@ def judge_runs(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def ce_gppo(beta1: float, beta2: float) -> Test:
-    return lambda run: is_ce_gppo(run.config.get("objective", {}), beta1, beta2) and not _terms(run)
+    return lambda run: is_ce_gppo(run.config.get("objective", {}), beta1, beta2) and _alone(run)
 
 
 def clipped(high: float) -> Test:
@@ -87,7 +88,7 @@ def clipped(high: float) -> Test:
             values.get("name") == "clip"
             and values.get("ratio") == "token"
             and bounds
-            and not _terms(run)
+            and _alone(run)
         )
 
     return test
@@ -215,7 +216,7 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T7: slope of the entropy behind the switch, against the twin that did not switch."""
 
     def switched(run: RunData) -> bool:
-        return _switch_step(run) is not None
+        return _switch_step(run) is not None and _alone(run)
 
     steps = {_switch_step(run) for run in runs if switched(run)}
     if len(steps) != 1 or not any(ce_gppo(0.0, 1.0)(run) for run in runs):
@@ -267,13 +268,8 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
 
     def cispo(run: RunData) -> bool:
         values = run.config.get("objective", {})
-        return values.get("name") == "cispo" and (
-            values.get("clip_low"),
-            values.get("clip_high"),
-        ) == (
-            0.2,
-            0.2,
-        )
+        bounds = (values.get("clip_low"), values.get("clip_high"))
+        return values.get("name") == "cispo" and bounds == (0.2, 0.2) and _alone(run)
 
     if not any(map(cispo, runs)) or not any(map(ce_gppo(0.5, 1.0), runs)):
         return []
@@ -291,7 +287,7 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
 
 def _gspo(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T10: how much GSPO clips."""
-    gspo = [run for run in runs if run.setting("objective.name") == "gspo"]
+    gspo = [run for run in runs if run.setting("objective.name") == "gspo" and _alone(run)]
     base = [run for run in runs if GRPO(run)]
     if not gspo or not base:
         return []
@@ -343,12 +339,10 @@ def _if_clipped(statement: Statement, runs: Sequence[RunData]) -> Statement:
     )
 
 
-def _terms(run: RunData) -> bool:
-    return any(
-        value is not None
-        for value in (run.config.get("terms") or {}).values()
-        if not isinstance(value, str)
-    )
+def _alone(run: RunData) -> bool:
+    """Return True if the run's method is its objective and nothing else."""
+    terms = (run.config.get("terms") or {}).values()
+    return is_plain(run) and all(value is None for value in terms if not isinstance(value, str))
 
 
 def _bonus_of(run: RunData) -> Any:

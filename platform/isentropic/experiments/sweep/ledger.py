@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,20 +44,32 @@ class SweepLedger:
         if torn:
             write_text_durably(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.rows: dict[str, dict[str, Any]] = {row["hash"]: row for row in rows}
+        self._attempts: dict[str, list[float]] = {}
+        for row in rows:
+            self._count(row)
 
     def state(self, digest: str) -> str | None:
         """Return the state of a run; None if it never started."""
         return self.rows[digest]["state"] if digest in self.rows else None
+
+    def attempts(self, digest: str) -> list[float]:
+        """Return the seconds of each attempt at a run that ended, of whatever start."""
+        return self._attempts.get(digest, [])
 
     def write(self, digest: str, **values: Any) -> None:
         """Append a row with values such as run, overrides, state and attempts."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = plain({"hash": digest, "time": now, **values})
         self.rows[digest] = row
+        self._count(row)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        if isinstance(row.get("seconds"), int | float):
+            self._attempts.setdefault(row["hash"], []).append(row["seconds"])
 
 
 def read_plan(folder: Path) -> list[str] | None:
