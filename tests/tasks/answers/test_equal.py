@@ -3,6 +3,7 @@
 import re
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isentropic.tasks.answers.equal import is_right
+from isentropic.tasks.answers.latex import normal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from golds import answers, main, near_misses
@@ -99,6 +101,51 @@ FRAGMENTS = sorted(
 )
 def test_whatever_is_answered_nothing_raises(parts, gold):
     assert is_right("\\boxed{" + "".join(parts) + "}", gold) in (True, False)
+
+
+RAISED = str.maketrans("0123456789+-()n", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ")
+LOWERED = str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋")
+
+
+@given(
+    st.sampled_from(["x", "2", "10", "a"]),
+    st.from_regex(r"-?[1-9][0-9]{0,8}|n[+-][0-9]{1,3}", fullmatch=True),
+)
+def test_raised_characters_are_one_exponent_and_lowered_ones_one_index(base, index):
+    assert normal(base + index.translate(RAISED)) == normal(f"{base}^{{{index}}}")
+    if "n" not in index:
+        assert normal(base + index.translate(LOWERED)) == normal(f"{base}_{{{index}}}")
+
+
+@settings(max_examples=50, deadline=10_000)
+@given(st.integers(0, 999), st.integers(1, 99), st.integers(2, 99))
+def test_a_hyphen_is_a_minus_sign_and_a_dash_between_numbers_is_none(whole, top, bottom):
+    assert is_right(rf"\boxed{{{whole}-{top}/{bottom}}}", str(whole - Fraction(top, bottom)))
+    assert is_right(rf"\boxed{{{whole} {top}/{bottom}}}", str(whole + Fraction(top, bottom)))
+    for dash in ("\N{EN DASH}", "--"):
+        assert not is_right(rf"\boxed{{{whole}{dash}{top}}}", str(whole - top))
+        assert is_right(rf"\boxed{{{whole}{dash}{top}}}", f"{whole}-{top}")
+
+
+@settings(max_examples=50, deadline=10_000)
+@given(
+    st.integers(-99, 99),
+    st.integers(-9, 9).filter(bool),
+    st.integers(-99, 99),
+    st.sampled_from(["x", "t", "\\theta"]),
+)
+def test_a_condition_on_one_letter_says_no_answer(value, factor, added, letter):
+    assert is_right(rf"\boxed{{{letter} = {value}}}", str(value))
+    assert is_right(rf"\boxed{{{letter} + {factor}a = {value}}}", str(value))
+    if (factor, added) != (1, 0):
+        assert not is_right(rf"\boxed{{{factor}{letter} {added:+} = {value}}}", str(value))
+
+
+@settings(max_examples=50, deadline=10_000)
+@given(st.integers(-99, 99), st.integers(-99, 99), st.integers(-199, 199))
+def test_a_constant_says_what_it_is(one, other, value):
+    assert is_right(rf"\boxed{{{one} {other:+} = {one + other}}}", str(one + other))
+    assert is_right(rf"\boxed{{{one} {other:+} = {value}}}", str(value)) is (one + other == value)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,10 @@
     final.py      the answer of a response: its last box
     latex.py      one spelling for everything that LaTeX writes in several ways
     numbers.py    exact rational numbers
-    spelled.py    numbers in words, in other groups of digits, in other bases
-    times.py      times of day
     units.py      what is counted or measured
     structure.py  lists, tuples, sets, intervals, matrices, equations: what an answer is made of
-    residues.py   residue classes
-    sets.py       sets of real numbers, as intervals
+    kinds/        equations that say an answer; numbers in words, in other groups of digits, in other
+                  bases; times of day; residue classes; sets of real numbers, as intervals
     symbolic.py   formulas, by latex2sympy
     equal.py      the rules, one per kind of answer, in order
 

@@ -1,12 +1,13 @@
 r"""Whether an answer is right: one rule per kind of answer, the first that knows the kind decides.
 
     words       'Monday' is text, letters are never multiplied;  yes/no, (B) is choice B
-    equations   x = 5 is 5, unless the gold answer itself is an equation
+    equations   x = 5 is 5, unless the gold answer itself is an equation; 2x = 5 and 3 = 5 say nothing
     times       8 a.m. is 8:00 AM, 20:00 is 8 p.m.
     residues    12 \pmod 7 is 5 \pmod 7
     sets        \{x \mid x > 2\} and x > 2 are (2, \infty)
     groups      1, 2 in any order; (1, 2) and [1, 2) in order; {1, 2} as a set; unions, inequalities
     matrices    cell by cell
+    ranges      3–5 is from 3 to 5, and no difference
     numbers     exact: 1/3 is not 0.333
     formulas    by their values
 
@@ -26,13 +27,16 @@ from functools import lru_cache
 from typing import Any
 
 from isentropic.tasks.answers.final import final_answer
-from isentropic.tasks.answers.latex import normal, squeezed, without_text
+from isentropic.tasks.answers.kinds.equations import names_what_is_asked
+from isentropic.tasks.answers.kinds.residues import read_members, read_residues
+from isentropic.tasks.answers.kinds.sets import as_intervals
+from isentropic.tasks.answers.kinds.spelled import digits_regrouped, number_in_words, read_based
+from isentropic.tasks.answers.kinds.times import read_time, same_time
+from isentropic.tasks.answers.latex import TO, normal, squeezed, without_text
 from isentropic.tasks.answers.numbers import Number, read_number
-from isentropic.tasks.answers.residues import read_members, read_residues
-from isentropic.tasks.answers.sets import as_intervals
-from isentropic.tasks.answers.spelled import digits_regrouped, number_in_words, read_based
 from isentropic.tasks.answers.structure import (
     NAME,
+    Equation,
     Group,
     in_order_of_names,
     nesting,
@@ -45,7 +49,6 @@ from isentropic.tasks.answers.structure import (
     split_top,
 )
 from isentropic.tasks.answers.symbolic import same_formula, value_of
-from isentropic.tasks.answers.times import read_time, same_time
 from isentropic.tasks.answers.units import add_up, same_kind, split_unit, written_out
 
 MAX_CHARACTERS = 2000  # of an answer; what is longer is none
@@ -53,6 +56,7 @@ MAX_NESTING = 40  # brackets in brackets; what has more is none either
 MAX_DEPTH = 6  # lists in lists
 ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
 ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
+ENDS = re.compile(rf"(?<=[\d%°])\s*[{TO}-]\s*")  # of a range
 CHOICE = re.compile(r"\(([A-Ja-j])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*))?")
 WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
@@ -132,7 +136,17 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
         return not (one.is_named and other.is_named) and same_formula(gold, answer)
     if one:
         return one.is_named and equal(one.right, answer, depth + 1)
-    return equal(gold, other.value, depth + 1) if other else None
+    if other is None:
+        return None
+    return _is_said(other, depth) and equal(gold, other.value, depth + 1)
+
+
+def _is_said(equation: Equation, depth: int) -> bool:
+    """Whether an equation says its value: of a name, or of an expression that has that value."""
+    if names_what_is_asked(equation):
+        return True
+    left = re.sub(r"\\text\{[^{}]*\}", " ", equation.left)  # 2 \text{ cats} + 3 \text{ cats} = 5
+    return any(equal(equation.right, side, depth + 1) for side in (equation.left, left))
 
 
 def _times(gold: str, answer: str, depth: int) -> bool | None:
@@ -294,6 +308,14 @@ def _ratios(gold: str, answer: str, depth: int) -> bool | None:
     return equal(*as_one, depth + 1)
 
 
+def _ranges(gold: str, answer: str, depth: int) -> bool | None:
+    """3–5 is 3 to 5, by both ends; it is no number, and with a hyphen it may be the same range."""
+    if TO not in gold + answer:
+        return None
+    one, other = (ENDS.split(text) for text in (gold, answer))
+    return len(one) == len(other) == 2 and _same_items(one, other, depth, ordered=True)
+
+
 def _are_proportional(gold: list[str], answer: list[str]) -> bool:
     """Whether one factor makes each part of the one the part of the other: 4:6 is 2:3."""
     numbers = [read_number(part) for part in (*gold, *answer)]
@@ -423,6 +445,7 @@ RULES = (
     _intervals,
     _matrices,
     _groups,
+    _ranges,
     _ratios,
     _numbers,
 )

@@ -6,7 +6,9 @@ r"""One spelling for everything that LaTeX, Unicode and plain text write in seve
     90^\circ, 90 degrees                          90°
     \left[0, 1\right)                             [0, 1)
     \mathbf{Monday}, \textbf{Monday}              \text{Monday}
-    x^{2}, x**2                                   x^2
+    x^{2}, x**2, x²                               x^2
+    10⁻¹², a₁₂                                    10^{-12}, a_{12}
+    x–5, 3–5, 3--5                                x-5, and twice 3–5: from 3 to 5
 
 No rule here changes the value of an expression.
 """
@@ -22,21 +24,41 @@ FRACTIONS = {
     for character, top, bottom in [
         ("½", 1, 2), ("⅓", 1, 3), ("⅔", 2, 3), ("¼", 1, 4), ("¾", 3, 4), ("⅕", 1, 5), ("⅖", 2, 5),
         ("⅗", 3, 5), ("⅘", 4, 5), ("⅙", 1, 6), ("⅚", 5, 6), ("⅛", 1, 8), ("⅜", 3, 8), ("⅝", 5, 8),
-        ("⅞", 7, 8),
+        ("⅞", 7, 8), ("⅐", 1, 7), ("⅑", 1, 9), ("⅒", 1, 10),
     ]
 }  # fmt: skip
-POWERS = {character: f"^{index}" for index, character in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-INDICES = {character: f"_{index}" for index, character in enumerate("₀₁₂₃₄₅₆₇₈₉")}
+# Raised or lowered characters side by side are one exponent or one index: 10¹² is 10^{12}.
+RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₒₓₕₖₗₘₙₚₛₜᵢⱼᵣᵤᵥ]+")
+UPRIGHT_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
+TO = "–"  # in the normal form: from 3 to 5
+# A dash between two numbers that stand alone is `to`, as in 3–5 or $3–$5; in x–5 and 3–2x a minus.
+DASH = re.compile(
+    r"""(?P<from>(?:^|(?<=[\s,;:=$])|(?<=^[(\[{])|(?<=text\{))(?<![-+*/^_]\s)
+        [+-]?(?:\\?[$€£¥₹])?\d[\d.,]*\s?\\?[%°]?)(?:[–—‒]|--)
+        (?=(?:\\?[$€£¥₹])?\d[\d.,]*+
+           (?![A-Za-z](?![A-Za-z])|[\^_(]|\s*[=+]|\\(?:sqrt|frac|pi|cdot)))
+    |[–—‒]""",
+    re.VERBOSE,
+)
 SYMBOLS = {
-    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "⋅": r"\cdot ",
+    "−": "-", "‐": "-", "‑": "-", "×": r"\cdot ", "⋅": r"\cdot ",
     "·": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "π": r"\pi ",
     "∞": r"\infty ", "≤": r"\leq ",
     "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ",
     "±": r"\pm ", "∓": r"\mp ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "λ": r"\lambda ",
-    "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "ℝ": r"\mathbb{R}",
+    "⇒": r"\Rightarrow ", "∴": r"\therefore ", "⟨": "(", "⟩": ")", "〈": "(", "〉": ")", "ℝ": r"\mathbb{R}",
     "∅": r"\emptyset ", "º": "°", "˚": "°", "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"',
 }  # fmt: skip
-CHARACTERS = str.maketrans(FRACTIONS | POWERS | INDICES | SYMBOLS)
+GREEK = {
+    "γ": "gamma", "δ": "delta", "ε": "epsilon", "ζ": "zeta", "η": "eta", "κ": "kappa", "ν": "nu",
+    "ξ": "xi", "ρ": "rho", "σ": "sigma", "τ": "tau", "φ": "phi", "ϕ": "phi", "χ": "chi",
+    "ψ": "psi", "ω": "omega", "Γ": "Gamma", "Δ": "Delta", "Θ": "Theta", "Λ": "Lambda", "Ξ": "Xi",
+    "Σ": "Sigma", "Φ": "Phi", "Ψ": "Psi", "Ω": "Omega",
+}  # fmt: skip
+CHARACTERS = str.maketrans(
+    FRACTIONS | SYMBOLS | {sign: rf"\{name} " for sign, name in GREEK.items()}
+)
 ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z]|\([^()]*\)|(?=\{))")
 
 # Applied in this order. Styles go first, so that the later rules see what they wrap.
@@ -49,6 +71,8 @@ RULES = [
             "",
         ),
         (r"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it|boldmath)(?![A-Za-z])", ""),
+        # Of 2x = 10 \implies x = 5 the last equation is what was found.
+        (r"^[^=]*=.*\\(?:implies|Rightarrow|therefore)(?![A-Za-z])(?=[^=]*=)", ""),
         (
             r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|therefore|implies|Rightarrow)"
             r"(?![A-Za-z])|\\checkmark\s*$",
@@ -102,6 +126,7 @@ RULES = [
         (r"\{,\}(?=\d{3}(?!\d))", ","),
         (r"(?<=\d)\{,\}(?=\d)", "."),
         (r"(?<=\d),\s+(?=000(?!\d))", ","),
+        (r"μ(?!\s*[A-Za-z\\])", r"\\mu "),
         # The unit micro is part of what it scales.
         (r"(?:\\mu|μ)\s*\\text\{\s*(?=[a-zA-Z])", r"\\text{μ"),
         # Percent and degrees, in words or signs.
@@ -173,12 +198,30 @@ WRAPPED = [
 def normal(text: str) -> str:
     """Returns the one spelling of `text`."""
     text = ROOT.sub(lambda root: rf"\sqrt{{{root[1]}}}" if root[1] else r"\sqrt", text)
-    text = unicodedata.normalize("NFKC", text.translate(CHARACTERS)).strip()
+    text = _in_plain_characters(text).strip()
     text = _unwrap(_without_dollars(text))
     for pattern, replacement in RULES:
         text = pattern.sub(replacement, text)
     text = INTRODUCTION.sub("", text.strip())
     return END.sub("", _unwrap(text)).strip()
+
+
+def _in_plain_characters(text: str) -> str:
+    """Writes signs, exponents, indices and fractions of Unicode as LaTeX does."""
+    text = UPRIGHT_FRACTION.sub(_as_fraction, text)
+    text = RAISED.sub(lambda run: f"^{{{_upright(run[0])}}}", text)
+    text = LOWERED.sub(lambda run: f"_{{{_upright(run[0])}}}", text)
+    text = DASH.sub(lambda dash: f"{dash['from']}{TO}" if dash["from"] else "-", text)
+    return _upright(text.translate(CHARACTERS))
+
+
+def _as_fraction(found: re.Match) -> str:
+    return rf"\frac{{{_upright(found[1])}}}{{{_upright(found[2])}}}"
+
+
+def _upright(text: str) -> str:
+    """Returns the plain character of each raised, lowered, wide or ligated one."""
+    return unicodedata.normalize("NFKC", text).replace("−", "-")
 
 
 def squeezed(text: str) -> str:

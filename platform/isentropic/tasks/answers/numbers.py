@@ -18,7 +18,7 @@ TOKEN = re.compile(
     r"\s*(?:(?P<number>\d{1,3}(?:(?:,\d{3})+|(?: \d{3})+)(?:\.\d+)?(?!\d)|\d+\.?\d*|\.\d+)"
     r"|(?P<sign>\\frac|\\cdot|[-+/^(){}!]))"
 )
-MIXED = re.compile(r"([+-]?)(\d+)[ -](\d+)/(\d+)")
+MIXED = re.compile(r"([+-]?)(\d+) (\d+)/(\d+)")  # 4-1/2 is a difference
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,10 @@ MAX_EXPONENT = 10_000
 VALUES = ("17/29", "-31/23", "53/37", "-7/61", "83/47", "-97/71", "113/101", "-19/127")
 DECIMALS = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 # What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3, x^T as x,
-# 1.234.5 as 1.234 * 0.5.
-MISREAD = re.compile(r"\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d")
+# 1.234.5 as 1.234 * 0.5; and `to` of a range as nothing or as minus.
+MISREAD = re.compile(
+    r"\u2013|\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d"
+)
 THOUSANDS = re.compile(r"(?<=\d)[ ,](?=\d{3}(?!\d))")
 DEGREES = re.compile(r"([\d.]+|[A-Za-z]|\\[a-z]+)°")
 COMMANDS = re.compile(r"\\[A-Za-z]+")

@@ -1,0 +1,45 @@
+r"""Whether an equation says an answer, its right side: x = 5 says 5, 2x = 5 does not.
+
+    x = 5, f(2) = 5, \text{Area} = 5, \sin x = 5   a name, of what is asked
+    2 + 3 = 5, but not 3 = 5                       a constant, if it is what it is said to be
+    x + y = 15, |AB| = 5                           an expression in two letters may be what is asked
+    2x = 5, x + 2 = 5, |x| = 5, x^2 = 4            a condition on one letter: its value is another
+
+Texts are in their normal form (`latex.normal`).
+"""
+
+import re
+
+from isentropic.tasks.answers.numbers import read_number
+from isentropic.tasks.answers.structure import NAME, ONE_NAME, Equation
+from isentropic.tasks.answers.units import split_unit
+
+# Values of one thing, though a name stands in them: \sin x and \sin(x) are asked for, \ln x is not.
+VALUE_OF = re.compile(rf"\\(?:sin|cos|tan|cot|sec|csc|det|deg|dim|arg)\s*{ONE_NAME}")
+# Written like a function of a name, f(x): a product, x(x + 1), and what is solved for x.
+CONDITION = re.compile(r"([A-Za-z])\s*\(.*\1.*\)|\\(?:ln|log|exp)(?![A-Za-z]).*")
+GREEK = (
+    "alpha|beta|gamma|delta|epsilon|varepsilon|zeta|eta|theta|vartheta|iota|kappa|lambda|mu|nu|xi|rho"
+    "|sigma|tau|phi|varphi|chi|psi|omega|Gamma|Delta|Theta|Lambda|Xi|Sigma|Phi|Psi|Omega"
+)
+# Bound by what stands in front, the other letter is no unknown: \max_x f(x) is a number.
+BINDING = "max|min|sup|inf|lim"
+SIGN = re.compile(rf"\\(?!(?:text|{GREEK}|{BINDING})(?![A-Za-z]))[A-Za-z]+|(?<![A-Za-z])e(?=\s*\^)")
+LETTER = re.compile(
+    r"\\text\{[^{}]*\}|\\?[A-Za-z](?:(?<=\\.)[A-Za-z]+)?(?:_(?:\w|\{[^{}]*\}))?'*(?:\([^()A-Za-z]+\))?"
+)
+
+
+def names_what_is_asked(equation: Equation) -> bool:
+    """Whether a side is a name, or an expression that a question may ask the value of."""
+    left = equation.left.rstrip("° ")
+    if equation.value != equation.right:  # 5 = x
+        return True
+    named = NAME.fullmatch(left) or VALUE_OF.fullmatch(left)
+    if named and not CONDITION.fullmatch(left):
+        return True
+    if read_number(split_unit(left)[0]):
+        return False
+    # What has neither letters nor digits stands for nothing: ? = 5, __ = 5.
+    letters = set(LETTER.findall(SIGN.sub(" ", left)))
+    return len(letters) > 1 or not (letters or re.search(r"[^\W_]", left))
