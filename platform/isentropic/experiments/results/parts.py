@@ -138,7 +138,7 @@ PARTS = (
         name="smollm2",
         title="The comparison on SmolLM2-135M, shortened",
         sweep="results_smollm2",
-        overrides=("accounting.ledger.every=0",),
+        overrides=("accounting.ledger.every=0", "evaluation.every=2"),
         base="GRPO",
     ),
 )
