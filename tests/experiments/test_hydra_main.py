@@ -108,6 +108,11 @@ def test_hydra_leaves_our_warnings_on(run, caplog):
             "Did you mean 'papo.alpha'?",
             id="key of a preset's section",
         ),
+        pytest.param(
+            ["method=papo", "seed=1", "method=[dapo,erc]"],
+            "method is given twice: method=papo and method=[dapo,erc]. 'method=[papo,dapo,erc]'",
+            id="a method after another",
+        ),
         pytest.param(["+papo.alpha=0.1"], "no slot reads it", id="preset's key without the preset"),
         pytest.param(
             ["accounting.counterfactuals={mine: {name: gspo}}"],

@@ -187,6 +187,14 @@ def test_an_override_is_none_of_ours_but_a_misspelled_option_is_refused():
             options.parse(["pot=a", argument])
 
 
+def test_a_second_method_is_refused_and_the_last_of_two_other_values_counts():
+    options = Options("bake", "", OPTIONS.options, takes_overrides=True)
+    given = ["method=papo", "objective=clip", "objective=dapo", "method=papo"]
+    assert options.parse(["pot=a", *given])[1] == given
+    with pytest.raises(ValueError, match=r"method is given twice.*'method=\[papo,dapo\]' composes"):
+        options.parse(["pot=a", *given, "method=dapo"])
+
+
 def test_commands_have_options_of_their_own():
     both = Commands("Kitchen.", {"cook": OPTIONS, "clean": Options("clean", "", ())})
     assert both.parse(["cook", "pot=a"])[0] == {"command": "cook", "pot": Path("a")}

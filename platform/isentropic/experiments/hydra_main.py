@@ -29,7 +29,7 @@ from isentropic.experiments.settings.conf import (
     take_config_dirs,
 )
 from isentropic.experiments.settings.errors import explain
-from isentropic.experiments.settings.options import HELP
+from isentropic.experiments.settings.options import HELP, refuse_two_methods
 from isentropic.experiments.settings.overrides import for_hydra
 from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.started import as_started
@@ -64,6 +64,7 @@ def _is_flag(argument: str) -> bool:
 def _run_hydra(job: Job) -> int:
     refuse_secrets(sys.argv[1:])
     arguments = take_config_dirs(sys.argv[1:])
+    refuse_two_methods(arguments)
     codes: list[int] = []
 
     def task(cfg: DictConfig) -> None:

@@ -49,6 +49,7 @@ def test_a_config_from_a_list_or_a_mapping():
         ("experiment=ce_gppo_tiny", "overrides must be a list of texts"),
         (["experiment=ce_gppo_tiny", "run.dry=true"], "run.dry=true trains nothing"),
         (["experiment=ce_gppo_tiny", "method=[dapo,oger]"], "dapo"),
+        (["method=dapo", "method=papo"], "method is given twice"),
         (["experiment=ce_gppo_tiny", "objective.beta1=-1"], "objective.beta1 must be >= 0"),
     ],
 )

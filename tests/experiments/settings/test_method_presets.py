@@ -76,12 +76,33 @@ def test_the_shaped_ratio_goes_over_the_chosen_objective():
     [
         (["method=oger", "sampling=refilled"], "sampling sees task rewards only"),
         (["method=uec_rl", "advantage=centred"], "count standard deviations"),
-        (["method=papo", "reweight=none"], "papo"),
+        (
+            ["method=papo", "reweight=none"],
+            r"papo\.\* would do nothing: no slot reads it\. reweight=polarity would; chosen is "
+            r"reweight=none\. Choose method=papo and no other reweight; or leave out method=papo",
+        ),
+        (["method=oger", "shaping=none"], "leave out method=oger"),
     ],
 )
 def test_what_has_no_meaning_is_refused(overrides, reason):
     with pytest.raises(ValueError, match=reason):
         config(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("choice", "method"),
+    [
+        ("reweight=polarity", "papo"),
+        ("sampling=second_wave", "uec_rl"),
+        ("reuse=queue_replay", "uec_rl"),
+        ("filter=keep_rules", "uec_rl"),
+        ("shaping=exploration", "oger"),
+    ],
+)
+def test_a_choice_that_takes_its_values_from_a_method_names_it(choice, method):
+    with pytest.raises(ValueError, match=f"^{choice} takes its values from method={method}, which"):
+        config(choice)
+    assert config(f"method={method}", choice)
 
 
 def test_tiny_experiments_are_the_demo_with_a_method():

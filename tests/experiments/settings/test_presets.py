@@ -2,8 +2,10 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from isentropic.experiments.settings.conf import CONF
+from isentropic.experiments.settings.compose import compose_run
+from isentropic.experiments.settings.conf import CONF, take_config_dirs
 from isentropic.experiments.settings.presets import (
     as_names,
     check_presets,
@@ -97,7 +99,7 @@ def test_a_method_of_the_command_line_is_the_method(method):
         ),
         pytest.param(
             ["objective=dapo"],
-            r"sets objective\.clip_low=0\.2 for its own objective=ce_gppo",
+            r"sets objective\.clip_high=0\.2 for its own objective=ce_gppo",
             id="value",
         ),
     ],
@@ -105,6 +107,65 @@ def test_a_method_of_the_command_line_is_the_method(method):
 def test_an_experiment_that_would_overrule_the_command_line_is_refused(overrides, message):
     with pytest.raises(ValueError, match=message):
         composed("experiment=ce_gppo_7b", *overrides)
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (CONF / "method").glob("*.yaml")))
+def test_a_method_sets_nothing_inside_a_slot(method):
+    """It would hold for another choice of that slot too, which the command line may make."""
+    values = preset_values(CONF / "method" / f"{method}.yaml")
+    slots = {key for key in values if "." not in key}
+    assert not [key for key in values if "." in key and key.partition(".")[0] in slots]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        pytest.param(["method=grpo_original", "terms=none"], "terms", {"name": "none"}, id="terms"),
+        pytest.param(
+            ["method=ce_gppo_official", "objective=clip"],
+            "objective.dual_clip",
+            None,
+            id="objective",
+        ),
+        pytest.param(
+            ["method=entrocraft_code", "steering=none"], "steering", {"name": "none"}, id="steering"
+        ),
+        pytest.param(
+            ["method=ce_gppo_steered", "terms=nll"],
+            "terms",
+            {"name": "nll", "nll": {"coef": 0.1}},
+            id="a bonus that it began with",
+        ),
+    ],
+)
+def test_a_slot_of_the_command_line_has_nothing_of_the_methods_choice(overrides, key, value):
+    assert OmegaConf.select(composed(*overrides), key) == value
+
+
+def test_what_a_method_of_ones_own_sets_inside_a_slot_is_refused_for_another_choice(tmp_path):
+    (tmp_path / "method").mkdir()
+    write(
+        tmp_path / "method",
+        mine="# @package _global_\ndefaults: [override /terms: kl, _self_]\n"
+        "terms: {kl: {coef: 0.2}}\n",
+    )
+    take_config_dirs([f"--config-dir={tmp_path}"])
+    try:
+        assert compose_run(["method=mine"]).terms.kl.coef == 0.2
+        for chosen in ("terms=kl_uec", "terms=none"):
+            with pytest.raises(
+                ValueError, match=r"method=mine sets terms\.kl\.coef=0\.2 for its own"
+            ):
+                compose_run(["method=mine", chosen])
+        said = compose_run(["method=mine", "terms=kl_uec", "terms.kl.coef=0.3"])
+        assert said.terms.kl.coef == 0.3
+    finally:
+        take_config_dirs([])
+
+
+def test_a_value_that_the_other_choice_has_too_is_no_matter():
+    choice = composed("experiment=ce_gppo_1p5b", "objective=ce_gppo_dual", "task.path=p.csv")
+    assert (choice.objective.beta1, choice.objective.dual_clip) == (0.5, 10.0)
 
 
 def test_what_the_command_line_says_itself_is_settled():

@@ -11,6 +11,7 @@ from isentropic.experiments.api.arguments import shown
 from isentropic.experiments.api.run import Run
 from isentropic.experiments.program import RESUMABLE
 from isentropic.experiments.settings.compose import compose_run
+from isentropic.experiments.settings.options import refuse_two_methods
 from isentropic.experiments.sweep.draws import as_text
 from isentropic.folders import unset_empty, use_durable_folders
 
@@ -74,7 +75,8 @@ def as_list(overrides: Overrides, name: str = "overrides") -> list[str]:
     name: of the argument, for the error.
 
     Raises:
-        ValueError: no list of texts and no mapping, such as one text in the place of a list.
+        ValueError: no list of texts and no mapping, such as one text in the place of a list; two
+            methods where one list composes them.
     """
     if isinstance(overrides, DictConfig):
         raise ValueError(f"{name} must be a list of texts or a mapping; got a whole config.")
@@ -91,4 +93,5 @@ def as_list(overrides: Overrides, name: str = "overrides") -> list[str]:
             f'{name} must be a list of texts, ["seed=1", "task=math"], or a mapping of keys to '
             f'values, {{"seed": 1}}; got {shown(overrides)}.'
         )
+    refuse_two_methods(given)
     return given

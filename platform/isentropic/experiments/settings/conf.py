@@ -46,6 +46,11 @@ def own_config_dirs() -> list[Path]:
     return list(_own)
 
 
+def roots() -> list[Path]:
+    """Return the folders that have groups: conf/, then the user's own."""
+    return [CONF, *_own]
+
+
 def search_path() -> list[str]:
     """Return the override that makes Hydra search the user's own folders after conf/."""
     folders = ",".join(f"'file://{folder}'" for folder in _own)
@@ -54,13 +59,13 @@ def search_path() -> list[str]:
 
 def groups() -> list[str]:
     """Return the config groups: model, task, objective, ..."""
-    folders = [path for root in (CONF, *_own) for path in root.iterdir() if path.is_dir()]
+    folders = [path for root in roots() for path in root.iterdir() if path.is_dir()]
     return sorted({path.name for path in folders if not path.name.startswith(".")})
 
 
 def choices(group: str) -> list[str]:
     """Return the names that a group may be given."""
-    return sorted({path.stem for root in (CONF, *_own) for path in (root / group).glob("*.yaml")})
+    return sorted({path.stem for root in roots() for path in (root / group).glob("*.yaml")})
 
 
 def preset_path(group: str, name: str) -> Path:
@@ -69,7 +74,7 @@ def preset_path(group: str, name: str) -> Path:
     Raises:
         ValueError: several folders have one.
     """
-    paths = [root / group / f"{name}.yaml" for root in (CONF, *_own)]
+    paths = [root / group / f"{name}.yaml" for root in roots()]
     found = [path for path in paths if path.is_file()]
     if len(found) > 1:
         raise ValueError(_ambiguous(*found[:2]))
@@ -85,9 +90,8 @@ def refuse_ambiguous(overrides: Sequence[str]) -> None:
     Raises:
         ValueError: a choice, or what one begins with, is in several folders; names both files.
     """
-    roots = (CONF, *_own)
     files: dict[str, list[Path]] = {}
-    for root in roots if _own else ():
+    for root in roots() if _own else ():
         for path in root.glob("*/*.yaml"):
             files.setdefault(f"{path.parent.name}/{path.stem}", []).append(path)
     twins = {name: paths for name, paths in files.items() if len(paths) > 1}

@@ -1,6 +1,7 @@
 """Hydra's dict to a `Config`: every key known, every value typed and in range, before the start."""
 
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from isentropic.checks import check_choice, nearest, secret_in, secret_values
 from isentropic.config import DATA_KEY, Config, flat, is_under
 from isentropic.experiments.settings.checks import check_together
 from isentropic.experiments.settings.errors import refuse_renamed, refuse_reward
-from isentropic.experiments.settings.presets import PRESET_SECTIONS
+from isentropic.experiments.settings.presets import PRESET_SECTIONS, method_of, readers
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.experiments.settings.today import pin_date
 from isentropic.metrics.accounting import AccountingConfig
@@ -42,6 +43,7 @@ SECTIONS: dict[str, type] = {
     "rewards": RewardsConfig,
     "terms": TermsConfig,
 }
+READ = re.compile(r"\$\{([\w.]+)\}")  # a key whose value stands here
 MISSING = "???"  # how a YAML says that the user must give a value
 
 
@@ -57,7 +59,7 @@ def load(cfg: DictConfig) -> Config:
     keys = flat(raw)
     for section in PRESET_SECTIONS:
         if raw.pop(section, None) is not None:
-            _check_read(section, OmegaConf.to_yaml(cfg))
+            _check_read(section, cfg)
     _check_keys("", raw, [field.name for field in fields(Config)])
     values: dict[str, Any] = {"seed": _value("seed", int, raw["seed"])}
     for key, section in SECTIONS.items():
@@ -76,12 +78,13 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
     """Return the config as plain values, interpolations resolved.
 
     Raises:
-        ValueError: an interpolation that cannot be resolved, or one that would write a secret into
-            the run folder.
+        ValueError: an interpolation that cannot be resolved, such as one that reads what a method
+            sets, without the method; or one that would write a secret into the run folder.
     """
     try:
         values = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
+        _refuse_without_method(cfg)
         reason = _first_line(error).removeprefix(
             "ValueError raised while resolving interpolation: "
         )
@@ -160,12 +163,37 @@ def _slot(key: str, entries: Mapping[str, type], raw: Any) -> Any:
     )
 
 
-def _check_read(section: str, text: str) -> None:
+def _check_read(section: str, cfg: DictConfig) -> None:
     """Refuse a preset's section that no slot takes its values from: it would do nothing."""
-    if f"${{{section}." not in text:
-        raise ValueError(
-            f"unknown config key '{section}': no slot reads it. Choose the method that does."
-        )
+    if f"${{{section}." in OmegaConf.to_yaml(cfg):
+        return
+    found, method = readers(section), method_of(section)
+    slots = [choice.partition("=")[0] for choice in found]
+    here = ", ".join(f"{slot}={OmegaConf.select(cfg, f'{slot}.name')}" for slot in slots)
+    raise ValueError(
+        f"{section}.* would do nothing: no slot reads it. {' and '.join(found)} would; chosen is "
+        f"{here}. Choose method={method} and no other {' or '.join(slots)}; or leave out "
+        f"method={method} and {section}.*."
+    )
+
+
+def _refuse_without_method(cfg: DictConfig) -> None:
+    """Refuse a choice that takes its values from a method that was not chosen."""
+    written = flat(OmegaConf.to_container(cfg, resolve=False))
+    for section in PRESET_SECTIONS:
+        lacking = [
+            key
+            for key, value in written.items()
+            for name in READ.findall(str(value))
+            if name.startswith(f"{section}.") and name not in written
+        ]
+        slot = lacking[0].partition(".")[0] if lacking else ""
+        if slot in SLOTS:
+            raise ValueError(
+                f"{slot}={OmegaConf.select(cfg, f'{slot}.name')} takes its values from "
+                f"method={method_of(section)}, which was not chosen. Choose it: "
+                f"method={method_of(section)}; it brings {', '.join(readers(section))}."
+            )
 
 
 def _check_keys(

@@ -17,6 +17,7 @@ from isentropic.checks import check_choice, check_path, check_range, nearest
 
 Kind = Callable[[str, str], Any]  # (option, text) -> value; raises ValueError for another text
 HELP = ("-h", "--help")
+METHOD = "method"
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Options:
         """Return the options given, by name, and the overrides.
 
         Raises:
-            ValueError: an argument that is neither, a value of another kind, or a required option
-                that is missing.
+            ValueError: an argument that is neither, a value of another kind, a required option that
+                is missing, or two methods.
         """
         texts: dict[str, str] = {}
         overrides: list[str] = []
@@ -74,6 +75,7 @@ class Options:
             else:
                 self._check_override(argument)
                 overrides.append(argument)
+        refuse_two_methods(overrides)
         for option in self.options:
             if option.required and option.name not in texts:
                 raise ValueError(
@@ -156,6 +158,22 @@ class Commands:
         for options, commands in by_options.items():
             parts += ["", f"options of {', '.join(commands)}:", *_rows(options)]
         return "\n".join(parts)
+
+
+def refuse_two_methods(arguments: Sequence[str]) -> None:
+    """Refuse a second `method=`. Hydra takes the last of two values, but methods compose.
+
+    Raises:
+        ValueError: two that differ; says how to have both.
+    """
+    pairs = [argument.split("=", 1) for argument in arguments if "=" in argument]
+    given = [value for key, value in pairs if key == METHOD]
+    if len(set(given)) > 1:
+        names = dict.fromkeys(name for value in given for name in value.strip("[]").split(","))
+        raise ValueError(
+            f"method is given twice: {' and '.join(f'method={value}' for value in given)}. "
+            f"'method=[{','.join(names)}]' composes them; to have one, leave the other out."
+        )
 
 
 def _rows(options: Sequence[Option]) -> list[str]:

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from isentropic.checks import check_choice
 from isentropic.config import flat, is_under
-from isentropic.experiments.settings.conf import CONF
+from isentropic.experiments.settings.conf import CONF, choices, preset_path, roots
+from isentropic.experiments.settings.options import METHOD
 
 # Values that a method's preset brings and its slots read: ${papo.alpha}.
 PRESET_SECTIONS = ("papo", "oger", "uec")
@@ -34,7 +35,9 @@ def check_presets(settings: DictConfig) -> None:
     presets = {name: preset_values(_preset(settings, "method", name)) for name in methods}
     for name in set(methods) - set(as_names(wins.get("method"))):
         _beside_experiment(name, presets[name], str(experiment), wins, keys)
-    _values_of_another_choice(str(experiment), wins, dict(settings.runtime.choices), keys)
+    _values_of_another_choice(f"experiment={experiment}", wins, settings, keys)
+    for name, values in presets.items():
+        _values_of_another_choice(f"method={name}", values, settings, keys | set(wins))
     conflicts(presets, set(wins) | keys)
 
 
@@ -112,16 +115,25 @@ def _beside_experiment(
 
 
 def _values_of_another_choice(
-    experiment: str, wins: dict[str, Any], choices: dict[str, Any], given: set[str]
+    preset: str, values: dict[str, Any], settings: DictConfig, given: set[str]
 ) -> None:
-    """Refuse a choice for a slot whose values the experiment sets for a choice of its own."""
-    for key, value in wins.items():
-        slot = key.partition(".")[0]
-        if key != slot and slot in wins and choices.get(slot) != wins[slot] and key not in given:
+    """Refuse a choice for a slot if the preset sets values in it that are for another choice.
+
+    They would hold for this one too. What it has by itself, or the command line says, does not
+    matter.
+    """
+    choices = settings.runtime.choices
+    for key, value in values.items():
+        slot, _, inner = key.partition(".")
+        chosen = choices.get(slot)
+        if not inner or slot not in values or chosen == values[slot]:
+            continue
+        own = preset_values(_preset(settings, slot, chosen))
+        if own.get(inner, ...) != value and not is_under(key, tuple(given - {slot})):
             raise ValueError(
-                f"experiment={experiment} sets {key}={value} for its own {slot}={wins[slot]}; it "
-                f"would hold for {slot}={choices.get(slot)} too. Say on the command line which "
-                f"{key} is meant, or choose another experiment."
+                f"{preset} sets {key}={value} for its own {slot}={values[slot]}; it would hold for "
+                f"{slot}={chosen} too. Say on the command line which {key} is meant, or choose "
+                f"another {preset.partition('=')[0]}."
             )
 
 
@@ -148,6 +160,24 @@ def conflicts(presets: dict[str, dict[str, Any]], settled: set[str]) -> None:
                     f"{value!r}. Settle it on the command line, {key}={value} for one, or choose "
                     "one method alone."
                 )
+
+
+def method_of(section: str) -> str:
+    """Return the method that brings the values of a preset's section: papo of papo, uec_rl of uec."""
+    found = [
+        name
+        for name in choices(METHOD)
+        if any(is_under(key, [section]) for key in preset_values(preset_path(METHOD, name)))
+    ]
+    assert found, f"no method of conf/method sets {section}.*"
+    return found[0]
+
+
+def readers(section: str) -> list[str]:
+    """Return the choices that take values from a preset's section: reweight=polarity of papo."""
+    paths = (path for root in roots() for path in sorted(root.glob("*/*.yaml")))
+    mark = f"${{{section}."
+    return [f"{path.parent.name}={path.stem}" for path in paths if mark in path.read_text("utf-8")]
 
 
 def preset_values(path: Path) -> dict[str, Any]:
