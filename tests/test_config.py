@@ -169,6 +169,15 @@ def test_a_lag_that_an_older_run_did_not_read_does_not_keep_it_from_going_on(seg
     assert with_current_keys(recorded)["rollout"]["max_lag"] == lag
 
 
+@pytest.mark.parametrize(("wrong", "paid"), [(0.0, 0.0), (-1.0, -1.0), (None, 0.0)])
+def test_an_older_run_whose_failed_checks_paid_more_than_wrong_answers_goes_on(wrong, paid):
+    task = {"name": "math"} | ({} if wrong is None else {"reward_wrong": wrong})
+    recorded = {"task": task, "rewards": {"reward_on_error": 0.0}}
+    assert with_current_keys(recorded)["rewards"]["reward_on_error"] == paid
+    recorded["rewards"]["reward_on_error"] = -7.0
+    assert with_current_keys(recorded)["rewards"]["reward_on_error"] == -7.0
+
+
 def test_an_older_od_began_by_lowering():
     assert with_current_keys({"steering": {"name": "flexec"}})["steering"]["start_raising"] is False
     assert with_current_keys({"steering": {"name": "entropic"}})["steering"] == {"name": "entropic"}

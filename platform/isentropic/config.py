@@ -551,6 +551,12 @@ def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(rollout, Mapping) and rollout.get("segment_tokens") is None:
         # It did nothing there, and another value is refused today: the run must go on.
         result["rollout"] = dict(rollout) | {"max_lag": CAME_LATER["rollout.max_lag"]}
+    rewards, task = result.get("rewards"), result.get("task")
+    if isinstance(rewards, Mapping) and isinstance(task, Mapping):
+        wrong = task.get("reward_wrong") or 0.0
+        if wrong < 0 == rewards.get("reward_on_error"):
+            # It was 0 whatever a wrong answer got, and is refused today: the run must go on.
+            result["rewards"] = dict(rewards) | {"reward_on_error": wrong}
     for slot, later in (("task", TASK_KEYS_CAME_LATER), ("steering", STEERING_KEYS_CAME_LATER)):
         chosen = result.get(slot)
         if isinstance(chosen, Mapping) and isinstance(chosen.get("name"), str):

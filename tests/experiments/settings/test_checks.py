@@ -8,6 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from isentropic.experiments.settings.checks import check_together, gpus_needed
 from isentropic.experiments.settings.load import load
+from isentropic.records import Prompt, is_right
 from isentropic.rollout import ENGINES
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -45,6 +46,37 @@ def _own_ray(monkeypatch):
 
 def test_what_fits_passes(default):
     check_together(default)
+
+
+MATH = ["task=gsm8k", "task.reward_right=0", "task.reward_wrong=-1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "paid"),
+    [
+        pytest.param([], 0.0, id="a task that does not say what a wrong answer gets"),
+        pytest.param(["task=gsm8k"], 0.0, id="a wrong answer gets 0"),
+        pytest.param(MATH, -1.0, id="a wrong answer gets -1"),
+        pytest.param([*MATH, "rewards.reward_on_error=-2"], -2.0, id="less"),
+        pytest.param(
+            [*MATH, "rewards.reward_on_error=0"], "more than the -1 .*set it to -1", id="right"
+        ),
+        pytest.param(
+            ["rewards.reward_on_error=0.5"], "more than the 0 that task=arith", id="above 0"
+        ),
+    ],
+)
+def test_a_check_that_fails_pays_no_more_than_a_wrong_answer(arguments, paid):
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        composed = compose("config", arguments)
+    if isinstance(paid, str):
+        with pytest.raises(ValueError, match=paid):
+            load(composed)
+        return
+    config = load(composed)
+    assert config.rewards.reward_on_error == paid
+    prompt = Prompt(prompt_id="p", messages=(), answer="1", reward_right=paid + 1)
+    assert not is_right(config.rewards.reward_on_error, prompt)
 
 
 @pytest.mark.parametrize(

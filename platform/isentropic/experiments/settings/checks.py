@@ -8,6 +8,7 @@ from isentropic.controller.drawing.flight import fewest_steps
 from isentropic.folders import variable
 from isentropic.methods.combinations import check_combinations
 from isentropic.rollout import ENGINES
+from isentropic.tasks.own.task import OwnTaskConfig
 
 
 def check_together(config: Config) -> None:
@@ -25,6 +26,7 @@ def check_together(config: Config) -> None:
         _devices,
         _truncation,
         _evaluation,
+        _rewards,
         check_combinations,
     ):
         try:
@@ -241,4 +243,17 @@ def _evaluation(config: Config) -> None:
         raise ValueError(
             f"evaluation.samples={evaluation.samples} with evaluation.temperature=0: greedy "
             "samples are all the same. Set evaluation.samples=1 or a temperature above 0."
+        )
+
+
+def _rewards(config: Config) -> None:
+    if isinstance(config.task, OwnTaskConfig):  # only its code knows what a wrong answer gets
+        return
+    paid, wrong = config.rewards.reward_on_error, getattr(config.task, "reward_wrong", 0.0)
+    if paid > wrong:
+        key = " (task.reward_wrong)" if hasattr(config.task, "reward_wrong") else ""
+        raise ValueError(
+            f"rewards.reward_on_error={paid:g} is more than the {wrong:g} that task="
+            f"{config.task.name} pays for a wrong answer{key}: answers whose check hangs or crashes "
+            f"would pay. Leave it out, or set it to {wrong:g} or less."
         )

@@ -38,6 +38,7 @@ class RewardsConfig:
     memory_gib: float  # address space of a worker
     # Checks sent to a worker at once; those of a batch that fails are made again one by one.
     batch_size: int
+    # Of a check that hung, died, raised or gave no finite number: no more than a wrong answer gets.
     reward_on_error: float
     # After more, the right answer is checked, and if that fails too the run stops; null: never.
     max_errors_in_a_row: int | None
