@@ -224,6 +224,9 @@ def test_messages_in_parts_and_earlier_turns_stay_in_order(data, tmp_path):
         ("204", "204"),
         (["204"], "204"),
         (True, "true"),
+        (0.1 + 0.2, "0.3"),
+        ("0.30000000000000004", "0.3"),
+        ("0.10000000149011612", "0.1"),
     ],
 )
 def test_answers_of_any_type(data, tmp_path, answer, text):
@@ -249,9 +252,9 @@ def test_a_response_that_was_cut_off_must_mark_its_answer(data, response, marked
         assert task.grade(prompt, [response]) == any_
 
 
-@pytest.mark.parametrize("missing", ["nan", "NaN", "null", "NULL", "<NA>"])
+@pytest.mark.parametrize("missing", ["nan", "NaN", "None", "null", "NULL", "<NA>"])
 def test_a_missing_value_as_text_is_no_gold(data, missing):
-    """Else a response that boxes 'nan' would be paid, and no other."""
+    """Else a response that boxes 'nan' would be paid, and no other; or 'no solution' for None."""
     with open(data.path, "a") as file:
         file.write(json.dumps({"problem": "What is it?", "answer": missing}))
     with pytest.raises(ValueError, match="answer is what programs write for a missing value"):

@@ -10,6 +10,7 @@ from isentropic.seeds import hash_seed
 from isentropic.tasks.answers.equal import gold_text, is_right
 from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.base import TRUNCATED_ANSWERS
+from isentropic.tasks.data.floats import without_noise
 from isentropic.tasks.data.rows import (
     WHOLE,
     BadValue,
@@ -25,7 +26,7 @@ from isentropic.tasks.own.graded import MayBeGraded
 from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 
 # A table's missing numbers as text, from `DataFrame.astype(str)` or a database: no gold.
-NO_VALUE = ("nan", "NaN", "null", "NULL", "<NA>", "NaT")
+NO_VALUE = ("nan", "NaN", "None", "null", "NULL", "<NA>", "NaT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +188,13 @@ class MathTask(MayBeGraded):
 
 def as_gold(value: Any) -> str:
     """An answer that can be paid: one that is right if a response boxes it."""
-    gold = as_answer(value)
+    gold = without_noise(as_answer(value))
     if gold.strip() in NO_VALUE:
-        raise BadValue("is what programs write for a missing value", gold)
+        raise BadValue(
+            "is what programs write for a missing value (an answer that there is none says so: 'no "
+            "solution')",
+            gold,
+        )
     if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
         raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold

@@ -3,11 +3,15 @@
 import csv
 import gzip
 import json
+from decimal import Decimal
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isentropic.tasks.data.rows import as_answer, as_text, read_rows
 from isentropic.tasks.data.sources import read_source
@@ -179,6 +183,113 @@ def test_a_table_with_a_column_twice(tmp_path):
     (tmp_path / "a.csv").write_text("problem,answer,answer\n1+1,2,3\n")
     with pytest.raises(ValueError, match=r"a\.csv has 2 columns named 'answer'"):
         list(read_source(str(tmp_path / "a.csv"), "train"))
+
+
+def test_a_column_of_a_parquet_file_twice(tmp_path):
+    """The reader takes the last one; of one inside another it says nothing that names it."""
+    names = ["problem", "answer", "answer"]
+    pyarrow.parquet.write_table(
+        pyarrow.table([["1+1"], ["2"], ["3"]], names), tmp_path / "a.parquet"
+    )
+    with pytest.raises(ValueError, match=r"a\.parquet has 2 columns named 'answer'"):
+        list(read_source(str(tmp_path / "a.parquet"), "train"))
+    inner = pyarrow.StructArray.from_arrays([pyarrow.array([2]), pyarrow.array([3])], ["gold"] * 2)
+    pyarrow.parquet.write_table(pyarrow.table({"reward_model": inner}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match=r"b\.parquet has 2 columns named 'reward_model\.gold'"):
+        list(read_source(str(tmp_path / "b.parquet"), "train"))
+
+
+TWICE = '{"problem": "1+1", "answer": "2", "answer": "3"}'
+INSIDE = '{"problem": "1+1", "extra": [{"answer": "2", "answer": "3"}]}'
+ONCE = '{"problem": "1+2", "answer": "3", "extra": {"answer": "3"}}'
+
+
+@pytest.mark.parametrize("row", [TWICE, INSIDE])
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.jsonl", "{once}\n{twice}\n", r"a\.jsonl:2"),
+        ("a.json", "[{once}, {twice}]", r"a\.json: item 2"),
+        ("data.json", '{{"data": [{once}, {twice}]}}', r"data\.json: item 2"),
+    ],
+)
+def test_a_key_of_a_row_twice(tmp_path, name, content, place, row):
+    (tmp_path / name).write_text(content.format(once=ONCE, twice=row))
+    read = {"split": "", "columns": {"answer": as_answer}, "limit": None}
+    with pytest.raises(ValueError, match=rf"{place}: has the key 'answer' twice, such as"):
+        read_rows(str(tmp_path / name), on_bad_row="refuse", **read)
+    rows, skipped = read_rows(str(tmp_path / name), on_bad_row="skip", **read)
+    assert (rows, skipped) == ([{"answer": "3"}], 1)
+
+
+def test_a_folder_of_files_names_the_column_too(tmp_path):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "train.jsonl").write_text(TWICE)
+    with pytest.raises(ValueError, match=r"cannot be read .*answer.* twice"):
+        list(read_source(str(tmp_path / "files"), "train"))
+
+
+def test_the_list_of_rows_twice(tmp_path):
+    (tmp_path / "a.json").write_text(f'{{"data": [{ONCE}], "data": [{ONCE}]}}')
+    with pytest.raises(ValueError, match=r"a\.json has the key 'data' twice"):
+        list(read_source(str(tmp_path / "a.json"), "train"))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        pytest.param(0.1 + 0.2, "0.3", id="a sum"),
+        pytest.param(100 / 3, "33.3333333333333", id="what no decimal can write"),
+        pytest.param(3 - 4e-16, "3", id="nearly whole"),
+        pytest.param(float(np.float32(0.1)), "0.1", id="of float32"),
+        pytest.param(0.333251953125, "0.333251953125", id="few digits: as it is"),
+        pytest.param(1.1e22, "1.1e+22", id="huge"),
+    ],
+)
+def test_a_float_is_written_without_its_noise(number, text):
+    assert as_answer(number) == text
+
+
+@given(st.decimals(-(10**6), 10**6, allow_nan=False, allow_infinity=False, places=3))
+def test_any_decimal_survives_arithmetic(number):
+    """Three times a third of it, and a tenth more and less: as it was written."""
+    for noisy in (
+        float(number) / 3 * 3,
+        float(number) + 0.1 - 0.1 if abs(number) > 1 else float(number),
+    ):
+        assert Decimal(as_answer(noisy)) == number
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "files"])
+def test_narrow_floats_are_the_decimals_that_made_them(tmp_path, name):
+    """16777.6 is 16777.599609375 in float32, and 0.1 is 0.0999755859375 in float16."""
+    table = pyarrow.table(
+        {
+            "single": pyarrow.array([16777.6, None], pyarrow.float32()),
+            "half": pyarrow.array(np.array([0.1, 2048.0], np.float16)),
+            "inside": pyarrow.array(
+                [{"gold": [0.3]}] * 2, pyarrow.struct([("gold", pyarrow.list_(pyarrow.float32()))])
+            ),
+            "double": pyarrow.array([16777.599609375, 0.5]),
+        }
+    )
+    path = tmp_path / name
+    if name == "a.arrow":
+        with (
+            pyarrow.OSFile(str(path), "wb") as sink,
+            pyarrow.ipc.new_stream(sink, table.schema) as stream,
+        ):
+            stream.write_table(table)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        if name == "files":
+            path.mkdir()
+        pyarrow.parquet.write_table(table, path / "train.parquet" if name == "files" else path)
+    rows = [row for _, row in read_source(str(path), "train")]
+    assert rows == [
+        {"single": 16777.6, "half": 0.1, "inside": {"gold": [0.3]}, "double": 16777.599609375},
+        {"single": None, "half": 2048.0, "inside": {"gold": [0.3]}, "double": 0.5},
+    ]
 
 
 class Hub:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from isentropic.checks import check_choice, nearest
+from isentropic.tasks.data import floats
 from isentropic.tasks.data.sources import Place, Unreadable, read_source
 from isentropic.tasks.progress import announced, say_on_stderr
 
@@ -89,7 +90,10 @@ def as_text(value: Any) -> str:
 
 
 def as_answer(value: Any) -> str:
-    """An answer as text: numbers are written out (204.0 as 204), a list of one is its element."""
+    """An answer as text: numbers are written out (204.0 as 204), a list of one is its element.
+
+    The noise of floats is left out: 0.30000000000000004 is 0.3.
+    """
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, bool):
@@ -97,7 +101,9 @@ def as_answer(value: Any) -> str:
     if isinstance(value, float | Decimal):
         if not math.isfinite(value):
             raise BadValue("is not a finite number", value)
-        return str(int(value)) if value == int(value) and abs(value) < 2**53 else str(value)
+        if value == int(value) and abs(value) < 2**53:
+            return str(int(value))
+        return floats.as_text(value) if isinstance(value, float) else str(value)
     return str(value) if isinstance(value, int) else as_text(value)
 
 

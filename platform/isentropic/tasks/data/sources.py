@@ -9,7 +9,6 @@ import errno
 import gzip
 import io
 import itertools
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from isentropic.checks import nearest
+from isentropic.tasks.data.floats import narrow_columns, widened
+from isentropic.tasks.data.repeated import Repeated, parse, repeated_column, repeated_key
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 EXPECTED = (
@@ -83,7 +84,7 @@ def read_source(path: str, split: str, key: str = "task.path") -> Iterator[tuple
     if kind == ".parquet":
         return _parquet(file)
     if kind == ".arrow":
-        return _numbered(f"{file}: row ", _with_datasets(file, lambda: _arrow(file), key))
+        return _data_set(f"{file}: row ", _with_datasets(file, lambda: _arrow(file), key))
     if kind in (".csv", ".tsv"):
         return _table(file, "\t,;" if kind == ".tsv" else ",;\t")
     if kind not in FORMATS and not _begins_as_json(file):
@@ -98,18 +99,20 @@ def _json_lines(file: Path) -> Iterator[tuple[Place, Any]]:
     with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
-                yield Place(f"{file}:", number), _parsed(line)
+                yield Place(f"{file}:", number), _whole(_parsed(line))
 
 
 def _json(file: Path) -> Iterator[tuple[Place, Any]]:
     """Reads a list of objects, an object that holds one list (`data`), or one object per line."""
     with _opened(file) as whole:
         rows = _parsed(whole.read())
+    if isinstance(rows, Repeated) and any(isinstance(value, list) for value in rows.values()):
+        raise ValueError(f"{file} has the key {rows.key!r} twice. Rename or remove one of them.")
     if isinstance(rows, dict):
         lists = [value for value in rows.values() if isinstance(value, list)]
         rows = lists[0] if len(lists) == 1 and isinstance((lists[0] or [None])[0], dict) else rows
     if isinstance(rows, list):
-        return _numbered(f"{file}: item ", rows, start=1)
+        return _numbered(f"{file}: item ", map(_whole, rows), start=1)
     return _json_lines(file)
 
 
@@ -121,9 +124,15 @@ def _begins_as_json(file: Path) -> bool:
 
 def _parsed(text: bytes) -> Any:
     try:
-        return json.loads(text.removeprefix(b"\xef\xbb\xbf"))
+        return parse(text.removeprefix(b"\xef\xbb\xbf"))
     except (ValueError, RecursionError) as error:  # JSON or UTF-8 is broken, or nested too deep
         return Unreadable("not JSON", str(error))
+
+
+def _whole(row: Any) -> Any:
+    """Returns a row, or that a key of it repeats: of its values the last one would win."""
+    key = repeated_key(row)
+    return row if key is None else Unreadable(f"has the key {key!r} twice", str(dict(row)))
 
 
 def _table(file: Path, delimiters: str) -> Iterator[tuple[Place, Any]]:
@@ -163,9 +172,11 @@ def _check_head(file: Path, rows: csv.DictReader) -> None:
         raise ValueError(f"{file}: its first line, the column names, is no row: {error}") from error
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
-            f"{file} has {names.count(twice)} columns named {twice!r}. Rename all but one of them."
-        )
+        _refuse_columns(file, twice, names.count(twice))
+
+
+def _refuse_columns(file: Path, name: str, count: int) -> None:
+    raise ValueError(f"{file} has {count} columns named {name!r}. Rename all but one of them.")
 
 
 def _parquet(file: Path) -> Iterator[tuple[Place, Any]]:
@@ -174,9 +185,13 @@ def _parquet(file: Path) -> Iterator[tuple[Place, Any]]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=1024):
+        table = pyarrow.parquet.ParquetFile(file)
+        if repeated := repeated_column(table.schema_arrow):
+            _refuse_columns(file, *repeated)
+        narrow = narrow_columns(table.schema_arrow)
+        for batch in table.iter_batches(batch_size=1024):
             for row in batch.to_pylist():
-                yield Place(f"{file}: row ", number), row
+                yield Place(f"{file}: row ", number), widened(row, narrow)
                 number += 1
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is not a parquet file that can be read: {error}") from error
@@ -201,7 +216,7 @@ def _folder(folder: Path, split: str, key: str) -> Iterator[tuple[Place, Any]]:
             raise ValueError(f"it has {', '.join(data)}.{nearest(split, data)}")
         return data[split] if isinstance(data, dict) else data
 
-    return _numbered(f"{folder}[{split}] row ", _with_datasets(folder, read, key, split))
+    return _data_set(f"{folder}[{split}] row ", _with_datasets(folder, read, key, split))
 
 
 def _hub(path: str, split: str, key: str) -> Iterator[tuple[Place, Any]]:
@@ -216,7 +231,7 @@ def _hub(path: str, split: str, key: str) -> Iterator[tuple[Place, Any]]:
             found["name"], found["config"], split=split, revision=found["revision"]
         )
 
-    return _numbered(f"{path}[{split}] row ", _with_datasets(path, read, key, split))
+    return _data_set(f"{path}[{split}] row ", _with_datasets(path, read, key, split))
 
 
 def _with_datasets(
@@ -226,12 +241,19 @@ def _with_datasets(
         return read()
     except Exception as error:  # the library has no common class for what can go wrong
         of_split = f" with the split {split!r} (task.train_split, task.eval_split)" if split else ""
-        reason = " ".join(str(error).split())
+        # What the library says itself is often that an error has occurred.
+        reason = " ".join(str(error.__cause__ or error).split())
         offline = OFFLINE.format(key=key) if isinstance(error, ConnectionError) else ""
         raise ValueError(
             f"{key}={path}{of_split} cannot be read ({type(error).__name__}: {reason:.200}). "
             f"It must be {EXPECTED}.{offline}"
         ) from error
+
+
+def _data_set(source: str, rows: Any) -> Iterator[tuple[Place, Any]]:
+    narrow = narrow_columns(rows.features.arrow_schema)
+    for place, row in _numbered(source, rows):
+        yield place, widened(row, narrow)
 
 
 def _numbered(source: str, rows: Any, start: int = 0) -> Iterator[tuple[Place, Any]]:
