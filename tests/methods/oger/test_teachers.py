@@ -60,7 +60,15 @@ def texts(offline_set, prompt):
 def test_the_task_says_what_right_pays(new, tmp_path):
     """Right pays 5: a reward of 1 is partial credit, and a verdict of true is worth 5."""
     path = tmp_path / "teachers.jsonl"
-    verdicts = ({"reward": 1.0}, {"reward": 5.0}, {"verified": True}, {"verified": False})
+    verdicts = (
+        {"reward": 1.0},
+        {"reward": 5.0},
+        {"verified": True},
+        {"verified": False},
+        {"reward": None, "verified": True},
+        {"reward": float("nan"), "verified": True},
+        {"reward": 0.0, "verified": True},
+    )
     rows = [
         {"prompt_id": "p", "teacher": "t", "response": str(number)} | verdict
         for number, verdict in enumerate(verdicts)
@@ -68,7 +76,7 @@ def test_the_task_says_what_right_pays(new, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     prompt = replace(new.prompt, reward_right=5.0)
     kept = offline(read_teachers(path)).responses(prompt)
-    assert [(row.text, row.reward) for row in kept] == [("1", 5.0), ("2", 5.0)]
+    assert [(row.text, row.reward) for row in kept] == [(text, 5.0) for text in "1245"]
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -91,6 +99,7 @@ def test_files_give_back_what_was_written(kind, tmp_path):
     [
         ("", "has no rows"),
         ("{", "row 1 is not JSON"),
+        ('{"reward": 1, "reward": 0}', "row 1 has the key 'reward' twice"),
         ('{"prompt_id": "p", "teacher": "a"}', "row 1: response must be text, got None"),
         (
             '{"prompt_id": 3, "teacher": "a", "response": "x"}',

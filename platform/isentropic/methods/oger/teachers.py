@@ -19,6 +19,7 @@ from isentropic.records import Prompt
 from isentropic.seeds import hash_seed
 from isentropic.tasks.arithmetic import STYLES, demonstration
 from isentropic.tasks.base import Task
+from isentropic.tasks.data.repeated import parse, repeated_column, repeated_key
 
 EMBEDDED = "embedded"  # oger.teachers: the solver of the embedded task, one teacher per style
 COLUMNS = ("prompt_id", "teacher", "response")
@@ -150,7 +151,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
         import pyarrow.parquet as pq
 
         try:
-            yield from enumerate(pq.read_table(path).to_pylist(), start=1)
+            table = pq.ParquetFile(path)
+            if repeated := repeated_column(table.schema_arrow):
+                raise ValueError(
+                    f"oger.teachers: {path} has {repeated[1]} columns named {repeated[0]!r}. Rename "
+                    "all but one of them."
+                )
+            yield from enumerate(table.read().to_pylist(), start=1)
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise ValueError(
                 f"oger.teachers: {path} is not readable as parquet ({error})."
@@ -169,7 +176,7 @@ def _json(path: Path, number: int, line: str) -> Any:
     row = f"oger.teachers: {path}, row {number}"
     try:
         line.encode("utf-8")
-        return json.loads(line)
+        value = parse(line)
     except UnicodeEncodeError as error:
         raise ValueError(f"{row} is not UTF-8. Save the file as UTF-8.") from error
     except RecursionError as error:
@@ -177,6 +184,9 @@ def _json(path: Path, number: int, line: str) -> Any:
     # Not JSONDecodeError alone: a number of more digits than Python converts is a ValueError.
     except ValueError as error:
         raise ValueError(f"{row} is not JSON ({error}).") from error
+    if (key := repeated_key(value)) is not None:
+        raise ValueError(f"{row} has the key {key!r} twice. Rename or remove one of them.")
+    return value
 
 
 def _response(path: Path, number: int, row: Any) -> TeacherResponse:
@@ -190,7 +200,10 @@ def _response(path: Path, number: int, row: Any) -> TeacherResponse:
                 f"oger.teachers: {path}, row {number}: {column} must be text, "
                 f"got {reprlib.repr(row.get(column))}."
             )
-    verdict = row.get("reward", row.get("verified"))
+    verdict = row.get("reward")
+    # A table has both columns, and null or NaN where there is none.
+    if verdict is None or verdict != verdict:
+        verdict = row.get("verified", verdict)
     return TeacherResponse(
         prompt_id=row["prompt_id"],
         teacher=row["teacher"],
