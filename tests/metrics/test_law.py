@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isentropic.metrics.law import Law, fit, forecast, gaps, line, slope_error, value_error
 
@@ -43,6 +45,16 @@ def test_a_planted_law_is_found():
     assert (law.a, law.b, law.ceiling, law.r2, law.rmse) == pytest.approx((0.2, 0.7, 0.5, 1.0, 0.0))
     assert law.entropy_range == pytest.approx((math.log(1.2), math.log(2.0)))
     assert law.predict([math.log(2)]) == pytest.approx([0.3])
+
+
+@settings(max_examples=25, deadline=10_000)
+@given(st.lists(st.floats(0.01, 3.0), min_size=8, max_size=40))
+def test_all_points_of_a_fit_are_inside_its_range(entropy):
+    """log(exp(H)) is not H: of half of the points at the edge the last bit is another."""
+    law = fit(entropy, [1 - math.exp(h) for h in entropy])
+    if isinstance(law, Law):
+        assert law.entropy_range == (min(entropy), max(entropy))
+        assert len(gaps(law, entropy, [0.0] * len(entropy))) == len(entropy)
 
 
 def test_intervals_cover_the_planted_values():

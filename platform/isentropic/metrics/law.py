@@ -79,7 +79,7 @@ def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float 
         r2=1 - float(((y - b + a * x) ** 2).sum() / ((y - y.mean()) ** 2).sum()),
         rmse=float(np.sqrt(((y - b + a * x) ** 2).mean())),
         count=len(x),
-        entropy_range=(float(np.log(x.min())), float(np.log(x.max()))),
+        entropy_range=(float(min(entropy)), float(max(entropy))),
     )
 
 
