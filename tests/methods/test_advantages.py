@@ -60,6 +60,19 @@ def test_advantages_sum_to_0_and_keep_the_order(rewards):
         assert (np.diff(got[np.argsort(rewards, kind="stable")]) >= 0).all()
 
 
+@given(st.lists(st.integers(-5, 5), max_size=9), st.sampled_from([np.int64, np.int8, np.float16]))
+def test_whole_rewards_have_the_advantages_of_their_values(rewards, dtype):
+    """Of 3, 0, 0 and 1 the mean is 1, but of 1, 0 it is 0.5: as integers both advantages were 0."""
+    for advantage in (NORMALISED, POPULATION, CENTRED, LEAVE_ONE_OUT, quantile()):
+        whole, exact = advantage(np.array(rewards, dtype)), advantage(np.array(rewards, np.float64))
+        assert whole.dtype == (dtype if dtype is np.float16 else np.float64)
+        np.testing.assert_allclose(whole, exact, rtol=1e-3 if dtype is np.float16 else 0)
+
+
+def test_right_and_wrong_as_truth_values():
+    assert CENTRED(np.array([True, False])).tolist() == [0.5, -0.5]
+
+
 def test_config_refuses():
     with pytest.raises(
         ValueError, match=r"advantage.std must be one of unbiased, population; got 'biased'"

@@ -1,4 +1,7 @@
-"""Advantages: the rewards of one wave of one group to one number per rollout."""
+"""Advantages: the rewards of one wave of one group to one number per rollout.
+
+They have the type of the rewards, float64 if those are whole numbers.
+"""
 
 from dataclasses import dataclass
 
@@ -27,9 +30,9 @@ class Normalised:
     def __call__(self, rewards: Floats) -> Floats:
         centred = _centred(rewards)
         if len(centred) < 2:
-            return centred.astype(rewards.dtype)
+            return centred.astype(float_dtype(rewards))
         std = np.std(rewards, ddof=1 if self.std == "unbiased" else 0, dtype=np.float64)
-        return (centred / (std + EPSILON)).astype(rewards.dtype)
+        return (centred / (std + EPSILON)).astype(float_dtype(rewards))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class Centred:
     name: str
 
     def __call__(self, rewards: Floats) -> Floats:
-        return _centred(rewards).astype(rewards.dtype)
+        return _centred(rewards).astype(float_dtype(rewards))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class LeaveOneOut:
 
     def __call__(self, rewards: Floats) -> Floats:
         members = len(rewards)
-        return (_centred(rewards) * (members / max(members - 1, 1))).astype(rewards.dtype)
+        return (_centred(rewards) * (members / max(members - 1, 1))).astype(float_dtype(rewards))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +82,9 @@ class QuantileBaseline:
     def __call__(self, rewards: Floats) -> Floats:
         values = np.asarray(rewards, dtype=np.float64)
         if len(values) < 2 or np.ptp(values) == 0:
-            return np.zeros_like(rewards)
+            return np.zeros(len(values), float_dtype(rewards))
         std = np.std(values, ddof=1 if self.std == "unbiased" else 0)
-        return ((values - self._baseline(values)) / (std + EPSILON)).astype(rewards.dtype)
+        return ((values - self._baseline(values)) / (std + EPSILON)).astype(float_dtype(rewards))
 
     def _baseline(self, values: np.ndarray) -> float:
         if self.quantile == "linear":
@@ -89,6 +92,11 @@ class QuantileBaseline:
         # Number of rewards at or below it: more than K G. Rounded, so that 0.4 of 5 is exactly 2.
         below = int(np.floor(round(self.level * len(values), 9)))
         return float(np.sort(values)[below])
+
+
+def float_dtype(values: np.ndarray) -> np.dtype:
+    """Returns the type that numbers made of `values` have: theirs, float64 if they are no floats."""
+    return values.dtype if np.issubdtype(values.dtype, np.floating) else np.dtype(np.float64)
 
 
 def _centred(rewards: Floats) -> np.ndarray:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_choice, check_range
+from isentropic.methods.advantages import float_dtype
 from isentropic.methods.control.controller import Aim, Effects, EntropyController
 from isentropic.objectives.loss.schedule import check_coefficient, resolve
 from isentropic.records import Sample
@@ -76,7 +77,7 @@ class Entropic(EntropyController):
         added = self._alpha * np.abs(advantage)
         if self._config.tokens == "confident":
             added = np.where(np.exp(sample.old.logprob) > self._config.p_high, added, 0.0)
-        return (advantage + added).astype(advantage.dtype)
+        return (advantage + added).astype(float_dtype(advantage))
 
     def observe(self, step: int, entropy: float, effects: Effects) -> dict[str, float]:
         return {"entropic/alpha": self._alpha, "entropic/integral": self._integral}

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from isentropic.checks import check_range
+from isentropic.methods.advantages import float_dtype
 from isentropic.methods.control.controller import Aim, Effects, EntropyController
 from isentropic.records import Floats, Sample
 
@@ -29,7 +30,7 @@ def repo_advantage(advantage: Floats, logprob: Floats, z: float) -> Floats:
         z: per nat, >= 0.
     """
     factor = np.maximum(1 - np.sign(advantage) * z * logprob, 0.0)
-    return (advantage * factor).astype(advantage.dtype)
+    return (advantage * factor).astype(float_dtype(advantage))
 
 
 @dataclass(frozen=True, kw_only=True)
