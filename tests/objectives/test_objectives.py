@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from isentropic import objectives
 from isentropic.objectives import OBJECTIVES
 from isentropic.objectives.clip import clip
+from isentropic.objectives.loss import unit_slope
 from isentropic.objectives.loss.leaves import leaf_gradients
 from isentropic.objectives.loss.needs import required_fields
 from isentropic.objectives.loss.objective import TOKEN_FIELDS
@@ -90,6 +91,34 @@ def test_finite_at_extremes_and_metrics_are_per_token(name, dtype):
     assert result.d_logprob.dtype == dtype
     assert {value.shape for value in result.metrics.values()} == {(9,)}
     assert not any(value.requires_grad for value in result.metrics.values())
+
+
+# Means of logprob over the minibatch, and the square of a log ratio: not finite by their definition.
+INFINITE = {"clip_cov", "kl_cov", "dppo_tv"}
+
+
+@pytest.mark.parametrize("impossible", ["logprob", "old_logprob"])
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("name", sorted(set(ALL) - INFINITE))
+def test_a_token_of_probability_0_gives_no_nan(name, advantage, impossible):
+    """Under the new policy the ratio is 0, under the old one infinite; its slope is finite."""
+    config = preset(name)
+    fields = batch(torch.tensor([0.1, -0.1, 0.0]), torch.tensor([advantage, 1.0, -1.0]))
+    fields[impossible][0] = -torch.inf
+    result = leaf_gradients(config, config.at(1), fields)
+    for value in (result.loss, result.d_logprob, *result.metrics.values()):
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@given(st.lists(st.floats(allow_nan=False, width=32), min_size=1, max_size=8))
+def test_the_gradient_alone_has_value_0_and_the_slopes_it_always_had(dtype, values):
+    log_ratio = torch.tensor(values, dtype=dtype, requires_grad=True)
+    slopes = torch.arange(1.0, len(values) + 1, dtype=dtype)
+    value = unit_slope(log_ratio)
+    (value * slopes).sum().backward()
+    assert value.tolist() == [1.0] * len(values)
+    assert log_ratio.grad.tolist() == torch.where(log_ratio.isfinite(), slopes, 0.0).tolist()
 
 
 @pytest.mark.parametrize("name", ALL)

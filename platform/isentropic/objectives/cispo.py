@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isentropic.objectives.loss import (
@@ -14,6 +15,7 @@ from isentropic.objectives.loss import (
     check_clip,
     clip_metrics,
     lower_bound,
+    no_value,
     upper_bound,
 )
 
@@ -43,7 +45,7 @@ def cispo(
     lower, upper = lower_bound(clip_low), upper_bound(clip_high)
     weight = ratio if lower is None and upper is None else ratio.clamp(lower, upper)
     # One path for the gradient, so that the sequence ratio works too.
-    live = logprob.detach() + (log_ratio - log_ratio.detach())
+    live = logprob.detach().clamp(min=torch.finfo(logprob.dtype).min) + no_value(log_ratio)
     loss = -(weight * advantage * live)
     return TokenLoss(loss, clip_metrics(ratio, below(ratio, lower), above(ratio, upper)))
 

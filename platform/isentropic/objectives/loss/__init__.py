@@ -14,6 +14,7 @@ from isentropic.objectives.loss.token_loss import (
     below,
     bounded_exp,
     clip_metrics,
+    no_value,
     unit_slope,
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "clip_metrics",
     "lower_bound",
     "lowest",
+    "no_value",
     "resolve",
     "unit_slope",
     "upper_bound",

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from isentropic.objectives.loss.token_loss import no_value
+
 
 def sequence_sum(values: Tensor, sequence_id: Tensor) -> Tensor:
     """[S] sums of `values` [N] over the tokens of each sequence; S is the largest id + 1."""
@@ -33,4 +35,4 @@ def sequence_log_ratio(log_ratio: Tensor, sequence_id: Tensor) -> Tensor:
     """
     with torch.no_grad():
         mean = sequence_mean(log_ratio, sequence_id)[sequence_id]
-    return mean + (log_ratio - log_ratio.detach())
+    return mean + no_value(log_ratio)

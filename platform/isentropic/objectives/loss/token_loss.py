@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval.
@@ -21,8 +22,16 @@ def bounded_exp(log_ratio: Tensor) -> Tensor:
 
 
 def unit_slope(log_ratio: Tensor) -> Tensor:
-    """Return r / sg(r): value 1, gradient that of log_ratio, finite for any log_ratio."""
-    return (log_ratio - log_ratio.detach()).exp()
+    """Return r / sg(r): value 1, gradient that of log_ratio; at +-inf 0, as beyond any clamp."""
+    return no_value(log_ratio).exp()
+
+
+def no_value(log_ratio: Tensor) -> Tensor:
+    """Return log_ratio - sg(log_ratio): value 0, gradient that of log_ratio; at +-inf 0."""
+    # Finite numbers are within it: it changes none of their bits, and inf - inf is no NaN.
+    largest = torch.finfo(log_ratio.dtype).max
+    finite = log_ratio.clamp(-largest, largest)
+    return finite - finite.detach()
 
 
 def below(ratio: Tensor, bound: float | Tensor | None) -> Tensor:
