@@ -5,25 +5,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from isentropic.folders import CACHE, cache_folder
 from isentropic.records import Prompt
 from isentropic.tasks.figures import FiguresConfig, FiguresTask
 
+VALUES = {
+    "name": "figures",
+    "folder": "a",
+    "pixels": 120,
+    "max_count": 4,
+    "others": 3,
+    "train_size": 40,
+    "eval_size": 4,
+    "seed": 0,
+}
+
 
 @pytest.fixture
 def config(tmp_path):
-    return FiguresConfig(
-        name="figures",
-        folder=str(tmp_path / "a"),
-        pixels=120,
-        max_count=4,
-        others=3,
-        train_size=40,
-        eval_size=4,
-        seed=0,
-    )
+    return FiguresConfig(**VALUES | {"folder": str(tmp_path / "a")})
 
 
 def blobs(path):
@@ -73,11 +77,24 @@ def test_a_drawing_is_made_once(config):
 
 
 @pytest.mark.parametrize(
-    ("text", "reward"), [("3", 1), ("there are 3.", 1), ("33", 0), ("2 or 3", 0), ("three", 0)]
-)
+    ("text", "reward"),
+    [
+        ("3", 1), ("there are 3.", 1), ("**3**", 1), ("- 3, of 5 in all", 1), ("answer-3", 1),
+        ("33", 0), ("2 or 3", 0), ("three", 0), ("-3", 0), ("\N{MINUS SIGN}3", 0), (".3", 0),
+    ],
+)  # fmt: skip
 def test_grade(config, text, reward):
     prompt = Prompt(prompt_id="p", messages=(), answer="3")
     assert FiguresTask(config).grade(prompt, [text]) == reward
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.sampled_from(["/", " / ", *".,:^-\N{EN DASH}"]))
+def test_a_part_of_a_number_is_no_answer(first, second, joint):
+    prompt = Prompt(prompt_id="p", messages=(), answer=str(first))
+    task = FiguresTask(FiguresConfig(**VALUES))
+    assert task.grade(prompt, [f"{first} of {second}"]) == 1
+    assert task.grade(prompt, [f"It is {first}{joint}{second}."]) == 0
+    assert task.grade(prompt, [f"-{first}"]) == 0
 
 
 def test_more_figures_than_cells_are_refused(config):

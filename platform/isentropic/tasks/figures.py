@@ -1,7 +1,7 @@
 """The embedded task with images: count the figures of one kind in a drawing.
 
     prompt    <a drawing> circles?
-    response  3                       the first number in it is the answer
+    response  3                       the first number in it is the answer; -3, 3.5 and 3/4 are others
 
 A drawing is made from its index and written to a file when its prompt is first requested; prompts
 carry the file's path.
@@ -24,6 +24,9 @@ from isentropic.tasks.sizes import check_sizes
 KINDS = ("circle", "square", "triangle")
 CELLS = 3  # along each side of a drawing; a cell holds one figure or none
 COLOURS = ("crimson", "navy", "darkgreen", "black")
+
+# With its sign and all that is joined to it, or a part of 3.5, 3/4 or 3-4 would be paid.
+NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?\.?\d+(?:[.,:^\u2013-]\d+|\s*/\s*\d+)*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +83,8 @@ class FiguresTask:
         )
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        """Gives 1 if the first number in the response is the answer, else 0."""
-        number = re.search(r"\d+", turns[-1])
+        """Gives 1 if the first number in the response, as a whole, is the answer, else 0."""
+        number = NUMBER.search(turns[-1])
         return float(number is not None and number.group() == prompt.answer)
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
