@@ -57,12 +57,31 @@ def test_one_at_its_bound_leaves_the_rest_to_the_other():
     assert found == pytest.approx({"beta1": 0.0, "beta2": 0.75})
 
 
+@pytest.mark.parametrize(
+    ("present", "change", "expected"),
+    [
+        pytest.param(0.0, 1.0, 0.7, id="far below: the other bound is out of two widths' reach"),
+        pytest.param(0.0, 0.6, 0.6, id="far below: a value inside"),
+        pytest.param(9.0, 0.0, 0.5, id="far above"),
+    ],
+)
+def test_a_present_value_outside_the_bounds_comes_as_far_as_it_must(present, change, expected):
+    bounds = {"beta1": Bounds(low=0.5, high=0.7)}
+    found = nearest_values({"beta1": present}, {"beta1": 1.0}, bounds, rest=0.0, change=change)
+    assert found["beta1"] == pytest.approx(expected, abs=1e-9)
+
+
 slopes_ = st.floats(-1, 1).filter(lambda slope: slope == 0 or abs(slope) > 1e-3)
 
 
-@given(st.floats(0, 1), st.floats(0, 1), slopes_, slopes_, st.floats(-1, 1), st.floats(-1, 1))
+present_ = st.floats(0, 1) | st.floats(0, 9)
+
+
+@given(present_, present_, slopes_, slopes_, st.floats(-1, 1), st.floats(-1, 1))
 def test_no_point_of_the_box_is_better(beta1, beta2, slope1, slope2, rest, change):
     slopes = {"beta1": slope1, "beta2": slope2}
+    if not slope1 and not slope2:  # without authority they stay, also outside
+        beta1, beta2 = min(beta1, 1.0), min(beta2, 1.0)
     found = nearest_values({"beta1": beta1, "beta2": beta2}, slopes, UNIT, rest=rest, change=change)
 
     def miss(values):

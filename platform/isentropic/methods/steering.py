@@ -43,6 +43,10 @@ class Bounds:
     def width(self) -> float:
         return self.high - self.low
 
+    def furthest_from(self, value: float) -> float:
+        """Returns the distance of a value from the bound that is further away."""
+        return max(self.high - value, value - self.low)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SteeringConfig:
@@ -135,9 +139,10 @@ def nearest_values(
     def missed(factor: float) -> float:
         return rest + sum(value * slopes[name] for name, value in at(factor).items()) - change
 
-    # Beyond this factor every actuator with authority lies on a bound.
+    # Beyond this factor every actuator with authority lies on a bound, also one that began outside.
     reach = max(
-        (bounds[name].width + abs(present[name])) / abs(gain)
+        max(bounds[name].width + abs(present[name]), bounds[name].furthest_from(present[name]))
+        / abs(gain)
         for name, gain in gains.items()
         if abs(slopes[name]) >= TINY
     )
