@@ -93,7 +93,7 @@ def test_hydra_leaves_our_warnings_on(run, caplog):
         pytest.param(["lr=1"], "Did you mean 'learner.lr'", id="key without its section"),
         pytest.param(
             ["shaping=overlong", "shaping.factor=1.0", "shaping=none"],
-            "shaping.factor is no key of what the other arguments choose",
+            "shaping=none has no factor. Choose shaping=overlong.",
             id="key of a choice that another replaced",
         ),
         pytest.param(["objectve=clip"], "Did you mean 'objective'?", id="group"),

@@ -237,7 +237,10 @@ def called(kind):
     [
         ({"generator": "chain_sums"}, "Did you mean 'chain_sum'"),
         ({"params": {"min_term": 2}}, "Did you mean 'min_terms'"),
-        ({"params": {"min_terms": 5, "max_terms": 2}}, "refuses task.params"),
+        (
+            {"params": {"min_terms": 5, "max_terms": 2}},
+            r"refuses task.params.* the generator's own are \{'min_terms': 2, 'max_terms': 6\}",
+        ),
         ({"params": {"seed": 5}}, "task.seed"),
         ({"answer_pattern": "("}, "regular expression"),
         ({"generator": "list_functions"}, "list_functions is refused: it makes another item"),

@@ -49,17 +49,20 @@ def fitting(
                 kept[split].append(index)
             else:
                 long.append(f"{prompt.prompt_id} ({len(ids)})")
+        shown = f"{', '.join(long[:SHOWN])}{', ...' if len(long) > SHOWN else ''}"
         if long and on_long_prompt == "refuse":
             raise ValueError(
                 f"{len(long)} of {task.size(split)} {split} prompts have more than "
-                f"rollout.max_prompt_tokens={max_tokens} tokens: {', '.join(long[:SHOWN])}"
-                f"{', ...' if len(long) > SHOWN else ''}. Raise rollout.max_prompt_tokens (and "
-                "model.max_length), or leave them out with task.on_long_prompt=drop."
+                f"rollout.max_prompt_tokens={max_tokens} tokens: {shown}. Raise "
+                "rollout.max_prompt_tokens (and model.max_length), or leave them out with "
+                "task.on_long_prompt=drop."
             )
         dropped[split] = len(long)
         if not kept[split]:
             raise ValueError(
-                f"no {split} prompt has at most rollout.max_prompt_tokens={max_tokens} tokens."
+                f"no {split} prompt has at most rollout.max_prompt_tokens={max_tokens} tokens: "
+                f"{shown or 'there are none'}. Raise rollout.max_prompt_tokens (and "
+                "model.max_length), or give other problems."
             )
     return (Kept(task, kept) if any(dropped.values()) else task), dropped
 

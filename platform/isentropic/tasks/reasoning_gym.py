@@ -12,7 +12,7 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache, lru_cache
 from importlib import resources
 from importlib.metadata import version
@@ -269,8 +269,14 @@ def _create(config: ReasoningGymConfig, size: int) -> Any:
     try:
         return create_dataset(config.generator, seed=config.seed, size=size, **config.params)
     except Exception as error:  # generators check with assert, and some just fail
+        defaults = {
+            field.name: field.default
+            for field in fields(DATASETS[config.generator][1])
+            if field.name in config.params and field.default is not MISSING
+        }
         raise ValueError(
-            f"reasoning-gym refuses task.params={config.params} of {config.generator}: {error!r}"
+            f"reasoning-gym refuses task.params={config.params} of {config.generator}: {error!r}. "
+            f"Give others; the generator's own are {defaults}."
         ) from error
 
 

@@ -4,9 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
-from isentropic.experiments.settings.checks import check_together, gpus_needed
+from isentropic.experiments.settings.checks import (
+    check_devices,
+    check_together,
+    gpus_needed,
+)
 from isentropic.experiments.settings.load import load
 from isentropic.records import Prompt, is_right
 from isentropic.rollout import ENGINES
@@ -186,8 +191,8 @@ def test_a_check_that_fails_pays_no_more_than_a_wrong_answer(arguments, paid):
             {"cluster__gpus_per_rank": 1000.0}, r"needs 2000 GPUs", id="more ranks than GPUs"
         ),
         pytest.param(
-            {"token_weight": Named("tis"), "rollout__top_p": 0.9},
-            "renormalises",
+            {"token_weight": Named("truncated"), "rollout__top_p": 0.9},
+            r"^a token_weight \(its name is truncated\) with .*renormalises",
             id="truncated sampling",
         ),
         pytest.param(
@@ -224,6 +229,24 @@ def test_devices_of_a_cluster_are_not_judged_here(default, monkeypatch):
     check_together(changed(default, learner__num_ranks=100_000, cluster__address="auto"))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     check_together(changed(default, learner__num_ranks=100_000, cluster__address=None))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "placement", "advice"),
+    [
+        (0, "apart", r"Choose cluster=local for CPUs, or use a cluster"),
+        (
+            1,
+            "apart",
+            r"Set learner\.num_ranks=1 rollout\.num_actors=1 cluster=shared_gpu for one GPU",
+        ),
+        (1, "shared", r"Set learner\.num_ranks=1 rollout\.num_actors=1 for one GPU"),
+    ],
+)
+def test_what_to_do_with_too_few_gpus(default, monkeypatch, gpus, placement, advice):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(ValueError, match=rf"this machine has {gpus}\. {advice}"):
+        check_devices(changed(default, cluster__gpus_per_rank=1.0, cluster__placement=placement))
 
 
 def test_gpus_needed_counts_ranks_and_devices_of_engines(default):

@@ -170,6 +170,19 @@ def test_every_choice_of_a_slot_names_an_entry(slot):
         pytest.param(
             "papo.alpha", 0.1, r"papo\.\* would do nothing", id="a preset's key that nothing reads"
         ),
+        pytest.param(
+            "accounting.ledger",
+            None,
+            r"accounting\.ledger is a section of keys, got the value null\. It has every, contexts: "
+            r"accounting\.ledger\.every=25",
+            id="null for a section",
+        ),
+        pytest.param(
+            "task.levels",
+            "5x1",
+            r"must be a list.*: 'task\.levels=\[5x1\]'",
+            id="a text for a list",
+        ),
         pytest.param("seed", -1, r"seed must be >= 0, got -1", id="seed"),
         pytest.param("run.name", "../x", r"run\.name must be", id="a name that leaves the folder"),
         pytest.param(
@@ -198,6 +211,23 @@ def test_a_term_that_is_absent_is_off_as_one_that_is_null(default):
     bonus = {"coef": None, "adaptive": {"target": 0.2, "step_size": 1e-4, "max": 5e-3, "start": 0}}
     old = load(changed(default, "terms", nulls | {"entropy_bonus": bonus})).terms
     assert old.entropy_bonus == load(composed("terms=adaptive_entropy")).terms.entropy_bonus
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=math"], r"task\.path has no value\. Give one: .*\.jsonl, .*owner/name of the Hub"),
+        (["task=own"], r"'task=\{file: my_task\.py, class: MyTask\}'"),
+        (["objective=own"], r"'objective=\{file: my_objective\.py, name: my_function\}'"),
+        (
+            ["task=math", "task.path=p.csv", "task.reward=pay.py"],
+            r"'task\.reward=\{file: pay\.py, function: grade\}'",
+        ),
+    ],
+)
+def test_what_only_the_user_knows_is_asked_for_by_an_example(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load(composed(*overrides))
 
 
 @pytest.mark.parametrize("choice", choices("terms"))

@@ -50,6 +50,9 @@ def test_not_over_itself(base):
 
 
 def test_one_ratio_for_both():
-    message = "objective.ratio=sequence with objective.base.ratio=token: they must be equal"
+    message = (
+        "objective.ratio=sequence with objective.base.ratio=token: they must be equal. Set "
+        "objective.ratio=token, or"
+    )
     with pytest.raises(ValueError, match=message):
         erc_over(BASE, ratio="sequence")

@@ -211,11 +211,13 @@ def check_devices(config: Config) -> None:
     gpus = torch.cuda.device_count()
     needed = gpus_needed(config)
     if needed > gpus:
+        share = "" if config.cluster.placement == "shared" else " cluster=shared_gpu"
+        fewer = f"Set learner.num_ranks=1 rollout.num_actors=1{share} for one GPU"
         raise ValueError(
             f"the run needs {needed:g} GPUs ({ranks} ranks and {config.rollout.num_actors} "
-            f"engines, cluster.placement={config.cluster.placement}), this machine has {gpus}. Set "
-            "learner.num_ranks and rollout.num_actors lower, cluster=shared_gpu for one GPU, or "
-            "use a cluster: cluster=existing."
+            f"engines, cluster.placement={config.cluster.placement}), this machine has {gpus}. "
+            f"{fewer if gpus else 'Choose cluster=local for CPUs'}, or use a cluster: "
+            "cluster=existing."
         )
 
 
@@ -230,8 +232,8 @@ def _truncation(config: Config) -> None:
     rollout = config.rollout
     if config.token_weight.name != "none" and (rollout.top_p < 1 or rollout.top_k != -1):
         raise ValueError(
-            f"token_weight={config.token_weight.name} with rollout.top_p={rollout.top_p}, "
-            f"rollout.top_k={rollout.top_k}: the engine renormalises the logprobs of a truncated "
+            f"a token_weight (its name is {config.token_weight.name}) with rollout.top_p="
+            f"{rollout.top_p}, rollout.top_k={rollout.top_k}: the engine renormalises the logprobs of a truncated "
             "distribution, so their ratio to the learner's says nothing. Set rollout.top_p=1.0 "
             "rollout.top_k=-1, or token_weight=none."
         )

@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from isentropic import config as sections
 from isentropic.checks import check_choice, nearest, secret_in, secret_values
 from isentropic.config import DATA_KEY, Config, flat, is_under
 from isentropic.experiments.settings.checks import check_together
-from isentropic.experiments.settings.errors import refuse_renamed, refuse_reward
+from isentropic.experiments.settings.errors import elsewhere, refuse_renamed, refuse_reward
 from isentropic.experiments.settings.presets import PRESET_SECTIONS, method_of, readers
 from isentropic.experiments.settings.slots import SLOTS
 from isentropic.experiments.settings.today import pin_date
@@ -42,6 +43,21 @@ SECTIONS: dict[str, type] = {
     "alarms": AlarmsConfig,
     "rewards": RewardsConfig,
     "terms": TermsConfig,
+}
+OWN_REWARD = "my_reward.py"
+# What is written in the place of a value that only the user knows.
+VALUES = {
+    "accounting.ledger": "accounting.ledger.every=25, or accounting.ledger.every=0 for no ledger",
+    "model.path": "model.path=<a folder, or owner/name of the Hub>",
+    "task.path": (
+        "task.path=<a file (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder, or owner/name of "
+        "the Hub>"
+    ),
+    "task.class_name": "'task={file: my_task.py, class: MyTask}' names the file and the class in it",
+    "task.reward": f"'task.reward={{file: {OWN_REWARD}, function: grade}}'",
+    "objective.function_name": (
+        "'objective={file: my_objective.py, name: my_function}' names the file and the function in it"
+    ),
 }
 READ = re.compile(r"\$\{([\w.]+)\}")  # a key whose value stands here
 MISSING = "???"  # how a YAML says that the user must give a value
@@ -103,9 +119,12 @@ def plain_config(cfg: DictConfig) -> dict[str, Any]:
 def typed(key: str, section: type, raw: Any) -> Any:
     """Return `raw` as an instance of the dataclass `section`; `key` is its place in the config."""
     if not isinstance(raw, Mapping):
+        example = VALUES.get(key) or f"{key}.{fields(section)[0].name}=..."
+        if isinstance(raw, str) and raw.endswith(".py"):
+            example = example.replace(OWN_REWARD, raw)
+        names = ", ".join(field.name for field in fields(section))
         raise ValueError(
-            f"{key} is a section of keys, got the value {raw!r}. Set one of its keys: "
-            f"{key}.<key>=..."
+            f"{key} is a section of keys, got the value {_shown(raw)}. It has {names}: {example}"
         )
     optional = [field.name for field in fields(section) if field.default is None]
     _check_keys(f"{key}.", raw, [field.name for field in fields(section)], optional)
@@ -120,13 +139,15 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
     for option in _options(hint):
         if option is ObjectiveConfig:  # the base of another objective, chosen as that one is
             return _slot(key, SLOTS["objective"], raw)
-        if is_dataclass(option) and raw is not None:
+        if is_dataclass(option) and (raw is not None or option is hint):
             return typed(key, option, raw)
     try:
         value = OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
     except (OmegaConfBaseException, ValueError) as error:
+        as_list = _in_words(hint) == "a list" and isinstance(raw, str)
+        advice = f" Write it in brackets: {shlex.quote(f'{key}=[{raw}]')}" if as_list else ""
         raise ValueError(
-            f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__})."
+            f"{key} must be {_in_words(hint)}, got {raw!r} ({type(raw).__name__}).{advice}"
         ) from error
     # OmegaConf lets a list or a section inside a list of single values pass.
     for entry in value if isinstance(value, list) else ():
@@ -204,7 +225,8 @@ def _check_keys(
         if key not in allowed:
             refuse_renamed(f"{prefix}{key}")
             refuse_reward(f"{prefix}{key}", raw.get("name"))
-            hint = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
+            close = nearest(f"{prefix}{key}", [f"{prefix}{name}" for name in allowed])
+            hint = elsewhere(f"{prefix}{key}") or close
             raise ValueError(
                 f"unknown config key {f'{prefix}{key}'!r}; allowed here: "
                 f"{', '.join(allowed)}.{hint}"
@@ -213,7 +235,8 @@ def _check_keys(
         if key not in raw and key in optional:
             continue
         if key not in raw or raw[key] == MISSING:
-            raise ValueError(f"{prefix}{key} has no value. Give one: {prefix}{key}=...")
+            example = VALUES.get(f"{prefix}{key}", f"{prefix}{key}=...")
+            raise ValueError(f"{prefix}{key} has no value. Give one: {example}")
 
 
 def _check_allowed_changes(allowed: Sequence[str], keys: Mapping[str, Any]) -> None:
@@ -285,6 +308,10 @@ def _in_words(hint: Any) -> str:
         return (words.get(option) or words.get(origin) or str(option)) + values
 
     return " or ".join(map(word, _options(hint)))
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
 
 
 def _first_line(error: Exception) -> str:

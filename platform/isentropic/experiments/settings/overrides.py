@@ -16,7 +16,7 @@ from yaml import YAMLError
 from isentropic.checks import check_choice
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
-from isentropic.experiments.settings.errors import explain, quoted, refuse_renamed
+from isentropic.experiments.settings.errors import explain, quoted, refuse_expanded, refuse_renamed
 from isentropic.experiments.settings.own import own_choice
 
 TEXT = (str, str | None)
@@ -39,9 +39,11 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra is to read them: text keys have the text that was typed.
 
     Raises:
-        ValueError: a key by its old name, a NUL, or a choice that is no name. Other errors are left
-            to Hydra; what is no override (its own options) is left alone.
+        ValueError: a key by its old name, a NUL, a choice that is no name, or braces that the shell
+            took. Other errors are left to Hydra; what is no override (its own options) is left
+            alone.
     """
+    refuse_expanded(arguments)
     arguments = [part for argument in arguments for part in own_choice(argument)]
     for argument in arguments:
         _check(argument)

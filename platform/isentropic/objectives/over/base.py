@@ -27,7 +27,8 @@ class OverConfig(ObjectiveConfig):
         if self.base.ratio != self.ratio:
             raise ValueError(
                 f"objective.ratio={self.ratio} with objective.base.ratio={self.base.ratio}: "
-                "they must be equal."
+                f"they must be equal. Set objective.ratio={self.base.ratio}, or choose another base: "
+                "objective@objective.base=<another objective>."
             )
         # The coefficients of a step stand in one dict, so a name must mean one thing in it.
         shared = sorted(set(super().coefficients) & self.base.at(1).keys())
