@@ -203,6 +203,16 @@ def test_a11_7_more_entropy_than_off_at_the_end_of_a_run(new):
         assert reward > off_reward - 0.05
 
 
+@pytest.mark.parametrize(("delta", "u"), [(0.0, 0.6), (0.1, 1.0), (0.3, 0.0)])
+def test_the_balance_is_that_of_the_branches(new, delta, u):
+    """P = (0.05, -0.2): up to delta it belongs to neither, so F+ is 0.05 or 0 and F- 0.2 or 0."""
+    slot = make(signal="balance", alpha=0.5, delta=delta)
+    sample = new.sample(advantage=[1, 1], sensitivity=[-0.05, 0.2])
+    metrics = slot.weigh([sample], 0.6)[1]
+    assert metrics["papo/u"] == pytest.approx(u, rel=1e-6)
+    assert metrics["papo/expand_flow"] == pytest.approx(0.05)  # over all P > 0, whatever delta is
+
+
 def test_metrics_of_a_batch_worked_by_hand(new):
     """A = (1, -1, 1, 0), T = (0.2, 0.1, -0.3, 0.5): P = (0.2, -0.1, -0.3, 0)."""
     polarity = make(signal="balance", alpha=0.5)

@@ -99,7 +99,7 @@ class Polarity:
         # T of the paper, with the sign of its A T
         sensitivity = -join([sample.old.sensitivity for sample in samples]).astype(np.float64)
         polarity = advantage * sensitivity
-        expand, contract = _flows(polarity)
+        expand, contract = _flows(polarity, config.delta)
         u = self.phase.advance(entropy_mean, expand, contract)
         weight = polarity_weights(
             polarity, u, alpha=config.alpha, delta=config.delta, kind=config.weight
@@ -120,7 +120,7 @@ class Polarity:
     def _flow_metrics(
         self, advantage: Floats, sensitivity: Floats, weight: Floats
     ) -> dict[str, float]:
-        """Flows and shares of the batch's tokens; expand_flow and contract_flow are F+ and F-."""
+        """Flows and shares of the batch's tokens; the flows are over all P > 0 and P < 0."""
         polarity = advantage * sensitivity
         expand, contract = _flows(polarity)
         up, down = polarity > self.config.delta, polarity < -self.config.delta
@@ -191,9 +191,9 @@ def _with_advantages(samples: Sequence[Sample], weighted: Floats) -> list[Sample
     ]
 
 
-def _flows(polarity: Floats) -> tuple[float, float]:
-    """F+ and F-: sums of |P| over the expanding and the contracting tokens."""
-    return float(polarity[polarity > 0].sum()), float(-polarity[polarity < 0].sum())
+def _flows(polarity: Floats, delta: float = 0.0) -> tuple[float, float]:
+    """F+ and F-: sums of |P| over the expanding and the contracting tokens, those beyond delta."""
+    return float(polarity[polarity > delta].sum()), float(-polarity[polarity < -delta].sum())
 
 
 def _mean(values: Floats) -> float:
