@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from isentropic.methods.control.flexec import FlexEcSchedule
 from isentropic.objectives.flexec import flexec
@@ -49,6 +51,18 @@ def widths(controller, k, p=0.2):
 )
 def test_widths(kind, k, expected):
     assert widths(schedule(kind).build(START), k) == pytest.approx(expected, abs=5e-6)
+
+
+@given(st.integers(1, 99), st.integers(1, 40))
+def test_the_last_step_of_the_first_phase_belongs_to_it(percent, hundreds):
+    """k <= share * T: 0.29 * 100 is 28.999999999999996 in floats, and k = 29 is the turn."""
+    turn, total = percent * hundreds, 100 * hundreds
+    early = schedule("id", steps=total, first_share=percent / 100)
+    late = schedule("did", steps=total, first_share=percent / 100)
+    assert (early.weights(1 + turn), late.weights(1 + turn)) == ((0.0, 0.0), (1.0, 0.0))
+    assert early.weights(turn)[0] > 0 == early.weights(turn)[1]
+    if turn < total:
+        assert early.weights(2 + turn) == pytest.approx((0.0, 1 - 1 / (total - turn)))
 
 
 def test_another_first_share_is_the_same_at_one_half_and_turns_where_it_says():

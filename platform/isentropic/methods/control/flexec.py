@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from isentropic.checks import check_choice, check_range
 from isentropic.methods.control.controller import Aim, Effects, EntropyController, check_steers
 
+NEARLY_WHOLE = 1e-9  # steps
 SCHEDULES = ("id", "did", "od", "raise", "lower")
 
 
@@ -68,7 +69,10 @@ class FlexEcSchedule:
         """Weights (up, low) of the schedules that do not look at the entropy, at `step` from 1."""
         if self.schedule in ("raise", "lower"):
             return (1.0, 0.0) if self.schedule == "raise" else (0.0, 1.0)
-        done, turn = min(step - 1, self.total_steps), self.first_share * self.total_steps
+        done = min(step - 1, self.total_steps)
+        turn = self.first_share * self.total_steps
+        if abs(turn - round(turn)) < NEARLY_WHOLE:
+            turn = round(turn)  # 0.29 * 100 is 28.999999999999996, but step 29 is the turn
         if done <= turn:
             left = 1 - done / turn
             return (left if self.schedule == "id" else 1 - left), 0.0
