@@ -160,10 +160,9 @@ def test_nothing_is_rechecked_if_nothing_was_trained(fake_run):
     assert (trainer.step, trainer.policy_version) == (1, 0)
 
 
-def test_updates_that_cannot_be_made_are_counted_across_steps(fake_run):
-    """One per step: the third in a row is one too many for a limit of two."""
-    run = fake_run("learner.max_skipped_updates=2", "learner.updates_per_rollout=1")
-    trainer, update, logits = run.trainer(), run.learner.update, run.learner.logits.copy()
+def poison(run):
+    """No update can be made from here on."""
+    update, logits = run.learner.update, run.learner.logits.copy()
 
     async def poisoned(batches):
         (result,) = await update(batches)
@@ -172,9 +171,38 @@ def test_updates_that_cannot_be_made_are_counted_across_steps(fake_run):
         return [replace(result, updates=updates, policy_version=0)]
 
     run.learner.update = poisoned
+
+
+TWO_IN_A_ROW = ("learner.max_skipped_updates=2", "learner.updates_per_rollout=1")
+
+
+def test_updates_that_cannot_be_made_are_counted_across_steps(fake_run):
+    """One per step: the third in a row is one too many for a limit of two."""
+    run = fake_run(*TWO_IN_A_ROW)
+    trainer = run.trainer()
+    poison(run)
     train(run, trainer, 1, 2)
     with pytest.raises(RuntimeError, match=r"3 updates in a row \(the last in step 3\)"):
         train(run, trainer, 3)
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["as written today", "as written before"])
+def test_and_across_a_resume(counted, fake_run, tmp_path):
+    """A checkpoint after step 2 has the two; one of an earlier version says nothing: they are 0."""
+    run, again = fake_run(*TWO_IN_A_ROW), fake_run(*TWO_IN_A_ROW, folder="again")
+    trainer, restored = run.trainer(), again.trainer()
+    poison(run)
+    train(run, trainer, 1, 2)
+    path, manifest = save(run, trainer, tmp_path / "checkpoints", "method")
+    state = checkpoints.read_state(path)
+    if not counted:
+        del state["skipped_in_a_row"]
+    asyncio.run(restored.restore(path, manifest, state))
+    poison(again)
+    if not counted:
+        train(again, restored, 3, 4)
+    with pytest.raises(RuntimeError, match="3 updates in a row"):
+        train(again, restored, restored.step + 1)
 
 
 def test_replayed_updates_follow_those_of_the_step(fake_run):

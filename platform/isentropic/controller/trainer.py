@@ -134,6 +134,7 @@ class Trainer:
             "steering": self._steering.state_dict(),
             "actuators": self._actuators.state_dict(),
             "tracking": self._tracking.state_dict(),
+            "skipped_in_a_row": self._skipped_in_a_row,
         }
 
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
@@ -146,6 +147,8 @@ class Trainer:
         self._steering.load_state_dict(state.get("steering", {}))
         self._actuators.load_state_dict(state.get("actuators", {}))
         self._tracking.load_state_dict(state.get("tracking", {}))
+        # Without it a run that is resumed often would never stop. Older checkpoints do not say.
+        self._skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
         self.step = manifest.step
         self.policy_version = manifest.policy_version
 
