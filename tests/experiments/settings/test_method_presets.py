@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from isentropic.experiments.settings.load import load
 
@@ -28,6 +30,24 @@ def test_sections_reach_the_slots():
     assert (
         config("method=oger", "oger.offline.require_correct=false").shaping.require_correct is False
     )
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(1, 1000), st.data())
+def test_the_band_of_entrocraft_falls_over_all_updates_of_the_run(steps, data):
+    """(0.6, 0.7) - 0.5 k / T, k = step - 1: of one update the band is the first one alone."""
+    done = data.draw(st.integers(0, steps - 1))
+    band = config("method=entrocraft", f"run.steps={steps}").steering.band
+    edges = (0.6 - 0.5 * done / steps, 0.7 - 0.5 * done / steps)
+    assert band.at(1 + done) == pytest.approx(edges)
+    code = config("method=entrocraft_code", f"run.steps={steps}").steering.band
+    assert code.at(1 + done) == band.at(1 + done)
+
+
+def test_a_schedule_of_one_s_own_means_what_it_says():
+    edge = "{kind: linear, from_step: 1, to_step: 60, start: 0.38, end: 0.05}"
+    band = config("method=entrocraft", "run.steps=60", f"steering.low={edge}").steering.band
+    assert (band.at(1)[0], band.at(60)[0]) == (0.38, 0.05)
 
 
 def test_rloo_as_published_sums_over_tokens_and_its_mean_is_named():

@@ -3,6 +3,7 @@ interpolations may read."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -154,4 +155,13 @@ def _environment_variable(name: str, *default: str | None) -> str | None:
     return default[0] if value is None else value
 
 
+def _after(step: Any) -> Any:
+    """Return the step after one: ${after:${run.steps}} is where a schedule over all updates ends.
+
+    With k = step - 1 updates done of T = run.steps, k / T is 1 at step T + 1.
+    """
+    return step + 1 if isinstance(step, int) else step  # what is no step is refused under its key
+
+
 OmegaConf.register_new_resolver("oc.env", _environment_variable, replace=True)
+OmegaConf.register_new_resolver("after", _after, replace=True)
