@@ -26,6 +26,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from isentropic import checks
+from isentropic.config import flat
 from isentropic.experiments.settings.load import SECTIONS, typed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.experiments.settings.slots import SLOTS
@@ -45,12 +46,16 @@ not the page.
 
 - `python jobs/train.py <group>=<choice> <key>=<value> ...` sets values. `--cfg job` shows the
   whole config that results, `--help` the choices; `run.dry=true` checks everything and starts nothing.
-- *default* is the value of `jobs/train.py` without arguments. `model=...` and `experiment=...` also set keys of
-  `rollout`, `learner` and `cluster`, because those depend on the scale.
-- `${a.b}` means: the value of key `a.b`.
+- *default* is the value of `jobs/train.py` without arguments; *absent* is a key that is not there then, with the
+  choices that have it. `model=...` and `experiment=...` also set keys of `rollout`, `learner` and `cluster`, because
+  those depend on the scale.
+- `${a.b}` means: the value of key `a.b`. Of a key that is given twice the last value counts, also of a choice; a
+  second `method=` is refused, because methods compose: `method=[papo,dapo]`.
 - A *coefficient* is a number or a schedule over the steps of the run, which count from 1:
   `{kind: switch, step: 585, before: 0.0, after: 0.5}` or
-  `{kind: linear, from_step: 1, to_step: 100, start: 1.0, end: 0.5}` (or `kind: cosine`).
+  `{kind: linear, from_step: 1, to_step: 100, start: 1.0, end: 0.5}` (or `kind: cosine`). The shell must not see its
+  braces and spaces, so the whole argument stands in quotes:
+  `python jobs/train.py 'objective.beta1={kind: switch, step: 30, before: 0.0, after: 0.5}'`.
 - A misspelled key, a wrong type, a value out of bounds or a combination that cannot work is refused before anything
   starts, with exit code 2.
 """
@@ -126,12 +131,14 @@ def _run_keys(composed: Mapping[str, Any]) -> list[str]:
 
 def _section(name: str, values: Mapping[str, Any]) -> list[str]:
     section = SECTIONS[name]
-    files = [CONF / name / f"{_default_choice(name)}.yaml"]
-    if set(values) == {"name"}:  # the default turns everything off: show what other choices set
-        files = _files(name)
-        values = _merged(files)
+    default = CONF / name / f"{_default_choice(name)}.yaml"
+    others = {path.stem: _with_defaults(path) for path in _files(name) if path != default}
+    # Of keys that the default has, others' comments say what is special to them.
+    has = {key for local in flat(values) for key in (local, f"{name}.{local}")}
+    more = {key: note for key, note in _notes(_files(name)).items() if key not in has}
+    notes = more | yaml_comments(default)
     parts = [f"### `{name}`", _doc(section), _choices(name)]
-    parts.append(_table(_keys(name, section, values, _notes(files))))
+    parts.append(_table(_keys(name, section, values, notes, others)))
     if name == "alarms":
         parts.append(_alarm_rules(values["rules"]))
     return parts
@@ -150,11 +157,16 @@ def _slot(name: str) -> list[str]:
         files = [path for path in _files(name) if _read(path).get("name") == kind]
         by_class.setdefault(section, []).extend(files)
     for section, files in by_class.items():
-        values = _merged(files) if len(by_class) == 1 else _read(files[0]) if files else {}
+        values = _with_defaults(files[0]) if files else {}
         keys = [
             key for key in _keys(name, section, values, _notes(files)) if key.name != f"{name}.name"
         ]
         for key in keys:
+            if key.name in (over := _over(files)):
+                key.default, key.meaning = (
+                    f"`{over[key.name]}`",
+                    f"another: `{name}@{key.name}=...`",
+                )
             key.default += _other_defaults(key.name.removeprefix(f"{name}."), files, values)
         chosen = ", ".join(f"`{name}={path.stem}`" for path in files) or "not a choice of its own"
         parts.append(f"{chosen}: {_doc(section)}" + ("" if keys else " No keys."))
@@ -162,12 +174,12 @@ def _slot(name: str) -> list[str]:
     return parts
 
 
-def _merged(files: list[Path]) -> dict[str, Any]:
-    """Values of all choices together; the first that gives a key wins."""
-    values: dict[str, Any] = {}
-    for path in reversed(files):
-        values |= {key: value for key, value in _read(path).items() if value is not None}
-    return dict.fromkeys(key for path in files for key in _read(path)) | values
+def _over(files: list[Path]) -> dict[str, str]:
+    """Key of a section -> the choice that fills it: {objective.base: dapo} of objective=erc."""
+    entries = [entry for path in files[:1] for entry in _read(path).get("defaults", [])]
+    pairs = [pair for entry in entries if isinstance(entry, Mapping) for pair in entry.items()]
+    places = [(*place.strip("/").split("@"), choice) for place, choice in pairs if "@" in place]
+    return {f"{group}.{key}": choice for group, key, choice in places}
 
 
 def _other_defaults(key: str, files: list[Path], values: Mapping[str, Any]) -> str:
@@ -180,15 +192,28 @@ def _other_defaults(key: str, files: list[Path], values: Mapping[str, Any]) -> s
 
 
 def _keys(
-    prefix: str, section: type, values: Mapping[str, Any], notes: Mapping[str, str]
+    prefix: str,
+    section: type,
+    values: Mapping[str, Any],
+    notes: Mapping[str, str],
+    others: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> list[Key]:
-    """A row for each field, and for each field of a section inside it."""
+    """A row for each field, and for each field of a section inside it.
+
+    others: choice -> its values, for the keys that the default has not.
+    """
     notes = {key.removeprefix(f"{prefix}."): note for key, note in notes.items()}
-    return list(_rows(prefix, "", section, values, notes, _bounds(prefix, section)))
+    return list(_rows(prefix, "", section, values, others, notes, _bounds(prefix, section)))
 
 
 def _rows(
-    prefix: str, inner: str, section: type, values: Any, notes: Mapping[str, str], bounds: Bounds
+    prefix: str,
+    inner: str,
+    section: type,
+    values: Any,
+    others: Mapping[str, Any],
+    notes: Mapping[str, str],
+    bounds: Bounds,
 ) -> Iterator[Key]:
     comments, hints = field_comments(section), typing.get_type_hints(section)
     values = values if isinstance(values, Mapping) else {}
@@ -196,16 +221,47 @@ def _rows(
         local = f"{inner}{entry.name}"
         name = f"{prefix}.{local}"
         value = values.get(entry.name)
+        inside = {
+            choice: given[entry.name]
+            for choice, given in others.items()
+            if isinstance(given, Mapping) and entry.name in given
+        }
         kind = "coefficient" if name in bounds.coefficients else _in_words(hints[entry.name])
         meaning = notes.get(local) or comments.get(entry.name, "")
         nested = [option for option in _options(hints[entry.name]) if is_dataclass(option)]
-        opened = isinstance(value, Mapping) and value
-        shown = "section" if opened else _shown(value, entry.name in values)
+        shown = _default(prefix, value, inside) if entry.name in values else _absent(prefix, inside)
         yield Key(name, kind, shown, bounds.of(name), meaning)
         if nested:
-            yield from _rows(prefix, f"{local}.", nested[0], value, notes, bounds)
+            yield from _rows(prefix, f"{local}.", nested[0], value, inside, notes, bounds)
         elif isinstance(value, Mapping) and prefix == "model":
             yield from _plain(name, f"{local}.", value, notes)
+
+
+def _default(prefix: str, value: Any, inside: Mapping[str, Any]) -> str:
+    """The value of the default; null, where other choices have a section, names them."""
+    if isinstance(value, Mapping) and value:
+        return "section"
+    sections = [choice for choice, given in inside.items() if isinstance(given, Mapping)]
+    return _shown(value) + ("; a section" + _with(prefix, sections) if sections else "")
+
+
+def _absent(prefix: str, inside: Mapping[str, Any]) -> str:
+    """What the choices that have the key give it: "absent; with `terms=kl`: 0.001"."""
+    by_value: dict[str, list[str]] = {}
+    for choice, value in inside.items():
+        shown = "a section" if isinstance(value, Mapping) else _shown(value)
+        by_value.setdefault(shown, []).append(choice)
+    parts = [
+        f"; a section{_with(prefix, choices)}"
+        if shown == "a section"
+        else f";{_with(prefix, choices)}: {shown}"
+        for shown, choices in by_value.items()
+    ]
+    return "absent" + "".join(parts)
+
+
+def _with(prefix: str, choices: list[str]) -> str:
+    return " with " + ", ".join(f"`{prefix}={choice}`" for choice in choices)
 
 
 def _plain(
@@ -315,7 +371,14 @@ class _watching:
 def _alarm_rules(rules: Mapping[str, Mapping[str, Any]]) -> str:
     comments = yaml_comments(CONF / "alarms" / "default.yaml")
     rows = [
-        "Each rule has these keys:",
+        "Each rule watches one metric, the numbers of [metrics.md](metrics.md) that a step's line has. A rule whose "
+        "metric no line has is silent, and so is one whose metric was not measured. By its `kind`:",
+        "",
+        "```",
+        *inspect.cleandoc(AlarmRule.__doc__ or "").splitlines()[2:],
+        "```",
+        "",
+        "Its keys:",
         "",
         "| key | type | allowed | meaning |",
         "|---|---|---|---|",
@@ -324,25 +387,23 @@ def _alarm_rules(rules: Mapping[str, Mapping[str, Any]]) -> str:
     bounds, first = _bounds("alarms", SECTIONS["alarms"]), f"alarms.rules.{next(iter(rules))}"
     for entry in fields(AlarmRule):
         allowed = bounds.of(f"{first}.{entry.name}") if entry.name != "value" else ""
-        cells = (f"`{entry.name}`", _in_words(hints[entry.name]), allowed)
-        rows.append("| " + " | ".join((*cells, _escaped(notes.get(entry.name, "")))) + " |")
+        meaning = notes.get(entry.name, "")
+        meaning = "" if _words(allowed) == _words(meaning) else _escaped(meaning)
+        cells = (f"`{entry.name}`", _in_words(hints[entry.name]), allowed, meaning)
+        rows.append("| " + " | ".join(cells) + " |")
+    columns = [entry.name for entry in fields(AlarmRule) if entry.name != "metric"]
     rows += [
         "",
-        "The default rules:",
+        "`+alarms.rules.mine={...}` adds a rule, with all its keys; `alarms.rules.kl_drift=null` removes one. The "
+        "default rules:",
         "",
-        "| rule | metric | kind | value | baseline | patience | why |",
+        f"| rule | metric | {' | '.join(columns)} | why |",
+        "|---" * (len(columns) + 3) + "|",
     ]
-    rows += ["|---|---|---|---|---|---|---|"]
     for name, rule in rules.items():
-        cells = [
-            f"`{name}`",
-            f"`{rule['metric']}`",
-            rule["kind"],
-            _shown(rule["value"]),
-            rule["baseline"],
-        ]
-        cells += [str(rule["patience"]), comments.get(f"rules.{name}", "")]
-        rows.append("| " + " | ".join(cells) + " |")
+        cells = [f"`{name}`", f"`{rule['metric']}`"]
+        cells += [_shown(rule[key]).strip("`'") for key in columns]
+        rows.append("| " + " | ".join([*cells, comments.get(f"rules.{name}", "")]) + " |")
     return "\n".join(rows)
 
 
