@@ -14,6 +14,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.checks import check_choice
 from isentropic.config import Config
@@ -236,8 +237,8 @@ def _compose(
 ) -> Trial:
     """Compose one run.
 
-    known: configs that are composed already, by their choices and keys; Hydra takes a fifth of a
-        second for each.
+    known: configs that are composed already, by what a plain value cannot change in them: their
+        choices, mappings and lists, and their keys. Hydra takes a fifth of a second for each.
     """
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
     name = sweep_label(list(own), set(), label)
@@ -247,16 +248,21 @@ def _compose(
         f"tracking.group={folder.name}",
         "resume=auto",
     )
-    parsed = parse([*overrides, *ours])
+    given = [*overrides, *ours]
+    parsed = parse(given)
     kind = tuple(
-        str(item.input_line) if _is_choice(item) else item.get_key_element() for item in parsed
+        str(item.input_line) if _is_choice(item) or _is_nested(item) else item.get_key_element()
+        for item in parsed
     )
     if kind not in known:
-        known[kind] = compose_run([*overrides, *ours])
+        known[kind] = compose_run(given)
     cfg = copy.deepcopy(known[kind])
-    for item in parsed:
-        if not _is_choice(item):
-            OmegaConf.update(cfg, item.key_or_group, item.value(), merge=True)  # as Hydra does it
+    try:
+        for item in parsed:
+            if not _is_choice(item):  # as Hydra does it
+                OmegaConf.update(cfg, item.key_or_group, item.value(), merge=True)
+    except OmegaConfBaseException:
+        cfg = compose_run(given)  # says in our words what is wrong
     if label is not None:
         cfg.run.label = label
     return Trial(name=name, overrides=tuple(overrides), digest=digest, config=load(cfg), cfg=cfg)
@@ -271,3 +277,8 @@ def _is_choice(override: Override) -> bool:
     """Return True for what Hydra settles while it composes: choices, and keys added or removed."""
     plain = override.type == OverrideType.CHANGE and override.package is None
     return not plain or (CONF / override.key_or_group).is_dir()
+
+
+def _is_nested(override: Override) -> bool:
+    """Return True for a mapping or a list: Hydra merges it, so another run's entries would stay."""
+    return not override.is_sweep_override() and isinstance(override.value(), dict | list)
