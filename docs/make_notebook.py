@@ -36,7 +36,10 @@ def cells(first: str, second: str, step: int) -> list[tuple[str, str]]:
 import isentropic
 
 for method in ("{first}", "{second}"):
-    isentropic.train(["experiment=ce_gppo_tiny", f"method={{method}}", f"run.name={{method}}", "run.steps=20"])
+    isentropic.train([
+        "experiment=ce_gppo_tiny", f"method={{method}}", f"run.name={{method}}", "run.steps=20",
+        "accounting.ledger.every=5",
+    ])
 ```
 
 [api.md](api.md) lists all there is; [metrics.md](metrics.md) explains every column.""",
@@ -98,10 +101,10 @@ both.table.xs("mean", axis=1, level=1).T.round(3)""",
             f"""## The same updates under other settings
 
 End points of two short runs mislead. A branch trains one recorded step again under each setting, from
-the same state:
+the same state, here that after step {step // 2}:
 
 ```python
-branches = isentropic.branch("{first}", [{step}], ["objective.beta1=0,0.5,1"])
+branches = isentropic.branch("{second}", [{step // 2}], ["objective.beta1=0,0.5,1"])
 branches.differences
 ```""",
         ),

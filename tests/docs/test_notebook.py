@@ -1,9 +1,13 @@
 """The notebook of docs/ runs as it stands, here on runs that are made by fakes."""
 
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.load import load
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +39,21 @@ def test_the_page_is_the_script_s_and_executed(page, docs_script):
     code = [cell for cell in page.cells if cell.cell_type == "code"]
     assert all(cell.execution_count and cell.outputs for cell in code[1:])
     assert not [out for cell in code for out in cell.outputs if out.output_type == "error"]
+
+
+def test_the_runs_that_the_page_asks_for_have_what_its_cells_read(page):
+    text = "\n".join(cell.source for cell in page.cells)
+    trained = re.findall(
+        r'"([\w.]+=\w+)"', text.partition("isentropic.train")[2].partition("```")[0]
+    )
+    run = load(compose([*trained, "method=clip_higher"]))
+    branched = re.search(r'branch\("(\w+)", \[(\d+)\], \["(objective\.\w+)=', text)
+    step = int(re.search(r"run\.tokens\((\d+)\)", text)[1])
+    assert run.accounting.ledger.measures(step) and step <= run.run.steps
+    # A branch goes on from a step, and its setting is one of that run's method.
+    method, after, key = branched.groups()
+    assert int(after) < run.run.steps
+    assert load(compose([*trained, f"method={method}", f"{key}=1"]))
 
 
 def test_the_page_is_small_and_of_no_machine(page):
