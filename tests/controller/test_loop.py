@@ -147,6 +147,17 @@ def test_a_requested_stop_saves_and_resumes(fake_run):
     assert sorted(resumed.lines.lines) == list(range(last + 1, 7))
 
 
+@pytest.mark.parametrize(("lr", "said"), [(1e-3, 1), (0.0, 0)], ids=["over", "asked for"])
+def test_updates_at_the_rate_0_are_said_once(lr, said, fake_run, fakes):
+    """The rate of this learner is over before the run is; in the second run it was to be 0."""
+    run = fake_run(f"learner.lr={lr}", learner=fakes["learner"](lr=0.0))
+    warnings = []
+    asyncio.run(run.controller(warn=warnings.append).run())
+    warnings = [warning for warning in warnings if "learning rate" in warning]
+    assert len(warnings) == said
+    assert all("step 1" in warning and "lr_schedule" in warning for warning in warnings)
+
+
 def test_engines_with_other_weights_stop_the_run(fake_run):
     """The pool drops every load after the second: the probe sees it before anything is trained."""
     run = fake_run()

@@ -67,6 +67,7 @@ class Controller:
         self._attribution = folder / "attribution"
         self._phase = phase
         self._stop: str | None = None
+        self._said_rate_is_0 = False
 
     def request_stop(self, reason: str) -> None:
         """Ends the run after the step under way, with a checkpoint."""
@@ -121,6 +122,7 @@ class Controller:
         if probe or self._config.rollout.max_staleness == 1:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
+        self._say_if_rate_is_0(step)
         self._reporter.begin(step)
 
         # Engines on the learner's GPUs may evaluate once weights are published, and have its memory
@@ -150,6 +152,18 @@ class Controller:
             self.request_stop(decision.stop)
         await self._checkpoint_if_due(number, requested=decision.checkpoint)
         self._feed.finish(number)
+
+    def _say_if_rate_is_0(self, step: Step) -> None:
+        """Says once that updates move nothing, unless `learner.lr` asked for it."""
+        rates = [update.learning_rate for update in [*step.updates, *step.replayed]]
+        if self._said_rate_is_0 or 0 not in rates or self._config.learner.lr == 0:
+            return
+        self._said_rate_is_0 = True
+        self._warn(
+            f"the learning rate is 0 from step {step.step} on: the run has made more updates than "
+            f"learner.lr_schedule={self._config.learner.lr_schedule} was planned for (run.steps * "
+            "learner.updates_per_rollout). The steps that are left train nothing."
+        )
 
     async def _check_probe(self, step: Step, source: int) -> None:
         """Raises RuntimeError if the engines drew with other weights than those after `source`."""

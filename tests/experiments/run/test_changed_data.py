@@ -58,6 +58,21 @@ def test_a_kl_that_holds_nothing_is_said(tmp_path):
     assert not remarks(composed(tmp_path, "terms=kl")[0])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_learning_rate_that_may_end_before_the_run_is_said(schedule, tmp_path):
+    """A queue and a buffer make more updates than the 60 * 8 that the schedule is planned for."""
+    falls = f"learner.lr_schedule={schedule}"
+    (remark,) = remarks(composed(tmp_path, "method=uec_rl", falls)[0])
+    assert f"{falls} reaches 0 after 60 * 8 = 480 updates" in remark
+    assert "learner.lr_schedule=constant" in remark
+    for as_planned in (
+        ["method=uec_rl"],
+        [falls],
+        ["method=uec_rl", falls, "uec.queue=false", "uec.replay_every=null"],
+    ):
+        assert not remarks(composed(tmp_path, *as_planned)[0])
+
+
 def test_a_run_refuses_before_it_writes_or_starts_anything(begun):
     config, cfg = composed(begun, "task.seed=1")
     before = sorted(begun.iterdir())

@@ -39,6 +39,10 @@ def check_together(config: Config) -> None:
 
 def remarks(config: Config) -> list[str]:
     """Return what a user must know of values that are allowed."""
+    return [*_kl_remark(config), *_schedule_remark(config)]
+
+
+def _kl_remark(config: Config) -> list[str]:
     kl = config.terms.kl
     if kl is None or kl.estimator != "k1":
         return []
@@ -47,6 +51,22 @@ def remarks(config: Config) -> list[str]:
         "in the loss its gradient is 0 on average, because E[grad logprob] = 0 (k1 belongs into "
         "the reward). The gradient of k2 is the KL's, that of k3 nearly so while the two are "
         "close: terms.kl.estimator=k2."
+    ]
+
+
+def _schedule_remark(config: Config) -> list[str]:
+    """How many updates a queue and a buffer give, nobody knows before the run."""
+    learner, reuse, steps = config.learner, config.reuse, config.run.steps
+    as_planned = not (getattr(reuse, "queue", False) or getattr(reuse, "replay_every", None))
+    if learner.lr_schedule == "constant" or as_planned:
+        return []
+    per_step = learner.updates_per_rollout
+    return [
+        f"learner.lr_schedule={learner.lr_schedule} reaches 0 after {steps} * {per_step} = "
+        f"{steps * per_step} updates (run.steps * learner.updates_per_rollout), but reuse="
+        f"{reuse.name} makes more or fewer, as queue and buffer give: the rate may be 0 long before "
+        "the last step, or end above 0. learner.lr_schedule=constant does not depend on their "
+        "number."
     ]
 
 
