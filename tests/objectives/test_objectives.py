@@ -183,3 +183,10 @@ def test_fields_are_read_from_the_signature():
     seeded = {name for name in ALL if "seed" in preset(name).inputs(preset(name).at(1), given, 3)}
     assert seeded == {"clip_cov"}
     assert required_fields(preset("erc")) >= {"entropy", "old_entropy", "advantage", "loss_weight"}
+
+
+def test_a_nan_keeps_its_gradient():
+    """Or an update with a broken token would be made as if nothing were wrong."""
+    log_ratio = torch.tensor([torch.nan, 0.5], requires_grad=True)
+    unit_slope(log_ratio).sum().backward()
+    assert log_ratio.grad.isnan().tolist() == [True, False]

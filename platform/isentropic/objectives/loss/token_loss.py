@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 # |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval.
@@ -28,9 +27,8 @@ def unit_slope(log_ratio: Tensor) -> Tensor:
 
 def no_value(log_ratio: Tensor) -> Tensor:
     """Return log_ratio - sg(log_ratio): value 0, gradient that of log_ratio; at +-inf 0."""
-    # Finite numbers are within it: it changes none of their bits, and inf - inf is no NaN.
-    largest = torch.finfo(log_ratio.dtype).max
-    finite = log_ratio.clamp(-largest, largest)
+    # inf - inf would be NaN. A NaN stays one, with its gradient: the update is seen to be broken.
+    finite = log_ratio.masked_fill(log_ratio.isinf(), 0.0)
     return finite - finite.detach()
 
 
