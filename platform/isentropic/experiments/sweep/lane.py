@@ -105,12 +105,12 @@ class Lane:
     @asynccontextmanager
     async def lend(self, config: Config, prepared: Prepared) -> AsyncIterator[Lent]:
         """Lend the actors with the weights of the start and the run's objective. An error ends them."""
-        if self.fits(config, prepared):
-            await self._actors.learner.configure(**settings_of(config))
-            await self._actors.learner.load(self._scratch)
-        else:
-            await self._start(config, prepared)
         try:
+            if self.fits(config, prepared):
+                await self._actors.learner.configure(**settings_of(config))
+                await self._actors.learner.load(self._scratch)
+            else:
+                await self._start(config, prepared)
             yield Lent(self._actors, config)
         except BaseException:
             # Nobody knows what state they are in.
@@ -127,13 +127,17 @@ class Lane:
             make_learner=make_learner(config, prepared),
             transport=config.weights.transport,
         )
-        self._key = reuse_key(config, prepared)
         self.starts += 1
         self._scratch.mkdir(parents=True, exist_ok=True)
         await self._actors.learner.save(self._scratch)
+        # Only now: a run that fits goes back to what was saved.
+        self._key = reuse_key(config, prepared)
 
     def close(self) -> None:
-        if self._actors is not None:
-            self._actors.close()
-            self._actors = None
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        """End the actors; no run fits them any more, also if that fails."""
+        actors, self._actors, self._key = self._actors, None, ""
+        try:
+            if actors is not None:
+                actors.close()
+        finally:
+            shutil.rmtree(self._scratch, ignore_errors=True)
