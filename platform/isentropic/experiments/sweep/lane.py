@@ -17,7 +17,7 @@ from typing import Any
 from isentropic.actors.launch import Actors, start_actors
 from isentropic.actors.learner_group import RayLearnerGroup
 from isentropic.actors.rollout_pool import RayRolloutPool
-from isentropic.config import Config
+from isentropic.config import Config, ModelConfig
 from isentropic.experiments.run.builders import make_engine, make_learner, settings_of
 from isentropic.experiments.run.prepare import Prepared
 
@@ -51,12 +51,15 @@ OF_A_RUN = {
 }
 
 
-def reuse_key(config: Config, prepared: Prepared) -> str:
-    """Return a key: runs that have the same one can follow each other on the same actors."""
+def reuse_key(config: Config, model: ModelConfig) -> str:
+    """Return a key: runs that have the same one can follow each other on the same actors.
+
+    model: what the actors load; with a warm start, another than the config's.
+    """
     parts: dict[str, Any] = {
         "cluster": asdict(config.cluster),
         "weights": asdict(config.weights),
-        "model": asdict(prepared.model),
+        "model": asdict(model),
     }
     for section, free in OF_A_RUN.items():
         values = asdict(getattr(config, section))
@@ -100,7 +103,7 @@ class Lane:
 
     def fits(self, config: Config, prepared: Prepared) -> bool:
         """Return True if the run could use the actors that are there."""
-        return self._actors is not None and self._key == reuse_key(config, prepared)
+        return self._actors is not None and self._key == reuse_key(config, prepared.model)
 
     @asynccontextmanager
     async def lend(self, config: Config, prepared: Prepared) -> AsyncIterator[Lent]:
@@ -131,7 +134,7 @@ class Lane:
         self._scratch.mkdir(parents=True, exist_ok=True)
         await self._actors.learner.save(self._scratch)
         # Only now: a run that fits goes back to what was saved.
-        self._key = reuse_key(config, prepared)
+        self._key = reuse_key(config, prepared.model)
 
     def close(self) -> None:
         """End the actors; no run fits them any more, also if that fails."""

@@ -296,12 +296,8 @@ def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:
     """Return the runs with those that can share actors next to each other, else as they were."""
+    keys = {trial.digest: reuse_key(trial.config, trial.config.model) for trial in trials}
     first: dict[str, int] = {}
     for index, trial in enumerate(trials):
-        first.setdefault(_actors_key(trial), index)
-    return sorted(trials, key=lambda trial: first[_actors_key(trial)])
-
-
-def _actors_key(trial: Trial) -> str:
-    config = trial.config
-    return reuse_key(config, Prepared(model=config.model, task=None, chat=None, dropped={}))
+        first.setdefault(keys[trial.digest], index)
+    return sorted(trials, key=lambda trial: first[keys[trial.digest]])
