@@ -37,7 +37,7 @@ venv: $(STAMP) ## make .venv and install (again only when pyproject.toml changes
 demo: $(STAMP) ## train the embedded model with CE-GPPO: an entropy curve in minutes
 	@$(PY) jobs/train.py experiment=ce_gppo_tiny run.name=demo-$$(date +%Y%m%d-%H%M%S)
 
-results: $(STAMP) ## the experiments of docs/results.md: hours; ARGS=fig3 for one part, ARGS=--list for all
+results: $(STAMP) ## the experiments of docs/results.md: hours; ARGS=fig3 for one part, ARGS=list=true for all
 	@$(PY) jobs/results.py $(ARGS); code=$$?; $(PY) docs/make_results.py && exit $$code
 
 test: $(STAMP) ## all tests but the slow ones

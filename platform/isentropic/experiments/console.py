@@ -20,7 +20,8 @@ COMMANDS = {
     "report": "one HTML file about runs, a sweep or branches",
     "results": "the experiments behind docs/results.md, on one command",
     "export": "a checkpoint as a Hugging Face folder",
-    "submit": "any of these on a Ray cluster, from a checkout of the project",
+    "submit": "train, sweep, branch, replay, evaluate, attribute, report, export or doctor on a Ray "
+    "cluster, from a checkout of the project",
     "doctor": "what would keep a run from starting here",
     "make_teachers": "teacher responses for OGER, from the embedded task",
     "fetch_smollm2": "downloads SmolLM2-135M-Instruct",

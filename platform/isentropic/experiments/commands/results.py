@@ -1,7 +1,7 @@
 """Makes the results of docs/results.md: trains what is missing, judges, writes the numbers.
 
 python jobs/results.py [part ...]        without a part: all of them
-python jobs/results.py --list            parts, done or to do, and about how long
+python jobs/results.py list=true         parts, done or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
 """
