@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isentropic.config import Config, ModelConfig, method_name
+from isentropic.config import ModelConfig, method_name
+from isentropic.experiments.run.recorded import Plain
 from isentropic.folders import CACHED
 from isentropic.models.source import EMBEDDED, EMBEDDED_VISION
 
@@ -15,7 +16,7 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def model_card(
-    config: Config,
+    config: Plain,
     values: Mapping[str, Any],
     lines: Mapping[int, Mapping[str, Any]],
     *,
@@ -26,7 +27,7 @@ def model_card(
     """Returns the text of README.md. It names no folder of this machine.
 
     Args:
-        values: the same config as plain values, which know the presets that were chosen.
+        values: all of the config, as plain values, which know the presets that were chosen.
         lines: those of metrics.jsonl, by step.
         step, version: of the checkpoint; the version counts updates of the weights.
     """
@@ -35,9 +36,9 @@ def model_card(
     rows = {
         "model": base + (f", revision {config.model.revision}" if config.model.revision else ""),
         "method": method_name(values),
-        "task": config.task.name,
+        "task": values["task"]["name"],
         "steps": f"{step} of {config.run.steps}, {version} updates",
-        "seed": config.seed,
+        "seed": values["seed"],
         f"held-out avg@{config.evaluation.samples}": _score(config, lines, step),
         "weights": f"{dtype}, {_trained(config)}",
     }
@@ -87,7 +88,7 @@ def _base(model: ModelConfig) -> tuple[str | None, str]:
     return None, Path(model.path.removeprefix(CACHED)).name
 
 
-def _score(config: Config, lines: Mapping[int, Mapping[str, Any]], step: int) -> str:
+def _score(config: Plain, lines: Mapping[int, Mapping[str, Any]], step: int) -> str:
     """Returns the last score up to the step, with that of the start."""
     measured = {at: line[SCORE] for at, line in lines.items() if at <= step and SCORE in line}
     if not measured:
@@ -98,6 +99,6 @@ def _score(config: Config, lines: Mapping[int, Mapping[str, Any]], step: int) ->
     return f"{measured[last]:.3f}{late}, temperature {config.evaluation.temperature:g}{start}"
 
 
-def _trained(config: Config) -> str:
+def _trained(config: Plain) -> str:
     lora = config.learner.lora
     return f"adapters of rank {lora.rank}, merged" if lora else "all of them trained"

@@ -63,7 +63,7 @@ def run_export(options: dict[str, Any], overrides: list[str]) -> None:
     from isentropic.experiments.card import serve_command
     from isentropic.experiments.run.recorded import RecordedRun
 
-    print(f"to serve it: {serve_command(folder, RecordedRun(run).config.model)}")
+    print(f"to serve it: {serve_command(folder, RecordedRun(run).plain.model)}")
 
 
 def export(
@@ -71,7 +71,8 @@ def export(
 ) -> Path:
     """Write weights, config, tokenizer and a model card (README.md).
 
-    It works on one device, whatever number of ranks has trained.
+    It works on one device, whatever number of ranks has trained. Of the run's own code nothing runs;
+    of the model's, what the run's `model.trust_remote_code` allows.
 
     Raises:
         ValueError: no run, no such whole checkpoint, or a folder that has files already.
@@ -92,16 +93,18 @@ def export(
     from isentropic.experiments.card import model_card
     from isentropic.experiments.run.recorded import RecordedRun
     from isentropic.learner.learner import Learner
-    from isentropic.models.source import model_folder
+    from isentropic.models.source import EMBEDDED, model_folder
+    from isentropic.objectives.reinforce import ReinforceConfig
 
     recorded = RecordedRun(run)
-    config = recorded.config
-    model = replace(config.model, path=model_folder(config.model, config.task))
+    config = recorded.plain
+    # The warm start of the embedded model depends on the task; no other task is made here.
+    task = _embedded_task(recorded.values["task"]) if config.model.path == EMBEDDED else None
+    model = replace(config.model, path=model_folder(config.model, task))
     learner = Learner(
         config=replace(config.learner.on_one_rank(), compile=False),
         model=model,
-        objective=config.objective,
-        terms=config.terms,
+        objective=ReinforceConfig(),  # any: nothing is trained
         temperature=config.rollout.temperature,
         total_updates=config.run.steps * config.learner.updates_per_rollout,
     )
@@ -120,6 +123,25 @@ def export(
     )
     (to / "README.md").write_text(card, encoding="utf-8")
     return to
+
+
+def _embedded_task(values: dict[str, Any]) -> Any:
+    """Return the task that the embedded model was warm-started on.
+
+    Raises:
+        ValueError: it is of another kind, which the embedded model does not know.
+    """
+    from isentropic.experiments.settings.load import typed
+    from isentropic.tasks import TASKS
+    from isentropic.tasks.arithmetic import ArithmeticConfig
+
+    entry = TASKS.get(values.get("name"))
+    if entry is None or not issubclass(entry.config, ArithmeticConfig):
+        raise ValueError(
+            f"config.yaml has task.name={values.get('name')!r} with model.path=embedded, a model "
+            "that knows arithmetic tasks alone: the file was changed. Restore it."
+        )
+    return typed("task", entry.config, values)
 
 
 def check_push(name: str) -> None:

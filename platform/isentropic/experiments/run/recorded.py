@@ -2,20 +2,27 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from isentropic.config import Config
+from isentropic.config import (
+    Config,
+    EvaluationConfig,
+    LearnerConfig,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+)
 from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch, read_batch, recorded_steps
 from isentropic.experiments.run.folder import CONFIG, data_changes, read_config
 from isentropic.experiments.run.own_code import with_copies
 from isentropic.experiments.settings.compose import compose
-from isentropic.experiments.settings.load import load
+from isentropic.experiments.settings.load import SECTIONS, load, typed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
 from isentropic.metrics.report.find import EXPECTED, find_run
 from isentropic.metrics.sinks.jsonl import read_lines
@@ -27,6 +34,17 @@ AROUND = (
 )  # fmt: skip
 LEDGER = "rollouts"
 CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain:
+    """The sections of a config that are values alone: reading them runs no code of the folder."""
+
+    run: RunConfig
+    model: ModelConfig
+    rollout: RolloutConfig
+    learner: LearnerConfig
+    evaluation: EvaluationConfig
 
 
 @dataclass(frozen=True)
@@ -53,7 +71,13 @@ class RecordedRun:
 
     @cached_property
     def config(self) -> Config:
+        """The whole config. It runs the code that the folder has a copy of: who looks takes `plain`."""
         return load(OmegaConf.create(self.values))
+
+    @cached_property
+    def plain(self) -> Plain:
+        names = [field.name for field in fields(Plain)]
+        return Plain(**{name: typed(name, SECTIONS[name], self.values.get(name)) for name in names})
 
     @cached_property
     def steps(self) -> list[int]:
@@ -105,7 +129,8 @@ def decoder(folder: Path) -> Callable[[Sequence[int]], str] | None:
     from isentropic.models.tiny import build_tokenizer
 
     try:
-        model = RecordedRun(folder).config.model
+        # Who looks at a folder has not said that its code may run: not the task's, nor the model's.
+        model = replace(RecordedRun(folder).plain.model, trust_remote_code=False)
         if model.path == EMBEDDED:
             return build_tokenizer().decode
         # A report must not wait for a network.
