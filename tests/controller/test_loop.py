@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from isentropic.controller.reporting import Reporter
+from isentropic.controller.storage.checkpoints import verify
 from isentropic.metrics.sinks.terminal import PHASES, Terminal
 
 
@@ -145,6 +146,24 @@ def test_a_requested_stop_saves_and_resumes(fake_run):
     assert (run.folder / "checkpoints" / f"step_{last:06d}").is_dir()
     resumed = fake_run(folder="stopped").run(resume=True)
     assert sorted(resumed.lines.lines) == list(range(last + 1, 7))
+
+
+def test_a_run_that_goes_back_leaves_no_checkpoint_before_it(fake_run):
+    """Finished, then resumed from step 2: 4 and 6 are of its past until it has saved them again."""
+    run = fake_run("checkpoint.keep_last=3", folder="back").run()
+    folder, warnings = run.folder / "checkpoints", []
+    start = folder / "step_000002"
+    again = fake_run("checkpoint.keep_last=1", "checkpoint.keep_best=0", folder="back")
+    begun = []
+    look = lambda: begun.append([path.name for path in folder.iterdir()])  # noqa: E731
+    controller = again.controller(warn=warnings.append, begun=look)
+    asyncio.run(controller.run((start, verify(start))))
+
+    assert begun == [["step_000002"]]
+    assert "later checkpoints (4, 6) are set aside" in warnings[0]
+    assert [path.name for path in folder.iterdir()] == ["step_000006"]
+    assert not list(again.folder.glob("set_aside/*/checkpoints/*"))
+    np.testing.assert_array_equal(again.learner.logits, run.learner.logits)
 
 
 @pytest.mark.parametrize(("lr", "said"), [(1e-3, 1), (0.0, 0)], ids=["over", "asked for"])

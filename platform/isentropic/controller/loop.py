@@ -21,6 +21,7 @@ from isentropic.controller.protocols import LearnerGroup, LearnerLost
 from isentropic.controller.reporting import Reporter
 from isentropic.controller.step import Step, Stopwatch
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.aside import ASIDE, set_checkpoints_aside
 from isentropic.controller.storage.attribution import write_attribution
 from isentropic.controller.storage.fates import write_fates
 from isentropic.controller.storage.saving import Saver
@@ -47,6 +48,7 @@ class Controller:
         metadata: dict[str, Any],
         warn: Callable[[str], None] = log.warning,
         phase: Callable[[str], None] = lambda phase: None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Args:
@@ -54,6 +56,7 @@ class Controller:
             metadata: what the manifest of every checkpoint says of the run.
             warn: takes each warning, for people to read.
             phase: takes the name of what begins now, for people to read.
+            begun: called when the state is there and nothing is drawn or trained yet.
         """
         self._config = config
         self._learner = learner
@@ -66,6 +69,7 @@ class Controller:
         self._trained = folder / "trained"
         self._attribution = folder / "attribution"
         self._phase = phase
+        self._begun = begun
         self._stop: str | None = None
         self._said_rate_is_0 = False
 
@@ -85,6 +89,8 @@ class Controller:
         draws nothing again.
         """
         next_draw = await self._restore(*resume) if resume else 0
+        self._leave_behind()
+        self._begun()
         self._feeding = asyncio.create_task(self._feed.run(self._trainer.step, next_draw))
         try:
             self._feed.publish(self._trainer.step, await self._learner.publish())
@@ -107,6 +113,16 @@ class Controller:
         finally:
             self._feeding.cancel()
             await asyncio.gather(self._feeding, self._saver.settle(), return_exceptions=True)
+
+    def _leave_behind(self) -> None:
+        """Sets checkpoints of later steps aside: the run trains these steps again."""
+        steps = set_checkpoints_aside(self._folder, self._trainer.step)
+        if steps:
+            self._warn(
+                f"the run goes on after step {self._trainer.step}: its later checkpoints "
+                f"({', '.join(map(str, steps))}) are set aside under {self._folder / ASIDE}. Each "
+                "is removed when the run has saved its step again."
+            )
 
     async def _run_step(self, number: int) -> None:
         """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves."""

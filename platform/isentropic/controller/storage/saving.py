@@ -11,6 +11,7 @@ from typing import Any
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.storage import checkpoints
+from isentropic.controller.storage.aside import drop_reached
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.metrics.sinks.jsonl import sync_logs
 
@@ -109,6 +110,7 @@ class Saver:
             await asyncio.to_thread(
                 checkpoints.prune, self._folder, self._keep_last, keep, self._verified
             )
+            await asyncio.to_thread(drop_reached, self._folder.parent, manifest.step)
         except OSError:
             # Now, not later: the ledger may be waiting for this space.
             checkpoints.discard(self._folder, manifest.step)
