@@ -15,7 +15,12 @@ from isentropic.tasks.answers.structure import NAME, ONE_NAME, Equation
 from isentropic.tasks.answers.units import split_unit
 
 # Values of one thing, though a name stands in them: \sin x and \sin(x) are asked for, \ln x is not.
-VALUE_OF = re.compile(rf"\\(?:sin|cos|tan|cot|sec|csc|det|deg|dim|arg)\s*{ONE_NAME}")
+# So are the norm of a vector and the size of a set, |S|; |x| is a condition on x.
+VALUE_OF = re.compile(
+    rf"\\(?:sin|cos|tan|cot|sec|csc|det|deg|dim|arg)\s*{ONE_NAME}"
+    r"|\\\|[^|]*\\\||\|(?:[A-Z]|\\vec\s*\{[A-Za-z]+\})\|"
+)
+ACCENT = re.compile(r"\\(?:bar|tilde|dot|ddot|widehat|widetilde|mathcal|mathbb)\s*\{?([A-Za-z])\}?")
 # Written like a function of a name, f(x): a product, x(x + 1), and what is solved for x.
 CONDITION = re.compile(r"([A-Za-z])\s*\(.*\1.*\)|\\(?:ln|log|exp)(?![A-Za-z]).*")
 GREEK = (
@@ -32,7 +37,7 @@ LETTER = re.compile(
 
 def names_what_is_asked(equation: Equation) -> bool:
     """Whether a side is a name, or an expression that a question may ask the value of."""
-    left = equation.left.rstrip("° ")
+    left = ACCENT.sub(r" \1", equation.left.rstrip("° ")).strip()
     if equation.value != equation.right:  # 5 = x
         return True
     named = NAME.fullmatch(left) or VALUE_OF.fullmatch(left)
