@@ -65,6 +65,7 @@ class Controller:
         self._reporter = reporter
         self._metadata = metadata
         self._warn = warn
+        self._folder = folder
         self._saver = Saver(config, learner, folder / "checkpoints", warn)
         self._trained = folder / "trained"
         self._attribution = folder / "attribution"
