@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,10 @@ from isentropic.rollout import ENGINES, Engine
 from isentropic.shared_gpu.turns import start_in_turn, taking_turns
 
 log = logging.getLogger(__name__)
+
+# Of one thread: of two runs that reserve at once, each may hold what the other waits for. And not
+# asyncio's own threads: a run that ends, and makes room, needs those.
+RESERVING = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reserving")
 
 
 @dataclass
@@ -91,9 +97,7 @@ async def start_actors(
         layout = sharing_cpus(layout)
     check_node(layout, rollout.tensor_parallel)
     with start_explained():
-        reserved = place(layout, cluster)
-        if folder is not None:
-            _check_folder(folder, reserved)
+        reserved = await _reserved(layout, cluster, folder)
     variables = ENGINES[rollout.engine].environment(cluster.engine_device)
     env = worker_env(layout.engine["CPU"] / rollout.tensor_parallel, **variables)
     handles = _engines(layout, reserved, cluster, make_engine, env)
@@ -168,6 +172,28 @@ def _sides(
     engines: RayRolloutPool, ranks: RayLearnerGroup, *, shared: bool
 ) -> tuple[RolloutPool, LearnerGroup]:
     return taking_turns(engines, ranks) if shared else (engines, ranks)
+
+
+async def _reserved(layout: Plan, cluster: ClusterConfig, folder: Path | None) -> Places:
+    """Reserves the places in a thread: other runs of this process go on while it waits for room."""
+    given_up = threading.Event()
+
+    def reserve() -> Places:
+        places = place(layout, cluster, given_up)
+        if folder is not None:
+            _check_folder(folder, places)
+        return places
+
+    work = asyncio.get_running_loop().run_in_executor(RESERVING, reserve)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        # A thread cannot be cancelled: what it has by now goes back.
+        given_up.set()
+        await asyncio.wait([work])
+        if work.exception() is None:
+            work.result().release()
+        raise
 
 
 def _check_folder(folder: Path, reserved: Places) -> None:

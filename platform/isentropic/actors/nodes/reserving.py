@@ -1,5 +1,6 @@
 """Reserves the places of a run: ranks close together, engines elsewhere, with a deadline."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from isentropic.controller.protocols import WaitError
 
 JOIN_S = 30.0  # for how long a label is waited for that no node has: nodes may still join
 NODE_ID = "ray.io/node-id"  # the label that Ray gives each node
+LOOK_S = 1.0  # after so long, a wait for room looks whether it is still wanted
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Places:
     engines: list[Place] = field(default_factory=list)
     ranks: list[Place] = field(default_factory=list)
     groups: list[PlacementGroup] = field(default_factory=list)
+    given_up: threading.Event = field(default_factory=threading.Event)  # nobody wants them any more
 
     def release(self) -> None:
         for group in self.groups:
@@ -59,19 +62,24 @@ class Places:
     def reserve(
         self, what: str, bundles: Sequence[Resources], deadline: float, **options: Any
     ) -> list[Place]:
-        """Waits for one more group; raises TimeoutError with `what` at the deadline."""
+        """Waits for one more group; raises TimeoutError with `what` at the deadline, or given up."""
         group = placement_group(list(bundles), **options)
         self.groups.append(group)
-        if not group.wait(max(0.0, deadline - time.monotonic())):
-            raise TimeoutError(what)
+        while not group.wait(LOOK_S):
+            if self.given_up.is_set() or time.monotonic() >= deadline:
+                raise TimeoutError(what)
         return [Place(group, index) for index in range(len(bundles))]
 
 
-def place(layout: Plan, cluster: ClusterConfig) -> Places:
-    """Reserves what a run needs: first the ranks, then the engines.
+def place(
+    layout: Plan, cluster: ClusterConfig, given_up: threading.Event | None = None
+) -> Places:
+    """Reserves what a run needs: first the ranks, then the engines. Call this in a thread: it waits.
 
     Ranks go to as few nodes as hold them, the same number on each. Engines go to other nodes if
     these have room now, else beside the ranks. A lost node's bundles may move to another one.
+
+    given_up: ends the wait as the deadline does.
 
     Raises:
         ValueError: ranks cannot be split evenly over the nodes, or no node has a label.
@@ -79,7 +87,7 @@ def place(layout: Plan, cluster: ClusterConfig) -> Places:
     """
     start = time.monotonic()
     check_labels(cluster)
-    places = Places()
+    places = Places(given_up=given_up or threading.Event())
     try:
         if set(layout.engines) & set(layout.ranks):
             _place_shared(places, layout, cluster, start + cluster.startup_timeout_s)
