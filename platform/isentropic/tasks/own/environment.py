@@ -5,10 +5,15 @@
     game      The target number is higher.
     policy    [8]               ... until the game ends, or `task.max_turns`
 
+Paid is what the game pays, within two bounds: 0 if two invalid moves in a row ended it (textarena pays
+how near the last valid move came, which beats honest play that fails), and never below 0, what a game
+that is not over is paid: a player must not gain by not losing.
+
 A game keeps its state nowhere but in the turns: each reply plays the game again from its seed. So an
 episode of the ledger is graded, resumed and replayed without anything else.
 """
 
+import re
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -24,12 +29,14 @@ from isentropic.tasks.sizes import check_sizes
 
 CHECKED = "0.7.4"  # the version whose games were read and played
 # Games of one player that repeat under a seed, evaluate nothing that a player writes, and need no
-# download, no other model and no second for a turn.
+# download, no other model and no second for a turn. Each was won, and paid 1 for it: Bandit-v0 pays
+# most for the worst button, FifteenPuzzle-v0 fails when it is solved.
 GAMES = (
-    "2048-v0", "Bandit-v0", "Blackjack-v0", "FifteenPuzzle-v0", "FrozenLake-v0", "GuessTheNumber-v0",
-    "LightsOut-v0", "Mastermind-v0", "Minesweeper-v0", "PegJump-v0", "Secretary-v0", "Sudoku-v0",
-    "TowerOfHanoi-v0",
+    "2048-v0", "Blackjack-v0", "FrozenLake-v0", "GuessTheNumber-v0", "LightsOut-v0",
+    "Mastermind-v0", "Minesweeper-v0", "PegJump-v0", "Secretary-v0", "Sudoku-v0", "TowerOfHanoi-v0",
 )  # fmt: skip
+LONGEST_TURN = 4000  # characters of a turn that a game gets, its end: the move follows the thought
+BLANKS = re.compile(r"\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ class Played(NamedTuple):
 class EnvironmentTask:
     """Games from their seeds; `prompt_id` is 'environment/<game>/<split>/<index>'."""
 
-    isolated = False  # the games of GAMES match a player's text against short patterns
+    isolated = False  # a game matches a few thousand characters against short patterns, no more
 
     def __init__(self, config: EnvironmentConfig) -> None:
         self.config = config
@@ -121,12 +128,21 @@ class EnvironmentTask:
             game.reset(num_players=1, seed=seed)
             said, done = _said(game), False
             for turn in turns:
-                done, _ = game.step(turn if "[" in turn else f"[{turn.strip()}]")
+                done, _ = game.step(_move(turn))
                 said = _said(game)
                 if done:
                     break
-            rewards, _ = game.close()
-        return Played(said, float(rewards[0]) if done else None)
+            rewards, about = game.close()
+        if not done:
+            return Played(said, None)
+        return Played(said, 0.0 if about[0]["invalid_move"] else max(0.0, float(rewards[0])))
+
+
+def _move(turn: str) -> str:
+    """Returns what a game gets of a turn: its end, with brackets if it has none."""
+    # Patterns of some games take a time that grows with the square of a run of blanks.
+    text = BLANKS.sub(" ", turn).strip()[-LONGEST_TURN:]
+    return text if "[" in text else f"[{text}]"
 
 
 def _said(game: Any) -> str:
