@@ -32,6 +32,7 @@ def file_entry(path: Path) -> FileEntry:
 def replace_durably(path: Path) -> Iterator[Path]:
     """Yields a temporary path; what is written there becomes `path`, on success only."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+    temporary.unlink(missing_ok=True)  # of a process that died; in a stranger's folder, a link
     try:
         yield temporary
         sync_file(temporary)

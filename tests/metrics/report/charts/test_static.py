@@ -55,3 +55,28 @@ def test_one_setting_needs_no_legend_and_a_metric_that_is_absent_no_figure(tmp_p
     assert Image.open(tmp_path / "out" / "entropy.png").mode == "P"
     assert not write_static(settings(2, keys=()), tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_link_in_a_strangers_folder_is_replaced_and_its_target_left_alone(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("as it was")
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "entropy.png").symlink_to(other)
+    write_static(settings(1), report)
+    assert other.read_text() == "as it was"
+    assert not (report / "entropy.png").is_symlink()
+    assert Image.open(report / "entropy.png").format == "PNG"
+    assert sorted(path.name for path in report.iterdir()) == [
+        "clip.png",
+        "entropy.png",
+        "reward.png",
+    ]
+
+
+def test_a_folder_of_figures_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "report").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="it is a link"):
+        write_static(settings(1), tmp_path / "report")
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -3,11 +3,13 @@
 matplotlib draws them: plotly would need a browser for it.
 """
 
+import errno
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from isentropic.durable import replace_durably
 from isentropic.metrics.report.charts.compare import over_seeds
 from isentropic.metrics.report.settings import Setting
 
@@ -32,7 +34,13 @@ LEGEND_ROW = 0.19  # inches
 
 
 def write_static(settings: Sequence[Setting], folder: Path) -> list[Path]:
-    """Writes folder/{entropy,reward,clip}.png, those whose metrics exist."""
+    """Writes folder/{entropy,reward,clip}.png, those whose metrics exist.
+
+    Raises:
+        OSError: `folder` is a link. In a stranger's folder it may lead anywhere.
+    """
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and the figures would go where it leads", folder)
     written = []
     for name, unit, metrics in FIGURES:
         figure = _figure(settings, unit, metrics)
@@ -98,7 +106,11 @@ def _save(figure: "Figure", path: Path) -> None:
     buffer = BytesIO()
     figure.savefig(buffer)
     image = Image.open(buffer).convert("RGB")
-    image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True, dpi=(DPI, DPI))
+    # A new file in the place of the old one: if that is a link, its target is left alone.
+    with replace_durably(path) as temporary:
+        image.quantize(256, dither=Image.Dither.NONE).save(
+            temporary, format="PNG", optimize=True, dpi=(DPI, DPI)
+        )
 
 
 def _plain(label: str) -> str:
