@@ -66,6 +66,16 @@ def test_a_gap_beyond_the_tolerance_names_both_keys_to_look_at():
         check_probe(PROBE, SCORES, tolerance=0.2, exact=True)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_what_is_no_number_stops_a_run(exact, wrong):
+    """No comparison with NaN is true: the engine whose weights give none must not pass."""
+    probe = [PROBE[0], probe_of(1, wrong)]
+    scores = SCORES | {probe[1].key: scores_of(-1.0)}
+    with pytest.raises(RuntimeError, match="are (nan|inf) nats off the learner"):
+        check_probe(probe, scores, tolerance=0.25, exact=exact)
+
+
 def test_in_bfloat16_one_token_does_not_stop_a_run_but_wrong_weights_do():
     rng = np.random.default_rng(0)
     logprob = -rng.random(32)

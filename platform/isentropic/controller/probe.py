@@ -54,14 +54,14 @@ def check_probe(
     *,
     exact: bool,
 ) -> None:
-    """Raises RuntimeError if engines and learner are over `tolerance` nats apart.
+    """Raises RuntimeError if engines and learner are over `tolerance` nats apart, or not numbers.
 
     Args:
         exact: both compute in float32: any token counts, else `probe_gap`.
     """
     gaps = token_gaps(probe, scores)
     gap = probe_max(gaps) if exact else probe_gap(gaps)
-    if gap > tolerance:
+    if gaps.size and not gap <= tolerance:  # a NaN is no less wrong than a large gap
         what = "" if exact else " in the mean (1 nat a token at most)"
         raise RuntimeError(
             f"after the last sync the engines' logprobs are {gap:.3g} nats off the learner's on "

@@ -1,4 +1,6 @@
-"""Refuses requests that an engine cannot answer, before any request of a call is started."""
+"""Refuses requests that an engine cannot answer, before any is started, and answers without numbers."""
+
+import numpy as np
 
 from isentropic.config import check_temperature
 from isentropic.records import Request
@@ -38,3 +40,18 @@ def check_request(
     check_temperature(f"{name}: temperature", request.temperature, greedy=True)
     if request.media and not reads_images:
         raise ValueError(f"{name}: has media, but this engine's model reads only text.")
+
+
+def check_logprob(request: Request, logprob: np.ndarray) -> None:
+    """Raises RuntimeError, naming the request, if a sampled token's logprob [N] is no number.
+
+    No loss could be made of it, and a rollout that holds one cannot be read on a resume.
+    """
+    wrong = np.flatnonzero(~np.isfinite(logprob))
+    if len(wrong):
+        raise RuntimeError(
+            f"{describe(request)}: the engine gave the logprob {logprob[wrong[0]]} for token "
+            f"{wrong[0]} of {len(logprob)} (not finite: {len(wrong)}). Its weights or its kernels "
+            "give no numbers: look at grad_norm and loss of the last updates, or try another "
+            "rollout.dtype."
+        )

@@ -20,7 +20,7 @@ from isentropic.config import RolloutConfig
 from isentropic.images import BANNED, KINDS, Images, banned_tokens, load_images, same_tokens
 from isentropic.records import Completion, Request, Usage
 from isentropic.rollout import torchvision_cpu
-from isentropic.rollout.checks import check_request, describe
+from isentropic.rollout.checks import check_logprob, check_request, describe
 from isentropic.rollout.gpu_memory import GpuMemory
 from isentropic.rollout.head_sizes import unsupported_head_size
 from isentropic.rollout.options import (
@@ -315,14 +315,16 @@ class VllmEngine:
         assert sampled.finish_reason in ("stop", "length"), (
             f"vLLM finished by {sampled.finish_reason!r}"
         )
-        assert len(sampled.logprobs.logprobs) == len(token_ids), "one logprob per token"
+        logprob = np.asarray(sampled.logprobs.logprobs, dtype=np.float32)
+        assert len(logprob) == len(token_ids), "one logprob per token"
+        check_logprob(request, logprob)
         self.tokens += len(token_ids)
         call.done.append(
             Completion(
                 key=request.key,
                 turn=request.turn,
                 token_ids=token_ids,
-                logprob=np.asarray(sampled.logprobs.logprobs, dtype=np.float32),
+                logprob=logprob,
                 finish_reason=sampled.finish_reason,
                 policy_version=self.policy_version,
             )
