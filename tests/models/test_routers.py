@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from isentropic.models.routers import SOFTMAX_ROUTERS, find_routers
 
+CPU = torch.device("cpu")
 EXPERTS = 6
 CHOSEN = 2
 SIZES = {
@@ -36,7 +37,7 @@ def make_lm(family, **settings):
 def test_sums_over_the_states_asked_for(family):
     lm = make_lm(family)
     tokens, rows = torch.arange(11)[None], torch.tensor([2, 3, 7, 10])
-    routers = find_routers(lm)
+    routers = find_routers(lm, CPU)
     for _ in range(2):
         with routers.over(rows):
             logits = lm(tokens, output_router_logits=True).router_logits
@@ -55,8 +56,28 @@ def test_sums_over_the_states_asked_for(family):
     assert routers.use().tokens == 0
 
 
+def test_it_counts_where_the_model_runs_from_the_first_pass_on(monkeypatch):
+    """A learner scores before its first update; sums that stay on the host cannot take a GPU's."""
+    counted = []
+
+    def bincount(chosen, minlength):  # has no shapes to tell on meta
+        counted.append(chosen.device)
+        return chosen.new_zeros(minlength)
+
+    monkeypatch.setattr(torch, "bincount", bincount)
+    with torch.device("meta"):
+        config = AutoConfig.for_model("qwen3_moe", **SIZES)
+        lm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        routers = find_routers(lm, torch.device("meta"))
+        with routers.over(torch.zeros(4, dtype=torch.int64)):
+            lm(torch.zeros(1, 11, dtype=torch.int64))
+
+    assert [device.type for device in counted] == ["meta"] * 3
+    assert routers.sums.device.type == "meta"
+
+
 def test_layers_without_experts_are_left_out():
-    routers = find_routers(make_lm("qwen3_moe", mlp_only_layers=[1]))
+    routers = find_routers(make_lm("qwen3_moe", mlp_only_layers=[1]), CPU)
     assert routers.use().load.shape == (2, EXPERTS)
 
 
@@ -71,4 +92,4 @@ def test_layers_without_experts_are_left_out():
     ],
 )
 def test_others_are_not_watched(family, settings):
-    assert find_routers(make_lm(family, **settings)) is None
+    assert find_routers(make_lm(family, **settings), CPU) is None

@@ -116,7 +116,7 @@ class Learner:
         )
         self._model, self._keep_gathered = build(trained=True)
         # Compiled layers would be cut into pieces where a router is watched.
-        self._routers = None if config.compile else find_routers(self._model.lm)
+        self._routers = None if config.compile else find_routers(self._model.lm, self._device)
         self._trained = list(trained_parameters(self._model).values())
         size = sum(each.numel() for each in self._trained)
         self._reduce_each_microbatch = not sharding.may_stand_unsharded(size, config)

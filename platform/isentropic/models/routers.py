@@ -22,16 +22,17 @@ class Routers:
     Args:
         lm: of one of the families in `SOFTMAX_ROUTERS`. Its routers, one per layer with experts,
             return (logits [T, E], weights [T, k], chosen experts [T, k]).
+        device: where its forward passes run.
     """
 
-    def __init__(self, lm: PreTrainedModel) -> None:
+    def __init__(self, lm: PreTrainedModel, device: torch.device) -> None:
         kind = lm._can_record_outputs["router_logits"].target_class
         routers = [module for module in lm.get_decoder().modules() if isinstance(module, kind)]
         for layer, router in enumerate(routers):
             router.register_forward_hook(partial(self._see, layer))
         self._shape = (len(routers), routers[0].num_experts)
         self._rows: Tensor | None = None  # None: a pass that does not count
-        self.restart(torch.device("cpu"))
+        self.restart(device)
 
     def restart(self, device: torch.device) -> None:
         """Forgets what was seen, and counts on `device` from now on."""
@@ -68,10 +69,13 @@ class Routers:
         sums[-1] += len(logits)
 
 
-def find_routers(lm: PreTrainedModel) -> Routers | None:
-    """Returns the watcher of the model's routers; None without experts or in another family."""
+def find_routers(lm: PreTrainedModel, device: torch.device) -> Routers | None:
+    """Returns the watcher of the model's routers; None without experts or in another family.
+
+    device: where the model's forward passes run.
+    """
     if lm.config.model_type not in SOFTMAX_ROUTERS:
         return None
     kind = lm._can_record_outputs["router_logits"].target_class
     # A Qwen MoE may have no layer with experts.
-    return Routers(lm) if any(isinstance(module, kind) for module in lm.modules()) else None
+    return Routers(lm, device) if any(isinstance(module, kind) for module in lm.modules()) else None
