@@ -71,9 +71,7 @@ class Places:
         return [Place(group, index) for index in range(len(bundles))]
 
 
-def place(
-    layout: Plan, cluster: ClusterConfig, given_up: threading.Event | None = None
-) -> Places:
+def place(layout: Plan, cluster: ClusterConfig, given_up: threading.Event | None = None) -> Places:
     """Reserves what a run needs: first the ranks, then the engines. Call this in a thread: it waits.
 
     Ranks go to as few nodes as hold them, the same number on each. Engines go to other nodes if

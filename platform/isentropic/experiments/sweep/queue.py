@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 
-from isentropic.actors.placement import plan
 from isentropic.actors.ray_runtime import start_ray, stop_ray
 from isentropic.experiments.program import DONE as CODE_DONE
 from isentropic.experiments.program import FAULT, RESUMABLE, STOPPED_BY_ALARM, is_ours
@@ -33,6 +32,7 @@ from isentropic.experiments.sweep.ledger import (
     SweepLedger,
 )
 from isentropic.experiments.sweep.plan import Trial
+from isentropic.experiments.sweep.room import largest, room_for
 from isentropic.experiments.sweep.search import Search, Watch, curve_of
 from isentropic.experiments.sweep.table import SweepTable
 from isentropic.metrics.sinks.terminal import Terminal
@@ -75,16 +75,17 @@ class Sweep:
         """Run all that are not over; return the exit code."""
         if not self._queue:
             return CODE_DONE
-        first = self._queue[0].config
-        needed = plan(first.cluster, first.rollout, first.learner)
+        # A search chooses its runs later, from between these.
+        known = self._queue if self._search is None else self._search.extremes
+        needed = largest(trial.config for trial in known)
         own_ray = not ray.is_initialized() and start_ray(
-            first.cluster, num_cpus=needed.num_cpus * (parallel or 1)
+            self._queue[0].config.cluster, num_cpus=needed["CPU"] * (parallel or 1)
         )
         loop = asyncio.get_running_loop()
         for number in SIGNALS:  # after ray.init, which takes SIGTERM for itself
             loop.add_signal_handler(number, self._signalled, number)
         try:
-            room = room_for(needed.num_cpus, needed.bundles)
+            room = room_for(needed)
             if (parallel or 0) > room:
                 self._table.say(
                     f"parallel={parallel}: this Ray holds {room} at once; the others wait their "
@@ -282,16 +283,6 @@ class Sweep:
         self._stop = number
         for stopping in list(self._stopping.values()):
             stopping.signalled(number)
-
-
-def room_for(cpus: float, bundles: Sequence[dict[str, float]]) -> int:
-    """Return how many runs of this size the cluster holds at once, at least one."""
-    resources = ray.cluster_resources()
-    gpus = sum(bundle.get("GPU", 0) for bundle in bundles)
-    rooms = [resources.get("CPU", 0) / cpus]
-    if gpus:
-        rooms.append(resources.get("GPU", 0) / gpus)
-    return max(1, int(min(rooms)))
 
 
 def ordered(trials: Sequence[Trial]) -> list[Trial]:

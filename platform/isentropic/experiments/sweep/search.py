@@ -25,6 +25,7 @@ class Search:
 
     Attributes:
         trials: all runs suggested so far, in order.
+        extremes: runs at all ends of the space, which are not made.
         gave_up: why no further run is suggested, although `count` was not reached; "" if it was.
     """
 
@@ -42,8 +43,11 @@ class Search:
         self._batch: list[tuple[dict[str, Any], Trial]] = []
         self._points: dict[str, dict[str, Any]] = {}  # by the digest of their run
         self._tried: set[str] = set()
-        for point in extremes(self.plan):
-            trial = self._composer.trial(overrides_of_point(self.plan, point))
+        self.extremes = [
+            self._composer.trial(overrides_of_point(self.plan, point))
+            for point in extremes(self.plan)
+        ]
+        for trial in self.extremes:
             _check_evaluated(self.plan.metric, trial)
 
     def first_batch(self) -> list[Trial]:
