@@ -4,10 +4,13 @@ import re
 from pathlib import Path
 
 import yaml
+from omegaconf import OmegaConf
 
+from isentropic.config import flat, is_under
 from isentropic.experiments.commands.submit import SCRIPTS
 from isentropic.experiments.console import COMMANDS
-from isentropic.experiments.run.folder import MAY_CHANGE
+from isentropic.experiments.run.folder import changed_keys
+from isentropic.experiments.settings.conf import compose_raw
 from isentropic.experiments.sweep.plan import PARTS, plan_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +34,11 @@ def test_every_job_has_a_row_and_submit_names_those_that_it_takes():
 def test_what_a_resume_may_change_is_named():
     paragraph = PAGE.partition("A folder that has a run is refused")[2].partition("\n\n")[0]
     named = paragraph.partition("compute nothing:")[2].partition("More `run.steps`")[0]
-    assert set(re.findall(r"`([\w.]+)`", named)) == set(MAY_CHANGE)
+    names = re.findall(r"`([\w.]+)`", named)
+    before = flat(OmegaConf.to_container(compose_raw(), resolve=True))
+    free = {key for key in before if not changed_keys({key: 0}, {key: 1})}
+    assert free == {key for key in before if is_under(key, names)}
+    assert all(any(is_under(key, [name]) for key in free) for name in names)
 
 
 def test_a_sweep_s_file_has_the_parts_of_the_table_and_the_example_is_one():
