@@ -70,6 +70,19 @@ OBJECTIVE_KEYS_CAME_LATER: dict[str, dict[str, Any]] = {
     "steer": {"microbatch": None},
 }
 
+# Keys that compute nothing: runs that differ in them alone are of one setting, and a resume may change them.
+COMPUTES_NOTHING = (
+    "model.shape",
+    "tracking",
+    "cluster",
+    "weights",
+    "learner.collective_timeout_s",
+    "rewards.workers",
+    "rollout.probe_tolerance",
+    "accounting.ledger",
+    "alarms",
+)
+
 # What `resume.allow_changes` calls the rows of a task's data, which no key of the config holds.
 DATA_KEY = "task.data"
 

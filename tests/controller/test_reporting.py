@@ -178,9 +178,10 @@ def test_the_best_steps_survive_a_checkpoint(trained):
         step.evaluation = Evaluation(step=number, groups=[group], seconds=0.0)
         reporter.step(step)
     again = Reporter(run.config, run.lines)
-    again.load_state_dict(json.loads(json.dumps(reporter.state_dict())))
-    assert reporter.best_steps(2) == again.best_steps(2) == {2, 1}
-    assert again.best_steps(0) == set()
+    again.load_state_dict(json.loads(json.dumps(reporter.state_dict())), [])
+    assert reporter.best_steps(2, {1, 2, 3}) == again.best_steps(2, {1, 2, 3}) == {2, 1}
+    assert again.best_steps(0, {1, 2, 3}) == set()
+    assert again.best_steps(1, {1, 3}) == {1}  # step 2 has no checkpoint
 
 
 def graded(rollout, reward):

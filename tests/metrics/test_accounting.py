@@ -264,3 +264,19 @@ def test_config_refuses_a_share_above_one():
             ledger=LedgerConfig(every=0, contexts=1.0),
             counterfactuals={},
         )
+
+
+def test_ppo_gives_nothing_to_tokens_beyond_the_dual_clip():
+    """Ratios 1, 6, 1.1, 1 of A = +, -, -, +, dual clip at 3: the objective gives the second nothing too."""
+    table = make_table([1.0, 6.0, 1.1, 1.0], [1.0, -1.0, -1.0, 1.0], [0.3] * 4, [0.1] * 4)
+    push = np.array([1.0, 0.0, -1.1, 1.0]) / 4
+    bounds = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 3.0}
+    found = update_metrics(table, push=push, bounds=bounds, p_split=0.5)
+    for name in CLASSES:
+        assert found[f"grad_share_ppo/{name}"] == found[f"grad_share/{name}"]
+
+
+def test_an_update_of_nothing_has_no_entropy_and_no_kl():
+    found = mean_over_updates([], 0.5)
+    assert all(math.isnan(found[name]) for name in ("entropy/current", "kl/k1", "kl/k3"))
+    assert found["clip/frac"] == 0.0

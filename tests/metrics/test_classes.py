@@ -1,5 +1,7 @@
 """Class and clip side of single tokens, worked out by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -65,3 +67,11 @@ def test_an_objective_that_says_what_it_clips_is_believed_with_the_sign_on_top()
     found = sides([0.1, 0.1, 1.0], [-1, 1, 1], {"clip_low": 0.99}, own)
     assert found.low.tolist() == [True, False, False]
     assert found.high.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("split", [0.1, 0.25, 0.3, 0.5, 0.75, 1.0])
+def test_a_token_at_the_split_is_high_in_the_precision_that_logprobs_come_in(split):
+    logprob = np.array([math.log(split)], dtype=np.float32)
+    assert high_by_probability(logprob.astype(np.float64), split).all()
+    below = np.nextafter(logprob, np.float32(-1e9))
+    assert not high_by_probability(below.astype(np.float64), split).any()

@@ -105,3 +105,10 @@ def test_gap_at_equal_entropy():
     )  # fmt: skip
     found = gaps(law, [math.log(1.5), math.log(3)], [0.44, 0.9])
     assert found == pytest.approx([0.04])  # the second lies outside the range
+
+
+@pytest.mark.parametrize("score", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("error", [0.0, 0.01])
+def test_a_score_that_stays_carries_no_law(score, error):
+    entropy = np.linspace(0.2, 2.0, 12)
+    assert fit(entropy, [score] * 12, score_error=error) == f"the score did not move from {score:g}"

@@ -27,6 +27,7 @@ from isentropic.controller.storage.fates import write_fates
 from isentropic.controller.storage.saving import Saver
 from isentropic.controller.trainer import Trainer
 from isentropic.durable import when_there_is_room
+from isentropic.metrics.sinks.jsonl import read_lines
 
 T = TypeVar("T")
 
@@ -213,14 +214,17 @@ class Controller:
             files={},
         )
         state = self._trainer.state_dict() | {"reporter": self._reporter.state_dict()}
-        best = self._reporter.best_steps(self._config.checkpoint.keep_best)
+        saved = {*checkpoints.listed(self._folder / "checkpoints"), step}
+        best = self._reporter.best_steps(self._config.checkpoint.keep_best, saved)
         await self._saver.begin(manifest, state, best)
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
         """Goes back to a checkpoint; the position in the data order from there on."""
         state = checkpoints.read_state(checkpoint)
         await self._trainer.restore(checkpoint, manifest, state)
-        self._reporter.load_state_dict(state["reporter"])
+        lines, _ = read_lines(self._folder / "metrics.jsonl")
+        past = [line for line in lines if 0 < line["step"] <= manifest.step]
+        self._reporter.load_state_dict(state["reporter"], past)
         return manifest.next_draw
 
     async def _fed(self, awaitable: Awaitable[T]) -> T:

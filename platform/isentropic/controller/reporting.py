@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -204,9 +204,10 @@ class Reporter:
         self._files.log_updates(step.step, rows + replayed)
         return self._hand_out(step.step, metrics)
 
-    def best_steps(self, count: int) -> set[int]:
-        """The steps of the best held-out scores."""
-        return {step for _, step in sorted(self._best, reverse=True)[:count]}
+    def best_steps(self, count: int, among: Collection[int]) -> set[int]:
+        """The steps of the best held-out scores, of those that have a checkpoint."""
+        saved = [(score, step) for score, step in self._best if step in among]
+        return {step for _, step in sorted(saved, reverse=True)[:count]}
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -217,8 +218,11 @@ class Reporter:
             "none_in_a_row": self._none_in_a_row,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._alarms.load_state_dict(state["alarms"])
+    def load_state_dict(
+        self, state: dict[str, Any], past: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Goes on from a checkpoint; `past` are the run's lines up to it."""
+        self._alarms.load_state_dict(state["alarms"], past)
         if "explained" in state:  # checkpoints of version 0.1 have no books
             self._explained.load_state_dict(state["explained"])
         if "length_bias" in state:  # same of runs before there were segments
@@ -368,7 +372,8 @@ class Reporter:
         on_policy = self._config.rollout.max_staleness == 0
         engines = clock.rollout_s + clock.reward_s + sync_s if on_policy else 0.0
         evaluated = step.evaluation.seconds if step.evaluation else 0.0
-        trained = sum(sample.rollout.num_response_tokens for sample in step.samples)
+        replayed = [sample for update in step.replayed for sample in update.samples]
+        trained = sum(sample.rollout.num_response_tokens for sample in [*step.samples, *replayed])
         scored = sum(len(score.logprob) for score in step.scores.values())
         worked = seconds.get("update", 0.0) + seconds.get("old_logprob", 0.0)
         mfu = step.updates[0].mfu if step.updates else None

@@ -79,11 +79,11 @@ def update_metrics(
     high = high_by_probability(table.old_logprob, p_split)
     metrics = _fractions(table, sides, high)
     metrics |= gradient_metrics(table, push=push, sides=sides, p_split=p_split, d_entropy=d_entropy)
-    ppo = np.where(sides.low | sides.high, 0.0, table.weight * ratio * table.advantage)
+    ppo = np.where(sides.low | sides.high | sides.dual, 0.0, push)
     metrics |= mass_shares("grad_share_ppo", np.abs(ppo), class_index(table.advantage, high), sides)
     metrics["cov"] = _mean(table.advantage * table.sensitivity)
     metrics |= _ratio_metrics(table.log_ratio, ratio)
-    metrics["entropy/current"] = _mean(table.entropy)
+    metrics["entropy/current"] = _measured(table.entropy)
     return metrics
 
 
@@ -213,8 +213,8 @@ def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:
         np.quantile(ratio, list(RATIO_QUANTILES.values())) if len(ratio) else np.full(3, np.nan)
     )
     return {
-        "kl/k1": _mean(-log_ratio),
-        "kl/k3": _mean(np.expm1(bounded) - bounded),
+        "kl/k1": _measured(-log_ratio),
+        "kl/k3": _measured(np.expm1(bounded) - bounded),
         **dict(zip(RATIO_QUANTILES, map(float, quantiles), strict=True)),
         "ratio/max": float(ratio.max()) if len(ratio) else float("nan"),
     }
@@ -222,3 +222,8 @@ def _ratio_metrics(log_ratio: Array, ratio: Array) -> dict[str, float]:
 
 def _mean(values: Array) -> float:
     return float(values.mean()) if len(values) else 0.0
+
+
+def _measured(values: Array) -> float:
+    """Average what 0 would be a statement of: the entropy of nothing is not 0, but not known."""
+    return float(values.mean()) if len(values) else float("nan")

@@ -6,6 +6,7 @@ paper, and by the sign of the exact sensitivity S, which says whether pushing th
 (S > 0) or raises the entropy.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,7 +28,8 @@ def bounded_ratio(log_ratio: Array) -> Array:
 
 def high_by_probability(old_logprob: Array, p_split: float) -> Mask:
     """Returns [N] True for HP by the paper's split: p_old >= p_split."""
-    return np.exp(old_logprob) >= p_split
+    # Logprobs are float32 when they come: so is the split, or its own token would be below it.
+    return old_logprob >= float(np.float32(math.log(p_split)))
 
 
 def high_by_sensitivity(sensitivity: Array) -> Mask:

@@ -60,6 +60,8 @@ def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float 
         return f"{len(x)} points with an evaluation; {FEWEST} are needed"
     if np.ptp(x) < LEAST_RANGE:
         return f"exp(H) moved by {np.ptp(x):.3g} only; {LEAST_RANGE:g} is needed"
+    if np.ptp(y) <= 1e-9 * np.abs(y).max():
+        return f"the score did not move from {y[0]:.3g}"
     if np.std(y) < 2 * score_error:
         return (
             f"the score moved by {np.std(y):.3g}, less than twice its own error ({score_error:.3g})"

@@ -136,6 +136,17 @@ def test_a_gap_in_the_measurements_neither_raises_nor_clears():
     assert raised("entropy/mean", curve, rules) == [("entropy_collapse", 8)]
 
 
+def test_an_alarm_is_never_raised_on_a_step_that_measured_nothing():
+    rules = {"kl_drift": RULES["kl_drift"] | {"patience": 3}}
+    assert raised("kl/k3", [0.9, math.nan, math.nan], rules) == []
+    assert raised("kl/k3", [0.9, math.nan, math.nan, 0.9], rules) == [("kl_drift", 4)]
+
+
+def test_a_metric_that_is_no_number_is_silent():
+    rules = {"kl_drift": RULES["kl_drift"] | {"metric": "entropy/histogram"}}
+    assert raised("entropy/histogram", [[1, 2]] * 9, rules) == []
+
+
 def test_action_is_what_the_rule_asks_for():
     rules = {"kl_drift": RULES["kl_drift"] | {"action": "stop", "level": "error", "patience": 1}}
     assert watch("kl/k3", [1.0], rules)[0]["action"] == "stop"
@@ -150,10 +161,31 @@ def test_a_resumed_watch_goes_on_as_if_never_stopped():
         records = []
         for step, value in enumerate(curve[:cut], 1):
             records += first.check({"step": step, "entropy/mean": value})
-        second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+        second.load_state_dict(json.loads(json.dumps(first.state_dict())), [])
         for step, value in enumerate(curve[cut:], cut + 1):
             records += second.check({"step": step, "entropy/mean": value})
         assert records == expected
+
+
+@pytest.mark.parametrize(
+    "change", [{"window": 5, "baseline": "start", "value": 3.0}, {"metric": "sync/other"}]
+)
+def test_a_rule_that_changed_at_a_resume_knows_the_steps_before(change):
+    """Three times the mean of the first five steps, 0.05: a gap of 0.3 is above it at once."""
+    before = RULES["kl_drift"] | {"metric": "sync/probe_gap", "value": 9.0, "patience": 1}
+    after = before | {"baseline": "start", "window": 5, "value": 3.0} | change
+    past = [
+        {"step": step, "sync/probe_gap": gap, "sync/other": gap}
+        for step, gap in enumerate([0.05] * 5 + [0.3] * 95, 1)
+    ]
+    first = Alarms(AlarmsConfig(rules={"gap": before}))
+    for line in past:
+        first.check(line)
+    resumed = Alarms(AlarmsConfig(rules={"gap": after}))
+    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())), past)
+    (record,) = resumed.check({"step": 101, "sync/probe_gap": 0.3, "sync/other": 0.3})
+    assert record["state"] == "raised"
+    assert record["limit"] == pytest.approx(0.15)
 
 
 def test_null_removes_a_rule():

@@ -152,3 +152,22 @@ def test_no_map_over_coefficients_that_move_together():
     runs = [run(0, [1.0], clip_low=clip, clip_high=clip) for clip in (0.1, 0.2, 0.3)]
 
     assert swept_axes(group_settings(runs)) is None
+
+
+def test_keys_that_compute_nothing_split_no_setting():
+    """A resume may change them; the runs are still seeds of one setting."""
+    runs = [run(seed, [1.0]) for seed in range(4)]
+    runs[1].config["rewards"] = {"workers": 8}
+    runs[2].config["alarms"] = {"rules": {"kl_drift": {"action": "stop"}}}
+    runs[3].config["rollout"] = {"probe_tolerance": 0.1}
+    assert len(group_settings(runs)) == 1
+
+
+def test_pairs_are_compared_up_to_the_last_step_that_both_have():
+    """The base died after three steps: at 0.7 against 0.8, not against what came 97 steps later."""
+    short = run(0, [1.0, 0.9, 0.7], beta1=0.5)
+    long = run(0, [1.0, 0.9, 0.8] + [0.1] * 97, beta1=1.0)
+    base, other = group_settings([short, long])
+    assert paired(other, base, "entropy/mean", "last").value == pytest.approx(0.1)
+    assert paired(base, other, "entropy/mean", "last").value == pytest.approx(-0.1)
+    assert paired(other, base, "entropy/mean", "average").value == pytest.approx(0.1 / 3)

@@ -30,6 +30,21 @@ def test_its_reader_reads_across_a_resume(tmp_path):
     assert [event.step for event in read.Scalars("eval/entropy")] == [0]
 
 
+@pytest.mark.skipif(not INSTALLED, reason="the package tensorboard is not installed")
+def test_steps_that_are_trained_again_in_one_process_stand_once(tmp_path):
+    """After a learner that was lost, the run goes back to a checkpoint; its sinks stay."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    sink = TensorboardSink(tmp_path, print)
+    for step, value in ((1, 1.0), (2, 2.0), (3, 3.0), (2, 20.0), (3, 30.0)):
+        sink.log(step, {"loss": value})
+    sink.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    points = [(event.step, event.value) for event in read.Scalars("loss")]
+    assert points == [(1, 1.0), (2, 20.0), (3, 30.0)]
+
+
 def test_a_missing_package_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(checks, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="is not installed"):

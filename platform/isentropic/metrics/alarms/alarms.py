@@ -3,7 +3,7 @@
 An alarm may also ask for a checkpoint or a stop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -61,14 +61,14 @@ class Alarms:
     def check(self, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns one record per alarm that this step raises or clears.
 
-        A rule whose metric is missing is silent. A record is a line of alarms.jsonl: step,
+        A rule whose metric is missing, or no number, is silent. A record is a line of alarms.jsonl: step,
         policy_version, rule, state (raised | cleared), level, action, metric, value, limit,
         since_step, message.
         """
         records = []
         for name, state in self._states.items():
             value = metrics.get(state.rule.metric)
-            if value is not None:
+            if isinstance(value, int | float):
                 record = self._check_rule(name, state, float(value), metrics)
                 records += [record] if record else []
         return records
@@ -77,6 +77,9 @@ class Alarms:
         self, name: str, state: RuleState, value: float, metrics: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         verdict = state.judge(value)
+        if verdict is None:  # a gap in a stretch is part of it, but raises nothing
+            state.steps_held += state.since_step is not None
+            return None
         step = int(metrics["step"])
         if verdict.holds:
             state.since_step = step if state.since_step is None else state.since_step
@@ -124,8 +127,16 @@ class Alarms:
     def state_dict(self) -> dict[str, Any]:
         return {name: state.state_dict() for name, state in self._states.items()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the rules that the state knows; those added since start afresh."""
+    def load_state_dict(
+        self, state: dict[str, Any], past: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        """Restores the rules that the state knows.
+
+        Those that are new, or judge by other values than before, learn these from `past`, the lines
+        of the steps before; an alarm is raised for steps from here on.
+        """
         for name, rule_state in self._states.items():
-            if name in state:
+            if rule_state.fits(state.get(name)):
                 rule_state.load_state_dict(state[name])
+            else:
+                rule_state.remember(line.get(rule_state.rule.metric) for line in past)

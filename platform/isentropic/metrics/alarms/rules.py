@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -79,21 +80,28 @@ class RuleState:
         self.steps_held = 0
         self.raised = False
 
-    def judge(self, value: float) -> Verdict:
-        """Judges a step's value against the past, then remembers it."""
+    def judge(self, value: float) -> Verdict | None:
+        """Judges a step's value against the past, then remembers it.
+
+        None if nothing was measured: that neither starts nor ends a condition.
+        """
         rule = self.rule
         if rule.kind == "non_finite":
             bad = not math.isfinite(value)
             return Verdict(holds=bad, value=value, limit=None, reason="which is not finite")
-        # Nothing was measured: that neither starts nor ends a condition, and is not remembered.
         if not math.isfinite(value):
-            held = self.since_step is not None
-            return Verdict(holds=held, value=value, limit=None, reason="not measured")
+            return None
         verdict = self._stall(value) if rule.kind == "stall" else self._against_limit(value)
-        self.recent.append(value)
-        if len(self.start) < rule.window:
-            self.start.append(value)
+        self.remember([value])
         return verdict
+
+    def remember(self, values: Iterable[Any]) -> None:
+        """Takes values of past steps, in their order; what is no finite number is left out."""
+        for value in values:
+            if isinstance(value, int | float) and math.isfinite(value):
+                self.recent.append(value)
+                if len(self.start) < self.rule.window:
+                    self.start.append(value)
 
     def _against_limit(self, value: float) -> Verdict:
         limit, words = self._limit()
@@ -139,8 +147,18 @@ class RuleState:
         )
         return Verdict(holds=left_to_gain and now <= limit, value=now, limit=limit, reason=reason)
 
+    def fits(self, state: Mapping[str, Any] | None) -> bool:
+        """Tells whether a state is of a rule that judges as this one does."""
+        # Checkpoints of before version 0.2 do not say what they judged.
+        return state is not None and state.get("judges", self._judges()) == self._judges()
+
+    def _judges(self) -> list[Any]:
+        rule = self.rule
+        return [rule.metric, rule.kind, rule.value, rule.baseline, rule.window, rule.ceiling]
+
     def state_dict(self) -> dict[str, Any]:
         return {
+            "judges": self._judges(),
             "start": list(self.start),
             "recent": list(self.recent),
             "since_step": self.since_step,

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,19 @@ class RunData:
     def planned_steps(self) -> int | None:
         """Returns the number of steps that the config asks for; None if it does not say."""
         return whole(self.setting("run.steps")) or None
+
+    @cached_property
+    def held_out_prompts(self) -> int | None:
+        """Returns how many prompts an evaluation has: as the config says, if there are so many.
+
+        None if neither the config nor data.json says it.
+        """
+        asked = whole(self.setting("evaluation.prompts"))
+        data = None
+        with suppress(ValueError):  # damaged: the config's number is all that is known
+            data = read_json(self.folder / "data.json")
+        there = whole((data.get("eval") or {}).get("prompts")) if isinstance(data, dict) else None
+        return min((each for each in (asked, there) if each), default=None)
 
     @cached_property
     def steps(self) -> list[dict[str, Any]]:

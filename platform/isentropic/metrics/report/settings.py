@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
-from isentropic.config import flat, is_under
+from isentropic.config import COMPUTES_NOTHING, flat, is_under
 from isentropic.metrics.report.reading import words
 from isentropic.metrics.report.run_data import RunData
 
-# Keys that say nothing about what is computed, or that are repeated and not swept.
-NOT_A_SETTING = (
-    "seed", "run", "resume", "tracking", "cluster", "weights", "checkpoint", "accounting.ledger",
-)  # fmt: skip
+# Keys that compute nothing, or that are repeated and not swept.
+NOT_A_SETTING = (*COMPUTES_NOTHING, "seed", "run", "resume", "checkpoint")
 FIRST = (
     "objective.name",
     "objective.beta1",
@@ -55,9 +53,13 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(value=fmean(values), error=error, count=len(values))
 
 
-def summary(run: RunData, key: str, kind: str) -> float | None:
-    """Returns one number of a curve, None if it is empty. Held-out scores take line 0 along."""
-    values = run.values(key, start=key.startswith("eval/"))
+def summary(run: RunData, key: str, kind: str, *, until: float = math.inf) -> float | None:
+    """Returns one number of a curve, None if it is empty. Held-out scores take line 0 along.
+
+    until: the last step that counts.
+    """
+    curve = run.curve(key, start=key.startswith("eval/"))
+    values = [value for _, step, value in curve if step <= until]
     if not values:
         return None
     return {"last": values[-1], "best": max(values), "average": fmean(values)}[kind]
@@ -135,15 +137,21 @@ def swept_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
 
 
 def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
-    """Averages the differences setting - base between runs of the same seed."""
-    by_seed = {repr(run.setting("seed")): summary(run, key, kind) for run in base.runs}
-    differences = [
-        value - base_value
+    """Averages the differences setting - base between runs of the same seed.
+
+    Both count up to the last step that both have: a run that ended early is compared as it was.
+    """
+    by_seed = {repr(run.setting("seed")): run for run in base.runs}
+    pairs = [
+        (run, by_seed[seed])
         for run in setting.runs
-        if (value := summary(run, key, kind)) is not None
-        and (base_value := by_seed.get(repr(run.setting("seed")))) is not None
+        if (seed := repr(run.setting("seed"))) in by_seed
     ]
-    return mean_of(differences)
+    numbers = [
+        [summary(run, key, kind, until=min(each.last_step for each in pair)) for run in pair]
+        for pair in pairs
+    ]
+    return mean_of([own - other for own, other in numbers if own is not None and other is not None])
 
 
 def short(value: Any) -> str:

@@ -43,7 +43,7 @@ from isentropic.metrics.report.statements import statements_table
 
 REPORT = "report.html"
 NAMED = 3  # runs that a title names
-LONGEST_NAME = 80  # characters of a file's name, without what makes it unique
+LONGEST_NAME = 80  # bytes of a file's name, without what makes it unique
 BEST = "Mean ± standard error over the runs of a setting. Best: the largest of the run."
 PAIRED = (
     "Setting minus base between runs of the same seed: mean ± standard error. "
@@ -109,9 +109,10 @@ def default_out(paths: Sequence[Path]) -> Path:
         return resolved[0] / REPORT
     names = [path.name for path in resolved]
     name = "-vs-".join(names)
-    if len(name) > LONGEST_NAME:
+    if len(name.encode()) > LONGEST_NAME:
         digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
-        name = f"{'-vs-'.join(names[:2])[:LONGEST_NAME]}-and-more-{digest}"
+        begin = "-vs-".join(names[:2]).encode()[:LONGEST_NAME].decode(errors="ignore")
+        name = f"{begin}-and-more-{digest}"
     return Path(os.path.commonpath([path.parent for path in resolved])) / f"{name}.html"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import replace_durably
+from isentropic.metrics.sinks.jsonl import LOGS, read_lines
 
 NAME = "metrics.csv"
 
@@ -17,8 +18,12 @@ class CsvSink:
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
-        """Goes on with the file if the folder has one."""
+        """Begins with the lines that metrics.jsonl has: none for a new run.
+
+        What was missed while the file could not be written, or was not asked for, is there again.
+        """
         self._path = folder / NAME
+        self._lines = folder / LOGS[0]
         self._warn: Callable[[str], None] | None = warn
         self._columns: list[str] = []
         self._last = -1
@@ -26,8 +31,7 @@ class CsvSink:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a step; one that a resumed run trains again replaces the row it had."""
-        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float)}
-        self._guarded(lambda: self._add({"step": step} | numbers))
+        self._guarded(lambda: self._add({"step": step} | _numbers(metrics)))
 
     def log_alarm(self, record: Mapping[str, Any]) -> None:
         """Leaves alarms to alarms.jsonl: they are no numbers."""
@@ -36,9 +40,12 @@ class CsvSink:
         """Does nothing: every row is written when it comes."""
 
     def _open(self) -> None:
-        rows = self._rows()
-        self._columns = list(rows[0]) if rows else []
-        self._last = int(rows[-1]["step"]) if rows else -1
+        rows = [_numbers(line) for line in read_lines(self._lines)[0]]
+        if rows:
+            self._columns = list(dict.fromkeys(key for row in rows for key in row))
+            self._last = int(rows[-1]["step"])
+            with replace_durably(self._path) as temporary:
+                self._write(temporary, rows, mode="w")
 
     def _rows(self) -> list[dict[str, Any]]:
         if not self._path.exists():
@@ -72,3 +79,7 @@ class CsvSink:
         except (OSError, ValueError, KeyError, csv.Error) as error:
             self._warn(f"{self._path} cannot be written and is left alone from here on: {error}")
             self._warn = None
+
+
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}

@@ -28,6 +28,7 @@ class TensorboardSink:
         self._warn = warn
         self._writer: Any = None
         self._is_on = True
+        self._last = -1
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Adds the numbers of a step."""
@@ -45,6 +46,10 @@ class TensorboardSink:
             self._guarded(self._writer.close)
 
     def _log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        if self._writer is not None and step <= self._last:  # trained again
+            self._writer.close()
+            self._writer = None
+        self._last = step
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter  # late: a second
 

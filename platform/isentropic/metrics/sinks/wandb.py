@@ -30,7 +30,13 @@ from isentropic.metrics.classes import LABELS
 from isentropic.metrics.entropy import ENTROPY_EDGES
 from isentropic.metrics.report.samples import pick_samples
 from isentropic.metrics.sinks.jsonl import read_lines
-from isentropic.metrics.sinks.wandb_view import can_make_views, save_view
+from isentropic.metrics.sinks.wandb_view import (
+    HELD_OUT_VERSION,
+    VERSION,
+    can_make_views,
+    save_view,
+    version_of,
+)
 
 PROBE_S = 3.0  # for any answer of the server
 INIT_S = 5.0
@@ -117,6 +123,7 @@ class WandbSink:
         self._run: Any = None
         self._folder = folder
         self._state: dict[str, Any] = {"id": None, "last_step": -1}
+        self._alerted = -1  # the last step of an earlier attempt
         self.mode = tracking.wandb
         if self.mode != "disabled":
             self._guarded("start", lambda: self._start(tracking, run_name, without_secrets(config)))
@@ -141,7 +148,7 @@ class WandbSink:
         """Sends an alert for a raised alarm, except for steps that were logged before a resume."""
         if self._run is None or record["state"] != "raised":
             return
-        if record["step"] >= self._state["last_step"]:
+        if record["step"] > self._alerted:
             level = {"error": "ERROR", "warning": "WARN"}.get(record["level"], "INFO")
             title = record["rule"].replace("_", " ")
             self._guarded("alert", lambda: self._run.alert(title, record["message"], level=level))
@@ -167,7 +174,7 @@ class WandbSink:
         if resumed:
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
             written = last_recorded(self._folder, otherwise=self._state["last_step"])
-            self._state["last_step"] = written
+            self._state["last_step"] = self._alerted = written
         self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
@@ -190,16 +197,21 @@ class WandbSink:
             threading.Thread(
                 target=self._save_view, args=where, name=VIEW_THREAD, daemon=True
             ).start()
-        self._run.define_metric("policy_version")
-        self._run.define_metric("*", step_metric="policy_version", hidden=True)
-        for key, summary in SUMMARIES.items():
-            self._run.define_metric(key, step_metric="policy_version", summary=summary, hidden=True)
-        for name in SHOWN.values():
-            self._run.define_metric(name, step_metric="policy_version")
+        self._define_metrics()
         for line in read_lines(self._folder / "metrics.jsonl")[0] if resumed else ():
             if line["step"] > self._state["last_step"]:
                 self._log(line["step"], line)
         self._save_state()
+
+    def _define_metrics(self) -> None:
+        for name in (VERSION, HELD_OUT_VERSION):
+            self._run.define_metric(name)
+        for glob in ("*", "eval/*"):
+            self._run.define_metric(glob, step_metric=version_of(glob), hidden=True)
+        for key, summary in SUMMARIES.items():
+            self._run.define_metric(key, step_metric=version_of(key), summary=summary, hidden=True)
+        for key, name in SHOWN.items():
+            self._run.define_metric(name, step_metric=version_of(key))
 
     def _open(self, wandb: Any, arguments: dict[str, Any]) -> Any:
         """Opens the run online if the mode asks for it and the server answers, else offline."""

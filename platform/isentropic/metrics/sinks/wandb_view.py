@@ -11,6 +11,14 @@ from typing import Any
 VIEW = "isentropic"  # in its address: https://wandb.ai/<entity>/<project>?nw=isentropic
 TITLE = "isentropic: entropy first"
 OPEN = 3  # sections that are not folded
+# What curves are drawn over: a step's numbers are of the weights that drew it, a held-out score is of
+# those after it.
+VERSION, HELD_OUT_VERSION = "policy_version", "eval/policy_version"
+
+
+def version_of(metric: str) -> str:
+    """Returns the metric that says which weights a metric is of."""
+    return HELD_OUT_VERSION if metric.startswith("eval/") else VERSION
 
 
 def can_make_views() -> bool:
@@ -60,8 +68,8 @@ def make_view(entity: str, project: str, sections: Mapping[str, Mapping[str, str
                 name=title,
                 is_open=place < OPEN,
                 panels=[
-                    LinePlot(title=name, x="policy_version", y=[f"{title}/{name}"])
-                    for name in curves
+                    LinePlot(title=name, x=version_of(metric), y=[f"{title}/{name}"])
+                    for name, metric in curves.items()
                 ],
             )
             for place, (title, curves) in enumerate(sections.items())

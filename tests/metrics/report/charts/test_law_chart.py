@@ -85,3 +85,10 @@ def test_the_gap_at_equal_entropy_has_an_error_over_seeds(tmp_path):
 def test_the_error_of_a_share(tmp_path, config, error):
     """100 prompts of which half are right."""
     assert law.binomial_error(run_of(tmp_path, [], config), 0.5) == error
+
+
+def test_the_error_of_a_share_is_of_the_prompts_there_are(tmp_path):
+    """128 are asked for and the set has 30: sqrt(1/4 / 30)."""
+    run = run_of(tmp_path / "run", [], "evaluation: {prompts: 128}\n")
+    (run.folder / "data.json").write_text('{"eval": {"prompts": 30}}')
+    assert law.binomial_error(run, 0.5) == pytest.approx(math.sqrt(0.25 / 30))

@@ -126,8 +126,8 @@ def binomial_error(run: RunData, share: float) -> float | None:
 
     For pass@k it is the binomial one; for avg@k, whose samples share their prompt, at most that.
     """
-    prompts = run.setting("evaluation.prompts")
-    if not is_number(prompts) or prompts < 1 or not 0 <= share <= 1:
+    prompts = run.held_out_prompts
+    if prompts is None or not 0 <= share <= 1:
         return None
     return math.sqrt(share * (1 - share) / prompts)
 

@@ -83,8 +83,8 @@ def sentence(runs: Sequence[RunData], steps: Iterable[int] | None = None) -> str
         return f"{moved}; {drift}." if drift else f"{moved}."
     measured, of = books[0].steps, max(len(run.steps) for run in runs)
     where = f"in the {_steps(measured)} that were measured, " if measured < of else ""
-    clipped = [found.clipped for found in books if found.clipped]
-    carried = f"; clipped tokens carried {nats(fmean(clipped))}" if clipped else ""
+    clipped = [found.clipped for found in books if found.clipped is not None]
+    carried = f"; clipped tokens carried {nats(fmean(clipped))}" if any(clipped) else ""
     pulls = _pulls(classes, "pulled it down", "pushed it up")
     return f"{moved}; {where}{pulls}{carried}."
 
