@@ -3,11 +3,15 @@
 import pytest
 
 from isentropic.experiments.results.parts import PARTS, Part, parts_of
-from isentropic.experiments.results.plan import planned_runs, points_of, settings_of, to_do
+from isentropic.experiments.results.plan import (
+    plan_of_part,
+    planned_runs,
+    points_of,
+    settings_of,
+    to_do,
+)
 from isentropic.experiments.settings.load import load
-from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep.ledger import DONE, FAILED, STOPPED, SweepLedger
-from isentropic.experiments.sweep.plan import plan_of
 
 GRID = """
 overrides: [experiment=ce_gppo_tiny]
@@ -79,7 +83,7 @@ def test_parts_are_asked_for_by_name():
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_a_parts_base_is_one_of_its_settings(part):
-    points = points_of(plan_of(read_preset(part.sweep), part.overrides))
+    points = points_of(plan_of_part(part))
     labels = {label for label, _ in points}
     assert not part.base or part.base in labels
     seeds = {override for _, own in points for override in own if override.startswith("seed=")}

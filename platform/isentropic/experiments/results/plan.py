@@ -45,7 +45,7 @@ def planned_runs(part: Part, folder: Path) -> list[Planned]:
     Raises:
         ValueError: a run that could not start, with its overrides.
     """
-    plan = plan_of(read_preset(part.sweep), part.overrides)
+    plan = plan_of_part(part)
     trials = compose_trials(plan, folder, early_stop=False)
     points = points_of(plan)
     assert len(points) == len(trials), f"{part.name} has a run twice"
@@ -53,6 +53,12 @@ def planned_runs(part: Part, folder: Path) -> list[Planned]:
         Planned(label=label, overrides=trial.overrides, trial=shared(trial, folder))
         for (label, _), trial in zip(points, trials, strict=True)
     ]
+
+
+def plan_of_part(part: Part) -> SweepPlan:
+    """Return the plan of a part's runs: a setting of its preset may change what the part sets."""
+    preset = read_preset(part.sweep)
+    return plan_of(preset | {"overrides": [*(preset.get("overrides") or []), *part.overrides]}, ())
 
 
 def points_of(plan: SweepPlan) -> list[Named]:

@@ -5,7 +5,16 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from isentropic.checks import check_range
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from isentropic.checks import check_range, nearest
+from isentropic.experiments.settings.annotations import annotation
+from isentropic.experiments.settings.errors import quoted
+from isentropic.experiments.settings.overrides import TEXT, as_typed
+
+KEYS = ("count", "keys", "seed")  # of `random`
 
 
 def random_of(given: Any) -> dict[str, Any] | None:
@@ -17,10 +26,22 @@ def random_of(given: Any) -> dict[str, Any] | None:
         raise ValueError(
             f"the sweep's random needs count and keys ({{key: [low, high]}}), got {given!r}."
         )
-    count = given["count"]
-    check_range("random.count", count if isinstance(count, int) else repr(count), at_least=1)
+    for key in given:
+        if key not in KEYS:
+            raise ValueError(
+                f"random.{key} is no key of random.{nearest(str(key), KEYS)} It may have "
+                f"{', '.join(KEYS)}."
+            )
+    check_range("random.count", whole(given["count"]), at_least=1)
+    hint = "It is a whole number: a resume draws the same points by it."
+    check_range("random.seed", whole(given.get("seed", 0)), at_least=0, hint=hint)
     check_ranges("random.keys", keys)
     return dict(given)
+
+
+def whole(value: Any) -> Any:
+    """Return a whole number as it is, anything else as a text that no range takes."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else repr(value)
 
 
 def check_ranges(part: str, keys: Mapping[str, Any]) -> None:
@@ -60,7 +81,7 @@ def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
     def one(key: str, bounds: Any) -> str:
         if isinstance(bounds, Mapping) and "choice" in bounds:
-            return f"{key}={as_text(rng.choice(bounds['choice']))}"
+            return as_override(key, rng.choice(bounds["choice"]))
         low, high = map(float, bounds["log"] if isinstance(bounds, Mapping) else bounds)
         value = (
             math.exp(rng.uniform(math.log(low), math.log(high)))
@@ -75,12 +96,45 @@ def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def as_override(key: str, value: Any) -> str:
+    """Return the override that gives a key one YAML value; a text key has the text to the letter."""
+    if isinstance(value, str) and not _is_itself(_read(value), value) and annotation(key) in TEXT:
+        return f"{key}={quoted(value)}"
+    return as_typed([f"{key}={as_text(value)}"])[0]
+
+
 def as_text(value: Any) -> str:
-    """Write a YAML value as Hydra's command line has it."""
+    """Write a YAML value as Hydra's command line has it.
+
+    A text may be in Hydra's words, such as a list of methods; if it cannot be, or would be several
+    values, it is itself.
+    """
+    if isinstance(value, str):
+        read = _read(value)
+        return quoted(value) if read is None or read.is_sweep_override() else value
+    return _as_part(value)
+
+
+def _as_part(value: Any) -> str:
+    """Write a value, a text inside another one always as itself."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{as_text(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{_as_part(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(as_text, value)) + "]"
-    return str(value)
+        return "[" + ",".join(map(_as_part, value)) + "]"
+    if not isinstance(value, str):
+        return str(value)
+    return value if _is_itself(_read(f"[{value}]"), [value]) and ":" not in value else quoted(value)
+
+
+def _is_itself(read: Override | None, value: Any) -> bool:
+    return read is not None and not read.is_sweep_override() and read.value() == value
+
+
+def _read(text: str) -> Override | None:
+    """Return a text as Hydra reads it, as the value of some key; None if it cannot."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return None

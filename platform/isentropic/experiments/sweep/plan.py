@@ -20,6 +20,7 @@ from isentropic.checks import check_choice
 from isentropic.config import Config
 from isentropic.experiments.settings.compose import compose_run
 from isentropic.experiments.settings.conf import CONF
+from isentropic.experiments.settings.errors import quoted
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import (
     as_typed,
@@ -28,12 +29,11 @@ from isentropic.experiments.settings.overrides import (
     parse,
     short_override,
 )
-from isentropic.experiments.sweep.draws import as_text, draw, random_of
+from isentropic.experiments.sweep.draws import as_override, draw, random_of
+from isentropic.experiments.sweep.keys import check_once, check_own
 from isentropic.experiments.sweep.names import sweep_label
 from isentropic.experiments.sweep.suggest import SearchPlan, search_of
 
-# The sweep sets these itself, for each of its runs.
-OWN_KEYS = ("run.name", "run.dir", "resume", "resume.mode", "tracking.group")
 PARTS = ("overrides", "grid", "settings", "list", "random", "search")
 EARLY_STOP = ("entropy_collapse", "entropy_explosion")
 
@@ -91,14 +91,15 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> SweepPlan:
 
     Raises:
         ValueError: an unknown part, a grid or a key without values, keys that the sweep sets
-            itself.
+            itself, a key in two places.
     """
     for part in preset:
         check_choice("sweep part", part, PARTS)
     arguments = as_typed(arguments)
     common = list(overrides_of("overrides", preset.get("overrides") or []))
+    on_line = []
     axes = {
-        key: tuple(f"{key}={as_text(value)}" for value in values)
+        key: tuple(as_override(key, value) for value in values)
         for key, values in _grid_of(preset).items()
     }
     for argument, override in zip(arguments, parse(arguments), strict=True):
@@ -107,15 +108,16 @@ def plan_of(preset: Mapping[str, Any], arguments: Sequence[str]) -> SweepPlan:
         if override.is_sweep_override():
             axes[key] = tuple(point[0] for point in grid([argument]))
         else:
-            common.append(argument)
+            on_line.append(argument)
     plan = SweepPlan(
-        common=tuple(common),
+        common=(*common, *on_line),
         grid=axes,
         settings=_settings_of(preset),
         random=random_of(preset.get("random")),
         search=search_of(preset.get("search")),
     )
     _check_plan(plan)
+    _check_once(plan, on_line)
     return plan
 
 
@@ -147,15 +149,10 @@ def _settings_of(preset: Mapping[str, Any]) -> tuple[Named, ...]:
 def _check_plan(plan: SweepPlan) -> None:
     every = [
         *plan.common,
-        *(values[0] for values in plan.grid.values()),
+        *_firsts(plan.grid),
         *itertools.chain(*(overrides for _, overrides in plan.settings)),
     ]
-    for override in parse(every):
-        if override.key_or_group in OWN_KEYS:
-            raise ValueError(
-                f"{override.key_or_group} is set by the sweep for each of its runs; name the "
-                "sweep: name=..."
-            )
+    check_own([*_keys(every), *_drawn(plan)])
     if plan.search is not None:
         _check_search(plan, parse(plan.common))
         return
@@ -166,6 +163,28 @@ def _check_plan(plan: SweepPlan) -> None:
             "the sweep is empty: no key has several values. Give one, 'objective.beta1=0,0.5,1', "
             "or a preset, sweep=ce_gppo_fig3."
         )
+
+
+def _check_once(plan: SweepPlan, on_line: Sequence[str]) -> None:
+    """Refuse a key that a setting, the grid, the draws and the command line set between them."""
+    places = {"the command line": _keys(on_line), "the grid": _keys(_firsts(plan.grid))}
+    for name, overrides in plan.settings:
+        label = "the list" if name is None else f"the setting {name!r}"
+        check_once(places | {label: _keys(overrides), "random.keys": _drawn(plan)})
+    check_once({"the overrides": _keys(plan.common), "random.keys": _drawn(plan)})
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [override.key_or_group for override in parse(overrides)]
+
+
+def _drawn(plan: SweepPlan) -> list[str]:
+    """Return the keys that are drawn or searched."""
+    return [*((plan.random or {}).get("keys", ())), *(plan.search.keys if plan.search else ())]
+
+
+def _firsts(axes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [values[0] for values in axes.values()]
 
 
 def _check_search(plan: SweepPlan, common: Sequence[Override]) -> None:
@@ -242,13 +261,8 @@ def _compose(
     """
     digest = hashlib.blake2b("\n".join(overrides).encode(), digest_size=8).hexdigest()
     name = sweep_label(list(own), set(), label)
-    ours = (
-        f"run.name={name}",
-        f"run.dir={folder / name}",
-        f"tracking.group={folder.name}",
-        "resume=auto",
-    )
-    given = [*overrides, *ours]
+    ours = {"run.name": name, "run.dir": str(folder / name), "tracking.group": folder.name}
+    given = [*overrides, *(f"{key}={quoted(text)}" for key, text in ours.items()), "resume=auto"]
     parsed = parse(given)
     kind = tuple(
         str(item.input_line) if _is_choice(item) or _is_nested(item) else item.get_key_element()
@@ -265,7 +279,13 @@ def _compose(
         cfg = compose_run(given)  # says in our words what is wrong
     if label is not None:
         cfg.run.label = label
-    return Trial(name=name, overrides=tuple(overrides), digest=digest, config=load(cfg), cfg=cfg)
+    config = load(cfg)
+    if config.run.dry:
+        raise ValueError(
+            "run.dry=true is no key of a sweep's runs, which would be trained. dry=true, without "
+            "run., checks all runs of a sweep and starts none."
+        )
+    return Trial(name=name, overrides=tuple(overrides), digest=digest, config=config, cfg=cfg)
 
 
 def _terms(overrides: Sequence[str]) -> list[str]:

@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from isentropic.checks import check_choice, check_range, nearest
-from isentropic.experiments.sweep.draws import as_text, check_ranges
+from isentropic.experiments.settings.overrides import as_typed
+from isentropic.experiments.sweep.draws import as_text, check_ranges, whole
 
 if TYPE_CHECKING:
     import optuna
@@ -34,8 +35,8 @@ class Halving:
     factor: int
 
     def __post_init__(self) -> None:
-        check_range("search.halving.first", _whole(self.first), at_least=1)
-        check_range("search.halving.factor", _whole(self.factor), at_least=2)
+        check_range("search.halving.first", whole(self.first), at_least=1)
+        check_range("search.halving.factor", whole(self.factor), at_least=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,10 @@ class SearchPlan:
         check_choice("search.goal", self.goal, ("max", "min"))
         check_choice("search.value", self.value, VALUES)
         check_choice("search.sampler", self.sampler, ("tpe", "random"))
-        check_range("search.count", _whole(self.count), at_least=1)
-        check_range("search.batch", _whole(self.batch), at_least=1)
-        check_range("search.startup", _whole(self.startup), at_least=0)
-        check_range("search.seed", _whole(self.seed), at_least=0)
+        check_range("search.count", whole(self.count), at_least=1)
+        check_range("search.batch", whole(self.batch), at_least=1)
+        check_range("search.startup", whole(self.startup), at_least=0)
+        check_range("search.seed", whole(self.seed), at_least=0)
         if not isinstance(self.keys, Mapping):
             raise ValueError(f"search.keys must be keys with ranges, got {self.keys!r}.")
         check_ranges("search.keys", self.keys)
@@ -143,7 +144,7 @@ def suggest(
 def overrides_of_point(plan: SearchPlan, point: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the overrides that a point stands for."""
     return tuple(
-        f"{key}={point[key] if _choices(range_) else _short(point[key], range_)}"
+        as_typed([f"{key}={point[key] if _choices(range_) else _short(point[key], range_)}"])[0]
         for key, range_ in plan.keys.items()
     )
 
@@ -258,8 +259,3 @@ def _short(value: float, range_: Any) -> str:
     low, high = _bounds(range_)
     text = f"{value:.4g}"
     return text if low <= float(text) <= high else repr(value)
-
-
-def _whole(value: Any) -> Any:
-    """Return a whole number as it is, anything else as a text that no range takes."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else repr(value)
