@@ -4,10 +4,11 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isentropic.durable import write_text_durably
+from isentropic.durable import when_there_is_room, write_text_durably
 from isentropic.metrics.sinks.jsonl import plain, read_lines
 
 LEDGER = "sweep.jsonl"
@@ -60,12 +61,22 @@ class SweepLedger:
         """Append a row with values such as run, overrides, state and attempts."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = plain({"hash": digest, "time": now, **values})
+        line = (json.dumps(row, allow_nan=False) + "\n").encode()
+        when_there_is_room(partial(self._append, line))
         self.rows[digest] = row
         self._count(row)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+
+    def _append(self, line: bytes) -> None:
+        """Append a line whole or not at all: the next one would go on in what a full disk took."""
+        with self._path.open("ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(before)
+                raise
 
     def _count(self, row: Mapping[str, Any]) -> None:
         if isinstance(row.get("seconds"), int | float):
