@@ -25,6 +25,7 @@ from isentropic.experiments.sweep.plan import Composer, SweepPlan, Trial, compos
 from isentropic.folders import runs_folder
 
 MANY = 200
+LASTING = ("sweep", "early_stop")  # options that say which runs a sweep has
 OPTIONS = Options(
     "sweep",
     __doc__,
@@ -160,14 +161,14 @@ def _plan(request: Request, folder: Path) -> tuple[Request, SweepPlan]:
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
     """
     before = read_plan(folder)
-    if request.resumes:
+    if request.resumes and not (before is None and request.lasting and _is_begun(folder)):
         request = _resumed(request, folder, before)
     elif before is not None and not request.is_set("dry"):
         raise ValueError(
             f"{folder} already has a sweep. To go on with it: resume=auto. To start another: "
             "name=<another>."
         )
-    elif before is None and folder.is_dir() and any(folder.iterdir()):
+    elif before is None and folder.is_dir() and not _is_begun(folder):
         raise ValueError(
             f"{folder} has files that are not a sweep's. Choose another name: name=<another>."
         )
@@ -176,6 +177,14 @@ def _plan(request: Request, folder: Path) -> tuple[Request, SweepPlan]:
     if plan.count > MANY and not request.is_set("yes"):
         raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say yes=true.")
     return request, plan
+
+
+def _is_begun(folder: Path) -> bool:
+    """Return True for a folder without files but hidden ones.
+
+    A sweep that was killed before it said what it is leaves its lock.
+    """
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _resumed(request: Request, folder: Path, before: list[str] | None) -> Request:
@@ -192,7 +201,8 @@ def _resumed(request: Request, folder: Path, before: list[str] | None) -> Reques
             f"name={folder.name} resume=auto, and none of them. To start another: name=<another>."
         )
     options, overrides = OPTIONS.parse(before)
-    return Request(options=options | request.options, overrides=tuple(overrides))
+    own = {key: value for key, value in request.options.items() if key not in LASTING}
+    return Request(options=options | own, overrides=tuple(overrides))
 
 
 def _conclude(folder: Path, ledger: SweepLedger) -> None:
