@@ -14,6 +14,8 @@ momentum:
 Several ways to sort the tokens can be followed at once: each splits the whole momentum.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -69,19 +71,16 @@ class Owners:
             shard.add_(part.double(), alpha=(1 - beta1) * scale)
 
     @torch.no_grad()
-    def parts(self, along: Shards) -> dict[str, float]:
+    def parts(self, along: Iterable[Tensor]) -> dict[str, float]:
         """Returns what each owner's momentum does to the entropy, in nats, over all ranks.
 
         along: G / ((1 - b1^t) D) of each shard, in float64.
         """
-        sums: Tensor = torch.stack(
-            [
-                torch.stack(
-                    [(one * two).sum() for one, two in zip(along, shards, strict=True)]
-                ).sum()
-                for shards in self._buffers.values()
-            ]
-        )
+        products = [  # of each shard with that of every owner; `along` may make it as it is asked
+            [(part * shard).sum() for shard in shards]
+            for part, *shards in zip(along, *self._buffers.values(), strict=True)
+        ]
+        sums: Tensor = torch.stack([torch.stack(one).sum() for one in zip(*products, strict=True)])
         sum_over_shards(sums, self._group["params"][0])
         rate = self._group["lr"]
         return {

@@ -23,12 +23,18 @@ def sum_over_shards(tensor: Tensor, parameter: Tensor) -> None:
         dist.all_reduce(tensor, group=parameter.device_mesh.get_group(-1))
 
 
+def on_host(tensor: Tensor) -> Tensor:
+    """Copies this rank's shard to host memory."""
+    return local(tensor).to("cpu", copy=True)
+
+
+def local_gradient(parameter: Tensor) -> Tensor:
+    """Returns this rank's shard of a gradient, sharing memory."""
+    # A parameter that no loss reaches has no gradient: count it as 0.
+    gradient = parameter.grad
+    return torch.zeros_like(local(parameter)) if gradient is None else local(gradient)
+
+
 def local_gradients(parameters: Shards) -> Shards:
     """Copies this rank's shards of the gradients."""
-    # A parameter that no loss reaches has no gradient: count it as 0.
-    return [
-        torch.zeros_like(local(parameter))
-        if parameter.grad is None
-        else local(parameter.grad).clone()
-        for parameter in parameters
-    ]
+    return [local_gradient(parameter).clone() for parameter in parameters]

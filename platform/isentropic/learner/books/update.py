@@ -25,29 +25,47 @@ cancels (Richardson's extrapolation).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from isentropic.learner.books.owners import Owners
-from isentropic.learner.books.shards import Shards, local, local_gradients, sum_over_shards
+from isentropic.learner.books.shards import (
+    Shards,
+    local,
+    local_gradient,
+    on_host,
+    sum_over_shards,
+)
 from isentropic.records import MicroBatch, UpdateBooks
 
 # Length of the step along u in parameter space. In float32 the tokens' sum was right to 3e-4 of the
 # sum of their absolute values: shorter steps drown in rounding, longer ones see the curvature.
 REACH = 0.02
 
+# Copies of a rank's shards in float32 that there are at most; `learner.estimate` plans for them.
+ON_HOST = 6  # gradients at the start and at the end, what is `Kept`, and the updated weights
+ON_DEVICE = 2  # the mean gradient, and the weights that the update began with
 PARTS = ("first", "trapezoid", "now", "momentum", "decay")
 
 
 @dataclass(frozen=True)
 class Slope:
-    """Mean entropy over the contexts, and this rank's shards of its gradient."""
+    """Mean entropy over the contexts, and this rank's shards of its gradient, on the host."""
 
     entropy: float
     gradient: Shards
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a step changes, as it was before, on the host."""
+
+    weights: Shards
+    gradients: Shards
+    momentum: Shards
 
 
 def clip_scale(grad_norm: float, max_norm: float) -> float:
@@ -70,7 +88,8 @@ class Books:
     """Follows the updates of one step: call `before` and `after` around each optimizer step.
 
     The weights are moved along u and put back from copies, so training has the same bits with and
-    without the books. Holds five more copies of this rank's shards while it lives.
+    without the books. Copies of this rank's shards lie in host memory, `ON_HOST` at most; on a GPU
+    there are `ON_DEVICE` more, and only while tokens are scored along u.
 
     Args:
         optimizer: AdamW with one group over all parameters.
@@ -95,9 +114,11 @@ class Books:
     def before(self, grad_norm: float, max_norm: float) -> None:
         """Keeps what the step is about to change; `grad` holds the clipped gradients."""
         self._scale = clip_scale(grad_norm, max_norm)
-        self._weights = [local(parameter).clone() for parameter in self._parameters]
-        self._gradients = local_gradients(self._parameters)
-        self._momentum = [local(state["exp_avg"]).clone() for state in self._states]
+        self._kept = Kept(
+            weights=[on_host(parameter) for parameter in self._parameters],
+            gradients=[on_host(local_gradient(parameter)) for parameter in self._parameters],
+            momentum=[on_host(state["exp_avg"]) for state in self._states],
+        )
 
     def after(
         self, microbatches: Sequence[MicroBatch], owners: Owners | None = None
@@ -106,16 +127,15 @@ class Books:
 
         owners: whose momentum it was; None if that is not followed.
         """
-        start = self._slope
-        end = self._slope_here()
-        self._slope = end
-        mean = [(one + other) / 2 for one, other in zip(start.gradient, end.gradient, strict=True)]
-        parts = self._parts(start.gradient, mean)
-        logprob_slope, entropy_slope = self._slopes(microbatches, mean)
+        start, self._slope = self._slope, self._slope_here()
+        parts, mean = self._parts(start, self._kept)
+        owned = owners.parts(self._along(mean)) if owners else {}
+        logprob_slope, entropy_slope = self._slopes(microbatches, mean, self._kept.weights)
+        del self._kept
         return UpdateBooks(
-            owned=owners.parts(self._along(mean)) if owners else {},
+            owned=owned,
             entropy_before=start.entropy,
-            entropy_after=end.entropy,
+            entropy_after=self._slope.entropy,
             scale=self._scale,
             impulse=self._impulse,
             logprob_slope=logprob_slope,
@@ -154,87 +174,95 @@ class Books:
     def _slope_here(self) -> Slope:
         self._optimizer.zero_grad(set_to_none=True)
         entropy = self._measure()
-        gradient = local_gradients(self._parameters)
+        gradient = [local_gradient(parameter).cpu() for parameter in self._parameters]
         self._optimizer.zero_grad(set_to_none=True)
         return Slope(entropy, gradient)
 
-    def _denominators(self) -> list[Tensor]:
-        """Returns (1 - b1^t) D of each shard, as the step used it, in float64."""
+    def _denominator(self, state: dict[str, Tensor]) -> Tensor:
+        """Returns (1 - b1^t) D of a shard, as the step used it, in float64."""
         beta1, beta2 = self._group["betas"]
-        denominators = []
-        for state in self._states:
-            count = float(state["step"])
-            second = local(state["exp_avg_sq"]).double() / (1 - beta2**count)
-            denominators.append((1 - beta1**count) * (second.sqrt() + self._group["eps"]))
-        return denominators
+        count = float(state["step"])
+        second = local(state["exp_avg_sq"]).double() / (1 - beta2**count)
+        return (1 - beta1**count) * (second.sqrt() + self._group["eps"])
 
-    def _along(self, mean: Shards) -> Shards:
-        """Returns G / ((1 - b1^t) D) of each shard, in float64."""
-        return [
-            average.double() / denominator
-            for average, denominator in zip(mean, self._denominators(), strict=True)
-        ]
+    def _along(self, mean: Shards, factor: float = 1.0) -> Iterator[Tensor]:
+        """Yields factor * G / ((1 - b1^t) D) of each shard, in float64.
+
+        One after the other: of all at once they would be as large as weights and moments.
+        """
+        for average, state in zip(mean, self._states, strict=True):
+            yield factor * average.double() / self._denominator(state)
+
+    def _direction(self, mean: Shards) -> Iterator[Tensor]:
+        """Yields u of each shard."""
+        beta1, _ = self._group["betas"]
+        return self._along(mean, 1 - beta1)
 
     @torch.no_grad()
-    def _parts(self, start: Shards, mean: Shards) -> dict[str, float]:
-        """Returns the sums of `UpdateBooks` by name, over all ranks and in float64."""
+    def _parts(self, start: Slope, kept: Kept) -> tuple[dict[str, float], Shards]:
+        """Returns the sums of `UpdateBooks` by name, over all ranks and in float64; and G.
+
+        The memory of `start` is used up.
+        """
         beta1, _ = self._group["betas"]
         rate = self._group["lr"]
-        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=mean[0].device)
-        for slope, average, parameter, weight, gradient, momentum, denominator in zip(
-            start,
-            mean,
+        device = local(self._parameters[0]).device
+        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=device)
+        mean: Shards = []
+        for parameter, state, *shards in zip(
             self._parameters,
-            self._weights,
-            self._gradients,
-            self._momentum,
-            self._denominators(),
+            self._states,
+            start.gradient,
+            self._slope.gradient,
+            kept.weights,
+            kept.gradients,
+            kept.momentum,
             strict=True,
         ):
+            slope, end, weight, gradient, momentum = (shard.to(device) for shard in shards)
             step = local(parameter).double() - weight.double()
-            along = average.double() / denominator
+            first = (slope.double() * step).sum()
+            average = slope.add_(end).div_(2)
+            along = average.double() / self._denominator(state)
             sums += torch.stack(
                 [
-                    (slope.double() * step).sum(),
+                    first,
                     (average.double() * step).sum(),
                     -rate * (1 - beta1) * (along * gradient.double()).sum(),
                     -rate * beta1 * (along * momentum.double()).sum(),
                     -rate * self._group["weight_decay"] * (average.double() * weight).sum(),
                 ]
             )
+            mean.append(average)
         sum_over_shards(sums, self._parameters[0])
-        return dict(zip(PARTS, sums.tolist(), strict=True))
+        return dict(zip(PARTS, sums.tolist(), strict=True)), mean
 
     @torch.no_grad()
-    def _slopes(self, microbatches: Sequence[MicroBatch], mean: Shards) -> tuple:
-        """Returns [N] j and [N] i: slopes along u at the weights that the update began with."""
-        beta1, _ = self._group["betas"]
-        direction = [
-            (1 - beta1) * average.double() / denominator
-            for average, denominator in zip(mean, self._denominators(), strict=True)
-        ]
-        square = torch.stack([part.square().sum() for part in direction]).sum()
+    def _slopes(self, microbatches: Sequence[MicroBatch], mean: Shards, weights: Shards) -> tuple:
+        """Returns [N] j and [N] i: slopes along u at `weights`, those that the update began with."""
+        square = torch.stack([part.square().sum() for part in self._direction(mean)]).sum()
         sum_over_shards(square, self._parameters[0])
         length = math.sqrt(float(square))
         if not length:
             lengths = sum(len(batch.target) for batch in microbatches)
             return torch.zeros(lengths).numpy(), torch.zeros(lengths).numpy()
-        updated = [local(parameter).clone() for parameter in self._parameters]
-        near = self._differences(microbatches, direction, REACH / length)
-        far = self._differences(microbatches, direction, 2 * REACH / length)
+        updated = [on_host(parameter) for parameter in self._parameters]
+        before = [weight.to(mean[0].device) for weight in weights]
+        near = self._differences(microbatches, before, mean, REACH / length)
+        far = self._differences(microbatches, before, mean, 2 * REACH / length)
         slopes = [(4 * half - whole) / 3 for half, whole in zip(near, far, strict=True)]
         for parameter, weight in zip(self._parameters, updated, strict=True):
             local(parameter).copy_(weight)
         return tuple(slope.float().cpu().numpy() for slope in slopes)
 
     def _differences(
-        self, microbatches: Sequence[MicroBatch], direction: Shards, reach: float
+        self, microbatches: Sequence[MicroBatch], before: Shards, mean: Shards, reach: float
     ) -> list[Tensor]:
         """Returns [N] central differences of logprob and of entropy; leaves the weights moved."""
         sides = []
         for sign in (1, -1):
             for parameter, weight, part in zip(
-                self._parameters, self._weights, direction, strict=True
+                self._parameters, before, self._direction(mean), strict=True
             ):
                 local(parameter).copy_(weight.double() + sign * reach * part)
             sides.append(self._score(microbatches))
