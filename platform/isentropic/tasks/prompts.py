@@ -122,6 +122,7 @@ class Kept:
         self.max_turns = task.max_turns
         self.preload = getattr(task, "preload", ())
         self.place = getattr(task, "place", "")
+        self.runs_code = getattr(task, "runs_code", False)
 
     def __getattr__(self, name: str) -> Any:
         # Only what a task may have or lack; a copy asks for `_task` before it is there.

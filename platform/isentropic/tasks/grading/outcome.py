@@ -1,6 +1,7 @@
 """What a check gives: a reward, perhaps of named parts, or the kind of its error and the reason."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ NOT_FINITE = "not_finite"
 KINDS = (TIMED_OUT, CRASHED, RAISED, NOT_FINITE)
 REASON = 400  # characters kept of a reason
 MOST_PARTS = 64
+PART = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # names a metric
+# A larger reward drowns the others of its group, and overflows where advantages are float32.
+LARGEST = 1e6
 
 Outcome = float | str  # a reward, or the kind of its error
 
@@ -75,19 +79,27 @@ def from_json(value: object) -> Outcome:
     if value in (RAISED, NOT_FINITE):
         return str(value)
     number = _number(value)
-    return number if math.isfinite(number) else NOT_FINITE
+    return number if is_payable(number) else NOT_FINITE
+
+
+def is_payable(number: float) -> bool:
+    """Returns whether a number can be a reward: finite, and not beyond LARGEST."""
+    return abs(number) <= LARGEST  # not so of NaN
 
 
 def _paid(reward: object, parts: dict[Any, object]) -> Outcome:
-    numbers = {name: _number(value) for name, value in parts.items()}
-    if len(numbers) > MOST_PARTS:
+    # The worker checked the names too, but an answer may have written this.
+    if len(parts) > MOST_PARTS or not all(PART.fullmatch(str(name)) for name in parts):
         raise ValueError
+    numbers = {name: _number(value) for name, value in parts.items()}
     total = _number(reward)
-    is_finite = all(map(math.isfinite, [total, *numbers.values()]))
-    return Paid(total, numbers) if is_finite else NOT_FINITE
+    return Paid(total, numbers) if all(map(is_payable, [total, *numbers.values()])) else NOT_FINITE
 
 
 def _number(value: object) -> float:
     if type(value) not in (int, float):
         raise ValueError
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an integer that no float holds
+        return math.inf

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import secrets
 import socket
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def spare_cpus() -> int:
 class WorkerPool:
     """Walled processes that check answers.
 
-    They start on the first check; one that hangs or dies is replaced.
+    They start on the first check; one that hangs or dies is replaced. A task that says that it
+    `runs_code` of answers gets a new one for each check: what an answer changes ends with it.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class WorkerPool:
         self._memory_gib = memory_gib
         self._timeout_s = timeout_s
         self._network = network
+        self._reuse = not getattr(task, "runs_code", False)
         self._say = say  # is called once, with what the workers are walled off by
         self._server: _Server | None = None
         self._idle: list[_Worker] = []
@@ -78,23 +81,22 @@ class WorkerPool:
     async def check(self, batch: Sequence[Item], timeout_s: float) -> list[Outcome]:
         """Returns the batch's outcomes.
 
-        If the batch does not come back, all its items have the same kind of error.
+        If the batch does not come back, all its items have the same kind of error. A single answer
+        whose worker went is checked again by a new one: the worker may have gone with its server.
+        Who sends more of them at once sends those of a lost batch again one by one.
         """
-        worker = self._idle.pop() if self._idle else await asyncio.to_thread(self._start)
-        error = CRASHED
-        try:
-            async with asyncio.timeout(timeout_s):
-                outcomes = await worker.ask(batch)
-            self._idle.append(worker)
-            return outcomes
-        except TimeoutError:
-            error = TIMED_OUT
-        except (OSError, ValueError, RecursionError):  # the worker is gone, or sent no answer
-            pass
-        finally:
-            if worker not in self._idle:
-                self._end(worker)
-        return [error] * len(batch)
+        for attempt in range(2 if len(batch) == 1 else 1):
+            worker = None if attempt else self._idle_one()
+            worker = worker or await asyncio.to_thread(self._start)
+            try:
+                return await self._asked(worker, batch, timeout_s)
+            except TimeoutError:
+                return [TIMED_OUT] * len(batch)
+            except OSError:  # the worker is gone
+                continue
+            except (ValueError, RecursionError):  # it sent no answer
+                break
+        return [CRASHED] * len(batch)
 
     def close(self) -> None:
         """Ends the workers, hung ones too."""
@@ -103,6 +105,31 @@ class WorkerPool:
         self._idle.clear()
         with self._lock:
             self._close_server()
+
+    def _idle_one(self) -> "_Worker | None":
+        """Returns a worker that waits for a request; ends those that do not."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.waits():
+                return worker
+            self._end(worker)
+        return None
+
+    async def _asked(
+        self, worker: "_Worker", batch: Sequence[Item], timeout_s: float
+    ) -> list[Outcome]:
+        """Has a worker check a batch, and keeps it if it answered."""
+        keep = False
+        try:
+            async with asyncio.timeout(timeout_s):
+                outcomes = await worker.ask(batch)
+            keep = self._reuse
+            return outcomes
+        finally:
+            if keep:
+                self._idle.append(worker)
+            else:
+                self._end(worker)
 
     def _start(self) -> "_Worker":
         with self._lock:
@@ -120,9 +147,13 @@ class WorkerPool:
 
     def _end(self, worker: "_Worker") -> None:
         worker.socket.close()
-        with self._lock, suppress(OSError):  # a server that is gone took its workers with it
-            if self._server is not None:
-                self._server.ask(server.END + str(worker.number).encode())
+        with self._lock:
+            # A server that is gone took its workers with it, and the next one knows none of them.
+            if worker.server is self._server:
+                try:
+                    self._server.ask(server.END + str(worker.number).encode())
+                except OSError:
+                    self._close_server()
 
     def _server_started(self) -> "_Server":
         if self._server is None:
@@ -139,9 +170,20 @@ class WorkerPool:
 class _Worker:
     """One walled process and the socket to it."""
 
-    number: int  # its process id, as the server sees it
+    server: "_Server"
+    number: int  # its process id, as that server sees it
     socket: socket.socket
     wall: Wall
+
+    def waits(self) -> bool:
+        """Returns whether it is alive, and has written nothing that it was not asked for."""
+        try:
+            self.socket.recv(1, socket.MSG_PEEK)  # nothing: it is gone
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     async def ask(self, batch: Sequence[Item]) -> list[Outcome]:
         """Has the worker check a batch.
@@ -151,7 +193,9 @@ class _Worker:
             ValueError, RecursionError: it wrote something that is not an answer.
         """
         loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self.socket, pickle.dumps(list(batch)))
+        # Not to be guessed: no answer can write ahead what later ones are paid.
+        number = secrets.token_hex(8)
+        await loop.sock_sendall(self.socket, pickle.dumps((number, list(batch))))
         line = b""
         while not line.endswith(b"\n"):
             part = await loop.sock_recv(self.socket, ANSWER)
@@ -160,7 +204,7 @@ class _Worker:
             line += part
             if len(line) > ANSWER:
                 raise ValueError
-        return _outcomes(json.loads(line), len(batch))
+        return _outcomes(json.loads(line), number, len(batch))
 
 
 class _Server:
@@ -207,7 +251,7 @@ class _Server:
             raise ConnectionError("a reward worker died before its first check")
         values = json.loads(greeting)
         ours.setblocking(False)
-        return _Worker(number, ours, Wall(values["missing"], tuple(values["gaps"])))
+        return _Worker(self, number, ours, Wall(values["missing"], tuple(values["gaps"])))
 
     def ask(self, message: bytes) -> bytes:
         """Sends a request and returns the server's answer."""
@@ -231,9 +275,15 @@ class _Server:
         return answer
 
 
-def _outcomes(values: object, count: int) -> list[Outcome]:
-    """Returns a worker's answer; raises ValueError unless it lists rewards and known errors."""
-    if not isinstance(values, list) or len(values) != count:
+def _outcomes(reply: object, number: str, count: int) -> list[Outcome]:
+    """Returns a worker's answer to request `number`.
+
+    Raises ValueError unless it lists rewards and known errors.
+    """
+    if not isinstance(reply, dict) or reply.keys() != {"number", "outcomes"}:
+        raise ValueError
+    values = reply["outcomes"]
+    if reply["number"] != number or not isinstance(values, list) or len(values) != count:
         raise ValueError
     return [from_json(value) for value in values]
 

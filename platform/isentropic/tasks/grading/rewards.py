@@ -154,7 +154,8 @@ class RewardWorkers:
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Checks in batches, for speed; then one by one those whose batch hung or crashed."""
         deadline = time.monotonic() + self._config.deadline_s
-        size = self._config.batch_size
+        # An answer whose code runs could decide what others of its batch are paid.
+        size = 1 if getattr(self._task, "runs_code", False) else self._config.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
         first = await self._check_batches(batches, deadline)
         outcomes = [outcome for batch in first for outcome in batch]

@@ -64,8 +64,9 @@ def obey(control: socket.socket, work: Callable[[int], None]) -> None:
             control.send(str(worker).encode())
         else:
             worker = int(command.removeprefix(END))
-            end(worker)
-            workers.discard(worker)
+            if worker in workers:  # by now the number of another's may be a stranger's process
+                end(worker)
+                workers.discard(worker)
             control.send(command)
     for worker in workers:
         end(worker)

@@ -1,6 +1,7 @@
 """Inside a reward worker: the checks, behind the wall.
 
-A worker reads its requests from one handle and answers on it in JSON. The run never unpickles what
+A worker reads its requests from one handle and answers on it in JSON, with the number of the request:
+what an answer made it write ahead belongs to none. The run never unpickles what
 a worker wrote: a pickle would be a door in the wall.
 """
 
@@ -22,6 +23,7 @@ from isentropic.tasks.grading.outcome import (
     Outcome,
     Paid,
     as_json,
+    is_payable,
     parts_of,
 )
 
@@ -47,10 +49,11 @@ def serve(
     with open(HANDLE, "rb") as requests:
         while True:
             try:
-                items = pickle.load(requests)
+                number, items = pickle.load(requests)
             except EOFError:
                 return
-            _answer([as_json(outcome) for outcome in check_all(task, items, cpu_s=timeout_s)])
+            outcomes = [as_json(outcome) for outcome in check_all(task, items, cpu_s=timeout_s)]
+            _answer({"number": number, "outcomes": outcomes})
 
 
 def check_all(task: Task, items: Sequence[Item], *, cpu_s: float | None = None) -> list[Outcome]:
@@ -109,7 +112,7 @@ def _outcome(task: Task, reward: float | Exception) -> Outcome:
         return _failed(task, reward)
     parts = parts_of(reward)
     number = float(reward)
-    if not all(map(math.isfinite, [number, *parts.values()])):
+    if not all(map(is_payable, [number, *parts.values()])):
         return NOT_FINITE
     return Paid(number, parts) if parts else number
 
