@@ -1,5 +1,6 @@
 """A user's Python file: its text goes along with whoever holds it, so that it runs on any machine."""
 
+import ast
 import inspect
 import linecache
 import sys
@@ -69,6 +70,12 @@ class OwnCode:
                 f"{', '.join(own) or 'none'}."
             )
         return values[name]
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether the file calls `exec` or `eval`, perhaps on what a model wrote."""
+        names = (node.id for node in ast.walk(ast.parse(self.text)) if isinstance(node, ast.Name))
+        return not {"exec", "eval"}.isdisjoint(names)
 
     def line(self, function: Any) -> str:
         """Says where a function or class of the file begins, as file:line."""

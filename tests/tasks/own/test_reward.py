@@ -10,7 +10,8 @@ from isentropic.tasks.grading.outcome import Failed, Paid, as_json, from_json, p
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
 from isentropic.tasks.grading.worker import check_all
 from isentropic.tasks.math import MathTask
-from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_reward, style_of
+from isentropic.tasks.own.paid import as_reward
+from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, style_of
 from isentropic.tasks.own.trial import try_reward
 from isentropic.tasks.prompts import Kept
 
@@ -91,11 +92,28 @@ def test_the_form_is_recognised_by_the_parameters_or_given(tmp_path):
         "def grade(response):\n    return 1.0\n",
         "def grade(prompt, response, row, model):\n    return 1.0\n",
         "def grade(completions, completion_ids):\n    return 1.0\n",
+        "def grade(response, prompt, row):\n    return 1.0\n",
+        "def grade(row, prompt, response):\n    return 1.0\n",
+        "def grade(responses, prompts, rows):\n    return [1.0]\n",
+        "def grade(prompt, solution_str, row):\n    return 1.0\n",
     ],
 )
 def test_other_parameters_are_refused_with_the_forms(tmp_path, text):
     with pytest.raises(ValueError, match=r"mine.py:1: grade\(.*cannot be called.*Forms: grade"):
         reward(tmp_path, text)
+
+
+def test_verls_form_is_refused_with_how_to_call_it(tmp_path):
+    text = "def grade(data_source, solution_str, ground_truth, extra_info=None):\n    return 1.0\n"
+    with pytest.raises(ValueError, match=r"That is verl's form. Call it: def grade\(prompt, resp"):
+        reward(tmp_path, text)
+    # As a column of the rows it is a name like any other.
+    assert reward(tmp_path, "def grade(completions, ground_truth):\n    return [1.0]\n")
+
+
+def test_other_names_stand_where_they_like(tmp_path):
+    for names in ("question, text, columns", "prompt, answer, row, extra_info=None", "*arguments"):
+        assert reward(tmp_path, f"def grade({names}):\n    return 1.0\n")
 
 
 def test_a_function_whose_parameters_nobody_can_read_is_refused(tmp_path):
@@ -141,7 +159,8 @@ class Secretive:
         (float("nan"), "not_finite", "grade returned nan"),
         ({"right": float("inf")}, "not_finite", "grade returned inf"),
         (10**400, "not_finite", "grade returned inf"),
-        ({"a": 1e308, "b": 1e308}, "not_finite", "parts whose weighted sum is inf"),
+        ({"a": 9e5, "b": 9e5}, "not_finite", "weighted sum is 1.8e.06; a reward lies within ±1000000"),
+        (1e200, "not_finite", "grade returned 1e.200; a reward lies within ±1000000, a larger one"),
         (Secretive(), None, "grade returned <Secretive>; a reward is a number"),
         ({}, None, "the parts none"),
         ({"a/b": 1.0}, None, "a part named 'a/b'"),
@@ -164,6 +183,58 @@ def test_a_batch_of_another_length_or_no_list_is_an_error(tmp_path):
     own = reward(tmp_path, "def grade(prompts, responses, rows):\n    return 'ab'\n")
     with pytest.raises(ValueError, match="returned 'ab'; a batch of 2 answers needs a list"):
         graded(own, "a", "b")
+
+
+def test_a_set_of_rewards_has_no_order_and_is_refused(tmp_path):
+    text = "def grade(prompts, responses, rows):\n    return {float(r) for r in responses}\n"
+    with pytest.raises(ValueError, match="a batch of 2 answers needs a list of 2 rewards"):
+        graded(reward(tmp_path, text), "1", "2")
+
+
+def test_a_reward_that_writes_into_what_it_gets_changes_no_other(tmp_path):
+    text = """
+def grade(prompts, completions, total, **columns):
+    paid = [float(prompt[-1]["content"] == "2 + 3") for prompt in prompts]
+    for prompt in prompts:
+        prompt[-1]["content"] += " Think."
+    return paid
+"""
+    row = {"problem": [{"role": "user", "content": "2 + 3"}], "total": 5}
+    prompt = Prompt(prompt_id="p", messages=PROMPT.messages, answer="", metadata=json.dumps(row))
+    own = reward(tmp_path, text)
+    for _ in range(2):
+        assert own.grade([(prompt, ("5",)), (prompt, ("6",))]) == [1.0, 1.0]
+    assert prompt.messages[-1]["content"] == "2 + 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "runs"),
+    [
+        (ONE, False),
+        ("def grade(p, r, row):\n    exec(r)\n    return 1.0\n", True),
+        ("def grade(p, r, row):\n    return eval(r)\n", True),
+        ("def grade(p, r, row):\n    return eval('1')\ngrade.runs_code = False\n", False),
+        (f"{ONE}grade.runs_code = True\n", True),
+    ],
+)
+def test_a_reward_that_runs_answers_is_known_by_its_file_or_says_so(tmp_path, text, runs):
+    assert reward(tmp_path, text).runs_code is runs
+
+
+def test_answers_that_run_are_checked_apart(math_task):
+    text = (
+        "def grade(prompts, responses, rows):\n"
+        "    names = [{} for _ in responses]\n"
+        "    for response, mine in zip(responses, names):\n"
+        "        exec(response, mine)\n"
+        "    return [mine.get('result', 0.0) for mine in names]\n"
+    )
+    task = math_task(text)
+    cheat = "import builtins\nbuiltins.float = lambda value: 1.0\nresult = 0.0"
+    outcomes = checked(
+        workers(Kept(task, {"train": [0]})), task.prompt("train", 0), cheat, "result = 0.0"
+    )
+    assert outcomes[1] == 0.0
 
 
 def test_a_function_that_hides_that_it_is_async_is_told_so(tmp_path):
@@ -326,6 +397,25 @@ def test_parts_that_come_and_go_are_refused_before_anything_starts(math_task):
     says = r"mine\.py:1: the reward of the answer '5' .* has no part empty, which that of '' has"
     with pytest.raises(ValueError, match=says):
         try_reward(task, None, workers(task)._config)
+
+
+@pytest.mark.parametrize(
+    ("text", "warns"),
+    [
+        pytest.param("def grade(p, r, row):\n    return 0.0\n", True, id="all alike"),
+        pytest.param(ONE, False, id="right ones more"),
+        pytest.param("def grade(p, r, row):\n    return r != str(row['total'])\n", True, id="less"),
+    ],
+)
+def test_a_reward_that_pays_right_answers_as_wrong_ones_is_said_at_the_start(
+    math_task, text, warns
+):
+    said = []
+    task = math_task(text, answer_column="total")
+    try_reward(task, None, workers(task)._config, warn=said.append)
+    assert [text.partition(": ")[2][:46] for text in said] == (
+        ["A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE"[:46]] if warns else []
+    )
 
 
 def test_a_part_that_comes_or_goes_later_is_said_once(math_task):

@@ -88,3 +88,27 @@ def test_faults_are_named_by_file_and_line(tmp_path, change, says):
         task = OwnTask(config(tmp_path, PARITY.replace(*change)))
         assert task.size("train")
         task.prompt("train", 0)
+
+
+WRITES = """
+class Changing(Parity):
+    runs_code = True
+    max_turns = 2
+
+    def grade(self, prompt, turns):
+        prompt.messages[-1]["content"] += turns[-1]
+        return prompt.messages[-1]["content"] == "Is 0 even?yes"
+
+    def reply(self, prompt, turns):
+        prompt.messages[-1]["content"] += "!"
+        return prompt.messages[-1]["content"]
+"""
+
+
+def test_a_task_that_writes_into_a_prompt_changes_no_other_answer(tmp_path):
+    task = OwnTask(config(tmp_path, PARITY + WRITES, "Changing"))
+    prompt = task.prompt("train", 0)
+    assert [task.reply(prompt, ["yes"]) for _ in range(2)] == ["Is 0 even?!"] * 2
+    assert [task.grade(prompt, ["yes"]) for _ in range(2)] == [1.0, 1.0]
+    assert [task.grade_truncated(prompt, ["yes"]) for _ in range(2)] == [1.0, 1.0]
+    assert task.runs_code and not OwnTask(config(tmp_path)).runs_code

@@ -206,5 +206,5 @@ def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) 
         found.lines += [f"resume     {note}"] if note else []
         if leak := held_out_note(config, digest):
             found.lines.append(f"held out   {leak}")
-        try_reward(task, chat, config.rewards)
+        try_reward(task, chat, config.rewards, warn=lambda text: None)  # `data_lines` has it
     return task

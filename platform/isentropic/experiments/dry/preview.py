@@ -10,6 +10,7 @@ from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.outcome import Outcome, parts_of, reason_of
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
+from isentropic.tasks.own.trial import NO_MORE, is_more
 
 PROMPTS = 2  # shown, the first one whole
 TEXT, IDS, ANSWER = 600, 24, 80  # characters and ids shown; of longer ones both ends
@@ -74,11 +75,9 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     answers = {"right": best.format(prompt.answer), "wrong": best.format(wrong), "empty": ""}
     rewards = {name: paid[text] for name, text in answers.items()}
     lines = _paid_lines(answers, rewards)
-    if rewards["right"] in (rewards["wrong"], rewards["empty"]):
+    if not is_more(rewards["right"], rewards["wrong"], rewards["empty"]):
         lines.append(
-            f"{INDENT}A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, "
-            "behind # or ####, or in <answer> tags. See how the task reads answers before you run "
-            "it."
+            f"{INDENT}{NO_MORE}"
         )
     elif isinstance(rewards["right"], float) and not is_right(rewards["right"], prompt):
         lines.append(

@@ -17,6 +17,11 @@ class MayBeGraded:
         """Where the user's reward begins, as file:line; "" if it is ours."""
         return "" if self._reward is None else self._reward.place
 
+    @property
+    def runs_code(self) -> bool:
+        """Whether the user's reward runs code that an answer wrote."""
+        return self._reward is not None and self._reward.runs_code
+
     def enter_worker(self) -> None:
         if self._reward is not None:
             self._reward.enter_worker()

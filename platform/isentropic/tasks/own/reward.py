@@ -1,11 +1,10 @@
-"""A reward from a user's file: the forms that its function may have, and what it may return."""
+"""A reward from a user's file: the forms that its function may have."""
 
 import asyncio
 import inspect
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,13 +12,15 @@ from typing import Any
 from isentropic.checks import check_choice, check_range
 from isentropic.own.code import OwnCode, OwnError
 from isentropic.records import Prompt
-from isentropic.tasks.grading.outcome import MOST_PARTS, NOT_FINITE, Paid
 from isentropic.tasks.grading.worker import Item, WrongLength
+from isentropic.tasks.own.paid import as_reward, short
 
-PART = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")  # names a metric
 STYLES = ("one", "batch", "trl")
 FORMS = {"one": "(prompt, response, row)", "batch": "(prompts, responses, rows)"}
 TRL_NAMES = ("prompts", "completions")
+# Where each is when a function is called by position.
+PLACES = {"prompt": 0, "prompts": 0, "response": 1, "responses": 1, "row": 2, "rows": 2}
+VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", *TRL_NAMES)
 
 
@@ -69,6 +70,8 @@ class OwnReward:
                 f"task.reward.function={self._name}: in {self.place} it is "
                 f"{type(function).__name__}, not a function."
             )
+        # The function says it (`grade.runs_code = False`), else its file does.
+        self.runs_code = bool(getattr(function, "runs_code", self._code.runs_code))
         try:
             parameters = inspect.signature(function).parameters
         except ValueError as error:
@@ -136,7 +139,8 @@ class OwnReward:
             name: [row.get(name) for row in rows] for name in names if name not in NOT_COLUMNS
         }
         arguments = columns | {
-            "prompts": [list(p.messages) if is_chat else _asked(p) for p in prompts],
+            # Copies: a function may write into what it gets, and the answers of a group share them.
+            "prompts": [deepcopy(list(p.messages)) if is_chat else _asked(p) for p in prompts],
             "completions": [
                 [{"role": "assistant", "content": text}] if is_chat else text for text in responses
             ],
@@ -155,10 +159,11 @@ class OwnReward:
         return self._loop.run_until_complete(values)
 
     def _listed(self, values: Any, count: int) -> list[Any]:
-        if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        # A set has lost the order.
+        if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable):
             raise OwnError(
                 self.place,
-                f"{self._name} returned {_short(values)}; a batch of {count} answers needs a list "
+                f"{self._name} returned {short(values)}; a batch of {count} answers needs a list "
                 f"of {count} rewards",
             )
         values = list(values)
@@ -200,6 +205,9 @@ class OwnReward:
             ) - ("truncated" in self._parameters)
             enough = positional >= 3 or inspect.Parameter.VAR_POSITIONAL in kinds
             missing = None if enough and len(needed) <= 3 else FORMS[self._style]
+        names = [name for name in parameters if name != "truncated"][:3]
+        if missing is None and self._style != "trl" and not _in_order(names):
+            missing = f"{FORMS[self._style]}, by position"
         if missing:
             raise ValueError(
                 f"{self.place}: {self._name}({', '.join(parameters)}) cannot be called as "
@@ -209,60 +217,23 @@ class OwnReward:
                     if self._style == "trl"
                     else f"with {missing}."
                 )
+                + (VERL_HINT if {*VERL_NAMES} & {*names} else "")
                 + f" Forms: {self._name}{FORMS['one']} -> number or dict of numbers; "
                 f"{self._name}{FORMS['batch']} -> a list of them; TRL's (prompts, completions, "
                 "**columns). docs/extend.md has an example of each."
             )
 
 
-def as_reward(
-    value: Any, place: str, name: str, weights: Mapping[str, float] | None = None
-) -> float:
-    """Returns what a user's function returned as a reward; the weighted sum of parts.
-
-    Args:
-        place, name: of the function, for the error.
-        weights: of the parts; None: each counts 1.
-
-    Raises:
-        OwnError: it is no finite number, and no dict of them with the names of the weights.
-    """
-    if not isinstance(value, Mapping):
-        return _number(value, place, name)
-    parts = {str(part): _number(inner, place, name) for part, inner in value.items()}
-    weights = dict.fromkeys(parts, 1.0) if weights is None else weights
-    if bad := [part for part in parts if not PART.fullmatch(part)]:
-        raise OwnError(
-            place,
-            f"{name} returned a part named {_short(bad[0])}; a name is of letters, digits and _, "
-            "as in reward/<name>_mean",
-        )
-    if weights.keys() != parts.keys() or not 0 < len(parts) <= MOST_PARTS:
-        raise OwnError(
-            place,
-            f"{name} returned the parts {', '.join(parts) or 'none'}; task.reward.weights has "
-            f"{', '.join(weights) or 'none'}: they must be the same, at most {MOST_PARTS}",
-        )
-    total = sum(weights[part] * inner for part, inner in parts.items())
-    if not math.isfinite(total):
-        raise OwnError(place, f"{name} returned parts whose weighted sum is {total}", NOT_FINITE)
-    return Paid(total, parts)
+VERL_HINT = (
+    " That is verl's form. Call it: def grade(prompt, response, row): return "
+    "compute_score(row['data_source'], response, row['<column of the gold>'], row)."
+)
 
 
-def _number(value: Any, place: str, name: str) -> float:
-    try:
-        # float("1.0") is a number too, but a text is no reward: something else was meant.
-        number = None if isinstance(value, str | bytes) else float(value)
-    except (TypeError, ValueError):
-        number = None
-    except OverflowError:  # an integer that no float holds
-        number = math.inf
-    if number is None:
-        text = f"{name} returned {_short(value)}; a reward is a number, or a dict of them"
-        raise OwnError(place, text)
-    if not math.isfinite(number):
-        raise OwnError(place, f"{name} returned {number}", NOT_FINITE)
-    return number
+def _in_order(names: Sequence[str]) -> bool:
+    """Whether names that say what a parameter is stand where that is passed."""
+    places = [PLACES.get(name, place) == place for place, name in enumerate(names)]
+    return all(places) and not {*VERL_NAMES} & {*names}
 
 
 def style_of(function: Any) -> str:
@@ -285,11 +256,3 @@ def as_metadata(row: Mapping[str, Any]) -> str:
 
 def _asked(prompt: Prompt) -> str:
     return prompt.messages[-1]["content"]
-
-
-def _short(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # of the value's own code: what was returned is the news, not this
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,7 @@
 """A whole task of a user's own: a class from a file, or one that a package offers."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from numbers import Integral
@@ -11,7 +12,7 @@ from isentropic.own.code import OwnCode, named, place
 from isentropic.own.packages import load_offered, version
 from isentropic.records import Prompt
 from isentropic.tasks.base import reward_of
-from isentropic.tasks.own.reward import as_reward
+from isentropic.tasks.own.paid import as_reward
 
 NEEDS = ("size", "prompt", "grade")
 
@@ -71,6 +72,9 @@ class OwnTask:
         self.isolated = bool(getattr(self._task, "isolated", True))
         self.max_turns = int(getattr(self._task, "max_turns", 1))
         self.preload = (type(self._task).__module__,) if config.code is None else ()
+        # The class says it, else its file does.
+        in_file = config.code is not None and config.code.runs_code
+        self.runs_code = bool(getattr(self._task, "runs_code", in_file))
         grade = type(self._task).grade
         self.place = config.code.line(grade) if config.code is not None else where
 
@@ -95,14 +99,16 @@ class OwnTask:
         return prompt
 
     def grade(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        return as_reward(self._task.grade(prompt, turns), self.place, f"{self._name}.grade")
+        # A copy: the answers of a group share the prompt, and the user's code may write into it.
+        reward = self._task.grade(deepcopy(prompt), turns)
+        return as_reward(reward, self.place, f"{self._name}.grade")
 
     def grade_truncated(self, prompt: Prompt, turns: Sequence[str]) -> float:
-        reward = reward_of(self._task, prompt, turns, truncated=True)
+        reward = reward_of(self._task, deepcopy(prompt), turns, truncated=True)
         return as_reward(reward, self.place, f"{self._name}.grade_truncated")
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
-        return self._asked("reply", prompt, turns) if hasattr(self._task, "reply") else None
+        return self._asked("reply", deepcopy(prompt), turns) if hasattr(self._task, "reply") else None
 
     def _asked(self, name: str, *arguments: Any) -> Any:
         try:

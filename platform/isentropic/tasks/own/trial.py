@@ -1,20 +1,34 @@
 """A first call of the user's reward, before anything starts: one that always fails is refused."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from isentropic.records import Prompt
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.grading.outcome import Outcome, parts_of
 from isentropic.tasks.grading.pool import RewardError
 from isentropic.tasks.grading.rewards import RewardsConfig, RewardWorkers
 
+NO_MORE = (
+    "A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE, written plainly, in a box, behind # or ####, or "
+    "in <answer> tags. See how the task reads answers before you run it."
+)
 
-def try_reward(task: Task, chat: Chat, config: RewardsConfig) -> None:
-    """Has workers grade the first prompt's answer in its usual forms, and an empty one.
+log = logging.getLogger(__name__)
+
+
+def try_reward(
+    task: Task, chat: Chat, config: RewardsConfig, *, warn: Callable[[str], None] = log.warning
+) -> None:
+    """Has workers grade the first prompt's answer in its usual forms, a wrong and an empty one.
 
     Does nothing for tasks that are graded by our own code.
+
+    Args:
+        warn: is told if a right answer is paid no more than a wrong one.
 
     Raises:
         ValueError: every check failed, with file and line of the first failure; or the rewards
@@ -25,7 +39,8 @@ def try_reward(task: Task, chat: Chat, config: RewardsConfig) -> None:
     prompt = task.prompt("train", 0)
     right = [form.format(prompt.answer) for form in FORMS]
     # Two at least: a batch of one does not show whether each answer gets a reward.
-    responses = [*right, ""] if prompt.answer else ["", ""]
+    wrong = [form.format(wrong_answer(task, prompt)) for form in FORMS]
+    responses = [*right, *wrong, ""] if prompt.answer else ["", ""]
     items = [(prompt, (response,)) for response in responses]
     outcomes, reasons = _tried(task, chat, config, items)
     if all(reasons):
@@ -37,6 +52,23 @@ def try_reward(task: Task, chat: Chat, config: RewardsConfig) -> None:
             f"which a policy will write: {reasons[0]}."
         )
     _check_parts(outcomes, responses, task.place)
+    paid = dict(zip(responses, outcomes, strict=True))
+    if prompt.answer and not any(
+        is_more(paid[good], paid[bad], paid[""])
+        for good, bad in zip(right, wrong, strict=True)
+    ):
+        warn(f"{task.place}: {NO_MORE}")
+
+
+def is_more(right: Outcome, *others: Outcome) -> bool:
+    """Returns whether a right answer is paid, and more than the others; errors are not paid."""
+    return not isinstance(right, str) and all(isinstance(x, str) or right > x for x in others)
+
+
+def wrong_answer(task: Task, prompt: Prompt) -> str:
+    """Returns the answer to another prompt, or what is none."""
+    others = [task.prompt("train", index).answer for index in range(1, min(2, task.size("train")))]
+    return next((answer for answer in others if answer != prompt.answer), f"not {prompt.answer}")
 
 
 def _check_parts(outcomes: Sequence[Outcome], responses: Sequence[str], place: str) -> None:
