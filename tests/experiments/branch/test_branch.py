@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isentropic.experiments.branch.arms import changed, settings_of_run
-from isentropic.experiments.branch.branch import BRANCHES, append, begin, branch
+from isentropic.experiments.branch.branch import BRANCHES, append, branch
 from isentropic.experiments.branch.point import Comparison, expected_reward
 from isentropic.experiments.branch.workers import stretches
 from isentropic.experiments.commands.branch import OPTIONS, branch_points
@@ -136,7 +136,7 @@ def test_what_is_there_is_not_made_again(recorded, tmp_path):
     assert [(row["step"], row["setting"]) for row in again[2:]] == [(1, "a"), (1, "b")]
     assert again[2]["entropy"] > 0
     with pytest.raises(ValueError, match="branches of other settings"):
-        begin(tmp_path, settings_of_run(RecordedRun(recorded[0]).values, {"c": ()}), 1)
+        made(recorded, tmp_path, {"c": ()}, [0])
 
 
 @pytest.mark.parametrize(

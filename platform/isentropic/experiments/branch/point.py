@@ -46,6 +46,11 @@ class Comparison:
     contexts: int
     orders: int
 
+    @property
+    def run_name(self) -> str:
+        """What rows call the run."""
+        return self.run.folder.resolve().name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contexts:
@@ -90,7 +95,7 @@ class Brancher:
                 await self._branch(setting, contexts, before, order)
                 for order in range(self._comparison.orders)
             ]
-            row = {"step": point, "setting": setting.label, "run": run.folder.resolve().name}
+            row = {"step": point, "setting": setting.label, "run": self._comparison.run_name}
             row |= {key: float(np.mean([one[key] for one in branches])) for key in branches[0]}
             rows.append(row)
         return rows
