@@ -217,6 +217,18 @@ def books_of(learner, rank, world):
     ]
 
 
+def scored_in_float32(learner, rank, world):
+    """The logprobs of this rank's rollouts, in a pass in float32; those before and after must agree."""
+    rollouts = [sample.rollout for sample in make_samples()]
+    batches = batching.score_batches(rollouts, world, 30)[rank]
+    before = learner.score(batches)
+    with sharding.in_float32(learner._model):
+        inside = learner.score(batches)
+    for one, other in zip(before, learner.score(batches), strict=True):
+        assert np.array_equal(one.logprob, other.logprob)
+    return [one.logprob for one in inside]
+
+
 def weights_of(learner):
     return {name: tensor.clone() for name, tensor in learner.named_weights()}
 
@@ -263,6 +275,9 @@ def main(rank, world, folder, unit):
     learner.close()
     learner = make_learner(folder / "model", rank, world, out / "meet books", **BOOKS)
     found["books"] = books_of(learner, rank, world)
+    learner.close()
+    learner = make_learner(folder / "model", rank, world, out / "meet half", dtype="bfloat16")
+    found["in float32"] = scored_in_float32(learner, rank, world)
     learner.close()
     learner = make_learner(folder / "model", rank, world, out / "meet state")
     scored = with_own_scores(learner, samples)

@@ -234,6 +234,14 @@ def test_experts_resume_bit_for_bit(folder, make_learner, tmp_path):
     assert_same(ranks.weights_of(again), expected, rtol=0, atol=0)
 
 
+def test_a_pass_in_float32_of_ranks_in_bfloat16(two_ranks, make_learner):
+    found = two_ranks["in float32"]
+    one = ranks.scored_in_float32(make_learner(), 0, 2)
+    assert len(found) == len(one)
+    for logprob, expected in zip(found, one, strict=True):
+        np.testing.assert_allclose(logprob, expected, rtol=1e-5)
+
+
 def test_the_books_do_not_see_the_ranks(two_ranks, make_learner):
     one = ranks.books_of(make_learner(**ranks.BOOKS), 0, 1)
     for found, expected in zip(two_ranks["books"], one, strict=True):

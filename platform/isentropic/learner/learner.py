@@ -338,7 +338,8 @@ class Learner:
             return float(total)
 
         def score(microbatches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
-            seen = self._statistics(self._model, microbatches)
+            with sharding.in_float32(self._model):
+                seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
 
         return Books(self._optimizer, measure, score)

@@ -1,6 +1,8 @@
 """One process group for the ranks, and FSDP2 around a packed model."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -201,3 +203,38 @@ def release(model: torch.nn.Module) -> None:
     """Frees gathered weights: a pass without a backward leaves them in place of the shards."""
     for module in fsdp_modules(model):
         module.reshard()
+
+
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """Lets forward passes inside compute in float32, as the weights are; they have no backward.
+
+    Whatever `dtype` the model was sharded with: bfloat16 does not see a small move of the weights.
+    """
+    modules = fsdp_modules(model)
+    policies = [module._get_fsdp_state()._mp_policy for module in modules]
+    if all(policy.param_dtype is None for policy in policies):
+        yield
+        return
+    for module in modules:
+        _cast_as(module, MixedPrecisionPolicy())
+    try:
+        yield
+    finally:
+        for module, policy in zip(modules, policies, strict=True):
+            _cast_as(module, policy)
+
+
+def _cast_as(module: FSDPModule, policy: MixedPrecisionPolicy) -> None:
+    """Sets the types of a module that is sharded already; torch has no public way to."""
+    module.reshard()
+    state = module._get_fsdp_state()
+    state._mp_policy = policy
+    for group in state._fsdp_param_groups:
+        group.mp_policy = policy
+        for parameter in group.fsdp_params:
+            parameter.mp_policy = policy
+            parameter.init_dtype_attrs(policy)
+            # Of the other type; without them the next gathering makes its own.
+            parameter.all_gather_outputs = []
+            vars(parameter).pop("_unsharded_param", None)
