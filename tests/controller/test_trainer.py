@@ -274,6 +274,42 @@ def test_a_checkpoint_brings_everything_back(method, key, fake_run, tmp_path):
     np.testing.assert_array_equal(again.learner.logits, whole.learner.logits)
 
 
+STEERED = ("method=ce_gppo_steered", "accounting.ledger.every=1")
+
+
+@pytest.mark.parametrize(
+    ("before", "today", "slot"),
+    [
+        pytest.param(UEC, ["terms=none"], "reuse", id="a queue, then none"),
+        pytest.param(["terms=none"], UEC, "reuse", id="none, then a queue"),
+        pytest.param(TREND, [], "reweight", id="PAPO, then none"),
+        pytest.param([], STEERED, "steering", id="none, then steered"),
+        pytest.param(STEERED, ["method=flexec"], "steering", id="steered, then another plan"),
+        pytest.param([], ["terms=adaptive_entropy"], "terms", id="none, then an adaptive bonus"),
+    ],
+)
+def test_another_slot_begins_anew(before, today, slot, fake_run, tmp_path):
+    """Allowed at a resume: its state is that of a new run, and the next step can be trained."""
+    run, other = fake_run(*before, folder="before"), fake_run(*today, folder="today")
+    trainer, restored = run.trainer(), other.trainer()
+    train(run, trainer, 1, 2)
+    path, manifest = save(run, trainer, tmp_path / "checkpoints", "method")
+    recorded = {
+        name: {"name": getattr(run.config, name).name}
+        | {"actuators": dict(getattr(getattr(run.config, name), "actuators", {}))}
+        for name in ("reuse", "reweight", "steering")
+    }
+    manifest = replace(manifest, about={"config": recorded})
+
+    def states(trainer):
+        return trainer.state_dict()["method"] | trainer.state_dict()
+
+    fresh = repr(states(restored)[slot])
+    asyncio.run(restored.restore(path, manifest, checkpoints.read_state(path)))
+    assert repr(states(restored)[slot]) == fresh
+    train(other, restored, 3)
+
+
 def test_a_trainer_follows_another_as_far_as_they_have_the_same_slots(fake_run):
     """Same reweighting, another reuse: PAPO's trajectory is taken over, UEC-RL's queue is not."""
     both = ["method=[papo,uec_rl]", "terms=none", "papo.signal=trend", "uec.explore_size=0"]

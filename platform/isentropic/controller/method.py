@@ -177,8 +177,11 @@ class Method:
         return {"reweight": self._reweight.state_dict(), "reuse": self._reuse.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._reweight.load_state_dict(state["reweight"])
-        self._reuse.load_state_dict(state["reuse"])
+        """Goes on from a checkpoint; a slot that `state` does not name begins anew."""
+        if "reweight" in state:
+            self._reweight.load_state_dict(state["reweight"])
+        if "reuse" in state:
+            self._reuse.load_state_dict(state["reuse"])
 
     def _advantages(self, group: Group) -> dict[RolloutKey, float]:
         """Advantages wave by wave: each is normalised by itself, never mixed with another."""

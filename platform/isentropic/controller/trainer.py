@@ -17,6 +17,7 @@ from isentropic.controller.method import Method
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.step import Delivery, Step, Stopwatch, Update
 from isentropic.controller.storage.checkpoints import Manifest
+from isentropic.controller.storage.slots import anew
 from isentropic.methods.control.tracking import Tracking
 from isentropic.methods.entropy_coefficient import TermCoefficients
 from isentropic.methods.steering import first_coefficients
@@ -140,13 +141,17 @@ class Trainer:
     async def restore(self, checkpoint: Path, manifest: Manifest, state: Mapping[str, Any]) -> None:
         """Goes back to a checkpoint, the learner too; `state` is what its `read_state` gave."""
         await self._learner.load(checkpoint / "learner")
+        # A user may have allowed another slot: it knows nothing of the one before it.
+        fresh = anew(manifest.about.get("config", {}), self._config)
         # Checkpoints of version 0.1 say "teaching".
-        self._method.load_state_dict(state["method"] if "method" in state else state["teaching"])
+        method = state["method"] if "method" in state else state["teaching"]
+        self._method.load_state_dict({slot: method[slot] for slot in method if slot not in fresh})
         self._terms.load_state_dict(state["terms"])
-        # Both are absent in version 0.1.
-        self._steering.load_state_dict(state.get("steering", {}))
-        self._actuators.load_state_dict(state.get("actuators", {}))
-        self._tracking.load_state_dict(state.get("tracking", {}))
+        if "steering" not in fresh:
+            # All are absent in version 0.1.
+            self._steering.load_state_dict(state.get("steering", {}))
+            self._actuators.load_state_dict(state.get("actuators", {}))
+            self._tracking.load_state_dict(state.get("tracking", {}))
         # Without it a run that is resumed often would never stop. Older checkpoints do not say.
         self._skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
         self.step = manifest.step

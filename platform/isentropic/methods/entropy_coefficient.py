@@ -75,5 +75,6 @@ class TermCoefficients:
         return self._entropy.state_dict() if self._entropy is not None else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._entropy is not None:
+        """Goes on from a checkpoint; the rule begins anew if it was off there."""
+        if self._entropy is not None and state:
             self._entropy.load_state_dict(state)
