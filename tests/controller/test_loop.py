@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from isentropic.controller.reporting import Reporter
+from isentropic.controller.storage.aside import set_steps_aside
 from isentropic.controller.storage.checkpoints import verify
+from isentropic.controller.storage.ledger import read_batch
+from isentropic.controller.storage.resume import drawn_by
 from isentropic.metrics.sinks.terminal import PHASES, Terminal
 
 
@@ -164,6 +167,26 @@ def test_a_run_that_goes_back_leaves_no_checkpoint_before_it(fake_run):
     assert [path.name for path in folder.iterdir()] == ["step_000006"]
     assert not list(again.folder.glob("set_aside/*/checkpoints/*"))
     np.testing.assert_array_equal(again.learner.logits, run.learner.logits)
+
+
+@pytest.mark.parametrize(("staleness", "again"), [(0, [5, 6]), (1, [6])])
+def test_what_is_set_aside_is_drawn_again_under_the_new_config(staleness, again, fake_run):
+    """From step 4 on with groups of 8; with staleness 1 the weights that drew step 5 are gone."""
+    stale = f"rollout.max_staleness={staleness}"
+    fake_run(stale, "checkpoint.keep_last=9", folder="changed").run()
+    run = fake_run(stale, "rollout.group_size=8", folder="changed")
+    start = run.folder / "checkpoints" / "step_000004"
+    start = start, verify(start)
+
+    def begun():
+        set_steps_aside(run.folder, trained=4, drawn=drawn_by(start, ahead=staleness))
+
+    asyncio.run(run.controller(begun=begun).run(start))
+    batches = [read_batch(run.folder / "rollouts", step) for step in (4, 5, 6)]
+    sizes = {batch.step: len(batch.groups[0].rollouts) for batch in batches}
+    assert sizes == {step: 8 if step in again else 4 for step in (4, 5, 6)}
+    draws = [group.draw for batch in batches for group in batch.groups]
+    assert draws == list(range(12, 24))  # no prompt is left out, none comes twice
 
 
 @pytest.mark.parametrize(("lr", "said"), [(1e-3, 1), (0.0, 0)], ids=["over", "asked for"])

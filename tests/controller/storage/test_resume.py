@@ -1,6 +1,7 @@
 """A run goes on from the newest checkpoint that nothing before it is missing for; never with a gap behind it."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.carried import write_flight
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.controller.storage.ledger import Batch, LedgerError, write_batch
-from isentropic.controller.storage.resume import resume_point
+from isentropic.controller.storage.resume import drawn_by, resume_point
 from isentropic.records import Group, Prompt, Rollout, RolloutKey
 
 STEPS, UPDATES, VOCABULARY = 6, 2, 12
@@ -81,9 +82,11 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-6])
 
 
-def point(run, ahead=0):
+def point(run, ahead=0, **more):
     warnings = []
-    found = resume_point(run, ahead=ahead, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY)
+    found = resume_point(
+        run, ahead=ahead, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY, **more
+    )
     return found and found[1].step, warnings
 
 
@@ -292,3 +295,27 @@ def test_steps_before_the_checkpoint_are_not_read_whole(run):
     """They may be a terabyte, and nothing is computed from them again."""
     flip(parquet(run, "rollouts", 3))
     assert point(run) == (6, [])
+
+
+def test_steps_that_are_drawn_again_are_not_read(run):
+    """Step 5 is damaged, behind the checkpoint of 4: a change of the config sets it aside anyway."""
+    shutil.rmtree(run / "checkpoints" / "step_000006")
+    cut(parquet(run, "rollouts", 5))
+    with pytest.raises(LedgerError):
+        point(run)
+    assert point(run, drawn_again=True)[0] == 4
+    assert point(run, drawn_again=True, ahead=1)[0] == 2  # there step 5 is older than checkpoint 4
+
+
+def test_a_checkpoint_says_itself_how_far_it_was_drawn(run):
+    """Made with staleness 1, resumed with 0: its place in the data order is behind step 5."""
+    shutil.rmtree(run / "checkpoints" / "step_000006")
+    folder = run / "checkpoints"
+    about = {"config": {"rollout": {"max_staleness": 1}}}
+    manifest = Manifest(step=4, policy_version=0, next_draw=0, about=about, files={})
+    checkpoints.commit(folder, checkpoints.begin(folder, 4), manifest, {})
+    assert point(run)[0] == 4
+    parquet(run, "rollouts", 5).unlink()
+    assert point(run)[0] == 2
+    assert drawn_by((folder / "step_000004", manifest), ahead=0) == 5
+    assert drawn_by(None, ahead=1) == 0

@@ -36,17 +36,20 @@ def resume_point(
     warn: Callable[[str], None],
     vocab_size: int | None = None,
     in_segments: bool = False,
+    drawn_again: bool = False,
 ) -> tuple[Path, Manifest] | None:
     """Returns the checkpoint to go on from; None means the start of the run.
 
     Args:
         folder: of the run.
         ahead: steps that are drawn before they are trained (`rollout.max_staleness`). A checkpoint
-            needs their ledger files too, because the weights they were drawn from are gone.
+            needs their ledger files too, because the weights they were drawn from are gone. It may
+            say itself how many they were when it was made.
         last: the run's last step; nothing is drawn beyond it.
         warn: gets one sentence for each checkpoint that is skipped.
         vocab_size: tokens of the model, a bound of those in the ledger; None is no bound.
         in_segments: each step needs what the one before it left in flight, too.
+        drawn_again: steps behind the checkpoint that can be drawn again will be; they are not read.
 
     Raises:
         LedgerError: a ledger file behind the checkpoint is damaged or holds what no run draws.
@@ -59,24 +62,40 @@ def resume_point(
             warn(f"{error} Going back to the checkpoint before it.")
             continue
         gaps = gaps or _gaps(folder, in_segments)
+        drawn = min(drawn_by((checkpoint, manifest), ahead=ahead), last)
         lacking = [
             what
             for name, (gap, what) in gaps.items()
-            if gap <= (min(step + ahead, last) if name in (LEDGER, CARRIED) else step)
+            if gap <= (drawn if name in (LEDGER, CARRIED) else step)
         ]
         if not lacking:
-            _check_drawn(folder / LEDGER, range(step + 1, last + 1), vocab_size, warn)
+            read = drawn if drawn_again else last
+            _check_drawn(folder / LEDGER, range(step + 1, read + 1), vocab_size, warn)
             if in_segments:
-                _check_carried(folder / CARRIED, range(step, last + 1), vocab_size)
+                _check_carried(folder / CARRIED, range(step, read + 1), vocab_size)
             return checkpoint, manifest
         warn(
             f"{'; '.join(lacking)}. Going back to the checkpoint before step {step}: the steps "
             "behind it are trained again from the ledger, to the same bits."
         )
-    _check_drawn(folder / LEDGER, range(1, last + 1), vocab_size, warn)
-    if in_segments:
-        _check_carried(folder / CARRIED, range(1, last + 1), vocab_size)
+    if not drawn_again:
+        _check_drawn(folder / LEDGER, range(1, last + 1), vocab_size, warn)
+        if in_segments:
+            _check_carried(folder / CARRIED, range(1, last + 1), vocab_size)
     return None
+
+
+def drawn_by(start: tuple[Path, Manifest] | None, *, ahead: int) -> int:
+    """Returns the last step whose rollouts are older than the start, 0 at the beginning.
+
+    Args:
+        ahead: `rollout.max_staleness`, if the checkpoint does not say what it was.
+    """
+    if start is None:
+        return 0
+    manifest = start[1]
+    rollout = manifest.about.get("config", {}).get("rollout", {})
+    return manifest.step + int(rollout.get("max_staleness", ahead))
 
 
 def _check_drawn(

@@ -23,10 +23,11 @@ from isentropic.controller.storage.resume import resume_point
 from isentropic.controller.trainer import Trainer
 from isentropic.experiments.program import DONE, FAULT, RESUMABLE, STOPPED_BY_ALARM
 from isentropic.experiments.run.builders import make_engine, make_learner
-from isentropic.experiments.run.folder import check_data, remove_torn, write_data, write_run_folder
+from isentropic.experiments.run.folder import check_data, remove_torn, write_run_folder
 from isentropic.experiments.run.in_thread import gets_signals, in_thread
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import decoder
+from isentropic.experiments.run.resuming.beginning import Beginning
 from isentropic.experiments.run.stopping import SIGNALS, RelayedStopping, Stopping
 from isentropic.experiments.run.supervise import Restartable, Start, supervise
 from isentropic.experiments.settings.checks import remarks
@@ -68,15 +69,14 @@ async def run_with(
     """Runs with actors from `lend`, which get back to it; `panel` is one more log of every line."""
     method = _method(config, prepared)  # what it refuses leaves no folder behind
     note = _check_data(config, prepared)
-    folder = write_run_folder(config, cfg)
-    if prepared.data is not None:
-        write_data(folder, prepared.data)
-    for line in [*([note] if note else []), *remarks(config)]:
+    beginning = Beginning(config, cfg, prepared.data, terminal.say)
+    folder = write_run_folder(config, cfg, prepared.data)
+    for line in [*([note] if note else []), *remarks(config), *beginning.remarks]:
         terminal.say(line)
     for name in FOLDERS:
         (folder / name).mkdir(exist_ok=True)
     remove_torn(folder)
-    start = _start(config, prepared, folder, terminal)
+    start = _start(config, prepared, folder, terminal, beginning)
     plain = OmegaConf.to_container(cfg, resolve=True)
     wandb = WandbSink(
         config.tracking, folder=folder, run_name=config.run.name, config=plain, warn=terminal.say
@@ -97,7 +97,10 @@ async def run_with(
         Terminal(config.run.steps, samples=config.evaluation.samples, stream=text, stamp=now),
         *panel,
     ]
-    assembly = Assembly(config, folder, prepared, grader, logs, {"config": plain}, terminal, method)
+    metadata = {"config": plain}
+    assembly = Assembly(
+        config, folder, prepared, grader, logs, metadata, terminal, beginning, method
+    )
     code = FAULT
     # To the very end: a signal that comes while the report is written must not cut it off.
     with stopping:
@@ -154,6 +157,7 @@ class Assembly:
     logs: Sequence[Any]
     metadata: dict[str, Any]
     terminal: Terminal
+    beginning: Beginning
     method: Method | None  # of the first attempt
     record: JsonlSink | None = None
 
@@ -204,6 +208,7 @@ class Assembly:
             metadata=self.metadata,
             warn=self.terminal.say,
             phase=self.terminal.phase,
+            begun=partial(self.beginning.begin, start),
         )
 
 
@@ -226,7 +231,9 @@ def _check_data(config: Config, prepared: Prepared) -> str | None:
     return check_data(Path(config.run.dir), prepared.data, config.resume.allow_changes)
 
 
-def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal) -> Start:
+def _start(
+    config: Config, prepared: Prepared, folder: Path, terminal: Terminal, beginning: Beginning
+) -> Start:
     """Where the run can go on without a gap behind it; None is its first step."""
     return resume_point(
         folder,
@@ -235,6 +242,7 @@ def _start(config: Config, prepared: Prepared, folder: Path, terminal: Terminal)
         warn=terminal.say,
         vocab_size=prepared.chat.vocab_size,
         in_segments=config.rollout.segment_tokens is not None,
+        drawn_again=bool(beginning.changes),
     )
 
 
@@ -248,7 +256,9 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
                 actors,
                 partial(assembly.controller, actors),
                 start,
-                lambda: _start(config, assembly.prepared, assembly.folder, terminal),
+                lambda: _start(
+                    config, assembly.prepared, assembly.folder, terminal, assembly.beginning
+                ),
                 max_restarts=config.cluster.max_learner_restarts,
                 stopping=stopping,
                 say=terminal.say,

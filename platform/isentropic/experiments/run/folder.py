@@ -1,7 +1,7 @@
 """Guards the folder that a run writes to, and keeps its config and environment there.
 
 runs/<name>/
-  config.yaml        the resolved config
+  config.yaml        the resolved config; before a change: config.1.yaml, ...
   environment.json   versions, git state, machine; of earlier starts: environment.1.json, ...
   code/              copies of the user's own files
   data.json          digests of the task's prompts; before a change that was allowed: data.1.json, ...
@@ -11,7 +11,7 @@ runs/<name>/
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,18 @@ from isentropic.config import DATA_KEY, Config, flat, is_under, with_current_key
 from isentropic.durable import write_text_durably
 from isentropic.experiments.run.environment import environment
 from isentropic.experiments.run.own_code import check_own_code, write_own_code
+from isentropic.experiments.run.resuming.keys import (
+    STEPS,
+    changed_keys,
+    check_segments,
+    check_staleness,
+    depends_on_length,
+)
 from isentropic.tasks.data.digest import DataDigest
 
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
 DATA = "data.json"
-STEPS = "run.steps"
-SCHEDULE = "learner.lr_schedule"
-# Keys that say nothing about what is computed.
-MAY_CHANGE = (
-    "resume",
-    "run.dry",
-    "run.dir",
-    "run.label",
-    "run.preset",
-    "model.shape",
-    "tracking",
-    "cluster",
-    "weights",
-    "checkpoint.stop_within_s",
-    "learner.collective_timeout_s",
-    "rewards.workers",
-    "rollout.probe_tolerance",
-    "accounting.ledger",
-    "alarms",
-)
 
 
 def has_run(folder: Path) -> bool:
@@ -89,10 +76,10 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
         )
     before = read_config(folder)
     today = OmegaConf.to_container(cfg, resolve=True)
-    _check_staleness(folder, before, today)
-    _check_segments(folder, before, today)
+    check_staleness(folder, before, today)
+    check_segments(folder, before, today)
     changed = changed_keys(before, today)
-    depends = _depends_on_length(changed, today, cfg)
+    depends = depends_on_length(changed, cfg)
     if flat(today).get(STEPS, 0) > flat(before).get(STEPS, 0) and not depends:
         changed.pop(STEPS)
     refused = [change for change in changed if not is_under(change, config.resume.allow_changes)]
@@ -104,44 +91,6 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
             f"'resume.allow_changes=[{','.join(refused)}]'."
         )
     check_own_code(folder, config, config.resume.allow_changes)
-
-
-def _depends_on_length(
-    changed: Collection[str], today: Mapping[str, Any], cfg: DictConfig
-) -> list[str]:
-    """Returns what makes the first steps of a longer run other than those of a shorter one.
-
-    It is the schedule of the learning rate, as key=value, and keys that changed because they read
-    the number of steps.
-    """
-    schedule = flat(today).get(SCHEDULE)
-    depends = [] if schedule == "constant" else [f"{SCHEDULE}={schedule}"]
-    written = flat(OmegaConf.to_container(cfg, resolve=False))
-    return depends + [key for key in changed if f"{STEPS}}}" in str(written.get(key))]
-
-
-def _check_staleness(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:
-    """Raises ValueError if steps would have to be drawn from weights that are gone."""
-    old, new = (flat(values).get("rollout.max_staleness", 0) for values in (before, today))
-    if new > old:
-        raise ValueError(
-            f"rollout.max_staleness={new}, but {folder} was run with {old}: the steps after its "
-            "checkpoint would be drawn from weights that it no longer has. Resume with "
-            f"rollout.max_staleness={old}, or start another run: run.name=<another name>."
-        )
-
-
-def _check_segments(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:
-    """Raises ValueError if prompts in flight would be dropped, or looked for where none are."""
-    old, new = (flat(values).get("rollout.segment_tokens") for values in (before, today))
-    if (old is None) != (new is None):
-        words = ["null" if value is None else value for value in (new, old)]
-        raise ValueError(
-            f"rollout.segment_tokens={words[0]}, but {folder} was run with {words[1]}: what a step "
-            "leaves in flight is part of the run, so segments cannot begin or end in its middle. "
-            f"Resume with rollout.segment_tokens={words[1]}, or start another run: "
-            "run.name=<another name>."
-        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -208,8 +157,12 @@ def write_data(folder: Path, data: DataDigest) -> None:
     write_text_durably(folder / DATA, json.dumps(data.values()) + "\n")
 
 
-def write_run_folder(config: Config, cfg: DictConfig) -> Path:
-    """Makes the folder, writes config and environment (they hold no secrets), returns its path."""
+def write_run_folder(config: Config, cfg: DictConfig, data: DataDigest | None = None) -> Path:
+    """Makes the folder, writes config and environment (they hold no secrets), returns its path.
+
+    A folder that has a run keeps its config, code and data until the start has succeeded
+    (`resuming/beginning.py`): one that failed must not be what the run is compared with.
+    """
     folder = Path(config.run.dir)
     folder.mkdir(parents=True, exist_ok=True)
     earlier = folder / ENVIRONMENT
@@ -217,9 +170,22 @@ def write_run_folder(config: Config, cfg: DictConfig) -> Path:
         count = len(list(folder.glob("environment.*.json")))
         earlier.rename(folder / f"environment.{count + 1}.json")
     write_text_durably(folder / ENVIRONMENT, json.dumps(environment(), indent=1) + "\n")
-    write_text_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
-    write_own_code(folder, config)
+    if not has_run(folder):
+        write_text_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_own_code(folder, config)
+        if data is not None:
+            write_data(folder, data)
     return folder
+
+
+def write_config(folder: Path, cfg: DictConfig, done: int) -> None:
+    """Writes the config of a run that goes on after step `done`; another from before is kept."""
+    before = read_config(folder)
+    if changed_keys(before, OmegaConf.to_container(cfg, resolve=True)):
+        place = folder / f"config.{len(list(folder.glob('config.*.yaml'))) + 1}.yaml"
+        about = f"# The config until a resume changed it, after step {done}.\n"
+        write_text_durably(place, about + (folder / CONFIG).read_text(encoding="utf-8"))
+    write_text_durably(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def remove_torn(folder: Path) -> None:
@@ -229,26 +195,6 @@ def remove_torn(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
-    """Returns dotted key -> 'key: old -> new' for keys that differ and say what is computed."""
-    before = _without_nulls(flat(old))
-    after = _without_nulls(flat(new))
-    return {
-        key: f"{key}: {before.get(key, 'not set')} -> {after.get(key, 'not set')}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key, ()) != after.get(key, ()) and not is_under(key, MAY_CHANGE)
-    }
-
-
-def _without_nulls(values: dict[str, Any]) -> dict[str, Any]:
-    """Drop loss terms that are null: an absent one is off too, and older configs have the nulls."""
-    return {
-        key: value
-        for key, value in values.items()
-        if value is not None or not is_under(key, ("terms",))
-    }
 
 
 def _check_writable(folder: Path) -> None:

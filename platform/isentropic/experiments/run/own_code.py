@@ -45,17 +45,26 @@ def check_own_code(folder: Path, config: Config, allowed: Sequence[str]) -> None
     Raises:
         ValueError: a file or a package's version differs, and `allowed` does not name its key.
     """
-    for own in own_code(config):
-        path = _place(folder, own)
-        before = path.read_text(encoding="utf-8") if path.is_file() else None
-        if before == own.text or is_under(own.key, allowed) or f"{own.key}.file" in allowed:
+    for own in changed_code(folder, config):
+        if is_under(own.key, allowed) or f"{own.key}.file" in allowed:
             continue
+        path = _place(folder, own)
         now = own.path or own.text
-        what = f"has no copy at {path}" if before is None else f"was run with another: see {path}"
+        what = f"was run with another: see {path}" if path.is_file() else f"has no copy at {path}"
         raise ValueError(
             f"{own.key}: {now} is not what {folder} used, which {what}. Restore it, allow the "
             f"change ('resume.allow_changes=[{own.key}]'), or start another run: run.name=<another>."
         )
+
+
+def changed_code(folder: Path, config: Config) -> list[Own]:
+    """Returns what is not the text that the folder's run used, or has no copy there."""
+    places = ((own, _place(folder, own)) for own in own_code(config))
+    return [
+        own
+        for own, path in places
+        if not path.is_file() or path.read_text(encoding="utf-8") != own.text
+    ]
 
 
 def write_own_code(folder: Path, config: Config) -> None:
