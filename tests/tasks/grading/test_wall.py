@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isentropic.tasks.grading import wall
+from isentropic.tasks.grading import readable, wall
 
 PLATFORM = Path(wall.__file__).parents[3]
 ATTACKS = Path(__file__).with_name("attacks.py")
@@ -105,7 +105,13 @@ CLOSES = {
     "limits": {"start a process"},
     "namespaces": {"use the network", "read the run's environment"},
     "user": {"write files", "signal the run", "read the run's environment"},
-    "landlock": {"read files", "write files", "signal the run", "read the run's environment"},
+    "landlock": {
+        "read files",
+        "read the folder of your script",
+        "write files",
+        "signal the run",
+        "read the run's environment",
+    },
     "privileges": set(),
     "seccomp": {"write files", "use the network", "start a process", "signal the run"},
 }
@@ -203,12 +209,64 @@ os._exit(0)
 """
 
 
+SCRIPT = """
+import asyncio, os, sys
+from isentropic.records import Prompt
+from isentropic.tasks.grading import wall
+from isentropic.tasks.grading.pool import WorkerPool
+from mine import Mine
+
+pool = WorkerPool(Mine(), memory_gib=2.0, timeout_s=20.0, say=lambda text: None)
+prompt = Prompt(prompt_id="p", messages=({"role": "user", "content": "?"},), answer="1")
+here = os.path.dirname(os.path.abspath(__file__))
+
+async def main():
+    for turn in (f"{here}/mine.py", f"{here}/.env", f"{here}/late.py", here):
+        print(*await pool.check([(prompt, (turn,))], 20.0))
+
+asyncio.run(main())
+print("gaps", *pool.wall.gaps, *wall.inspect().gaps)
+pool.close()
+"""
+MINE = """
+import os
+
+class Mine:
+    isolated = True
+    max_turns = 1
+
+    def grade(self, prompt, turns):
+        try:
+            return len(os.listdir(turns[-1])) if os.path.isdir(turns[-1]) else len(open(turns[-1]).read())
+        except OSError:
+            return -1.0
+"""
+
+
+def test_of_the_folder_of_a_script_only_the_modules_that_it_loaded_can_be_read(tmp_path):
+    """`python my_script.py` has that folder on its path: with golds, keys and all runs in it."""
+    for name, text in (("mine.py", MINE), (".env", "KEY=1"), ("late.py", ""), ("run.py", SCRIPT)):
+        (tmp_path / name).write_text(text)
+    *read, gaps = start([tmp_path / "run.py"])[0].splitlines()
+    assert [float(x) for x in read] == [len(MINE), -1.0, -1.0, -1.0]
+    assert gaps == "gaps"
+
+
+def test_the_folders_of_a_users_own_are_not_those_of_packages(tmp_path, monkeypatch):
+    packages = tmp_path / "lib" / "site-packages"
+    packages.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), str(packages), *sys.path])
+    assert str(packages) in readable.code_folders() and str(tmp_path) not in readable.code_folders()
+    assert readable.other_folders()[0] == str(tmp_path)
+    assert not {"/", "/usr", "/usr/local"} & set(readable.code_folders())
+
+
 def test_what_is_missing_is_said_and_what_gets_out_by_it():
     """Where a container forbids a layer, the run goes on behind the rest."""
     output, _ = start(["-c", LESS])
     text = output.strip()
     assert "landlock (the kernel is too old)" in text
-    assert text.endswith("code in an answer, should it ever run, could read files")
+    assert "code in an answer, should it ever run, could read files" in text
 
 
 def test_the_wall_of_this_machine_can_be_asked_for():

@@ -7,7 +7,8 @@ of which stands without the others:
     limits      memory, CPU, no file may grow, no process or thread may start, few handles, no core
     namespaces  no network device, no other process's System V memory, nothing under /proc
     user        as root: nobody, if Python's files can be read by others
-    landlock    files: Python's code may be read, nothing may be written; no TCP, no signal outward
+    landlock    files: Python and its packages may be read, and modules that are loaded; nothing may
+                be written; no TCP, no signal outward
     privileges  no capability, none to be gained; closed to debuggers
     seccomp     a short list of system calls: no socket, no process, no signal, no opening to write
 
@@ -31,6 +32,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from tempfile import TemporaryDirectory
+
+from isentropic.tasks.grading.readable import code_folders, loaded_files, other_folders
 
 NOBODY = 65534
 OPEN_FILES = 64
@@ -137,15 +140,6 @@ def prepare() -> None:
         _closed_to_others()
 
 
-def code_folders() -> list[str]:
-    """Lists the folders that modules and libraries are imported from: all that a check may read."""
-    libraries = ("/usr/lib", "/lib", "/lib64", "/usr/local/lib", "/usr/share/zoneinfo")
-    folders = [*sys.path, sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *libraries]
-    resolved = dict.fromkeys(os.path.realpath(folder) for folder in folders if folder)
-    too_much = {"/", os.path.expanduser("~")}
-    return [folder for folder in resolved if folder not in too_much and os.path.exists(folder)]
-
-
 @cache
 def _is_roots() -> bool:
     """Returns True if the run is root's."""
@@ -212,6 +206,8 @@ def _landlock(memory_gib: float, network: bool = False) -> None:
     from py_landlock import AccessFs, Landlock
 
     rules = Landlock(strict=False).allow_read(*code_folders())
+    for path in loaded_files():
+        rules.add_path_rule(path, access=AccessFs.READ_FILE)
     if network:
         rules.allow_all_network()
         for path in filter(os.path.exists, NETWORK_FILES):
@@ -302,9 +298,18 @@ def _fork() -> None:
     os.waitpid(child, 0)
 
 
+def _list_others() -> None:
+    for folder in other_folders():
+        with suppress(OSError):
+            os.listdir(folder)
+            return
+    raise PermissionError("there is no other folder, or none can be listed")
+
+
 ASKS = "use the network"
 ATTEMPTS: dict[str, Callable[[], object]] = {
     "read files": lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)),
+    "read the folder of your script": _list_others,
     "write files": lambda: os.close(os.open("attempt", os.O_WRONLY | os.O_CREAT)),
     ASKS: _send,
     "start a process": _fork,
