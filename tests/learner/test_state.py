@@ -67,5 +67,5 @@ def test_an_index_of_ours_is_read_and_a_torn_one_is_called_damaged(tmp_path):
     whole = (tmp_path / ".metadata").read_bytes()
     for end in range(0, len(whole) - 1, 97):
         (tmp_path / ".metadata").write_bytes(whole[:end])
-        with pytest.raises(ValueError, match="is damaged|sets attributes|of ours holds"):
+        with pytest.raises(ValueError, match=r"is damaged|sets attributes|of ours holds"):
             SafeReader(tmp_path).read_metadata()

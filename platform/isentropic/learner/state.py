@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
@@ -83,7 +83,7 @@ class _Unpickler(pickle._Unpickler):
     class too, such as `Path.is_file`, for the whole process.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
     def load_build(self) -> None:
         target = self.stack[-2]

@@ -22,7 +22,7 @@ WRONG = "result = 0.0"
 # Each makes later answers right, unless they are kept from it.
 AHEAD = f"import os\nos.write({HANDLE}, b'[1.0]\\n' * 3)\nresult = 0.0"
 NUMBERED = (
-    f"import os\nos.write({HANDLE}, b'{{\"number\": 1, \"outcomes\": [1.0]}}\\n' * 3)\nresult = 0.0"
+    f'import os\nos.write({HANDLE}, b\'{{"number": 1, "outcomes": [1.0]}}\\n\' * 3)\nresult = 0.0'
 )
 FLOAT = "import builtins\nbuiltins.float = type('F', (float,), {'__new__': lambda *_: 1.0})"
 OUTCOME = (

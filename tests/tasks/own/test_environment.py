@@ -97,7 +97,7 @@ def opened(game, prompt, *turns):
 def slide(game, prompt):
     """2048: any move that the board takes."""
     turns = []
-    while (said := game.reply(prompt, turns)) is not None:
+    while game.reply(prompt, turns) is not None:
         moves = ("[down]", "[left]", "[right]", "[up]")
         free = [m for m in moves if "invalid move" not in (game.reply(prompt, [*turns, m]) or "")]
         turns.append(free[0])

@@ -159,7 +159,11 @@ class Secretive:
         (float("nan"), "not_finite", "grade returned nan"),
         ({"right": float("inf")}, "not_finite", "grade returned inf"),
         (10**400, "not_finite", "grade returned inf"),
-        ({"a": 9e5, "b": 9e5}, "not_finite", "weighted sum is 1.8e.06; a reward lies within ±1000000"),
+        (
+            {"a": 9e5, "b": 9e5},
+            "not_finite",
+            "weighted sum is 1.8e.06; a reward lies within ±1000000",
+        ),
         (1e200, "not_finite", "grade returned 1e.200; a reward lies within ±1000000, a larger one"),
         (Secretive(), None, "grade returned <Secretive>; a reward is a number"),
         ({}, None, "the parts none"),

@@ -76,9 +76,7 @@ def _reward_lines(prompts: list[Prompt], grade: Grade) -> list[str]:
     rewards = {name: paid[text] for name, text in answers.items()}
     lines = _paid_lines(answers, rewards)
     if not is_more(rewards["right"], rewards["wrong"], rewards["empty"]):
-        lines.append(
-            f"{INDENT}{NO_MORE}"
-        )
+        lines.append(f"{INDENT}{NO_MORE}")
     elif isinstance(rewards["right"], float) and not is_right(rewards["right"], prompt):
         lines.append(
             f"{INDENT}A RIGHT ANSWER DOES NOT COUNT AS RIGHT in eval/* and group/*: that takes "

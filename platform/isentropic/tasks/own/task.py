@@ -108,7 +108,9 @@ class OwnTask:
         return as_reward(reward, self.place, f"{self._name}.grade_truncated")
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
-        return self._asked("reply", deepcopy(prompt), turns) if hasattr(self._task, "reply") else None
+        return (
+            self._asked("reply", deepcopy(prompt), turns) if hasattr(self._task, "reply") else None
+        )
 
     def _asked(self, name: str, *arguments: Any) -> Any:
         try:

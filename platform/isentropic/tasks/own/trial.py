@@ -54,8 +54,7 @@ def try_reward(
     _check_parts(outcomes, responses, task.place)
     paid = dict(zip(responses, outcomes, strict=True))
     if prompt.answer and not any(
-        is_more(paid[good], paid[bad], paid[""])
-        for good, bad in zip(right, wrong, strict=True)
+        is_more(paid[good], paid[bad], paid[""]) for good, bad in zip(right, wrong, strict=True)
     ):
         warn(f"{task.place}: {NO_MORE}")
 
