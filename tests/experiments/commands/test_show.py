@@ -118,3 +118,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(run):
     command = f"{sys.executable} jobs/show.py {run} step=3 | true"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
     assert done.stderr == ""
+
+
+def test_no_field_of_a_strangers_ledger_moves_the_cursor(tmp_path, capsys):
+    code = "\x1b]0;title\x07\x1b[2J"
+    prompt = {"messages": [{"role": f"user{code}", "content": code}], "answer": code}
+    row = rollout(5, 0, code, 1.0) | {
+        "prompt": json.dumps(prompt), "finish_reason": f"stop{code}", "origin": f"policy{code}",
+    }  # fmt: skip
+    for folder, table in (("rollouts", row), ("trained", fate(5, 0, f"trained{code}", 1.0))):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "step_000003.parquet"
+        pq.write_table(pa.Table.from_pylist([table]), path)
+    for arguments in ([], ["draw=5"], ["draw=5", "tokens=true"]):
+        status, lines, _ = shown(capsys, tmp_path, *arguments)
+        assert status == 0 and lines
+        assert not any("\x1b" in line or "\x07" in line for line in lines)

@@ -68,7 +68,11 @@ def show(options: dict[str, Any], overrides: list[str]) -> None:
 
 
 def lines(options: dict[str, Any]) -> Iterator[str]:
-    """Yield what is printed."""
+    """Yield what is printed: of every field of the ledger, a stranger's perhaps, only text."""
+    return map(_printable, _lines(options))
+
+
+def _lines(options: dict[str, Any]) -> Iterator[str]:
     run = find_run(options["run"])
     path = step_file(run / FOLDERS[options.get("split", "train")], options.get("step"))
     rows = read(path)
@@ -141,7 +145,7 @@ def summary(group: Sequence[Row]) -> str:
     prompt = group[0]["prompt"]
     question = " ".join(str(prompt["messages"][-1]["content"]).split())
     head = f"draw {group[0]['draw']:<6} {len(group):>3} samples{_rewards(group)}{_fates(group)}"
-    return f"{head}  {_printable(question)[:60]}"
+    return f"{head}  {question[:60]}"
 
 
 def chosen(rows: Sequence[Row], options: dict[str, Any]) -> list[Row]:
@@ -167,14 +171,13 @@ def samples(
     """Yield the prompt, then each sample: what is known of it, its text, its tokens if asked."""
     prompt = rows[0]["prompt"]
     for message in prompt["messages"]:
-        yield f"{message['role']}: {_printable(str(message['content']))}"
-    yield f"answer: {_printable(str(prompt['answer']))}"
+        yield f"{message['role']}: {message['content']}"
+    yield f"answer: {prompt['answer']}"
     for row in rows:
         yield ""
         yield facts(row)
         if not tokens:
-            for turn in row["response"]:
-                yield _printable(turn)
+            yield from row["response"]
             continue
         for turn in turns(row):
             yield from token_lines(turn, decode)
@@ -231,7 +234,7 @@ def _number(value: float) -> str:
 
 
 def _printable(written: str) -> str:
-    """Make a model's text safe to print: it may hold codes that move a terminal's cursor."""
+    """Make a text safe to print: it may hold codes that move a terminal's cursor."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in written)
 
 
