@@ -33,6 +33,22 @@ def deaf():
         yield f"127.0.0.1:{listening.getsockname()[1]}"
 
 
+def test_a_new_token_is_never_readable_by_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    setup = ray_runtime.token_setup
+    before, mask = setup.generate_and_save_token, os.umask(0o022)
+    try:
+        with ray_runtime._token_closed():
+            setup.generate_and_save_token()
+        (tmp_path / "other").touch()
+    finally:
+        os.umask(mask)
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.read_text() and token.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o644, "of the token alone"
+    assert setup.generate_and_save_token is before
+
+
 def test_nobody_listens(deaf):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import ray
 from ray._private import services
+from ray._private.authentication import authentication_token_setup as token_setup
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
@@ -52,7 +53,13 @@ def start_ray(cluster: ClusterConfig, *, num_cpus: float) -> bool:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = check_address(cluster)
     if address == "local":
-        with _sigterm_kept(), _processes_apart(), _delay_explained(), _folders_explained():
+        with (
+            _sigterm_kept(),
+            _processes_apart(),
+            _token_closed(),
+            _delay_explained(),
+            _folders_explained(),
+        ):
             ray.init(
                 address="local",
                 num_cpus=max(os.cpu_count() or 1, int(num_cpus + 0.999)),
@@ -196,8 +203,31 @@ def _sigterm_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _token_closed() -> Iterator[None]:
+    """Has Ray write a new token for this user alone; by itself it lets every user read it.
+
+    The mask holds for that file only: with it for all of `ray.init`, Ray's workers would inherit it,
+    and nobody else could read the run folder.
+    """
+    write = token_setup.generate_and_save_token
+
+    def write_closed() -> None:
+        before = os.umask(0o077)
+        try:
+            write()
+        finally:
+            os.umask(before)
+
+    token_setup.generate_and_save_token = write_closed
+    try:
+        yield
+    finally:
+        token_setup.generate_and_save_token = write
+
+
 def _close_token_file() -> None:
-    """Closes Ray's token, which Ray writes readable by every user of the machine."""
+    """Closes a token of an earlier Ray, which every user of the machine may read."""
     token = Path.home() / ".ray" / "auth_token"
     if token.is_file():
         token.chmod(0o600)
