@@ -9,10 +9,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from isentropic.learner.books.update import ON_DEVICE, ON_HOST, Books
+from isentropic.learner.books.update import AT_WORK, ON_DEVICE, ON_HOST, Books
 
-SHAPES = [(1000,)] * 100  # many, so that what is made for one shard at a time is a hundredth
-SHARE = 4 * sum(size for (size,) in SHAPES)
+SIZE = 100_000
+SHARE = 4 * SIZE
 
 
 class Counter(TorchDispatchMode):
@@ -55,11 +55,20 @@ def numbers(monkeypatch):
     monkeypatch.setattr(FakeTensor, "numpy", lambda tensor: np.ones(tensor.shape), raising=False)
 
 
-def test_copies_at_the_peak(numbers):
+@pytest.mark.parametrize(
+    ("shards", "at_work"),
+    [
+        pytest.param(100, 0, id="many shards: what is made for one of them is a hundredth"),
+        pytest.param(1, AT_WORK, id="a single one"),
+    ],
+)
+def test_copies_at_the_peak(numbers, shards, at_work):
     """Weights, two moments, and while the tokens are scored two copies more; the rest on the host."""
     scoring, counter = [], Counter()
     with FakeTensorMode(), counter:
-        weights = [torch.nn.Parameter(torch.empty(shape, device="cuda")) for shape in SHAPES]
+        weights = [
+            torch.nn.Parameter(torch.empty(SIZE // shards, device="cuda")) for _ in range(shards)
+        ]
         optimizer = torch.optim.AdamW(weights, fused=True)
 
         def backward():
@@ -87,6 +96,6 @@ def test_copies_at_the_peak(numbers):
             books.after([])
 
     shares = {device: size / SHARE for device, size in counter.peak.items()}
-    assert shares["cuda"] == pytest.approx(3 + ON_DEVICE, abs=0.15)
+    assert shares["cuda"] == pytest.approx(3 + ON_DEVICE + at_work, abs=0.15)
     assert shares["cpu"] == pytest.approx(ON_HOST, abs=0.15)
     assert {round(each["cuda"] / SHARE, 1) for each in scoring} == {3.0 + ON_DEVICE}

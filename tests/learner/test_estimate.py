@@ -106,6 +106,37 @@ def test_the_peak_is_the_largest_of_what_comes_one_after_the_other():
     assert rank.total == standing + rank.activations + max(rank.logits, rank.layer)
 
 
+def test_the_books_of_the_entropy_ledger():
+    """Two copies more while tokens are scored in float32: all weights, a layer's values, the states."""
+    rank = estimate_rank_bytes(qwen(True), LEARNER, books=True)
+    assert rank.books == 2 * rank.gradients and rank.books_on_host == 6 * rank.gradients
+    values = 100 * (14 * 8 + 4 * 10) + 100 * 8
+    assert rank.scoring == 4 * (PARAMETERS + values)
+    without = estimate_rank_bytes(qwen(True), LEARNER)
+    assert (without.books, without.scoring, without.books_on_host) == (0, 0, 0)
+    assert rank.total == max(without.total, rank.state + rank.books + rank.scoring)
+
+
+def test_a_pass_of_the_books_may_be_the_peak():
+    """With checkpointed layers and adapters an update itself needs little."""
+    tight = learner(gradient_checkpointing=True, unsharded_gradient_gib=0.0, microbatch_tokens=4)
+    rank = estimate_rank_bytes(qwen(True), tight, books=True)
+    shard = 4 * EMBEDDING // 2  # the largest; 13 of it while it is summed up in float64
+    assert rank.scoring == max(13 * shard, 4 * (PARAMETERS + 4 * (14 * 8 + 4 * 10) + 4 * 8))
+    assert rank.total == rank.state + rank.books + rank.scoring
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_takes_larger_tiles_in_any_type(monkeypatch, dtype):
+    """100 tokens by 5 columns are 500 logits, three of each in float32; a CPU's tile holds 64."""
+    monkeypatch.setattr("isentropic.learner.estimate.MAX_TILE", 64)
+    gpu, cpu = (
+        estimate_rank_bytes(qwen(True), learner(dtype=dtype), on_gpu=on_gpu).logits
+        for on_gpu in (True, False)
+    )
+    assert gpu - cpu == 3 * 4 * (500 - 64)
+
+
 def test_a_sequence_longer_than_a_microbatch_has_one_of_its_own():
     longer = estimate_rank_bytes(qwen(True), learner(microbatch_tokens=200))
     assert estimate_rank_bytes(qwen(True), LEARNER, longest=200) == longer

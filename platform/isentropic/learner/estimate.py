@@ -6,6 +6,7 @@ import torch
 from transformers import PretrainedConfig
 
 from isentropic.config import LearnerConfig, LoraConfig
+from isentropic.learner.books.update import AT_WORK, ON_DEVICE, ON_HOST
 from isentropic.learner.model import (
     count_idle_parameters,
     count_parameters,
@@ -50,6 +51,7 @@ class RankBytes:
     """Bytes of one rank in an update, by what they are for; `total` is the peak.
 
     Logits, a layer's gradients and those of embedding and output layer come one after the other.
+    The entropy ledger's books score tokens after an update: their passes have no gradients.
     """
 
     weights: int  # this rank's share, float32
@@ -62,6 +64,9 @@ class RankBytes:
     logits: int  # tiles, and the gradients that are summed over them
     layer: int  # what one layer's backward pass needs beside
     ends: int  # gradients of embedding and output layer on their way to the other ranks
+    books: int = 0  # copies of this rank's share while the books score tokens; 0 without books
+    scoring: int = 0  # what a pass of theirs needs beside, or a shard that is summed up
+    books_on_host: int = 0  # further copies, in host memory
 
     @property
     def state(self) -> int:
@@ -72,16 +77,24 @@ class RankBytes:
     def total(self) -> int:
         # The last microbatch turns the ones into the others.
         standing = self.state + max(self.gradients, self.unsharded) + self.gathered
-        return standing + max(self.activations + max(self.logits, self.layer), self.ends)
+        update = standing + max(self.activations + max(self.logits, self.layer), self.ends)
+        return max(update, self.state + self.books + self.scoring if self.books else 0)
 
 
 def estimate_rank_bytes(
-    model: PretrainedConfig, learner: LearnerConfig, *, longest: int = 0, reference: bool = False
+    model: PretrainedConfig,
+    learner: LearnerConfig,
+    *,
+    longest: int = 0,
+    reference: bool = False,
+    on_gpu: bool = True,
+    books: bool = False,
 ) -> RankBytes:
     """The memory of one rank of `learner.num_ranks` that train the model of this config.
 
     Args:
         longest: tokens of the longest sequence: it has a microbatch of its own, if need be.
+        books: the entropy ledger measures steps.
     """
     width = getattr(torch, learner.dtype).itemsize
     parameters = count_parameters(model)
@@ -106,15 +119,20 @@ def estimate_rank_bytes(
     ends_trained = 0 if adapters else 1  # whether embedding and output layer have gradients
     # FSDP keeps the buffer of a microbatch's last reduction until the next one's first.
     held = 0 if unsharded else 4 * outside * ends_trained
-    largest_tile = MAX_TILE if learner.dtype == "float32" else CUDA_TILE  # bfloat16 is of GPUs
+    largest_tile = CUDA_TILE if on_gpu else MAX_TILE
     tile = min(largest_tile, tokens * min(learner.vocab_chunk, model.vocab_size))
+    gathered = parameters if everything else outside + 2 * layer
+    # In float32, whatever the learner's type. A shard is summed up when nothing is gathered.
+    pass_in_float32 = 4 * (gathered + (trained if adapters else 0)) + 4 * (
+        max(per_layer // width, TILES_AT_ONCE * tile) + tokens * model.hidden_size
+    )
+    largest_shard = min(share, 4 * -(-embedding // shards))
     return RankBytes(
         weights=share + frozen_share,
         gradients=share,
         optimizer=2 * share,
-        gathered=(parameters if everything else outside + 2 * layer) * width
         # Adapters are small, and count whole.
-        + (trained * width if adapters else 0),
+        gathered=(gathered + (trained if adapters else 0)) * width,
         unsharded=4 * trained if unsharded else 0,
         activations=kept,
         # Sums in float32 for the gradients of the states and of the output layer, then a copy.
@@ -132,6 +150,9 @@ def estimate_rank_bytes(
         + (kept if checkpointing else 0),
         # With adapters the reference is the frozen model itself.
         reference=share if reference and not adapters else 0,
+        books=ON_DEVICE * share if books else 0,
+        scoring=max(pass_in_float32, AT_WORK * largest_shard) if books else 0,
+        books_on_host=ON_HOST * share if books else 0,
     )
 
 

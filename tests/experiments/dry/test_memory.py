@@ -63,7 +63,13 @@ def test_weights_of_an_engine(small, settings):
 
 def needs_of(rank, engine):
     """A rank whose peak and an engine whose weights and cache are given, in GiB."""
-    state = SimpleNamespace(total=rank * GIB, state=5 * GIB, weights=GIB, optimizer=2 * GIB)
+    state = SimpleNamespace(
+        total=rank * GIB,
+        state=5 * GIB,
+        weights=GIB,
+        optimizer=2 * GIB,
+        books_on_host=6 * GIB,
+    )
     return Needs(
         rank=state,
         engine_weights=0,
@@ -130,6 +136,7 @@ def test_memory_of_a_node():
     assert parts == {
         "ranks": 2 * (RANK_OVERHEAD + CUDA_HOST),
         "checkpoint copies": 2 * 3 * GIB,
+        "entropy ledger": 2 * 6 * GIB,
         "engines": ENGINE_OVERHEAD + CUDA_HOST,
         "object store": 6 * GIB,
         "ranks that are away": 2 * 5 * GIB,
@@ -143,3 +150,12 @@ def test_on_cpus_all_of_it_is_the_node_s_memory():
 
     assert parts["ranks"] == 2 * (RANK_OVERHEAD + 30 * GIB)
     assert parts["engines"] == ENGINE_OVERHEAD + 40 * GIB
+
+
+@pytest.mark.parametrize(("every", "copies"), [(0, 0), (25, 6)])
+def test_the_entropy_ledger_is_planned_for_where_it_measures(small, settings, every, copies):
+    config = settings(f"accounting.ledger.every={every}", "learner.num_ranks=1")
+    rank = find_needs(config, small, find_work(config, held_out=0)).rank
+
+    assert rank.books_on_host == copies * rank.gradients
+    assert bool(rank.books) == bool(rank.scoring) == bool(every)

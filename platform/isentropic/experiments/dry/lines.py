@@ -96,12 +96,18 @@ def _rank(placed: Placed) -> list[str]:
     rank = placed.needs.rank
     checkpointed = placed.config.learner.gradient_checkpointing
     recomputed = "" if checkpointed else "no "
-    return [
+    lines = [
         f"memory     per rank {gib(rank.total)} at the peak of an update: {_parts(rank)}",
         f"{INDENT}at once, the largest of: activations {gib(rank.activations)} "
         f"({recomputed}gradient checkpointing) with logits' tiles {gib(rank.logits)} or a layer's "
         f"backward pass {gib(rank.layer)}; gradients of both ends {gib(rank.ends)}",
     ]
+    if rank.books:
+        lines.append(
+            f"{INDENT}after the updates that the entropy ledger measures: weights, moments, copies "
+            f"{gib(rank.books)}, a forward pass in float32 or a sum in float64 {gib(rank.scoring)}"
+        )
+    return lines
 
 
 def _parts(rank: RankBytes) -> str:

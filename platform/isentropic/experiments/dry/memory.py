@@ -53,6 +53,8 @@ def find_needs(config: Config, model: PretrainedConfig, work: Work) -> Needs:
             config.learner,
             longest=rollout.max_prompt_tokens + rollout.max_response_tokens,
             reference=config.terms.kl is not None,
+            on_gpu=bool(config.cluster.gpus_per_rank),
+            books=config.accounting.ledger.every > 0,
         ),
         engine_weights=parameters * width // rollout.tensor_parallel,
         engine_cache=int(rollout.kv_cache_gib * GIB),
@@ -124,6 +126,7 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
     parts = {
         "ranks": load.ranks * (RANK_OVERHEAD + more + (0 if on_gpus else rank.total)),
         "checkpoint copies": load.ranks * checkpoint,
+        "entropy ledger": load.ranks * rank.books_on_host,
         "engines": load.engines
         * (ENGINE_OVERHEAD + more + (0 if on_gpus else needs.engine))
         * tensor_parallel,

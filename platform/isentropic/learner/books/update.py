@@ -48,6 +48,7 @@ REACH = 0.02
 # Copies of a rank's shards in float32 that there are at most; `learner.estimate` plans for them.
 ON_HOST = 6  # gradients at the start and at the end, what is `Kept`, and the updated weights
 ON_DEVICE = 2  # the mean gradient, and the weights that the update began with
+AT_WORK = 13  # of one shard alone, while it is summed up in float64
 PARTS = ("first", "trapezoid", "now", "momentum", "decay")
 
 
@@ -261,12 +262,16 @@ class Books:
         """Returns [N] central differences of logprob and of entropy; leaves the weights moved."""
         sides = []
         for sign in (1, -1):
-            for parameter, weight, part in zip(
-                self._parameters, before, self._direction(mean), strict=True
-            ):
-                local(parameter).copy_(weight.double() + sign * reach * part)
+            self._move(before, mean, sign * reach)
             sides.append(self._score(microbatches))
         return [
             (above.double() - below.double()) / (2 * reach)
             for above, below in zip(*sides, strict=True)
         ]
+
+    def _move(self, before: Shards, mean: Shards, reach: float) -> None:
+        """Sets the weights to `before` + reach * u; of a call of its own no shard is left behind."""
+        for parameter, weight, part in zip(
+            self._parameters, before, self._direction(mean), strict=True
+        ):
+            local(parameter).copy_(weight.double() + reach * part)
