@@ -25,7 +25,7 @@ def main(folder, kind):
     lora = LoraConfig(rank=8, alpha=16.0, targets=("all",)) if kind == "lora" else None
     config = replace(CONFIG, lora=lora, microbatch_tokens=256, vocab_chunk=16384)
     model = replace(model_config(folder), max_length=64)
-    planned = estimate_rank_bytes(read_config(model), config).total
+    planned = estimate_rank_bytes(read_config(model), config, on_gpu=False).total
     before = peak()
     learner = Learner(
         config=config, model=model, objective=OBJECTIVE, temperature=1.0, total_updates=10
