@@ -39,11 +39,14 @@ def _dry(config: Config, cfg: DictConfig) -> int:
     from isentropic.experiments.dry.describe import describe
     from isentropic.experiments.dry.machines import ask_cluster
     from isentropic.experiments.run.folder import check_run_folder
+    from isentropic.experiments.run.resuming.beginning import Beginning
 
     text, problems = describe(config, ask_cluster(config))
     print(text, flush=True)
     try:
         check_run_folder(config, cfg)
+        for line in Beginning(config, cfg, None, print).outlook:
+            print(f"resume     {line}", flush=True)
     except ValueError as error:
         problems.append(str(error))
     if len(problems) > 1:

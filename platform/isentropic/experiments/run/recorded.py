@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.ledger import Batch, read_batch, recorded_steps
 from isentropic.experiments.run.folder import CONFIG, data_changes, read_config
 from isentropic.experiments.run.own_code import with_copies
+from isentropic.experiments.run.resuming.record import CHANGES, last_change
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.load import SECTIONS, load, typed
 from isentropic.experiments.settings.presets import PRESET_SECTIONS
@@ -95,6 +96,8 @@ class RecordedRun:
         if batch is None:
             has = f"{self.steps[0]} to {self.steps[-1]}" if self.steps else "no step"
             raise ValueError(f"{self.folder} recorded no step {step}: its ledger has {has}.")
+        if step <= (since := last_change(self.folder)):
+            _say_changed_config(self.folder, since)
         return batch
 
     def say_changed_data(self, data: DataDigest | None) -> None:
@@ -118,6 +121,16 @@ class RecordedRun:
                 # An older one will do: the steps between are trained again.
                 continue
         return None
+
+
+@cache  # once for each run: a step is asked for more than once
+def _say_changed_config(folder: Path, since: int) -> None:
+    print(
+        f"a resume changed the config of {folder} after step {since} (see {CHANGES}). The steps up "
+        f"to it are trained here with {CONFIG}, not with config.1.yaml or what else was theirs.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def decoder(folder: Path) -> Callable[[Sequence[int]], str] | None:

@@ -151,6 +151,19 @@ def test_another_slot_is_said_before_anything_starts(run):
     assert ["reuse: none -> queue_replay" in line for line in new.remarks] == [True]
 
 
+def test_a_dry_run_says_what_would_be_drawn_again(run):
+    new, said = beginning(run(), *LARGER)
+    assert "rollout.group_size: 8 -> 32" in new.outlook[0]
+    assert "drawn again" in new.outlook[0] and said == []
+
+
+def test_a_damaged_record_is_named_before_anything_starts(run):
+    folder = run()
+    (folder / "changes.json").write_text("{")
+    with pytest.raises(ValueError, match=r"changes\.json cannot be read"):
+        beginning(folder)
+
+
 def test_w_and_b_keeps_the_lines_that_it_has(run):
     folder = run()
     (folder / "wandb_run.json").write_text("{}")

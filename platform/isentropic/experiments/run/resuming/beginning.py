@@ -2,11 +2,8 @@
 
 Until then it is the folder of the run as it was: a start that fails leaves it as it found it, and
 the command of before still goes on with it.
-
-changes.json   of each time that steps were drawn again: behind which step, and why
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from isentropic.config import Config
 from isentropic.controller.storage.aside import ASIDE, set_steps_aside
 from isentropic.controller.storage.resume import drawn_by
 from isentropic.controller.storage.slots import anew
-from isentropic.durable import write_text_durably
 from isentropic.experiments.run.folder import (
     CONFIG,
     data_changes,
@@ -28,11 +24,10 @@ from isentropic.experiments.run.folder import (
 )
 from isentropic.experiments.run.own_code import changed_code, write_own_code
 from isentropic.experiments.run.resuming.keys import machine_remark, redrawing_keys
+from isentropic.experiments.run.resuming.record import add_change, last_change
 from isentropic.experiments.run.supervise import Start
 from isentropic.metrics.sinks.wandb import STATE_FILE
 from isentropic.tasks.data.digest import DataDigest
-
-CHANGES = "changes.json"
 
 
 class Beginning:
@@ -64,6 +59,13 @@ class Beginning:
             today = OmegaConf.to_container(cfg, resolve=True)
             self.changes = redrawing_keys(before, cfg) + self._other_changes()
             self.remarks = machine_remark(before, today) + _slot_remark(before, config)
+            last_change(self._folder)  # a damaged record is named before anything starts
+
+    @property
+    def outlook(self) -> list[str]:
+        """What a dry run says: where the run would go on is not known yet."""
+        behind = "what the run has drawn behind its checkpoint would be set aside and drawn again."
+        return [*self.remarks, *(f"{change}: {behind}" for change in self.changes)]
 
     def begin(self, start: Start) -> None:
         """Sets aside what another config drew behind the start, and writes the new config.
@@ -71,7 +73,7 @@ class Beginning:
         Called for every attempt: one whose learner is lost may go back to before a change.
         """
         done = start[1].step if start else 0
-        changes, since = self.changes, _last_change(self._folder)
+        changes, since = self.changes, last_change(self._folder)
         if not changes and done < since:
             changes = [f"{CONFIG} is that of the steps behind {since}, where a resume changed it"]
         if changes:
@@ -86,7 +88,7 @@ class Beginning:
     def _set_aside(self, start: Start, done: int, changes: Sequence[str]) -> None:
         kept = drawn_by(start, ahead=self._config.rollout.max_staleness)
         steps = set_steps_aside(self._folder, trained=done, drawn=kept)
-        _add_change(self._folder, after=done, drawn=kept, changes=changes)
+        add_change(self._folder, after=done, drawn=kept, changes=changes)
         if not steps:
             return
         self._say(
@@ -117,22 +119,6 @@ def _slot_remark(before: dict[str, Any], config: Config) -> list[str]:
         "nothing of what the checkpoint has of the one before."
         for slot in anew(before, config)
     ]
-
-
-def _last_change(folder: Path) -> int:
-    """Returns behind which step the run has the config that it has; 0 if it had no other."""
-    past = _changes(folder)
-    return past[-1]["after"] if past else 0
-
-
-def _changes(folder: Path) -> list[dict[str, Any]]:
-    path = folder / CHANGES
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def _add_change(folder: Path, *, after: int, drawn: int, changes: Sequence[str]) -> None:
-    rows = [*_changes(folder), {"after": after, "drawn": drawn, "changes": list(changes)}]
-    write_text_durably(folder / CHANGES, json.dumps(rows, indent=1) + "\n")
 
 
 def _span(steps: Sequence[int]) -> str:
