@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from isentropic.records import Request, RolloutKey
+from isentropic.rollout.processes import Processes
 from isentropic.rollout.vllm_engine import VllmEngine, _Call
 
 REQUEST = Request(
@@ -34,11 +35,11 @@ class Core:
         pass
 
 
-def engine_of(answer, processes=1):
+def engine_of(answer, processes=None):
     """An engine that waits for REQUEST, without its constructor: that loads a model."""
     engine = object.__new__(VllmEngine)
     engine._core = Core(answer)
-    engine._several_processes = processes > 1
+    engine._processes = processes or Processes(None)
     engine._admitting, engine._stepping = threading.Lock(), threading.Lock()
     engine.steps = engine.tokens = engine.policy_version = 0
     call = _Call(waiting={"0": REQUEST})
@@ -70,3 +71,14 @@ def test_an_answer_without_numbers_is_refused(wrong):
     with pytest.raises(RuntimeError, match=message):
         engine._advance(call)
     assert not call.done
+
+
+def test_a_step_that_fails_for_a_lost_process_ends_the_engine(monkeypatch):
+    """The pool starts an engine again whose process has ended, not one that raises."""
+    ended = []
+    executor = SimpleNamespace(is_failed=True, register_failure_callback=lambda call: None)
+    lost = Processes(executor, end=lambda: ended.append("end"))
+    engine, call = engine_of(RuntimeError("cancelled"), processes=lost)
+    with pytest.raises(RuntimeError, match="cancelled"):
+        engine._advance(call)
+    assert ended == ["end"]

@@ -1,7 +1,7 @@
 """Runs one vLLM engine: Requests in, Completions out as they finish, new weights in between.
 
 On a CPU the engine runs in this process and leaves it with one torch thread. An engine over several
-devices has a process for each.
+devices has a process for each, and ends this one when it loses one of them.
 """
 
 import math
@@ -29,6 +29,7 @@ from isentropic.rollout.options import (
     memory_share,
     parameter_shapes,
 )
+from isentropic.rollout.processes import Processes
 from isentropic.rollout.usage import UsageCounter
 from isentropic.rollout.vllm_packages import missing_package
 from isentropic.weights.buckets import Bucket, check_buckets
@@ -125,6 +126,7 @@ class VllmEngine:
         self._usage = UsageCounter()
         self._core.logger_manager.stat_loggers = [self._usage]
         self._several_processes = config.tensor_parallel > 1
+        self._processes = Processes(self._core.model_executor if self._several_processes else None)
         self._vocab_size = self._core.model_config.get_vocab_size()
         self.steps = 0
         self.tokens = 0
@@ -196,7 +198,8 @@ class VllmEngine:
         return {phase: max(each[phase] for each in seconds) for phase in seconds[0]}
 
     def sleep(self) -> None:
-        self._memory.give_up()
+        with self._processes.needed():
+            self._memory.give_up()
 
     def take_usage(self) -> Usage:
         return self._usage.take()
@@ -228,7 +231,7 @@ class VllmEngine:
             raise RuntimeError(
                 f"{self.num_running} requests are running; weights are loaded between requests."
             )
-        with self._stepping, self._admitting:
+        with self._stepping, self._admitting, self._processes.needed():
             self.policy_version = UNFINISHED
             with self._memory.taken_back():
                 yield
@@ -289,7 +292,7 @@ class VllmEngine:
             # Another thread may have answered it while this one was on its way.
             if not call.waiting:
                 return
-            with self._admitting:
+            with self._admitting, self._processes.needed():
                 for output in self._core.step():
                     self._deliver(output)
             self.steps += 1
