@@ -11,6 +11,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    Phi3Config,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -66,6 +67,18 @@ def test_too_short_a_window_is_refused(model):
     QWEN.save_pretrained(model.path)
     with pytest.raises(ValueError, match=r"max_length is 33, but some has a window of 32 tokens"):
         read_config(replace(model, max_length=33))
+
+
+def test_long_rope_beyond_its_short_factors_is_refused(model):
+    """It would be switched for a whole pack, so that a short sequence is scored by what it lies beside."""
+    factors = {"short_factor": [1.0, 1.0], "long_factor": [4.0, 4.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
+    Phi3Config(
+        **SIZES, original_max_position_embeddings=16, rope_parameters=rope | factors
+    ).save_pretrained(model.path)
+    assert read_config(model).rope_parameters["rope_type"] == "longrope"
+    with pytest.raises(ValueError, match=r"change at 16 tokens.* Set model\.max_length=16 or less"):
+        read_config(replace(model, max_length=17))
 
 
 def test_a_missing_folder_is_named(model):

@@ -163,12 +163,32 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
             f"model.max_length is {model.max_length}, but {model.name} has a window of {window} "
             f"tokens. {within_window(window)}"
         )
+    check_rope(model, config)
     # No dropout, and no noise in front of routers: the old-policy pass and the update must see the
     # same network.
     for name, value in vars(config).items():
         if ("drop" in name or name.endswith("jitter_noise")) and isinstance(value, float):
             setattr(config, name, 0.0)
     return whole if reads_images(whole) else config
+
+
+def check_rope(model: ModelConfig, config: PretrainedConfig) -> None:
+    """Refuses LongRoPE beyond the length up to which its short factors count.
+
+    transformers chooses the factors for a whole forward pass, by its longest sequence: a sequence's
+    logprobs would depend on those that are packed with it.
+    """
+    given = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = all(isinstance(value, dict) for value in given.values())
+    for rope in given.values() if by_layer_type else [given]:
+        short = rope.get("original_max_position_embeddings")
+        if rope.get("rope_type") == "longrope" and short and model.max_length > short:
+            raise ValueError(
+                f"model {model.name} has LongRoPE, whose factors change at {short} tokens, and "
+                f"model.max_length is {model.max_length}: packed sequences of both kinds would be "
+                f"scored with the same factors. Set model.max_length={short} or less, and "
+                "rollout.max_prompt_tokens and rollout.max_response_tokens to add up to it."
+            )
 
 
 def load_model(model: ModelConfig, *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

@@ -27,7 +27,7 @@ from isentropic.experiments.run.prepare import (
     make_task,
 )
 from isentropic.experiments.settings.checks import check_devices, remarks
-from isentropic.learner.model import read_config
+from isentropic.learner.model import check_rope, read_config
 from isentropic.models.pretrained import load_chat
 from isentropic.models.source import EMBEDDED, check_model, model_folder
 from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
@@ -163,6 +163,7 @@ def shaped_config(model: ModelConfig) -> PretrainedConfig:
             f"model.max_length is {model.max_length}, but model.shape has a window of {window} "
             f"tokens. {within_window(window)}"
         )
+    check_rope(model, config.get_text_config(decoder=True))
     return config
 
 
