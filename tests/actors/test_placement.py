@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from isentropic.actors.learner_actor import LearnerActor
 from isentropic.actors.learner_group import by_place
 from isentropic.actors.nodes.reserving import place
 from isentropic.actors.placement import bundles_by_node, check_node, plan, sharing_cpus
@@ -33,11 +34,16 @@ def test_apart_gives_each_process_a_bundle():
 
 
 def test_shared_puts_an_engine_and_a_rank_on_one_gpu():
-    wanted = plan(*settings(placement="shared", gpus_per_engine=0.5, gpus_per_rank=0.5))
-    assert wanted.bundles == (
-        {"CPU": 3.0, "GPU": 1.0},
-        {"CPU": 1.0, "GPU": 0.5},
-    )  # the second rank has no engine
+    halves = {"gpus_per_engine": 0.5, "gpus_per_rank": 0.5}
+    wanted = plan(*settings(placement="shared", engines=2, **halves))
+    assert wanted.bundles == ({"CPU": 3.0, "GPU": 1.0},) * 2
+    assert (wanted.engines, wanted.ranks) == ((0, 1), (0, 1))
+
+
+def test_shared_on_cpus_takes_any_numbers():
+    none = {"gpus_per_engine": 0.0, "gpus_per_rank": 0.0}
+    wanted = plan(*settings(placement="shared", **none))
+    assert wanted.bundles == ({"CPU": 3.0}, {"CPU": 1.0})  # the second rank has no engine
     assert (wanted.engines, wanted.ranks) == ((0,), (0, 1))
 
 
@@ -78,6 +84,11 @@ def test_an_engine_lies_on_one_node(gpus, refused, monkeypatch):
             {"placement": "shared", "tensor_parallel": 2},
             "cannot share them with ranks",
             id="shared engine",
+        ),
+        pytest.param(
+            {"placement": "shared", "gpus_per_engine": 0.5, "gpus_per_rank": 0.5, "ranks": 4},
+            r"1 engines and 4 ranks.* Set rollout\.num_actors=4 or learner\.num_ranks=1",
+            id="shared: half GPUs would be put together, two ranks on one",
         ),
         pytest.param(
             {"gpus_per_engine": 0.5, "tensor_parallel": 3},
@@ -158,6 +169,21 @@ def test_ranks_that_split_a_node_unevenly_are_refused():
 
 def test_ranks_are_numbered_by_node_and_gpu():
     """Ray starts actors in any order, and gives them GPUs in any order."""
-    places = [("b", [3]), ("a", [1]), ("b", [0]), ("a", [0]), ("b", [2])]
+    places = [("b", ["10"]), ("a", ["1"]), ("b", ["0"]), ("a", ["0"]), ("b", ["2"])]
     assert by_place(places) == [2, 4, 0, 3, 1]
+    named = [
+        ("a", ["GPU-9f2c"]),
+        ("b", ["MIG-07aa"]),
+        ("a", ["GPU-11d0"]),
+    ]  # by CUDA_VISIBLE_DEVICES
+    assert by_place(named) == [2, 0, 1]
     assert by_place([("a", [])] * 3) == [0, 1, 2]
+
+
+def test_gpus_may_have_names(monkeypatch):
+    """CUDA_VISIBLE_DEVICES may hold UUIDs or names of MIG parts, and Ray hands them on."""
+    monkeypatch.setattr(ray, "get_gpu_ids", lambda: ["GPU-9f2c", 3])
+    here = SimpleNamespace(get_node_id=lambda: "a")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: here)
+    actor = LearnerActor.__ray_metadata__.modified_class
+    assert actor.place(None) == ("a", ["GPU-9f2c", "3"])

@@ -37,9 +37,9 @@ class LearnerActor:
         self._outbox: Outbox | None = None
 
     @ray.method(concurrency_group="health")
-    def place(self) -> tuple[str, list[int]]:
-        """Returns the node, and the GPUs there."""
-        return ray.get_runtime_context().get_node_id(), [int(gpu) for gpu in ray.get_gpu_ids()]
+    def place(self) -> tuple[str, list[str]]:
+        """Returns the node, and the GPUs there: numbers, or names if CUDA_VISIBLE_DEVICES has them."""
+        return ray.get_runtime_context().get_node_id(), [str(gpu) for gpu in ray.get_gpu_ids()]
 
     @ray.method(concurrency_group="health")
     def address(self) -> str:

@@ -225,7 +225,7 @@ class RayLearnerGroup:
             raise
 
 
-def by_place(places: Sequence[tuple[str, list[int]]]) -> list[int]:
+def by_place(places: Sequence[tuple[str, list[str]]]) -> list[int]:
     """Returns the order of actors by node, then by GPU: neighbours in rank are neighbours in place.
 
     Ray starts them in any order. Rings of NCCL cross from node to node as often as ranks do.
@@ -234,7 +234,13 @@ def by_place(places: Sequence[tuple[str, list[int]]]) -> list[int]:
         places: node and GPUs of each actor; nodes keep the order in which they first come.
     """
     nodes = list(dict.fromkeys(node for node, _ in places))
-    return sorted(range(len(places)), key=lambda i: (nodes.index(places[i][0]), places[i][1], i))
+
+    def position(index: int) -> tuple:
+        node, gpus = places[index]
+        # Numbers by their value; UUIDs and names of MIG parts have one length.
+        return nodes.index(node), [(len(gpu), gpu) for gpu in gpus], index
+
+    return sorted(range(len(places)), key=position)
 
 
 def is_loss(error: BaseException) -> bool:

@@ -35,6 +35,7 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
     """Plans the bundles of a run.
 
     apart: one per engine and per rank; shared: engine i and rank i in one bundle, on the same GPU.
+    On GPUs there are as many of the ones as of the others then.
 
     An engine takes `gpus_per_engine` times `tensor_parallel` GPUs; on CPUs, as many times
     `cpus_per_engine`. Raises ValueError for what Ray cannot place.
@@ -67,6 +68,13 @@ def plan(cluster: ClusterConfig, rollout: RolloutConfig, learner: LearnerConfig)
             f"cluster.placement=shared with rollout.tensor_parallel={rollout.tensor_parallel}: an "
             "engine that spans GPUs cannot share them with ranks. Use cluster.placement=apart, or "
             "rollout.tensor_parallel=1."
+        )
+    on_gpus = "GPU" in engine or "GPU" in rank
+    if on_gpus and len(engines) != len(ranks):
+        raise ValueError(
+            f"cluster.placement=shared with {len(engines)} engines and {len(ranks)} ranks on GPUs: "
+            "what has no partner would be put two to a GPU. Set "
+            f"rollout.num_actors={len(ranks)} or learner.num_ranks={len(engines)}."
         )
     pairs = itertools.zip_longest([engine] * len(engines), [rank] * len(ranks), fillvalue={})
     bundles = [{key: a.get(key, 0) + b.get(key, 0) for key in {**a, **b}} for a, b in pairs]
