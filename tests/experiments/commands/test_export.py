@@ -1,8 +1,13 @@
 """Uploading to the Hub: refused before anything is exported, and never at the cost of the export."""
 
+import shutil
+
 import pytest
+from omegaconf import OmegaConf
 
 from isentropic.experiments.commands import export
+from isentropic.experiments.settings.compose import compose
+from isentropic.tasks.arithmetic import ArithmeticConfig
 
 
 class Hub:
@@ -55,3 +60,27 @@ def test_what_was_not_uploaded_is_there(tmp_path, hub):
     hub.fails = OSError("no route to host")
     with pytest.raises(ConnectionError, match=r"was written and not uploaded \(OSError: no route"):
         export.push_to_hub(tmp_path / "model", "me/model")
+
+
+def test_an_export_runs_none_of_the_runs_own_code(recorded, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(recorded[0], run)
+    trace = tmp_path / "trace"
+    values = OmegaConf.load(run / "config.yaml")
+    own = {"name": "own", "file": "evil.py", "function_name": "f", "settings": {}}
+    values = OmegaConf.to_container(values) | {"objective": own}
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(values))
+    (run / "code" / "objective").mkdir(parents=True)
+    (run / "code" / "objective" / "evil.py").write_text(f"open({str(trace)!r}, 'w').close()\n")
+    to = export.export(run, to=tmp_path / "model")
+    assert (to / "config.json").is_file() and "| task | arithmetic |" in (
+        to / "README.md"
+    ).read_text()
+    assert not trace.exists()
+
+
+def test_the_embedded_model_needs_a_task_of_ours_and_makes_no_other():
+    values = OmegaConf.to_container(compose(["experiment=ce_gppo_tiny"]), resolve=True)
+    assert isinstance(export._embedded_task(values["task"]), ArithmeticConfig)
+    with pytest.raises(ValueError, match=r"'own' with model.path=embedded.* was changed"):
+        export._embedded_task({"name": "own", "file": "evil.py", "class_name": "T"})

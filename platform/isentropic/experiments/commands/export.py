@@ -104,7 +104,7 @@ def export(
     learner = Learner(
         config=replace(config.learner.on_one_rank(), compile=False),
         model=model,
-        objective=ReinforceConfig(),  # any: nothing is trained
+        objective=ReinforceConfig(name="reinforce", ratio="token"),  # any: nothing is trained
         temperature=config.rollout.temperature,
         total_updates=config.run.steps * config.learner.updates_per_rollout,
     )
