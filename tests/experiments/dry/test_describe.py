@@ -58,6 +58,29 @@ def test_heads_are_spread_evenly_over_an_engines_devices(devices, refused):
         check_engine_runs(config, MODEL)
 
 
+@pytest.mark.parametrize(
+    ("devices", "sizes", "message"),
+    [
+        pytest.param(2, {"num_key_value_heads": 1}, None, id="a head of keys for both"),
+        pytest.param(4, {"num_key_value_heads": 2}, None, id="each of two heads for two"),
+        pytest.param(
+            4, {"num_key_value_heads": 6}, "6 heads of keys", id="12 heads for 4, 6 of keys"
+        ),
+        pytest.param(6, {"num_key_value_heads": 4}, "4 heads of keys", id="4 heads of keys for 6"),
+        pytest.param(
+            4, {"intermediate_size": 4 * 27 + 2}, "intermediate_size of the model is 110", id="MLP"
+        ),
+    ],
+)
+def test_keys_and_mlps_are_cut_evenly_over_an_engines_devices(devices, sizes, message):
+    rollout = dataclasses.replace(ROLLOUT, tensor_parallel=devices)
+    config = SimpleNamespace(rollout=rollout, cluster=SimpleNamespace(engine_device="cuda"))
+    same = {"num_attention_heads": 12, "num_key_value_heads": 12, "intermediate_size": 96}
+    model = Qwen3Config(**(same | sizes), hidden_size=96, head_dim=16)
+    with pytest.raises(ValueError, match=message) if message else nullcontext():
+        check_engine_runs(config, model)
+
+
 @pytest.mark.parametrize(("ranks", "refused"), [(1, False), (4, False), (3, True)])
 def test_heads_are_dealt_out_evenly_to_ranks_that_share_tokens(ranks, refused):
     config = SimpleNamespace(

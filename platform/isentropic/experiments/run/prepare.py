@@ -142,6 +142,7 @@ def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
             f"rollout.tensor_parallel={devices}: the model's {heads} attention heads cannot be "
             f"spread evenly over {devices} devices. Use a divisor of {heads}."
         )
+    _check_split(text, devices)
     width = getattr(text, "moe_intermediate_size", None)
     if width and config.cluster.engine_device == "cpu" and width // devices % EXPERT_MULTIPLE:
         raise ValueError(
@@ -153,6 +154,24 @@ def check_engine_runs(config: Config, model: PretrainedConfig) -> None:
     engine = ENGINES[config.rollout.engine]
     if why := engine.unsupported(size, config.cluster.engine_device):
         raise ValueError(why)
+
+
+def _check_split(text: PretrainedConfig, devices: int) -> None:
+    """Raises ValueError if vLLM cannot cut heads of keys or MLPs into equal parts."""
+    keys = getattr(text, "num_key_value_heads", None) or devices
+    if keys % devices and devices % keys:
+        raise ValueError(
+            f"rollout.tensor_parallel={devices}: the model's {keys} heads of keys can be neither "
+            f"spread evenly over {devices} devices nor copied evenly to them. Use a divisor or a "
+            f"multiple of {keys}."
+        )
+    for name in ("intermediate_size", "moe_intermediate_size"):
+        inner = getattr(text, name, None)
+        if isinstance(inner, int) and inner % devices:
+            raise ValueError(
+                f"rollout.tensor_parallel={devices}: {name} of the model is {inner}, which cannot "
+                f"be spread evenly over {devices} devices. Use a divisor of {inner}."
+            )
 
 
 def check_engine_starts(config: Config, *, reads_images: bool) -> None:
