@@ -118,6 +118,25 @@ def test_what_does_not_fit_is_refused_with_what_would(settings, overrides, messa
     assert re.search(message, found), found
 
 
+@pytest.mark.parametrize("fixed", ["learner.context_parallel=4", "learner.replicas=4"])
+def test_a_change_that_the_config_does_not_allow_is_no_way_out(settings, fixed):
+    """Half of four ranks would not hold four replicas: the plan says what else would do."""
+    four = "cluster.assume={nodes: 1, gpus: 4, gpu_gib: 80, host_gib: 500}"
+    found = "\n".join(problems(settings("experiment=ce_gppo_8x80", *MATH, four, fixed)))
+
+    assert re.search(r"the run needs 8 GPUs .*cluster\.assume has 1 x 4\.", found), found
+    assert "learner.num_ranks=2" not in found
+
+
+def test_ranks_that_a_run_would_refuse_are_a_problem(settings):
+    uneven = ["learner.num_ranks=9", "rollout.tensor_parallel=1"]
+    found = "\n".join(problems(settings(*SEVEN, *uneven)))
+
+    assert "learner.num_ranks=9: a node holds at most 8 ranks" in found
+    spread = ["cluster.strategy=SPREAD", "cluster.assume.host_gib=400"]
+    assert problems(settings(*SEVEN, *spread)) == []  # ranks on one node, engines on the other
+
+
 def test_a_cluster_that_was_asked_is_judged(settings):
     config = settings(*SEVEN, "cluster.assume=null")
     machine = find_machine(settings(*SEVEN))

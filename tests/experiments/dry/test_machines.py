@@ -29,12 +29,32 @@ def loads(config):
         pytest.param(
             ["rollout.num_actors=4", "rollout.tensor_parallel=2"],
             [Load(4, 0), Load(0, 8)],
-            id="PACK fills one node after the other",
+            id="ranks on one node, engines on the other",
         ),
         pytest.param(
             ["rollout.num_actors=8", "cluster.strategy=SPREAD"],
-            [Load(4, 4), Load(4, 4)],
-            id="SPREAD takes them in turn",
+            [Load(8, 0), Load(0, 8)],
+            id="SPREAD is of the engines; ranks stay together",
+        ),
+        pytest.param(
+            ["rollout.num_actors=4", "learner.num_ranks=12"],
+            [Load(2, 6), Load(2, 6)],
+            id="halves of the ranks, engines beside them",
+        ),
+        pytest.param(
+            ["rollout.num_actors=1", "rollout.tensor_parallel=4", "learner.num_ranks=12"],
+            None,
+            id="halves of the ranks leave no node four GPUs",
+        ),
+        pytest.param(
+            ["rollout.num_actors=3", "learner.num_ranks=4", "cluster.strategy=STRICT_PACK"],
+            [Load(3, 0), Load(0, 4)],
+            id="all engines on one node",
+        ),
+        pytest.param(
+            ["rollout.num_actors=3", "learner.num_ranks=4", "cluster.strategy=STRICT_SPREAD"],
+            None,
+            id="an engine for each of three nodes",
         ),
         pytest.param(["rollout.num_actors=9"], None, id="one GPU too many"),
         pytest.param(
@@ -48,12 +68,24 @@ def test_spread(settings, overrides, expected):
     assert loads(settings(*LARGE, *overrides)) == expected
 
 
+def test_ranks_that_cannot_be_split_evenly(settings):
+    with pytest.raises(ValueError, match=r"num_ranks=9: .* cannot be split evenly over 2 nodes"):
+        loads(settings(*LARGE, "learner.num_ranks=9", "rollout.num_actors=4"))
+
+
+def test_without_gpus_all_goes(settings):
+    """Of CPUs a plan knows nothing."""
+    config = settings("run.dry=true", "learner.num_ranks=3", "rollout.num_actors=2")
+    assert loads(config) == [Load(2, 3)]
+
+
 def test_shared_gpus_are_counted_by_halves(settings):
     config = settings("cluster=gpu_1x24", "run.dry=true", "learner.num_ranks=1")
 
     assert loads(config) == [Load(1, 1)]
-    more = replace(config, learner=replace(config.learner, num_ranks=2))
-    assert loads(more) is None
+    two = {"learner": replace(config.learner, num_ranks=2)}
+    two["rollout"] = replace(config.rollout, num_actors=2)
+    assert loads(replace(config, **two)) is None
 
 
 def test_the_machine_that_is_assumed(settings):

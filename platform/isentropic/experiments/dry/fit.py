@@ -43,6 +43,13 @@ class Placed:
     @property
     def loads(self) -> list[Load] | None:
         """What each node carries; None if it does not go."""
+        try:
+            return self.place()
+        except ValueError:
+            return None
+
+    def place(self) -> list[Load] | None:
+        """As `loads`; raises ValueError if a run would be refused for how it would have to lie."""
         cluster, rollout, learner = self.config.cluster, self.config.rollout, self.config.learner
         return spread(plan(cluster, rollout, learner), self.machine, cluster.strategy)
 
@@ -91,14 +98,19 @@ def _too_few_gpus(placed: Placed) -> str | None:
     # On this machine others judge it.
     was_asked = machine.store_bytes is not None
     is_known = placed.config.cluster.assume is not None or was_asked
-    if not is_known or placed.loads is not None:
+    if not is_known:
         return None
+    try:
+        if placed.place() is not None:
+            return None
+    except ValueError as error:
+        return str(error)
     config = placed.config
     ways = _ways_out(placed, _fewer(config), lambda other: other.loads is not None)
     return (
         f"the run needs {gpus_needed(config):g} GPUs ({config.learner.num_ranks} ranks and "
         f"{config.rollout.num_actors} engines of {config.rollout.tensor_parallel}, each whole on "
-        f"one node), {'the cluster' if was_asked else 'cluster.assume'} has "
+        f"one node, ranks on as few as hold them), {'the cluster' if was_asked else 'cluster.assume'} has "
         f"{machine.nodes} x {machine.gpus}. {ways}"
     )
 
@@ -188,11 +200,18 @@ def _disk_too_small(placed: Placed, disk: Disk) -> str | None:
 
 def _ways_out(placed: Placed, changes: Sequence[Change], holds: Callable[[Placed], bool]) -> str:
     """Names changes that are each enough, or the first that are enough together."""
-    alone = [change for change in changes if holds(placed.changed([change]))]
+
+    def enough(some: Sequence[Change]) -> bool:
+        try:
+            return holds(placed.changed(some))
+        except ValueError:  # of a config that does not allow them
+            return False
+
+    alone = [change for change in changes if enough([change])]
     if alone:
         return f"Set {' or '.join(f'{key}={value}' for key, value in alone[:WAYS])}."
     for count in range(2, len(changes) + 1):
-        if holds(placed.changed(changes[:count])):
+        if enough(changes[:count]):
             return f"Set together {' '.join(f'{key}={value}' for key, value in changes[:count])}."
     return "No setting is enough by itself: use more or larger GPUs, or a smaller model."
 

@@ -9,13 +9,14 @@ import psutil
 import torch
 
 from isentropic.actors.nodes.survey import NodeView
-from isentropic.actors.placement import Plan
+from isentropic.actors.placement import Plan, Resources, bundles_by_node, fitting, total
 from isentropic.config import Config
 from isentropic.folders import variable
 
 GIB = 2**30
 SMALL_GPU_GIB = 24
 SHM = "/dev/shm"
+MANY = 1e6  # logical CPUs of a node: they are not counted here
 ASSUME = "cluster.assume={nodes: 2, gpus: 8, gpu_gib: 80, host_gib: 1000} plans for one"
 
 
@@ -129,30 +130,68 @@ class Load:
 
 
 def spread(layout: Plan, machine: Machine, strategy: str) -> list[Load] | None:
-    """Puts the bundles on the nodes as Ray's strategy would; None if there are too few GPUs.
+    """Puts ranks and engines on nodes as `actors.nodes.reserving` does; None if there is no room.
 
-    PACK fills one node after the other, SPREAD takes them in turn. Ray may choose other nodes for
-    the same bundles: it promises no order.
+    First the ranks, on as few nodes as hold them, then the engines, on the others if these have
+    room. Which of the nodes that are alike Ray takes is left to it: here ranks are on the last.
+    Labels of nodes are not known.
+
+    Raises ValueError if the ranks cannot be split evenly over the nodes that they need.
     """
-    nodes = machine.nodes or 1
+    count = machine.nodes or 1
     uses_gpus = any(bundle.get("GPU") for bundle in layout.bundles)
-    free = [float(machine.gpus) if uses_gpus else float("inf")] * nodes
-    place: dict[int, int] = {}
-    turn = 0
-    for number, bundle in enumerate(layout.bundles):
-        wanted = bundle.get("GPU", 0.0)
-        order = [(turn + step) % nodes for step in range(nodes)]
-        if not strategy.endswith("SPREAD"):
-            order.sort()
-        node = next((node for node in order if free[node] >= wanted), None)
+    gpus = float(machine.gpus) if uses_gpus else 0.0
+    free = [gpus] * count
+    if total(layout.bundles).get("GPU", 0) > gpus * count:
+        return None
+    everywhere = list(range(count))
+    if set(layout.engines) & set(layout.ranks):
+        one = total(layout.bundles).get("GPU", 0) <= gpus
+        place = _put(layout.bundles, free, "STRICT_PACK" if one else strategy, everywhere)
+        return place and _loads(
+            count, [place[i] for i in layout.engines], [place[i] for i in layout.ranks]
+        )
+    nodes = [{"Resources": {"GPU": gpus, "CPU": MANY}} for _ in everywhere]
+    bundles, bundle_of = bundles_by_node(layout, nodes)
+    whole = len(bundles) < len(layout.ranks) or len(bundles) == 1
+    place = _put(bundles, free, "STRICT_SPREAD" if whole else strategy, everywhere[::-1])
+    if place is None:
+        return None
+    ranks = [place[bundle] for bundle in bundle_of]
+    others = [node for node in everywhere if node not in ranks]
+    room = sum(fitting(layout.engine, {"GPU": free[node], "CPU": MANY}) for node in others)
+    among = others if room >= len(layout.engines) else everywhere
+    engines = _put([layout.engine] * len(layout.engines), free, strategy, among)
+    return engines and _loads(count, engines, ranks)
+
+
+def _put(
+    bundles: Sequence[Resources], free: list[float], strategy: str, among: Sequence[int]
+) -> list[int] | None:
+    """Returns the node of each bundle by Ray's strategy, and takes its GPUs; None without room.
+
+    PACK fills one node after the other, SPREAD takes them in turn.
+    """
+    if strategy == "STRICT_PACK":
+        wanted = sum(bundle.get("GPU", 0.0) for bundle in bundles)
+        among = [node for node in among if free[node] >= wanted][:1]
+    place: list[int] = []
+    for number, bundle in enumerate(bundles):
+        turn = number % len(among) if strategy.endswith("SPREAD") and among else 0
+        order = [*among[turn:], *among[:turn]]
+        if strategy == "STRICT_SPREAD":
+            order = [node for node in order if node not in place]
+        node = next((node for node in order if free[node] >= bundle.get("GPU", 0.0)), None)
         if node is None:
             return None
-        free[node] -= wanted
-        place[number] = node
-        turn = node + 1
-    engines = Counter(place[bundle] for bundle in layout.engines)
-    ranks = Counter(place[bundle] for bundle in layout.ranks)
-    return [Load(engines[node], ranks[node]) for node in range(nodes)]
+        free[node] -= bundle.get("GPU", 0.0)
+        place.append(node)
+    return place
+
+
+def _loads(count: int, engines: Sequence[int], ranks: Sequence[int]) -> list[Load]:
+    engines_on, ranks_on = Counter(engines), Counter(ranks)
+    return [Load(engines_on[node], ranks_on[node]) for node in range(count)]
 
 
 def _address(config: Config) -> str:
