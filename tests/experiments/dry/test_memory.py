@@ -1,8 +1,10 @@
 """Bytes of engines, GPUs and nodes, by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from transformers import Qwen3ForCausalLM, Qwen3MoeForCausalLM
 
 from isentropic.experiments.dry.machines import Load
 from isentropic.experiments.dry.memory import (
@@ -16,6 +18,7 @@ from isentropic.experiments.dry.memory import (
     find_needs,
     gpu_bytes,
     host_parts,
+    loaded_whole,
     object_store,
 )
 from isentropic.experiments.dry.work import find_work
@@ -143,6 +146,36 @@ def test_memory_of_a_node():
         "loading": GIB,
         "step's batch": 7 * GIB,
     }
+
+
+def test_a_model_that_each_rank_loads_whole():
+    """It is there before the copies that a node of GPUs holds later: what it is larger by counts."""
+    needs = replace(needs_of(30, 40), whole=50 * GIB)  # of a rank; 3 and 6 to copy later
+    parts = host_parts(run("apart"), needs, Load(engines=0, ranks=2), is_head=False)
+    assert parts["loading"] == 2 * (50 - 3 - 6) * GIB
+    parts = host_parts(run("apart", gpus=0), needs, Load(engines=0, ranks=2), is_head=False)
+    assert parts["ranks"] == 2 * (RANK_OVERHEAD + (50 + 1) * GIB)
+
+
+@pytest.mark.parametrize(
+    ("write", "whole"),
+    [
+        pytest.param(Qwen3ForCausalLM, False, id="read by slices"),
+        pytest.param(Qwen3MoeForCausalLM, True, id="experts of files are put together"),
+    ],
+)
+def test_what_is_loaded_whole(small, tmp_path, write, whole):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    kind = write.config_class
+    network = kind(**(small.to_dict() | experts | {"model_type": kind.model_type}))
+    model = SimpleNamespace(
+        name="some", path=str(tmp_path), revision=None, max_length=16, trust_remote_code=False
+    )
+    dense = write is Qwen3ForCausalLM
+    absent = SimpleNamespace(path=str(tmp_path / "elsewhere"))
+    assert loaded_whole(absent, small if dense else network) is whole
+    write(network).save_pretrained(tmp_path)
+    assert loaded_whole(model, network) is whole
 
 
 def test_on_cpus_all_of_it_is_the_node_s_memory():

@@ -15,6 +15,7 @@ from isentropic.controller.method import Method
 from isentropic.experiments.dry.fit import Placed, find_problems
 from isentropic.experiments.dry.lines import model_line, plan_lines, step_lines
 from isentropic.experiments.dry.machines import Machine, find_machine
+from isentropic.experiments.dry.memory import loaded_whole
 from isentropic.experiments.dry.preview import data_lines
 from isentropic.experiments.dry.work import find_disk, find_work
 from isentropic.experiments.run.folder import check_data
@@ -117,7 +118,8 @@ def _plan(
 ) -> None:
     work = find_work(config, held_out=None if task is None else task.size("eval"))
     disk = find_disk(config, network, work)
-    placed = Placed(config=config, model=network, work=work, machine=machine)
+    whole = loaded_whole(config.model, network)
+    placed = Placed(config=config, model=network, work=work, machine=machine, whole=whole)
     problems = find_problems(placed, disk)
     found.lines += plan_lines(placed, disk, fits=not problems, unseen=found.unseen)
     if found.problems and not problems:

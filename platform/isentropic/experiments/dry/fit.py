@@ -35,10 +35,11 @@ class Placed:
     model: PretrainedConfig
     work: Work
     machine: Machine
+    whole: bool = False  # each rank loads the whole model on its host
 
     @property
     def needs(self) -> Needs:
-        return find_needs(self.config, self.model, self.work)
+        return find_needs(self.config, self.model, self.work, whole=self.whole)
 
     @property
     def loads(self) -> list[Load] | None:

@@ -1,15 +1,18 @@
 """Bytes that a run needs on each GPU and each node, by what they are for."""
 
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import PretrainedConfig
 
-from isentropic.config import Config
+from isentropic.config import Config, ModelConfig
 from isentropic.experiments.dry.machines import GIB, Load
 from isentropic.experiments.dry.work import Work
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
-from isentropic.learner.model import count_parameters
+from isentropic.learner.model import count_idle_parameters, count_parameters, empty_model
+from isentropic.models.slices import find_places
 from isentropic.rollout.options import WORKSPACE
 from isentropic.weights.parcels import PARCEL_BYTES
 
@@ -34,6 +37,7 @@ class Needs:
     cache_tokens: int | None
     published: int  # the weights, as they travel to the engines
     largest: int  # the largest tensor in float32, which a rank loads through host memory
+    whole: int = 0  # the model in float32, if each rank loads all of it on its host; 0: by slices
     batch: int  # of a step, on the head node
 
     @property
@@ -41,8 +45,25 @@ class Needs:
         return self.engine_weights + self.engine_cache
 
 
-def find_needs(config: Config, model: PretrainedConfig, work: Work) -> Needs:
-    """The needs of a run, with the weights' bytes from the model's shapes."""
+def loaded_whole(model: ModelConfig, network: PretrainedConfig) -> bool:
+    """Returns whether each rank loads the whole model on its host, as `learner.sharding.build` does.
+
+    Files that are not here are taken to be readable by slices, except those of a mixture of
+    experts, which mostly hold each expert by itself.
+    """
+    if Path(model.path).is_dir():
+        with suppress(ValueError):  # a file that is missing or damaged is found by others
+            return find_places(model, empty_model(model)) is None
+    return count_idle_parameters(network) > 0
+
+
+def find_needs(
+    config: Config, model: PretrainedConfig, work: Work, *, whole: bool = False
+) -> Needs:
+    """The needs of a run, with the weights' bytes from the model's shapes.
+
+    whole: each rank loads the whole model on its host.
+    """
     rollout = config.rollout
     parameters = count_parameters(model)
     text = model.get_text_config(decoder=True)
@@ -61,6 +82,7 @@ def find_needs(config: Config, model: PretrainedConfig, work: Work) -> Needs:
         cache_tokens=cache_tokens(model, config),
         published=parameters * width,
         largest=4 * text.vocab_size * text.hidden_size,
+        whole=4 * parameters if whole else 0,
         batch=int(work.most_tokens) * BYTES_PER_TOKEN,
     )
 
@@ -123,8 +145,9 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
     tensor_parallel = config.rollout.tensor_parallel
     # AdamW's moments and the trained weights, copied before they are written.
     checkpoint = rank.optimizer * 3 // 2
+    on_cpu = 0 if on_gpus else max(rank.total, needs.whole + rank.weights)
     parts = {
-        "ranks": load.ranks * (RANK_OVERHEAD + more + (0 if on_gpus else rank.total)),
+        "ranks": load.ranks * (RANK_OVERHEAD + more + on_cpu),
         "checkpoint copies": load.ranks * checkpoint,
         "entropy ledger": load.ranks * rank.books_on_host,
         "engines": load.engines
@@ -138,7 +161,10 @@ def host_parts(config: Config, needs: Needs, load: Load, *, is_head: bool) -> di
         # Both at once: a checkpoint is written while the engines work.
         away = rank.state if config.cluster.placement == "shared" else 0
         parts["ranks that are away"] = load.ranks * away
-        parts["loading"] = load.ranks * needs.largest
+        # A whole model is on the host at the start, before there is anything to copy from a rank.
+        copies = ("checkpoint copies", "entropy ledger", "ranks that are away")
+        later = sum(parts[name] for name in copies)
+        parts["loading"] = max(load.ranks * needs.largest, load.ranks * needs.whole - later)
     if is_head:
         parts["step's batch"] = needs.batch
     return {name: size for name, size in parts.items() if size}
