@@ -72,7 +72,7 @@ def test_what_is_no_number_stops_a_run(exact, wrong):
     """No comparison with NaN is true: the engine whose weights give none must not pass."""
     probe = [PROBE[0], probe_of(1, wrong)]
     scores = SCORES | {probe[1].key: scores_of(-1.0)}
-    with pytest.raises(RuntimeError, match="are (nan|inf) nats off the learner"):
+    with pytest.raises(RuntimeError, match=r"are (nan|inf) nats off the learner"):
         check_probe(probe, scores, tolerance=0.25, exact=exact)
 
 

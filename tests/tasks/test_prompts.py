@@ -69,7 +69,9 @@ def test_a_task_that_fits_is_itself_and_one_with_nothing_left_is_refused():
     assert fitting(
         task, LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="refuse"
     ) == (task, {"train": 0})
-    message = r"no train prompt has at most .*=5 tokens: train/0 \(\d+\)\. Raise rollout\.max_prompt"
+    message = (
+        r"no train prompt has at most .*=5 tokens: train/0 \(\d+\)\. Raise rollout\.max_prompt"
+    )
     with pytest.raises(ValueError, match=message):
         fitting(Texts([9]), LetterChat(), splits=("train",), max_tokens=5, on_long_prompt="drop")
 
