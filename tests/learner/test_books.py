@@ -144,6 +144,17 @@ def test_slopes_of_a_learner_in_bfloat16(make_learner):
         assert tokens.sum() == pytest.approx(update.books.now, abs=0.02 * np.abs(tokens).sum())
 
 
+def test_the_change_of_a_learner_in_bfloat16(make_learner):
+    """Its entropies before and after are in float32 too: in bfloat16 most weights did not move."""
+    learner = make_learner(dtype="bfloat16", lr=2e-5)
+    _, (step,) = batches_of(learner, count=1)
+    for update in learner.update(step).updates:
+        books = update.books
+        change = books.entropy_after - books.entropy_before
+        assert books.trapezoid == pytest.approx(change, rel=0.1, abs=1e-6)
+        assert abs(change) > 1e-5
+
+
 def test_a_pass_in_float32_inside_training_in_bfloat16(make_learner):
     """It has the bits of a learner in float32, and leaves no trace in the passes that follow."""
     scored, weights = {}, {}

@@ -327,20 +327,25 @@ class Learner:
             return self._statistics(self._model, microbatches)
 
     def _open_books(self, batch: StepBatch) -> Books:
-        """Books whose entropy is measured over the batch's contexts. Collective."""
+        """Books whose entropy is measured over the batch's contexts. Collective.
+
+        What they take differences of, at weights that are nearly the same, is computed in float32.
+        """
         contexts = batch.contexts
         count = torch.tensor(sum(len(batch.target) for batch in contexts), device=self._device)
         self._sum_over_batches(count)
-
-        def measure() -> float:
-            total, _, _ = self._backward(contexts, lambda _, seen: seen.entropy.sum() / count)
-            self._sum_over_batches(total)
-            return float(total)
 
         def score(microbatches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
             with sharding.in_float32(self._model):
                 seen = self._statistics(self._model, microbatches)
             return tuple(torch.cat([getattr(one, name) for one in seen]) for name in FROM_MODEL)
+
+        def measure() -> float:
+            exact = None if self._config.dtype == "float32" else score(contexts)[1].double().sum()
+            total, _, _ = self._backward(contexts, lambda _, seen: seen.entropy.sum() / count)
+            total = total if exact is None else exact / count
+            self._sum_over_batches(total)
+            return float(total)
 
         return Books(self._optimizer, measure, score)
 
