@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from isentropic.controller.protocols import LearnerLost
+from isentropic.controller.reporting import Reporter
 from isentropic.controller.storage import checkpoints
 
 
@@ -87,6 +88,23 @@ def test_a_checkpoint_is_written_while_the_next_step_runs(fake_run):
         again.controller().run(checkpoints.latest(again.folder / "checkpoints", pytest.fail))
     )
     assert again.stable == {step: line for step, line in whole.stable.items() if step > 2}
+
+
+def test_the_best_checkpoint_stays_if_it_is_still_being_written(fake_run, monkeypatch):
+    """When step 3 is saved, the checkpoint of step 2, the best, is not complete yet."""
+    run = fake_run("checkpoint.every=1", "checkpoint.keep_last=1", folder="best")
+    monkeypatch.setattr(Reporter, "best_steps", lambda reporter, count, among: {2} & set(among))
+    end_save = run.learner.end_save
+
+    async def slow():
+        step = max(run.lines.lines)
+        while step < 6 and step + 1 not in run.lines.lines:
+            await asyncio.sleep(0.001)
+        return await end_save()
+
+    run.learner.end_save = slow
+    run.run()
+    assert list(checkpoints.listed(run.folder / "checkpoints")) == [2, 6]
 
 
 def test_a_full_disk_at_the_end_is_a_fault(fake_run):

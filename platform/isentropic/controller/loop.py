@@ -214,6 +214,7 @@ class Controller:
             files={},
         )
         state = self._trainer.state_dict() | {"reporter": self._reporter.state_dict()}
+        await self._saver.finish()  # what is still being written may be the best
         saved = {*checkpoints.listed(self._folder / "checkpoints"), step}
         best = self._reporter.best_steps(self._config.checkpoint.keep_best, saved)
         await self._saver.begin(manifest, state, best)
