@@ -109,3 +109,28 @@ def test_two_starts_reserve_one_after_the_other(monkeypatch):
 
     assert [type(error) for error in asyncio.run(both())] == [NotStarted] * 2
     assert most == 1
+
+
+def test_a_cancelled_start_waits_for_no_other(monkeypatch):
+    """It has reserved nothing yet: the other one may wait for room for minutes."""
+    begun, comes = threading.Event(), threading.Event()
+
+    def place(*given):
+        begun.set()
+        assert comes.wait(5)
+        raise WaitError("no room")
+
+    async def both():
+        other = asyncio.ensure_future(start(monkeypatch, place))
+        while not begun.is_set():
+            await asyncio.sleep(0.001)
+        queued = asyncio.ensure_future(start(monkeypatch, place))
+        await asyncio.sleep(0.01)
+        queued.cancel()
+        done, _ = await asyncio.wait([queued], timeout=2)
+        comes.set()
+        await asyncio.wait([other])
+        assert isinstance(other.exception(), NotStarted)
+        return done == {queued} and queued.cancelled()
+
+    assert asyncio.run(both())

@@ -184,15 +184,17 @@ async def _reserved(layout: Plan, cluster: ClusterConfig, folder: Path | None) -
             _check_folder(folder, places)
         return places
 
-    work = asyncio.get_running_loop().run_in_executor(RESERVING, reserve)
+    work = RESERVING.submit(reserve)
+    waiting = asyncio.wrap_future(work)
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(waiting)
     except asyncio.CancelledError:
-        # A thread cannot be cancelled: what it has by now goes back.
         given_up.set()
-        await asyncio.wait([work])
-        if work.exception() is None:
-            work.result().release()
+        # Begun, it cannot be cancelled: what it has by then goes back.
+        if not work.cancel():
+            await asyncio.wait([waiting])
+            if work.exception() is None:
+                work.result().release()
         raise
 
 
