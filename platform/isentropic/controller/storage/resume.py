@@ -69,19 +69,15 @@ def resume_point(
             if gap <= (drawn if name in (LEDGER, CARRIED) else step)
         ]
         if not lacking:
-            read = drawn if drawn_again else last
-            _check_drawn(folder / LEDGER, range(step + 1, read + 1), vocab_size, warn)
-            if in_segments:
-                _check_carried(folder / CARRIED, range(step, read + 1), vocab_size)
+            _check_behind(
+                folder, step, drawn if drawn_again else last, vocab_size, warn, in_segments
+            )
             return checkpoint, manifest
         warn(
             f"{'; '.join(lacking)}. Going back to the checkpoint before step {step}: the steps "
             "behind it are trained again from the ledger, to the same bits."
         )
-    if not drawn_again:
-        _check_drawn(folder / LEDGER, range(1, last + 1), vocab_size, warn)
-        if in_segments:
-            _check_carried(folder / CARRIED, range(1, last + 1), vocab_size)
+    _check_behind(folder, 0, 0 if drawn_again else last, vocab_size, warn, in_segments)
     return None
 
 
@@ -96,6 +92,20 @@ def drawn_by(start: tuple[Path, Manifest] | None, *, ahead: int) -> int:
     manifest = start[1]
     rollout = manifest.about.get("config", {}).get("rollout", {})
     return manifest.step + int(rollout.get("max_staleness", ahead))
+
+
+def _check_behind(
+    folder: Path,
+    step: int,
+    last: int,
+    vocab_size: int | None,
+    warn: Callable[[str], None],
+    in_segments: bool,
+) -> None:
+    """Reads what was drawn for the steps behind `step`, up to `last`."""
+    _check_drawn(folder / LEDGER, range(step + 1, last + 1), vocab_size, warn)
+    if in_segments:
+        _check_carried(folder / CARRIED, range(max(step, 1), last + 1), vocab_size)
 
 
 def _check_drawn(

@@ -53,6 +53,7 @@ RUN = {
     "learner": {"lr_schedule": "constant", "num_ranks": 1, "lr": 0.1},
     "accounting": {"ledger": {"every": 1}, "recheck_share": 0.1},
     "rewards": {"timeout_s": 3.0, "batch_size": 16},
+    "shaping": {"name": "exploration", "cache": "a/encoder", "coef": 1.0},
     **STEERED,
 }
 
@@ -66,6 +67,8 @@ RUN = {
         ("run.steps=20", False),
         ("accounting.recheck_share=0.5", False),
         ("rewards.batch_size=8", False),
+        ("shaping.cache=b/encoder", False),  # a run of `method=oger` that was moved
+        ("shaping.coef=2.0", True),
         ("rollout.group_size=8", True),
         ("rollout.max_staleness=0", True),
         ("learner.lr=0.2", True),

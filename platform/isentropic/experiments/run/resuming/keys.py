@@ -48,6 +48,8 @@ SAME_DRAWS = (
     "learner.max_skipped_updates",
     "rewards.batch_size",
     "rewards.max_errors_in_a_row",
+    "oger.cache",
+    "shaping.cache",
 )
 # They need no permission, so that a run can go on on another machine; sums of floats are then made
 # in another order, or by other arithmetic.
