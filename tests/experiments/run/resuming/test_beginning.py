@@ -151,6 +151,14 @@ def test_another_slot_is_said_before_anything_starts(run):
     assert ["reuse: none -> queue_replay" in line for line in new.remarks] == [True]
 
 
+def test_other_actuators_are_said_too(run):
+    folder = run("method=ce_gppo_steered")
+    allow = "resume.allow_changes=[steering]"
+    new, _ = beginning(folder, "method=ce_gppo_steered", "steering.actuators.beta2=null", allow)
+    (line,) = new.remarks
+    assert line.startswith("steering: steered with other actuators: it begins anew")
+
+
 def test_a_dry_run_says_what_would_be_drawn_again(run):
     new, said = beginning(run(), *LARGER)
     assert "rollout.group_size: 8 -> 32" in new.outlook[0]

@@ -115,10 +115,14 @@ class Beginning:
 
 def _slot_remark(before: dict[str, Any], config: Config) -> list[str]:
     return [
-        f"{slot}: {before[slot]['name']} -> {getattr(config, slot).name}: it begins anew, with "
-        "nothing of what the checkpoint has of the one before."
+        f"{slot}: {_other(before[slot].get('name'), getattr(config, slot).name)}: it begins anew, "
+        "with nothing of what the checkpoint has of the one before."
         for slot in anew(before, config)
     ]
+
+
+def _other(before: str | None, today: str) -> str:
+    return f"{before} -> {today}" if before != today else f"{today} with other actuators"
 
 
 def _span(steps: Sequence[int]) -> str:
