@@ -30,7 +30,12 @@ from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.answers.kinds.equations import names_what_is_asked
 from isentropic.tasks.answers.kinds.residues import read_members, read_residues
 from isentropic.tasks.answers.kinds.sets import as_intervals
-from isentropic.tasks.answers.kinds.spelled import digits_regrouped, number_in_words, read_based
+from isentropic.tasks.answers.kinds.spelled import (
+    based_value,
+    digits_regrouped,
+    number_in_words,
+    read_based,
+)
 from isentropic.tasks.answers.kinds.times import read_time, same_time
 from isentropic.tasks.answers.latex import TO, normal, squeezed, without_text
 from isentropic.tasks.answers.numbers import Number, read_number
@@ -144,6 +149,9 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
 def _is_said(equation: Equation, depth: int) -> bool:
     """Whether an equation says its value: of a name, or of an expression that has that value."""
     if names_what_is_asked(equation):
+        return True
+    values = [based_value(side) for side in (equation.left, equation.right)]
+    if None not in values and values[0] == values[1]:  # 101_2 = 5
         return True
     left = re.sub(r"\\text\{[^{}]*\}", " ", equation.left)  # 2 \text{ cats} + 3 \text{ cats} = 5
     return any(equal(equation.right, side, depth + 1) for side in (equation.left, left))

@@ -75,3 +75,12 @@ def read_based(text: str) -> tuple[str, str | None]:
         return match[2].upper(), BASES[match[1]]
     match = BASED.fullmatch(text)
     return (match[1].upper(), BASES.get(match[2], match[2])) if match else (text.upper(), None)
+
+
+def based_value(text: str) -> int | None:
+    """The number that digits of some base are, of base ten if they name none; None for others."""
+    digits, base = read_based(text)
+    try:
+        return int(digits, int(base or "10"))
+    except ValueError:
+        return None
