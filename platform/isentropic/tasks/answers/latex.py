@@ -32,12 +32,13 @@ RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
 LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑₒₓₕₖₗₘₙₚₛₜᵢⱼᵣᵤᵥ]+")
 UPRIGHT_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
 TO = "–"  # in the normal form: from 3 to 5
-# A dash between two numbers that stand alone is `to`, as in 3–5 or $3–$5; in x–5 and 3–2x a minus.
+# A dash between two numbers that stand alone is `to`, as in 3–5 or $3–$5; in x–5, 3–2x, (5–3)/4 and
+# (1, –2) a minus.
 DASH = re.compile(
     r"""(?P<from>(?:^|(?<=[\s,;:=$])|(?<=^[(\[{])|(?<=text\{))(?<![-+*/^_]\s)
-        [+-]?(?:\\?[$€£¥₹])?\d[\d.,]*\s?\\?[%°]?)(?:[–—‒]|--)
+        [+-]?(?:\\?[$€£¥₹])?\d(?:[\d.,]*\d)?\s?\\?[%°]?)(?:[–—‒]|--)
         (?=(?:\\?[$€£¥₹])?\d[\d.,]*+
-           (?![A-Za-z](?![A-Za-z])|[\^_(]|\s*[=+]|\\(?:sqrt|frac|pi|cdot)))
+           (?![A-Za-z](?![A-Za-z])|[\^_(]|\s*[=+]|\\(?:sqrt|frac|pi|cdot)|\)\s*(?:[/^*(]|\\cdot)))
     |[–—‒]""",
     re.VERBOSE,
 )

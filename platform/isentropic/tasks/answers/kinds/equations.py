@@ -30,6 +30,7 @@ NOT_COMPUTED = re.compile(
     r"|\\(?:oplus|ominus|otimes|odot|star|bigstar|diamond|Diamond|bigcirc|triangle|square|Box"
     r"|heartsuit|spadesuit|clubsuit|diamondsuit)(?![A-Za-z])"
 )
+DOTS = re.compile(r"\\ldots|\.\.\.")  # 1 + 2 + ... + n is no condition on n
 ACCENT = re.compile(r"\\(?:bar|tilde|dot|ddot|widehat|widetilde|mathcal|mathbb)\s*\{?([A-Za-z])\}?")
 # Written like a function of a name, f(x): a product, x(x + 1), and what is solved for x.
 CONDITION = re.compile(r"([A-Za-z])\s*\(.*\1.*\)|\\(?:ln|log|exp)(?![A-Za-z]).*")
@@ -58,6 +59,6 @@ def names_what_is_asked(equation: Equation) -> bool:
         return False
     letters = set(LETTER.findall(SIGN.sub(" ", left)))
     if letters - {r"\max", r"\min"}:
-        return len(letters) > 1
+        return len(letters) > 1 or DOTS.search(left) is not None
     # What has neither letters nor digits stands for nothing: ? = 5, __ = 5.
     return bool(NOT_COMPUTED.search(left)) or not re.search(r"[^\W_]", left)
