@@ -147,6 +147,10 @@ def test_a_metric_that_is_no_number_is_silent():
     assert raised("entropy/histogram", [[1, 2]] * 9, rules) == []
 
 
+def test_a_number_of_numpy_is_one():
+    assert raised("kl/k3", [np.float32(0.2)] * 9) == raised("kl/k3", [0.2] * 9) != []
+
+
 def test_action_is_what_the_rule_asks_for():
     rules = {"kl_drift": RULES["kl_drift"] | {"action": "stop", "level": "error", "patience": 1}}
     assert watch("kl/k3", [1.0], rules)[0]["action"] == "stop"

@@ -5,6 +5,7 @@ An alarm may also ask for a checkpoint or a stop.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 from isentropic.checks import nearest
@@ -68,7 +69,7 @@ class Alarms:
         records = []
         for name, state in self._states.items():
             value = metrics.get(state.rule.metric)
-            if isinstance(value, int | float):
+            if isinstance(value, Real):  # a number of numpy too
                 record = self._check_rule(name, state, float(value), metrics)
                 records += [record] if record else []
         return records
