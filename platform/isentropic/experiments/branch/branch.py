@@ -43,7 +43,7 @@ async def branch(
     Raises:
         ValueError: another process writes to `out`, or it has branches that these cannot join.
     """
-    with run_lock(out):
+    with run_lock(out, then="give this command again; or choose another: out=<folder>"):
         await _branch(comparison, prepared, points, out, processes, say)
 
 
@@ -109,15 +109,18 @@ def _described(comparison: Comparison) -> dict[str, Any]:
 
 def _check_settings(path: Path, described: Mapping[str, Any]) -> None:
     """Raises ValueError if the folder has branches of other settings, or measured otherwise."""
+    recorded = _read_json(path)
     known = {
         label: UNSAID | values if isinstance(values, dict) else {}
-        for label, values in _read_json(path).items()
+        for label, values in recorded.items()
     }
     if not known or list(known.items()) == list(described.items()):
         return
     one, other = next(iter(known.values())), next(iter(described.values()))
+    kept = next(iter(recorded.values()))
     changed = [
-        f"{name} {one.get(name)}, now {other[name]}"
+        f"{name} {one.get(name)}{'' if name in kept else ' (not kept, so taken)'}, now "
+        f"{other[name]}"
         for name in ("orders", *UNSAID)
         if one.get(name) != other[name]
     ]

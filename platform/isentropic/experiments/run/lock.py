@@ -15,11 +15,17 @@ import psutil
 LOCK = ".run.lock"  # in the run folder; holds who has it
 
 
+GO_ON = "go on with resume=auto; or start another with run.name=<another>"
+
+
 @contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path, then: str = GO_ON) -> Iterator[None]:
     """Holds the folder for this process.
 
     Makes it if it is missing, and removes what it made if that stays empty.
+
+    Args:
+        then: what whoever finds it held does, once it is free.
 
     Raises:
         ValueError: another process holds it (who, since when), or the folder cannot be made.
@@ -33,7 +39,7 @@ def run_lock(folder: Path) -> Iterator[None]:
             f"run.dir={folder} cannot be written: {error.strerror}. Choose another run.dir."
         ) from error
     try:
-        _take(descriptor, folder)
+        _take(descriptor, folder, then)
         _write(descriptor, _self())
         yield
         # Says that the end was an orderly one.
@@ -47,29 +53,29 @@ def run_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _take(descriptor: int, folder: Path) -> None:
+def _take(descriptor: int, folder: Path, then: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ValueError(_held(folder, _read(descriptor))) from error
+        raise ValueError(_held(folder, _read(descriptor), then)) from error
     except OSError as error:  # a file system without locks: believe what the file says
         owner = _read(descriptor)
         if owner and _lives(owner):
             raise ValueError(
-                f"{_held(folder, owner)} If that process is gone for certain, remove "
+                f"{_held(folder, owner, then)} If that process is gone for certain, remove "
                 f"{folder / LOCK}."
             ) from error
 
 
-def _held(folder: Path, owner: dict[str, Any]) -> str:
+def _held(folder: Path, owner: dict[str, Any], then: str) -> str:
     who = (
         "host {host}, pid {pid}, since {started}".format(**owner)
         if owner
         else "a process that did not say its name"
     )
     return (
-        f"{folder} is in use by another run ({who}). Two runs in one folder would spoil both: wait "
-        "for it or stop it, then go on with resume=auto; or start another with run.name=<another>."
+        f"{folder} is in use by another run ({who}). Two in one folder would spoil both: wait for it "
+        f"or stop it, then {then}."
     )
 
 
