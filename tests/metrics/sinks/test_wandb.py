@@ -190,6 +190,20 @@ for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
     assert len({run["run_id"] for run in records["run"]}) == 1 and not warnings
 
 
+def test_steps_trained_again_in_one_process_send_no_alert_again(tmp_path):
+    """After a lost learner the run goes back to a checkpoint; its sinks stay."""
+    sink, _ = open_sink(tmp_path)
+    for step in (1, 2, 3, 2, 3, 4):
+        sink.log(step, line(step))
+        sink.log_alarm(
+            {"step": step, "state": "raised", "rule": "kl_drift", "message": f"at {step}"}
+            | {"level": "warning"}
+        )
+    sink.close()
+    alerts = [alert["text"] for alert in offline_records(tmp_path)["alert"]]
+    assert alerts == ["at 1", "at 2", "at 3", "at 4"]
+
+
 def test_auto_without_a_key_is_offline_with_one_warning(tmp_path):
     sink, warnings = open_sink(tmp_path, mode="auto")
     sink.close()

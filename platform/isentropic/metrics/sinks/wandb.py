@@ -123,7 +123,7 @@ class WandbSink:
         self._run: Any = None
         self._folder = folder
         self._state: dict[str, Any] = {"id": None, "last_step": -1}
-        self._alerted = -1  # the last step of an earlier attempt
+        self._alerted = -1  # the last step whose alarms an earlier attempt has sent
         self.mode = tracking.wandb
         if self.mode != "disabled":
             self._guarded("start", lambda: self._start(tracking, run_name, without_secrets(config)))
@@ -141,11 +141,15 @@ class WandbSink:
 
     def log(self, step: int, metrics: dict[str, Any]) -> None:
         """Mirrors a line of metrics.jsonl; a step that a resume repeats is not logged twice."""
-        if self._run is not None and step > self._state["last_step"]:
+        if self._run is None:
+            return
+        if step > self._state["last_step"]:
             self._guarded("log", lambda: self._log(step, metrics))
+        else:  # trained again: so far alarms have been sent
+            self._alerted = self._state["last_step"]
 
     def log_alarm(self, record: dict[str, Any]) -> None:
-        """Sends an alert for a raised alarm, except for steps that were logged before a resume."""
+        """Sends an alert for a raised alarm, except for steps that are trained again."""
         if self._run is None or record["state"] != "raised":
             return
         if record["step"] > self._alerted:
@@ -174,7 +178,7 @@ class WandbSink:
         if resumed:
             self._state |= json.loads(state_path.read_text(encoding="utf-8"))
             written = last_recorded(self._folder, otherwise=self._state["last_step"])
-            self._state["last_step"] = self._alerted = written
+            self._state["last_step"] = written
         self._state["id"] = self._state["id"] or uuid.uuid4().hex[:8]
         arguments = {
             "id": self._state["id"],
