@@ -17,6 +17,7 @@ from isentropic.checks import check_choice
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.errors import explain, quoted, refuse_expanded, refuse_renamed
+from isentropic.experiments.settings.grammar import read_override
 from isentropic.experiments.settings.own import own_choice
 
 TEXT = (str, str | None)
@@ -138,9 +139,8 @@ def read_preset(name: str) -> dict[str, Any]:
 def _check(argument: str) -> None:
     if "\0" in argument:
         raise ValueError(f"the argument {argument!r} has a NUL in it. No text of a config has.")
-    try:
-        override = OverridesParser.create().parse_override(argument)
-    except HydraException:
+    override = read_override(argument)
+    if override is None:
         return
     refuse_renamed(override.key_or_group)
     if override.is_sweep_override() or override.is_delete():
@@ -176,10 +176,10 @@ def _as_typed(argument: str) -> str:
     hint = annotation(key)
     if hint not in (*TEXT, *TEXTS):
         return argument
-    if _reads(f"{key}={value}"):
+    if read_override(f"{key}={value}"):
         return f"{key}={_numbers_quoted(value)}"
     whole = f"{key}={quoted(value)}"
-    return whole if hint in TEXT and _reads(whole) else argument
+    return whole if hint in TEXT and read_override(whole) else argument
 
 
 def _numbers_quoted(value: str) -> str:
@@ -193,21 +193,13 @@ def _numbers_quoted(value: str) -> str:
 def _may_differ(value: str) -> bool:
     """Return False for most values: words to Hydra, and numbers that come back as they are."""
     parts = [part.strip() for part in re.split(r"[\[\],]", value)]
-    return any(_is_rewritten(part) or not (part == "" or _reads(f"x={part}")) for part in parts)
+    return any(
+        _is_rewritten(part) or not (part == "" or read_override(f"x={part}")) for part in parts
+    )
 
 
 def _is_rewritten(text: str) -> bool:
     """Return True for a number, true or false that would come back in other letters."""
-    try:
-        value = OverridesParser.create().parse_override(f"x={text.strip()}").value()
-    except HydraException:
-        return False
+    override = read_override(f"x={text.strip()}")
+    value = override and override.value()
     return isinstance(value, bool | int | float) and str(value) != text.strip()
-
-
-def _reads(argument: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return True

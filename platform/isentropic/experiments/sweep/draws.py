@@ -5,13 +5,12 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 
 from isentropic.checks import check_range, nearest
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.errors import quoted
+from isentropic.experiments.settings.grammar import read_override
 from isentropic.experiments.settings.overrides import TEXT, as_typed
 
 KEYS = ("count", "keys", "seed")  # of `random`
@@ -134,7 +133,4 @@ def _is_itself(read: Override | None, value: Any) -> bool:
 
 def _read(text: str) -> Override | None:
     """Return a text as Hydra reads it, as the value of some key; None if it cannot."""
-    try:
-        return OverridesParser.create().parse_override(f"key={text}")
-    except HydraException:
-        return None
+    return read_override(f"key={text}")

@@ -5,13 +5,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from isentropic.config import flat
 from isentropic.experiments.settings.annotations import annotation, members
 from isentropic.experiments.settings.conf import compose_raw
+from isentropic.experiments.settings.grammar import read_override
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number"}
 EXAMPLES = {bool: "true", int: "1", float: "0.5"}
@@ -52,18 +51,9 @@ def how_to_type(argument: str, arguments: Sequence[str] = ()) -> str:
     if value.startswith("[") and value.endswith("]"):
         in_quotes = f"[{','.join(quoted(part.strip()) for part in value[1:-1].split(','))}]"
     for candidate in (f"{key}={in_quotes}", f"{key}={quoted(value)}"):
-        if reads(candidate):
+        if read_override(candidate):
             return f"Type it so: {shlex.quote(candidate)}"
     return "Write key=value, and put quotes around lists and spaces: 'method=[papo,uec_rl]'."
-
-
-def reads(argument: str) -> bool:
-    """Return True if Hydra's grammar takes the argument."""
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return True
 
 
 def refuse_expanded(arguments: Sequence[str]) -> None:
@@ -90,7 +80,7 @@ def _rejoined(argument: str, arguments: Sequence[str]) -> str:
         return ""
     rest = list(arguments)[list(arguments).index(argument) :]
     joined = (" ".join(rest[:count]) for count in range(2, len(rest) + 1))
-    return next(filter(reads, joined), "")
+    return next(filter(read_override, joined), "")
 
 
 def _kinds(key: str, default: Any) -> str:

@@ -11,8 +11,8 @@ from isentropic.checks import nearest
 from isentropic.config import flat, is_under
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, compose_raw, groups, roots
-from isentropic.experiments.settings.errors.shell import reads
 from isentropic.experiments.settings.errors.synonyms import CHOSEN_BY, SYNONYMS
+from isentropic.experiments.settings.grammar import read_override
 from isentropic.experiments.settings.presets import PRESET_SECTIONS, method_of, preset_values
 
 # Sections whose keys repeat those of others: they are meant only if they are named.
@@ -57,7 +57,7 @@ def compose_what_composes(arguments: Sequence[str]) -> tuple[Composed, dict[str,
     Returns:
         The config as plain values, and group -> choice.
     """
-    given = sorted(filter(reads, arguments), key=lambda item: not _is_choice(item))
+    given = sorted(filter(read_override, arguments), key=lambda item: not _is_choice(item))
     overrides: list[str] = []
     config = compose_raw(with_hydra=True)
     for argument in given:

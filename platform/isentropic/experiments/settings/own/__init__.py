@@ -8,11 +8,9 @@ task=words                                            the same, if a package off
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from isentropic.experiments.settings.conf import choices
 from isentropic.experiments.settings.errors import quoted
+from isentropic.experiments.settings.grammar import read_override
 from isentropic.own.packages import GROUPS, offered
 
 CHOICE = "own"
@@ -33,11 +31,10 @@ def own_choice(argument: str) -> list[str]:
     slot, _, text = argument.partition("=")
     if slot not in GROUPS or text in choices(slot):
         return [argument]
-    try:
-        override = OverridesParser.create().parse_override(argument)
-        value = None if override.is_sweep_override() else override.value()
-    except HydraException:
+    override = read_override(argument)
+    if override is None:
         return [argument]
+    value = None if override.is_sweep_override() else override.value()
     key = NAMES[slot][1]
     if isinstance(value, Mapping):
         return _written_out(slot, {str(name): inner for name, inner in value.items()})
