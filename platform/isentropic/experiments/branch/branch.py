@@ -43,20 +43,6 @@ async def branch(
     Raises:
         ValueError: another process writes to `out`, or it has branches that these cannot join.
     """
-    with run_lock(out, then="give this command again; or choose another: out=<folder>"):
-        await _branch(comparison, prepared, points, out, processes, say)
-
-
-async def _branch(
-    comparison: Comparison,
-    prepared: Prepared,
-    points: Sequence[int],
-    out: Path,
-    processes: int,
-    say: Callable[[str], None],
-) -> None:
-    done = begin(out, comparison)
-    left = sorted(set(points) - done)
     made = 0
 
     def keep(rows: Rows) -> None:
@@ -66,8 +52,10 @@ async def _branch(
         entropies = ", ".join(f"{row['setting']}: {row['entropy']:.4f}" for row in rows)
         say(f"after step {rows[0]['step']} ({made}/{len(left)})  entropy  {entropies}")
 
-    await branch_workers(comparison, prepared, left, processes, keep)
-    _sort(out, comparison.settings)
+    with run_lock(out, then="give this command again; or choose another: out=<folder>"):
+        left = sorted(set(points) - begin(out, comparison))
+        await branch_workers(comparison, prepared, left, processes, keep)
+        _sort(out, comparison.settings)
 
 
 def begin(out: Path, comparison: Comparison) -> set[int]:

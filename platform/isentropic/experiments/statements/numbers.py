@@ -12,9 +12,8 @@ from isentropic.metrics.report.settings import Mean, mean_of
 
 Test = Callable[[RunData], bool]
 SEEDS = 3  # that a claim over runs asks for
-BLOCK = (
-    5  # neighbours in time that are averaged into one point: what ties them does not count twice
-)
+# Neighbours in time that are averaged into one point: what ties them does not count twice.
+BLOCK = 5
 # What GRPO, DAPO and CE-GPPO have in the slots beside objective, terms and reduction.
 PLAIN = {
     "advantage": "normalised",

@@ -62,8 +62,8 @@ class Alarms:
     def check(self, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Returns one record per alarm that this step raises or clears.
 
-        A rule whose metric is missing, or no number, is silent. A record is a line of alarms.jsonl: step,
-        policy_version, rule, state (raised | cleared), level, action, metric, value, limit,
+        A rule whose metric is missing, or no number, is silent. A record is a line of alarms.jsonl:
+        step, policy_version, rule, state (raised | cleared), level, action, metric, value, limit,
         since_step, message.
         """
         records = []

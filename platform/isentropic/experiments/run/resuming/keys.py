@@ -82,7 +82,7 @@ def depends_on_length(changed: Collection[str], cfg: DictConfig) -> list[str]:
     It is the schedule of the learning rate, as key=value, and keys that changed because they read
     the number of steps.
     """
-    schedule = flat(OmegaConf.to_container(cfg, resolve=True)).get(SCHEDULE)
+    schedule = OmegaConf.select(cfg, SCHEDULE)
     depends = [] if schedule == "constant" else [f"{SCHEDULE}={schedule}"]
     written = flat(OmegaConf.to_container(cfg, resolve=False))
     return depends + [key for key in changed if f"{STEPS}}}" in str(written.get(key))]
