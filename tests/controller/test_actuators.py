@@ -140,6 +140,15 @@ def test_what_momentum_still_does_is_not_the_rest():
     assert rest == pytest.approx(-0.01 - per_update * (1 + BETA) * BETA**2, rel=1e-5)
 
 
+@pytest.mark.parametrize("updates", [[], [replace(update(-2.0), books=None, skipped=True)]])
+def test_a_step_that_makes_no_update_moves_nothing(updates):
+    """Not "unknown": a queue of UEC-RL trains in some steps only, and the weights stand in others."""
+    actuators = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
+    effects = actuators.measure(updates)
+    assert effects.change == 0.0
+    assert math.isnan(effects.rest) and math.isnan(effects.slopes["beta1"])
+
+
 def test_its_state_goes_on_after_a_resume():
     whole = Actuators(objective(), TermsConfig(name="t"), ["beta1"], BETA)
     whole.measure([update(-2.0)])

@@ -56,7 +56,7 @@ def test_without_books_there_is_nothing_to_steer_by(make_config):
         make_config(*STEERED, "accounting.ledger.every=0")
     config = make_config()
     effects = Actuators(config.objective, config.terms, ["beta1"], 0.9).measure([])
-    assert all(map(math.isnan, (effects.change, effects.rest, effects.slopes["beta1"])))
+    assert all(map(math.isnan, (effects.rest, effects.slopes["beta1"])))
 
 
 def test_an_objective_without_betas_is_refused(make_config):

@@ -42,7 +42,9 @@ class Actuators:
         if not self._names or not made or any(update.books is None for update in made):
             self._carried *= self._beta1 ** len(made)
             slopes = dict.fromkeys(self._names, math.nan)
-            return Effects(change=math.nan, rest=math.nan, slopes=slopes)
+            # Weights that no update moved did not change the entropy, whatever would have.
+            change = math.nan if made or not self._names else 0.0
+            return Effects(change=change, rest=math.nan, slopes=slopes)
         slopes = dict.fromkeys(self._names, 0.0)
         change = rest = 0.0
         for update in made:

@@ -4,6 +4,8 @@ python jobs/results.py [part ...]        without a part: all of them
 python jobs/results.py list=true         parts, done or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
+The numbers of each run, step by step, are kept in docs/results/runs: recorded=true makes tables and
+figures from them where the run folders are gone.
 """
 
 from typing import Any
@@ -30,6 +32,12 @@ OPTIONS = Options(
             "<count>",
             "branch points made at once (default: what the CPUs hold)",
             count,
+        ),
+        Option(
+            "recorded",
+            "true|false",
+            "true: runs whose numbers are in docs/results/runs are taken from there, not trained",
+            flag,
         ),
         Option(
             "out",
@@ -62,6 +70,7 @@ def results(options: dict[str, Any], overrides: list[str]) -> int:
         places,
         parallel=options.get("parallel"),
         processes=options.get("processes"),
+        recorded=bool(options.get("recorded")),
         say=lambda text: print(text, flush=True),
     )
 

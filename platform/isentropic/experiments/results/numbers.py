@@ -16,10 +16,12 @@ from isentropic.experiments.statements.numbers import area, last_entropy
 from isentropic.metrics.classes import CLASSES
 from isentropic.metrics.law import Law
 from isentropic.metrics.report.charts.law import HELD_OUT, judge
+from isentropic.metrics.report.reading import read_json
 from isentropic.metrics.report.run_data import RunData, read_run
 from isentropic.metrics.report.settings import Setting, mean_of, summary
 
 AVG, PASS = "eval/avg_at_k", "eval/pass_at_k"
+TOKENS = "tokens.json"  # drawn at each step, where the ledger of rollouts is gone
 DIGITS = 6  # significant: a file of numbers stays small
 DIFFERENCES = ("avg_last", "avg_at_budget", "entropy_final", "entropy_mean")  # shown against a base
 
@@ -46,8 +48,10 @@ def tokens_by_step(run: RunData) -> list[int]:
     """Return the response tokens drawn for each step, all waves and dropped groups too.
 
     They are counted in the ledger of rollouts: a resumed run's own figures leave a step out. What
-    teachers wrote was not drawn.
+    teachers wrote was not drawn. A run that was taken from its archive has them in a file.
     """
+    if (kept := read_json(run.folder / TOKENS)) is not None:
+        return [int(count) for count in kept]
     return [_tokens_of(ledger_path(run.folder / "rollouts", line["step"])) for line in run.steps]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.program import DONE, RESUMABLE
+from isentropic.experiments.results.archive import archive, restore
 from isentropic.experiments.results.conclude import conclude
 from isentropic.experiments.results.cost import cost_of, machine
 from isentropic.experiments.results.numbers import rounded
@@ -60,24 +61,33 @@ def make_results(
     *,
     parallel: int | None = None,
     processes: int | None = None,
+    recorded: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Make the parts one after the other; return the exit code: 0 done, 1 a run failed, 75 stopped.
 
     What is over is not trained again. A part of which a run failed is still concluded from the
     others, and says so.
+
+    recorded: runs whose numbers are kept beside those of the parts are not trained, but for those
+        that branches start from: these need checkpoints.
     """
     plans = planned_parts(parts, places)
     _check_pilot(plans, places)
     _check_models(plans)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
+        if recorded:
+            branched = {run.trial.digest for part, runs in plans if part.branching for run in runs}
+            kept = [run for _, runs in plans for run in runs if run.trial.digest not in branched]
+            restore(kept, ledger, places.results, say)
         for line in states(plans, places, parallel):
             say(line)
         codes = [DONE]
         for part, runs in plans:
             say(f"{part.name}: {cost_of(runs, ledger, parallel or 1)}")
             codes.append(train_runs(runs, places.runs, ledger, parallel=parallel, say=say))
+            archive(runs, ledger, places.results)
             if codes[-1] == RESUMABLE:
                 say("stopped; the same command goes on")
                 return RESUMABLE

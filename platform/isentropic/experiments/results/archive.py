@@ -1,0 +1,128 @@
+"""The numbers of runs that are over, step by step, in a small file each that outlives their folders.
+
+    results/runs/<run>.json.xz      {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
+
+Tables, verdicts and figures come out the same from them, without training; checkpoints and answers are gone.
+"""
+
+import json
+import lzma
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from isentropic.durable import replace_durably, write_text_durably
+from isentropic.experiments.results.numbers import TOKENS, tokens_by_step
+from isentropic.experiments.results.plan import Planned
+from isentropic.experiments.statements.runs import OF_UPDATES
+from isentropic.experiments.sweep.ledger import OVER, SweepLedger
+from isentropic.metrics.report.run_data import RunData, read_run
+from isentropic.metrics.sinks.jsonl import read_lines
+
+FOLDER = "runs"  # beside the numbers of the parts
+DIGITS = 7  # significant
+# What a machine had to do with it; the seconds of a step are kept, for the hours.
+OF_THE_MACHINE = ("time/", "throughput/", "mismatch/", "sync/")
+SECONDS = "time/step_s"
+PLACE = ("step", "update")  # of a line of updates.jsonl
+
+
+def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
+    """Write the file of each run that is over and has none yet; return how many were written."""
+    written = 0
+    for run in runs:
+        path = _path(run, results)
+        if ledger.state(run.trial.digest) in OVER and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            row = ledger.rows[run.trial.digest]
+            text = json.dumps(_packed(run, row, sum(ledger.attempts(run.trial.digest))))
+            with replace_durably(path) as temporary:
+                temporary.write_bytes(lzma.compress(text.encode(), preset=9))
+            written += 1
+    return written
+
+
+def restore(
+    runs: Iterable[Planned], ledger: SweepLedger, results: Path, say: Callable[[str], None]
+) -> None:
+    """Make the folders of runs that have a file and are not known here, and count them as over.
+
+    Raises:
+        ValueError: a file is damaged.
+    """
+    restored = 0
+    for run in runs:
+        path = _path(run, results)
+        if path.is_file() and ledger.state(run.trial.digest) is None:
+            try:
+                _unpack(json.loads(lzma.decompress(path.read_bytes())), run, ledger)
+            except (OSError, EOFError, lzma.LZMAError, ValueError, LookupError, TypeError) as error:
+                raise ValueError(
+                    f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or "
+                    "remove it to have the run trained."
+                ) from error
+            restored += 1
+    if restored:
+        say(f"{restored} runs are taken from {results / FOLDER}; they are not trained")
+
+
+def _path(run: Planned, results: Path) -> Path:
+    return results / FOLDER / f"{run.trial.name}.json.xz"
+
+
+def _packed(run: Planned, row: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    data = read_run(run.folder, ended=True)
+    updates = read_lines(run.folder / "updates.jsonl")[0]
+    return {
+        "run": run.trial.name,
+        "row": {key: row.get(key) for key in ("overrides", "state", "attempts")}
+        | {"seconds": seconds},
+        "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
+        "environment": data.environment,
+        "alarms": data.alarms,
+        "held_out_prompts": data.held_out_prompts,
+        "tokens": tokens_by_step(data),
+        "steps": _columns(data.lines, _names(data)),
+        "updates": _columns(updates, (*PLACE, *OF_UPDATES)),
+    }
+
+
+def _names(data: RunData) -> list[str]:
+    names = dict.fromkeys(name for line in data.lines for name in line)
+    return [name for name in names if name == SECONDS or not name.startswith(OF_THE_MACHINE)]
+
+
+def _columns(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [_short(line.get(name)) for line in lines] for name in names}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _lines(columns: Mapping[str, Sequence[Any]]) -> str:
+    """Return the JSON lines of columns; a value that a line did not have is left out."""
+    rows = zip(*columns.values(), strict=True)
+    return "".join(
+        json.dumps(
+            {name: value for name, value in zip(columns, row, strict=True) if value is not None}
+        )
+        + "\n"
+        for row in rows
+    )
+
+
+def _unpack(packed: Mapping[str, Any], run: Planned, ledger: SweepLedger) -> None:
+    files = {
+        "config.yaml": packed["config"],
+        "environment.json": json.dumps(packed["environment"], indent=1),
+        "alarms.jsonl": "".join(json.dumps(alarm) + "\n" for alarm in packed["alarms"]),
+        "data.json": json.dumps({"eval": {"prompts": packed["held_out_prompts"]}}),
+        TOKENS: json.dumps(packed["tokens"]),
+        "metrics.jsonl": _lines(packed["steps"]),
+        "updates.jsonl": _lines(packed["updates"]),
+    }
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_text_durably(run.folder / name, text)
+    ledger.write(run.trial.digest, run=run.trial.name, **packed["row"])

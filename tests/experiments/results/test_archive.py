@@ -1,0 +1,125 @@
+"""What outlives the run folders: the same tables and verdicts, from one small file a run."""
+
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from isentropic.experiments.program import DONE as CODE_DONE
+from isentropic.experiments.results.archive import FOLDER, archive
+from isentropic.experiments.results.numbers import tokens_by_step
+from isentropic.experiments.results.parts import Branching, parts_of
+from isentropic.experiments.results.plan import planned_runs
+from isentropic.experiments.results.run import Places, make_results
+from isentropic.experiments.statements.runs import updates_of
+from isentropic.experiments.sweep.ledger import SweepLedger
+from isentropic.metrics.report.run_data import read_run
+
+START = {"GRPO": 0.30, "DAPO": 0.60}
+SWEEP = """
+overrides: [experiment=ce_gppo_tiny]
+settings:
+  GRPO: [method=grpo]
+  DAPO: [method=clip_higher]
+grid: { seed: [0, 1] }
+"""
+UPDATE = {"clip/low_frac": 0.1 / 3, "clip/high_frac": 0.02, "clip/frac": 0.05, "loss": 0.7}
+UPDATE |= {"drift/low": -1e-5, "drift/high": 1e-5, "lp_given_low": 0.5, "lp_given_high": 0.6}
+UPDATE |= {f"frac/{name}": 0.25 for name in ("pa_hp", "pa_lp", "na_hp", "na_lp")}
+
+
+@pytest.fixture
+def part(tmp_path):
+    (tmp_path / "baselines.yaml").write_text(SWEEP)
+    (part,) = parts_of(["baselines"])
+    return replace(part, sweep=str(tmp_path / "baselines.yaml"))
+
+
+@pytest.fixture
+def places(tmp_path):
+    return Places(runs=tmp_path / "runs", results=tmp_path / "numbers")
+
+
+@pytest.fixture
+def finished(part, places, finish):
+    runs, ledger = planned_runs(part, places.runs), SweepLedger(places.runs)
+    finish(runs, ledger, START)
+    for run in runs:
+        (run.folder / "rollouts").mkdir()
+        lengths = [[0.0] * 3, [0.0] * (4 + run.seed)]
+        table = pa.table({"origin": ["policy", "policy"], "rollout_logprob": lengths})
+        pq.write_table(table, run.folder / "rollouts" / "step_000001.parquet")
+        (run.folder / "updates.jsonl").write_text(
+            json.dumps({"step": 1, "update": 0} | UPDATE) + "\n"
+        )
+        ledger.write(run.trial.digest, run=run.trial.name, state="done", attempts=2, seconds=30.0)
+    return runs
+
+
+def test_the_archive_gives_the_same_numbers(part, places, finished, tmp_path):
+    assert make_results([part], places) == CODE_DONE
+    written = json.loads((places.results / "baselines.json").read_text())
+    totals = json.loads((places.results / "totals.json").read_text())
+
+    gone, said = replace(places, runs=tmp_path / "elsewhere"), []
+    assert make_results([part], gone, recorded=True, say=said.append) == CODE_DONE
+
+    assert said[0] == f"4 runs are taken from {places.results / FOLDER}; they are not trained"
+    again = json.loads((places.results / "baselines.json").read_text())
+    before, after = leaves(written), leaves(again)
+    assert after.keys() == before.keys()
+    for place, value in before.items():
+        near = isinstance(value, float)  # of 7 digits
+        assert after[place] == (pytest.approx(value, rel=1e-4) if near else value), place
+    assert written["settings"][0]["numbers"]["tokens"]["values"] == [7, 8]
+    assert json.loads((places.results / "totals.json").read_text()) == totals
+    assert totals == {"runs": 4, "hours": pytest.approx(4 * 150 / 3600, rel=1e-4)}
+    (again, *_) = planned_runs(part, gone.runs)
+    before, after = (read_run(run.folder, ended=True) for run in (finished[0], again))
+    assert tokens_by_step(after) == tokens_by_step(before) == [7] + [0] * 59
+    assert updates_of(after)[0]["clip/low_frac"] == 0.03333333
+    assert after.config == before.config
+
+
+def test_a_run_that_is_not_over_has_no_file(part, places):
+    ledger = SweepLedger(places.runs)
+    runs = planned_runs(part, places.runs)
+    ledger.write(runs[0].trial.digest, run=runs[0].trial.name, state="failed", attempts=1)
+    assert archive(runs, ledger, places.results) == 0
+    assert not (places.results / FOLDER).exists()
+
+
+def test_what_is_there_is_not_replaced_and_branches_ask_for_real_folders(
+    part, places, finished, tmp_path
+):
+    archive(finished, SweepLedger(places.runs), places.results)
+    before = (finished[0].folder / "metrics.jsonl").read_text()
+    assert make_results([part], places, recorded=True) == CODE_DONE
+    assert (finished[0].folder / "metrics.jsonl").read_text() == before
+
+    gone, said = replace(places, runs=tmp_path / "elsewhere"), []
+    branched = replace(part, branching=Branching(sweep="ce_gppo_t3", points=2))
+    (places.results / FOLDER / f"{finished[0].trial.name}.json.xz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"\.json\.xz cannot be read .* to have the run trained"):
+        make_results([part], gone, recorded=True, say=said.append)
+    with pytest.raises(Started):
+        make_results([branched], gone, recorded=True, say=_stop)
+
+
+def leaves(value, name=""):
+    """Return numbers and words by their place."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: leaf for at, one in inner for key, leaf in leaves(one, f"{name}/{at}").items()}
+    return {name: value}
+
+
+class Started(Exception):
+    """Training would begin."""
+
+
+def _stop(text):
+    if "4 runs, 4 to do" in text:
+        raise Started
