@@ -38,8 +38,9 @@ class Task(Protocol):
     #
     # What is graded by a user's own code has a `place` too (file:line of its function, which errors
     # name), and may have a `grade_together(items)` for a batch and an `enter_worker()` for what a
-    # worker must open before it is walled off. See `grading.worker`. If `grade` runs code that an
-    # answer wrote, `runs_code = True`: each answer is then checked in a process of its own.
+    # worker must open before it is walled off, and an `enter_server()` for what no worker must repeat. See
+    # `grading.worker`. If `grade` may run code that an answer wrote, `runs_code = True`, and `evaluator`
+    # says what does: each answer is then checked in a process of its own.
 
     def reply(self, prompt: Prompt, turns: Sequence[str]) -> str | None:
         """The environment's (or tool's) text after the last turn; None ends the episode."""

@@ -126,7 +126,7 @@ class Kept:
 
     def __getattr__(self, name: str) -> Any:
         # Only what a task may have or lack; a copy asks for `_task` before it is there.
-        if name not in ("grade_together", "enter_worker"):
+        if name not in ("grade_together", "enter_worker", "enter_server", "evaluator"):
             raise AttributeError(name)
         return getattr(self._task, name)
 

@@ -219,10 +219,28 @@ def grade(prompts, completions, total, **columns):
         ("def grade(p, r, row):\n    return eval(r)\n", True),
         ("def grade(p, r, row):\n    return eval('1')\ngrade.runs_code = False\n", False),
         (f"{ONE}grade.runs_code = True\n", True),
+        (f"import sympy\n{ONE}", True),
+        (f"import sympy\n{ONE}grade.runs_code = False\n", False),
     ],
 )
 def test_a_reward_that_runs_answers_is_known_by_its_file_or_says_so(tmp_path, text, runs):
-    assert reward(tmp_path, text).runs_code is runs
+    assert bool(reward(tmp_path, text).evaluator) is runs
+
+
+SYMPY = """
+import sympy
+
+def grade(prompt, response, row):
+    return float(sympy.sympify(response) == row["total"])
+"""
+
+
+def test_no_answer_that_sympy_evaluates_decides_what_a_later_one_is_paid(math_task):
+    task = Kept(math_task(SYMPY), {"train": [0]})
+    assert task.runs_code and task.evaluator == "it imports sympy (line 2)"
+    patch = "import isentropic.tasks.own.reward as mine; mine.as_reward = lambda *_: 1.0"
+    outcomes = checked(workers(task), task.prompt("train", 0), f"exec({patch!r})", "6", "5")
+    assert outcomes[1:] == [0.0, 1.0]
 
 
 def test_answers_that_run_are_checked_apart(math_task):

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+from types import SimpleNamespace
 
 import pytest
 
@@ -112,3 +113,35 @@ def test_a_task_that_writes_into_a_prompt_changes_no_other_answer(tmp_path):
     assert [task.grade(prompt, ["yes"]) for _ in range(2)] == [1.0, 1.0]
     assert [task.grade_truncated(prompt, ["yes"]) for _ in range(2)] == [1.0, 1.0]
     assert task.runs_code and not OwnTask(config(tmp_path)).runs_code
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (PARITY.replace("return {", "exec(turns[-1])\n        return {"), "it uses exec .line 18"),
+        (f"import sympy\n{PARITY}", "it imports sympy .line 1"),
+        (f"{PARITY}\n    runs_code = True\n", "it says runs_code = True"),
+    ],
+)
+def test_no_task_that_may_run_an_answer_is_graded_in_the_run_s_own_process(tmp_path, text, says):
+    assert OwnTask(config(tmp_path, text)).runs_code
+    here = f"{text}\n    isolated = False\n"
+    with pytest.raises(ValueError, match=f"has isolated = False, and {says}"):
+        OwnTask(config(tmp_path, here))
+    if "= True" not in text:
+        task = OwnTask(config(tmp_path, f"{here}    runs_code = False\n"))
+        assert (task.isolated, task.runs_code) == (False, False)
+
+
+def test_a_class_of_a_package_is_judged_by_its_module(tmp_path, monkeypatch):
+    for name, text, runs in (
+        ("plain_words", PARITY, False),
+        ("other_words", f"import sympy\n{PARITY}", True),
+    ):
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+        own = __import__(name).Parity
+        offered = SimpleNamespace(
+            code=None, package="words 1", own_class=own, class_name="Parity", settings={}
+        )
+        assert OwnTask(offered).runs_code is runs

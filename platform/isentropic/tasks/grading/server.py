@@ -37,6 +37,8 @@ def main() -> None:
             for name in modules:
                 importlib.import_module(name)
             task = pickle.loads(task)
+            if hasattr(task, "enter_server"):
+                task.enter_server()  # what it must not do again in each worker
             wall.prepare()
         except Exception:  # raised by the task's own code: the run shows it to its user
             control.send(traceback.format_exc()[-MESSAGE:].encode())

@@ -18,9 +18,18 @@ class MayBeGraded:
         return "" if self._reward is None else self._reward.place
 
     @property
+    def evaluator(self) -> str:
+        """What of the user's reward may run what an answer wrote; "" if nothing does."""
+        return "" if self._reward is None else self._reward.evaluator
+
+    @property
     def runs_code(self) -> bool:
-        """Whether the user's reward runs code that an answer wrote."""
-        return self._reward is not None and self._reward.runs_code
+        """Whether the user's reward may run code that an answer wrote."""
+        return bool(self.evaluator)
+
+    def enter_server(self) -> None:
+        if self._reward is not None:
+            self._reward.enter_server()
 
     def enter_worker(self) -> None:
         if self._reward is not None:

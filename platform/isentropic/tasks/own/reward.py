@@ -71,7 +71,7 @@ class OwnReward:
                 f"{type(function).__name__}, not a function."
             )
         # The function says it (`grade.runs_code = False`), else its file does.
-        self.runs_code = bool(getattr(function, "runs_code", self._code.runs_code))
+        self.evaluator = said_or(function, self._code.evaluator)
         try:
             parameters = inspect.signature(function).parameters
         except ValueError as error:
@@ -88,6 +88,10 @@ class OwnReward:
     def calls_together(self) -> bool:
         """Whether several answers are graded in one go."""
         return self._is_async or self._style != "one"
+
+    def enter_server(self) -> None:
+        """Makes the imports that each worker would have to repeat."""
+        self._code.import_all()
 
     def enter_worker(self) -> None:
         """Opens the event loop of `async def` functions, which the wall would forbid."""
@@ -242,6 +246,12 @@ def style_of(function: Any) -> str:
     if "completions" in names:
         return "trl"
     return "batch" if names[:2] == ["prompts", "responses"] else "one"
+
+
+def said_or(own: Any, evaluator: str) -> str:
+    """Returns what of the user's runs what a model wrote: what he says by `runs_code`, else his file."""
+    said = getattr(own, "runs_code", None)
+    return evaluator if said is None else "it says runs_code = True" if said else ""
 
 
 def row_of(prompt: Prompt) -> dict[str, Any]:

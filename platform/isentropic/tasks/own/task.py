@@ -1,5 +1,7 @@
 """A whole task of a user's own: a class from a file, or one that a package offers."""
 
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,10 +11,12 @@ from typing import Any
 
 from isentropic.checks import check_choice
 from isentropic.own.code import OwnCode, named, place
+from isentropic.own.evaluates import evaluator
 from isentropic.own.packages import load_offered, version
 from isentropic.records import Prompt
 from isentropic.tasks.base import reward_of
 from isentropic.tasks.own.paid import as_reward
+from isentropic.tasks.own.reward import said_or
 
 NEEDS = ("size", "prompt", "grade")
 
@@ -72,11 +76,24 @@ class OwnTask:
         self.isolated = bool(getattr(self._task, "isolated", True))
         self.max_turns = int(getattr(self._task, "max_turns", 1))
         self.preload = (type(self._task).__module__,) if config.code is None else ()
-        # The class says it, else its file does.
-        in_file = config.code is not None and config.code.runs_code
-        self.runs_code = bool(getattr(self._task, "runs_code", in_file))
         grade = type(self._task).grade
         self.place = config.code.line(grade) if config.code is not None else where
+        # The class says it, else its file does.
+        in_file = _evaluator(type(self._task)) if config.code is None else config.code.evaluator
+        self.evaluator = said_or(self._task, in_file)
+        self.runs_code = bool(self.evaluator)
+        if self.runs_code and not self.isolated:
+            raise ValueError(
+                f"{self.place}: {self._name} has isolated = False, and {self.evaluator}: what a "
+                "model wrote could run in the run's own process, with its files and keys. Leave "
+                "`isolated` out, so that answers are graded behind the wall; or, if nothing in it "
+                "evaluates an answer, write runs_code = False into the class."
+            )
+
+    def enter_server(self) -> None:
+        """Makes the imports that each worker would have to repeat."""
+        if self._code is not None:
+            self._code.import_all()
 
     def size(self, split: str) -> int:
         size = self._asked("size", split)
@@ -118,6 +135,14 @@ class OwnTask:
         except Exception as error:  # of the user's own code: it may raise what it likes
             where = place(error) or self.place
             raise ValueError(f"{where}: {self._name}.{name} fails: {named(error)}.") from error
+
+
+def _evaluator(own: type) -> str:
+    """Says what in the module of a package's class may run what a model wrote; "" if nothing."""
+    try:
+        return evaluator(inspect.getsource(sys.modules[own.__module__]))
+    except (AttributeError, KeyError, OSError, TypeError):
+        return "its source is not there to be read"
 
 
 def _wrong(prompt: Prompt) -> str:
