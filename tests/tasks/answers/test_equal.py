@@ -120,7 +120,10 @@ def test_raised_characters_are_one_exponent_and_lowered_ones_one_index(base, ind
 @settings(max_examples=50, deadline=10_000)
 @given(st.integers(0, 999), st.integers(1, 99), st.integers(2, 99))
 def test_a_hyphen_is_a_minus_sign_and_a_dash_between_numbers_is_none(whole, top, bottom):
-    assert is_right(rf"\boxed{{{whole}-{top}/{bottom}}}", str(whole - Fraction(top, bottom)))
+    # A gold that is no number accepts a difference that is not worked out.
+    difference = f"{whole - Fraction(top, bottom)} + x"
+    assert is_right(rf"\boxed{{x + {whole}-{top}/{bottom}}}", difference)
+    assert not is_right(rf"\boxed{{x + {whole} {top}/{bottom}}}", difference)
     assert is_right(rf"\boxed{{{whole} {top}/{bottom}}}", str(whole + Fraction(top, bottom)))
     for dash in ("\N{EN DASH}", "--"):
         assert not is_right(rf"\boxed{{{whole}{dash}{top}}}", str(whole - top))

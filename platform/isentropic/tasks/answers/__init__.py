@@ -8,6 +8,7 @@
     kinds/        equations that say an answer; numbers in words, in other groups of digits, in other
                   bases; times of day; residue classes; sets of real numbers, as intervals
     symbolic.py   formulas, by latex2sympy
+    finished.py   whether an answer is worked out, or the question over again
     equal.py      the rules, one per kind of answer, in order
 
 Each rule either decides or leaves the pair to the next one, and a pair that no rule decides is not

@@ -11,6 +11,8 @@ r"""Whether an answer is right: one rule per kind of answer, the first that know
     numbers     exact: 1/3 is not 0.333
     formulas    by their values
 
+An answer must be worked out as far as the gold is: 17 \cdot 23 is not 391. See finished.py.
+
 Decided here, because a problem's text is not looked at:
 
     25% is 25% and 0.25, its value; and 25, because a question that asks for percent needs no sign.
@@ -27,6 +29,7 @@ from functools import lru_cache
 from typing import Any
 
 from isentropic.tasks.answers.final import final_answer
+from isentropic.tasks.answers.finished import is_finished, is_left_undone
 from isentropic.tasks.answers.kinds.equations import names_what_is_asked
 from isentropic.tasks.answers.kinds.residues import read_members, read_residues
 from isentropic.tasks.answers.kinds.sets import as_intervals
@@ -53,7 +56,7 @@ from isentropic.tasks.answers.structure import (
     split_equation,
     split_top,
 )
-from isentropic.tasks.answers.symbolic import same_formula, value_of
+from isentropic.tasks.answers.symbolic import is_irrational, same_formula, value_of
 from isentropic.tasks.answers.units import add_up, same_kind, split_unit, written_out
 
 MAX_CHARACTERS = 2000  # of an answer; what is longer is none
@@ -100,7 +103,12 @@ def equal(gold: str, answer: str, depth: int = 0) -> bool:
         decision = rule(gold, answer, depth)
         if decision is not None:
             return decision
-    return same_formula(gold, answer)
+    return _same_worked_out(gold, answer)
+
+
+def _same_worked_out(gold: str, answer: str) -> bool:
+    """Whether two formulas are equal, and the answer leaves no work that the gold has done."""
+    return not is_left_undone(gold, answer) and same_formula(gold, answer)
 
 
 def _choice(gold: str, answer: str, depth: int) -> bool | None:
@@ -138,7 +146,7 @@ def _equations(gold: str, answer: str, depth: int) -> bool | None:
             return True
         if _same_name(one.left, other.left) or (one.names_word and other.is_named):
             return equal(one.right, other.right, depth + 1)
-        return not (one.is_named and other.is_named) and same_formula(gold, answer)
+        return not (one.is_named and other.is_named) and _same_worked_out(gold, answer)
     if one:
         return one.is_named and equal(one.right, answer, depth + 1)
     if other is None:
@@ -154,7 +162,13 @@ def _is_said(equation: Equation, depth: int) -> bool:
     if None not in values and values[0] == values[1]:  # 101_2 = 5
         return True
     left = re.sub(r"\\text\{[^{}]*\}", " ", equation.left)  # 2 \text{ cats} + 3 \text{ cats} = 5
-    return any(equal(equation.right, side, depth + 1) for side in (equation.left, left))
+    # The left side may be work that the right one has done, and the other way round.
+    pairs = [
+        pair
+        for side in (equation.left, left)
+        for pair in ((side, equation.right), (equation.right, side))
+    ]
+    return any(equal(*pair, depth + 1) for pair in pairs)
 
 
 def _times(gold: str, answer: str, depth: int) -> bool | None:
@@ -244,7 +258,7 @@ def _intervals(gold: str, answer: str, depth: int) -> bool | None:
     one = bounds[1] if bounds else read_group(gold)
     other = others[1] if others else read_group(answer)
     if one is None or other is None or one.brackets != other.brackets:
-        return same_formula(gold, answer)
+        return _same_worked_out(gold, answer)
     return _same_items(one.items, other.items, depth, ordered=True)
 
 
@@ -303,6 +317,8 @@ def _ratios(gold: str, answer: str, depth: int) -> bool | None:
     one, other = split_top(gold, ":"), split_top(answer, ":")
     if len(one) == len(other) == 1:
         return None
+    if all(map(is_finished, one)) and not all(map(is_finished, other)):
+        return False
     if len(one) == len(other):
         if _are_proportional(one, other):
             return True
@@ -343,15 +359,23 @@ def _numbers(gold: str, answer: str, depth: int) -> bool | None:
     percents = one.endswith("%"), other.endswith("%")
     number, written = (read_number(text.removesuffix("%")) for text in (one, other))
     if number and written:
+        if is_left_undone(one, other):
+            return False
         if unit and other_unit and unit.size != other_unit.size:
             return number.value * unit.size == written.value * other_unit.size
         return _same_number(number, percents[0], written, percents[1])
     if number and number.places is not None and not any(percents):
-        value = value_of(other)
+        value = None if _is_undone_for_a_decimal(one, other) else value_of(other)
         if value is not None and _rounds_to(value, number, ROUNDED_DIGITS):
             return True
     stripped = (one, other) != (gold, answer)
     return equal(one, other, depth + 1) if stripped else None
+
+
+def _is_undone_for_a_decimal(gold: str, answer: str) -> bool:
+    """Of what no rational number is, a sum or a product may be its last form: 1 + \\sqrt{2}."""
+    irrational = not is_finished(answer) and is_irrational(answer)
+    return is_left_undone("" if irrational else gold, answer)
 
 
 def _same_number(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:

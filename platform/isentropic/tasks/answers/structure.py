@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from isentropic.tasks.answers.numbers import read_number
+
 OPENING, CLOSING = "([{", ")]}"
 ESCAPED_BRACES = {r"\{": "{", r"\}": "}"}
 MATRIX = re.compile(r"\\begin\{([pbB]?matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\}", re.DOTALL)
@@ -130,7 +132,7 @@ def read_matrix(text: str) -> list[list[str]] | None:
         return [list(column) for column in zip(*rows, strict=False)] if rows else None
     if (match := SCALED.fullmatch(text)) and (rows := read_matrix(match[2])):
         factor = {"-": "-1", "+": "1"}.get(match[1], match[1])
-        return [[rf"({factor}) \cdot ({cell})" for cell in row] for row in rows]
+        return [[_product(factor, cell) for cell in row] for row in rows]
     bare = _inside(text)
     if match := MATRIX.fullmatch(text if text.startswith("\\begin") or not bare else bare[1]):
         rows = [
@@ -145,6 +147,12 @@ def read_matrix(text: str) -> list[list[str]] | None:
         if all(row and row[0] == "[]" for row in rows):
             return [split_top(row[1], ",") for row in rows]
     return None
+
+
+def _product(factor: str, cell: str) -> str:
+    """A cell of a matrix times the number in front of it, worked out if both are rational."""
+    one, other = read_number(factor), read_number(cell)
+    return str(one.value * other.value) if one and other else rf"({factor}) \cdot ({cell})"
 
 
 @dataclass(frozen=True)

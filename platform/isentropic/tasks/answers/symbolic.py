@@ -87,6 +87,25 @@ def value_of(text: str) -> Any | None:
     return value if value.is_Float else None
 
 
+def is_irrational(text: str) -> bool:
+    """Whether a formula is a number for which sympy knows that no fraction is equal to it."""
+    formula = read_formula(text)
+    return getattr(formula, "is_number", False) and _is_rational(formula) is False
+
+
+def _is_rational(formula: Any) -> bool | None:
+    """True, False, or None if unknown; of what is a sum, by its value as a fraction of small terms."""
+    from sympy import nsimplify
+
+    if formula.is_rational is not None:
+        return formula.is_rational
+    value = formula.evalf(DIGITS)
+    if not value.is_Float:
+        return None
+    near = nsimplify(value, rational=True, tolerance=10**-AGREE)
+    return bool(near.q < 10**8)
+
+
 def _has_other_letters(text: str) -> bool:
     r"""Whether a text has letters that no limit explains: `not -\infty`."""
     return r"\lim" not in text and re.search("[A-Za-z]", COMMANDS.sub("", text)) is not None
