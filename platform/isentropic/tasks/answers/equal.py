@@ -1,6 +1,7 @@
 r"""Whether an answer is right: one rule per kind of answer, the first that knows the kind decides.
 
-    words       'Monday' is text, letters are never multiplied;  yes/no, (B) is choice B
+    words       'Monday' is text, letters are never multiplied;  yes/no
+    choices     (B) is B. and B: 12;  A, C in any order;  (a) 5, (b) 6 label by label
     equations   x = 5 is 5, unless the gold answer itself is an equation; 2x = 5 and 3 = 5 say nothing
     times       8 a.m. is 8:00 AM, 20:00 is 8 p.m.
     residues    12 \pmod 7 is 5 \pmod 7
@@ -30,6 +31,7 @@ from typing import Any
 
 from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.answers.finished import is_finished, is_left_undone
+from isentropic.tasks.answers.kinds.choices import Labelled, is_retracted, read_labels
 from isentropic.tasks.answers.kinds.equations import names_what_is_asked
 from isentropic.tasks.answers.kinds.residues import read_members, read_residues
 from isentropic.tasks.answers.kinds.sets import as_intervals
@@ -65,7 +67,6 @@ MAX_DEPTH = 6  # lists in lists
 ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
 ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
 ENDS = re.compile(rf"(?<=[\d%°])\s*[{TO}-]\s*")  # of a range
-CHOICE = re.compile(r"\(([A-Ja-j])\)[.:]?\s*(.*)|([A-J])(?:[).:]\s*(.*))?")
 WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
 PRODUCT = re.compile(r"(?!no|on)[a-z]{2}")  # mn is nm, but `no` is not `on`
@@ -113,16 +114,36 @@ def _same_worked_out(gold: str, answer: str) -> bool:
 
 def _choice(gold: str, answer: str, depth: int) -> bool | None:
     """(B), B. and (B) 12 are choice B; a gold that names no choice wants what the choice says."""
-    one, other = _read_choice(gold), _read_choice(answer)
+    one, other = read_labels(gold), read_labels(answer)
     if one and other:
-        numbers = [read_number(split_unit(text)[0]) for _, text in (one, other)]
-        contradicts = all(numbers) and not equal(one[1], other[1], depth + 1)
-        return one[0] == other[0] and not contradicts
-    if one and one[1]:
-        return equal(one[1], answer, depth + 1)
-    if other and other[1] and not one:
-        return equal(gold, other[1], depth + 1)
-    return None
+        return _same_labels(one, other, depth)
+    if one is None and other is None:
+        return None
+    values = [value for _, value in one or other]
+    if not all(values) or (other and is_retracted(values[-1])):
+        return None
+    if len(values) == 1:
+        return equal(values[0], answer, depth + 1) if one else equal(gold, values[0], depth + 1)
+    row = read_group(answer if one else gold)  # 5, 6 is (a) 5, (b) 6
+    if row is None or row.brackets or len(row.items) != len(values):
+        return False
+    return _same_items(*((values, row.items) if one else (row.items, values)), depth, ordered=True)
+
+
+def _same_labels(gold: Labelled, answer: Labelled, depth: int) -> bool:
+    """Several choices are a set; a value that both write must be the same, unless it is words."""
+    if sorted(label for label, _ in gold) != sorted(label for label, _ in answer):
+        return False
+    said = dict(answer)
+    are_parts = len(gold) > 1
+    for label, value in gold:
+        other = said[label]
+        if is_retracted(other) or (are_parts and value and not other):
+            return False
+        is_prose = not are_parts and all(map(_is_prose, (value, other)))
+        if value and other and not is_prose and not equal(value, other, depth + 1):
+            return False
+    return True
 
 
 def _words(gold: str, answer: str, depth: int) -> bool | None:
@@ -446,13 +467,9 @@ def _same_name(one: str, other: str) -> bool:
     return one == other or other == one.partition("_")[0] or one == other.partition("_")[0]
 
 
-def _read_choice(text: str) -> tuple[str, str] | None:
-    """(letter, what stands behind it) of an answer to a multiple-choice question."""
-    match = CHOICE.fullmatch(without_text(text))
-    if match is None:
-        return None
-    letter = match[1] or match[3]
-    return letter.upper(), (match[2] or match[4] or "").strip()
+def _is_prose(text: str) -> bool:
+    """Whether a text is words, without numbers, formulas or names of variables."""
+    return not re.search(r"[\d\\=<>+*/^_]|(?<![A-Za-z'])(?![Aa]\b)[A-Za-z](?![A-Za-z'])", text)
 
 
 def _is_word(text: str) -> bool:
