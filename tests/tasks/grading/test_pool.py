@@ -6,14 +6,17 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from isentropic.records import Prompt
+from isentropic.tasks.grading import pool as pool_module
 from isentropic.tasks.grading import server
 from isentropic.tasks.grading.outcome import LARGEST, from_json
-from isentropic.tasks.grading.pool import WorkerPool
+from isentropic.tasks.grading.pool import OpenWall, WorkerPool
+from isentropic.tasks.grading.wall import Wall
 from isentropic.tasks.grading.worker import HANDLE
 
 PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "?"},), answer="1")
@@ -72,6 +75,38 @@ def test_what_an_answer_writes_ahead_is_no_reply_to_a_later_one(pool, answer):
 @pytest.mark.parametrize("answer", [AHEAD, FLOAT, OUTCOME])
 def test_an_answer_whose_code_runs_has_a_process_of_its_own(pool, answer):
     assert checked(pool, answer, WRONG, RIGHT)[1:] == [0.0, 1.0]
+
+
+def with_gaps(monkeypatch, *gaps):
+    start = pool_module._Server.start_worker
+
+    def start_worker(server):
+        return replace(start(server), wall=Wall({}, gaps))
+
+    monkeypatch.setattr(pool_module._Server, "start_worker", start_worker)
+
+
+@pytest.mark.parametrize("pool", [RunsAndSaysSo], indirect=True)
+def test_no_code_of_an_answer_runs_behind_a_wall_with_gaps(pool, monkeypatch):
+    with_gaps(monkeypatch, "read files")
+    with pytest.raises(ValueError, match=r"could read files\. .*rewards\.accept_gaps=true"):
+        checked(pool, RIGHT)
+    pool._accepts_gaps = True
+    assert checked(pool, RIGHT) == [1.0]
+
+
+def test_a_reward_that_runs_nothing_is_only_told_of_gaps(pool, monkeypatch):
+    with_gaps(monkeypatch, "read files")
+    assert checked(pool, RIGHT) == [1.0]
+    assert pool.wall.gaps == ("read files",)
+
+
+def test_no_code_of_an_answer_gets_a_network_unless_it_is_allowed():
+    made = dict(memory_gib=2.0, timeout_s=10.0, say=lambda text: None, network=True)
+    with pytest.raises(OpenWall, match=r"RunsAndSaysSo: the reward may .*rewards\.network=true"):
+        WorkerPool(RunsAndSaysSo(), **made)
+    WorkerPool(RunsAndSaysSo(), **made, accept_gaps=True)
+    WorkerPool(Runs(), **made)
 
 
 def test_a_worker_that_died_while_it_was_idle_costs_no_answer(pool):

@@ -43,6 +43,19 @@ class RewardError(RuntimeError):
     """No check can be made, or so many in a row failed that the task itself must be wrong."""
 
 
+class OpenWall(RewardError, ValueError):
+    """What an answer wrote may run, and the wall that should hold it has an opening."""
+
+    def __init__(self, task: Task, opening: str) -> None:
+        why = getattr(task, "evaluator", "") or "its task says so"
+        super().__init__(
+            f"{getattr(task, 'place', '') or type(task).__name__}: the reward may run what an answer "
+            f"wrote ({why}), and {opening}. If nothing in it evaluates an answer, write "
+            "`<function>.runs_code = False` behind the function (in a class of a task: runs_code = "
+            "False). To run all the same: rewards.accept_gaps=true."
+        )
+
+
 def spare_cpus() -> int:
     """How many checks this node can make at a time, if the rest of its CPUs go to the run itself.
 
@@ -55,7 +68,8 @@ class WorkerPool:
     """Walled processes that check answers.
 
     They start on the first check; one that hangs or dies is replaced. A task that says that it
-    `runs_code` of answers gets a new one for each check: what an answer changes ends with it.
+    `runs_code` of answers gets a new one for each check: what an answer changes ends with it. If
+    the wall has an opening it is refused.
     """
 
     def __init__(
@@ -66,13 +80,22 @@ class WorkerPool:
         timeout_s: float,
         say: Callable[[str], None],
         network: bool = False,
+        accept_gaps: bool = False,
     ) -> None:
+        """say: is called once, with what the workers are walled off by.
+
+        Raises:
+            OpenWall: code of an answer could use the network, which `accept_gaps` alone allows.
+        """
         self._task = task
         self._memory_gib = memory_gib
         self._timeout_s = timeout_s
         self._network = network
         self._reuse = not getattr(task, "runs_code", False)
-        self._say = say  # is called once, with what the workers are walled off by
+        self._accepts_gaps = self._reuse or accept_gaps
+        if network and not self._accepts_gaps:
+            raise OpenWall(task, "with rewards.network=true that could send what it sees anywhere")
+        self._say = say
         self._server: _Server | None = None
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()  # the server answers one request at a time
@@ -143,6 +166,9 @@ class WorkerPool:
             self._say(f"reward checks are {self.wall}")
             if self.wall.gaps:
                 log.warning("reward checks are %s", self.wall)
+        if worker.wall.gaps and not self._accepts_gaps:
+            self._end(worker)
+            raise OpenWall(self._task, f"on this machine that could {', '.join(worker.wall.gaps)}")
         return worker
 
     def _end(self, worker: "_Worker") -> None:

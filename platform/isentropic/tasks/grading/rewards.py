@@ -43,6 +43,8 @@ class RewardsConfig:
     # After more, the right answer is checked, and if that fails too the run stops; null: never.
     max_errors_in_a_row: int | None
     network: bool = False  # a check may connect to servers, such as a judge; nothing else opens
+    # A reward that may run what an answer wrote does so behind a wall with gaps, or with `network` too.
+    accept_gaps: bool = False
 
     def __post_init__(self) -> None:
         if self.workers is not None:
@@ -81,7 +83,11 @@ class RewardWorkers:
         say: Callable[[str], None] = log.info,
         warn: Callable[[str], None] = log.warning,
     ) -> None:
-        """say: gets what the workers are walled off by. warn: gets the first errors of each kind."""
+        """say: gets what the workers are walled off by. warn: gets the first errors of each kind.
+
+        Raises:
+            OpenWall: the task may run what an answer wrote, and `rewards.network` is true.
+        """
         self._task = task
         self._chat = chat
         self._config = config
@@ -96,6 +102,7 @@ class RewardWorkers:
             timeout_s=config.timeout_s,
             say=say,
             network=config.network,
+            accept_gaps=config.accept_gaps,
         )
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
