@@ -14,6 +14,7 @@ from isentropic.columns import join
 from isentropic.config import Config
 from isentropic.controller.protocols import LearnerGroup
 from isentropic.controller.step import Update
+from isentropic.objectives.loss.needs import needs_reference
 from isentropic.records import (
     MicroBatch,
     Rollout,
@@ -49,7 +50,7 @@ class LearnerClient:
         self._learner = learner
         self._order = order
         self._attention_share = attention_share
-        self._reference = config.terms.kl is not None
+        self._reference = needs_reference(config.objective, config.terms)
 
     async def score(
         self, rollouts: Sequence[Rollout], *, reference: bool = True

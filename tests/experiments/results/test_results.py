@@ -13,6 +13,7 @@ from isentropic.experiments.program import DONE as CODE_DONE
 from isentropic.experiments.results.conclude import conclude, draw
 from isentropic.experiments.results.cost import RECORDED, cost_of
 from isentropic.experiments.results.numbers import (
+    books,
     budget_of,
     mean,
     read_settings,
@@ -28,6 +29,7 @@ from isentropic.experiments.results.t3 import points_per_run, pool, possible_poi
 from isentropic.experiments.sweep.ledger import DONE, SweepLedger
 from isentropic.metrics.report.branches import Branches
 from isentropic.metrics.report.run_data import RunData
+from isentropic.metrics.report.settings import Setting
 
 START = {"GRPO": 0.30, "DAPO": 0.60, "(0.75, 1)": 0.4}
 SWEEP = """
@@ -189,6 +191,15 @@ def test_tokens_are_those_that_the_policy_drew(tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "rollouts" / "step_000001.parquet")
     run = replace(run_with([0.2, 0.3], steps=2), folder=tmp_path)
     assert tokens_by_step(run) == [7, 0]
+
+
+def test_a_step_that_trains_nothing_is_in_the_mean_of_the_books():
+    """Measured at steps 2 and 4; at step 4 the queue was not full yet."""
+    run = run_with([0.2, 0.3, 0.4, 0.5])
+    run.lines[2]["ledger/pa_hp"] = -0.004
+    config = {"accounting": {"ledger": {"every": 2}}}
+    setting = Setting(label="UEC-RL", values={}, runs=(replace(run, config=config),))
+    assert books(setting)["pa_hp"]["values"] == [-0.002]
 
 
 def test_what_is_no_number_is_null():

@@ -12,13 +12,13 @@ CE_GPPO = {"name": "ce_gppo", "ratio": "token", "clip_low": 0.2, "clip_high": 0.
 SIGNS = {"pa_hp": -1, "pa_lp": 1, "na_hp": 1, "na_lp": -1}
 
 
-def run_folder(folder, seed, rows, steering=None, beta1=0.5):
+def run_folder(folder, seed, rows, steering=None, beta1=0.5, kl=None, bonus=None):
     folder.mkdir(parents=True)
     config = {
         "seed": seed,
         "run": {"name": folder.name, "steps": len(rows)},
         "objective": CE_GPPO | {"beta1": beta1, "beta2": 1.0},
-        "terms": {"name": "none", "kl": None},
+        "terms": {"name": "none", "kl": kl, "entropy_bonus": bonus},
         "steering": steering or {"name": "none"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -52,6 +52,12 @@ def test_signs_of_the_paper_are_held(tmp_path):
     assert found["T11"].verdict == "held"
     assert "PA&HP -0.00" in found["T11"].number
     assert "180 measured steps of 3 runs" in found["T11"].number
+
+
+@pytest.mark.parametrize("term", ["kl", "bonus"])
+def test_signs_are_not_read_off_a_term_that_pushes_every_class(tmp_path, term):
+    folder = run_folder(tmp_path / "run", 0, classes(60), **{term: {"coef": 0.01}})
+    assert "T11" not in judged(folder)
 
 
 @pytest.mark.parametrize("name", SIGNS)

@@ -4,7 +4,8 @@ import pytest
 
 from isentropic.objectives import BapoConfig, ClipConfig
 from isentropic.objectives.dppo_tv import DppoTvConfig
-from isentropic.objectives.loss.needs import ALWAYS, required_fields
+from isentropic.objectives.loss.needs import ALWAYS, needs_reference, required_fields
+from isentropic.objectives.loss.own import OwnObjectiveConfig
 from isentropic.objectives.over.erc import ErcConfig
 from isentropic.objectives.terms import EntropyBonusTerm, KlTerm, NllTerm, TermsConfig
 
@@ -46,3 +47,21 @@ def test_an_objective_over_another_needs_what_both_need():
     assert ErcConfig(
         name="erc", ratio="token", band_low=0.9, band_high=1.1, base=bapo
     ).needs_minibatch
+
+
+def test_the_reference_is_kept_for_a_term_or_an_objective_that_reads_it(tmp_path):
+    assert not needs_reference(CLIP, TermsConfig(name="t"))
+    assert needs_reference(CLIP, TermsConfig(name="t", kl=KlTerm(estimator="k3", coef=0.0)))
+    (tmp_path / "near.py").write_text(
+        "from isentropic.objectives import TokenLoss\n"
+        "def near(log_ratio, logprob, ref_logprob):\n"
+        "    return TokenLoss((logprob - ref_logprob) ** 2, {})\n"
+    )
+    own = OwnObjectiveConfig(
+        name="own",
+        ratio="token",
+        file=str(tmp_path / "near.py"),
+        function_name="near",
+        settings={},
+    )
+    assert needs_reference(own, TermsConfig(name="t"))

@@ -20,6 +20,7 @@ from isentropic.experiments.branch.learner import replay_learner
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.metrics.sinks.jsonl import plain
+from isentropic.objectives.loss.needs import needs_reference
 
 SUMMARY, STEPS, UPDATES = "summary.json", "steps.jsonl", "updates.jsonl"
 
@@ -43,7 +44,7 @@ async def attribute(
     rows: list[dict[str, Any]] = []
     updates: list[dict[str, Any]] = []
     compared = differing = 0
-    reference = config.terms.kl is not None
+    reference = needs_reference(config.objective, config.terms)
     async with replay_learner(
         config, prepared.model, exact=run_ranks, reference=reference
     ) as learner:

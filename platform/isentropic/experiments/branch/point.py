@@ -14,6 +14,7 @@ from isentropic.experiments.branch.replayer import Replayer, walk_to, without_pa
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.metrics.entropy import first_wave
+from isentropic.objectives.loss.needs import needs_reference
 from isentropic.records import Rollout, RolloutKey, TokenScores
 
 UPDATES = {  # name of a branch's number -> that of the step's line
@@ -123,7 +124,7 @@ async def brancher(comparison: Comparison, prepared: Prepared) -> AsyncIterator[
     """A brancher with its own learner, which lives as long as the context."""
     config = comparison.run.config
     configs = [config, *(setting.config for setting in comparison.settings)]
-    reference = any(config.terms.kl is not None for config in configs)
+    reference = any(needs_reference(config.objective, config.terms) for config in configs)
     async with replay_learner(
         config, prepared.model, exact=comparison.exact, reference=reference
     ) as ranks:

@@ -15,6 +15,7 @@ from isentropic.experiments.program import program
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
 from isentropic.experiments.settings.options import Option, Options, count, flag, text
 from isentropic.experiments.settings.overrides import as_typed
+from isentropic.objectives.loss.needs import needs_reference
 
 SHOWN = 12  # differences that are printed
 OPTIONS = Options(
@@ -72,7 +73,7 @@ async def replay_step(
     prepared = prepare(run.config)
     run.say_changed_data(prepared.data)
     run = replace(run, vocab_size=prepared.chat.vocab_size)
-    reference = config.terms.kl is not None or run.config.terms.kl is not None
+    reference = any(needs_reference(each.objective, each.terms) for each in (config, run.config))
     async with replay_learner(
         run.config, prepared.model, exact=exact, reference=reference
     ) as learner:

@@ -13,6 +13,7 @@ from isentropic.experiments.dry.work import Work
 from isentropic.learner.estimate import RankBytes, estimate_rank_bytes, head_size
 from isentropic.learner.model import count_idle_parameters, count_parameters, empty_model
 from isentropic.models.slices import find_places
+from isentropic.objectives.loss.needs import needs_reference
 from isentropic.rollout.options import WORKSPACE
 from isentropic.weights.parcels import PARCEL_BYTES
 
@@ -73,7 +74,7 @@ def find_needs(
             model,
             config.learner,
             longest=rollout.max_prompt_tokens + rollout.max_response_tokens,
-            reference=config.terms.kl is not None,
+            reference=needs_reference(config.objective, config.terms),
             on_gpu=bool(config.cluster.gpus_per_rank),
             books=config.accounting.ledger.every > 0,
         ),

@@ -172,7 +172,10 @@ def mean(values: Sequence[float]) -> dict[str, Any]:
 
 
 def books(setting: Setting) -> dict[str, Any]:
-    """Return the ledger's classes: nats per measured step, mean over steps, then over runs."""
+    """Return the ledger's classes: nats per measured step, mean over steps, then over runs.
+
+    All updates of a step count, those of replayed samples too; a step that made none moved nothing.
+    """
     return {
         name: mean([value for run in setting.runs if (value := _average(run, name)) is not None])
         for name in CLASSES
@@ -181,7 +184,11 @@ def books(setting: Setting) -> dict[str, Any]:
 
 
 def _average(run: RunData, name: str) -> float | None:
-    return summary(run, f"ledger/{name}", "average")
+    values = run.values(f"ledger/{name}")
+    every = run.setting("accounting.ledger.every")
+    asked = [line["step"] for line in run.steps if line["step"] % every == 0] if every else values
+    # A step without updates has no books: UEC-RL trains when its queue is full.
+    return sum(values) / max(len(asked), len(values)) if values else None
 
 
 def law(setting: Setting) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from isentropic.config import Config
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.learner.learner import Learner
+from isentropic.objectives.loss.needs import needs_reference
 from isentropic.rollout import ENGINES, Engine
 
 
@@ -33,7 +34,7 @@ def make_learner(config: Config, prepared: Prepared) -> partial[Learner]:
         **settings_of(config),
         model=prepared.model,
         temperature=config.rollout.temperature,
-        reference=config.terms.kl is not None,
+        reference=needs_reference(config.objective, config.terms),
         seed=config.seed,
     )
 

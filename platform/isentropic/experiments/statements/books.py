@@ -14,7 +14,14 @@ from isentropic.experiments.statements.branches import (
     joint_verdict,
     sign_verdict,
 )
-from isentropic.experiments.statements.numbers import BLOCK, SEEDS, by_seed, in_blocks, is_plain
+from isentropic.experiments.statements.numbers import (
+    BLOCK,
+    SEEDS,
+    adds_terms,
+    by_seed,
+    in_blocks,
+    is_plain,
+)
 from isentropic.metrics.classes import LABELS
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import Mean, group_settings, mean_of, summary
@@ -32,9 +39,14 @@ def ledger_statements(runs: Sequence[RunData]) -> list[Statement]:
 
 
 def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
-    """Judges T11, per setting: the classes' contributions through the network and AdamW."""
+    """Judges T11, per setting: the classes' contributions through the network and AdamW.
+
+    Not of runs whose loss has a term beside the objective: a bonus or a KL term pushes the tokens of
+    each class too, and the signs are the objective's.
+    """
     found = []
-    for setting in group_settings([run for run in runs if run.has("ledger/pa_hp")]):
+    judged = [run for run in runs if run.has("ledger/pa_hp") and not adds_terms(run)]
+    for setting in group_settings(judged):
         means = {
             name: in_blocks(run.values(f"ledger/{name}") for run in setting.runs) for name in SIGNS
         }

@@ -64,6 +64,12 @@ def is_plain(run: RunData) -> bool:
     return all(slots[key].get("name", name) == name for key, name in PLAIN.items())
 
 
+def adds_terms(run: RunData) -> bool:
+    """Return True if the loss has more than its objective: a term pushes tokens of every class."""
+    terms = (run.config.get("terms") or {}).values()
+    return any(value is not None for value in terms if not isinstance(value, str))
+
+
 def area(run: RunData) -> float:
     """Return the mean entropy over the steps of the run, in nats per token."""
     values = run.values("entropy/mean")

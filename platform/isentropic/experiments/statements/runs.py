@@ -22,6 +22,7 @@ from isentropic.experiments.statements.branches import (
 from isentropic.experiments.statements.numbers import (
     SEEDS,
     Test,
+    adds_terms,
     area,
     is_plain,
     last_entropy,
@@ -341,8 +342,7 @@ def _if_clipped(statement: Statement, runs: Sequence[RunData]) -> Statement:
 
 def _alone(run: RunData) -> bool:
     """Return True if the run's method is its objective and nothing else."""
-    terms = (run.config.get("terms") or {}).values()
-    return is_plain(run) and all(value is None for value in terms if not isinstance(value, str))
+    return is_plain(run) and not adds_terms(run)
 
 
 def _bonus_of(run: RunData) -> Any:

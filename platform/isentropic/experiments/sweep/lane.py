@@ -20,6 +20,7 @@ from isentropic.actors.rollout_pool import RayRolloutPool
 from isentropic.config import Config, ModelConfig
 from isentropic.experiments.run.builders import make_engine, make_learner, settings_of
 from isentropic.experiments.run.prepare import Prepared
+from isentropic.objectives.loss.needs import needs_reference
 
 # What a run may have of its own on actors that are there: nothing here is built into an engine or a
 # model.
@@ -64,7 +65,7 @@ def reuse_key(config: Config, model: ModelConfig) -> str:
     for section, free in OF_A_RUN.items():
         values = asdict(getattr(config, section))
         parts[section] = {key: value for key, value in values.items() if key not in free}
-    return repr(parts | {"reference": config.terms.kl is not None})
+    return repr(parts | {"reference": needs_reference(config.objective, config.terms)})
 
 
 @dataclass

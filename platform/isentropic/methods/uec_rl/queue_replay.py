@@ -4,7 +4,8 @@
 those of the second wave first; whole units leave it, oldest first, and are scored again under the
 weights they are trained from. Trained samples with a large advantage enter the replay buffer with
 their old scores and advantage, and every f steps are trained on again with these: the clip on pi /
-pi_old(stored) bounds what staleness can do.
+pi_old(stored) bounds what staleness can do. Only a clip that silences: an objective that gives clipped
+tokens a gradient (CE-GPPO, GPPO) pushes stale tokens too, and the KL term alone holds it.
 [reconstructed] uec.keep: positive also asks for A > 0 on the way into the buffer; the released code
 takes |A|.
 """

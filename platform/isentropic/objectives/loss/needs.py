@@ -14,3 +14,8 @@ def required_fields(objective: ObjectiveConfig, terms: TermsConfig | None = None
     for term in terms.on().values() if terms is not None else ():
         needed |= term.needs | {term.weight}
     return needed
+
+
+def needs_reference(objective: ObjectiveConfig, terms: TermsConfig) -> bool:
+    """Return True if the loss reads `ref_logprob`: the learner then keeps the frozen initial model."""
+    return "ref_logprob" in required_fields(objective, terms)
