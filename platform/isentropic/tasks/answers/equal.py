@@ -33,6 +33,7 @@ from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.answers.finished import is_finished, is_left_undone
 from isentropic.tasks.answers.kinds.choices import Labelled, is_retracted, read_labels
 from isentropic.tasks.answers.kinds.equations import names_what_is_asked
+from isentropic.tasks.answers.kinds.parted import read_remainder
 from isentropic.tasks.answers.kinds.residues import read_members, read_residues
 from isentropic.tasks.answers.kinds.sets import as_intervals
 from isentropic.tasks.answers.kinds.spelled import (
@@ -190,6 +191,16 @@ def _is_said(equation: Equation, depth: int) -> bool:
         for pair in ((side, equation.right), (equation.right, side))
     ]
     return any(equal(*pair, depth + 1) for pair in pairs)
+
+
+def _remainders(gold: str, answer: str, depth: int) -> bool | None:
+    """5 R 2 is 5 remainder 2, part by part; and no number."""
+    one, other = read_remainder(gold), read_remainder(answer)
+    if one is None and other is None:
+        return None
+    if one is None or other is None:
+        return None if "=" in gold + answer else False
+    return _same_items(one, other, depth, ordered=True)
 
 
 def _times(gold: str, answer: str, depth: int) -> bool | None:
@@ -481,6 +492,7 @@ def _is_word(text: str) -> bool:
 
 
 RULES = (
+    _remainders,
     _times,
     _digits,
     _choice,

@@ -111,6 +111,8 @@ RULES = [
         (r"\\(?:mathrm|mathbf|mathit|mathsf)\s*\{([A-Za-z][A-Za-z .]+)\}", r"\\text{\1}"),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|boldsymbol|bm|pmb)\s*\{([^{}]*)\}", r"{\1}"),
         (r"\\text\{\s*\}", ""),
+        # What text writes of a number, as TeX shows it: 5\text{00}, 5 \text{ 1/2}, 5\text{!}
+        (r"\\text\{(?=[^{}]*[\d/^!])([\d.,/^!\s-]*)\}", r"\1"),
         # A sentence around the answer, a text that holds a number and its unit.
         (
             r"(?i)^\s*(\\text\{)?\s*(?:the )?(?:final )?answer\s*(?::|is(?![a-z]))\s*:?\s*",

@@ -3,7 +3,8 @@ r"""What a number counts or measures: `5 \text{ cm}`, `\$18`, `12 apples`, `90°
 A unit that only one side writes is no difference: the question has named it. Two that differ are,
 unless they measure the same thing: 50 cm is 0.5 m, and 5 m is not.
 
-Words that scale a number are part of the number: 5 million is 5000000, 5 halves are 5/2.
+Words that scale a number are part of the number: 5 million is 5000000, 5 halves are 5/2. What holds
+a digit or an operator, and a letter that is no known unit, is none: 5\text{x}, 5 \text{ over 2}.
 """
 
 import re
@@ -31,6 +32,7 @@ MEASURES = {  # dimension -> names -> how many of the first
         "s sec second": 1, "ms millisecond": Fraction(1, 1000), "min minute": 60,
         "h hr hour": 3600, "day": 86_400, "week": 604_800,
     },
+    "calendar": {"month": 1, "year yr": 12, "decade": 120, "century": 1200},
     "volume": {
         "l liter litre": 1, "ml milliliter millilitre": Fraction(1, 1000),
         "gal gallon": Fraction(3_785_411_784, 10**9),
@@ -39,28 +41,64 @@ MEASURES = {  # dimension -> names -> how many of the first
     "euros": {"euro eur €": 1},
     "yen": {"yen jpy ¥": 1},
     "rupees": {"rupee inr rs ₹": 1},
-    "energy": {"joule": 1, "kilojoule": 1000}, "force": {"newton": 1, "kilonewton": 1000},
-    "power": {"watt": 1, "kilowatt": 1000}, "frequency": {"hertz hz": 1}, "voltage": {"volt": 1},
-    "current": {"ampere amp": 1}, "pressure": {"pascal": 1}, "kelvins": {"kelvin": 1},
+    "current": {"amp": 1}, "kelvins": {"kelvin": 1},
     "angle": {"°": 1},
     "degrees celsius": {"°c celsius": 1},
     "degrees fahrenheit": {"°f fahrenheit": 1},
 }  # fmt: skip
+# Signs of SI tell M from m: 5 MW is no 5 mW. They become names before their case is lost.
+PREFIXES = {
+    "": ("", 1), "n": ("nano", Fraction(1, 10**9)), "μ": ("micro", Fraction(1, 10**6)),
+    "m": ("milli", Fraction(1, 1000)), "k": ("kilo", 1000), "M": ("mega", 10**6),
+    "G": ("giga", 10**9), "T": ("tera", 10**12),
+}  # fmt: skip
+SI = {
+    "J": ("joule", "energy"), "N": ("newton", "force"), "W": ("watt", "power"),
+    "Hz": ("hertz", "frequency"), "V": ("volt", "voltage"), "A": ("ampere", "current"),
+    "Pa": ("pascal", "pressure"), "L": ("liter", "volume"), "g": ("gram", "mass"),
+    "m": ("meter", "length"), "s": ("second", "time"), "B": ("byte", "bytes"), "b": ("bit", "bits"),
+    "eV": ("electronvolt", "electronvolts"), "C": ("coulomb", "charge"), "F": ("farad", "capacity"),
+    "T": ("tesla", "induction"), "K": ("kelvin", "kelvins"), "Wh": ("watthour", "watthours"),
+    "cal": ("calorie", "calories"),
+}  # fmt: skip
+# Without a prefix these are variables, or other things: 5 g, 25°F and 6 A are read as written.
+NO_SIGN = {"g", "m", "s", "b", "B", "A", "C", "F", "T", "L", "ks", "Ms", "Gs", "Ts", "cal"}
+LETTERS = set("mgshlLABCFTak")  # other single letters, even in `\text`, are variables
+SIGNS = {
+    f"{prefix}{sign}": f"{long}{name}"
+    for prefix, (long, _) in PREFIXES.items()
+    for sign, (name, _) in SI.items()
+    if f"{prefix}{sign}" not in NO_SIGN
+}
 MEASURE_OF = {
+    f"{long}{name}": (dimension, Fraction(factor))
+    for long, factor in PREFIXES.values()
+    for name, dimension in SI.values()
+} | {
     name: (dimension, Fraction(factor))
     for dimension, names in MEASURES.items()
     for same, factor in names.items()
     for name in same.split()
 }
-SINGULAR = {"feet": "foot", "inches": "inch", "people": "person", "men": "man", "women": "woman"}
+SINGULAR = {
+    "feet": "foot", "inches": "inch", "people": "person", "men": "man", "women": "woman",
+    "centuries": "century",
+}  # fmt: skip
+# They say what of a thing was measured, or how it is shared out: 5 feet tall, $10 each.
+DESCRIBING = {
+    "tall", "long", "wide", "high", "deep", "thick", "old", "apart", "away", "each", "apiece",
+    "total", "altogether", "exactly",
+}  # fmt: skip
 REWRITTEN = [
     (re.compile(pattern), replacement)
     for pattern, replacement in [
         (r"\\text\{([^{}]*)\}", r" \1 "),
         (r"\\\$", " dollar "),
         (r"\\cdot", " "),
+        (r"\b(?:in total|in all|of each)\b", " "),
         (r"(?<![a-z])μ ?(?=[a-z])", "micro"),
         (r"° (?=[cf]\b)", "°"),
+        (r"° ?(?=(?:celsius|fahrenheit)\b)", ""),
         (r"\bmph\b", "mile / hour"),
         (r"\b(?:kmph|kph|kmh)\b", "km / hour"),
         (r"\bper\b", "/"),
@@ -75,27 +113,51 @@ SCALES = {
     for names, factor in [
         ("tens", 10), ("dozen dozens", 12), ("hundred hundreds", 100), ("k thousand thousands", 1000),
         ("million millions", 10**6), ("bn billion billions", 10**9),
-        ("trillion trillions", 10**12), ("half halves", Fraction(1, 2)),
+        ("trillion trillions", 10**12), ("quadrillion quadrillions", 10**15),
+        ("quintillion quintillions", 10**18), ("sextillion sextillions", 10**21),
+        ("septillion septillions", 10**24), ("octillion octillions", 10**27),
+        ("nonillion nonillions", 10**30), ("decillion decillions", 10**33),
+        ("googol googols", 10**100), ("lakh lakhs lac lacs", 10**5), ("crore crores", 10**7),
+        ("gross", 144), ("permille permil ‰", Fraction(1, 1000)),
+        ("basis-point basis-points bps", Fraction(1, 10**4)), ("half halves", Fraction(1, 2)),
         *(
             (f"{name} {name}s", Fraction(1, bottom))
             for name, bottom in [
                 ("third", 3), ("fourth", 4), ("fifth", 5), ("sixth", 6), ("seventh", 7),
-                ("eighth", 8), ("ninth", 9), ("tenth", 10), ("hundredth", 100),
-                ("thousandth", 1000), ("millionth", 10**6),
+                ("eighth", 8), ("ninth", 9), ("tenth", 10), ("eleventh", 11), ("twelfth", 12),
+                ("thirteenth", 13), ("fourteenth", 14), ("fifteenth", 15), ("sixteenth", 16),
+                ("seventeenth", 17), ("eighteenth", 18), ("nineteenth", 19), ("twentieth", 20),
+                ("hundredth", 100), ("thousandth", 1000), ("ten-thousandth", 10**4),
+                ("hundred-thousandth", 10**5), ("millionth", 10**6), ("billionth", 10**9),
             ]
         ),
     ]
     for name in names.split()
 }  # fmt: skip
 # These scale a number only at the end: 12 third graders are twelve.
-ADJECTIVES = {name for name, factor in SCALES.items() if factor < 1 and not name.endswith("s")}
+ADJECTIVES = {
+    name for name, factor in SCALES.items() if factor < 1 and name.endswith(("h", "rd", "lf"))
+}
 POWERS = {"squared": 2, "cubed": 3}
 # `5 and a half` and `5 point two` are other numbers, `5 is wrong` is no answer.
 NUMBER_WORD = re.compile(
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
     "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty"
 )
-JOINTS = {"and", "or", "plus", "minus", "to", "factorial"}
+JOINTS = {
+    "and", "or", "plus", "minus", "to", "factorial", "over", "choose", "mod", "modulo", "remainder",
+    "base", "rem", "divided", "multiplied",
+}  # fmt: skip
+PHRASES = re.compile(r"\bper[ -]?mill?e?\b|\bbasis[ -]points?\b")
+MATHEMATICS = re.compile(
+    "sqrt|cbrt|sin|cos|tan|cot|sec|csc|log|ln|exp|lim|sum|prod|int|inf|infinity|infty|"
+    "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|rho|sigma|tau|phi|chi|"
+    "psi|omega|pi|frac|cdot|pm"
+)
+# What may stand in a unit: words, perhaps hyphened, and powers of them.
+WORDS = re.compile(
+    r"(?:[^\W\d_]|[\s.,;:/()°€£¥₹¢$'\"‰\\-]|(?<=[a-zA-Z])\s*\^\s*\{?-?\d\}?|(?<=[cdkm]m)[23])*"
+)
 VERB_OR_DENIAL = re.compile(
     "(?:is|are|was|were|does|do|did|has|have|had|would|should|could)(?:n'?t)?|can(?:not|'?t)|"
     "be|been|must|will|won't|seems|not|no|never|neither|nor"
@@ -114,12 +176,7 @@ MAGNITUDE = re.compile(
     r"(?P<space>\s*)(?:\\text\{\s*)?(?P<suffix>k|K|M|MM|B|bn|Bn|BN|m|mn|b|T)(?:\s*\})?"
 )
 MAGNITUDES = {"k": 3, "m": 6, "mm": 6, "mn": 6, "b": 9, "bn": 9, "t": 12}
-# Units whose sign is a letter, which is a variable if it is small.
-SIGNS = {
-    "J": "joule", "kJ": "kilojoule", "N": "newton", "kN": "kilonewton", "W": "watt", "kW": "kilowatt",
-    "V": "volt", "K": "kelvin", "Hz": "hertz", "Pa": "pascal",
-}  # fmt: skip
-SIGN = re.compile(rf"(?<![A-Za-z])(?:{'|'.join(SIGNS)})(?![A-Za-z])")
+SIGN = re.compile(rf"(?<![A-Za-z°])(?:{'|'.join(SIGNS)})(?![A-Za-z'])")
 NAME = r"(?:\\text\{[^{}]*\}|[A-Za-z°€£¥₹¢][A-Za-z.]*|\\\$)(?:\s*\^\s*\{?-?\d\}?)?"
 # Behind a number or a formula: a digit, a closing bracket, a letter that \text follows.
 TRAILING = re.compile(
@@ -151,8 +208,10 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     body, space, written = match[1].strip(), match[2], match[3]
     if space or r"\text" in written:
         written = SIGN.sub(lambda sign: SIGNS[sign[0]], written)
-    words = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", written).lower().split()
-    words = [word.strip(".,;:") for word in words]
+    unwrapped = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", written)
+    words = [word.strip(".,;:") for word in PHRASES.sub(_as_one_word, unwrapped.lower()).split()]
+    if not WORDS.fullmatch(unwrapped) or any(_is_variable(word) for word in unwrapped.split()):
+        return text, None
     if r"\text" not in written and not _is_surely_a_unit(body, space, written):
         return text, None
     scaled, rest = _scaled(body, words)
@@ -200,8 +259,11 @@ def read_unit(text: str) -> Unit | None:
         text = pattern.sub(replacement, text)
     powers: dict[str, int] = {}
     size, names, measured = Fraction(1), set(), True
-    for below, name, power in PART.findall(text):
+    parts = PART.findall(text)
+    for below, name, power in parts:
         name = _singular(name)
+        if name in DESCRIBING and len(parts) > 1:
+            continue
         names.add(name)
         if name not in MEASURE_OF:
             measured = False
@@ -249,6 +311,7 @@ def _is_no_unit(words: list[str], is_scaled: bool) -> bool:
         return False
     return (
         words[0] in JOINTS
+        or any(MATHEMATICS.fullmatch(word) for word in words)
         or NUMBER_WORD.fullmatch(words[-1]) is not None
         or (is_scaled and NUMBER_WORD.fullmatch(words[0]) is not None)
         or any(VERB_OR_DENIAL.fullmatch(word) for word in words)
@@ -268,6 +331,15 @@ def _is_surely_a_unit(body: str, space: str, written: str) -> bool:
         return bool(space) or len(names[0]) > 1 or not names[0].isalpha()
     is_count = bool(space) and all(len(name) > 2 for name in names) and written == written.lower()
     return is_count and read_number(body) is not None
+
+
+def _is_variable(word: str) -> bool:
+    word = word.strip(".,;:()")
+    return len(word) == 1 and word.isalpha() and word.isascii() and word not in LETTERS
+
+
+def _as_one_word(phrase: re.Match) -> str:
+    return "permille" if phrase[0].startswith("per") else "basis-points"
 
 
 def _singular(name: str) -> str:

@@ -3,7 +3,7 @@
 import re
 from itertools import pairwise
 
-from isentropic.tasks.answers.latex import squeezed
+from isentropic.tasks.answers.latex import squeezed, without_text
 
 # Digits in groups as other countries write them: 1.234.567, 1'234'567, 1_234_567, 12,34,567; and
 # 1.234,56 with a decimal comma. A single group, as in 1.234, may be decimals.
@@ -25,6 +25,7 @@ BASED = re.compile(
     r"\(?(\d[0-9A-Fa-f]*|[A-Fa-f][0-9A-Fa-f]*(?=\)?_\{?16))\)?_\{?(\d+|\\text\{\w+\})\}?"
 )
 PREFIXED = re.compile(r"0([xb])([0-9A-Fa-f]+)")
+IN_BASE = re.compile(r"(\w+)\s*,?\s*\(?(?:in )?base[\s-]*(\w+)\)?")
 BASES = {"x": "16", "b": "2", r"\text{two}": "2", r"\text{eight}": "8", r"\text{ten}": "10"}
 
 
@@ -70,6 +71,10 @@ def _may_follow(value: int, previous: str) -> bool:
 
 def read_based(text: str) -> tuple[str, str | None]:
     """(digits, base) of a number that names its base; the base is None for others."""
+    if match := IN_BASE.fullmatch(without_text(text)):  # 13 base 8
+        base = str(WORDS.get(match[2].lower(), match[2]))
+        if base.isdigit() and re.search(r"\d", match[1]):
+            return match[1].upper(), base
     text = squeezed(text)
     if match := PREFIXED.fullmatch(text):
         return match[2].upper(), BASES[match[1]]
