@@ -81,6 +81,7 @@ def grade(prompts, completions, **columns):
 def test_the_form_is_recognised_by_the_parameters_or_given(tmp_path):
     assert style_of(lambda prompts, completions, **columns: 0) == "trl"
     assert style_of(lambda prompts, responses, rows: 0) == "batch"
+    assert style_of(lambda questions, answers, rows: 0) == "batch"
     assert style_of(lambda question, text, columns: 0) == "one"
     own = reward(tmp_path, "def grade(a, b, c):\n    return [1.0] * len(b)\n", style="batch")
     assert graded(own, "x", "y") == [1.0, 1.0]
@@ -103,6 +104,30 @@ def test_other_parameters_are_refused_with_the_forms(tmp_path, text):
         reward(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("p, r, gold", "the place of 'gold' gets the row: a dict of all its columns"),
+        ("prompt, response, answer", "'answer' gets the row"),
+        ("prompt, response, target, truncated=False", "'target' gets the row"),
+        ("question, answer, solution", "'solution' gets the row"),
+        ("answer, gold, row", "'answer' gets the prompt's text"),
+        ("completion, answer, row", "'completion' gets the prompt's text"),
+        ("prompts, responses, answers", "'answers' gets the row"),
+        ("prompt, ground_truth, row", "'ground_truth' gets the response"),
+        ("prompt, model_output, expected_output", "'expected_output' gets the row"),
+        ("prompt, response, gold_answer, row=None", "'gold_answer' gets the row"),
+        ("prompt, response, reference", "'reference' gets the row"),
+    ],
+)
+def test_a_name_that_says_what_is_passed_elsewhere_is_refused(tmp_path, names, says):
+    """Called all the same it would compare the response with a dict, and pay 0 for ever."""
+    with pytest.raises(ValueError, match=says) as error:
+        reward(tmp_path, f"def grade({names}):\n    return 1.0\n")
+    if "completion" not in names:
+        assert "take it from the row, row['<column of the gold>']." in str(error.value)
+
+
 def test_verls_form_is_refused_with_how_to_call_it(tmp_path):
     text = "def grade(data_source, solution_str, ground_truth, extra_info=None):\n    return 1.0\n"
     with pytest.raises(ValueError, match=r"That is verl's form. Call it: def grade\(prompt, resp"):
@@ -112,7 +137,14 @@ def test_verls_form_is_refused_with_how_to_call_it(tmp_path):
 
 
 def test_other_names_stand_where_they_like(tmp_path):
-    for names in ("question, text, columns", "prompt, answer, row, extra_info=None", "*arguments"):
+    for names in (
+        "question, text, columns",
+        "prompt, answer, row, extra_info=None",
+        "*arguments",
+        "problem, solution, record",
+        "q, student_answer, data",
+        "prompt, text, row, gold=None",
+    ):
         assert reward(tmp_path, f"def grade({names}):\n    return 1.0\n")
 
 
@@ -406,7 +438,7 @@ def test_a_batch_of_another_length_is_an_error_of_all_and_refused_before_anythin
         "mine.py:1: grade returned 1 rewards for a batch of 2 answers; it must return 2, one for "
         "each in their order"
     )
-    with pytest.raises(ValueError, match=r"mine\.py:1: grade returned 1 rewards for a batch of 2"):
+    with pytest.raises(ValueError, match=r"mine\.py:1: grade returned 1 rewards for a batch of 7"):
         try_reward(task, None, workers(task)._config)
 
 
@@ -438,6 +470,23 @@ def test_a_reward_that_pays_right_answers_as_wrong_ones_is_said_at_the_start(
     assert [text.partition(": ")[2][:46] for text in said] == (
         ["A RIGHT ANSWER IS PAID NO MORE THAN A WRONG ONE"[:46]] if warns else []
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "warns"),
+    [
+        pytest.param(ONE, False, id="a column is right"),
+        pytest.param("def grade(p, r, row):\n    return r == row\n", True, id="a dict is none"),
+    ],
+)
+def test_without_a_gold_the_columns_of_the_row_are_tried_as_answers(math_task, text, warns):
+    said = []
+    task = math_task(text)
+    try_reward(task, None, workers(task)._config, warn=said.append)
+    assert [text.partition(": ")[2][:42] for text in said] == (
+        ["NOTHING THAT THE FIRST ROW HOLDS IS PAID MORE"[:42]] if warns else []
+    )
+    assert all("Tried were the columns total. See" in text for text in said)
 
 
 def test_a_part_that_comes_or_goes_later_is_said_once(math_task):

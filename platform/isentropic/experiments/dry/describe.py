@@ -35,7 +35,7 @@ from isentropic.models.tiny import TinySizes, build_model, build_tokenizer
 from isentropic.tasks.base import Task
 from isentropic.tasks.chat import Chat
 from isentropic.tasks.data.digest import DataDigest
-from isentropic.tasks.own.trial import try_reward
+from isentropic.tasks.own.trial import NO_MORE, try_reward
 
 
 class Findings:
@@ -209,5 +209,8 @@ def _task(config: Config, found: Findings, chat: Chat | None, own: Task | None) 
         found.lines += [f"resume     {note}"] if note else []
         if leak := held_out_note(config, digest):
             found.lines.append(f"held out   {leak}")
-        try_reward(task, chat, config.rewards, warn=lambda text: None)  # `data_lines` has it
+        said: list[str] = []
+        try_reward(task, chat, config.rewards, warn=said.append)
+        # `data_lines` has shown what a gold is paid.
+        found.lines += [f"rewards    {text}" for text in said if NO_MORE not in text]
     return task

@@ -14,13 +14,10 @@ from isentropic.own.code import OwnCode, OwnError
 from isentropic.records import Prompt
 from isentropic.tasks.grading.worker import Item, WrongLength
 from isentropic.tasks.own.paid import as_reward, short
+from isentropic.tasks.own.places import FORMS, fault, style_of, trl_fault
 
 STYLES = ("one", "batch", "trl")
-FORMS = {"one": "(prompt, response, row)", "batch": "(prompts, responses, rows)"}
 TRL_NAMES = ("prompts", "completions")
-# Where each is when a function is called by position.
-PLACES = {"prompt": 0, "prompts": 0, "response": 1, "responses": 1, "row": 2, "rows": 2}
-VERL_NAMES = ("data_source", "solution_str", "ground_truth", "extra_info")
 NOT_COLUMNS = ("prompt", "completion", "completion_ids", *TRL_NAMES)
 
 
@@ -192,60 +189,15 @@ class OwnReward:
 
     def _check_parameters(self, parameters: Mapping[str, inspect.Parameter]) -> None:
         self._parameters = {name: parameter.kind for name, parameter in parameters.items()}
-        needed = [
-            name
-            for name, parameter in parameters.items()
-            if parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-            and name != "truncated"
-        ]
-        if self._style == "trl":
-            missing = "completion_ids" if "completion_ids" in needed else None
-        else:
-            kinds = list(self._parameters.values())
-            positional = sum(
-                kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-                for kind in kinds
-            ) - ("truncated" in self._parameters)
-            enough = positional >= 3 or inspect.Parameter.VAR_POSITIONAL in kinds
-            missing = None if enough and len(needed) <= 3 else FORMS[self._style]
-        names = [name for name in parameters if name != "truncated"][:3]
-        if missing is None and self._style != "trl" and not _in_order(names):
-            missing = f"{FORMS[self._style]}, by position"
-        if missing:
+        wrong = trl_fault(parameters) if self._style == "trl" else fault(parameters, self._style)
+        if wrong:
             raise ValueError(
                 f"{self.place}: {self._name}({', '.join(parameters)}) cannot be called as "
-                f"task.reward.style={self._style} is, "
-                + (
-                    "with prompts, completions and the columns of the rows alone."
-                    if self._style == "trl"
-                    else f"with {missing}."
-                )
-                + (VERL_HINT if {*VERL_NAMES} & {*names} else "")
-                + f" Forms: {self._name}{FORMS['one']} -> number or dict of numbers; "
+                f"task.reward.style={self._style} is, {wrong} Forms: "
+                f"{self._name}{FORMS['one']} -> number or dict of numbers; "
                 f"{self._name}{FORMS['batch']} -> a list of them; TRL's (prompts, completions, "
                 "**columns). docs/extend.md has an example of each."
             )
-
-
-VERL_HINT = (
-    " That is verl's form. Call it: def grade(prompt, response, row): return "
-    "compute_score(row['data_source'], response, row['<column of the gold>'], row)."
-)
-
-
-def _in_order(names: Sequence[str]) -> bool:
-    """Whether names that say what a parameter is stand where that is passed."""
-    places = [PLACES.get(name, place) == place for place, name in enumerate(names)]
-    return all(places) and not {*VERL_NAMES} & {*names}
-
-
-def style_of(function: Any) -> str:
-    """Returns the form that a function's parameters say: TRL's, a batch, else one answer."""
-    names = list(inspect.signature(function).parameters)
-    if "completions" in names:
-        return "trl"
-    return "batch" if names[:2] == ["prompts", "responses"] else "one"
 
 
 def said_or(own: Any, evaluator: str) -> str:
