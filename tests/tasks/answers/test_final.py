@@ -2,6 +2,7 @@
 
 import pytest
 
+from isentropic.tasks.answers.equal import is_right
 from isentropic.tasks.answers.final import LAST_CHARACTERS, final_answer
 
 CASES = [
@@ -33,11 +34,23 @@ CASES = [
     pytest.param("Of 5 apples 25% are red. The answer is 25%.", "25%", id="with its percent sign"),
     pytest.param("The answer is $5x+3t$.", "5x+3t", id="the last formula, whole"),
     pytest.param("Final Answer: **73**", "73", id="emphasis around the last number"),
-    pytest.param("The total is **$70,000**.", "70000", id="emphasis around money"),
+    pytest.param("The total is **$70,000**.", "$70,000", id="emphasis around money"),
     pytest.param(r"<think>\boxed{5}</think> I give up.", None, id="a box of the thinking"),
     pytest.param(r"<think>\boxed{5}, wait", None, id="a box of thinking that never ends"),
     pytest.param(r"\boxed{5}</think> So \boxed{6}", "6", id="a box behind the thinking"),
     pytest.param("7 + 1</think>The answer is 8", "8", id="words behind the thinking"),
+    pytest.param("The answer is 5. That fails. The result is 7.", "7", id="the last such words"),
+    pytest.param("The answer is 5 or 6.", "5 or 6", id="the whole clause"),
+    pytest.param("The answer is not 5.", "not 5", id="the whole clause: a denial"),
+    pytest.param("The answer is (3, 4).", "(3, 4)", id="the whole clause: a point"),
+    pytest.param("The answer is 3.14.", "3.14", id="a full stop in it"),
+    pytest.param("The answer is 5 cm, because 2 + 3 = 5.", "5 cm", id="without its reason"),
+    pytest.param("The answer is 5. But that is wrong.", None, id="taken back"),
+    pytest.param("The answer is:\n\n$$\n5\n$$", "5", id="on lines of its own"),
+    pytest.param("**Answer:** option B", "B", id="a choice"),
+    pytest.param("The sum is 5. So x = 7.", "x = 7", id="the last line"),
+    pytest.param("Therefore, $2x = 5$.", "2x = 5", id="a last formula, whole"),
+    pytest.param("So there are 5 apples.", "5 apples", id="behind the verb"),
     pytest.param("I do not know.", None, id="nothing"),
     pytest.param("", None, id="empty"),
     pytest.param(r"\boxed", None, id="a box of nothing"),
@@ -66,6 +79,38 @@ def test_final_answer(response, answer):
 )
 def test_of_a_response_that_was_cut_off(response, answer):
     assert final_answer(response, truncated=True) == answer
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("The answer is 5. Checking: that fails. The result is 7.", "5", False),
+        ("The answer is 5. Checking: that fails. The result is 7.", "7", True),
+        ("The final answer is 5, but that is wrong; the correct value is 6.", "5", False),
+        ("The answer is not 5.", "5", False),
+        ("The answer is clearly not 5.", "5", False),
+        ("The answer is 5 or 6.", "6", False),
+        ("the answer is 5 million", "5", False),
+        ("the answer is 5 million", "5000000", True),
+        ("the answer is 5x", "5", False),
+        ("x > 5", "5", False),
+        ("Therefore, $2x = 5$.", "5", False),
+        ("Therefore, $x = 5$.", "5", True),
+        ("It is 6 (see equation 5)", "5", False),
+        ("The answer is 3√2", "3", False),
+        ("The answer is 3√2", r"3\sqrt{2}", True),
+        ("the answer is (3, 4)", "4", False),
+        ("the answer is (3, 4)", "(3, 4)", True),
+        ("step 2", "2", False),
+        ("1 + 1 = 2", "2", True),
+        ("1 + 1", "2", False),
+        ("The total is **$70,000**.", "70000", True),
+        ("The answer is B", "B", True),
+        ("The answer is No.", "No", True),
+    ],
+)
+def test_of_what_is_said_all_is_compared(response, gold, right):
+    assert is_right(response, gold) is right
 
 
 @pytest.mark.parametrize("behind", ["", " so x is 5"])

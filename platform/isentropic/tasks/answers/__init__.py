@@ -1,6 +1,7 @@
 """Mathematical answers: which part of a response is the answer, and whether it equals the gold one.
 
     final.py      the answer of a response: its last box
+    said.py       the answer of a response without a box: what it says last
     latex.py      one spelling for everything that LaTeX writes in several ways
     numbers.py    exact rational numbers
     units.py      what is counted or measured

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterator
 
+from isentropic.tasks.answers.said import said_last
+
 # Boxes and marks are searched in the whole text, or a last number would be paid where an earlier box
 # says something else. Without either only the end is searched: that takes long.
 LAST_CHARACTERS = 20_000
@@ -22,7 +24,7 @@ def final_answer(response: str, *, truncated: bool = False) -> str | None:
 
     The last box outranks everything. If it is empty or never closed there is no answer: a number of
     the reasoning is not what was answered, and `\\boxed{12` may be the beginning of `\\boxed{123}`.
-    Without a box it is the text behind the last `####`, else what math-verify takes for the answer.
+    Without a box it is the text behind the last `####`, else what the response says last (said.py).
     What stands between `<think>` and `</think>` was not answered, nor is thinking that never ends.
     """
     response = response.rpartition("</think>")[2].partition("<think>")[0]
@@ -34,7 +36,7 @@ def final_answer(response: str, *, truncated: bool = False) -> str | None:
         return None
     if marked:
         return marked[-1].strip() or None
-    return None if truncated else _said_last(response[-LAST_CHARACTERS:])
+    return None if truncated else said_last(response[-LAST_CHARACTERS:])
 
 
 def _box_content(text: str, start: int, truncated: bool) -> str | None:
@@ -54,34 +56,3 @@ def _braces(text: str, start: int = 0) -> Iterator[tuple[int, int]]:
     for match in BRACE.finditer(text, start):
         if match.group() in "{}":
             yield match.start(), 1 if match.group() == "{" else -1
-
-
-def _said_last(text: str) -> str | None:
-    """By math-verify: a formula or number behind 'the answer is', else the last one of the text."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    as_written = NormalizationConfig(
-        basic_latex=False,
-        units=False,
-        malformed_operators=False,
-        nits=False,
-        boxed="none",
-        equations=False,
-    )
-    found = parse(
-        text,
-        extraction_config=[
-            LatexExtractionConfig(normalization_config=as_written, boxed_match_priority=-1),
-            ExprExtractionConfig(),
-        ],
-        # Else an earlier number would take the place of one that cannot be read.
-        extraction_mode="first_match",
-        # It needs signals; the process that runs this has a harder limit.
-        parsing_timeout=None,
-    )
-    if not found or not isinstance(found[-1], str):
-        return None
-    percent = "%" if str(found[0]).endswith("*(1/100)") else ""
-    # Of `**73**` it takes the closing stars for a part of the number.
-    return found[-1].strip("*_` ") + percent
