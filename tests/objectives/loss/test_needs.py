@@ -54,7 +54,7 @@ def test_the_reference_is_kept_for_a_term_or_an_objective_that_reads_it(tmp_path
     assert needs_reference(CLIP, TermsConfig(name="t", kl=KlTerm(estimator="k3", coef=0.0)))
     (tmp_path / "near.py").write_text(
         "from isentropic.objectives import TokenLoss\n"
-        "def near(log_ratio, logprob, ref_logprob):\n"
+        "def near(log_ratio, advantage, *, logprob, ref_logprob):\n"
         "    return TokenLoss((logprob - ref_logprob) ** 2, {})\n"
     )
     own = OwnObjectiveConfig(
