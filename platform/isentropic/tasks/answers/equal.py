@@ -27,13 +27,14 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
+from math import gcd
 from typing import Any
 
 from isentropic.tasks.answers.final import final_answer
 from isentropic.tasks.answers.finished import is_finished, is_left_undone
 from isentropic.tasks.answers.kinds.choices import Labelled, is_retracted, read_labels
 from isentropic.tasks.answers.kinds.equations import names_what_is_asked
-from isentropic.tasks.answers.kinds.parted import read_remainder
+from isentropic.tasks.answers.kinds.parted import read_hyphened, read_remainder, split_hyphened
 from isentropic.tasks.answers.kinds.residues import read_members, read_residues
 from isentropic.tasks.answers.kinds.sets import as_intervals
 from isentropic.tasks.answers.kinds.spelled import (
@@ -47,10 +48,13 @@ from isentropic.tasks.answers.latex import TO, normal, squeezed, without_text
 from isentropic.tasks.answers.numbers import Number, read_number
 from isentropic.tasks.answers.structure import (
     NAME,
+    RELATION,
     Equation,
     Group,
     in_order_of_names,
+    joint,
     nesting,
+    read_comparison,
     read_group,
     read_interval,
     read_matrix,
@@ -67,7 +71,7 @@ MAX_NESTING = 40  # brackets in brackets; what has more is none either
 MAX_DEPTH = 6  # lists in lists
 ROUNDED_DIGITS = 2  # significant digits of a decimal gold that can be a rounded root or fraction
 ROUNDED_DECIMAL_DIGITS = 5  # same, for a longer decimal
-ENDS = re.compile(rf"(?<=[\d%°])\s*[{TO}-]\s*")  # of a range
+CLOCK_LIKE = re.compile(r"\d{1,2}\s*:\s*\d{2}")
 WORD = re.compile(r"[A-Za-z][A-Za-z' .-]*")
 SHORT = re.compile(r"[A-Za-z]{2,3}")  # perhaps a product after all, if the other side is no word
 PRODUCT = re.compile(r"(?!no|on)[a-z]{2}")  # mn is nm, but `no` is not `on`
@@ -205,6 +209,10 @@ def _remainders(gold: str, answer: str, depth: int) -> bool | None:
 
 def _times(gold: str, answer: str, depth: int) -> bool | None:
     one, other = read_time(without_text(gold)), read_time(without_text(answer))
+    if one and other is None and not one.is_bare and CLOCK_LIKE.fullmatch(answer):
+        parts = [int(part) for part in gold.split(":") if part.isdigit()]
+        # A gold in lowest terms may be a ratio, and 20:60 is 10:30 as one.
+        return False if gcd(*parts) > 1 else None
     if one is None or other is None or (one.is_bare and other.is_bare):
         return None
     return same_time(one, other)
@@ -280,6 +288,10 @@ def _approximations(gold: str, answer: str, depth: int) -> bool | None:
 def _intervals(gold: str, answer: str, depth: int) -> bool | None:
     """Unions piece by piece in any order; 0 <= x < 1 is [0, 1)."""
     one, other = read_pieces(gold), read_pieces(answer)
+    if {joint(gold), joint(answer)} == {"and", "or"} and RELATION.search(gold):
+        return False
+    if turned := _same_turned(gold, answer, depth):
+        return turned
     if len(one) > 1 or len(other) > 1:
         return len(one) == len(other) and _same_items(one, other, depth, ordered=False)
     bounds, others = read_interval(gold), read_interval(answer)
@@ -292,6 +304,16 @@ def _intervals(gold: str, answer: str, depth: int) -> bool | None:
     if one is None or other is None or one.brackets != other.brackets:
         return _same_worked_out(gold, answer)
     return _same_items(one.items, other.items, depth, ordered=True)
+
+
+def _same_turned(gold: str, answer: str, depth: int) -> bool | None:
+    """x < y is y > x, whatever the sides are."""
+    sides = [read_comparison(text) for text in (gold, answer)]
+    if None in sides or sides[0][1] != sides[1][1]:
+        return None
+    (left, _, right), (other_left, _, other_right) = sides
+    pairs = ((left, other_left), (right, other_right))
+    return all(equal(one, other, depth + 1) for one, other in pairs) or None
 
 
 def _matrices(gold: str, answer: str, depth: int) -> bool | None:
@@ -315,6 +337,7 @@ def _matrices(gold: str, answer: str, depth: int) -> bool | None:
 
 def _groups(gold: str, answer: str, depth: int) -> bool | None:
     one, other = read_group(gold), read_group(answer)
+    is_one_number = False
     if one is None and other is None:
         return None
     if one is None or other is None:
@@ -325,7 +348,10 @@ def _groups(gold: str, answer: str, depth: int) -> bool | None:
         row = row_of_numbers(single)
         if row is None or several.brackets:
             return False
+        is_one_number = True  # 1,234 read as two keeps their order
         one, other = (one or row), (other or row)
+    if by_name := _by_names(one, other):
+        return _same_items(*by_name, depth, ordered=True)
     one, other = in_order_of_names(one, other), in_order_of_names(other, one)
     if not _brackets_agree(one, other):
         return False
@@ -338,10 +364,25 @@ def _groups(gold: str, answer: str, depth: int) -> bool | None:
             )
             for a in first
         )
-    ordered = one.is_ordered or other.is_ordered
+    ordered = one.is_ordered or other.is_ordered or is_one_number
     return len(one.items) == len(other.items) and _same_items(
         one.items, other.items, depth, ordered
     )
+
+
+def _by_names(gold: Group, answer: Group) -> tuple[list[str], tuple[str, ...]] | None:
+    """The values of a gold x = 1, y = 2 and those of an answer without names, which is in order."""
+    equations = [split_equation(item) for item in gold.items]
+    if gold.brackets or not all(equations) or any("=" in item for item in answer.items):
+        return None
+    names = [squeezed(equation.left).partition("_")[0] for equation in equations]
+    if len(set(names)) < len(names) or len(names) != len(answer.items):
+        return None  # x = 1, x = 2 are two solutions, in any order
+    if not all(equation.is_named for equation in equations):
+        return None
+    named = in_order_of_names(gold, Group("()", answer.items))
+    is_sorted = named is not gold
+    return list(named.items) if is_sorted else [e.right for e in equations], answer.items
 
 
 def _ratios(gold: str, answer: str, depth: int) -> bool | None:
@@ -364,11 +405,28 @@ def _ratios(gold: str, answer: str, depth: int) -> bool | None:
     return equal(*as_one, depth + 1)
 
 
+def _hyphened(gold: str, answer: str, depth: int) -> bool | None:
+    """A gold 3-5 is 3 to 5, a gold 2024-01-05 that day: part by part, and never a difference."""
+    one, unit = split_unit(gold)
+    parts = read_hyphened(one)
+    if parts is None or "=" in answer or answer.startswith(("(", "[", "\\{")):
+        return None
+    other, other_unit = split_unit(answer)
+    others = split_hyphened(other)
+    is_rescaled = unit and other_unit and unit.size != other_unit.size
+    return (
+        same_kind(unit, other_unit)
+        and not is_rescaled
+        and len(parts) == len(others)
+        and _same_items(parts, others, depth, ordered=True)
+    )
+
+
 def _ranges(gold: str, answer: str, depth: int) -> bool | None:
     """3–5 is 3 to 5, by both ends; it is no number, and with a hyphen it may be the same range."""
     if TO not in gold + answer:
         return None
-    one, other = (ENDS.split(text) for text in (gold, answer))
+    one, other = (split_hyphened(text) for text in (gold, answer))
     return len(one) == len(other) == 2 and _same_items(one, other, depth, ordered=True)
 
 
@@ -503,6 +561,7 @@ RULES = (
     _sums_of_units,
     _approximations,
     _equations,
+    _hyphened,
     _intervals,
     _matrices,
     _groups,

@@ -75,10 +75,13 @@ RULES = [
         # Of 2x = 10 \implies x = 5 the last equation is what was found.
         (r"^[^=]*=.*\\(?:implies|Rightarrow|therefore)(?![A-Za-z])(?=[^=]*=)", ""),
         (
-            r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|therefore|implies|Rightarrow)"
-            r"(?![A-Za-z])|\\checkmark\s*$",
+            r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|therefore)(?![A-Za-z])"
+            r"|^\s*\\(?:implies|Rightarrow)(?![A-Za-z])|\\checkmark\s*$",
             "",
         ),
+        # Between two statements it says which follows from which.
+        (r"\\(?:implies|Longrightarrow|Rightarrow)(?![A-Za-z])", r"\\Rightarrow "),
+        (r"\\(?:iff|Longleftrightarrow|Leftrightarrow)(?![A-Za-z])", r"\\Leftrightarrow "),
         (r"\\(?:color|textcolor)\s*\{[^{}]*\}", ""),
         (r"\\(?:underline|uline|ensuremath|colorbox)(?![A-Za-z])", ""),
         (r"(?<!\\)\\!\s*|\\(?:hspace|vspace|phantom|hphantom)\*?\{[^{}]*\}", ""),

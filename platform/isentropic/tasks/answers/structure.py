@@ -21,6 +21,7 @@ SCALED = re.compile(
 WORD_COMMA = re.compile(
     r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z}]))\s*|;"
 )
+JOINT = re.compile(r"(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\(?:land|wedge|lor|vee)(?![A-Za-z])")
 RELATION = re.compile(r"\\leq|\\geq|<|>")
 ONE_NAME = (
     r"(?:\\text\{[^{}]*\}|m?\\angle\s*[A-Z]+|\\(?:overline|vec|hat)\s*\{[A-Za-z]+\}"
@@ -222,6 +223,24 @@ def read_interval(text: str) -> tuple[str | None, Group] | None:
     if sign in ("<", r"\leq"):
         return left, Group("(" + ")]"[sign == r"\leq"], (r"-\infty", right))
     return left, Group("(["[sign == r"\geq"] + ")", (right, r"\infty"))
+
+
+def read_comparison(text: str) -> tuple[str, str, str] | None:
+    r"""(smaller side, `<` or `\leq`, larger side) of one inequality; None for anything else."""
+    parts, signs = RELATION.split(text), RELATION.findall(text)
+    if len(signs) != 1 or not all(part.strip() for part in parts) or len(_items(text)) > 1:
+        return None
+    (left, right), sign = (part.strip() for part in parts), signs[0]
+    if sign in (">", r"\geq"):
+        left, sign, right = right, _turned(sign), left
+    return left, sign, right
+
+
+def joint(text: str) -> str | None:
+    """The word between two conditions, `and` or `or`; None if there is neither or both."""
+    words = set(JOINT.findall(text))
+    kinds = {"or" if word in ("or", r"\lor", r"\vee") else "and" for word in words}
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _items(text: str) -> tuple[str, ...]:

@@ -20,10 +20,11 @@ DECIMALS = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 # What latex2sympy would misread in silence: words as products, f'(x) as f * x, 1 2 as 3, x^T as x,
 # 1.234.5 as 1.234 * 0.5; and `to` of a range as nothing or as minus.
 MISREAD = re.compile(
-    r"\u2013|\\text|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d"
+    r"\u2013|\\text|\\(?:Left|left|Right)(?:right)?arrow|(?<![\\A-Za-z])[A-Za-z]{4,}|'|\^\{?T|\.\d+\.\d|(?:^|[^_^\d])\d+\s+\d"
 )
 THOUSANDS = re.compile(r"(?<=\d)[ ,](?=\d{3}(?!\d))")
 DEGREES = re.compile(r"([\d.]+|[A-Za-z]|\\[a-z]+)°")
+INVERSE = re.compile(r"[A-Z]\s*\^\s*\{\s*-")
 COMMANDS = re.compile(r"\\[A-Za-z]+")
 
 
@@ -63,6 +64,8 @@ def same_formula(gold: str, answer: str) -> bool:
     letters = set(COMMANDS.sub("", gold + answer))
     if any(letter.isupper() and letter.lower() in letters for letter in letters):
         return False  # latex2sympy makes one symbol of x and X
+    if "frac" not in gold + answer and any(map(_is_product_of_matrices, (gold, answer))):
+        return _factors(gold) == _factors(answer)
     one, other = read_formula(gold), read_formula(answer)
     if one is None or other is None:
         return False
@@ -76,6 +79,16 @@ def same_formula(gold: str, answer: str) -> bool:
         return type(one) is type(other) and _verify(one, other)
     except Exception:  # sympy raises what it likes on what a model wrote
         return False
+
+
+def _is_product_of_matrices(text: str) -> bool:
+    r"""Whether P^{-1}AP is meant, whose factors do not commute; in a fraction letters are numbers."""
+    capitals = set(re.findall(r"(?<![A-Za-z\\])[A-Z]|(?<=[A-Z])[A-Z]", COMMANDS.sub(" ", text)))
+    return INVERSE.search(text) is not None and len(capitals) > 1
+
+
+def _factors(text: str) -> str:
+    return re.sub(r"\\cdot(?![A-Za-z])|\s", "", text)
 
 
 def value_of(text: str) -> Any | None:
