@@ -8,6 +8,7 @@ import pytest
 
 from isentropic.metrics.step_metrics import (
     LengthBias,
+    error_metrics,
     flight_metrics,
     initial_kl,
     mismatch_metrics,
@@ -18,6 +19,11 @@ from isentropic.metrics.step_metrics import (
     staleness_metrics,
 )
 from isentropic.records import Group, RouterUse, Segment
+
+
+def test_checks_that_gave_no_reward():
+    assert error_metrics(3, 12) == {"reward/errors": 3, "reward/errors_frac": 0.25}
+    assert math.isnan(error_metrics(0, 0)["reward/errors_frac"])
 
 
 def test_rewards_and_flat_groups(make):

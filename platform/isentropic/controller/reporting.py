@@ -35,6 +35,7 @@ from isentropic.metrics.ledger import (
 from isentropic.metrics.recheck import measured_change
 from isentropic.metrics.step_metrics import (
     LengthBias,
+    error_metrics,
     flight_metrics,
     initial_kl,
     mismatch_metrics,
@@ -234,7 +235,8 @@ class Reporter:
         """Metrics of everything drawn, before any filter."""
         batch, scores = step.delivery.batch, step.scores
         metrics = reward_metrics(batch.groups) | entropy_metrics(batch.rollouts, scores)
-        metrics |= response_metrics(batch.rollouts) | {"reward/errors": batch.reward_errors}
+        metrics |= response_metrics(batch.rollouts)
+        metrics |= error_metrics(batch.reward_errors, len(batch.rollouts))
         metrics |= initial_kl([scores[rollout.key] for rollout in batch.rollouts])
         metrics |= segment_metrics(batch.groups, step.step) | self._length_bias.add(batch.groups)
         if (flight := step.delivery.flight) is not None:

@@ -39,6 +39,11 @@ def reward_metrics(groups: Sequence[Group]) -> dict[str, float]:
     }
 
 
+def error_metrics(errors: int, rollouts: int) -> dict[str, float]:
+    """Computes `reward/{errors,errors_frac}` of the checks of a step that gave no reward."""
+    return {"reward/errors": errors, "reward/errors_frac": errors / rollouts if rollouts else NAN}
+
+
 def _part_means(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = sorted({name for each in parts for name in each})
     # A part that is missing counts 0, as in the reward itself; a check that failed has no parts.

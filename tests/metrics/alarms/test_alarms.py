@@ -70,6 +70,12 @@ FIRES = [
         id="the third step in a row without an update",
     ),
     pytest.param(
+        "reward/errors_frac",
+        [0.0, 0.1, 0.5, 0.5],
+        [("unchecked_rewards", 3)],
+        id="half of the checks fail from 3",
+    ),
+    pytest.param(
         "steer/saturated",
         [0.0] * 3 + [1.0] * 11,
         [("steering_saturated", 13)],

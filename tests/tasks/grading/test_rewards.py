@@ -292,6 +292,22 @@ def test_a_deadline_bounds_a_step_in_which_everything_hangs(make_workers):
     assert grade(workers, ["1"]) == [1.0]
 
 
+def test_what_the_deadline_cuts_off_is_not_said_to_have_taken_too_long(make_workers):
+    """Its own check was never made: another timeout_s would change nothing."""
+    workers = make_workers(HostileTask(), workers=1, timeout_s=0.2, deadline_s=1.0, batch_size=1)
+
+    async def check(batch, timeout_s):
+        await asyncio.sleep(timeout_s)
+        return ["timed_out"] * len(batch)
+
+    workers._pool.check = check
+    outcomes = asyncio.run(workers.check([(PROMPT, ("hang",))] * 8))
+    assert outcomes == ["timed_out"] * 8
+    first, last = workers.why(outcomes[0]), workers.why(outcomes[-1])
+    assert first == "it gave no answer within rewards.timeout_s=0.2"
+    assert last.startswith("the 1 s of rewards.deadline_s, for all answers graded together, were")
+
+
 def test_trusted_tasks_are_graded_here_with_the_same_care(make_workers):
     workers = make_workers(HostileTask(isolated=False))
     rewards = grade(workers, ["1", "word", "nan"])

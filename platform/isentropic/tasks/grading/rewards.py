@@ -14,6 +14,7 @@ from isentropic.tasks.grading.outcome import (
     CRASHED,
     KINDS,
     TIMED_OUT,
+    Failed,
     Outcome,
     Unchecked,
     parts_of,
@@ -178,7 +179,8 @@ class RewardWorkers:
         self, batches: Sequence[Sequence[Item]], deadline: float
     ) -> list[list[Outcome]]:
         """Returns the outcomes of each batch; as many run at a time as there are workers."""
-        outcomes: list[list[Outcome]] = [[TIMED_OUT] * len(batch) for batch in batches]
+        late = self._late()
+        outcomes: list[list[Outcome]] = [[late] * len(batch) for batch in batches]
         remaining = iter(range(len(batches)))
 
         async def lane() -> None:
@@ -186,13 +188,24 @@ class RewardWorkers:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return
-                outcomes[index] = await self._pool.check(
-                    batches[index], min(self._config.timeout_s, left)
-                )
+                limit = min(self._config.timeout_s, left)
+                checked = await self._pool.check(batches[index], limit)
+                # Cut off before its own time was up.
+                cut = limit < self._config.timeout_s
+                outcomes[index] = [late if cut and x == TIMED_OUT else x for x in checked]
 
         lanes = min(self._config.workers or spare_cpus(), len(batches))
         await asyncio.gather(*(lane() for _ in range(lanes)))
         return outcomes
+
+    def _late(self) -> Failed:
+        """The error of a check that the deadline of the whole call cut off or left out."""
+        place = getattr(self._task, "place", "")
+        reason = (
+            f"the {self._config.deadline_s:g} s of rewards.deadline_s, for all answers graded together, were over "
+            "before it was checked: raise it, or rewards.workers"
+        )
+        return Failed(TIMED_OUT, f"{place}: {reason}" if place else reason)
 
     async def _count(self, outcome: Outcome, prompt: Prompt) -> None:
         """Counts an error; after too many in a row, checks whether the task is at fault."""
@@ -211,7 +224,8 @@ class RewardWorkers:
     def _say_why(self, outcome: str, prompt: Prompt) -> None:
         """Warns of an error of the user's own reward, once per line of it."""
         reason = self.why(outcome)
-        place = reason.partition(": ")[0]
+        # Of those that took too long some were cut off by the deadline, which another key mends.
+        place = reason if outcome == TIMED_OUT else reason.partition(": ")[0]
         if not getattr(self._task, "place", "") or place in self._warned:
             return
         self._warned.add(place)
