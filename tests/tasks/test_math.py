@@ -261,6 +261,49 @@ def test_a_missing_value_as_text_is_no_gold(data, missing):
         MathTask(data)
 
 
+def test_one_problem_with_two_golds_is_a_bad_row_each_time(data):
+    """One of them is wrong, and nobody knows which: the policy would be paid for both."""
+    lines = [("What is 1?", "1"), ("What is  1?", "2"), ("Half?", "1/2"), ("Half?", "0.5")]
+    with open(data.path, "a") as file:
+        file.write("\n".join(json.dumps({"problem": p, "answer": a}) for p, a in lines))
+    with pytest.raises(ValueError, match=r"2 bad row\(s\) in .*, 42 good") as error:
+        MathTask(data)
+    assert (
+        ":41 and 1 more (42): problem is that of other rows, whose answer is another, such as '1'"
+        in str(error.value)
+    )
+    task = MathTask(replace(data, on_bad_row="skip"))
+    assert (task.num_skipped, task.size("train") + task.size("eval")) == (2, 42)
+
+
+def test_copies_that_differ_in_blanks_and_capitals_are_not_parted(data):
+    """And what is held out of data without such copies is what it was."""
+    held_out = problems(MathTask(data), "eval")
+    copies = [row | {"problem": row["problem"].upper().replace(" ", "\u00a0 ")} for row in ROWS]
+    with open(data.path, "a") as file:
+        file.write("\n".join(map(json.dumps, copies)))
+    task = MathTask(data)
+    plain = {
+        split: {" ".join(text.lower().split()) for text in problems(task, split)}
+        for split in ("train", "eval")
+    }
+    assert not plain["train"] & plain["eval"]
+    assert problems(task, "eval")[: len(held_out)] == held_out
+
+
+@pytest.mark.parametrize("gold", ["0,5", "-3,25", "1,234", "1.234,5", "12,5 %"])
+def test_a_comma_in_a_table_of_semicolons_is_asked_about(data, tmp_path, gold):
+    """Read as two answers it would refuse 0.5, and pay '5, 0'."""
+    file = tmp_path / "of_a_spreadsheet.csv"
+    file.write_text(f"problem;answer\nWhat is it?;{gold}\nAnd it?;7\nAnd then?;1, 2\n")
+    with pytest.raises(
+        ValueError, match=r"1 bad row(.|\n)*:2: answer has a comma, in a table whose"
+    ):
+        MathTask(replace(data, path=str(file)))
+    file.write_text('problem,answer\nWhat is it?,"3,5"\nAnd it?,7\n')
+    assert MathTask(replace(data, path=str(file), eval_share=0.5)).size("train") == 1
+
+
 def test_one_column_for_both_is_refused():
     with pytest.raises(ValueError, match="both 'answer': the model would read the answer"):
         replace(CONFIG, problem_column="answer")

@@ -1,5 +1,6 @@
 """Mathematical problems with one right answer, from files or the Hub."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,11 +23,14 @@ from isentropic.tasks.data.rows import (
     as_text,
     read_rows,
 )
+from isentropic.tasks.data.sameness import plain
+from isentropic.tasks.data.sources import separator
 from isentropic.tasks.own.graded import MayBeGraded
 from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 
 # A table's missing numbers as text, from `DataFrame.astype(str)` or a database: no gold.
 NO_VALUE = ("nan", "NaN", "None", "null", "NULL", "<NA>", "NaT")
+DECIMAL_COMMA = re.compile(r"[-+\u2212]?(\d+|\d{1,3}(\.\d{3})+),\d+\s*%?")  # or two answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +157,8 @@ class MathTask(MayBeGraded):
         config = self.config
         columns: dict[str, Reader] = {config.problem_column: self._as_problem}
         if config.answer_column:
-            columns[config.answer_column] = as_gold if config.reward is None else as_answer
+            gold = as_gold_of_semicolons if separator(path) == ";" else as_gold
+            columns[config.answer_column] = gold if config.reward is None else as_answer
         if config.image_column:
             columns[config.image_column] = as_text
         rows, skipped = read_rows(
@@ -164,9 +169,31 @@ class MathTask(MayBeGraded):
             on_bad_row=config.on_bad_row,
             key=key,
             whole=None if config.reward is None else as_metadata,
+            together=self._contradicting,
         )
         self.num_skipped += skipped
         return rows
+
+    def _contradicting(self, rows: Sequence[Row]) -> dict[int, BadValue]:
+        """Says of rows that ask the same and have different golds that one of them must be wrong.
+
+        A reward of the user's own knows of the row what else makes its answers right.
+        """
+        if self._reward is not None:
+            return {}
+        problem, answer = self.config.problem_column, self.config.answer_column
+        image = self.config.image_column
+        alike: dict[Any, list[int]] = {}
+        for index, row in enumerate(rows):
+            text = " ".join(_text(row[problem]).split())
+            alike.setdefault((text, row[image] if image else ""), []).append(index)
+        reason = f"{problem} is that of other rows, whose {answer} is another"
+        return {
+            index: BadValue(reason, rows[index][answer])
+            for first, *others in alike.values()
+            if any(not _same_gold(rows[first][answer], rows[other][answer]) for other in others)
+            for index in (first, *others)
+        }
 
     def _as_problem(self, value: Any) -> str | Messages:
         problem = as_prompt(value)
@@ -179,8 +206,10 @@ class MathTask(MayBeGraded):
 
     def _split(self, rows: list[Row]) -> tuple[list[Row], list[Row]]:
         """Train rows and held-out rows, by the lowest hashes: copies of a problem stay together."""
-        texts = [_text(row[self.config.problem_column]) for row in rows]
-        hashes = [hash_seed("held out", text.strip()) for text in texts]
+        texts = [_text(row[self.config.problem_column]).strip() for row in rows]
+        # Of copies the first one is hashed: they need not be the same to the letter.
+        first: dict[str, str] = {}
+        hashes = [hash_seed("held out", first.setdefault(plain(text), text)) for text in texts]
         bound = sorted(hashes)[max(1, round(self.config.eval_share * len(rows))) - 1]
         held_out = [row for row, value in zip(rows, hashes, strict=True) if value <= bound]
         return [row for row, value in zip(rows, hashes, strict=True) if value > bound], held_out
@@ -198,6 +227,22 @@ def as_gold(value: Any) -> str:
     if not is_right(f"\\boxed{{{gold_text(gold)}}}", gold):
         raise BadValue("cannot be read as an answer, so that no response could be right", gold)
     return gold
+
+
+def as_gold_of_semicolons(value: Any) -> str:
+    """A gold of a table with semicolons: there a comma may be that of a decimal, or between answers."""
+    if isinstance(value, str) and DECIMAL_COMMA.fullmatch(value.strip()):
+        raise BadValue(
+            "has a comma, in a table whose fields are separated by semicolons: is that one number or two "
+            "answers? Write 0.5 for a number, '0, 5' for two answers",
+            value,
+        )
+    return as_gold(value)
+
+
+def _same_gold(one: str, other: str) -> bool:
+    """Whether one gold is right where the other is: 1/2 is 0.5."""
+    return one == other or is_right(f"\\boxed{{{gold_text(one)}}}", other)
 
 
 def _messages(problem: str | Messages) -> Messages:

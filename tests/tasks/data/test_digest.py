@@ -29,6 +29,15 @@ def digest(rows):
     return data
 
 
+def test_a_held_out_copy_is_found_whatever_its_blanks_and_capitals():
+    task = Rows([("What is x?", "1"), ("\uff37HAT\u00a0is\n x?", "1"), ("What is y?", "1")])
+    data = DataDigest(task)
+    data.add("train", task.prompt("train", 0))
+    for index in (1, 2):
+        data.add("eval", task.prompt("eval", index))
+    assert data.trained_on() == (1, 2)
+
+
 @pytest.fixture
 def recorded():
     return json.loads(json.dumps(digest(ROWS).values()))

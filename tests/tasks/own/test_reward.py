@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from datetime import date
+from decimal import Decimal
 
 import pytest
 
@@ -11,7 +13,8 @@ from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardW
 from isentropic.tasks.grading.worker import check_all
 from isentropic.tasks.math import MathTask
 from isentropic.tasks.own.paid import as_reward
-from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, style_of
+from isentropic.tasks.own.places import style_of
+from isentropic.tasks.own.reward import OwnReward, OwnRewardConfig, as_metadata
 from isentropic.tasks.own.trial import try_reward
 from isentropic.tasks.prompts import Kept
 
@@ -295,6 +298,11 @@ def test_a_function_that_hides_that_it_is_async_is_told_so(tmp_path):
     text = "async def f(p, r, row):\n    return 1\ngrade = lambda p, r, row: f(p, r, row)\n"
     with pytest.raises(ValueError, match="something to be awaited: define it by `async def`"):
         graded(reward(tmp_path, text), "a")
+
+
+def test_a_decimal_of_a_table_is_a_number_for_the_reward():
+    row = {"price": Decimal("2.50"), "count": Decimal("7"), "day": date(2026, 1, 2)}
+    assert json.loads(as_metadata(row)) == {"price": 2.5, "count": 7, "day": "2026-01-02"}
 
 
 @pytest.mark.parametrize("outcome", [1.5, "raised", "not_finite"])

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from isentropic.records import Prompt
+from isentropic.tasks.data.sameness import plain
 
 TEXT = 8  # bytes kept of the digest of what a prompt asks, whatever its id and answer
 SHORT = 4  # bytes kept of each prompt's digest, to find the first one that differs
@@ -44,12 +45,16 @@ class DataDigest:
         self._rows.setdefault(split, bytearray()).extend(digest[:SHORT])
         # Games tell all players the same at first; what differs is in the metadata.
         hidden = prompt.metadata if getattr(self._task, "max_turns", 1) > 1 else ""
-        asked = repr((prompt.messages, prompt.media, hidden))
+        said = [(message.get("role"), plain(message["content"])) for message in prompt.messages]
+        asked = repr((said, prompt.media, hidden))
         text = blake2b(asked.encode("utf-8", "surrogatepass"), digest_size=TEXT).digest()
         self._texts.setdefault(split, bytearray()).extend(text)
 
     def trained_on(self) -> tuple[int, int]:
-        """Returns how many held-out prompts ask what a train prompt asks, and how many there are."""
+        """Returns how many held-out prompts ask what a train prompt asks, and how many there are.
+
+        Texts that differ in blanks, capitals or the form of their characters ask the same.
+        """
         train, held_out = (
             np.frombuffer(bytes(self._texts.get(split, b"")), dtype=np.uint64)
             for split in ("train", "eval")

@@ -1,7 +1,7 @@
 """Rows of a data set, each checked on its own; what is wrong is reported once per kind."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -41,6 +41,7 @@ def read_rows(
     on_bad_row: str,
     key: str = "task.path",
     whole: Callable[[Mapping[str, Any]], Any] | None = None,
+    together: Callable[[Sequence[Row]], Mapping[int, "BadValue"]] = lambda rows: {},
     say: Callable[[str], None] = say_on_stderr,
 ) -> tuple[list[Row], int]:
     """Returns the rows whose columns have values that their readers take, and how many lack them.
@@ -53,6 +54,7 @@ def read_rows(
         on_bad_row: 'refuse' raises if any row is bad, 'skip' leaves such rows out.
         key: where the path stands in the config, for errors.
         whole: makes of a row what is kept of all its columns, under WHOLE; None: nothing is.
+        together: says what is wrong with good rows beside each other, by their index.
         say: gets a line of progress every few seconds, if the reading takes long.
 
     Raises:
@@ -60,15 +62,20 @@ def read_rows(
     """
     check_choice("task.on_bad_row", on_bad_row, ("refuse", "skip"))
     rows: list[Row] = []
+    places: list[Place] = []
     bad: dict[str, list[tuple[Place, Any]]] = {}
     for place, row in announced(read_source(path, split, key), f"reading rows of {path}", say):
         try:
             values = _read_row(row, columns)
             rows.append(values if whole is None else values | {WHOLE: whole(row)})
+            places.append(place)
         except BadValue as error:
             bad.setdefault(str(error), []).append((place, error.example))
         if limit is not None and len(rows) >= limit:
             break
+    for index, error in (wrong := together(rows)).items():
+        bad.setdefault(str(error), []).append((places[index], error.example))
+    rows = [row for index, row in enumerate(rows) if index not in wrong]
     skipped = sum(map(len, bad.values()))
     if bad and (on_bad_row == "refuse" or not rows):
         raise ValueError(

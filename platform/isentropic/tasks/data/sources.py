@@ -9,6 +9,7 @@ import errno
 import gzip
 import io
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from isentropic.tasks.data.floats import narrow_columns, widened
 from isentropic.tasks.data.repeated import Repeated, parse, repeated_column, repeated_key
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+TABLES = {".csv": ",;\t", ".tsv": "\t,;"}  # what separates their fields, the likeliest first
 EXPECTED = (
     f"a file ({', '.join(FORMATS)}; .gz too), a folder (one that `datasets` saved, or one of data "
     "files), or a data set of the Hub: owner/name, owner/name:config, owner/name:config@revision"
@@ -85,14 +87,33 @@ def read_source(path: str, split: str, key: str = "task.path") -> Iterator[tuple
         return _parquet(file)
     if kind == ".arrow":
         return _data_set(f"{file}: row ", _with_datasets(file, lambda: _arrow(file), key))
-    if kind in (".csv", ".tsv"):
-        return _table(file, "\t,;" if kind == ".tsv" else ",;\t")
+    if kind in TABLES:
+        return _table(file, kind)
     if kind not in FORMATS and not _begins_as_json(file):
         raise ValueError(
             f"{key}={path} has an ending that names no format, and its text is no JSON. It must be "
             f"{EXPECTED}."
         )
     return _json(file) if kind == ".json" else _json_lines(file)
+
+
+def separator(path: str) -> str:
+    """Returns what separates the fields of a table's file; "" of any other source.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    file = Path(path).expanduser()
+    kind = Path(file.name.lower().removesuffix(".gz")).suffix
+    if kind not in TABLES or not os.path.isfile(file):  # no error for a name that is too long
+        return ""
+    with _opened(file) as binary:
+        return _separator(binary.readline().decode("utf-8", "replace"), kind)
+
+
+def _separator(first: str, kind: str) -> str:
+    # Spreadsheets of many countries write a semicolon in a .csv, some programs a tab.
+    return next((mark for mark in TABLES[kind] if mark in first), ",")
 
 
 def _json_lines(file: Path) -> Iterator[tuple[Place, Any]]:
@@ -135,14 +156,13 @@ def _whole(row: Any) -> Any:
     return row if key is None else Unreadable(f"has the key {key!r} twice", str(dict(row)))
 
 
-def _table(file: Path, delimiters: str) -> Iterator[tuple[Place, Any]]:
+def _table(file: Path, kind: str) -> Iterator[tuple[Place, Any]]:
     csv.field_size_limit(MAX_FIELD)
     try:
         with _opened(file) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
             first = text.readline()
-            # Spreadsheets of many countries write a semicolon in a .csv, some programs a tab.
-            delimiter = next((mark for mark in delimiters if mark in first), ",")
-            yield from _table_rows(file, itertools.chain([first], text), delimiter)
+            rest = itertools.chain([first], text)
+            yield from _table_rows(file, rest, _separator(first, kind))
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
@@ -212,8 +213,14 @@ def row_of(prompt: Prompt) -> dict[str, Any]:
 
 
 def as_metadata(row: Mapping[str, Any]) -> str:
-    """Returns a row as JSON; what JSON lacks, such as a date, is text."""
-    return json.dumps(row, default=str, ensure_ascii=False)
+    """Returns a row as JSON; what JSON lacks, such as a date, is text, a decimal is a number."""
+    return json.dumps(row, default=_as_json, ensure_ascii=False)
+
+
+def _as_json(value: Any) -> Any:
+    if not isinstance(value, Decimal):
+        return str(value)
+    return int(value) if value.is_finite() and value == int(value) else float(value)
 
 
 def _asked(prompt: Prompt) -> str:
