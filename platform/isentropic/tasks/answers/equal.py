@@ -188,6 +188,8 @@ def _is_said(equation: Equation, depth: int) -> bool:
     if None not in values and values[0] == values[1]:  # 101_2 = 5
         return True
     left = re.sub(r"\\text\{[^{}]*\}", " ", equation.left)  # 2 \text{ cats} + 3 \text{ cats} = 5
+    if read_number(left) and same_formula(left, equation.right):  # 5 - 1 = 4, which is no range
+        return True
     # The left side may be work that the right one has done, and the other way round.
     pairs = [
         pair

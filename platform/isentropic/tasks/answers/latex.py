@@ -15,6 +15,7 @@ No rule here changes the value of an expression.
 
 # ruff: noqa: RUF001  this file is about characters that look alike
 
+import html
 import re
 import unicodedata
 from functools import lru_cache
@@ -152,7 +153,11 @@ RULES = [
         (r"\\lt(?![A-Za-z])", "<"),
         (r"\\gt(?![A-Za-z])", ">"),
         (r"\\(?:simeq|thickapprox|doteq)(?![A-Za-z])", r"\\approx "),
-        (r"\\(?:ne|neq)(?![A-Za-z])|!=", r"\\neq "),
+        (r"\\(?:ne|neq)(?![A-Za-z])|!=|\\not\s*=", r"\\neq "),
+        (r"\\not\s*\\in(?![A-Za-z])", r"\\notin "),
+        # What is denied is another relation, which no rule here reads as the one it denies.
+        (r"\\not\s*(?:\{\s*)?\\([A-Za-z]+)", r"\\n\1 "),
+        (r"\\not\s*([<>])", lambda denied: r"\geq " if denied[1] == "<" else r"\leq "),
         (r"\\(?:varnothing|emptyset)(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
         # Fractions and roots, whose arguments need no braces if they are single characters.
         (r"\\(?:dfrac|tfrac|cfrac|nicefrac|sfrac|frac)(?![A-Za-z])", r"\\frac"),
@@ -183,9 +188,17 @@ RULES = [
         (r"\s+", " "),
     ]
 ]
-# In front of an answer: a relation without its left side, or a sentence.
+ENTITY = re.compile(r"&#?\w{2,8};")  # with its semicolon: & alone parts the columns of a matrix
+# In front of an answer: a relation without its left side, or a sentence. Not one that denies it, or says
+# it of something else: half of it is 3, wrong answers are 3, 2x is 3.
+OTHERWISE = (
+    r"(?![^{}]*(?:\d\s*[a-z]\b|\b(?:no|not|never|none|neither|half of|twice|thrice|double|triple|wrong|"
+    r"incorrect|false|invalid|untrue|opposite|reciprocal|than|unless|\w+n['\u2019]t)\b))"
+)
 INTRODUCTION = re.compile(
-    r"^(?:(?:=|\\approx|\\simeq|\\sim|:)|\\text\{[^{}]*(?:\b(?:is|are|equals)|:)\s*\})\s*"
+    r"^(?:(?:=|\\approx|\\simeq|\\sim|:)"
+    rf"|\\text\{{{OTHERWISE}[^{{}}]*(?:\b(?:is|are|equals)|:)\s*\}})\s*",
+    re.IGNORECASE,
 )
 # '...' is not a full stop, and '!' is a factorial.
 END = re.compile(r"(?<!\.)(?:[\s.,;:]|\\(?=[\s.,;:\\]*$))+$")
@@ -214,7 +227,12 @@ def normal(text: str) -> str:
 
 
 def _in_plain_characters(text: str) -> str:
-    """Writes signs, exponents, indices and fractions of Unicode as LaTeX does."""
+    """Writes signs, exponents, indices and fractions of Unicode as LaTeX does.
+
+    What is not seen (zero-width spaces, marks of direction) goes; entities of HTML are what they name.
+    """
+    text = ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    text = "".join(one for one in text if unicodedata.category(one) != "Cf")
     text = UPRIGHT_FRACTION.sub(_as_fraction, text)
     text = RAISED.sub(lambda run: f"^{{{_upright(run[0])}}}", text)
     text = LOWERED.sub(lambda run: f"_{{{_upright(run[0])}}}", text)
