@@ -1,13 +1,14 @@
-"""The answer of a response that marks none: what it says last, as a whole clause.
+"""The answer of a response that marks none: what it says last.
 
-    The answer is 5 or 6.         `5 or 6`: an alternative is another answer than 5
-    It is 6 (see equation 5)      `6 (see equation 5)`, which equals nothing; a number is not picked out
-    1 + 1 = 2                     the last line, if it is an equation, a formula or a number alone
-
-Nothing is read out of the clause: `equal` compares all of it.
+The answer is 5 or 6.            two answers, which is none
+The answer is 5x, (3, 4), B      the clause is short: it is compared whole, no number is picked out
+The answer is 5 million euros    the number that it begins with, with the word that scales it
+In all she has 5 apples left.    else what math-verify takes: the last number or formula
 """
 
 import re
+
+from isentropic.tasks.answers.units import SCALES
 
 NOUNS = r"answer|result|solution|(?:correct|right|final|exact)\s+(?:value|number|total|sum)"
 VERBS = "is|are|was|equals|must be|should be|will be|would be|comes out as|becomes"
@@ -19,37 +20,43 @@ SAYS = re.compile(
 )
 # The full stop of a sentence stands in front of a space, `3.14` and `5!` go on.
 END = re.compile(r"\.(?=[*_)\"']*(?:\s|$))|\n")
-BEHIND = 200  # characters behind the clause that could take it back
+BEHIND = 80  # characters behind the clause that could take it back
 OPTION = re.compile(r"^(?:option|choice)\s+(?=\(?[A-J]\b)", re.IGNORECASE)
-REASON = re.compile(r",?\s+(?:because|since)\s.*", re.DOTALL)
+DENIED = re.compile(
+    r"\bnot\b|\b(?:is|isn't) (?:wrong|incorrect)\b|\d\S*\s+or\s+\S*\d|\bbut\b", re.IGNORECASE
+)
 TAKEN_BACK = re.compile(
-    r"\b(?:not|no|wrong|incorrect|false|invalid|fails?|failed|wait|actually|instead|mistake|error|but|"
-    r"however|never|neither|\w+n't)\b|\bcannot\b",
+    r"\s*[*_]*(?:wait|actually|no,|oops|hmm)\b|(?:but |however,? )?"
+    r"\b(?:that|this|it|which)(?:'s|\s+is|\s+was)\s+(?:not|wrong|incorrect|false|a mistake)\b",
     re.IGNORECASE,
 )
-LINE_START = re.compile(
-    r"^(?:[\s>#*_-]+(?=\D)|(?:so|thus|therefore|hence|finally|then|and|we get|we have)\b[,:]?\s*)+",
+REASON = re.compile(r",?\s+(?:because|since)\s.*|\s+\([a-z ]+\)\s*$", re.DOTALL)
+# At the end of a text: a bound, or a number that names a place.
+NO_ANSWER = re.compile(
+    r"(?:[<>≤≥≠]|\b(?:step|equation|eq\.|case|part|line|figure|table|section|example|problem|question))"
+    r"\s*[#(]?\s*[+-]?\d[\d.,]*\W*$",
     re.IGNORECASE,
 )
-IS = re.compile(r"\s(?:is|are|was|were|equals)\s+")
+LATEX = re.compile(r"\\(?:text\s*\{[^{}]*\}|[A-Za-z]+)")
+PROSE = re.compile(r"[A-Za-z]{2,}")
+SHORT = 2  # words of a clause that is compared whole: `5 cubic meters`, `does not exist` is denied
+LEADING = re.compile(rf"[$€£¥]?\s*[+-]?\d[\d,.]*(?:/\d+)?(?:\s*%|\s+(?:{'|'.join(SCALES)})\b)?")
 DISPLAYED = (("$$", "$$"), (r"\[", r"\]"), ("$", "$"), (r"\(", r"\)"))
 
 
 def said_last(text: str) -> str | None:
-    """The clause behind the last `the answer is`, else the last line if that is an answer alone."""
+    """What stands behind the last `the answer is`; without such words the last number or formula."""
     found = list(SAYS.finditer(text))
-    if found:
-        clause, behind = _clause(text[found[-1].end() :])
-        reason = REASON.search(clause)
-        if reason and not TAKEN_BACK.search(reason[0]):
-            clause = clause[: reason.start()]
-        return None if TAKEN_BACK.search(behind[:BEHIND]) else _bare(clause)
-    lines = [line for line in text.splitlines() if line.strip(" \t*_#>$")]
-    if not lines:
+    if not found:
+        return None if NO_ANSWER.search(text) else _picked(text)
+    clause, behind = _clause(text[found[-1].end() :])
+    clause = REASON.sub("", clause)
+    if DENIED.search(clause) or TAKEN_BACK.match(behind[:BEHIND].lstrip()):
         return None
-    last = re.split(r"(?<=[.?!])\s+(?=[A-Z])", lines[-1].strip())[-1]
-    clause = _bare(IS.split(LINE_START.sub("", END.sub("", last)))[-1])
-    return clause if clause and re.search(r"[\d\\]", clause) else None
+    if len(PROSE.findall(LATEX.sub(" ", clause))) <= SHORT:
+        return _bare(clause)
+    number = LEADING.match(clause.lstrip("*_ "))
+    return number[0].rstrip(".,") if number else _picked(text)
 
 
 def _clause(text: str) -> tuple[str, str]:
@@ -71,3 +78,34 @@ def _bare(clause: str) -> str | None:
         if len(inner) == len(clause) - len(opening + closing) and closing not in inner:
             return inner.strip() or None
     return clause.rstrip(" .,;:") or None
+
+
+def _picked(text: str) -> str | None:
+    """By math-verify: the last number or formula of the text."""
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    as_written = NormalizationConfig(
+        basic_latex=False,
+        units=False,
+        malformed_operators=False,
+        nits=False,
+        boxed="none",
+        equations=False,
+    )
+    found = parse(
+        text,
+        extraction_config=[
+            LatexExtractionConfig(normalization_config=as_written, boxed_match_priority=-1),
+            ExprExtractionConfig(),
+        ],
+        # Else an earlier number would take the place of one that cannot be read.
+        extraction_mode="first_match",
+        # It needs signals; the process that runs this has a harder limit.
+        parsing_timeout=None,
+    )
+    if not found or not isinstance(found[-1], str):
+        return None
+    percent = "%" if str(found[0]).endswith("*(1/100)") else ""
+    # Of `**73**` it takes the closing stars for a part of the number.
+    return found[-1].strip("*_` ") + percent
