@@ -547,6 +547,20 @@ def is_under(key: str, parents: Iterable[str]) -> bool:
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
+def keys_that_came_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key -> what runs did before there was that key, for the choices of a config."""
+    found = flat(CAME_LATER)
+    for slot, later in (
+        ("task", TASK_KEYS_CAME_LATER),
+        ("steering", STEERING_KEYS_CAME_LATER),
+        ("objective", OBJECTIVE_KEYS_CAME_LATER),
+    ):
+        chosen = values.get(slot)
+        name = chosen.get("name") if isinstance(chosen, Mapping) else None
+        found |= flat(later.get(name, {}), f"{slot}.")
+    return found
+
+
 def with_current_keys(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded config with the keys of today: renamed ones, and those that came later."""
     result = dict(values)

@@ -1,9 +1,11 @@
 """No run is trained twice: what computes the same is the same run, whichever part asks for it."""
 
 import pytest
+from omegaconf import OmegaConf
 
 from isentropic.experiments.results.parts import PARTS, Part, parts_of
 from isentropic.experiments.results.plan import (
+    digest_of,
     plan_of_part,
     planned_runs,
     points_of,
@@ -60,6 +62,17 @@ def test_names_and_places_are_no_part_of_what_a_run_computes(part, tmp_path):
     assert [run.trial.digest for run in plain] == [run.trial.digest for run in elsewhere]
     cache = plain[1].trial.config.shaping.cache
     assert cache == str(plain[1].folder / "encoder")
+
+
+def test_a_key_of_tomorrow_makes_no_other_run(part, tmp_path, monkeypatch):
+    """Names of published runs, and of files that keep their numbers, outlive the config's keys."""
+    (run, *_) = planned_runs(part("a", "method=grpo"), tmp_path)
+    old = OmegaConf.create(OmegaConf.to_container(run.trial.cfg, resolve=False))
+    del old["rewards"]["accept_gaps"], old["rollout"]["max_lag"]
+    del old["alarms"]["rules"]["unchecked_rewards"]
+    assert digest_of(old) == run.trial.digest
+    for changed in ({"rewards": {"network": True}}, {"learner": {"head": "torch"}}):
+        assert digest_of(OmegaConf.merge(run.trial.cfg, changed)) != run.trial.digest
 
 
 def test_only_what_is_not_over_is_to_do(part, tmp_path):

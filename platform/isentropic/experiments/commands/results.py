@@ -4,7 +4,7 @@ python jobs/results.py [part ...]        without a part: all of them
 python jobs/results.py list=true         parts, done or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
-The numbers of each run, step by step, are kept in docs/results/runs: recorded=true makes tables and
+The numbers of each run, step by step, are kept in docs/results/steps: recorded=true makes tables and
 figures from them where the run folders are gone.
 """
 
@@ -36,7 +36,7 @@ OPTIONS = Options(
         Option(
             "recorded",
             "true|false",
-            "true: runs whose numbers are in docs/results/runs are taken from there, not trained",
+            "true: runs whose numbers are in docs/results/steps are taken from there, not trained",
             flag,
         ),
         Option(

@@ -1,6 +1,6 @@
 """The numbers of runs that are over, step by step, in a small file each that outlives their folders.
 
-    results/runs/<run>.json.xz      {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
+    results/steps/<run>.json.xz      {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
 
 Tables, verdicts and figures come out the same from them, without training; checkpoints and answers are gone.
 """
@@ -19,7 +19,7 @@ from isentropic.experiments.sweep.ledger import OVER, SweepLedger
 from isentropic.metrics.report.run_data import RunData, read_run
 from isentropic.metrics.sinks.jsonl import read_lines
 
-FOLDER = "runs"  # beside the numbers of the parts
+FOLDER = "steps"  # beside the numbers of the parts
 DIGITS = 7  # significant
 # What a machine had to do with it; the seconds of a step are kept, for the hours.
 OF_THE_MACHINE = ("time/", "throughput/", "mismatch/", "sync/")

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from isentropic.config import flat, is_under
+from isentropic.config import COMPUTES_NOTHING, flat, is_under, keys_that_came_later
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import read_preset, short_override
@@ -18,8 +18,11 @@ from isentropic.experiments.sweep.plan import Named, SweepPlan, Trial, compose_t
 
 FOLDER = "results"  # under the folder of all runs
 ANYWHERE = "results"  # stands for a run's folder while its digest is made
-# Keys that name a run, or say where it is, and nothing of what it computes.
-NAMES_ONLY = ("run.name", "run.dir", "run.label", "run.preset", "run.date", "tracking", "resume")
+# Keys that name a run, or say where it is or by whom it is computed, and nothing of what comes out of it.
+NOTHING_OF_IT = (
+    *("run.name", "run.dir", "run.label", "run.preset", "run.date", "resume"),
+    *(key for key in COMPUTES_NOTHING if key != "accounting.ledger"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +88,18 @@ def shared(trial: Trial, folder: Path) -> Trial:
 
 
 def digest_of(cfg: DictConfig) -> str:
-    """Return a digest of all keys that say what is computed: two equal ones are the same run."""
-    values = flat(OmegaConf.to_container(_placed(cfg, ANYWHERE, ANYWHERE), resolve=True))
-    told = {key: value for key, value in values.items() if not is_under(key, NAMES_ONLY)}
+    """Return a digest of all keys that say what is computed: two equal ones are the same run.
+
+    A key that came later is left out while it has the value that says what runs did before it:
+    they stay the runs that they are when the platform gets another key.
+    """
+    values = OmegaConf.to_container(_placed(cfg, ANYWHERE, ANYWHERE), resolve=True)
+    before = keys_that_came_later(values)
+    told = {
+        key: value
+        for key, value in flat(values).items()
+        if not is_under(key, NOTHING_OF_IT) and (key not in before or before[key] != value)
+    }
     text = json.dumps(told, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
