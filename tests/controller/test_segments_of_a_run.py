@@ -264,6 +264,29 @@ def test_a_longer_run_goes_on_with_what_was_left(fake_run):
     np.testing.assert_array_equal(more.learner.logits, long.learner.logits)
 
 
+def test_a_lower_limit_ends_what_is_longer(fake_run, fakes):
+    """Allowed at a resume: what is in flight has more tokens already than a response may have."""
+    fake_run(*SEGMENTS, "run.steps=3", folder="long").run()
+    left = read_flight(fake_run(folder="long").folder / "carried", 3).rollouts
+    long = {r.key: r for r in left if not r.is_finished and r.num_response_tokens > 4}
+    assert long
+
+    class Pool(fakes["pool"]):
+        def _complete(self, request):
+            assert request.max_tokens >= 1
+            return super()._complete(request)
+
+    few = (*SEGMENTS, "rollout.max_response_tokens=4")
+    run = fake_run(*few, folder="long", pool=Pool()).run(resume=True)
+    assert run.lines.lines[6]["response/tokens_mean"] <= 4
+    found = {r.key: r for r in rollouts(run) if r.key in long}
+    assert found.keys() == long.keys()
+    for key, rollout in found.items():
+        assert rollout.finish_reason == "length"
+        assert rollout.segments == long[key].segments
+        assert rollout.reward == float(list(rollout.token_ids[3:]).count(1) >= 2)
+
+
 def test_a_replay_of_the_ledger_has_the_same_numbers(fake_run):
     """No engine and no schedule: all but what the phase left in flight, which no step is made of."""
     run = fake_run(*SEGMENTS).run()

@@ -69,8 +69,12 @@ class Sampler:
         for draw in begun:
             groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
         due = rules.due(groups, drawn_from.step)
-        writing = [draw for draw, group in groups.items() if not group.is_finished]
         with _Grading(self._grader, self._chat) as grading:
+            limit = self._config.max_response_tokens
+            ended = self._episodes.end_full(flight.rollouts, limit)
+            grading.add(ended)
+            _put(groups, ended)
+            writing = [draw for draw, group in groups.items() if not group.is_finished]
             while writing:
                 episodes = self._segments([groups[draw] for draw in writing], wave)
                 _put(groups, await self._write(episodes, drawn_from, clock, grading))

@@ -159,3 +159,64 @@ def test_the_first_request_of_each_turn_has_the_seed_of_that_turn():
     for request in requests:
         first.setdefault(request.turn, request.seed)
     assert first == {turn: rollout_seed(0, *seeded(turn)) for turn in range(3)}
+
+
+def cut(script, *, budget, max_turns=1):
+    """What there is of an episode when its first budget is used up."""
+    episodes = Episodes(task=Task(max_turns), chat=Chat(), seed=0, window=40)
+    (episode,) = episodes.begin([KEY], PROMPT, WAVE, 20).values()
+    episode.budget = budget
+    request = episodes.request(episode)
+    while request is not None:
+        tokens = script[request.turn][: request.max_tokens]
+        completion = Completion(
+            key=KEY, turn=request.turn, token_ids=np.array(tokens),
+            logprob=-np.array(tokens, dtype=np.float32), policy_version=0,
+            finish_reason="stop" if tokens[-1] == END else "length",
+        )  # fmt: skip
+        request = episodes.advance(episode, completion, origin(1))
+    return episodes.rollout(episode, origin(1))
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        pytest.param({"max_tokens": 20}, None, id="nothing was lowered"),
+        pytest.param({"max_tokens": 5}, None, id="room for one more"),
+        pytest.param({"max_tokens": 4}, "length", id="a response may have as many as it has"),
+        pytest.param({"max_tokens": 2}, "length", id="or fewer"),
+        pytest.param({"max_tokens": 20, "window": 7}, "length", id="the window is full"),
+    ],
+)
+def test_a_cut_turn_that_may_not_go_on_ends(limits, reason):
+    """A resume may lower the limits: the engine would be asked for less than one token."""
+    rollout = cut([[4] * 20], budget=4)
+    ended = full(rollout, **limits)
+    assert [each.finish_reason for each in ended] == ([] if reason is None else [reason])
+    for each in ended:
+        assert each.segments == rollout.segments
+        np.testing.assert_array_equal(each.token_ids, rollout.token_ids)
+
+
+def full(rollout, *, max_turns=1, max_tokens=20, window=40):
+    episodes = Episodes(task=Task(max_turns), chat=Chat(), seed=0, window=window)
+    return episodes.end_full([rollout], max_tokens)
+
+
+@pytest.mark.parametrize(
+    ("limits", "ends"),
+    [
+        pytest.param({"max_turns": 3}, False, id="nothing was lowered"),
+        pytest.param({"max_turns": 2}, False, id="one more turn"),
+        pytest.param({"max_turns": 1}, True, id="no more turn"),
+        pytest.param({"max_turns": 3, "window": 8}, True, id="the reply fills the window"),
+        pytest.param({"max_turns": 3, "max_tokens": 1}, False, id="a turn of its own length"),
+    ],
+)
+def test_between_turns_it_ends_without_the_reply(limits, ends):
+    rollout = cut(TURNS, budget=3, max_turns=3)
+    assert list(rollout.token_ids) == [1, 2, 3, 4, 5, END, *REPLY]
+    ended = full(rollout, **limits)
+    assert [(each.finish_reason, list(each.token_ids)) for each in ended] == (
+        [("turns", [1, 2, 3, 4, 5, END])] if ends else []
+    )

@@ -286,6 +286,36 @@ def test_segments_of_another_length_may_follow(tmp_path):
     check_run_folder(Run(tmp_path, mode="auto", allow_changes=allowed), longer[1])
 
 
+@pytest.mark.parametrize(
+    ("rollout", "checkpoint", "refused"),
+    [
+        pytest.param({"segment_tokens": 8}, True, True, id="twice a step is in flight"),
+        pytest.param({"segment_tokens": 8, "prompts_in_flight": 5}, True, True, id="one is"),
+        pytest.param({"segment_tokens": 8, "prompts_in_flight": 4}, True, False, id="nothing is"),
+        pytest.param({"segment_tokens": 8}, False, False, id="all is drawn again"),
+        pytest.param({}, True, False, id="whole rollouts"),
+    ],
+)
+@pytest.mark.parametrize(("key", "value"), [("temperature", 0.5), ("top_p", 0.9), ("top_k", 5)])
+def test_rollouts_in_flight_are_finished_as_they_were_begun(
+    tmp_path, rollout, checkpoint, refused, key, value
+):
+    whole = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "prompts_per_step": 4}
+    before = OmegaConf.merge(CFG, {"rollout": {**ROLLOUT, **whole, **rollout}})
+    today = OmegaConf.merge(before, {"rollout": {key: value}})
+    write_run_folder(Run(tmp_path), before)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    if checkpoint:
+        (tmp_path / "checkpoints" / "step_000002").mkdir(parents=True)
+    run = Run(tmp_path, mode="auto", allow_changes=(f"rollout.{key}",))
+    if not refused:
+        return check_run_folder(run, today)
+    with pytest.raises(
+        ValueError, match=rf"rollout\.{key}={value}, but .* in flight .*Resume with rollout\.{key}="
+    ):
+        check_run_folder(run, today)
+
+
 def test_staleness_can_be_lowered_if_that_is_allowed(tmp_path):
     staleness = [
         OmegaConf.merge(CFG, {"rollout": {**ROLLOUT, "max_staleness": value}}) for value in (1, 0)

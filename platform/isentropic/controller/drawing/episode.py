@@ -7,7 +7,7 @@ written.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -106,6 +106,26 @@ class Episodes:
             is_open=is_open,
         )
 
+    def end_full(self, rollouts: Iterable[Rollout], max_tokens: int) -> list[Rollout]:
+        """Returns those that were cut and may not go on, ended where they were cut.
+
+        There are some only if a resume has lowered a limit: of tokens, of turns, or the window.
+        """
+        ended = []
+        for rollout in rollouts:
+            if rollout.is_finished:
+                continue
+            start, end = rollout.turns[-1]
+            is_open = end == len(rollout.token_ids)
+            room = min(max_tokens - is_open * (end - start), self._window - len(rollout.token_ids))
+            if is_open and room <= 0:
+                ended.append(replace(rollout, finish_reason="length"))
+            elif not is_open and (room <= 0 or len(rollout.turns) >= self._task.max_turns):
+                # Without the reply, which nobody answers.
+                tokens = rollout.token_ids[:end]
+                ended.append(replace(rollout, token_ids=tokens, finish_reason="turns"))
+        return ended
+
     def request(self, episode: Episode) -> Request:
         """Asks for the next turn, or for more of the one that was cut."""
         key, wave = episode.key, episode.wave
@@ -149,7 +169,7 @@ class Episodes:
             return None
         between = self._chat.reply_ids(episode.prompt, reply, reason)
         if (
-            len(episode.turns) == self._task.max_turns
+            len(episode.turns) >= self._task.max_turns
             or episode.length + len(between) >= self._window
         ):
             episode.finish_reason = "turns"

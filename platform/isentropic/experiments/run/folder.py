@@ -26,6 +26,7 @@ from isentropic.experiments.run.own_code import check_own_code, write_own_code
 from isentropic.experiments.run.resuming.keys import (
     STEPS,
     changed_keys,
+    check_in_flight,
     check_segments,
     check_staleness,
     depends_on_length,
@@ -78,6 +79,7 @@ def check_run_folder(config: Config, cfg: DictConfig) -> None:
     today = OmegaConf.to_container(cfg, resolve=True)
     check_staleness(folder, before, today)
     check_segments(folder, before, today)
+    check_in_flight(folder, before, today)
     changed = changed_keys(before, today)
     depends = depends_on_length(changed, cfg)
     if flat(today).get(STEPS, 0) > flat(before).get(STEPS, 0) and not depends:

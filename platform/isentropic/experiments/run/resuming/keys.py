@@ -1,5 +1,6 @@
 """Which keys a resumed run may change, and what a change means for what was drawn before it."""
 
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,12 @@ SAME_DRAWS = (
     "rewards.max_errors_in_a_row",
     "oger.cache",
     "shaping.cache",
+)
+# How tokens are sampled: one way for all of a rollout.
+SAMPLED_BY = tuple(
+    f"{section}.{key}"
+    for section in ("rollout", "sampling")
+    for key in ("temperature", "top_p", "top_k")
 )
 # They need no permission, so that a run can go on on another machine; sums of floats are then made
 # in another order, or by other arithmetic.
@@ -136,6 +143,36 @@ def check_segments(folder: Path, before: Mapping[str, Any], today: Mapping[str, 
             f"Resume with rollout.segment_tokens={words[1]}, or start another run: "
             "run.name=<another name>."
         )
+
+
+def check_in_flight(folder: Path, before: Mapping[str, Any], today: Mapping[str, Any]) -> None:
+    """Raises ValueError if one half of a rollout would be sampled in another way than the other.
+
+    Its record and the learner know one temperature for all of it.
+    """
+    old, new = flat(before), flat(today)
+    if not _carries(old) or not any(folder.glob("checkpoints/step_*")):
+        return  # without a checkpoint all is drawn again
+    changed = {
+        key: f"{key}={new[key]}, but {folder} was run with {old[key]}"
+        for key in SAMPLED_BY
+        if key in old and key in new and old[key] != new[key]
+    }
+    if changed:
+        raise ValueError(
+            f"{'; '.join(changed.values())}: rollouts that are in flight (rollout.segment_tokens) "
+            "were begun with the one and would be finished with the other. Resume with "
+            f"{' '.join(f'{key}={old[key]}' for key in changed)}, or start another run: "
+            "run.name=<another name>."
+        )
+
+
+def _carries(values: Mapping[str, Any]) -> bool:
+    """Returns True if a run leaves rollouts in flight from step to step."""
+    if values.get("rollout.segment_tokens") is None:
+        return False
+    per_step = values.get("rollout.prompts_per_step")
+    return (values.get("rollout.prompts_in_flight") or math.inf) != per_step
 
 
 def _threads(key: str, value: float) -> float:
