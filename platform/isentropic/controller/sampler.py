@@ -68,7 +68,7 @@ class Sampler:
         begun = rules.begins(flight)
         for draw in begun:
             groups[draw] = Group(draw=draw, prompt=self.prompt("train", draw), rollouts=())
-        due = rules.due(groups, drawn_from.step)
+        due = rules.due(groups, drawn_from.step, begun.stop)
         with _Grading(self._grader, self._chat) as grading:
             limit = self._config.max_response_tokens
             ended = self._episodes.end_full(flight.rollouts, limit)

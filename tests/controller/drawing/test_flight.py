@@ -1,6 +1,7 @@
 """Prompts in flight: what a phase writes, what a step takes, and that nobody is left behind."""
 
 import asyncio
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ def groups(*them):
     return {each.draw: each for each in them}
 
 
-RULES = Rules(per_step=2, in_flight=5, delay=1)
+RULES = Rules(per_step=2, in_flight=5, max_lag=3, delay=1)
 
 
 def test_a_phase_begins_as_many_as_are_missing():
@@ -61,15 +62,17 @@ def test_all_write_on_until_the_step_is_full():
 
 
 def test_then_only_those_that_are_due_write_on():
-    """By rank prompts 0 and 1 belong to step 1, 2 and 3 to step 2: in step 2 the first are due."""
-    full = groups(group(0), group(1, ended=1), group(2), group(3, ended=2))
-    assert [RULES.due(full, step) for step in (1, 2, 3)] == [[], [0, 1], [0, 1]]
+    """By rank prompts 0 and 1 belong to step 1, which took 2 and 3: in step 2 they are due."""
+    full = groups(group(0), group(1, ended=1), group(4), group(5, begun=2), group(6, ended=2))
+    assert RULES.due(full, 2, next_draw=7) == [0, 1]
     assert RULES.write_on(full, due=[0, 1]) == [0]
+    first = {draw: Group(draw=draw, prompt=PROMPT, rollouts=()) for draw in range(5)}
+    assert RULES.due(first, 1, next_draw=5) == []
 
 
 def test_a_step_takes_what_was_finished_first_then_what_was_drawn_first():
     full = groups(group(7, ended=2), group(5, ended=3), group(6, ended=2), group(4), group(3))
-    taken = Rules(per_step=3, in_flight=5, delay=9).take(full, due=[], step=3)
+    taken = Rules(per_step=3, in_flight=5, max_lag=10, delay=9).take(full, due=[], step=3)
     assert [each.draw for each in taken] == [6, 7, 5]
     assert {rollout.step for each in taken for rollout in each.rollouts} == {3}
     assert [finished_in(each) for each in taken] == [2, 2, 3]
@@ -92,6 +95,90 @@ def test_a_step_takes_those_first_that_are_due():
 def test_the_bound_leaves_room_for_what_is_in_flight(in_flight, max_lag, delay, fake_run):
     run = fake_run(*SMALL, f"rollout.prompts_in_flight={in_flight}", f"rollout.max_lag={max_lag}")
     assert Rules.of(run.config.rollout).delay == delay
+
+
+def lived(plan, *, chance, seed=0):
+    """Goes through phases in which each prompt ends with this chance per segment.
+
+    Args:
+        plan: (steps, per_step, in_flight, max_lag) after each other: of a run and its resumes.
+
+    Returns:
+        (rules, flight before it, due, taken, steps from begin to use of those) of each step.
+    """
+    rng, flight, found = random.Random(seed), Flight(), []
+    for steps, per_step, in_flight, max_lag in plan:
+        delay = max_lag - (-(-in_flight // per_step) - 1)
+        rules = Rules(per_step=per_step, in_flight=in_flight, max_lag=max_lag, delay=delay)
+        for step in range(len(found) + 1, len(found) + steps + 1):
+            begun = rules.begins(flight)
+            all_ = groups(*flight.groups, *(group(draw, begun=step) for draw in begun))
+            due = rules.due(all_, step, begun.stop)
+            writing = [draw for draw, each in all_.items() if not each.is_finished]
+            while writing:
+                for draw in writing:
+                    if rng.random() < chance:
+                        all_[draw] = group(draw, begun=all_[draw].begun_in, ended=step)
+                writing = rules.write_on(all_, due)
+            taken = [each.draw for each in rules.take(all_, due, step)]
+            lags = [step - all_[draw].begun_in for draw in taken]
+            found.append((rules, flight, due, taken, lags))
+            left = tuple(all_[draw] for draw in sorted(all_.keys() - set(taken)))
+            flight = Flight(groups=left, next_draw=begun.stop)
+    return found
+
+
+@pytest.mark.parametrize("in_flight", [8, 9, 11, 12, 16])
+@pytest.mark.parametrize("more", [0, 1, 3])
+def test_with_one_set_of_numbers_due_is_who_is_late_in_the_order_of_draws(in_flight, more):
+    """Prompt d belongs to step d // 4 + 1. Bits of runs depend on this."""
+    max_lag, any_due = -(-in_flight // 4) - 1 + more, 0
+    found = lived([(40, 4, in_flight, max_lag)], chance=0.1)
+    for step, (rules, flight, due, taken, lags) in enumerate(found, start=1):
+        draws = [*(each.draw for each in flight.groups), *rules.begins(flight)]
+        assert due == [draw for draw in draws if draw < 4 * (step - rules.delay)]
+        assert len(taken) == 4 and max(lags) <= max_lag
+        any_due += len(due)
+    assert any_due > 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param((4, 8, 4), (8, 16, 4), id="twice as many prompts per step"),
+        pytest.param((4, 8, 4), (6, 9, 4), id="half as many more"),
+        pytest.param((8, 16, 4), (4, 8, 4), id="half as many"),
+        pytest.param((8, 24, 5), (5, 9, 3), id="all of it lower"),
+        pytest.param((4, 8, 4), (4, 16, 4), id="more in flight"),
+        pytest.param((4, 8, 7), (4, 8, 2), id="a lower bound"),
+    ],
+)
+@pytest.mark.parametrize("chance", [0.02, 0.3])
+def test_numbers_that_a_resume_changes_do_not_shift_who_is_due(before, after, chance):
+    """The bound holds soon after the change, and only those who come to it are due.
+
+    Counted in steps of today's size, all prompts in flight would be due for the rest of the run, or
+    none would ever be.
+    """
+    found = lived([(100, *before), (60, *after)], chance=chance)
+    anew = lived([(60, *after)], chance=chance)
+    settled = found[100 + before[2] :]
+    assert all(max(lags) <= after[2] for *_, lags in settled)
+    share = np.mean([len(due) for _, _, due, _, _ in settled]) / after[0]
+    assert share == pytest.approx(
+        np.mean([len(due) for _, _, due, _, _ in anew]) / after[0], abs=0.3
+    )
+    if chance > 0.1:
+        assert share < 0.5
+
+
+def test_what_was_begun_under_larger_numbers_is_taken_while_there_is_room():
+    """Eight of one phase, two fit into a step: the first are due three steps before the bound."""
+    rules = Rules(per_step=2, in_flight=4, max_lag=6, delay=5)
+    full = groups(*(group(draw, begun=10) for draw in range(100, 108)))
+    due = {step: rules.due(full, step, next_draw=108) for step in range(10, 17)}
+    assert due[12] == [] and due[13] == [100, 101]  # 13 to 16 have room for two each
+    assert due[16] == [100, 101], "more than fit are never due"
 
 
 def drawn(run, steps, logits=None):

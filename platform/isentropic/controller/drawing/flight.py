@@ -6,15 +6,19 @@ the phase ends as soon as the step has its `prompts_per_step` finished groups; i
 write another segment. The step takes the groups that were finished first (of one phase, those drawn
 first). What is left is carried: it goes on in the next phase, under the next weights.
 
-No prompt may be left behind for long: if prompts were trained on in the order they are drawn in,
-prompt d would be part of step d // prompts_per_step + 1. A step takes those first that would else
-come more than `delay` steps later than that, and its phase goes on until they are finished. At most
-`prompts_per_step` prompts can come to this bound in one step, so a step always has room for them.
+No prompt may be left behind for long. A step takes those first that are due, and its phase goes on
+until they are finished. Due are prompts
+
+- that are `delay` steps late: had prompts been trained on in the order they are drawn in, they would
+  have been part of a step so long ago. At most `prompts_per_step` prompts come to this in one step,
+  so a step always has room for them, and none is ever older than `max_lag`;
+- that a later step would have no room for before they are older than `max_lag`. There are such only
+  if a resume has changed the numbers: what was begun under others may be more than a step takes.
 
 All of this is a function of tokens: no clock and no engine decides anything.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from isentropic.config import RolloutConfig
@@ -41,6 +45,7 @@ class Rules:
 
     per_step: int
     in_flight: int
+    max_lag: int
     delay: int
 
     @classmethod
@@ -49,6 +54,7 @@ class Rules:
         return cls(
             per_step=config.prompts_per_step,
             in_flight=config.in_flight,
+            max_lag=config.max_lag,
             delay=config.max_lag - fewest_steps(config),
         )
 
@@ -57,11 +63,22 @@ class Rules:
         new = max(0, self.in_flight - len(flight.groups))
         return range(flight.next_draw, flight.next_draw + new)
 
-    def due(self, draws: Iterable[int], step: int) -> list[int]:
-        """The draws that this step must train on."""
-        bound = self.per_step * (step - self.delay)
-        # More than fit can be due only if the numbers were changed in the middle of a run.
-        return sorted(draw for draw in draws if draw < bound)[: self.per_step]
+    def due(self, groups: Mapping[int, Group], step: int, next_draw: int) -> list[int]:
+        """The draws that this step must train on.
+
+        Args:
+            groups: all that are in flight, those too that this step begins.
+            next_draw: the one that the next step begins with.
+        """
+        draws = sorted(groups)
+        # How many were trained on, and not steps times per_step: that may have been another number.
+        trained = next_draw - len(draws)
+        late = sum(draw < trained + self.per_step * (1 - self.delay) for draw in draws)
+        begun = (groups[draw].begun_in if groups[draw].rollouts else step for draw in draws)
+        # Steps after this one that may still take it.
+        spare = (max(0, first + self.max_lag - step) for first in begun)
+        crowded = [count - self.per_step * more for count, more in enumerate(spare, start=1)]
+        return draws[: min(max(late, *crowded, 0), self.per_step)]
 
     def write_on(self, groups: Mapping[int, Group], due: Sequence[int]) -> list[int]:
         """The draws that need another segment before the phase can end."""
