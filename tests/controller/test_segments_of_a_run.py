@@ -1,7 +1,9 @@
 """A run in segments on fakes: its bits do not depend on order, engines or interruptions."""
 
 import asyncio
+import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +87,57 @@ def test_a_step_whose_carried_prompts_are_lost_is_drawn_again(fake_run):
     assert min(resumed.lines.lines) == 5
     assert {key.draw for key, _ in resumed.pool.drawn if key.split == "train"}
     np.testing.assert_array_equal(resumed.learner.logits, whole.learner.logits)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_step_drawn_again_to_other_bits_takes_those_behind_it_along(
+    fake_run, fakes, caplog, first
+):
+    """On a GPU. What the later steps had taken before, the new one may have trained on already."""
+
+    class Pool(fakes["pool"]):
+        """Every other draw ends at once."""
+
+        def _complete(self, request):
+            if request.key.split != "train":
+                return super()._complete(request)
+            loaded, end = self.weights, 9.0 if request.key.draw % 2 == first else -9.0
+            self.weights = fakes["weights"](loaded.policy_version, np.array([0.0] * 7 + [end]))
+            completion = super()._complete(request)
+            self.weights = loaded
+            return completion
+
+    run = fake_run(*SEGMENTS).run()
+    (run.folder / "rollouts" / "step_000003.parquet").unlink()
+    shutil.rmtree(run.folder / "checkpoints")
+    again = fake_run(*SEGMENTS, pool=Pool()).run(resume=True)
+
+    trained = Counter(group.draw for batch in batches(again) for group in batch.groups)
+    left = read_flight(again.folder / "carried", 6)
+    assert set(trained.values()) == {1}
+    assert sorted([*trained, *(group.draw for group in left.groups)]) == list(range(28))
+    aside = run.folder / "set_aside" / "1"
+    for name in BOTH:
+        assert [path.name for path in sorted((aside / name).iterdir())] == [
+            f"step_{step:06d}.parquet" for step in (4, 5, 6)
+        ]
+    assert "step 3 was drawn again" in caplog.text and "steps 4 to 6" in caplog.text
+
+
+def test_a_step_whose_weights_are_gone_must_follow(fake_run):
+    """With staleness 1 the weights that drew step 3 are those after step 1."""
+    run = fake_run(*overrides(1)).run()
+    for name in BOTH:
+        (run.folder / name / "step_000004.parquet").unlink()
+    batch, left = read_batch(run.folder / "rollouts", 3), read_flight(run.folder / "carried", 3)
+    twice = replace(left, groups=(batch.groups[0], *left.groups[1:]))
+    write_flight(run.folder / "carried", twice, batch)
+
+    async def go():
+        await asyncio.wait_for(run.feed().run(2, 16), 10)
+
+    with pytest.raises(LedgerError, match=r"step 3 in .* does not follow from what step 2 left"):
+        asyncio.run(go())
 
 
 def test_what_the_step_before_left_must_be_there(fake_run):

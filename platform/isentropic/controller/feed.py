@@ -23,13 +23,15 @@ the longest answers of one leave free is the other's. Each answer depends on wei
 With n > 0 the loop trains on as soon as the evaluation is there, so it has the engines for itself.
 
 With `rollout.segment_tokens` each step takes over what the one before left in flight, which is then
-on disk (`storage/carried.py`); the schedule of the weights is the same.
+on disk (`storage/carried.py`); the schedule of the weights is the same. A step in the ledger that
+takes over something else is set aside.
 
 On shared GPUs (n = 0) both sides take turns: the engines draw a step when the loop is done with the
 one before, its report and checkpoint too. In between they only evaluate, when the loop waits for it.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
@@ -41,14 +43,22 @@ from isentropic.controller.drawing.flight import Flight
 from isentropic.controller.protocols import RolloutPool, Weights
 from isentropic.controller.sampler import DrawnFrom, Sampler
 from isentropic.controller.step import Clock, Delivery, Evaluation
-from isentropic.controller.storage.carried import CARRIED, read_flight, write_flight
-from isentropic.controller.storage.ledger import FOLDERS, Batch, read_batch, write_batch
+from isentropic.controller.storage.aside import ASIDE, set_steps_aside
+from isentropic.controller.storage.carried import CARRIED, follows, read_flight, write_flight
+from isentropic.controller.storage.ledger import (
+    FOLDERS,
+    Batch,
+    LedgerError,
+    read_batch,
+    write_batch,
+)
 from isentropic.durable import when_there_is_room
 from isentropic.methods.slots import Sampling, Wave
 from isentropic.records import Group, Rollout, RolloutKey
 from isentropic.tasks.chat import Chat
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 PROBE_TOKENS = 16
 PROBE_PROMPTS = 2  # per engine
@@ -179,7 +189,7 @@ class Feed:
             next_draw: position in the data order behind what weights before those of `done` draw.
         """
         drawn = last_step_drawn(done, staleness=self._staleness, last=self._last)
-        self._flight = self._left_by(drawn)
+        self._flight = self._left_by(done)
         for step in range(done + 1, drawn + 1):
             self._deliver(self._read(step))
         for source in range(done, self._last + 1):
@@ -209,10 +219,17 @@ class Feed:
         return next_draw
 
     def _read(self, step: int) -> Delivery:
-        """A step that must be in the ledger. Raises ValueError if it is not."""
+        """A step that must be in the ledger. Raises ValueError if it is not, or is another's."""
         delivery = self._find(step)
         if delivery is None:
             raise self._lacks(step)
+        if not self._follows(delivery):
+            raise LedgerError(
+                f"step {step} in {self._ledger} does not follow from what step {step - 1} left in "
+                f"flight ({self._carried}): one of them was drawn again, to other bits. The weights "
+                f"that drew step {step} are gone, so restore the files of before, or resume from an "
+                "earlier checkpoint."
+            )
         return delivery
 
     def _find(self, step: int) -> Delivery | None:
@@ -225,6 +242,22 @@ class Feed:
                 return None
         batch = read_batch(self._ledger, step, vocab_size=vocab_size)
         return None if batch is None else Delivery(batch, flight=flight)
+
+    def _follows(self, delivery: Delivery) -> bool:
+        """Whether a step begins with what the one before it left in flight."""
+        left = delivery.flight
+        return left is None or follows(self._flight, delivery.batch, left)
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a step that does not follow, and all behind it, which follow from it."""
+        run = self._ledger.parent
+        steps = set_steps_aside(run, trained=step - 1, drawn=step - 1)
+        log.warning(
+            "step %d was drawn again, and left other prompts in flight than the first time: what the "
+            "ledger has behind it (steps %d to %d) would train on some prompts twice and on others "
+            "never. It is set aside under %s, and drawn again.",
+            step - 1, steps[0], steps[-1], run / ASIDE,
+        )  # fmt: skip
 
     def _left_by(self, step: int) -> Flight:
         """What a drawn step left in flight; nothing at the start, and without segments."""
@@ -246,7 +279,9 @@ class Feed:
         """The step from the ledger, or drawn from the weights after step `source`."""
         delivery = self._find(step)
         if delivery is not None:
-            return delivery
+            if self._follows(delivery):
+                return delivery
+            self._set_aside(step)
         if self._shared:
             await self._learner_is_done(source)
         await self._load(source)

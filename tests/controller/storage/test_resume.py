@@ -195,23 +195,43 @@ def in_segments(run):
         left = Flight(groups=drawn(step).groups, next_draw=step + 1)
         write_flight(run / "carried", left, drawn(step))
 
-    def point():
+    def point(ahead=0):
         warnings = []
         found = resume_point(
-            run, ahead=0, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY, in_segments=True
-        )
+            run, ahead=ahead, last=STEPS, warn=warnings.append, vocab_size=VOCABULARY,
+            in_segments=True,
+        )  # fmt: skip
         return found and found[1].step, warnings
 
     return point
 
 
-def test_what_a_step_left_is_part_of_the_record(run, in_segments):
+def test_what_the_step_of_a_checkpoint_left_is_part_of_the_record(run, in_segments):
     assert in_segments() == (6, [])
-    parquet(run, "carried", 5).unlink()
+    parquet(run, "carried", 6).unlink()
     found, warnings = in_segments()
     assert found == 4
-    assert "carried lacks step 5" in warnings[0]
+    assert "carried lacks step 6" in warnings[0]
     assert point(run) == (6, []), "without segments nobody looks"
+
+
+def test_what_earlier_steps_left_is_read_by_nobody(run, in_segments):
+    for step in range(1, 6):
+        parquet(run, "carried", step).unlink()
+    assert in_segments() == (6, [])
+    parquet(run, "rollouts", 6).unlink()
+    found, warnings = in_segments()
+    assert found is None, "what the steps 4 and 2 left is gone, too"
+    assert "carried lacks step 4" in warnings[1]
+
+
+def test_what_was_drawn_ahead_left_something_too(run, in_segments):
+    (run / "checkpoints" / "step_000006").rename(run / "away")
+    parquet(run, "carried", 5).unlink()
+    assert in_segments(ahead=0)[0] == 4
+    found, warnings = in_segments(ahead=1)
+    assert found == 2
+    assert "carried lacks step 5" in warnings[0]
 
 
 def test_what_a_step_left_is_read_before_the_run_starts(run, in_segments):

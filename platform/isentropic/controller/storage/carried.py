@@ -2,7 +2,7 @@
 
 They lie in files of the ledger's form, one per step, in a folder beside the ledger. A step's file
 here is written before its file there: if the ledger has a step, the next one can be drawn. Nothing
-else reads them.
+else reads them, and a run that goes on after step N none of before N.
 """
 
 from dataclasses import replace
@@ -28,3 +28,14 @@ def read_flight(folder: Path, step: int, *, vocab_size: int | None = None) -> Fl
     """
     batch = read_batch(folder, step, vocab_size=vocab_size, unfinished=True)
     return None if batch is None else Flight(groups=batch.groups, next_draw=batch.next_draw)
+
+
+def follows(before: Flight, batch: Batch, left: Flight) -> bool:
+    """Returns True if a step took or left each prompt that was in flight or that it began, once.
+
+    A step that is drawn again may take others than the first time: on a GPU the bits are others.
+    What comes from the ledger behind it would then train on some prompts twice, on others never.
+    """
+    there = [group.draw for group in before.groups]
+    there += range(before.next_draw, left.next_draw)
+    return sorted(group.draw for group in (*batch.groups, *left.groups)) == there

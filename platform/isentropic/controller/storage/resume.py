@@ -48,7 +48,7 @@ def resume_point(
         last: the run's last step; nothing is drawn beyond it.
         warn: gets one sentence for each checkpoint that is skipped.
         vocab_size: tokens of the model, a bound of those in the ledger; None is no bound.
-        in_segments: each step needs what the one before it left in flight, too.
+        in_segments: the steps behind the checkpoint need what the ones before them left in flight.
         drawn_again: steps behind the checkpoint that can be drawn again will be; they are not read.
 
     Raises:
@@ -61,13 +61,17 @@ def resume_point(
         except checkpoints.CheckpointError as error:
             warn(f"{error} Going back to the checkpoint before it.")
             continue
-        gaps = gaps or _gaps(folder, in_segments)
+        gaps = gaps or _gaps(folder)
         drawn = min(drawn_by((checkpoint, manifest), ahead=ahead), last)
         lacking = [
-            what
-            for name, (gap, what) in gaps.items()
-            if gap <= (drawn if name in (LEDGER, CARRIED) else step)
+            _lacks(path, gap)
+            for path, gap in gaps.items()
+            if gap <= (drawn if path.name == LEDGER else step)
         ]
+        if in_segments:
+            # Nobody reads those of before the checkpoint.
+            gap = _first_absent(folder / CARRIED, first=step)
+            lacking += [_lacks(folder / CARRIED, gap)] if gap <= max(step, drawn) else []
         if not lacking:
             _check_behind(
                 folder, step, drawn if drawn_again else last, vocab_size, warn, in_segments
@@ -127,23 +131,22 @@ def _check_carried(folder: Path, steps: range, vocab_size: int | None) -> None:
         read_flight(folder, step, vocab_size=vocab_size)
 
 
-def _gaps(folder: Path, in_segments: bool) -> dict[str, tuple[int, str]]:
-    """Returns the first step that each part of the record lacks, and a sentence for the user."""
+def _gaps(folder: Path) -> dict[Path, int]:
+    """Returns the first step that each part of the record lacks."""
     metrics = folder / "metrics.jsonl"
     updates = folder / "updates.jsonl"
     lines, _ = read_lines(metrics)
     whole = lines[: _first_gap(lines)]
     counts = {row["step"]: _count(row) for row in whole}
-    gaps = {
-        metrics.name: (_first_gap(lines), metrics),
-        updates.name: (_first_gap_of_updates(read_lines(updates)[0], counts), updates),
-    }
-    for name in (LEDGER, TRAINED, *([CARRIED] if in_segments else [])):
-        gaps[name] = (_first_absent(folder / name), folder / name)
     return {
-        name: (step, f"{path} lacks step {step}, or has it damaged or twice")
-        for name, (step, path) in gaps.items()
+        metrics: _first_gap(lines),
+        updates: _first_gap_of_updates(read_lines(updates)[0], counts),
+        **{folder / name: _first_absent(folder / name) for name in (LEDGER, TRAINED)},
     }
+
+
+def _lacks(path: Path, step: int) -> str:
+    return f"{path} lacks step {step}, or has it damaged or twice"
 
 
 def _first_gap(lines: list) -> int:
@@ -177,9 +180,9 @@ def _count(row: dict) -> int:
     return updates if isinstance(updates, int) else 0
 
 
-def _first_absent(folder: Path) -> int:
-    """Returns the first step without a whole parquet file."""
-    return next(step for step in count(1) if not _is_whole(folder / f"step_{step:06d}.parquet"))
+def _first_absent(folder: Path, first: int = 1) -> int:
+    """Returns the first step, from `first` on, without a whole parquet file."""
+    return next(step for step in count(first) if not _is_whole(folder / f"step_{step:06d}.parquet"))
 
 
 def _is_whole(path: Path) -> bool:
