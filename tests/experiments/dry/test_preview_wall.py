@@ -47,4 +47,8 @@ def test_golds_are_graded_behind_the_wall(monkeypatch):
 
 
 def test_a_check_that_hangs_does_not_hold_up_the_dry_run():
-    assert rewards(Stuck()) == ["timed_out"] * 3
+    """Its own time is over or, on a busy machine, that of all answers together."""
+    seen = rewards(Stuck())
+    late = "the 0.5 s of rewards.deadline_s, for all answers graded together, were over"
+    assert len(seen) == 3
+    assert all(one == "timed_out" or one.startswith(f"timed_out, {late}") for one in seen)

@@ -203,7 +203,7 @@ class RewardWorkers:
         place = getattr(self._task, "place", "")
         reason = (
             f"the {self._config.deadline_s:g} s of rewards.deadline_s, for all answers graded together, were over "
-            "before it was checked: raise it, or rewards.workers"
+            "before it was checked (raise it, or rewards.workers)"
         )
         return Failed(TIMED_OUT, f"{place}: {reason}" if place else reason)
 
