@@ -11,6 +11,7 @@ from isentropic.experiments.settings.checks import (
     check_devices,
     check_together,
     gpus_needed,
+    remarks,
 )
 from isentropic.experiments.settings.load import load
 from isentropic.records import Prompt, is_right
@@ -270,3 +271,49 @@ def test_an_engine_that_cannot_receive_takes_objects(default, monkeypatch):
     with pytest.raises(ValueError, match=r"Plain has no receive_weights\. Set weights\.transport"):
         check_together(config)
     check_together(changed(config, weights__transport="objects"))
+
+
+SEGMENTS = {"rollout__segment_tokens": 8}
+NOTHING_CARRIED = SEGMENTS | {"rollout__prompts_in_flight": 8, "rollout__prompts_per_step": 8}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({}, None, id="drawn and trained in turns"),
+        pytest.param({"rollout__max_staleness": 1}, "up to 1 step old", id="drawn ahead"),
+        pytest.param(SEGMENTS, "up to 4 steps old", id="carried"),
+        pytest.param(SEGMENTS | {"rollout__max_staleness": 2}, "up to 6 steps old", id="both"),
+        pytest.param(NOTHING_CARRIED, None, id="segments, and nothing in flight"),
+        pytest.param(SEGMENTS | {"token_weight": Named("tis")}, None, id="corrected"),
+    ],
+)
+def test_old_tokens_without_a_weight_are_remarked_on(default, changes, says):
+    found = remarks(changed(default, **changes))
+    assert [says in each and "token_weight=tis or" in each for each in found] == [True] * bool(says)
+
+
+@dataclass
+class Steered:
+    name: str
+    schedule: str | None = None
+    start_entropy: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("steering", "changes", "expected"),
+    [
+        (Steered("repo_r"), SEGMENTS, True),
+        (Steered("repo_r", start_entropy=0.5), SEGMENTS, False),
+        (Steered("repo_r"), NOTHING_CARRIED, False),
+        (Steered("repo_r"), {}, False),
+        (Steered("flexec", schedule="od"), SEGMENTS, True),
+        (Steered("flexec", schedule="raise"), SEGMENTS, False),
+    ],
+)
+def test_a_start_that_is_read_from_short_answers_is_remarked_on(
+    default, steering, changes, expected
+):
+    changes = changes | {"steering": steering, "token_weight": Named("tis")}
+    found = remarks(changed(default, **changes))
+    assert ["steering.start_entropy" in each for each in found] == [True] * expected

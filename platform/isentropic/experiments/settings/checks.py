@@ -39,7 +39,12 @@ def check_together(config: Config) -> None:
 
 def remarks(config: Config) -> list[str]:
     """Return what a user must know of values that are allowed."""
-    return [*_kl_remark(config), *_schedule_remark(config)]
+    return [
+        *_kl_remark(config),
+        *_schedule_remark(config),
+        *_age_remark(config),
+        *_first_step_remark(config),
+    ]
 
 
 def _kl_remark(config: Config) -> list[str]:
@@ -68,6 +73,41 @@ def _schedule_remark(config: Config) -> list[str]:
         "the last step, or end above 0. learner.lr_schedule=constant does not depend on their "
         "number."
     ]
+
+
+def _age_remark(config: Config) -> list[str]:
+    """Importance weights against the step's start do not see which weights drew a token."""
+    rollout = config.rollout
+    age = rollout.max_staleness + (rollout.max_lag if _carries(rollout) else 0)
+    if age == 0 or config.token_weight.name != "none":
+        return []
+    causes = [f"rollout.max_staleness={rollout.max_staleness}"] if rollout.max_staleness else []
+    if _carries(rollout):
+        causes.append(f"rollout.segment_tokens={rollout.segment_tokens}")
+    return [
+        f"{' and '.join(causes)} with token_weight=none: a step trains on tokens of weights up to "
+        f"{age} step{'s' if age > 1 else ''} old as if those that it begins with had drawn them. "
+        "token_weight=tis or token_weight=icepop corrects each token for its age."
+    ]
+
+
+def _first_step_remark(config: Config) -> list[str]:
+    """With segments the answers that step 1 trains on are the first to be finished."""
+    steering = config.steering
+    reads = steering.name == "repo_r" or getattr(steering, "schedule", None) == "od"
+    if not (reads and steering.start_entropy is None and _carries(config.rollout)):
+        return []
+    return [
+        f"steering={steering.name} with rollout.segment_tokens={config.rollout.segment_tokens}: it "
+        "takes the entropy of the start from step 1, whose answers are the shortest of those in "
+        "flight. Give it with steering.start_entropy; eval/entropy on line 0 of metrics.jsonl is that "
+        "of whole answers."
+    ]
+
+
+def _carries(rollout: RolloutConfig) -> bool:
+    """Returns True if rollouts are carried from step to step."""
+    return rollout.segment_tokens is not None and rollout.in_flight > rollout.prompts_per_step
 
 
 def _engine(config: Config) -> None:
