@@ -21,6 +21,7 @@ are cut after n tokens: by the lengths alone, and drawn that way in a second tab
 import argparse
 import asyncio
 import functools
+import heapq
 import json
 import resource
 import subprocess
@@ -47,12 +48,14 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from isentropic.actors.dispatch import Dispatch  # noqa: E402
 from isentropic.actors.rollout_actor import Packed  # noqa: E402
 from isentropic.config import Config  # noqa: E402
+from isentropic.controller.drawing.flight import Rules  # noqa: E402
 from isentropic.controller.feed import Feed  # noqa: E402
 from isentropic.controller.loop import Controller  # noqa: E402
 from isentropic.controller.method import Method  # noqa: E402
 from isentropic.controller.reporting import Reporter  # noqa: E402
 from isentropic.controller.sampler import Sampler  # noqa: E402
 from isentropic.controller.trainer import Trainer  # noqa: E402
+from isentropic.experiments.dry.phases import go_through, whole  # noqa: E402
 from isentropic.experiments.settings.load import load  # noqa: E402
 from isentropic.metrics.sinks.jsonl import JsonlSink  # noqa: E402
 from isentropic.models.tiny import CHAT_TEMPLATE, END  # noqa: E402
@@ -183,7 +186,10 @@ def simulated(work: Callable[P, T]) -> Callable[P, T]:
 
 
 class Engine:
-    """One engine as `Dispatch` sees it: every request has a slot, and all slots are equally fast."""
+    """One engine as `Dispatch` sees it: slots for its share of a step's samples, equally fast.
+
+    More requests than that wait for a slot, as those do that are in flight besides a step's own.
+    """
 
     def __init__(self, index: int, shape: Shape, vocabulary: int) -> None:
         self.index, self.name, self.outstanding = index, f"engine {index}", 0
@@ -195,6 +201,7 @@ class Engine:
         )
         self._longest = shape.longest
         self._slot_rate = shape.slot_rate
+        self._slots = max(GROUP, shape.samples // shape.engines)
         rng = np.random.default_rng(index)
         self._tokens = rng.integers(10, vocabulary, size=2 * shape.longest, dtype=np.int32)
 
@@ -208,12 +215,16 @@ class Engine:
     ) -> AsyncIterator[asyncio.Future[Packed]]:
         """Answers each request when its slot would have written it; late ones come together."""
         start, left = time.perf_counter(), []
+        free = [0] * self._slots  # after so many tokens
         for index, request in enumerate(requests):
             key = request.key
             # What an earlier segment wrote stands behind the prompt: an end token and one more.
             written = len(request.token_ids) - 2 - int(np.argmax(request.token_ids == 0))
             rest = answer_tokens(key.split, key.draw, key.sample, self._longest) - written
-            left.append((min(rest, request.max_tokens), rest <= request.max_tokens, index))
+            tokens = min(rest, request.max_tokens)
+            end = heapq.heappop(free) + tokens
+            heapq.heappush(free, end)
+            left.append((end, tokens, rest <= request.max_tokens, index))
         left.sort()
         while left:
             await asyncio.sleep(start + left[0][0] / self._slot_rate - time.perf_counter())
@@ -226,8 +237,8 @@ class Engine:
                 yield answer
 
     @simulated
-    def _packed(self, ready: Sequence[tuple[int, bool, int]], policy_version: int) -> Packed:
-        lengths, stopped, index = map(np.array, zip(*ready, strict=True))
+    def _packed(self, ready: Sequence[tuple[int, int, bool, int]], policy_version: int) -> Packed:
+        _, lengths, stopped, index = map(np.array, zip(*ready, strict=True))
         starts = [int(place) * 37 % self._longest for place in index]
         spans = [slice(start, start + n) for start, n in zip(starts, lengths, strict=True)]
         return Packed(
@@ -246,7 +257,6 @@ class Draw(NamedTuple):
     split: str
     begin: float
     end: float  # of the last answer
-    slots: int
     tokens: int
 
 
@@ -277,7 +287,7 @@ class Pool:
         finally:
             await dispatch.stop()
             split = requests[0].key.split
-            self.draws.append(Draw(split, begin, end, len(requests), tokens))
+            self.draws.append(Draw(split, begin, end, tokens))
 
     async def load_weights(self, weights: object) -> dict[str, float]:
         return {}
@@ -422,7 +432,7 @@ def summary(shape: Shape, meter: Meter, pool: Pool) -> dict[str, float]:
     waited = steps[-1].begin - steps[0].end - sum(draw.end - draw.begin for draw in between)
     drawn = steps[1:]
     tokens = sum(draw.tokens for draw in drawn)
-    room = sum((draw.end - draw.begin) * draw.slots for draw in drawn) * shape.slot_rate
+    room = sum(draw.end - draw.begin for draw in drawn) * shape.samples * shape.slot_rate
     samples = shape.samples * shape.steps
     return {
         "engines": shape.engines,
@@ -440,24 +450,21 @@ def summary(shape: Shape, meter: Meter, pool: Pool) -> dict[str, float]:
     }
 
 
-def idle_share(lengths: Iterable[int], slots: int, segment: int, phases: int) -> float:
+def idle_share(lengths: Iterable[int], *, samples: int, segment: int, steps: int) -> float:
     """Share of the slots without work, from the lengths of the answers alone.
 
-    Without segments (0) a phase lasts as long as its longest answer. With segments of n tokens it
-    lasts n tokens, and a slot is idle only behind the end of its answer; the next phase fills it.
+    There is a slot for each of a step's samples. Without segments (0) drawing lasts as long as the
+    step's longest answer. With segments it goes on, one after the other, until a step's number of
+    prompts is whole, and twice as many are in flight: the defaults of `rollout.segment_tokens`.
     """
-    fresh = iter(lengths)
-    left = np.zeros(slots, dtype=np.int64)
-    used = room = 0
-    for _ in range(phases):
-        for slot in np.flatnonzero(left == 0):
-            left[slot] = next(fresh)
-        lasts = min(segment, left.max()) if segment else left.max()
-        written = np.minimum(left, lasts)
-        used += written.sum()
-        room += lasts * slots
-        left -= written
-    return float(1 - used / room)
+    prompts = samples // GROUP
+    rules = whole(per_step=prompts)
+    if segment:
+        rules = Rules(per_step=prompts, in_flight=2 * prompts, max_lag=4, delay=3)
+    found = go_through(
+        lengths, rules, group_size=GROUP, segment=segment or None, slots=samples, steps=steps
+    )
+    return found.idle(samples)
 
 
 COLUMNS = {
@@ -508,8 +515,12 @@ def main() -> None:
         given.engines, given.samples, given.longest = [1, 8], 64, 1024
     common = {name: getattr(given, name) for name in ("samples", "steps", "rate", "longest")}
     for segment in dict.fromkeys((0, given.segment)):
-        lengths = (answer_tokens("train", draw, 0, given.longest) for draw in count())
-        idle = idle_share(lengths, given.samples, segment, phases=100)
+        lengths = (
+            answer_tokens("train", draw, sample, given.longest)
+            for draw in count()
+            for sample in range(GROUP)
+        )
+        idle = idle_share(lengths, samples=given.samples, segment=segment, steps=50)
         what = f"answers cut after {segment} tokens" if segment else "whole answers"
         print(f"{what}: {idle:.0%} of the slots idle by the lengths alone")
         rows = [

@@ -1,11 +1,15 @@
 """What a run draws, trains on and writes: answers, tokens, disk, and hours as an estimate."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from transformers import PretrainedConfig
 
 from isentropic.config import Config
+from isentropic.controller.drawing.flight import Rules
+from isentropic.experiments.dry.phases import go_through
 from isentropic.learner.estimate import (
     count_trained,
     flops_per_token,
@@ -16,6 +20,7 @@ from isentropic.learner.model import count_parameters
 
 # Assumed for the time estimate. A run's own metrics say what they are.
 ANSWER_SHARE = 0.4  # a mean answer's part of rollout.max_response_tokens
+SPREAD = 0.7  # of the logarithm of an answer's length
 PROMPT_SHARE = 0.25  # same of prompts
 # Measured on an H100 at 1.5 B: 0.28, and 0.21 with gradient checkpointing.
 MFU = 0.25  # of the learner
@@ -25,6 +30,11 @@ STEP_S = 0.005  # of an engine's step, whatever it computes
 # Weights from the ranks to all engines. Measured on an H100 with 0.7 GB: 0.6e9 through Ray's object
 # store, 2e9 lent on the same GPU; a broadcast between GPUs is assumed to be no slower than that.
 SYNC_BYTES_PER_SECOND = {"objects": 0.5e9, "broadcast": 2e9}
+
+# What phases of a run in segments are estimated from.
+PHASES = 12
+PHASE_PROMPTS = 32  # of a step, at most
+PHASE_SEGMENTS = 64  # of the longest answer, at most
 
 EVALUATION_SHARE = 0.25  # of all answers; more is warned of
 
@@ -139,8 +149,8 @@ def estimate_times(
 
     The learner is bound by arithmetic. An engine reads its weights and the cache of all answers for
     each token of each; a step lasts at least as long as the longest answer. With
-    `rollout.segment_tokens` it lasts at least a segment, and all prompts in flight are written at
-    once: a step still draws as many tokens as it takes, because what is carried is written later.
+    `rollout.segment_tokens` it lasts as long as its phase (`phases.py`): a step still draws as many
+    tokens as it takes, because what is carried is written later.
 
     Args:
         gpu: its name.
@@ -156,29 +166,19 @@ def estimate_times(
     flops = forward * length * (work.answers + passes * work.trained)
     learner = flops / (config.learner.num_ranks * peak * MFU)
 
-    def drawing(answers: int, *, in_flight: int, longest: int) -> float:
-        return _drawing(
-            config, model, work, answers,
-            in_flight=in_flight, longest=longest, peak=peak, speed=speed, cache=cache,
-        )  # fmt: skip
-
+    engines = Engines.of(config, model, work, peak=peak, speed=speed, cache=cache)
     sync = count_parameters(model) * getattr(torch, config.rollout.dtype).itemsize
     sync /= SYNC_BYTES_PER_SECOND[config.weights.transport]
-    rollout = drawing(
-        work.answers,
-        in_flight=work.answers_in_flight,
-        longest=config.rollout.segment_tokens or work.most_answer_tokens,
-    )
+    if config.rollout.segment_tokens is None:
+        rollout = engines.draw(work.answers)
+    else:
+        rollout = engines.draw_phase(config, work.answers_in_flight)
     overlapped = config.rollout.max_staleness > 0
     step = (max(rollout, learner) if overlapped else rollout + learner) + sync
     evaluation = 0.0
     if work.evaluation_answers:
         # Drawn whole, with segments too.
-        evaluation = drawing(
-            work.evaluation_answers,
-            in_flight=work.evaluation_answers,
-            longest=work.most_answer_tokens,
-        )
+        evaluation = engines.draw(work.evaluation_answers)
     return Times(
         rollout=rollout,
         learner=learner,
@@ -189,35 +189,86 @@ def estimate_times(
     )
 
 
-def _drawing(
-    config: Config,
-    model: PretrainedConfig,
-    work: Work,
-    answers: int,
-    *,
-    in_flight: int,
-    longest: int,
-    peak: float,
-    speed: float,
-    cache: int,
-) -> float:
-    """Seconds until all engines have drawn the tokens of so many answers.
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """What bounds an engine while it writes, and how many there are."""
 
-    Args:
-        in_flight: answers that are written at once if the engines have room for them.
-        longest: tokens that an answer grows by at most until all engines are done.
-    """
-    rollout = config.rollout
-    parameters = count_parameters(model)
-    weights = parameters * getattr(torch, rollout.dtype).itemsize / rollout.tensor_parallel
-    per_engine = -(-answers // rollout.num_actors)
-    context = work.prompt_tokens + work.answer_tokens / 2  # of an answer on its way
-    room = max(1, int(rollout.kv_cache_gib * 2**30 / cache / context))
-    at_once = max(1, min(-(-in_flight // rollout.num_actors), rollout.max_num_seqs, room))
+    count: int
+    most: int  # answers that one writes at once
+    answer_tokens: float
+    longest: int
+    weight_bytes: float  # per device
+    cache_bytes: float  # of an answer on its way
+    token_flops: float  # per device
+    speed: float
+    peak: float
 
-    def step(count: int) -> float:
-        memory = (weights + count * context * cache) / (speed * DECODE_SHARE)
-        arithmetic = 2 * parameters * count / rollout.tensor_parallel / (peak * DECODE_MFU)
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        model: PretrainedConfig,
+        work: Work,
+        *,
+        peak: float,
+        speed: float,
+        cache: int,
+    ) -> "Engines":
+        rollout = config.rollout
+        parameters = count_parameters(model)
+        context = (work.prompt_tokens + work.answer_tokens / 2) * cache
+        room = max(1, int(rollout.kv_cache_gib * 2**30 / context))
+        return cls(
+            count=rollout.num_actors,
+            most=min(rollout.max_num_seqs, room),
+            answer_tokens=work.answer_tokens,
+            longest=work.most_answer_tokens,
+            weight_bytes=parameters
+            * getattr(torch, rollout.dtype).itemsize
+            / rollout.tensor_parallel,
+            cache_bytes=context,
+            token_flops=2 * parameters / rollout.tensor_parallel,
+            speed=speed,
+            peak=peak,
+        )
+
+    def draw(self, answers: int) -> float:
+        """Seconds until so many whole answers are there."""
+        per_engine = -(-answers // self.count)
+        at_once = max(1, min(per_engine, self.most))
+        tokens = per_engine * self.answer_tokens
+        return max(tokens / at_once * self._step(at_once), self.longest * self._step(1))
+
+    def draw_phase(self, config: Config, in_flight: int) -> float:
+        """Seconds of a phase, as they are on average once a run is under way."""
+        rollout = config.rollout
+        # Of many prompts a share behaves as they do together, and so do the longer segments.
+        share = min(1.0, PHASE_PROMPTS / rollout.prompts_per_step)
+        per_step = round(share * rollout.prompts_per_step)
+        slots = max(1, self.count * min(-(-in_flight // self.count), self.most))
+        held = max(per_step, round(share * rollout.in_flight))
+        drawn = go_through(
+            _lengths(self.answer_tokens, self.longest),
+            replace(Rules.of(rollout), per_step=per_step, in_flight=held),
+            group_size=rollout.group_size,
+            segment=max(rollout.segment_tokens, self.longest // PHASE_SEGMENTS),
+            slots=max(1, round(share * slots)),
+            steps=PHASES + PHASES // 2,
+            skipped=PHASES // 2,
+        )
+        busy = drawn.tokens / drawn.lasted / share / self.count
+        return drawn.lasted / PHASES * self._step(busy)
+
+    def _step(self, answers: float) -> float:
+        """Seconds in which each of so many answers gets a token."""
+        memory = (self.weight_bytes + answers * self.cache_bytes) / (self.speed * DECODE_SHARE)
+        arithmetic = self.token_flops * answers / (self.peak * DECODE_MFU)
         return max(memory, arithmetic) + STEP_S
 
-    return max(per_engine * work.answer_tokens / at_once * step(at_once), longest * step(1))
+
+def _lengths(mean: float, longest: int) -> Iterator[int]:
+    """Lengths of answers that are log-normal around `mean`; the same ones each time."""
+    rng = np.random.default_rng(0)
+    while True:
+        drawn = rng.lognormal(np.log(mean) - SPREAD**2 / 2, SPREAD, size=1024)
+        yield from np.clip(drawn, 1, longest).astype(int)
