@@ -182,7 +182,9 @@ class RolloutConfig:
     # nats: a larger gap between engine and learner after a sync stops the run; in float32 that of
     # any token, else the mean of the probe
     probe_tolerance: float
-    timeout_s: float  # deadline for one step's rollouts
+    # Deadline for one round of requests: a turn, or a segment, of all rollouts that are written. A
+    # step makes a round per wave, turn and segment.
+    timeout_s: float
     # Tokens that a rollout writes at a time before it may be carried to the next step; null: each
     # step's rollouts are written to their end.
     segment_tokens: int | None = None

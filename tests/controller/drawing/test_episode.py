@@ -25,6 +25,15 @@ class Chat:
         return np.array(REPLY)
 
 
+class CountingChat(Chat):
+    def __init__(self):
+        self.decoded = 0
+
+    def decode(self, turns):
+        self.decoded += len(turns)
+        return super().decode(turns)
+
+
 class Task:
     """Answers every turn, up to the last."""
 
@@ -39,12 +48,12 @@ def origin(step):
     return DrawnFrom(step=step, source_step=step - 1, policy_version=10 * step)
 
 
-def write(script, *, budget, max_turns=1, max_tokens=8, window=40):
+def write(script, *, budget, max_turns=1, max_tokens=8, window=40, chat=None):
     """(requests, rollout) of an episode whose turns are those of `script`, a phase after a phase.
 
     The engine stops at END, as the protocol says: also if it is the last token that it may write.
     """
-    episodes = Episodes(task=Task(max_turns), chat=Chat(), seed=0, window=window)
+    episodes = Episodes(task=Task(max_turns), chat=chat or Chat(), seed=0, window=window)
     (episode,) = episodes.begin([KEY], PROMPT, WAVE, max_tokens).values()
     requests, step, rollout = [], 1, None
     while True:
@@ -220,3 +229,19 @@ def test_between_turns_it_ends_without_the_reply(limits, ends):
     assert [(each.finish_reason, list(each.token_ids)) for each in ended] == (
         [("turns", [1, 2, 3, 4, 5, END])] if ends else []
     )
+
+
+def test_each_turn_is_decoded_once():
+    """Else the last of n turns would decode all n again, in the event loop."""
+    chat = CountingChat()
+    _, rollout = write(TURNS, budget=None, max_turns=3, chat=chat)
+    assert chat.decoded == 3
+    assert rollout.texts == ("459", "64569", "59")
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 4, 5, 100])
+def test_the_texts_of_a_record_are_those_of_all_turns_or_none(budget):
+    _, rollout = write(TURNS, budget=budget, max_turns=3)
+    assert rollout.texts == ("459", "64569", "59")
+    _, rollout = write([TURNS[0], [4] * 20], budget=budget, max_turns=3)
+    assert (rollout.finish_reason, len(rollout.turns), rollout.texts) == ("length", 2, ())

@@ -47,6 +47,7 @@ class Episode:
     budget: int | None = None  # tokens that it may still write before it is cut; None: no limit
     tokens: list[Ints]  # the prompt, a turn, the environment's reply, a turn, ...
     turns: list[tuple[int, int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)  # of the turns that were answered
     logprobs: list[np.ndarray] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)  # only of one that may be cut
     is_open: bool = False  # the last turn was cut: it goes on
@@ -104,6 +105,7 @@ class Episodes:
             logprobs=[rollout.rollout_logprob],
             segments=list(rollout.segments),
             is_open=is_open,
+            texts=list(rollout.texts),
         )
 
     def end_full(self, rollouts: Iterable[Rollout], max_tokens: int) -> list[Rollout]:
@@ -163,8 +165,8 @@ class Episodes:
         episode.finish_reason = reason
         if self._task.max_turns == 1 or reason == "length":
             return None
-        turns = self._chat.decode(episode.tokens[1::2])
-        reply = self._task.reply(episode.prompt, turns)
+        episode.texts += self._chat.decode(episode.tokens[1::2][len(episode.texts) :])
+        reply = self._task.reply(episode.prompt, list(episode.texts))
         if reply is None:
             return None
         between = self._chat.reply_ids(episode.prompt, reply, reason)
@@ -194,6 +196,8 @@ class Episodes:
             source_step=drawn_from.source_step,
             policy_version=drawn_from.policy_version,
             segments=tuple(episode.segments),
+            # Of some turns only they are none: a reader would take them for all.
+            texts=tuple(episode.texts if len(episode.texts) == len(episode.turns) else ()),
         )
 
     def _room(self, episode: Episode) -> int:
