@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from isentropic.controller.storage.checkpoints import latest, read_state
 from isentropic.controller.storage.ledger import FOLDERS, ledger_path, read_batch
 from isentropic.metrics.entropy import START_ENTROPY, entropy_metrics
 from isentropic.metrics.evaluation import evaluation_metrics
@@ -113,7 +114,7 @@ def dying(run, at):
     ("override", "at_once"),
     [
         pytest.param("rollout.max_staleness=0", True, id="the loop waits for both"),
-        pytest.param("rollout.max_staleness=1", False, id="it trains as soon as that is there"),
+        pytest.param("rollout.max_staleness=1", True, id="the loop trains meanwhile"),
         pytest.param("cluster.placement=shared", False, id="it has the GPUs in between"),
     ],
 )
@@ -137,7 +138,95 @@ def test_a_step_is_drawn_beside_the_evaluation_of_its_weights(override, at_once,
     assert any(len(splits) > 1 for splits in beside) == at_once
 
 
-def test_drawing_at_once_changes_no_number(fake_run, fakes):
+@pytest.mark.parametrize("staleness", [1, 2])
+@pytest.mark.parametrize("checkpoints", [2, 3], ids=["of another step", "of the evaluated step"])
+def test_off_policy_the_next_step_trains_while_weights_are_evaluated(
+    staleness, checkpoints, fake_run, fakes
+):
+    """The answers after step 3 come only once step 4 has made its updates."""
+    learner = fakes["learner"]()
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            version = self.weights.policy_version
+            if requests[0].key.split == "eval" and 0 < version < 10:
+                while learner.version == version:
+                    await asyncio.sleep(0)
+            async for completions in super().generate(requests):
+                yield completions
+
+    overrides = (f"rollout.max_staleness={staleness}", f"checkpoint.every={checkpoints}")
+    run = fake_run(*overrides, folder="slow", learner=learner, pool=Pool())
+    asyncio.run(asyncio.wait_for(run.controller().run(), 30))
+
+    assert list(run.lines.lines) == list(range(7)), "lines come in the order of the steps"
+    assert run.lines.lines[3]["eval/policy_version"] in range(4, 7)
+    assert run.stable == fake_run(*overrides, folder="quick").run().stable
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_checkpoint_of_an_evaluated_step_knows_its_evaluation(staleness, fake_run):
+    """It is complete only with its line; a run that goes on from it ends like one that was whole."""
+    overrides = (f"rollout.max_staleness={staleness}", "checkpoint.every=3")
+    whole = fake_run(*overrides, folder="whole").run()
+    killed = fake_run(*overrides, folder="killed")
+    killed.lines.log = dying(killed, at=5)
+    with pytest.raises(InterruptedError):
+        killed.run()
+
+    checkpoint, manifest = latest(killed.folder / "checkpoints", print)
+    assert manifest.step == 3
+    best = read_state(checkpoint)["reporter"]["best"]
+    assert [step for _, step in best] == [0, 3]
+    resumed = fake_run(*overrides, folder="killed").run(resume=True)
+    assert killed.stable | resumed.stable == whole.stable
+
+
+def test_a_run_killed_before_the_line_of_an_evaluated_step_has_no_checkpoint_of_it(fake_run):
+    overrides = ("rollout.max_staleness=1", "checkpoint.every=3")
+    killed = fake_run(*overrides)
+    killed.lines.log = dying(killed, at=3)
+    with pytest.raises(InterruptedError):
+        asyncio.run(asyncio.wait_for(killed.controller().run(), 30))
+    assert killed.learner.version > max(killed.pool.loads), "step 4 was trained by then"
+    assert latest(killed.folder / "checkpoints", print) is None
+
+
+@pytest.mark.parametrize(("staleness", "ends"), [(0, 3), (1, 4)])
+def test_an_alarm_on_an_evaluation_ends_the_run_with_a_checkpoint(staleness, ends, fake_run):
+    """Off policy the next step is trained by then: the run ends after that."""
+    rule = "metric: eval/avg_at_k, kind: below, value: 2, baseline: none, window: 1, ceiling: null"
+    rule += ", patience: 1, level: warning, action: stop, unit: share"
+    run = fake_run(f"rollout.max_staleness={staleness}", f"+alarms.rules.held_out={{{rule}}}")
+    controller = run.controller()
+    asyncio.run(controller.run())
+
+    assert controller.stopped.startswith("held out: ")
+    assert max(run.lines.lines) == ends
+    assert [alarm["step"] for alarm in run.lines.alarms if alarm["rule"] == "held_out"] == [3]
+    assert latest(run.folder / "checkpoints", print)[1].step == ends
+
+
+def test_a_stop_asked_for_while_weights_are_evaluated_leaves_no_step_without_its_line(
+    fake_run, fakes
+):
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            if requests[0].key.split == "eval" and self.weights.policy_version > 0:
+                controller.request_stop("asked")
+            async for completions in super().generate(requests):
+                yield completions
+
+    run = fake_run("rollout.max_staleness=1", "checkpoint.every=0", pool=Pool())
+    controller = run.controller()
+    asyncio.run(asyncio.wait_for(controller.run(), 30))
+    last = max(run.lines.lines)
+    assert last in (3, 4) and list(run.lines.lines) == list(range(last + 1))
+    assert latest(run.folder / "checkpoints", print)[1].step == last
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_drawing_at_once_changes_no_number(staleness, fake_run, fakes):
     class OneAtATime(fakes["pool"]):
         async def generate(self, requests):
             self.free = getattr(self, "free", None) or asyncio.Lock()
@@ -145,8 +234,9 @@ def test_drawing_at_once_changes_no_number(fake_run, fakes):
                 async for completions in super().generate(requests):
                     yield completions
 
-    one = fake_run(folder="one", pool=OneAtATime()).run()
-    both = fake_run(folder="both").run()
+    stale = f"rollout.max_staleness={staleness}"
+    one = fake_run(stale, folder="one", pool=OneAtATime()).run()
+    both = fake_run(stale, folder="both").run()
     assert one.stable == both.stable
     for split, steps in (("eval", EVALUATED), ("train", range(1, 7))):
         for step in steps:

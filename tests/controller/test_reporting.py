@@ -41,7 +41,7 @@ def test_every_second_is_counted_once(staleness, waited, other, trained):
     """Of 20 s: 10 waited (engines: 6 draw, 1 grade, 1 load), 4 update, 1 publish, 2 evaluate."""
     run, step = trained(f"rollout.max_staleness={staleness}")
     step.watch.total = 20.0
-    step.watch.seconds = {"waited": 10.0, "update": 4.0, "publish": 1.0}
+    step.watch.seconds = {"waited": 10.0, "update": 4.0, "publish": 1.0, "evaluating": 2.0}
     step.delivery.sync_s = 1.0
     step.delivery.clock.rollout_s, step.delivery.clock.reward_s = 6.0, 1.0
     step.delivery.clock.tokens = 300

@@ -18,9 +18,9 @@ With staleness n the weights after step s draw step s + 1 + n, and w0 all steps 
 Weights that nothing is drawn with (the ledger has the steps already, or the run ends) are loaded
 only to evaluate them.
 
-With n = 0 the evaluation of weights and the step drawn from them go to the engines together: what
-the longest answers of one leave free is the other's. Each answer depends on weights and seed only.
-With n > 0 the loop trains on as soon as the evaluation is there, so it has the engines for itself.
+The evaluation of weights and the step drawn from them go to the engines together: what the longest
+answers of one leave free is the other's. Each answer depends on weights and seed only. With n > 0 the
+loop trains the next step meanwhile, which is drawn already.
 
 With `rollout.segment_tokens` each step takes over what the one before left in flight, which is then
 on disk (`storage/carried.py`); the schedule of the weights is the same. A step in the ledger that
@@ -111,7 +111,6 @@ class Feed:
         self._eval_prompts = min(config.evaluation.prompts, eval_size)
         self._staleness = config.rollout.max_staleness
         self._shared = config.cluster.placement == "shared"
-        self._draws_beside_evaluations = self._staleness == 0 and not self._shared
         self._last = config.run.steps
         self._weights: dict[int, asyncio.Future[Weights]] = {}
         self._deliveries: dict[int, asyncio.Future[Delivery]] = {}
@@ -197,7 +196,7 @@ class Feed:
             if self.evaluates(source) and (source > done or source == 0):
                 await self._load(source)
                 evaluating = self._evaluate(source)
-                if self._draws_beside_evaluations:
+                if not self._shared:
                     _, next_draw = await _both(evaluating, self._draw_from(source, next_draw))
                 else:
                     await evaluating

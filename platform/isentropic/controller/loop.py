@@ -6,6 +6,7 @@ learner; every checkpoint has all three.
 """
 
 import asyncio
+import copy
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,7 +25,7 @@ from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.aside import ASIDE, set_checkpoints_aside
 from isentropic.controller.storage.attribution import write_attribution
 from isentropic.controller.storage.fates import write_fates
-from isentropic.controller.storage.saving import Saver
+from isentropic.controller.storage.saving import Reported, Saver
 from isentropic.controller.trainer import Trainer
 from isentropic.durable import when_there_is_room
 from isentropic.metrics.sinks.jsonl import read_lines
@@ -73,6 +74,9 @@ class Controller:
         self._phase = phase
         self._begun = begun
         self._stop: str | None = None
+        self._unreported: Step | None = None  # trained, its evaluation under way
+        self._saving: asyncio.Future[Reported] | None = None  # its checkpoint waits for its line
+        self._checkpoint_wanted = False  # by an alarm
         self._said_rate_is_0 = False
 
     def request_stop(self, reason: str) -> None:
@@ -101,6 +105,7 @@ class Controller:
             self._feed.finish(self._trainer.step)
             while self._trainer.step < self._config.run.steps and self._stop is None:
                 await self._run_step(self._trainer.step + 1)
+            await self._report_the_last(Stopwatch())
             await self._saver.finish()
             if self._stop is None and (left := left_over(self._feed.flight)):
                 self._warn(left)
@@ -114,6 +119,8 @@ class Controller:
             raise
         finally:
             self._feeding.cancel()
+            if self._saving is not None:
+                self._saving.cancel()  # the line that it waits for is never written
             await asyncio.gather(self._feeding, self._saver.settle(), return_exceptions=True)
 
     def _leave_behind(self) -> None:
@@ -127,7 +134,10 @@ class Controller:
             )
 
     async def _run_step(self, number: int) -> None:
-        """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves."""
+        """Delivers, scores, checks the probe, trains, publishes, evaluates, reports and saves.
+
+        Where the next step may train beside the evaluation, that step reports this one.
+        """
         await self._saver.look()
         watch = Stopwatch(self._phase)
         with watch("waited"):
@@ -141,6 +151,7 @@ class Controller:
             await self._check_probe(step, number - 1)
         await self._trainer.train(step)
         self._say_if_rate_is_0(step)
+        await self._report_the_last(watch)
         self._reporter.begin(step)
 
         # Engines on the learner's GPUs may evaluate once weights are published, and have its memory
@@ -153,23 +164,55 @@ class Controller:
         if not shared:
             await self._trainer.recheck(step)
 
-        if self._feed.evaluates(number):
-            self._phase("evaluating")
-            step.evaluation = await self._fed(self._feed.evaluation(number))
+        later = self._reports_later(number)
+        if self._feed.evaluates(number) and not later:
+            with watch("evaluating"):
+                step.evaluation = await self._fed(self._feed.evaluation(number))
             if number == self._config.run.steps:
                 await self._check_probe(step, number)
         watch.stop()
 
         write = partial(write_fates, self._trained, number, step.fates.values())
         await asyncio.to_thread(when_there_is_room, write)
+        if later:
+            self._unreported = step
+        else:
+            await self._report(step)
+        await self._checkpoint_if_due(number)
+        if not later:
+            self._feed.finish(number)
+
+    def _reports_later(self, number: int) -> bool:
+        """Whether the next step trains while the engines evaluate the weights after this one."""
+        return (
+            self._config.rollout.max_staleness > 0
+            and self._feed.evaluates(number)
+            and number < self._config.run.steps
+            and self._stop is None
+        )
+
+    async def _report_the_last(self, watch: Stopwatch) -> None:
+        """Reports the step before, if it is not: its evaluation had the time of a training."""
+        step, self._unreported = self._unreported, None
+        if step is None:
+            return
+        with watch("waited"):
+            step.evaluation = await self._fed(self._feed.evaluation(step.step))
+        await self._report(step)
+        self._feed.finish(step.step)
+
+    async def _report(self, step: Step) -> None:
+        """Writes the line of a step, and notes what its alarms ask for."""
         decision = await asyncio.to_thread(self._reporter.step, step)
         if step.attribution:
-            write = partial(write_attribution, self._attribution, number, step.attribution)
+            write = partial(write_attribution, self._attribution, step.step, step.attribution)
             await asyncio.to_thread(when_there_is_room, write)
         if decision.stop:
             self.request_stop(decision.stop)
-        await self._checkpoint_if_due(number, requested=decision.checkpoint)
-        self._feed.finish(number)
+        self._checkpoint_wanted |= decision.checkpoint
+        if self._saving is not None:
+            self._saving.set_result(self._report_state(step.step))
+            self._saving = None
 
     def _say_if_rate_is_0(self, step: Step) -> None:
         """Says once that updates move nothing, unless `learner.lr` asked for it."""
@@ -201,10 +244,12 @@ class Controller:
         scores = await self._trainer.score_rollouts(rollouts)
         await asyncio.to_thread(self._reporter.start, evaluation, scores)
 
-    async def _checkpoint_if_due(self, step: int, *, requested: bool) -> None:
+    async def _checkpoint_if_due(self, step: int) -> None:
+        """Begins a checkpoint; that of a step without its line is complete when it has one."""
         every = self._config.checkpoint.every
         last = step == self._config.run.steps
-        if not (requested or last or self._stop or (every > 0 and step % every == 0)):
+        wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
+        if not (wanted or last or self._stop or (every > 0 and step % every == 0)):
             return
         manifest = checkpoints.Manifest(
             step=step,
@@ -213,11 +258,19 @@ class Controller:
             about=self._metadata,
             files={},
         )
-        state = self._trainer.state_dict() | {"reporter": self._reporter.state_dict()}
         await self._saver.finish()  # what is still being written may be the best
+        reported: asyncio.Future[Reported] = asyncio.get_running_loop().create_future()
+        if self._unreported is None:
+            reported.set_result(self._report_state(step))
+        else:
+            self._saving = reported
+        await self._saver.begin(manifest, self._trainer.state_dict(), reported)
+
+    def _report_state(self, step: int) -> Reported:
+        """What a checkpoint has of the report, once the line of its step is written."""
         saved = {*checkpoints.listed(self._folder / "checkpoints"), step}
         best = self._reporter.best_steps(self._config.checkpoint.keep_best, saved)
-        await self._saver.begin(manifest, state, best)
+        return Reported(state=copy.deepcopy(self._reporter.state_dict()), best=best)
 
     async def _restore(self, checkpoint: Path, manifest: checkpoints.Manifest) -> int:
         """Goes back to a checkpoint; the position in the data order from there on."""

@@ -373,7 +373,6 @@ class Reporter:
         # its own and must not count as waiting too.
         on_policy = self._config.rollout.max_staleness == 0
         engines = clock.rollout_s + clock.reward_s + sync_s if on_policy else 0.0
-        evaluated = step.evaluation.seconds if step.evaluation else 0.0
         replayed = [sample for update in step.replayed for sample in update.samples]
         trained = sum(sample.rollout.num_response_tokens for sample in [*step.samples, *replayed])
         scored = sum(len(score.logprob) for score in step.scores.values())
@@ -389,7 +388,7 @@ class Reporter:
             "time/recheck_s": seconds.get("recheck", 0.0),
             "time/sync_s": sync_s + seconds.get("publish", 0.0),
             "time/wait_s": max(0.0, seconds.get("waited", 0.0) - engines),
-            "time/other_s": max(0.0, total - evaluated - sum(seconds.values())),
+            "time/other_s": max(0.0, total - sum(seconds.values())),
             "throughput/rollout_tok_s": clock.tokens / clock.rollout_s if clock.rollout_s else 0.0,
             "throughput/learner_tok_s": (trained + scored) / worked if worked else 0.0,
             **({"throughput/mfu": mfu} if mfu is not None else {}),

@@ -17,6 +17,7 @@ import pytest
 
 import isentropic
 from isentropic.records import Prompt, Rollout, RolloutKey
+from isentropic.tasks.grading.lanes import PlaceLost
 from isentropic.tasks.grading.outcome import Unchecked
 from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
 from isentropic.tasks.prompts import Kept
@@ -138,6 +139,70 @@ def test_as_many_checks_run_at_a_time_as_the_node_can_make(
     graders._pool.check = check
     assert grade(graders, ["1"] * 20) == [1.0] * 20
     assert most == lanes
+
+    async def as_they_finish():
+        return await asyncio.gather(*(graders.grade([rollout("1")]) for _ in range(20)))
+
+    assert asyncio.run(as_they_finish()) == [[1.0]] * 20
+    assert most == lanes, "no more than that over all calls"
+
+
+def test_a_call_that_waits_for_others_in_vain_is_late(make_workers):
+    """One lane; a check that hangs longer than the second call may take."""
+    graders = make_workers(HostileTask(), workers=1, batch_size=1, timeout_s=0.5, deadline_s=0.5)
+    release = asyncio.Event()
+
+    async def check(batch, timeout_s):
+        await release.wait()
+        return [1.0] * len(batch)
+
+    graders._pool.check = check
+
+    async def go():
+        first = asyncio.create_task(graders.check([(PROMPT, ("1",), False)]))
+        await asyncio.sleep(0)
+        (second,) = await graders.check([(PROMPT, ("1",), False)])
+        release.set()
+        return second, await first
+
+    second, first = asyncio.run(go())
+    assert (second, first) == ("timed_out", [1.0])
+    assert "rewards.deadline_s" in second.reason
+
+
+class Elsewhere:
+    """Another place, which answers `paid`; it is lost after so many checks."""
+
+    def __init__(self, lanes=2, lost_after=None):
+        self.lanes, self.lost_after, self.checked = lanes, lost_after, 0
+
+    async def check(self, batch, timeout_s):
+        await asyncio.sleep(0)
+        if self.checked == self.lost_after:
+            raise PlaceLost("node b is gone.")
+        self.checked += 1
+        return [5.0] * len(batch)
+
+    def close(self): ...
+
+
+def test_checks_are_spread_over_places(make_workers):
+    graders, other = make_workers(HostileTask(), workers=2, batch_size=1), Elsewhere()
+    graders.spread([other])
+    rewards = grade(graders, ["1"] * 20)
+    assert rewards.count(5.0) == other.checked > 2
+    assert rewards.count(1.0) == 20 - other.checked >= 2
+
+
+def test_what_a_lost_place_had_is_checked_by_the_rest(make_workers):
+    said = []
+    graders = make_workers(HostileTask(), workers=2, batch_size=1)
+    graders._warn = said.append
+    graders.spread([Elsewhere(lanes=3, lost_after=4)])
+    rewards = grade(graders, ["1"] * 20)
+    assert (rewards.count(5.0), rewards.count(1.0)) == (4, 16)
+    assert said == ["node b is gone. Its checks are made by the rest."]
+    assert grade(graders, ["2"] * 3) == [2.0] * 3
 
 
 class CutTask(HostileTask):

@@ -4,7 +4,8 @@ import asyncio
 import copy
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from isentropic.controller.storage import checkpoints
 from isentropic.controller.storage.aside import drop_reached
 from isentropic.controller.storage.checkpoints import Manifest
 from isentropic.metrics.sinks.jsonl import sync_logs
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What is known once the line of the checkpoint's step is written."""
+
+    state: dict[str, Any]  # of the reporter
+    best: set[int]  # the steps whose checkpoints stay, besides the newest ones
 
 
 class Saver:
@@ -42,14 +51,16 @@ class Saver:
         self._verified: dict[Path, checkpoints.Signature] = {}
         self._writing: asyncio.Task | None = None
 
-    async def begin(self, manifest: Manifest, state: dict[str, Any], keep: set[int]) -> None:
+    async def begin(
+        self, manifest: Manifest, state: dict[str, Any], reported: Awaitable[Reported]
+    ) -> None:
         """Copies the learner's state and `state`, and starts to write them.
 
         Waits first until the checkpoint before it is complete or given up.
 
         Args:
             manifest: without its files.
-            keep: the steps whose checkpoints stay, besides the newest ones.
+            reported: waited for while the run goes on; the checkpoint is not complete before.
         """
         await self.finish()
         self._step = manifest.step
@@ -61,7 +72,7 @@ class Saver:
             self._give_up(error)
         else:
             self._writing = asyncio.create_task(
-                self._write(temporary, manifest, copy.deepcopy(state), keep)
+                self._write(temporary, manifest, copy.deepcopy(state), reported)
             )
 
     async def finish(self) -> None:
@@ -92,10 +103,15 @@ class Saver:
             self._writing.cancel()
 
     async def _write(
-        self, temporary: Path, manifest: Manifest, state: dict[str, Any], keep: set[int]
+        self,
+        temporary: Path,
+        manifest: Manifest,
+        state: dict[str, Any],
+        reported: Awaitable[Reported],
     ) -> None:
         try:
             written = await self._learner.end_save()
+            report = await reported
             # A resume skips a checkpoint whose metric lines were lost in a crash: sync them first.
             await asyncio.to_thread(sync_logs, self._folder.parent)
             path = await asyncio.to_thread(
@@ -103,12 +119,12 @@ class Saver:
                 self._folder,
                 temporary,
                 manifest,
-                state,
+                state | {"reporter": report.state},
                 {f"learner/{name}": entry for name, entry in written.items()},
             )
             self._verified[path] = checkpoints.signature(path)
             await asyncio.to_thread(
-                checkpoints.prune, self._folder, self._keep_last, keep, self._verified
+                checkpoints.prune, self._folder, self._keep_last, report.best, self._verified
             )
             await asyncio.to_thread(drop_reached, self._folder.parent, manifest.step)
         except OSError:

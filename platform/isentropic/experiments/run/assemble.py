@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 
-from isentropic.actors.launch import Actors, start_actors
+from isentropic.actors.launch import Actors, start_actors, start_explained
+from isentropic.actors.reward_nodes import start_reward_nodes
 from isentropic.config import Config, method_name
 from isentropic.controller.feed import Feed
 from isentropic.controller.loop import Controller
@@ -170,6 +171,30 @@ class Assembly:
         if self.record is not None:
             self.record.close()
 
+    @asynccontextmanager
+    async def grading_everywhere(self) -> AsyncIterator[None]:
+        """Has answers checked on all nodes of the cluster, if the run asks for that."""
+        config, task, places = self.config, self.prepared.task, []
+        if config.rewards.nodes == "all" and not task.isolated:
+            self.terminal.say(
+                f"rewards.nodes=all changes nothing: the answers of task {config.task.name} are "
+                "checked without workers, in the run's own process."
+            )
+        elif config.rewards.nodes == "all":
+            with start_explained():
+                places = await start_reward_nodes(
+                    task,
+                    config.rewards,
+                    timeout_s=config.cluster.startup_timeout_s,
+                    say=self.terminal.say,
+                )
+            self.grader.spread(places)
+        try:
+            yield
+        finally:
+            for place in places:
+                place.close()
+
     def controller(self, actors: Lendable, start: Start) -> Controller:
         """Makes a controller whose state is new; `start` brings the rest."""
         self.cut_back(start)
@@ -251,7 +276,7 @@ async def _drive(assembly: Assembly, start: Start, lend: Lend, stopping: Stoppin
     config = assembly.config
     terminal = assembly.terminal
     try:
-        async with lend(config, assembly.prepared) as actors:
+        async with lend(config, assembly.prepared) as actors, assembly.grading_everywhere():
             return await supervise(
                 actors,
                 partial(assembly.controller, actors),

@@ -29,6 +29,9 @@ class Paid(float):
         paid.parts = dict(parts)
         return paid
 
+    def __getnewargs__(self) -> tuple[float, Mapping[str, float]]:
+        return float(self), self.parts
+
 
 class Unchecked(float):
     """What is paid for an answer whose check hung, crashed or gave no finite number."""
@@ -43,6 +46,9 @@ class Failed(str):
         failed = super().__new__(cls, kind)
         failed.reason = reason[:REASON]
         return failed
+
+    def __getnewargs__(self) -> tuple[str, str]:
+        return str(self), self.reason
 
 
 def parts_of(outcome: Outcome) -> Mapping[str, float]:

@@ -79,14 +79,19 @@ class WorkerPool:
         memory_gib: float,
         timeout_s: float,
         say: Callable[[str], None],
+        workers: int | None = None,
         network: bool = False,
         accept_gaps: bool = False,
     ) -> None:
-        """say: is called once, with what the workers are walled off by.
+        """
+        Args:
+            say: is called once, with what the workers are walled off by.
+            workers: how many checks to make at a time; None: `spare_cpus` of this node.
 
         Raises:
             OpenWall: code of an answer could use the network, which `accept_gaps` alone allows.
         """
+        self.lanes = workers or spare_cpus()
         self._task = task
         self._memory_gib = memory_gib
         self._timeout_s = timeout_s
@@ -120,6 +125,12 @@ class WorkerPool:
             except (ValueError, RecursionError):  # it sent no answer
                 break
         return [CRASHED] * len(batch)
+
+    async def start(self) -> Wall:
+        """Starts a first worker, and returns the wall around it. Raises RewardError if it cannot."""
+        worker = await asyncio.to_thread(self._start)
+        self._idle.append(worker)
+        return worker.wall
 
     def close(self) -> None:
         """Ends the workers, hung ones too."""

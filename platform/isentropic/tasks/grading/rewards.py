@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from isentropic.checks import check_range
+from isentropic.checks import check_choice, check_range
 from isentropic.records import Prompt, Rollout, is_right
 from isentropic.tasks.base import FORMS, Task
 from isentropic.tasks.chat import Chat
+from isentropic.tasks.grading.lanes import Lanes, Place, PlaceLost
 from isentropic.tasks.grading.outcome import (
     CRASHED,
     KINDS,
@@ -20,10 +21,11 @@ from isentropic.tasks.grading.outcome import (
     parts_of,
     reason_of,
 )
-from isentropic.tasks.grading.pool import RewardError, WorkerPool, spare_cpus
+from isentropic.tasks.grading.pool import RewardError, WorkerPool
 from isentropic.tasks.grading.wall import Wall
 from isentropic.tasks.grading.worker import Item, check_all
 
+NODES = ("driver", "all")
 WARNINGS = 8  # places of errors that are named
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,9 @@ log = logging.getLogger(__name__)
 class RewardsConfig:
     """Values live in conf/rewards/default.yaml."""
 
-    workers: int | None  # null: half of the CPUs that the run's own process may use, 2 at least
+    workers: (
+        int | None
+    )  # of a node; null: half of the CPUs that a process of the run may use, 2 at least
     timeout_s: float  # wall clock for one check
     deadline_s: float  # for one call of `grade`; checks not made by then count as timed out
     memory_gib: float  # address space of a worker
@@ -46,8 +50,11 @@ class RewardsConfig:
     network: bool = False  # a check may connect to servers, such as a judge; nothing else opens
     # A reward that may run what an answer wrote does so behind a wall with gaps, or with `network` too.
     accept_gaps: bool = False
+    # driver: checks are made on the node of the run's own process; all: on every node of the cluster.
+    nodes: str = "driver"
 
     def __post_init__(self) -> None:
+        check_choice("rewards.nodes", self.nodes, NODES)
         if self.workers is not None:
             check_range("rewards.workers", self.workers, at_least=1, at_most=1024)
         check_range("rewards.batch_size", self.batch_size, at_least=1)
@@ -67,6 +74,19 @@ class RewardsConfig:
         check_range("rewards.reward_on_error", self.reward_on_error)
         if self.max_errors_in_a_row is not None:
             check_range("rewards.max_errors_in_a_row", self.max_errors_in_a_row, at_least=1)
+
+
+def make_pool(task: Task, config: RewardsConfig, say: Callable[[str], None]) -> WorkerPool:
+    """Makes the pool of one node; raises OpenWall as `WorkerPool` does."""
+    return WorkerPool(
+        task,
+        memory_gib=config.memory_gib,
+        timeout_s=config.timeout_s,
+        say=say,
+        workers=config.workers,
+        network=config.network,
+        accept_gaps=config.accept_gaps,
+    )
 
 
 class RewardWorkers:
@@ -97,14 +117,8 @@ class RewardWorkers:
         self._warn = warn
         self._warned: set[str] = set()
         self._parts: set[str] = set()  # of the rewards so far
-        self._pool = WorkerPool(
-            task,
-            memory_gib=config.memory_gib,
-            timeout_s=config.timeout_s,
-            say=say,
-            network=config.network,
-            accept_gaps=config.accept_gaps,
-        )
+        self._pool = make_pool(task, config, say)
+        self._lanes = Lanes(self._pool)
 
     async def grade(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Returns one task reward per rollout, in order; `Unchecked` if its check gave none.
@@ -144,6 +158,10 @@ class RewardWorkers:
     def wall(self) -> Wall | None:
         """The wall around the checks; None before the first isolated one."""
         return self._pool.wall
+
+    def spread(self, places: Sequence[Place]) -> None:
+        """Has checks made in more places, until one is lost; who made them closes them."""
+        self._lanes.add(places)
 
     def counts(self) -> dict[str, int]:
         """Counts the checks that timed out, crashed, raised or gave no finite number, by kind."""
@@ -185,18 +203,37 @@ class RewardWorkers:
 
         async def lane() -> None:
             for index in remaining:
-                left = deadline - time.monotonic()
-                if left <= 0:
+                checked = await self._check_one(batches[index], deadline)
+                if checked is None:
                     return
-                limit = min(self._config.timeout_s, left)
-                checked = await self._pool.check(batches[index], limit)
-                # Cut off before its own time was up.
-                cut = limit < self._config.timeout_s
-                outcomes[index] = [late if cut and x == TIMED_OUT else x for x in checked]
+                outcomes[index] = checked
 
-        lanes = min(self._config.workers or spare_cpus(), len(batches))
+        lanes = min(self._lanes.count, len(batches))
         await asyncio.gather(*(lane() for _ in range(lanes)))
         return outcomes
+
+    async def _check_one(self, batch: Sequence[Item], deadline: float) -> list[Outcome] | None:
+        """Returns the outcomes of a batch; None if the deadline of the whole call is over."""
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                place = await self._lanes.take()
+        except TimeoutError:
+            return None
+        try:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            limit = min(self._config.timeout_s, left)
+            checked = await place.check(batch, limit)
+        except PlaceLost as lost:
+            if self._lanes.drop(place):
+                self._warn(f"{lost} Its checks are made by the rest.")
+            return await self._check_one(batch, deadline)
+        finally:
+            self._lanes.give(place)
+        # Cut off before its own time was up.
+        cut = limit < self._config.timeout_s
+        return [self._late() if cut and x == TIMED_OUT else x for x in checked]
 
     def _late(self) -> Failed:
         """The error of a check that the deadline of the whole call cut off or left out."""
