@@ -1,6 +1,8 @@
 """What is dear to start and shared by a whole test session: a model folder, an engine, a Ray."""
 
+import copy
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +12,11 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from hydra._internal import config_loader_impl as hydra_impl
 from hypothesis import settings
 
 from isentropic.config import RolloutConfig
+from isentropic.experiments.settings.conf import CONF
 from isentropic.records import Request, RolloutKey
 from isentropic.seeds import rollout_seed
 
@@ -20,6 +24,68 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 MAX_LENGTH = 96
+
+
+LOADER = hydra_impl.ConfigLoaderImpl
+HYDRAS_LIST, HYDRAS_COMPOSE = (
+    hydra_impl.create_defaults_list,
+    LOADER._compose_config_from_defaults_list,
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remembered_compositions():
+    """Has Hydra read each choice of presets under conf/ once; a test's values are set on a copy.
+
+    Composing takes half a second, and hundreds of tests do it for a few values. What Hydra does with
+    a value (`section.key=...`) does not depend on the presets: it sets values last, one by one.
+    """
+    lists, composed = {}, {}
+
+    def is_fixed(repo):
+        """Whether nothing but conf/ is read: tests write presets of their own."""
+        return all(
+            source.scheme() != "file" or source.path in (str(CONF), f"file://{CONF}")
+            for source in repo.get_sources()
+        )
+
+    def remembered_list(repo, config_name, overrides_list, prepend_hydra, skip_missing):
+        if not is_fixed(repo) or any(one.is_hydra_override() for one in overrides_list):
+            return HYDRAS_LIST(repo, config_name, overrides_list, prepend_hydra, skip_missing)
+        choices = [one for one in overrides_list if "." not in one.key_or_group]
+        key = (config_name, tuple(one.input_line for one in choices), prepend_hydra, skip_missing)
+        if key not in lists:
+            lists[key] = HYDRAS_LIST(repo, config_name, choices, prepend_hydra, skip_missing)
+        groups = [one for one in choices if one not in lists[key].config_overrides]
+        values = [one for one in overrides_list if one not in groups]
+        return replace(lists[key], config_overrides=values)
+
+    def remembered(self, defaults, repo):
+        if not is_fixed(repo):
+            return HYDRAS_COMPOSE(self, defaults=defaults, repo=repo)
+        key = repr(defaults)
+        if key not in composed:
+            composed[key] = HYDRAS_COMPOSE(self, defaults=defaults, repo=repo)
+        return copy.deepcopy(composed[key])
+
+    hydra_impl.create_defaults_list = remembered_list
+    LOADER._compose_config_from_defaults_list = remembered
+    yield
+    hydra_impl.create_defaults_list = HYDRAS_LIST
+    LOADER._compose_config_from_defaults_list = HYDRAS_COMPOSE
+
+
+@pytest.fixture
+def hydras_own():
+    """What a function gives if Hydra composes everything from its files, as in a run."""
+
+    def call(function):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hydra_impl, "create_defaults_list", HYDRAS_LIST)
+            patch.setattr(LOADER, "_compose_config_from_defaults_list", HYDRAS_COMPOSE)
+            return function()
+
+    return call
 
 
 def write_tiny_model(folder, *, seed: int = 0) -> str:
