@@ -8,11 +8,13 @@ PY := $(VENV)/bin/python
 DEVICE ?= $(if $(wildcard $(VENV)/.installed-cuda),cuda,cpu)
 STAMP := $(VENV)/.installed-$(DEVICE)
 PYTEST := $(PY) -m pytest -q
-# Two processes at a time: one has all tests that need an engine or Ray, and starts them once. Its
-# output comes last. A process that selects nothing (exit code 5) is no failure if the other has tests.
+# Two processes at a time: one has all tests that need an engine or Ray, and starts them once; it reads
+# no other files, since to read all takes a minute. Its output comes last. A process that selects
+# nothing (exit code 5) is no failure if the other has tests.
+ENGINE_FILES = $(if $(ARGS),,$(sort $(shell grep -rl 'mark\.engine' tests --include='test_*.py')))
 define both
 	@log=$$(mktemp); \
-	$(PYTEST) -m "engine$(1)" $(ARGS) >$$log 2>&1 & engine=$$!; \
+	$(PYTEST) -m "engine$(1)" $(ARGS) $(ENGINE_FILES) >$$log 2>&1 & engine=$$!; \
 	$(PYTEST) -m "not engine$(1)" $(ARGS); unit=$$?; \
 	wait $$engine; engine=$$?; cat $$log; rm $$log; \
 	if [ $$unit -eq 5 ]; then exit $$engine; fi; \

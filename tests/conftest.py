@@ -26,6 +26,13 @@ settings.load_profile("untimed")
 MAX_LENGTH = 96
 
 
+def pytest_collection_modifyitems(items):
+    """`make test` finds the files of an engine's tests by two words."""
+    files = {item.path for item in items if item.get_closest_marker("engine")}
+    hidden = [str(path) for path in files if "mark.engine" not in path.read_text(encoding="utf-8")]
+    assert not hidden, f"tests are marked `engine` without these words (mark.engine): {hidden}"
+
+
 LOADER = hydra_impl.ConfigLoaderImpl
 HYDRAS_LIST, HYDRAS_COMPOSE = (
     hydra_impl.create_defaults_list,

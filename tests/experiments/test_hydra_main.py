@@ -236,8 +236,12 @@ def test_the_whole_config_is_shown(run):
     assert "dir: runs/here" in out
 
 
-def test_no_heavy_import_before_the_config_is_composed():
-    script = "import sys, isentropic.experiments.hydra_main; print({'torch', 'ray', 'vllm'} & set(sys.modules))"
+def test_no_heavy_import_before_a_config_is_composed_and_none_to_read_a_run():
+    names = [
+        f"isentropic.experiments.{name}"
+        for name in ("hydra_main", "commands.report", "commands.show")
+    ]
+    script = f"import sys, {', '.join(names)}; print({{'torch', 'ray', 'vllm'}} & set(sys.modules))"
     answer = subprocess.run(
         [sys.executable, "-c", script],
         env={"PYTHONPATH": str(PLATFORM)},

@@ -27,7 +27,7 @@ from isentropic.metrics.classes import (
 from isentropic.metrics.ledger import LedgerConfig
 from isentropic.metrics.panel import build_counterfactuals
 from isentropic.metrics.tokens import Array, Mask, TokenTable, token_table
-from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
+from isentropic.records import LOG_RATIO_LIMIT
 
 RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
 

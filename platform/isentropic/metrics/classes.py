@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isentropic.metrics.tokens import Array, Mask
-from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
+from isentropic.records import LOG_RATIO_LIMIT
 
 CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
 # What people read; & as in the paper.

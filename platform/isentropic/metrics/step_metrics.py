@@ -10,8 +10,16 @@ from isentropic.columns import join
 from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
-from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
-from isentropic.records import Group, Rollout, RolloutKey, RouterUse, Sample, TokenScores, Usage
+from isentropic.records import (
+    LOG_RATIO_LIMIT,
+    Group,
+    Rollout,
+    RolloutKey,
+    RouterUse,
+    Sample,
+    TokenScores,
+    Usage,
+)
 
 NAN = float("nan")
 

@@ -15,7 +15,7 @@ from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.metrics.entropy import first_wave
 from isentropic.objectives.loss.needs import needs_reference
-from isentropic.records import Rollout, RolloutKey, TokenScores
+from isentropic.records import LOG_RATIO_LIMIT, Rollout, RolloutKey, TokenScores
 
 UPDATES = {  # name of a branch's number -> that of the step's line
     "clip_frac": "clip/frac",
@@ -24,7 +24,6 @@ UPDATES = {  # name of a branch's number -> that of the step's line
     "drift": "drift/total",
     "grad_norm": "grad_norm/mean",
 }
-LOG_RATIO_LIMIT = 20.0
 Scores = dict[RolloutKey, TokenScores]
 Rows = list[dict[str, Any]]
 

@@ -142,7 +142,7 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
         if is_dataclass(option) and (raw is not None or option is hint):
             return typed(key, option, raw)
     try:
-        value = OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
+        value = raw if _has_type(hint, raw) else _converted(hint, raw)
     except (OmegaConfBaseException, ValueError) as error:
         as_list = _in_words(hint) == "a list" and isinstance(raw, str)
         advice = f" Write it in brackets: {shlex.quote(f'{key}=[{raw}]')}" if as_list else ""
@@ -163,6 +163,17 @@ def _value(key: str, hint: Any, raw: Any) -> Any:
                 "allowed."
             )
     return tuple(value) if isinstance(value, list) else value
+
+
+def _has_type(hint: Any, raw: Any) -> bool:
+    """Whether OmegaConf would leave a value as it is; asking it takes a hundred times as long."""
+    if isinstance(raw, str) and ("${" in raw or raw == MISSING):
+        return False
+    return type(raw) in (bool, int, float, str, types.NoneType) and type(raw) in _options(hint)
+
+
+def _converted(hint: Any, raw: Any) -> Any:
+    return OmegaConf.to_container(OmegaConf.merge(_field(hint), {"value": raw}))["value"]
 
 
 @cache
