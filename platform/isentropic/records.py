@@ -16,9 +16,6 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "turns", "unfinished"]
 Source = Literal["new", "queue", "replay"]
 
-# |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval. It stands here,
-# and not with the objectives, because metrics are read without torch, whose import takes seconds.
-LOG_RATIO_LIMIT = 20.0
 ROUNDING = 1e-6  # a reward may fall short of the full one by so much of it, and is right
 
 # Rollout.origin of what the policy itself wrote; of a teacher it is "teacher:<name>".

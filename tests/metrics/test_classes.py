@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from isentropic.metrics import tokens
 from isentropic.metrics.classes import (
     CLASSES,
     class_index,
@@ -12,6 +13,11 @@ from isentropic.metrics.classes import (
     high_by_probability,
     high_by_sensitivity,
 )
+from isentropic.objectives.loss import token_loss
+
+
+def test_ratios_are_bounded_as_the_losses_bound_them():
+    assert tokens.LOG_RATIO_LIMIT == token_loss.LOG_RATIO_LIMIT
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,15 @@
 """Reward workers on the other nodes of a cluster: one actor a node, which starts and ends them."""
 
-import asyncio
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from isentropic.actors.ray_runtime import head_answers
-from isentropic.actors.waiting import wait_all
+from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.tasks.base import Task
 from isentropic.tasks.grading.lanes import PlaceLost
 from isentropic.tasks.grading.outcome import Outcome
@@ -58,11 +56,15 @@ class RewardNode:
 
     async def check(self, batch: Sequence[Item], timeout_s: float) -> list[Outcome]:
         try:
-            async with asyncio.timeout(timeout_s + GRACE_S):
-                return await self._actor.check.remote(list(batch), timeout_s)
-        except (RayError, TimeoutError) as error:
+            return await wait_one(
+                self._actor.check.remote(list(batch), timeout_s),
+                who="they",
+                what="checking answers",
+                timeout_s=timeout_s + GRACE_S,
+            )
+        except Exception as error:  # whatever it is: the answers are checked elsewhere
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise PlaceLost(f"the reward workers of {self.name} are lost ({reason}).") from error
+            raise PlaceLost(f"The reward workers of {self.name} are lost: {reason}.") from error
 
     def close(self) -> None:
         _end([self._actor])

@@ -26,8 +26,7 @@ from isentropic.metrics.classes import (
 )
 from isentropic.metrics.ledger import LedgerConfig
 from isentropic.metrics.panel import build_counterfactuals
-from isentropic.metrics.tokens import Array, Mask, TokenTable, token_table
-from isentropic.records import LOG_RATIO_LIMIT
+from isentropic.metrics.tokens import LOG_RATIO_LIMIT, Array, Mask, TokenTable, token_table
 
 RATIO_QUANTILES = {"ratio/p01": 0.01, "ratio/p50": 0.5, "ratio/p99": 0.99}
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from isentropic.metrics.tokens import Array, Mask
-from isentropic.records import LOG_RATIO_LIMIT
+from isentropic.metrics.tokens import LOG_RATIO_LIMIT, Array, Mask
 
 CLASSES = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
 # What people read; & as in the paper.

@@ -10,8 +10,8 @@ from isentropic.columns import join
 from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
+from isentropic.metrics.tokens import LOG_RATIO_LIMIT
 from isentropic.records import (
-    LOG_RATIO_LIMIT,
     Group,
     Rollout,
     RolloutKey,

@@ -15,6 +15,9 @@ from isentropic.records import Sample
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+# That of the objectives (a test holds them equal): they need torch, whose import takes seconds, and
+# a run is read without it.
+LOG_RATIO_LIMIT = 20.0
 
 
 class TokenTable:

@@ -14,8 +14,9 @@ from isentropic.experiments.branch.replayer import Replayer, walk_to, without_pa
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.metrics.entropy import first_wave
+from isentropic.metrics.tokens import LOG_RATIO_LIMIT
 from isentropic.objectives.loss.needs import needs_reference
-from isentropic.records import LOG_RATIO_LIMIT, Rollout, RolloutKey, TokenScores
+from isentropic.records import Rollout, RolloutKey, TokenScores
 
 UPDATES = {  # name of a branch's number -> that of the step's line
     "clip_frac": "clip/frac",

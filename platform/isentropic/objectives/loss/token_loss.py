@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from isentropic.records import LOG_RATIO_LIMIT
+# |log r| beyond it is clamped before exp: e^20 is 5e8, far outside any clip interval.
+LOG_RATIO_LIMIT = 20.0
 
 
 class TokenLoss(NamedTuple):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from isentropic.checks import check_choice
 from isentropic.objectives.loss.schedule import check_coefficient
+from isentropic.objectives.loss.token_loss import LOG_RATIO_LIMIT
 from isentropic.objectives.terms.term import Term
-from isentropic.records import LOG_RATIO_LIMIT
 
 MAX_K3 = 10.0  # nats
 
