@@ -13,7 +13,7 @@ from isentropic.actors.waiting import wait_all, wait_one
 from isentropic.tasks.base import Task
 from isentropic.tasks.grading.lanes import PlaceLost
 from isentropic.tasks.grading.outcome import Outcome
-from isentropic.tasks.grading.pool import START_S, RewardError, WorkerPool
+from isentropic.tasks.grading.pool import START_S, RewardError, WorkerPool, spare_cpus
 from isentropic.tasks.grading.rewards import RewardsConfig, make_pool
 from isentropic.tasks.grading.worker import Item
 
@@ -34,13 +34,12 @@ class RewardActor:
         Returns how many checks are made here at a time, what the workers are walled off by, and
         what keeps them from starting, "" for nothing.
         """
-        said: list[str] = []
         try:
-            self._pool = make_pool(pickle.loads(task), config, said.append)
-            await self._pool.start()
+            self._pool = make_pool(pickle.loads(task), config, say=lambda wall: None)
+            wall = await self._pool.start()
         except Exception as error:  # a module that this node lacks, a wall that it cannot build
             return 0, "", f"{type(error).__name__}: {error}"
-        return self._pool.lanes, said[0], ""
+        return self._pool.lanes, str(wall), ""
 
     async def check(self, batch: Sequence[Item], timeout_s: float) -> list[Outcome]:
         return await self._pool.check(batch, timeout_s)
@@ -92,12 +91,15 @@ async def start_reward_nodes(
         ).remote()
         for node in nodes
     ]
-    packed = pickle.dumps(task)
+    packed, spares = (
+        pickle.dumps(task),
+        [spare_cpus(int(node["Resources"]["CPU"])) for node in nodes],
+    )
     try:
         started = await wait_all(
             [
-                actor.start.remote(packed, _of_node(config, node["Resources"]["CPU"]))
-                for actor, node in zip(actors, nodes, strict=True)
+                actor.start.remote(packed, replace(config, workers=config.workers or spare))
+                for actor, spare in zip(actors, spares, strict=True)
             ],
             who=names,
             what="starting reward workers",
@@ -126,11 +128,6 @@ def _other_nodes(here: str) -> list[dict[str, Any]]:
         for node in ray.nodes()
         if node["Alive"] and node["NodeID"] != here and node["Resources"].get("CPU", 0) >= 1
     ]
-
-
-def _of_node(config: RewardsConfig, cpus: float) -> RewardsConfig:
-    """As many workers as asked for, else half of the CPUs that Ray may use there, 2 at least."""
-    return replace(config, workers=config.workers or max(2, int(cpus) // 2))
 
 
 def _end(actors: Sequence[Any]) -> None:

@@ -11,15 +11,7 @@ from isentropic.methods.fates import Fate
 from isentropic.metrics.classes import bounded_ratio
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.tokens import LOG_RATIO_LIMIT
-from isentropic.records import (
-    Group,
-    Rollout,
-    RolloutKey,
-    RouterUse,
-    Sample,
-    TokenScores,
-    Usage,
-)
+from isentropic.records import Group, Rollout, RolloutKey, RouterUse, Sample, TokenScores, Usage
 
 NAN = float("nan")
 

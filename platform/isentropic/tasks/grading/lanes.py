@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import chain, zip_longest
 from typing import Protocol
 
@@ -69,9 +68,6 @@ class Lanes:
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self.give(waiter.result())
-            else:
-                with suppress(ValueError):
-                    self._waiting.remove(waiter)
             raise
 
     def give(self, place: Place) -> None:
@@ -80,7 +76,7 @@ class Lanes:
             return
         while self._waiting:
             waiter = self._waiting.popleft()
-            if not waiter.done():
+            if not waiter.done():  # done: it was given up
                 waiter.set_result(place)
                 return
         self._free.append(place)

@@ -56,12 +56,14 @@ class OpenWall(RewardError, ValueError):
         )
 
 
-def spare_cpus() -> int:
-    """How many checks this node can make at a time, if the rest of its CPUs go to the run itself.
+def spare_cpus(cpus: int | None = None) -> int:
+    """How many checks a node can make at a time, if the rest of its CPUs go to the run itself.
 
-    Half of what this process may use, and 2 at least: one check that hangs must not hold up all.
+    Half of them, and 2 at least: one check that hangs must not hold up all.
+
+    cpus: of the node; None: those that this process may use.
     """
-    return max(2, len(os.sched_getaffinity(0)) // 2)
+    return max(2, (len(os.sched_getaffinity(0)) if cpus is None else cpus) // 2)
 
 
 class WorkerPool:

@@ -35,9 +35,8 @@ log = logging.getLogger(__name__)
 class RewardsConfig:
     """Values live in conf/rewards/default.yaml."""
 
-    workers: (
-        int | None
-    )  # of a node; null: half of the CPUs that a process of the run may use, 2 at least
+    # Of a node; null: half of the CPUs that a process of the run may use, 2 at least.
+    workers: int | None
     timeout_s: float  # wall clock for one check
     deadline_s: float  # for one call of `grade`; checks not made by then count as timed out
     memory_gib: float  # address space of a worker
