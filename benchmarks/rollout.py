@@ -10,36 +10,35 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "platform"))
+sys.path[0] = str(Path(__file__).resolve().parents[1] / "platform")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np
-import ray
+import numpy as np  # noqa: E402
+import ray  # noqa: E402
 
-from isentropic.actors.engine_handle import EngineHandle
-from isentropic.actors.ray_runtime import start_ray, worker_env
-from isentropic.actors.rollout_actor import RolloutActor
-from isentropic.actors.rollout_pool import RayRolloutPool
-from isentropic.config import ClusterConfig, RolloutConfig
-from isentropic.records import Request, RolloutKey
-from isentropic.rollout.vllm_engine import VllmEngine, vllm_inputs
-from isentropic.seeds import rollout_seed
+from isentropic.actors.engine_handle import EngineHandle  # noqa: E402
+from isentropic.actors.ray_runtime import start_ray, worker_env  # noqa: E402
+from isentropic.actors.rollout_actor import RolloutActor  # noqa: E402
+from isentropic.actors.rollout_pool import RayRolloutPool  # noqa: E402
+from isentropic.config import Config  # noqa: E402
+from isentropic.experiments.settings.compose import compose_run  # noqa: E402
+from isentropic.experiments.settings.load import load  # noqa: E402
+from isentropic.records import Request, RolloutKey  # noqa: E402
+from isentropic.rollout import Engine  # noqa: E402
+from isentropic.rollout.vllm_engine import VllmEngine, vllm_inputs  # noqa: E402
+from isentropic.seeds import rollout_seed  # noqa: E402
 
 PROMPTS, SAMPLES, TOKENS, ROUNDS, MAX_LENGTH = 64, 8, 32, 5, 128
-CONFIG = RolloutConfig(
-    engine="vllm",
-    num_actors=1, tensor_parallel=1, prompts_per_step=PROMPTS, group_size=SAMPLES, temperature=1.0, top_p=1.0,
-    top_k=-1, max_prompt_tokens=64, max_response_tokens=TOKENS, max_staleness=0, max_num_seqs=512,
-    kv_cache_gib=0.5, dtype="float32", probe_tolerance=1e-4, timeout_s=600.0,
-)  # fmt: skip
-CLUSTER = ClusterConfig(
-    address="local", placement="apart", gpus_per_engine=0.0, gpus_per_rank=0.0, cpus_per_engine=1.0,
-    cpus_per_rank=1.0, strategy="PACK", startup_timeout_s=300.0, object_store_gib=0.5,
-    health_timeout_s=120.0, max_restarts=0, max_learner_restarts=0, learner_label=None, rollout_label=None,
-)  # fmt: skip
+OVERRIDES = (
+    "experiment=ce_gppo_tiny",
+    "rollout.num_actors=1",
+    "rollout.max_num_seqs=512",
+    "rollout.kv_cache_gib=0.5",
+)
 
 
 def random_model(folder: str) -> str:
@@ -59,15 +58,15 @@ def random_model(folder: str) -> str:
     return folder
 
 
-def make_requests() -> list[Request]:
+def make_requests(prompts: int = PROMPTS) -> list[Request]:
     rng = np.random.default_rng(0)
-    prompts = [rng.integers(3, 100, size=rng.integers(10, 40)) for _ in range(PROMPTS)]
+    drawn = [rng.integers(3, 100, size=rng.integers(10, 40)) for _ in range(prompts)]
     return [
         Request(
             key=RolloutKey("train", draw, 0, sample), turn=0, token_ids=prompt, temperature=1.0, max_tokens=TOKENS,
             seed=rollout_seed(0, "train", draw, sample, 0, 0),
         )
-        for draw, prompt in enumerate(prompts)
+        for draw, prompt in enumerate(drawn)
         for sample in range(SAMPLES)
     ]  # fmt: skip
 
@@ -83,24 +82,40 @@ async def through_pool(pool: RayRolloutPool, requests: list[Request]) -> int:
     return sum([len(each.token_ids) async for batch in pool.generate(requests) for each in batch])
 
 
+def start_pool(make_engine: Callable[[], Engine], config: Config) -> RayRolloutPool:
+    """One engine in an actor, behind the pool of a run; Ray has been started."""
+    env = worker_env(1, **VllmEngine.environment("cpu"))
+    actor = RolloutActor.options(num_cpus=1, runtime_env={"env_vars": env}).remote(
+        make_engine, False
+    )
+    limits = {
+        "startup_s": config.cluster.startup_timeout_s,
+        "health_s": config.cluster.health_timeout_s,
+    }
+    return RayRolloutPool(
+        [EngineHandle(actor, 0, **limits)],
+        max_num_seqs=config.rollout.max_num_seqs,
+        timeout_s=config.rollout.timeout_s,
+        max_restarts=0,
+    )
+
+
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else random_model(tempfile.mkdtemp())
-    start_ray(CLUSTER, num_cpus=2)
-    make_engine = partial(VllmEngine, model, CONFIG, max_length=MAX_LENGTH, device="cpu")
-    env = worker_env(1, **VllmEngine.environment("cpu"))
-    actor = RolloutActor.options(num_cpus=1, runtime_env={"env_vars": env}).remote(make_engine)
+    config = load(compose_run(OVERRIDES))
+    start_ray(config.cluster, num_cpus=2)
+    make_engine = partial(VllmEngine, model, config.rollout, max_length=MAX_LENGTH, device="cpu")
     engine, requests = make_engine(), make_requests()
-    handle = EngineHandle(actor, 0, startup_s=300.0, health_s=120.0)
     best = {"bare engine": 0.0, "actor path": 0.0}
     with asyncio.Runner() as runner:
 
-        async def pool() -> RayRolloutPool:
-            return RayRolloutPool([handle], max_num_seqs=512, timeout_s=600.0, max_restarts=0)
+        async def started() -> RayRolloutPool:  # the pool belongs to the loop
+            return start_pool(make_engine, config)
 
-        engines = runner.run(pool())
+        pool = runner.run(started())
         ways = {
             "bare engine": lambda: through_bare_engine(engine, requests),
-            "actor path": lambda: runner.run(through_pool(engines, requests)),
+            "actor path": lambda: runner.run(through_pool(pool, requests)),
         }
         for way in ways.values():
             way()  # the first call of an engine is slower
