@@ -67,7 +67,7 @@ def found():
     base["branches"] = {
         "points": 120,
         "entropy": entropy,
-        "orders": [order | {"ends_by_run": [0.011, 0.013]}],
+        "orders": [order | {"by_run": about(0.012, 0.001) | {"values": [0.011, 0.013]}}],
     }
     base["points"] = {"needed": {"T3 beta1": 77}}
     return {"methods": base}

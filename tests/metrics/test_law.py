@@ -71,7 +71,9 @@ def test_intervals_cover_the_planted_values():
         pytest.param(
             np.linspace(0.3, 0.33, 20), np.linspace(0, 1, 20), {}, "moved by", id="entropy stood"
         ),
-        pytest.param(*points(20), {"score_error": 0.1}, "its own error", id="score is noise"),
+        pytest.param(
+            *points(20), {"score_error": 0.1}, "the error of one of them", id="score is noise"
+        ),
         pytest.param(*points(20, a=-0.2), {}, "does not hold", id="the wrong sign"),
     ],
 )

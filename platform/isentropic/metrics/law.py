@@ -64,7 +64,8 @@ def fit(entropy: Sequence[float], score: Sequence[float], *, score_error: float 
         return f"the score did not move from {y[0]:.3g}"
     if np.std(y) < 2 * score_error:
         return (
-            f"the score moved by {np.std(y):.3g}, less than twice its own error ({score_error:.3g})"
+            f"the scores have a standard deviation of {np.std(y):.3g}, less than twice the error of "
+            f"one of them ({score_error:.3g})"
         )
     a, b = line(x, y)
     if a <= 0:

@@ -61,6 +61,7 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert json.loads((root / "numbers" / "baselines.json").read_text()) == found
     assert found["runs"] == {"planned": 9, "over": 9}
     assert found["machines"] == ["2 CPUs, 8.0 GiB of memory, no GPU"]
+    assert found["commits"] == ["abcdef0123", "abcdef0123, changed"]
     assert found["hours"] == pytest.approx(9 * 60 * 2 / 3600)
     verdicts = {
         row["id"].split()[0]: (row["verdict"], row["decides"]) for row in found["statements"]

@@ -19,6 +19,7 @@ from isentropic.metrics.report.charts.static import COLOURS, write_static
 from isentropic.metrics.report.settings import Setting
 
 LINES = len(COLOURS)  # of a figure
+SHORT = 10  # digits of a commit
 CEILING = 1000  # branch points: who needs more than these will not have them
 
 
@@ -45,6 +46,7 @@ def conclude(
         "seeds": seeds_of(planned),
         "runs": {"planned": len(planned), "over": len(done)},
         "machines": machines_of(settings),
+        "commits": commits_of(settings),
         "hours": hours(settings),
         "base": part.base,
         "settings": [
@@ -100,6 +102,21 @@ def machines_of(settings: Sequence[Setting]) -> list[str]:
     """Return the machines that the runs ran on, in words, each once."""
     runs = [run for setting in settings for run in setting.runs]
     return list(dict.fromkeys(machine_words(run.environment) for run in runs))
+
+
+def commits_of(settings: Sequence[Setting]) -> list[str]:
+    """Return the commits of the code that the runs began with, each once, as far as they are known.
+
+    "changed" says that files of the checkout were not those of the commit.
+    """
+    runs = [run for setting in settings for run in setting.runs]
+    found = [run.environment.get("git") or {} for run in runs]
+    words = [
+        git["commit"][:SHORT] + (", changed" if git.get("dirty") else "")
+        for git in found
+        if git.get("commit")
+    ]
+    return sorted(dict.fromkeys(words))
 
 
 def machine_words(environment: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ PARTS = (
         name="methods",
         title="The table of methods",
         sweep="results_methods",
-        again=("T11",),
+        again=("T2", "T4", "T5", "T6", "T10", "T11", "T12"),
         base="GRPO",
     ),
     Part(
@@ -131,7 +131,7 @@ PARTS = (
         name="second_task",
         title="The comparison on a second task",
         sweep="results_second_task",
-        again=("T2", "T4", "T5", "T6"),
+        again=("T2", "T4", "T5", "T6", "T11"),
         base="GRPO",
     ),
     Part(

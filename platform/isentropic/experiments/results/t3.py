@@ -12,6 +12,7 @@ from isentropic.durable import write_text_durably
 from isentropic.experiments.branch.arms import preset_settings, settings_of_run
 from isentropic.experiments.branch.branch import SETTINGS
 from isentropic.experiments.branch.places import evenly, room_for_processes
+from isentropic.experiments.results.numbers import mean
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.results.power import points_needed
@@ -140,7 +141,7 @@ def branch_numbers(folder: Path) -> dict[str, Any]:
                 "labels": list(order.labels),
                 "ends": vars(ends),
                 "neighbours": [vars(step) for step in steps],
-                "ends_by_run": [sum(values) / len(values) for values in by_run.values()],
+                "by_run": mean([sum(values) / len(values) for values in by_run.values()]),
             }
         )
     entropies = {label: vars(branches.mean(label, "entropy")) for label in branches.settings}
