@@ -213,7 +213,7 @@ def main() -> None:
     print(f"  panel / updates    {seconds['panel'] / seconds['updates']:.2%}")
     diagnostics = sum(seconds[name] for name in ("accounting", "panel", "entropy and step"))
     print(
-        f"  all but recheck    {diagnostics / learning:.2%} of the learner's time (rollouts come on top of it)"
+        f"  all but recheck and ledger {diagnostics / learning:.2%} of the learner's time (rollouts come on top of it)"
     )
 
 

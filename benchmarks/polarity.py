@@ -1,5 +1,7 @@
-"""What the polarity statistic costs: the old-policy pass with sensitivity and sum p^2, against one with logprob and
-entropy alone, on the same tokens, in turn.
+"""What the statistics beyond logprob and entropy cost, PAPO's polarity among them.
+
+The old-policy pass with sensitivity, sum p^2 and sum s^2, against one with logprob and entropy alone, on the same
+tokens, in turn.
 
     python benchmarks/polarity.py [--vocabulary 32768] [--hidden 512] [--layers 8] [--sequences 64] [--response 64]
 

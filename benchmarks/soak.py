@@ -61,7 +61,7 @@ ROLES = {  # by what the command line says
     "ray::RolloutActor": "engine",
     "EngineCore": "engine core",
     "ray::LearnerActor": "rank",
-    "multiprocessing.forkserver": "reward worker",
+    "isentropic.tasks.grading.server": "reward worker",
     "/raylet/raylet": "object store",
 }
 NOISE = (

@@ -57,8 +57,8 @@ def main() -> None:
         "sweep from nothing, s": round(sweep, 1),
         "sweep / (runs x one run)": round(sweep / (given.runs * alone), 3),
         "beside its steps, on actors that were there, s": {
-            "mean": sum(beside) / len(beside),
-            "most": max(beside),
+            "mean": sum(beside) / len(beside) if beside else None,  # every run had its own actors
+            "most": max(beside, default=None),
         },
     }
     print(json.dumps(summary, indent=1))

@@ -1,11 +1,14 @@
 """Held-out answers: recorded before they are reported, drawn beside the next step, same numbers."""
 
 import asyncio
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from isentropic.controller.protocols import LearnerLost
+from isentropic.controller.reporting import Reporter
 from isentropic.controller.storage.checkpoints import latest, read_state
 from isentropic.controller.storage.ledger import FOLDERS, ledger_path, read_batch
 from isentropic.metrics.entropy import START_ENTROPY, entropy_metrics
@@ -190,6 +193,56 @@ def test_a_run_killed_before_the_line_of_an_evaluated_step_has_no_checkpoint_of_
         asyncio.run(asyncio.wait_for(killed.controller().run(), 30))
     assert killed.learner.version > max(killed.pool.loads), "step 4 was trained by then"
     assert latest(killed.folder / "checkpoints", print) is None
+
+
+@pytest.mark.parametrize("error", [LearnerLost, RuntimeError])
+def test_a_fault_in_the_next_step_leaves_an_evaluated_step_its_line_and_checkpoint(error, fake_run):
+    """Step 4 fails in its updates, when the answers after step 3 are on disk."""
+    overrides = ("rollout.max_staleness=1", "checkpoint.every=3")
+    run = fake_run(*overrides, folder="fails")
+    update = run.learner.update
+
+    async def fails(batches):
+        if batches[0].step == 4:
+            while not ledger_path(run.folder / FOLDERS["eval"], 3).is_file():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)  # the feed has heard of the file
+            raise error("step 4")
+        return await update(batches)
+
+    run.learner.update = fails
+    with pytest.raises(error, match="step 4"):
+        asyncio.run(asyncio.wait_for(run.controller().run(), 30))
+    assert list(run.lines.lines) == [0, 1, 2, 3]
+    assert latest(run.folder / "checkpoints", print)[1].step == 3
+
+    run.learner = type(run.learner)()
+    resumed = fake_run(*overrides, folder="fails").run(resume=True)
+    assert run.stable | resumed.stable == fake_run(*overrides, folder="whole").run().stable
+
+
+def test_a_step_takes_no_time_of_the_report_of_another(fake_run, monkeypatch):
+    """Off policy the line of step 3 is written within step 4."""
+    step = Reporter.step
+
+    def slow(reporter, record):
+        if record.step == 3:
+            time.sleep(2.0)
+        return step(reporter, record)
+
+    monkeypatch.setattr(Reporter, "step", slow)
+    run = fake_run("rollout.max_staleness=1").run()
+    assert run.lines.lines[4]["time/step_s"] < 2.0
+
+
+def test_an_alarm_after_the_last_step_stops_nothing(fake_run):
+    rule = "metric: eval/avg_at_k, kind: below, value: 2, baseline: none, window: 1, ceiling: null"
+    rule += ", patience: 1, level: warning, action: stop, unit: share"
+    run = fake_run("evaluation.every=6", f"+alarms.rules.held_out={{{rule}}}")
+    controller = run.controller()
+    asyncio.run(controller.run())
+    assert controller.stopped is None
+    assert [alarm["step"] for alarm in run.lines.alarms if alarm["rule"] == "held_out"] == [6]
 
 
 @pytest.mark.parametrize(("staleness", "ends"), [(0, 3), (1, 4)])

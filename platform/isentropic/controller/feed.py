@@ -135,6 +135,11 @@ class Feed:
         """Returns when the weights after `step` are evaluated; never if `evaluates` says no."""
         return await _future(self._evaluations, step)
 
+    def evaluation_so_far(self, step: int) -> Evaluation | None:
+        """What `evaluation` gives, or None if the answers are not there."""
+        found = _future(self._evaluations, step)
+        return found.result() if found.done() else None
+
     async def probe(self, source: int) -> list[Rollout]:
         """A few rollouts, the first that the engines sample with the weights after step `source`.
 

@@ -113,6 +113,10 @@ class Controller:
             # The lost learner is the cause, whatever the engines say of it.
             with suppress(Exception):
                 await self._fed(self._feed.settled())
+            await self._report_if_evaluated()
+            raise
+        except Exception:
+            await self._report_if_evaluated()
             raise
         except asyncio.CancelledError:
             self._saver.cancel()
@@ -198,8 +202,24 @@ class Controller:
             return
         with watch("waited"):
             step.evaluation = await self._fed(self._feed.evaluation(step.step))
-        await self._report(step)
+        with watch.aside():
+            await self._report(step)
         self._feed.finish(step.step)
+
+    async def _report_if_evaluated(self) -> None:
+        """Writes the line of the step before the one that failed, if its evaluation is there.
+
+        Its checkpoint waits for the line: without it the run would go on from an earlier one.
+        """
+        step, self._unreported = self._unreported, None
+        if step is None:
+            return
+        step.evaluation = self._feed.evaluation_so_far(step.step)
+        if step.evaluation is not None:
+            # What ended the run is said, not what follows from it.
+            with suppress(Exception):
+                await self._report(step)
+                await self._saver.finish()
 
     async def _report(self, step: Step) -> None:
         """Writes the line of a step, and notes what its alarms ask for."""
@@ -207,7 +227,8 @@ class Controller:
         if step.attribution:
             write = partial(write_attribution, self._attribution, step.step, step.attribution)
             await asyncio.to_thread(when_there_is_room, write)
-        if decision.stop:
+        # After the last step there is nothing to stop.
+        if decision.stop and self._trainer.step < self._config.run.steps:
             self.request_stop(decision.stop)
         self._checkpoint_wanted |= decision.checkpoint
         if self._saving is not None:

@@ -50,6 +50,15 @@ class Stopwatch:
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leaves out of `total` what belongs to another step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._start += time.perf_counter() - start
+
     def stop(self) -> None:
         """Sets `total` to the seconds since the stopwatch was made."""
         self.total = time.perf_counter() - self._start

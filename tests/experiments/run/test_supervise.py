@@ -76,6 +76,28 @@ def test_a_stop_asked_for_before_is_kept():
     assert run(lost_attempts=0, max_restarts=3, reason="SIGTERM")[0] == "SIGTERM"
 
 
+def test_a_stop_by_an_alarm_is_kept_if_the_learner_dies_after_it():
+    """The alarm counts as raised in the checkpoint that a new start would begin from."""
+
+    class Alarmed(Attempt):
+        async def run(self, start):
+            self.request_stop("held out: too low")
+            raise LearnerLost("learner rank 1 died (publishing weights)")
+
+    actors = Actors()
+    going = supervise(
+        actors,
+        lambda start: Alarmed(lost=True),
+        "start",
+        lambda: "newest",
+        max_restarts=3,
+        stopping=Stopping(60.0),
+        say=print,
+    )
+    assert asyncio.run(going) == "held out: too low"
+    assert actors.restarts == 0
+
+
 async def stopped_by(*signals, within_s=60.0, ray_answers=True):
     """What becomes of a controller in the middle of a long step."""
     with Stopping(within_s, ray_answers=lambda: ray_answers) as stopping:

@@ -170,6 +170,54 @@ def test_a_call_that_waits_for_others_in_vain_is_late(make_workers):
     assert "rewards.deadline_s" in second.reason
 
 
+def test_no_check_is_begun_that_the_deadline_would_cut_off(make_workers):
+    """Calls come faster than one lane serves them: those that are made have their whole time."""
+    graders = make_workers(HostileTask(), workers=1, batch_size=1, timeout_s=0.6, deadline_s=1.8)
+    limits = []
+
+    async def check(batch, timeout_s):
+        limits.append(timeout_s)
+        await asyncio.sleep(0.1)
+        return [1.0] * len(batch)
+
+    graders._pool.check = check
+
+    async def go():
+        calls = [graders.check([(PROMPT, ("1",), False)]) for _ in range(40)]
+        return [outcome for (outcome,) in await asyncio.gather(*calls)]
+
+    outcomes = asyncio.run(go())
+    assert outcomes.count(1.0) == len(limits)
+    assert outcomes.count("timed_out") == 40 - len(limits) > 0
+    assert min(limits) > 0.3
+
+
+def test_the_right_answer_is_checked_before_those_that_wait_for_a_lane(make_workers):
+    """All lanes are taken by what hangs: the task is not at fault."""
+    graders = make_workers(
+        HostileTask(), workers=1, batch_size=1, timeout_s=0.2, deadline_s=0.2, max_errors_in_a_row=3
+    )
+    lane = asyncio.Event()
+
+    async def check(batch, timeout_s):
+        if batch[0][1] == ("hang",):
+            await lane.wait()
+        return [1.0] * len(batch)
+
+    graders._pool.check = check
+
+    async def go():
+        hangs = asyncio.create_task(graders.check([(PROMPT, ("hang",), False)]))
+        await asyncio.sleep(0)
+        rewards = await graders.grade([rollout("1")] * 5)
+        lane.set()
+        await hangs
+        return rewards
+
+    assert asyncio.run(go()) == [-7.0] * 5
+    assert graders.counts()["timed_out"] == 5
+
+
 class Elsewhere:
     """Another place, which answers `paid`; it is lost after so many checks."""
 

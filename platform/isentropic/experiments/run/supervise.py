@@ -43,6 +43,7 @@ async def supervise(
     Raises RuntimeError if the learner was lost more than `max_restarts` times.
     """
     restarts = 0
+    controller: Controller | None = None
     while True:
         try:
             if restarts:
@@ -53,8 +54,9 @@ async def supervise(
             await controller.run(start)
             return controller.stopped
         except LearnerLost as error:
-            if stopping.reason:
-                return stopping.reason
+            # An alarm's line is written before its step's checkpoint: another start would not stop.
+            if why := stopping.reason or (controller and controller.stopped):
+                return why
             if restarts >= max_restarts:
                 raise RuntimeError(
                     f"{error} It was restarted {restarts} times already "

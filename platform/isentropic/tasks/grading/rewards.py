@@ -212,9 +212,14 @@ class RewardWorkers:
         return outcomes
 
     async def _check_one(self, batch: Sequence[Item], deadline: float) -> list[Outcome] | None:
-        """Returns the outcomes of a batch; None if the deadline of the whole call is over."""
+        """Returns the outcomes of a batch; None if the deadline of the whole call is over.
+
+        It waits for a lane only while a check still fits. Those that come faster than they can be
+        made would else all get one just before their deadline, and be cut off.
+        """
+        reserve = min(self._config.timeout_s, self._config.deadline_s / 2)
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(max(0.0, deadline - reserve - time.monotonic())):
                 place = await self._lanes.take()
         except TimeoutError:
             return None
@@ -299,7 +304,12 @@ class RewardWorkers:
         would not come as far as its fault with a bare one.
         """
         right = [(prompt, (form.format(prompt.answer),)) for form in FORMS]
-        outcomes = await self.check(right)
+        if self._task.isolated:
+            # Behind those that wait for a lane it would be late: no fault of the task.
+            alone = (self._pool.check([item], self._config.timeout_s) for item in right)
+            outcomes = [outcome for batch in [await each for each in alone] for outcome in batch]
+        else:
+            outcomes = check_all(self._task, right)
         errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
         paid = any(
             not isinstance(outcome, str) and (outcome > 0 or is_right(outcome, prompt))
