@@ -61,6 +61,25 @@ def test_a_label_that_was_given_names_a_setting():
     assert [setting.label for setting in group_settings(runs)] == ["beta1=0.5", "beta1=1"]
 
 
+def test_what_a_slot_has_from_the_runs_folder_or_seed_is_no_setting():
+    """As OGER's cache and the seed of its clusters; a place that is elsewhere is a choice."""
+    runs = [run(seed, [1.0]) for seed in (0, 1)]
+    for seed, each in enumerate(runs):
+        each.config["run"]["dir"] = f"runs/r{seed}"
+        each.config["shaping"] = {"cache": f"runs/r{seed}/encoder", "seed": seed}
+    assert [setting.label for setting in group_settings(runs)] == ["2 seeds"]
+
+    other = run(1, [1.0], beta1=0.5)  # another slot, whose seed is one for all runs
+    other.config["shaping"] = {"name": "fixed", "seed": 1}
+    assert len(group_settings([*runs, other])) == 2
+
+    runs[1].config["shaping"]["cache"] = "elsewhere"
+    assert [setting.values for setting in group_settings(runs)] == [
+        {"shaping.cache": "${run.dir}/encoder"},
+        {"shaping.cache": "elsewhere"},
+    ]
+
+
 def test_the_fewest_keys_name_a_setting():
     """The two baselines differ in three keys; the objective's name tells them apart alone."""
     first = run(0, [1.0], beta1=0.5, clip_high=0.2)

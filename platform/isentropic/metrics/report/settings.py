@@ -71,7 +71,7 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     The labels are those given (`run.label`) if they tell all settings apart; else each names the
     fewest keys that do.
     """
-    configs = [_computed(run) for run in runs]
+    configs = _computed(runs)
     keys = differing_keys(runs)
     telling = _telling_keys(configs, keys)
     members: dict[tuple[str, ...], list[int]] = {}
@@ -113,7 +113,7 @@ def _with_labels(settings: Sequence[Setting], of: Callable[[RunData], Any]) -> l
 
 def differing_keys(runs: Sequence[RunData]) -> list[str]:
     """Returns the dotted config keys that differ, but for those that only name or seed a run."""
-    configs = [_computed(run) for run in runs]
+    configs = _computed(runs)
     every = {key: None for config in configs for key in config}
     keys = [key for key in every if len({repr(config.get(key)) for config in configs}) > 1]
     return sorted(keys, key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key))
@@ -160,10 +160,33 @@ def short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else words(value)
 
 
-def _computed(run: RunData) -> dict[str, Any]:
-    return {
-        key: value for key, value in flat(run.config).items() if not is_under(key, NOT_A_SETTING)
-    }
+def _computed(runs: Sequence[RunData]) -> list[dict[str, Any]]:
+    """Returns the values of each run's keys; what a slot has from the run's folder or seed is no choice."""
+    configs = [
+        {
+            key: _without_folder(value, run.setting("run.dir"))
+            for key, value in flat(run.config).items()
+            if not is_under(key, NOT_A_SETTING)
+        }
+        for run in runs
+    ]
+    for key in {key for config in configs for key in config if key.endswith(".seed")}:
+        of_slot: dict[str, list[int]] = {}
+        for index, config in enumerate(configs):
+            if key in config:
+                name = config.get(f"{key.removesuffix('.seed')}.name")
+                of_slot.setdefault(repr(name), []).append(index)
+        for indices in of_slot.values():
+            seeds = [runs[index].setting("seed") for index in indices]
+            if [configs[index][key] for index in indices] == seeds:
+                for index in indices:
+                    del configs[index][key]
+    return configs
+
+
+def _without_folder(value: Any, folder: Any) -> Any:
+    inside = isinstance(value, str) and isinstance(folder, str) and value.startswith(f"{folder}/")
+    return "${run.dir}" + value.removeprefix(folder) if inside else value
 
 
 def _telling_keys(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[str]:
