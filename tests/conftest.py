@@ -227,3 +227,26 @@ def runs(fake_runs, monkeypatch):
     """The folder of runs, as the one that names are looked up in."""
     monkeypatch.setenv("ISENTROPIC_RUNS", str(fake_runs))
     return fake_runs
+
+
+@pytest.fixture(scope="session")
+def benchmark_script():
+    """benchmark_script(name): a script of benchmarks/ as a module, without what it puts on `sys.path`."""
+    import importlib.util
+    import sys
+    from functools import cache
+    from pathlib import Path
+
+    folder = Path(__file__).resolve().parents[1] / "benchmarks"
+
+    @cache
+    def load(name):
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", folder / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # its dataclasses ask for it
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "path", [str(folder), *sys.path])
+            spec.loader.exec_module(module)
+        return module
+
+    return load

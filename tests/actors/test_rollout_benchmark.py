@@ -1,9 +1,6 @@
 """The benchmark of rollouts: both of its ways run, and draw the same tokens."""
 
-import importlib.util
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -14,18 +11,10 @@ from isentropic.rollout.vllm_engine import VllmEngine
 pytestmark = pytest.mark.engine
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "rollout.py"
-    spec = importlib.util.spec_from_file_location("rollout_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", list(sys.path))  # a script puts `platform` first
-        spec.loader.exec_module(module)
-    return module
-
-
-def test_both_ways_draw_the_same_tokens(benchmark, engine, ray_session, loop, tiny_model_path):
+def test_both_ways_draw_the_same_tokens(
+    benchmark_script, engine, ray_session, loop, tiny_model_path
+):
+    benchmark = benchmark_script("rollout")
     config = load(compose_run(benchmark.OVERRIDES))
     make = partial(
         VllmEngine, tiny_model_path, config.rollout, max_length=engine.max_length, device="cpu"

@@ -15,6 +15,10 @@ from isentropic.metrics.entropy import START_ENTROPY, entropy_metrics
 from isentropic.metrics.evaluation import evaluation_metrics
 from isentropic.tasks.grading.outcome import Unchecked
 
+ALARM = (  # on the first evaluation after the start
+    "+alarms.rules.held_out={metric: eval/avg_at_k, kind: below, value: 2, baseline: none, window: 1, "
+    "ceiling: null, patience: 1, level: warning, action: stop, unit: share}"
+)
 EVALUATED = (0, 3, 6)  # evaluation.every=3, run.steps=6
 
 
@@ -204,9 +208,7 @@ def test_a_fault_in_the_next_step_leaves_an_evaluated_step_its_line_and_checkpoi
 
     async def fails(batches):
         if batches[0].step == 4:
-            while not ledger_path(run.folder / FOLDERS["eval"], 3).is_file():
-                await asyncio.sleep(0.001)
-            await asyncio.sleep(0.05)  # the feed has heard of the file
+            await until(ledger_path(run.folder / FOLDERS["eval"], 3).is_file)
             raise error("step 4")
         return await update(batches)
 
@@ -219,6 +221,45 @@ def test_a_fault_in_the_next_step_leaves_an_evaluated_step_its_line_and_checkpoi
     run.learner = type(run.learner)()
     resumed = fake_run(*overrides, folder="fails").run(resume=True)
     assert run.stable | resumed.stable == fake_run(*overrides, folder="whole").run().stable
+
+
+def test_engines_that_go_after_an_evaluation_leave_its_step_its_line(fake_run, fakes):
+    """Step 4 trains on; it learns that they are gone when it asks for the answers after step 3."""
+
+    class Pool(fakes["pool"]):
+        evaluated, gone = 0, False
+
+        async def generate(self, requests):
+            version = self.weights.policy_version
+            if requests[0].key.split == "eval":
+                self.evaluated = version
+            elif requests[0].key.split == "train" and 0 < version == self.evaluated:
+                await until(ledger_path(run.folder / FOLDERS["eval"], 3).is_file)
+                self.gone = True
+                raise RuntimeError("engine 0 is gone")
+            async for completions in super().generate(requests):
+                yield completions
+
+    run = fake_run("rollout.max_staleness=1", "checkpoint.every=3", pool=Pool())
+    update = run.learner.update
+
+    async def slow(batches):
+        if batches[0].step == 4:
+            await until(lambda: run.pool.gone)
+        return await update(batches)
+
+    run.learner.update = slow
+    with pytest.raises(RuntimeError, match="engine 0 is gone"):
+        asyncio.run(asyncio.wait_for(run.controller().run(), 30))
+    assert list(run.lines.lines) == [0, 1, 2, 3]
+    assert latest(run.folder / "checkpoints", print)[1].step == 3
+
+
+async def until(happened):
+    """Returns when it has, and the feed has heard of it."""
+    while not happened():
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
 
 
 def test_a_step_takes_no_time_of_the_report_of_another(fake_run, monkeypatch):
@@ -236,9 +277,7 @@ def test_a_step_takes_no_time_of_the_report_of_another(fake_run, monkeypatch):
 
 
 def test_an_alarm_after_the_last_step_stops_nothing(fake_run):
-    rule = "metric: eval/avg_at_k, kind: below, value: 2, baseline: none, window: 1, ceiling: null"
-    rule += ", patience: 1, level: warning, action: stop, unit: share"
-    run = fake_run("evaluation.every=6", f"+alarms.rules.held_out={{{rule}}}")
+    run = fake_run("evaluation.every=6", ALARM)
     controller = run.controller()
     asyncio.run(controller.run())
     assert controller.stopped is None
@@ -248,9 +287,7 @@ def test_an_alarm_after_the_last_step_stops_nothing(fake_run):
 @pytest.mark.parametrize(("staleness", "ends"), [(0, 3), (1, 4)])
 def test_an_alarm_on_an_evaluation_ends_the_run_with_a_checkpoint(staleness, ends, fake_run):
     """Off policy the next step is trained by then: the run ends after that."""
-    rule = "metric: eval/avg_at_k, kind: below, value: 2, baseline: none, window: 1, ceiling: null"
-    rule += ", patience: 1, level: warning, action: stop, unit: share"
-    run = fake_run(f"rollout.max_staleness={staleness}", f"+alarms.rules.held_out={{{rule}}}")
+    run = fake_run(f"rollout.max_staleness={staleness}", ALARM)
     controller = run.controller()
     asyncio.run(controller.run())
 

@@ -3,12 +3,10 @@
 Where a script would start a job, its command is read as the job reads it, and nothing is started.
 """
 
-import importlib.util
 import json
 import sys
 from argparse import Namespace
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +33,6 @@ from isentropic.objectives.tokens import statistics
 from isentropic.tasks import TASKS
 from isentropic.tasks.grading import server
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SIZES = tiny.TinySizes(
     hidden_size=16, intermediate_size=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,
     window=64,
@@ -45,19 +42,13 @@ OPTIONS = Namespace(
 )
 
 
-@cache
-def script(name):
-    """A benchmark as a module."""
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])  # a script puts `platform` first
-        spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def script(benchmark_script):
+    return benchmark_script
 
 
 @pytest.fixture
-def printed(monkeypatch, capsys):
+def printed(script, monkeypatch, capsys):
     """printed(name, *arguments): what the benchmark prints with this command line."""
 
     def run(name, *arguments):
@@ -111,7 +102,7 @@ def test_learner_compares_both_loops(printed, model):
     assert "ratio learner / bare:" in text
 
 
-def test_the_bare_loop_has_the_learners_gradient(model):
+def test_the_bare_loop_has_the_learners_gradient(script, model):
     learner = script("learner")
     batch = learner.make_batch(OPTIONS, 128)
     rank = Learner(
@@ -140,7 +131,7 @@ def test_accounting_times_each_part(printed):
 # polarity.py
 
 
-def test_polarity_prints_the_ratio(printed, monkeypatch):
+def test_polarity_prints_the_ratio(script, printed, monkeypatch):
     for name in ("choose_head", "_whole"):  # the script exchanges them; they come back
         monkeypatch.setattr(statistics, name, getattr(statistics, name))
     sizes = {"vocabulary": 64, "hidden": 16, "layers": 1, "sequences": 2, "response": 4}
@@ -153,7 +144,7 @@ def test_polarity_prints_the_ratio(printed, monkeypatch):
 @pytest.mark.parametrize(
     "vocab_chunk", [pytest.param(64, id="whole"), pytest.param(16, id="streamed")]
 )
-def test_without_polarity_logprob_and_entropy_are_the_same(vocab_chunk, monkeypatch):
+def test_without_polarity_logprob_and_entropy_are_the_same(script, vocab_chunk, monkeypatch):
     polarity = script("polarity")
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(5, 8, generator=generator), torch.randn(64, 8, generator=generator)
@@ -173,7 +164,7 @@ def test_without_polarity_logprob_and_entropy_are_the_same(vocab_chunk, monkeypa
 # probe.py
 
 
-def test_probe_prints_a_row_per_fault(printed, model, monkeypatch):
+def test_probe_prints_a_row_per_fault(script, printed, model, monkeypatch):
     def prepare(config):  # the random model in the place of the embedded one
         task = TASKS[config.task.name].make(config.task)
         return Prepared(model=model, task=task, chat=load_chat(model), dropped={})
@@ -186,7 +177,7 @@ def test_probe_prints_a_row_per_fault(printed, model, monkeypatch):
     assert rows == ["right", "shifted", "permuted", "stale 1", "stale 0.3", "stale 0.1"]
 
 
-def test_only_wrong_weights_leave_a_gap(model):
+def test_only_wrong_weights_leave_a_gap(script, model):
     probe = script("probe")
     models = dict(probe.faults(model.path))
     prompts = torch.arange(12).view(4, 3)
@@ -198,7 +189,7 @@ def test_only_wrong_weights_leave_a_gap(model):
     assert [name for name, gap in found.items() if not gap.any()] == ["right"]
 
 
-def test_wrong_weights_of_a_probe(model):
+def test_wrong_weights_of_a_probe(script, model):
     models = dict(script("probe").faults(model.path))
 
     def layer(name, index):
@@ -214,7 +205,7 @@ def test_wrong_weights_of_a_probe(model):
     assert way.abs().max() > 0.01
 
 
-def test_statistics_of_a_probe_by_hand():
+def test_statistics_of_a_probe_by_hand(script):
     """Gaps of -1, 0 and 3 nats; what is above 1 counts as 1 in the capped mean."""
     probe = script("probe")
     found = {
@@ -230,7 +221,7 @@ def test_statistics_of_a_probe_by_hand():
 # head.py
 
 
-def test_errors_of_torchs_head_are_small():
+def test_errors_of_torchs_head_are_small(script):
     head = script("head")
     errors = head.head_errors("torch", head.SMALL, "cpu")
     gradients = [errors.pop("grad_hidden_error"), errors.pop("grad_weight_error")]
@@ -256,7 +247,7 @@ def book(measured, residual):
         pytest.param(1.0, False, "-0.50000   >= 0.99: NOT held", id="1 - 3 / 2: all is missed"),
     ],
 )
-def test_books_by_hand(residual, holds, explained, tmp_path, capsys):
+def test_books_by_hand(script, residual, holds, explained, tmp_path, capsys):
     rows = [book(float(measured), residual) for measured in (1, 2, 3)]
     write(tmp_path / "metrics.jsonl", [{"step": 0}, *rows])
     write(tmp_path / "updates.jsonl", rows)
@@ -267,7 +258,7 @@ def test_books_by_hand(residual, holds, explained, tmp_path, capsys):
     assert lines[2].split(maxsplit=3)[3] == explained
 
 
-def test_books_are_made_anew_by_the_job(tmp_path, monkeypatch):
+def test_books_are_made_anew_by_the_job(script, tmp_path, monkeypatch):
     attribution = script("attribution")
 
     def job(arguments):
@@ -285,7 +276,7 @@ def test_books_are_made_anew_by_the_job(tmp_path, monkeypatch):
     }
 
 
-def test_cost_by_hand(tmp_path, capsys):
+def test_cost_by_hand(script, tmp_path, capsys):
     """Steps of 70, 10, 10 and 10 s, the third with books: 5 s of updates and accounting for 2 s."""
 
     def line(step, work, step_s, **more):
@@ -315,7 +306,7 @@ def test_cost_by_hand(tmp_path, capsys):
         pytest.param("right", 1.0, -20.0, 1.2, id="right: rewarded, far above the bound"),
     ],
 )
-def test_inner_product_of_one_answer(side, advantage, old_logprob, bound, model):
+def test_inner_product_of_one_answer(script, side, advantage, old_logprob, bound, model):
     """<grad H, g> by the whole model's logits in float64."""
     sensitivity = script("sensitivity")
     batch = script("learner").make_batch(Namespace(**vars(OPTIONS) | {"sequences": 1}), 128)
@@ -347,7 +338,7 @@ def test_inner_product_of_one_answer(side, advantage, old_logprob, bound, model)
 # sweep.py
 
 
-def test_both_ways_of_a_sweep_are_the_same_runs(printed, tmp_path, monkeypatch):
+def test_both_ways_of_a_sweep_are_the_same_runs(script, printed, tmp_path, monkeypatch):
     def job(file, arguments, env):
         if file == "train.py":
             alone.append(config_of(arguments))
@@ -391,7 +382,7 @@ def test_both_ways_of_a_sweep_are_the_same_runs(printed, tmp_path, monkeypatch):
         ),
     ],
 )
-def test_summary_of_a_sweep_by_hand(rows, beside):
+def test_summary_of_a_sweep_by_hand(script, rows, beside):
     given = Namespace(runs=3, steps=10)
     found = script("sweep").summary(given, alone=100.0, sweep=150.0, rows=rows)
     assert found["sweep / (runs x one run)"] == 0.5
@@ -402,7 +393,7 @@ def test_summary_of_a_sweep_by_hand(rows, beside):
 
 
 @pytest.mark.parametrize("case", ["a", "b", "b16", "c"])
-def test_overlap_differs_only_in_staleness(case, monkeypatch):
+def test_overlap_differs_only_in_staleness(script, case, monkeypatch):
     overlap = script("overlap")
     configs = []
 
@@ -430,7 +421,7 @@ def test_overlap_differs_only_in_staleness(case, monkeypatch):
         ),
     ],
 )
-def test_segments_differ_only_in_their_length(more, cut, lag, monkeypatch):
+def test_segments_differ_only_in_their_length(script, more, cut, lag, monkeypatch):
     segments = script("segments")
     configs = []
 
@@ -453,7 +444,7 @@ def segment_line(step, step_s=1.0, rollout_s=1.0, tokens=1.0, cut=0.0):
     return {"step": step, "response/tokens_mean": tokens, "response/truncated_frac": cut} | times
 
 
-def test_segments_by_hand():
+def test_segments_by_hand(script):
     """Steps 3 and 4 count: 32 answers of 10 and 30 tokens in 2 + 6 s."""
     segments = script("segments")
 
@@ -474,7 +465,7 @@ def test_segments_by_hand():
 # soak.py
 
 
-def test_the_soaks_run_is_a_run_and_its_driver(tmp_path, monkeypatch):
+def test_the_soaks_run_is_a_run_and_its_driver(script, tmp_path, monkeypatch):
     soak = script("soak")
     started = []
     popen = SimpleNamespace(Popen=lambda command, **_: started.append(command), DEVNULL=None)
@@ -488,7 +479,7 @@ def test_the_soaks_run_is_a_run_and_its_driver(tmp_path, monkeypatch):
     assert soak.role_of(" ".join(command)) == "driver"
 
 
-def test_processes_are_told_by_their_commands():
+def test_processes_are_told_by_their_commands(script):
     role_of = script("soak").role_of
     engine, rank = (
         f"ray::{actor.__ray_metadata__.class_name}" for actor in (RolloutActor, LearnerActor)
@@ -508,7 +499,9 @@ def test_processes_are_told_by_their_commands():
     [("shared", 3, 3, "shared"), ("apart", 3, 3, "apart"), ("sync", 200, 2, "shared")],
 )
 @pytest.mark.parametrize("small", [False, True])
-def test_settings_of_a_part_that_trains(part, steps, steps_if_small, placement, small, monkeypatch):
+def test_settings_of_a_part_that_trains(
+    script, part, steps, steps_if_small, placement, small, monkeypatch
+):
     """A rank and an engine have a GPU together, or none."""
     gpu_check = script("gpu_check")
     configs = []

@@ -1,11 +1,8 @@
 """The benchmark of the driver: its arithmetic by hand, and one small row from end to end."""
 
 import asyncio
-import importlib.util
 import math
-import sys
 from itertools import cycle
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,19 +10,10 @@ import pytest
 
 from isentropic.records import RolloutKey
 
-SPEC = importlib.util.spec_from_file_location(
-    "controller_benchmark", Path(__file__).resolve().parents[2] / "benchmarks" / "controller.py"
-)
 
-
-@pytest.fixture(scope="module")
-def benchmark():
-    module = importlib.util.module_from_spec(SPEC)
-    path = list(sys.path)
-    sys.modules[SPEC.name] = module
-    SPEC.loader.exec_module(module)
-    sys.path[:] = path  # it puts `platform` first, as a script must
-    return module
+@pytest.fixture
+def benchmark(benchmark_script):
+    return benchmark_script("controller")
 
 
 @pytest.mark.parametrize(

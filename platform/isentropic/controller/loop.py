@@ -109,13 +109,11 @@ class Controller:
             await self._saver.finish()
             if self._stop is None and (left := left_over(self._feed.flight)):
                 self._warn(left)
-        except LearnerLost:
-            # The lost learner is the cause, whatever the engines say of it.
-            with suppress(Exception):
-                await self._fed(self._feed.settled())
-            await self._report_if_evaluated()
-            raise
-        except Exception:
+        except Exception as error:
+            if isinstance(error, LearnerLost):
+                # It is the cause, whatever the engines say of it.
+                with suppress(Exception):
+                    await self._fed(self._feed.settled())
             await self._report_if_evaluated()
             raise
         except asyncio.CancelledError:
@@ -197,11 +195,12 @@ class Controller:
 
     async def _report_the_last(self, watch: Stopwatch) -> None:
         """Reports the step before, if it is not: its evaluation had the time of a training."""
-        step, self._unreported = self._unreported, None
+        step = self._unreported
         if step is None:
             return
         with watch("waited"):
             step.evaluation = await self._fed(self._feed.evaluation(step.step))
+        self._unreported = None
         with watch.aside():
             await self._report(step)
         self._feed.finish(step.step)

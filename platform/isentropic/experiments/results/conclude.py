@@ -116,7 +116,7 @@ def commits_of(settings: Sequence[Setting]) -> list[str]:
         for git in found
         if git.get("commit")
     ]
-    return sorted(dict.fromkeys(words))
+    return sorted(set(words))
 
 
 def machine_words(environment: Mapping[str, Any]) -> str:

@@ -306,8 +306,8 @@ class RewardWorkers:
         right = [(prompt, (form.format(prompt.answer),)) for form in FORMS]
         if self._task.isolated:
             # Behind those that wait for a lane it would be late: no fault of the task.
-            alone = (self._pool.check([item], self._config.timeout_s) for item in right)
-            outcomes = [outcome for batch in [await each for each in alone] for outcome in batch]
+            timeout_s = self._config.timeout_s
+            outcomes = [(await self._pool.check([item], timeout_s))[0] for item in right]
         else:
             outcomes = check_all(self._task, right)
         errors = [outcome for outcome in outcomes if isinstance(outcome, str)]
