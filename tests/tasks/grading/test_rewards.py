@@ -219,14 +219,15 @@ def test_the_right_answer_is_checked_before_those_that_wait_for_a_lane(make_work
 
 
 class Elsewhere:
-    """Another place, which answers `paid`; it is lost after so many checks."""
+    """Another place, which pays 5; after so many checks it is frozen for a while, and then lost."""
 
-    def __init__(self, lanes=2, lost_after=None):
-        self.lanes, self.lost_after, self.checked = lanes, lost_after, 0
+    def __init__(self, lanes=2, lost_after=None, frozen_s=0.0):
+        self.lanes, self.lost_after, self.frozen_s, self.checked = lanes, lost_after, frozen_s, 0
 
     async def check(self, batch, timeout_s):
         await asyncio.sleep(0)
         if self.checked == self.lost_after:
+            await asyncio.sleep(self.frozen_s)
             raise PlaceLost("node b is gone.")
         self.checked += 1
         return [5.0] * len(batch)
@@ -251,6 +252,15 @@ def test_what_a_lost_place_had_is_checked_by_the_rest(make_workers):
     assert (rewards.count(5.0), rewards.count(1.0)) == (4, 16)
     assert said == ["node b is gone. Its checks are made by the rest."]
     assert grade(graders, ["2"] * 3) == [2.0] * 3
+
+
+def test_no_answer_pays_for_a_place_that_froze_beyond_the_deadline(make_workers):
+    graders = make_workers(HostileTask(), workers=2, batch_size=1, timeout_s=20.0, deadline_s=60.0)
+    grade(graders, ["1"])  # the workers have started
+    graders._config = replace(graders._config, timeout_s=2.0, deadline_s=4.0)
+    graders.spread([Elsewhere(lanes=3, lost_after=0, frozen_s=5.0)])
+    assert grade(graders, ["1"] * 8) == [1.0] * 8
+    assert graders.counts()["timed_out"] == 0
 
 
 class CutTask(HostileTask):

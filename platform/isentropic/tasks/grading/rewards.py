@@ -223,8 +223,9 @@ class RewardWorkers:
                 place = await self._lanes.take()
         except TimeoutError:
             return None
+        asked = time.monotonic()
         try:
-            left = deadline - time.monotonic()
+            left = deadline - asked
             if left <= 0:
                 return None
             limit = min(self._config.timeout_s, left)
@@ -232,7 +233,8 @@ class RewardWorkers:
         except PlaceLost as lost:
             if self._lanes.drop(place):
                 self._warn(f"{lost} Its checks are made by the rest.")
-            return await self._check_one(batch, deadline)
+            # No answer pays for a place that froze: what was waited for it does not count.
+            return await self._check_one(batch, deadline + time.monotonic() - asked)
         finally:
             self._lanes.give(place)
         # Cut off before its own time was up.
