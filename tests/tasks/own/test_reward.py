@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 
@@ -166,11 +167,24 @@ def test_a_call_that_the_function_does_not_take_is_explained_too(math_task):
     )
 
 
-def test_a_cut_off_answer_is_said_to_who_asks(tmp_path):
-    own = reward(
-        tmp_path, "def grade(p, r, row, truncated):\n    return 0.0 if truncated else 1.0\n"
-    )
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def grade(p, r, row, truncated):\n    return 0.0 if truncated else 1.0\n",
+        "def grade(prompts, responses, rows, truncated):\n    return [float(not t) for t in truncated]\n",
+        "def grade(prompts, completions, truncated, **k):\n    return [float(not t) for t in truncated]\n",
+    ],
+    ids=["one", "batch", "trl"],
+)
+def test_a_cut_off_answer_is_said_to_who_asks(tmp_path, text):
+    own = reward(tmp_path, text)
     assert own.grade([(PROMPT, ("5",), True), (PROMPT, ("5",))]) == [0.0, 1.0]
+
+
+def test_a_column_named_truncated_is_what_trl_gets(tmp_path):
+    text = "def grade(prompts, completions, truncated):\n    return [float(x) for x in truncated]\n"
+    prompt = replace(PROMPT, metadata=json.dumps({"problem": "2 + 3", "truncated": 7}))
+    assert reward(tmp_path, text).grade([(prompt, ("5",), True)]) == [7.0]
 
 
 def test_parts_are_weighed_and_keep_their_names():
@@ -506,6 +520,14 @@ def test_a_part_that_comes_or_goes_later_is_said_once(math_task):
     assert len(said) == 2
     assert "to math/train/0 has a part that others lacked, b: where it is missing it" in said[0]
     assert "lacks a part that others had, a: where it is missing it counts 0" in said[1]
+
+
+def test_a_reward_that_fails_on_every_right_answer_is_refused_whatever_it_pays_others(math_task):
+    text = "def grade(p, r, row):\n    return row['gold'] if '5' in r else 0.0\n"
+    task = math_task(text, answer_column="total")
+    says = r"fails on the right answer to the first prompt .*, '5', in all of \d forms: .*mine.py:2: KeyError: 'gold'"
+    with pytest.raises(ValueError, match=says):
+        try_reward(task, None, workers(task)._config)
 
 
 def test_a_reward_that_always_fails_is_refused_before_anything_starts(math_task, tmp_path):

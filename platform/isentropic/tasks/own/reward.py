@@ -125,10 +125,10 @@ class OwnReward:
         prompts = [item[0] for item in items]
         responses = [item[1][-1] for item in items]
         rows = [row_of(prompt) for prompt in prompts]
-        if self._style == "trl":
-            return self._function(**self._trl_arguments(prompts, responses, rows))
         truncated = [len(item) > 2 and item[2] for item in items]
         more = {"truncated": truncated} if "truncated" in self._parameters else {}
+        if self._style == "trl":
+            return self._function(**(more | self._trl_arguments(prompts, responses, rows)))
         return self._function([_asked(prompt) for prompt in prompts], responses, rows, **more)
 
     def _trl_arguments(

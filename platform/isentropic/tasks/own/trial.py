@@ -42,8 +42,8 @@ def try_reward(
         warn: is told if a right answer is paid no more than a wrong one, or nothing more than "".
 
     Raises:
-        ValueError: every check failed, with file and line of the first failure; or the rewards
-            have other parts from answer to answer.
+        ValueError: every check of a right answer failed, or, without a gold, of an empty one, with
+            file and line of the first failure; or the rewards have other parts from answer to answer.
     """
     if not getattr(task, "place", ""):
         return
@@ -57,10 +57,10 @@ def try_reward(
     responses = [*right, *wrong, ""]
     items = [(prompt, (response,)) for response in responses]
     outcomes, reasons = _tried(task, chat, config, items)
-    if all(reasons):
+    if all(reasons[: len(right)]):
         raise ValueError(
-            f"the reward fails on all of {len(responses)} answers to the first prompt "
-            f"({prompt.prompt_id}), the right one too: {reasons[0]}."
+            f"the reward fails on the right answer to the first prompt ({prompt.prompt_id}), "
+            f"{prompt.answer!r}, in all of {len(right)} forms: {reasons[0]}."
         )
     _check_parts(outcomes, responses, task.place)
     paid = dict(zip(responses, outcomes, strict=True))
