@@ -55,6 +55,7 @@ def render(found: Mapping[str, Mapping[str, Any]], every: Mapping[str, Any] | No
         keep_trailing_newline=True,
     )
     environment.filters |= {"num": number, "mean": mean, "diff": difference, "cell": cell}
+    environment.filters["first_word"] = lambda text: text.split()[0]
     page = environment.get_template(TEMPLATE)
     return page.render(parts=PARTS, found=found, every=every, classes=LABELS)
 

@@ -114,6 +114,15 @@ def test_target(tmp_path, gaps, verdict):
     assert "at its bounds in 25% of the steered steps" in found.number
 
 
+def test_runs_of_one_seed_are_no_seeds(tmp_path):
+    folders = steered(tmp_path, [0.0, 0.0, 0.0])
+    for folder in folders:
+        values = yaml.safe_load((folder / "config.yaml").read_text())
+        (folder / "config.yaml").write_text(yaml.safe_dump(values | {"seed": 0}))
+    found = judged(*folders)["T12"]
+    assert (found.verdict, "1 seeds, 3 are asked for" in found.number) == ("undecided", True)
+
+
 def test_what_steering_costs_is_paired_by_seed(tmp_path):
     base = [run_folder(tmp_path / f"b{n}", n, [{"eval/avg_at_k": 0.6 + 0.01 * n}]) for n in (1, 2)]
     found = judged(*steered(tmp_path, [0.0, 0.0, 0.0]), *base)

@@ -170,22 +170,53 @@ def test_two_seeds_decide_nothing(tmp_path):
     assert (found["T5"], found["T9"]) == ("undecided", "undecided")
 
 
+def pairs(root, own, *, seeds=3, base=None, **metrics):
+    """GRPO beside another objective, a pair of runs per seed; metrics are the other's."""
+    return [
+        run_folder(root / f"{name}-{seed}", values, seed, fall(0.01, seed), **numbers)
+        for seed in range(seeds)
+        for name, values, numbers in (("base", CLIP, base or {}), ("own", own, metrics))
+    ]
+
+
 def test_stability_looks_at_the_worst_step(tmp_path):
-    base = run_folder(tmp_path / "base", CLIP, 0, fall(0.01, 0))
-    wild = run_folder(
-        tmp_path / "wild", objective(0.5, 1.0), 0, fall(0.01, 0), **{"kl/k1": -2.1e-3}
-    )
-    assert verdicts([base, wild]) == {
-        "T6 (0.5, 1)": "not held"
-    }  # 2.1 times GRPO's, whatever its sign
+    wild = {"kl/k1": -2.1e-3}  # 2.1 times GRPO's, whatever its sign
+    assert verdicts(pairs(tmp_path, objective(0.5, 1.0), **wild)) == {"T6 (0.5, 1)": "not held"}
 
 
 def test_nothing_clipped_is_nothing_judged(tmp_path):
-    base = run_folder(tmp_path / "base", CLIP, 0, fall(0.01, 0), **{"clip/frac": 0.0})
-    same = run_folder(
-        tmp_path / "same", objective(0.5, 1.0), 0, fall(0.01, 0), **{"clip/frac": 0.0}
-    )
-    assert verdicts([base, same]) == {"T6 (0.5, 1)": "undecided"}
+    nothing = {"clip/frac": 0.0}
+    folders = pairs(tmp_path, objective(0.5, 1.0), base=nothing, **nothing)
+    assert verdicts(folders) == {"T6 (0.5, 1)": "undecided"}
+
+
+GSPO = CLIP | {"name": "gspo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}
+
+
+@pytest.mark.parametrize(
+    ("own", "name", "metrics"),
+    [(objective(0.5, 1.0), "T6 (0.5, 1)", {}), (GSPO, "T10", {"clip/frac": 0.2})],
+)
+def test_thresholds_ask_for_three_seeds_too(tmp_path, own, name, metrics):
+    assert verdicts(pairs(tmp_path / "three", own, **metrics)) == {name: "held"}
+    assert verdicts(pairs(tmp_path / "two", own, seeds=2, **metrics)) == {name: "undecided"}
+    base, other = pairs(tmp_path / "apart", own, seeds=2, **metrics)[::3]
+    assert verdicts([base, other]) == {}, "a run of one seed is not compared with one of another"
+
+
+def test_runs_that_ended_early_leave_everything_undecided(tmp_path):
+    """All follow one curve: over 10 and over 5 of its steps, its mean differs."""
+    folders = baselines(tmp_path, 3, dict.fromkeys(("ce5", "cispo"), 0.05))
+    assert verdicts(folders) == {"T9": "undecided"}
+    cut = [folder for folder in folders if "ce5" in folder.name]
+    for folder in cut:
+        lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (folder / "metrics.jsonl").write_text("".join(lines[:5]))
+    assert verdicts(folders) == {}, "nothing that is left is compared with them"
+    grown = baselines(tmp_path / "more", 3, RATES)
+    found = {each.id: each for each in run_statements([*grown, *cut])}
+    assert {each.verdict for each in found.values()} == {"undecided"}
+    assert all("3 of the runs ended before their last step" in x.number for x in found.values())
 
 
 def test_switch(tmp_path):
@@ -204,13 +235,17 @@ def test_entropy_bonus(tmp_path):
     def bonus(coef):
         return {"name": "entropy_bonus", "entropy_bonus": {"coef": coef, "adaptive": None}}
 
-    small = run_folder(tmp_path / "small", CLIP, 0, [1.0, 0.2], terms=bonus(0.001))
-    large = run_folder(tmp_path / "large", CLIP, 0, [1.0, 3.0], terms=bonus(0.1))
-    calm = run_folder(tmp_path / "calm", CLIP, 0, [1.0, 1.1], terms=bonus(0.1))
-    reversed_ = run_folder(tmp_path / "reversed", CLIP, 0, [1.0, 0.1], terms=bonus(0.1))
-    assert verdicts([small, large]) == {"T8": "held"}
-    assert verdicts([small, calm]) == {"T8": "undecided"}
-    assert verdicts([small, reversed_]) == {"T8": "not held"}
+    def seeds(name, end, coef):
+        return [
+            run_folder(tmp_path / f"{name}{seed}", CLIP, seed, [1.0, end], terms=bonus(coef))
+            for seed in range(3)
+        ]
+
+    small, large = seeds("small", 0.2, 0.001), seeds("large", 3.0, 0.1)
+    assert verdicts([*small, *large]) == {"T8": "held"}
+    assert verdicts([*small, *large[:2]]) == {"T8": "undecided"}
+    assert verdicts([*small, *seeds("calm", 1.1, 0.1)]) == {"T8": "undecided"}
+    assert verdicts([*small, *seeds("reversed", 0.1, 0.1)]) == {"T8": "not held"}
 
 
 def test_sides_of_the_clip(tmp_path):
@@ -224,9 +259,9 @@ def test_sides_of_the_clip(tmp_path):
     }
     row |= {"frac/pa_lp": 0.1, "frac/na_lp": 0.1, "frac/pa_hp": 0.4, "frac/na_hp": 0.4}
 
-    def found_with(spread, count=60):
+    def found_with(spread, count=60, **more):
         rows = [
-            row | {"step": 1, "drift/low": -0.01 - 1e-4 * sign, "drift/high": 0.02 + 1e-4 * sign}
+            row | more | {"step": 1, "drift/low": -0.01 - 1e-4 * sign, "drift/high": 0.02 + 1e-4 * sign}
             | {"lp_given_low": 0.8 + spread * sign, "lp_given_high": 0.6 - spread * sign}
             for sign in [0.5, -0.5] * (count // 2)
         ]  # fmt: skip
@@ -241,12 +276,22 @@ def test_sides_of_the_clip(tmp_path):
         "clip rate 7.00% of p < 0.5, 0.75% of p >= 0.5" in found["T4"].number
     )  # 0.014 of 0.2, 0.006 of 0.8
     assert "left 80% ± 0.1%, right 60% ± 0.1%" in found["T4"].number  # 0.01 / sqrt(59)
-    assert found_with(0.6, count=10)["T4"].verdict == "undecided"  # 0.6 ± 0.1
+    assert found_with(1.2)["T4"].verdict == "undecided"  # 0.6 ± 0.08
+    assert found_with(0.02, count=48)["T4"].verdict == "undecided"  # 50 updates are asked for
+    assert found_with(0.02, skipped=True) == {}, "an update that was not made moved nothing"
 
 
-def test_an_entropy_bonus_is_no_effect_of_a_clipped_token(tmp_path):
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"name": "entropy_bonus", "entropy_bonus": {"coef": None, "adaptive": {"start": 0.0}}},
+        {"name": "kl", "kl": {"coef": 0.01}},
+        {"name": "nll", "nll": {"coef": 0.1}},
+    ],
+    ids=lambda terms: terms["name"],
+)
+def test_a_terms_effect_is_none_of_a_clipped_token(tmp_path, terms):
     """Its own effect is in drift/low and drift/high, and no beta scales it."""
-    terms = {"name": "entropy_bonus", "entropy_bonus": {"coef": None, "adaptive": {"start": 0.0}}}
     run = run_folder(tmp_path / "run", objective(0.5, 1.0), 0, fall(0.01, 0), terms=terms)
     row = {"step": 1, "clip/frac": 0.02, "clip/low_frac": 0.01, "clip/high_frac": 0.01}
     row |= {"lp_given_low": 0.8, "lp_given_high": 0.6}
@@ -254,6 +299,23 @@ def test_an_entropy_bonus_is_no_effect_of_a_clipped_token(tmp_path):
     row |= {"drift/low": 0.3, "drift/high": 0.3}
     (run / "updates.jsonl").write_text((json.dumps(row) + "\n") * 60)
     assert "T2" not in {each.id for each in run_statements([run])}
+
+
+def test_a_dapo_is_compared_with_a_grpo_of_the_same_terms(tmp_path):
+    """With an entropy bonus, GRPO stands far above; the plain one is the one that is meant."""
+    values = {"bonus": (CLIP | {"terms": "bonus"}, 5.0), "GRPO": (CLIP | {"terms": "none"}, 1.0)}
+    values["DAPO"] = (CLIP | {"clip_high": 0.28, "terms": "none"}, 1.01)
+    told = {label: {"overrides": [], "objective": own} for label, (own, _) in values.items()}
+    (tmp_path / "settings.json").write_text(json.dumps(told))
+    rows = [
+        {"step": p, "setting": label, "entropy": value + 0.001 * (p % 7) * k, "clip_frac": 0.01}
+        for p in range(40)
+        for k, (label, (_, value)) in enumerate(values.items())
+    ]
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = branch_statements(tmp_path)
+    assert (found.id, found.verdict) == ("T3 DAPO", "held")
+    assert found.number.startswith("DAPO minus GRPO: +0.01")
 
 
 @pytest.mark.parametrize(
@@ -277,6 +339,17 @@ def test_written_for_the_report(tmp_path):
     assert {row["id"] for row in rows} == {"T3 beta1", "T3 beta2", "T3 DAPO", "T3 (0,1)"}
     shown = statements_table(tmp_path).rows
     assert "not held" in [cell.text for row in shown for cell in row]
+
+
+def test_a_setting_in_the_middle_asks_for_its_points_too(tmp_path):
+    branch_folder(tmp_path, 43)
+    rows = [json.loads(line) for line in (tmp_path / "branches.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["setting"] != "half" or row["step"] < 2]
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {each.id: each for each in branch_statements(tmp_path)}
+    assert found["T3 beta1"].verdict == "held"
+    assert found["T3 beta2"].verdict == "undecided"
+    assert "2 points" in found["T3 beta2"].number
 
 
 def test_neighbouring_points_that_drift_together_are_one_point(tmp_path):

@@ -17,6 +17,9 @@ SLOTS = {
     "sampling": "one_wave",
     "shaping": "none",
     "steering": "none",
+    "reduction": "token_mean",
+    "filter": "drop_flat",
+    "token_weight": "none",
 }
 
 
@@ -62,12 +65,33 @@ def test_the_plain_methods_are_judged():
         ("sampling", "refilled"),
         ("reuse", "queue_replay"),
         ("steering", "steered"),
+        ("reduction", "sequence_mean"),
     ],
 )
 @pytest.mark.parametrize("config", [GRPO, DAPO, {"objective": CE_GPPO}], ids=["GRPO", "DAPO", "CE"])
 def test_what_has_more_than_its_objective_is_another_method(config, key, name):
     others = [run(seed, 5.0, config, **{key: name}) for seed in range(3)]
     assert t5([*PAPER, *others]) == t5([*others, *PAPER]) == t5(PAPER)
+
+
+@pytest.mark.parametrize(
+    "other", [{"clip_high": 0.28}, {"ratio": "sequence"}, {"dual_clip": 3.0}, {"clip_low": 0.1}]
+)
+def test_ce_gppo_of_other_bounds_is_another_method(other):
+    others = [run(seed, 5.0, {"objective": CE_GPPO | other}) for seed in range(3)]
+    assert t5([*PAPER, *others]) == t5(PAPER)
+
+
+@pytest.mark.parametrize(("key", "name"), [("filter", "keep_all"), ("token_weight", "tis")])
+def test_a_filter_or_token_weight_must_be_the_same_in_both(key, name):
+    """With all of them alike it is the same claim; a pair of two kinds is none."""
+    alike = [run(e.setting("seed"), e.lines[0]["entropy/mean"] - 0.01 * e.setting("seed"),
+                 {"objective": e.config["objective"]}, **{key: name}) for e in PAPER]  # fmt: skip
+    assert t5(alike).verdict == "held"
+    mixed = [
+        a if a.setting("objective.name") == "clip" else b for a, b in zip(alike, PAPER, strict=True)
+    ]
+    assert t5(mixed).verdict == "undecided"
 
 
 def test_several_runs_of_one_seed_decide_nothing():

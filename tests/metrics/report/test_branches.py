@@ -37,6 +37,22 @@ def test_paired_differences(folder):
     assert table.head == ["quantity", "beta1=0 (base)", "beta1=1 - base"] and len(table.rows) == 1
 
 
+def test_many_points_have_the_error_of_their_blocks(tmp_path):
+    """Four blocks of five points of a run, +1 and -1 in turn: as single points twice as sure."""
+    rows = [
+        {"step": step, "setting": name, "entropy": height}
+        for step in range(20)
+        for name, height in (("a", 0.0), ("b", 1.0 if step // 5 % 2 else -1.0))
+    ]
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    branches = Branches(tmp_path)
+    mean = branches.mean_difference("b", "entropy")
+    assert (mean.value, mean.count) == (0.0, 20)
+    assert mean.error == pytest.approx((4 / 3) ** 0.5 / 2)
+    (row,) = branch_table(branches).rows
+    assert "± 0.58" in str(row)
+
+
 def test_page(folder):
     statement = {
         "id": "T3",

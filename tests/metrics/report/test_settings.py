@@ -8,8 +8,10 @@ import pytest
 from isentropic.metrics.report.charts.compare import maps, over_seeds
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import (
+    Setting,
     differing_keys,
     group_settings,
+    in_blocks,
     mean_of,
     paired,
     swept_axes,
@@ -121,6 +123,39 @@ def test_a_key_that_a_method_does_not_have_is_not_in_its_name():
         "clip",
         "clip, clip_high=0.28",
     ]
+
+
+def test_runs_of_other_lengths_are_other_settings():
+    """Their ends and means are over other steps, and a schedule of the rate has another shape."""
+    runs = [run(seed, [1.0]) for seed in (0, 1)]
+    runs[1].config["run"]["steps"] = 40
+    assert [setting.label for setting in group_settings(runs)] == ["steps=9", "steps=40"]
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1.0), ([0, 1], [0.0, 1.0])])
+def test_a_number_is_the_same_however_it_was_typed(one, other):
+    runs = [run(0, [1.0], beta2=one), run(1, [1.0], beta2=other)]
+    assert [setting.label for setting in group_settings(runs)] == ["2 seeds"]
+    assert len(group_settings([run(0, [1.0], beta2=True), run(1, [1.0], beta2=1)])) == 2
+
+
+def test_a_seed_that_several_runs_have_is_in_no_pair():
+    base = Setting(
+        label="a", values={}, runs=tuple(run(s, [e]) for s, e in ((0, 1), (0, 3), (1, 5)))
+    )
+    other = Setting(label="b", values={}, runs=tuple(run(s, [e]) for s, e in ((0, 2), (1, 7))))
+    difference = paired(other, base, "entropy/mean", "last")
+    assert (difference.value, difference.count) == (2.0, 1)
+    assert paired(base, other, "entropy/mean", "last").value == -2.0
+
+
+def test_an_error_by_blocks_leaves_the_mean_that_of_the_values():
+    """11 values are a block of 6 and one of 5; the mean of the blocks would be 5.25, not 10 / 11 * 6."""
+    mean = in_blocks([[0.0] * 5 + [10.0] * 6])
+    assert mean.value == pytest.approx(60 / 11)
+    assert mean.count == 11
+    # Blocks of 10 / 6 and of 10.
+    assert mean.error == pytest.approx((10 - 10 / 6) / 2)
 
 
 def test_paired_differences_cancel_what_the_seed_brings():

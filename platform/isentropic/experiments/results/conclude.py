@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import write_text_durably
-from isentropic.experiments.results.numbers import read_settings, rounded, setting_numbers
+from isentropic.experiments.results.numbers import (
+    budget_of,
+    drawn_by,
+    read_settings,
+    rounded,
+    setting_numbers,
+)
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned, over, seeds_of, settings_of
 from isentropic.experiments.results.refusals import refusals
@@ -37,6 +43,7 @@ def conclude(
     done = over(planned, ledger)
     by_label = settings_of(planned)
     settings = read_settings({label: over(same, ledger) for label, same in by_label.items()})
+    tokens = drawn_by(settings)
     found = {
         "part": part.name,
         "title": part.title,
@@ -49,9 +56,10 @@ def conclude(
         "commits": commits_of(settings),
         "hours": hours(settings),
         "base": part.base,
+        "budget": budget_of(tokens),
         "settings": [
             numbers | {"command": commands_of(by_label[numbers["label"]])}
-            for numbers in setting_numbers(settings, part.base)
+            for numbers in setting_numbers(settings, part.base, tokens)
         ],
         "statements": [
             told(statement, part, missing=len(planned) - len(done))

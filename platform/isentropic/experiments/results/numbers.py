@@ -63,6 +63,11 @@ def _tokens_of(path: Path) -> int:
     return int(pc.sum(pc.list_value_length(drawn["rollout_logprob"])).as_py() or 0)
 
 
+def drawn_by(settings: Sequence[Setting]) -> dict[str, list[int]]:
+    """Return the tokens drawn for each step, by run."""
+    return {run.name: tokens_by_step(run) for each in settings for run in each.runs}
+
+
 def budget_of(tokens: Mapping[str, Sequence[int]]) -> int:
     """Return the tokens that every run has drawn: what methods are compared at. 0 if one drew none."""
     return min((sum(steps) for steps in tokens.values()), default=0)
@@ -108,12 +113,16 @@ def run_numbers(run: RunData, tokens: Sequence[int], budget: int) -> dict[str, f
     return {key: math.nan if value is None else float(value) for key, value in found.items()}
 
 
-def setting_numbers(settings: Sequence[Setting], base: str) -> list[dict[str, Any]]:
+def setting_numbers(
+    settings: Sequence[Setting], base: str, tokens: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]]:
     """Return one object per setting: its numbers, books, law, and differences to the base by seed.
 
     A setting without runs has a row too: what is missing is seen.
+
+    Args:
+        tokens: what `drawn_by` gives of the settings.
     """
-    tokens = {run.name: tokens_by_step(run) for each in settings for run in each.runs}
     budget = budget_of(tokens)
     values = {
         each.label: [run_numbers(run, tokens[run.name], budget) for run in each.runs]

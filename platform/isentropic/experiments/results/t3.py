@@ -17,7 +17,7 @@ from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.results.power import points_needed
 from isentropic.experiments.run.recorded import recorded_run
-from isentropic.experiments.statements.branches import block_differences, differences_of, orders
+from isentropic.experiments.statements.branches import differences_of, orders
 from isentropic.metrics.report.branches import BRANCHES, Branches
 
 PILOT = "t3_pilot"
@@ -129,7 +129,7 @@ def branch_numbers(folder: Path) -> dict[str, Any]:
     branches = Branches(folder)
     told = []
     for order in orders(folder, branches):
-        ends, steps = block_differences(branches, order.labels)
+        ends, steps = differences_of(branches, order.labels)
         by_run: dict[str, list[float]] = {}
         for (run, _), value in branches.differences(
             order.labels[0], "entropy", order.labels[-1]

@@ -15,16 +15,21 @@ from isentropic.experiments.statements.branches import (
     sign_verdict,
 )
 from isentropic.experiments.statements.numbers import (
-    BLOCK,
     SEEDS,
     adds_terms,
     by_seed,
-    in_blocks,
     is_plain,
 )
 from isentropic.metrics.classes import LABELS
 from isentropic.metrics.report.run_data import RunData
-from isentropic.metrics.report.settings import Mean, group_settings, mean_of, summary
+from isentropic.metrics.report.settings import (
+    BLOCK,
+    Mean,
+    group_settings,
+    in_blocks,
+    mean_of,
+    summary,
+)
 
 MEASURED = 40  # measured steps of T11
 BAND = 0.03  # nats of T12: a quarter of what separates the targets from the unsteered run
@@ -88,8 +93,9 @@ def _steering(runs: Sequence[RunData]) -> list[Statement]:
             f"; at its bounds in {saturated.value:.0%} of the steered steps"
             f"{_cost(setting.runs, runs)}"
         )
-        if len(misses) < SEEDS:
-            verdict, number = UNDECIDED, f"{number}; {len(misses)} seeds, {SEEDS} are asked for"
+        seeds = len({run.setting("seed") for run in setting.runs})
+        if seeds < SEEDS:
+            verdict, number = UNDECIDED, f"{number}; {seeds} seeds, {SEEDS} are asked for"
         found.append(
             Statement(
                 id=f"T12 {setting.label}".strip(),

@@ -8,7 +8,7 @@ inside three standard errors decides nothing, and too few points or seeds do not
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,8 @@ from typing import Any
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.branch.branch import SETTINGS
-from isentropic.experiments.statements.numbers import BLOCK, in_blocks
-from isentropic.metrics.report.branches import Branches, Point
-from isentropic.metrics.report.settings import Mean, mean_of
+from isentropic.metrics.report.branches import Branches
+from isentropic.metrics.report.settings import BLOCK, Mean
 from isentropic.metrics.report.statements import STATEMENTS
 
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
@@ -29,7 +28,8 @@ POINTS = 40  # branch points that the order of T3 asks for
 # likely one on the contexts trained on.
 ENTROPY = "entropy"
 PARTS = {"entropy_trained": "trained on", "entropy_held_out": "held out"}
-Coefficients = Mapping[str, Any]  # of an objective, with its name and terms
+Coefficients = Mapping[str, Any]  # of an objective, with its name and the loss's terms
+BOUNDS = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}  # GRPO's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,14 @@ def orders(folder: Path, branches: Branches) -> list[Order]:
         ("T3 DAPO", "DAPO's entropy is above GRPO's", dapo),
         ("T3 (0,1)", "CE-GPPO (0,1)'s entropy is above GRPO's", free),
     ):
-        if grpo and above:
-            found.append(Order(id=name, statement=text, labels=(above[0], grpo[0])))
+        pairs = [
+            (one, base)
+            for one in above
+            for base in grpo
+            if objectives[one].get("terms") == objectives[base].get("terms")
+        ]
+        if pairs:
+            found.append(Order(id=name, statement=text, labels=pairs[0]))
     return found
 
 
@@ -122,11 +128,9 @@ def coefficient_chain(objectives: Mapping[str, Coefficients], key: str, other: s
 
 
 def is_ce_gppo(values: Coefficients, beta1: float, beta2: float) -> bool:
-    """Return True for CE-GPPO with these two coefficients."""
-    return values.get("name") == "ce_gppo" and (values.get("beta1"), values.get("beta2")) == (
-        beta1,
-        beta2,
-    )
+    """Return True for CE-GPPO with these two coefficients, and GRPO's bounds."""
+    wanted = {"name": "ce_gppo", "beta1": beta1, "beta2": beta2, **BOUNDS}
+    return all(values.get(key, BOUNDS.get(key)) == value for key, value in wanted.items())
 
 
 def _is_clip(values: Coefficients, high: float) -> bool:
@@ -143,12 +147,11 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
 
     labels: the settings by falling entropy, as stated.
     """
-    ends, steps = block_differences(branches, labels)
+    ends, steps = differences_of(branches, labels)
     parts = {
-        part: _in_blocks(branches.differences(labels[0], key, labels[-1]))
-        for key, part in PARTS.items()
+        part: branches.mean_difference(labels[0], key, labels[-1]) for key, part in PARTS.items()
     }
-    points = len(branches.differences(labels[0], ENTROPY, labels[-1]))
+    points = min(mean.count for mean in (ends, *steps))
     clipped = max((branches.mean(label, "clip_frac").value for label in labels), default=0.0)
     by_mean = sorted(labels, key=lambda label: -branches.mean(label, ENTROPY).value)
     number = (
@@ -168,28 +171,10 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
 
 
 def differences_of(branches: Branches, labels: Sequence[str]) -> tuple[Mean, list[Mean]]:
-    """Return the differences of entropy of an order, of its ends and of its neighbours, by point."""
-    return _compared(branches, labels, lambda found: mean_of(list(found.values())))
-
-
-def block_differences(branches: Branches, labels: Sequence[str]) -> tuple[Mean, list[Mean]]:
-    """Return the same in blocks of points: neighbours share a path and contexts."""
-    return _compared(branches, labels, _in_blocks)
-
-
-def _compared(
-    branches: Branches, labels: Sequence[str], mean: Callable[[Mapping[Point, float]], Mean]
-) -> tuple[Mean, list[Mean]]:
+    """Return the differences of entropy of an order: of its ends, and of its neighbours."""
     pairs = [(labels[0], labels[-1]), *pairwise(labels)]
-    ends, *steps = [mean(branches.differences(one, ENTROPY, other)) for one, other in pairs]
+    ends, *steps = [branches.mean_difference(one, ENTROPY, other) for one, other in pairs]
     return ends, steps
-
-
-def _in_blocks(differences: Mapping[Point, float]) -> Mean:
-    by_run: dict[str, list[float]] = {}
-    for (run, _), value in differences.items():  # in the order of the steps
-        by_run.setdefault(run, []).append(value)
-    return in_blocks(by_run.values())
 
 
 def order_verdict(ends: Mean, steps: Sequence[Mean]) -> str:

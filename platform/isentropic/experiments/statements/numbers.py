@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,43 +12,33 @@ from isentropic.metrics.report.settings import Mean, mean_of
 
 Test = Callable[[RunData], bool]
 SEEDS = 3  # that a claim over runs asks for
-# Neighbours in time that are averaged into one point: what ties them does not count twice.
-BLOCK = 5
-# What GRPO, DAPO and CE-GPPO have in the slots beside objective, terms and reduction.
+# What GRPO, DAPO and CE-GPPO have in the slots beside objective and terms.
 PLAIN = {
     "advantage": "normalised",
+    "reduction": "token_mean",
     "reuse": "none",
     "reweight": "none",
     "sampling": "one_wave",
     "shaping": "none",
     "steering": "none",
 }
+# Slots that may have anything, the same in both runs of a pair: their choices are about noise, not methods.
+ALIKE = ("filter", "token_weight")
+
+
+def pairs_by_seed(runs: Sequence[RunData], one: Test, other: Test) -> list[tuple[RunData, RunData]]:
+    """Return pairs of runs, of one and of the other kind, that have the same seed."""
+    values, base = by_seed(runs, one), by_seed(runs, other)
+    pairs = [(values[seed], base[seed]) for seed in sorted(values.keys() & base.keys())]
+    return [(a, b) for a, b in pairs if all(a.config.get(k) == b.config.get(k) for k in ALIKE)]
 
 
 def mean_difference(
     runs: Sequence[RunData], one: Test, other: Test, number: Callable[[RunData], float]
 ) -> Mean:
     """Return the mean of one - other over pairs of runs that have the same seed."""
-    values, base = by_seed(runs, one), by_seed(runs, other)
-    differences = [
-        number(values[seed]) - number(base[seed]) for seed in sorted(values.keys() & base.keys())
-    ]
+    differences = [number(a) - number(b) for a, b in pairs_by_seed(runs, one, other)]
     return mean_of([value for value in differences if math.isfinite(value)])
-
-
-def in_blocks(series: Iterable[Sequence[float]]) -> Mean:
-    """Return the mean over blocks of `BLOCK` neighbours or a few more; its error is that of blocks.
-
-    Args:
-        series: values in the order of time, of each run.
-    """
-    blocks = [
-        float(np.mean(block))
-        for values in series
-        if values
-        for block in np.array_split(values, max(1, len(values) // BLOCK))
-    ]
-    return mean_of(blocks)
 
 
 def by_seed(runs: Sequence[RunData], test: Test) -> dict[Any, RunData]:
@@ -58,10 +48,13 @@ def by_seed(runs: Sequence[RunData], test: Test) -> dict[Any, RunData]:
     return {run.setting("seed"): run for run in passed if seeds[run.setting("seed")] == 1}
 
 
-def is_plain(run: RunData) -> bool:
-    """Return True for a run whose method is its objective and terms, and nothing beside them."""
+def is_plain(run: RunData, **other: str) -> bool:
+    """Return True for a run whose method is its objective and terms, and nothing beside them.
+
+    other: names of slots that belong to the objective's method, in the place of `PLAIN`'s.
+    """
     slots = {key: run.config.get(key) or {} for key in PLAIN}
-    return all(slots[key].get("name", name) == name for key, name in PLAIN.items())
+    return all(slots[key].get("name", name) == name for key, name in (PLAIN | other).items())
 
 
 def adds_terms(run: RunData) -> bool:

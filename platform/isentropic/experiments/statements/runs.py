@@ -27,6 +27,7 @@ from isentropic.experiments.statements.numbers import (
     is_plain,
     last_entropy,
     mean_difference,
+    pairs_by_seed,
     slope,
 )
 from isentropic.metrics.report.run_data import RunData, is_number, read_run
@@ -57,7 +58,19 @@ def run_statements(folders: Sequence[Path]) -> list[Statement]:
 
 
 def judge_runs(runs: Sequence[RunData]) -> list[Statement]:
-    """Return all statements that the runs allow, in the order of their numbers."""
+    """Return all statements that the runs allow, in the order of their numbers.
+
+    Runs that did not come to their last step are left out, and nothing is decided without them: a mean
+    over other steps would be compared, and those that came to it may be the ones that a statement is
+    true of.
+    """
+    whole = [run for run in runs if run.last_step >= (run.planned_steps or 0)]
+    short = len(runs) - len(whole)
+    found = _judged(whole)
+    return [_without(statement, short) for statement in found] if short else found
+
+
+def _judged(runs: Sequence[RunData]) -> list[Statement]:
     found = [
         *_sensitivity(runs),
         *_clipped_tokens(runs),
@@ -69,6 +82,11 @@ def judge_runs(runs: Sequence[RunData]) -> list[Statement]:
         *_gspo(runs),
     ]
     return [*(_if_clipped(statement, runs) for statement in found), *ledger_statements(runs)]
+
+
+def _without(statement: Statement, short: int) -> Statement:
+    number = f"{statement.number}; {short} of the runs ended before their last step"
+    return replace(statement, verdict=UNDECIDED, number=number)
 
 
 def ce_gppo(beta1: float, beta2: float) -> Test:
@@ -103,12 +121,12 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
     sides: dict[str, list[float]] = {"low": [], "high": []}
     for run in runs:
         values = run.config.get("objective", {})
-        # Drift has an entropy bonus's own effect in it, which no beta scales.
-        if (run.config.get("terms") or {}).get("entropy_bonus") is not None:
+        # Drift has a term's own effect in it, which no beta scales.
+        if adds_terms(run):
             continue
         for side, beta in (("low", values.get("beta1")), ("high", values.get("beta2"))):
             if values.get("name") == "ce_gppo" and isinstance(beta, int | float) and beta > 0:
-                rows = [row for row in updates_of(run) if row.get(f"clip/{side}_frac")]
+                rows = [row for row in updates_of(run) if row[f"clip/{side}_frac"]]
                 sides[side] += [row[f"drift/{side}"] / beta for row in rows]
     if not any(sides.values()):
         return []
@@ -149,15 +167,17 @@ def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
     share_high = sum(row["frac/pa_hp"] + row["frac/na_hp"] for row in rows)
     rates = of_low / max(share_low, 1e-12), (everything - of_low) / max(share_high, 1e-12)
     lost = NOT_HELD in verdicts or rates[1] >= rates[0]
+    verdict = NOT_HELD if lost else HELD if verdicts == {HELD} else UNDECIDED
     return [
         Statement(
             id="T4",
             statement="tokens outside the interval are mostly low-probability ones",
-            verdict=NOT_HELD if lost else HELD if verdicts == {HELD} else UNDECIDED,
+            verdict=verdict if min(low.count, high.count) >= UPDATES else UNDECIDED,
             number=f"low-probability share left {_in_percent(low)}, right {_in_percent(high)}; "
             f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 "
             f"({len(rows)} updates)",
-            rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on",
+            rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on; "
+            f"{UPDATES} updates that clip on each side",
         )
     ]
 
@@ -187,27 +207,27 @@ def _fall(runs: Sequence[RunData]) -> list[Statement]:
 
 def _stability(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T6: the worst step of any seed."""
-    base = [run for run in runs if GRPO(run)]
     found = []
     for label, test in (("(0.5, 1)", ce_gppo(0.5, 1.0)), ("(0.75, 1)", ce_gppo(0.75, 1.0))):
-        judged = [run for run in runs if test(run)]
-        if judged and base:
+        pairs = pairs_by_seed(runs, test, GRPO)
+        if pairs:
+            judged, base = zip(*pairs, strict=True)
             ratios = {
                 key: _worst(judged, key) / max(_worst(base, key), 1e-12)
                 for key in ("kl/k1", "grad_norm/max")
             }
             skipped = sum(sum(run.values("update/skipped")) for run in judged)
-            known = all(math.isfinite(ratio) for ratio in ratios.values())
-            held = known and max(ratios.values()) <= 2 and not skipped
+            known = all(math.isfinite(ratio) for ratio in ratios.values()) and len(pairs) >= SEEDS
+            held = max(ratios.values()) <= 2 and not skipped
             text = ", ".join(f"{key} {ratio:.2f} of GRPO's" for key, ratio in ratios.items())
             found.append(
                 Statement(
                     id=f"T6 {label}",
                     statement=f"CE-GPPO {label} is as stable as GRPO",
                     verdict=(HELD if held else NOT_HELD) if known else UNDECIDED,
-                    number=f"{text}; {skipped:g} updates skipped",
+                    number=f"{text}; {skipped:g} updates skipped; {len(pairs)} seeds",
                     rule="largest |KL k1| and gradient norm of the runs within 2 of GRPO's, no "
-                    "update skipped",
+                    f"update skipped; {SEEDS} seeds",
                 )
             )
     return found
@@ -251,6 +271,8 @@ def _bonus(runs: Sequence[RunData]) -> list[Statement]:
         return []
     small, large = (float(np.mean(ends[key])) for key in (min(ends), max(ends)))
     verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
+    if min(len(ends[key]) for key in (min(ends), max(ends))) < SEEDS:
+        verdict = UNDECIDED
     text = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
     return [
         Statement(
@@ -259,7 +281,7 @@ def _bonus(runs: Sequence[RunData]) -> list[Statement]:
             verdict=verdict,
             number=f"last entropy over the first, by coefficient: {text}",
             rule="below 0.5 for the smallest, above 1.5 for the largest; not held if they rank the "
-            "other way",
+            f"other way; {SEEDS} seeds of both",
         )
     ]
 
@@ -288,32 +310,45 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
 
 def _gspo(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T10: how much GSPO clips."""
-    gspo = [run for run in runs if run.setting("objective.name") == "gspo" and _alone(run)]
-    base = [run for run in runs if GRPO(run)]
-    if not gspo or not base:
+
+    def gspo(run: RunData) -> bool:
+        is_gspo = run.setting("objective.name") == "gspo" and not adds_terms(run)
+        # Its ratio is a sequence's, and so is its mean.
+        return is_gspo and is_plain(run, reduction="sequence_mean")
+
+    pairs = pairs_by_seed(runs, gspo, GRPO)
+    if not pairs:
         return []
     share = [
-        float(np.mean([np.mean(run.values("clip/frac")) for run in some])) for some in (gspo, base)
+        float(np.mean([np.mean(run.values("clip/frac")) for run in some]))
+        for some in zip(*pairs, strict=True)
     ]
     ratio = share[0] / share[1] if share[1] else math.nan
+    unknown = math.isnan(ratio) or len(pairs) < SEEDS
     return [
         Statement(
             id="T10",
             statement="GSPO clips an order of magnitude more tokens than GRPO",
-            verdict=UNDECIDED if math.isnan(ratio) else HELD if ratio > 5 else NOT_HELD,
-            number=f"clip/frac {share[0]:.2%} against {share[1]:.2%}: {ratio:.1f} times",
-            rule="more than 5 times",
+            verdict=UNDECIDED if unknown else HELD if ratio > 5 else NOT_HELD,
+            number=f"clip/frac {share[0]:.2%} against {share[1]:.2%}: {ratio:.1f} times; "
+            f"{len(pairs)} seeds",
+            rule=f"more than 5 times; {SEEDS} seeds",
         )
     ]
 
 
 def updates_of(run: RunData) -> Rows:
-    """Return the lines of updates.jsonl that have all numbers a statement may need."""
+    """Return the lines of updates.jsonl that have all numbers a statement may need.
+
+    Without updates that were skipped: they moved nothing.
+    """
     rows = read_lines(run.folder / "updates.jsonl")[0]
     return [
         row
         for row in rows
-        if isinstance(row, dict) and all(is_number(row.get(key)) for key in OF_UPDATES)
+        if isinstance(row, dict)
+        and not row.get("skipped")
+        and all(is_number(row.get(key)) for key in OF_UPDATES)
     ]
 
 
@@ -360,7 +395,8 @@ def _switch_step(run: RunData) -> int | None:
     beta1 = run.config.get("objective", {}).get("beta1")
     if not isinstance(beta1, Mapping) or beta1.get("kind") != "switch" or beta1.get("before") != 0:
         return None
-    return beta1.get("step") if beta1.get("after") == 0.5 else None
+    is_half = beta1.get("after") == 0.5 and run.setting("objective.beta2") == 1
+    return beta1.get("step") if is_half else None
 
 
 def _weighted(rows: Rows, key: str, weight: str) -> Mean:

@@ -21,11 +21,12 @@ from isentropic.metrics.report.charts.figures import (
     text,
 )
 from isentropic.metrics.report.reading import is_number, read_rows, whole, words
-from isentropic.metrics.report.settings import Mean, mean_of
+from isentropic.metrics.report.settings import BLOCK, Mean, in_blocks, mean_of
 from isentropic.metrics.report.tables import difference, mean_and_error
 
 BRANCHES = "branches.jsonl"
 NOT_MEASURED = ("step", "policy_version", "seed", "setting", "run")
+FEWEST = 4  # blocks of points, for an error by blocks
 TALL = 10  # quantities from which on the chart needs more height
 LABELS = {
     "entropy": "entropy (nats per token)",
@@ -72,9 +73,18 @@ class Branches:
         rows = self._by_setting[setting].values()
         return mean_of([row[key] for row in rows if is_number(row.get(key))])
 
-    def mean_difference(self, setting: str, key: str) -> Mean:
-        """Averages setting - base over the branch points that have both."""
-        return mean_of(list(self.differences(setting, key).values()))
+    def mean_difference(self, setting: str, key: str, base: str | None = None) -> Mean:
+        """Averages setting - base over the branch points that have both.
+
+        The error is that of blocks of neighbouring points of a run, which share a path and contexts;
+        of single points if there are fewer than `FEWEST` blocks, which tell less of their own spread.
+        """
+        by_run: dict[str, list[float]] = {}
+        for (run, _), value in self.differences(setting, key, base).items():
+            by_run.setdefault(run, []).append(value)
+        if sum(max(1, len(values) // BLOCK) for values in by_run.values()) < FEWEST:
+            return mean_of([value for values in by_run.values() for value in values])
+        return in_blocks(by_run.values())
 
     def differences(self, setting: str, key: str, base: str | None = None) -> dict[Point, float]:
         """Returns setting - base at each branch point that has both, in the order of the points."""

@@ -1,17 +1,22 @@
 """Several runs as settings: runs that differ in nothing but their seed are one setting."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
+
+import numpy as np
 
 from isentropic.config import COMPUTES_NOTHING, flat, is_under
 from isentropic.metrics.report.reading import words
 from isentropic.metrics.report.run_data import RunData
 
-# Keys that compute nothing, or that are repeated and not swept.
+# Keys that compute nothing, or that are repeated and not swept; but for the length of a run.
 NOT_A_SETTING = (*COMPUTES_NOTHING, "seed", "run", "resume", "checkpoint")
+LENGTH = "run.steps"
+# Neighbours in time that are averaged into one point of an error: what ties them does not count twice.
+BLOCK = 5
 FIRST = (
     "objective.name",
     "objective.beta1",
@@ -53,6 +58,24 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(value=fmean(values), error=error, count=len(values))
 
 
+def in_blocks(series: Iterable[Sequence[float]]) -> Mean:
+    """Averages values; the error is that of blocks of `BLOCK` neighbours or a few more.
+
+    Args:
+        series: values in the order of time, of each run.
+    """
+    series = [values for values in series if values]
+    blocks = [
+        fmean(block)
+        for values in series
+        for block in np.array_split(values, max(1, len(values) // BLOCK))
+    ]
+    # Blocks differ in size by one, so that their mean is not quite that of the values.
+    return replace(
+        mean_of([value for values in series for value in values]), error=mean_of(blocks).error
+    )
+
+
 def summary(run: RunData, key: str, kind: str, *, until: float = math.inf) -> float | None:
     """Returns one number of a curve, None if it is empty. Held-out scores take line 0 along.
 
@@ -76,7 +99,7 @@ def group_settings(runs: Sequence[RunData]) -> list[Setting]:
     telling = _telling_keys(configs, keys)
     members: dict[tuple[str, ...], list[int]] = {}
     for index, config in enumerate(configs):
-        members.setdefault(tuple(repr(config.get(key)) for key in keys), []).append(index)
+        members.setdefault(tuple(same(config.get(key)) for key in keys), []).append(index)
     settings = []
     for indices in members.values():
         values = {key: configs[indices[0]].get(key) for key in keys}
@@ -115,7 +138,7 @@ def differing_keys(runs: Sequence[RunData]) -> list[str]:
     """Returns the dotted config keys that differ, but for those that only name or seed a run."""
     configs = _computed(runs)
     every = {key: None for config in configs for key in config}
-    keys = [key for key in every if len({repr(config.get(key)) for config in configs}) > 1]
+    keys = [key for key in every if len({same(config.get(key)) for config in configs}) > 1]
     return sorted(keys, key=lambda key: (FIRST.index(key) if key in FIRST else len(FIRST), key))
 
 
@@ -128,7 +151,7 @@ def swept_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
     for index, first in enumerate(keys):
         for second in keys[index + 1 :]:
             pairs = {
-                (repr(setting.values[first]), repr(setting.values[second])) for setting in settings
+                (same(setting.values[first]), same(setting.values[second])) for setting in settings
             }
             sizes = [len({pair[side] for pair in pairs}) for side in (0, 1)]
             if len(pairs) > max(sizes):
@@ -139,19 +162,30 @@ def swept_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
 def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
     """Averages the differences setting - base between runs of the same seed.
 
-    Both count up to the last step that both have: a run that ended early is compared as it was.
+    Both count up to the last step that both have: a run that ended early is compared as it was. A
+    seed that several runs of a setting have is left out: which of them is the pair is not known.
     """
-    by_seed = {repr(run.setting("seed")): run for run in base.runs}
-    pairs = [
-        (run, by_seed[seed])
-        for run in setting.runs
-        if (seed := repr(run.setting("seed"))) in by_seed
-    ]
+    own, of_base = _by_seed(setting), _by_seed(base)
+    pairs = [(run, of_base[seed]) for seed, run in own.items() if seed in of_base]
     numbers = [
         [summary(run, key, kind, until=min(each.last_step for each in pair)) for run in pair]
         for pair in pairs
     ]
     return mean_of([own - other for own, other in numbers if own is not None and other is not None])
+
+
+def _by_seed(setting: Setting) -> dict[str, RunData]:
+    seeds = [same(run.setting("seed")) for run in setting.runs]
+    return {
+        seed: run for seed, run in zip(seeds, setting.runs, strict=True) if seeds.count(seed) == 1
+    }
+
+
+def same(value: Any) -> str:
+    """Returns a text that is the same for equal values: 1 and 1.0 are, however they were typed."""
+    if isinstance(value, float) and value.is_integer():
+        return repr(int(value))
+    return f"[{', '.join(map(same, value))}]" if isinstance(value, list) else repr(value)
 
 
 def short(value: Any) -> str:
@@ -166,7 +200,7 @@ def _computed(runs: Sequence[RunData]) -> list[dict[str, Any]]:
         {
             key: _without_folder(value, run.setting("run.dir"))
             for key, value in flat(run.config).items()
-            if not is_under(key, NOT_A_SETTING)
+            if key == LENGTH or not is_under(key, NOT_A_SETTING)
         }
         for run in runs
     ]
@@ -197,7 +231,7 @@ def _telling_keys(configs: Sequence[dict[str, Any]], keys: Sequence[str]) -> lis
     """
 
     def parts(chosen: Sequence[str]) -> int:
-        return len({tuple(repr(config.get(key)) for key in chosen) for config in configs})
+        return len({tuple(same(config.get(key)) for key in chosen) for config in configs})
 
     chosen: list[str] = []
     for key in keys:

@@ -87,6 +87,13 @@ def test_the_error_of_a_share(tmp_path, config, error):
     assert law.binomial_error(run_of(tmp_path, [], config), 0.5) == error
 
 
+@pytest.mark.parametrize(("samples", "noise"), [("", 0.05), (", samples: 4", 0.025)])
+def test_the_noise_of_a_score_is_of_its_samples(tmp_path, samples, noise):
+    """The prompts are the same in every step: what is hard in them is in no difference of two."""
+    run = run_of(tmp_path, [], f"evaluation: {{prompts: 100{samples}}}")
+    assert law.score_error(run, law.HELD_OUT, [0.4, 0.6]) == pytest.approx(noise)
+
+
 def test_the_error_of_a_share_is_of_the_prompts_there_are(tmp_path):
     """128 are asked for and the set has 30: sqrt(1/4 / 30)."""
     run = run_of(tmp_path / "run", [], "evaluation: {prompts: 128}\n")

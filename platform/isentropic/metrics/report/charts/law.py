@@ -33,22 +33,22 @@ NOTE = (
     "score over the steps since the evaluation before, for the training reward of the same step. "
     "The paper's law is about held-out scores; the training reward stands in where evaluations are "
     "few. A high R\N{SUPERSCRIPT TWO} says only that both curves are monotone: the forecast "
-    "is fitted on the first 15 % of the points and judged on the rest."
+    "is fitted on the first 15 % of the points, 3 at least, of the first run and judged on its rest."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """Steps with a score and an entropy, in the order of the steps."""
+    """Steps with a score and an entropy, in the order of the steps, run after run."""
 
     steps: list[int]
     entropy: list[float]
     score: list[float]
+    lengths: list[int]  # points of each run
 
-    def after(self, count: int) -> "Points":
-        return Points(
-            steps=self.steps[count:], entropy=self.entropy[count:], score=self.score[count:]
-        )
+    def fitted(self, score_error: float) -> Law | str:
+        """Fits the law to them."""
+        return fit(self.entropy, self.score, score_error=score_error, lengths=self.lengths)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +76,27 @@ def points(run: RunData, key: str) -> Points:
         steps=[row[0] for row in rows],
         entropy=[row[1] for row in rows],
         score=[row[2] for row in rows],
+        lengths=[len(rows)],
     )
 
 
-def pooled(runs: Sequence[RunData], key: str) -> Points:
-    """Puts the points of several runs one after the other."""
+def pooled(runs: Sequence[RunData], key: str, *, after: int = 0) -> Points:
+    """Puts the points of several runs one after the other, without the first `after` of each."""
     each = [points(run, key) for run in runs]
+    each = [
+        Points(
+            steps=part.steps[after:],
+            entropy=part.entropy[after:],
+            score=part.score[after:],
+            lengths=[len(part.steps[after:])],
+        )
+        for part in each
+    ]
     return Points(
         steps=[step for part in each for step in part.steps],
         entropy=[value for part in each for value in part.entropy],
         score=[value for part in each for value in part.score],
+        lengths=[count for part in each for count in part.lengths if count],
     )
 
 
@@ -93,27 +104,27 @@ def judge(runs: Sequence[RunData], key: str) -> Result:
     """Fits the law to the points of the runs; the forecast is of the first run."""
     shown = pooled(runs, key)
     own = points(runs[0], key)
-    late = [points(run, key).after(EARLY) for run in runs]
     error = score_error(runs[0], key, shown.score)
-    late_fit = fit(
-        [value for part in late for value in part.entropy],
-        [value for part in late for value in part.score],
-        score_error=error,
-    )
     return Result(
-        law=fit(shown.entropy, shown.score, score_error=error),
-        without_early=late_fit,
+        law=shown.fitted(error),
+        without_early=pooled(runs, key, after=EARLY).fitted(error),
         forecast=forecast(own.steps, own.entropy, own.score),
         count=len(shown.steps),
     )
 
 
 def score_error(run: RunData, key: str, scores: Sequence[float]) -> float:
-    """Returns the standard error of one score, of the mean size; 0 if the config does not tell."""
+    """Returns the noise of one score, of the mean size; 0 if the config does not tell.
+
+    Of a held-out score that of its samples alone: its prompts are the same in every step, so what is
+    hard in them is in no difference of two scores. At most the binomial error over all samples.
+    """
     if not scores:
         return 0.0
     if key == HELD_OUT:
-        return binomial_error(run, sum(scores) / len(scores)) or 0.0
+        error = binomial_error(run, sum(scores) / len(scores)) or 0.0
+        samples = run.setting("evaluation.samples")
+        return error / math.sqrt(samples) if is_number(samples) and samples >= 1 else error
     sizes = [run.setting(f"rollout.{name}") for name in ("prompts_per_step", "group_size")]
     spread = run.values("reward/std")
     if not spread or not all(is_number(size) and size >= 1 for size in sizes):
@@ -193,7 +204,7 @@ def gap(setting: Setting, base: Setting, key: str) -> tuple[Mean, int] | str:
     sentence if the base has no law, or no point is inside.
     """
     shown = pooled(base.runs, key)
-    law = fit(shown.entropy, shown.score, score_error=score_error(base.runs[0], key, shown.score))
+    law = shown.fitted(score_error(base.runs[0], key, shown.score))
     if isinstance(law, str):
         return law
     each = [points(run, key) for run in setting.runs]
