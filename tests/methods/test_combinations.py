@@ -13,7 +13,7 @@ def run(**changes):
         "filter": Slot(name="keep_all"), "advantage": Slot(name="normalised"), "sampling": Slot(name="one_wave"),
         "shaping": Slot(name="exploration"), "steering": Slot(name="none", actuators={}),
         "reweight": Slot(name="none"), "terms": TermsConfig(name="none"), "reuse": Slot(name="none"),
-        "objective": Slot(name="clip"), "learner": Slot(updates_per_rollout=2),
+        "reduction": Slot(name="token_mean"), "objective": Slot(name="clip"), "learner": Slot(updates_per_rollout=2),
     }  # fmt: skip
     return Slot(**(slots | changes))
 
@@ -63,3 +63,12 @@ def test_steering_needs_measured_steps():
     steered = Slot(name="steered", actuators={"beta1": [0.0, 1.0]})
     with pytest.raises(ValueError, match=r"accounting\.ledger\.every=0.*steering=none"):
         check_combinations(run(steering=steered, accounting=ledger))
+
+
+@pytest.mark.parametrize("name", ["clip_b", "clip_v"])
+def test_tokens_leave_the_mean_over_tokens_only(name):
+    kept, every = (Slot(name=name, denominator=choice) for choice in ("kept", "all"))
+    check_combinations(run(objective=kept))
+    check_combinations(run(objective=every, reduction=Slot(name="sequence_mean")))
+    with pytest.raises(ValueError, match=r"denominator=kept with reduction=sequence_mean"):
+        check_combinations(run(objective=kept, reduction=Slot(name="sequence_mean")))

@@ -19,6 +19,7 @@ def check_combinations(config: Any) -> None:
     _one_controller(config)
     _steering(config)
     _moving_bounds(config)
+    _kept_denominator(config)
 
 
 def _keep_rules(config: Any) -> None:
@@ -101,4 +102,16 @@ def _moving_bounds(config: Any) -> None:
         raise ValueError(
             f"{moving} with learner.updates_per_rollout=1: every ratio is 1, so no bound ever "
             "binds and the method does nothing. Set learner.updates_per_rollout to 2 or more."
+        )
+
+
+def _kept_denominator(config: Any) -> None:
+    """What is masked leaves the mean over tokens; in other means every response has one of its own."""
+    name, reduction = config.objective.name, config.reduction.name
+    kept = name in ("clip_b", "clip_v") and config.objective.denominator == "kept"
+    if kept and reduction != "token_mean":
+        raise ValueError(
+            f"objective.denominator=kept with reduction={reduction}: the tokens that {name} drops are taken "
+            "out of the mean over all tokens of a minibatch, and this one has others. Set "
+            "objective.denominator=all, or reduction=token_mean."
         )

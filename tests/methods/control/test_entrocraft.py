@@ -149,6 +149,9 @@ def test_groups_that_are_all_right(new):
 def test_raw_scores_and_their_signs(new):
     rewards = (1.0, 0.0, 0.0, 1.0)
     assert choose(controller(form="code"), new, rewards, 0)[1] == [0, -1, -1, 0]
+    partly = (1.0, 0.01, 0.5, 0.0)  # partial credit is not right
+    assert choose(controller(form="code"), new, partly, 60)[1] == [1, 0, 0, 0]
+    assert choose(controller(form="code"), new, partly, 0)[1] == [0, -1, -1, -1]
     raw = controller(form="code", scores="raw", min_kept=0.0)
     assert choose(raw, new, rewards, 0)[1] == [0, 0, 0, 0]  # nothing to learn from
 

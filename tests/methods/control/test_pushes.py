@@ -48,6 +48,18 @@ def test_entropic_at_its_limit_stops_integrating():
     assert control.state_dict() == pytest.approx({"integral": -0.1, "alpha": -0.4})
 
 
+@pytest.mark.parametrize("proportional", [0.0, 0.01, 1.0])
+def test_entropic_comes_back_from_its_limit(proportional):
+    """600 steps far above the target fill the integral; below it the push turns round in as few."""
+    control = entropic(proportional=proportional)
+    for step in range(600):
+        control.sense(step, 0.5)
+    assert control.state_dict()["alpha"] == 1.0
+    for step in range(600):
+        control.sense(step, 0.0)
+    assert control.state_dict()["alpha"] < 0.6
+
+
 def test_entropic_on_target_changes_no_sample(new):
     control, sample = entropic(), new.sample()
     control.sense(1, 0.1)

@@ -112,6 +112,16 @@ def test_a_quantile_takes_the_scale_from_a_heavy_tail():
     assert median["steer_weight/mean"] == pytest.approx([0.7] * 10)
 
 
+@pytest.mark.parametrize(
+    ("mapping", "low", "high"), [("exponential", 1.0, 0.7), ("linear", 1.2, 0.7)]
+)
+def test_a_quantile_of_the_smallest_change_leaves_the_largest_the_least_weight(mapping, low, high):
+    """Half of the tokens have A = 0 and change nothing: the median is 0, the one above it is beyond."""
+    changes = {"mapping": mapping, "quantile": 0.5, "floor": 0.0}
+    _, metrics = run([0.25] * 4, [0.0, 0.0, 0.0, 1.0], **changes)
+    assert metrics["steer_weight/mean"] == pytest.approx([low] * 3 + [high])
+
+
 # Four responses; u is 0.26 for p 0.25 and 0.1733 for p 0.5, so two of three thirds: 0.7^(2/3).
 RESPONSES, THIRD = [0, 0, 1, 2, 3], 0.7 ** (2 / 3)
 

@@ -41,7 +41,7 @@ class EntrocraftConfig:
             reduction=per_prompt.
         sign: advantage: by the sign of A | drift: by the sign of the response's first-order effect
             on the entropy, A times the sum of its tokens' S.
-        scores: of the code's form. sign: +1 for a reward above 0, else -1 | raw: the reward.
+        scores: of the code's form. sign: +1 for a right response, else -1 | raw: the reward.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Entrocraft(EntropyController):
     def _score(self, rollout: Rollout) -> float:
         if self._config.scores == "raw":
             return float(rollout.reward)
-        return 1.0 if rollout.reward > 0 else -1.0
+        return 1.0 if rollout.is_right else -1.0
 
     def _against(
         self, rollout: Rollout, advantage: float, scores: Mapping[RolloutKey, TokenScores]

@@ -6,7 +6,7 @@
 With alpha > 0 the entropy is too high: rewarded responses count more, punished ones less.
 [source] Released scripts and excerpts of the code. `tokens=confident` is the code's form, an extra
 term that passes no clip there; here it is part of the advantage, divided by all tokens.
-[reconstructed] The integral stands still while alpha is at its limit; p_high was not seen.
+[reconstructed] The integral does not grow while alpha is at its limit; p_high was not seen.
 """
 
 import math
@@ -63,7 +63,8 @@ class Entropic(EntropyController):
         error = entropy - resolve(self._config.target, step)
         wanted = self._config.proportional * error + self._config.integral * self._integral
         self._alpha = min(max(wanted, -1.0), 1.0)
-        if abs(wanted) < 1:
+        # At a limit it may only go back: else it would keep alpha there for good.
+        if abs(wanted) < 1 or error * wanted < 0:
             self._integral += error
 
     def push(self, samples: Sequence[Sample]) -> list[Sample]:

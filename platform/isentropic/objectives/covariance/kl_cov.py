@@ -9,6 +9,10 @@ from torch import Tensor
 from isentropic.objectives.covariance.covariance import picked, token_covariance
 from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
+RESOLUTION = (
+    1e-5  # nats: float32 logprobs of one policy differ by less between the ways to sum them
+)
+
 
 def kl_cov(
     log_ratio: Tensor, advantage: Tensor, *, logprob: Tensor, share: float, kl_coef: float
@@ -20,6 +24,9 @@ def kl_cov(
                                                           of largest cov_t
                  -r_t * A_t                               elsewhere
 
+    At |log_ratio| <= 1e-5 nats the penalty has no gradient, as at 0: on which side of 0 the rounding of
+    two equal logprobs lies depends on their microbatches, and |log_ratio| has its whole slope there. Ours.
+
     Equal covariances are taken in token order. N and the means are those of the tokens given: a
     whole minibatch.
 
@@ -28,7 +35,7 @@ def kl_cov(
         advantage: [N] in reward units, no gradient.
         logprob: [N] nats.
         share: fraction of all N tokens (not percent).
-        kl_coef: >= 0; at log_ratio 0 the penalty has no gradient.
+        kl_coef: >= 0.
     """
     ratio = bounded_exp(log_ratio)
     covariance = token_covariance(logprob, advantage)
@@ -36,7 +43,8 @@ def kl_cov(
     held[covariance.argsort(descending=True, stable=True)[: picked(share, covariance.numel())]] = (
         True
     )
-    penalty = torch.where(held, kl_coef * log_ratio.abs(), 0.0)
+    moved = held & (log_ratio.detach().abs() > RESOLUTION)
+    penalty = torch.where(moved, kl_coef * log_ratio.abs(), 0.0)
     metrics = {"ratio": ratio.detach(), "cov": covariance, "kl_cov/frac": held.to(covariance.dtype)}
     return TokenLoss(-(ratio * advantage) + penalty, metrics)
 

@@ -151,12 +151,15 @@ def _weights(
     largest = change.kthvalue(rank).values
     if mapping == "exponential":
         scale = largest.clamp(min=floor)
-        share = torch.where(scale > 0, change / scale, 0.0)
+        share = torch.where(scale > 0, change / scale, (change > 0).to(change))
         return (math.log(weight_min) * share).exp().clamp(weight_min, 1.0)
     smallest = change.min()
-    if largest == smallest:
+    if change.max() == smallest:
         return torch.full_like(change, (weight_min + weight_max) / 2)
-    share = ((change - smallest) / (largest - smallest)).clamp(max=1.0)
+    if largest == smallest:  # as a quantile may be: what lies above it is beyond it
+        share = (change > smallest).to(change)
+    else:
+        share = ((change - smallest) / (largest - smallest)).clamp(max=1.0)
     return weight_max - share * (weight_max - weight_min)
 
 
