@@ -20,7 +20,7 @@ from isentropic.metrics.sinks.terminal import Terminal
 SMALL = [
     "experiment=ce_gppo_tiny",
     "tracking.wandb=disabled",
-    "accounting.counterfactuals={}",
+    *(f"accounting.counterfactuals.{name}=null" for name in ("dapo", "gppo", "cispo")),
     "run.steps=4",
     "rollout.prompts_per_step=4",
     "rollout.group_size=4",

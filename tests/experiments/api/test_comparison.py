@@ -1,6 +1,9 @@
 """Runs side by side, under the labels of the report."""
 
+import shutil
+
 import pytest
+import yaml
 
 import isentropic
 
@@ -38,3 +41,20 @@ def test_the_report_of_a_comparison(runs, tmp_path):
 def test_what_cannot_be_compared(runs, names, message):
     with pytest.raises(ValueError, match=message):
         isentropic.compare(names)
+
+
+def test_runs_of_one_name_are_both_there(runs, tmp_path):
+    """`run.dir` says where a run lies; its name stays that of its config."""
+    for seed in (0, 1):
+        folder = tmp_path / f"s{seed}"
+        shutil.copytree(isentropic.load_run("low").folder, folder)
+        config = folder / "config.yaml"
+        values = yaml.safe_load(config.read_text()) | {"seed": seed}
+        config.write_text(yaml.safe_dump(values))
+    both = isentropic.compare([tmp_path / "s0", tmp_path / "s1"])
+    (setting,) = both.settings
+    frame = both.metrics.loc[setting]
+    assert sorted(set(frame.index.get_level_values("run"))) == [
+        str(tmp_path / f"s{n}") for n in (0, 1)
+    ]
+    assert len(frame) == 2 * len(isentropic.load_run("low").metrics)

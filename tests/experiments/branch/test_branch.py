@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
 from isentropic.experiments.branch.arms import changed, settings_of_run
 from isentropic.experiments.branch.branch import BRANCHES, append, branch
@@ -14,6 +15,7 @@ from isentropic.experiments.branch.point import Comparison, expected_reward
 from isentropic.experiments.branch.workers import stretches
 from isentropic.experiments.commands.branch import OPTIONS, branch_points
 from isentropic.experiments.run.recorded import RecordedRun
+from isentropic.experiments.settings.compose import compose_run
 from isentropic.experiments.settings.overrides import named_settings
 from isentropic.metrics.entropy import first_wave
 from isentropic.metrics.sinks.jsonl import read_lines
@@ -193,11 +195,38 @@ def test_a_choice_brings_its_whole_section(recorded):
         pytest.param("objective=gspoo", "Did you mean 'gspo'", id="misspelled choice"),
         pytest.param("method=grpoo", "Did you mean 'grpo'", id="misspelled method"),
         pytest.param("objective.beta1=high", "must be a number", id="a word for a number"),
+        pytest.param(
+            "objective.beta1.step=3", "has no parts. Give the whole", id="part of a number"
+        ),
+        pytest.param("reweight=polarity", "needs that method: method=<name>", id="a slot alone"),
     ],
 )
 def test_settings_that_cannot_be(recorded, override, message):
     with pytest.raises(ValueError, match=message):
         settings_of_run(RecordedRun(recorded[0]).values, named_settings([override]))
+
+
+def test_several_values_of_a_key_are_no_arm(recorded):
+    with pytest.raises(
+        ValueError, match=r"objective.beta1=0,1 are several values, and an arm has one"
+    ):
+        settings_of_run(RecordedRun(recorded[0]).values, {"both": ["objective.beta1=0,1"]})
+
+
+def test_what_a_choice_takes_from_elsewhere_is_the_runs():
+    """Length of responses, steps, seed and shape of a batch are those that were drawn, not the defaults."""
+    own = ["rollout.max_response_tokens=16", "rollout.group_size=4", "run.steps=400", "seed=3"]
+    values = OmegaConf.to_container(compose_run(["experiment=ce_gppo_tiny", *own]), resolve=True)
+    methods = ("dapo", "flexec", "entrocraft", "uec_rl", "papo")
+    arms = {
+        arm.label: arm.config
+        for arm in settings_of_run(values, {name: [f"method={name}"] for name in methods})
+    }
+    assert arms["dapo"].shaping.max_response_tokens == 16
+    assert arms["flexec"].steering.total_steps == 400
+    assert arms["entrocraft"].steering.low["to_step"] == 401
+    assert (arms["uec_rl"].reuse.unit, arms["uec_rl"].reuse.seed) == ((64, 4), 3)
+    assert arms["papo"].reweight.alpha == 0.2, "a method's own values are its own"
 
 
 def test_command_line():

@@ -117,3 +117,25 @@ def test_only_what_needs_an_engine_is_left_out(recorded):
     line, _, _ = replayed(recorded, 3)
     absent = RecordedRun(recorded[0]).lines[3].keys() - line.keys()
     assert all(key.startswith(NOT_REPLAYED) for key in absent)
+
+
+def test_a_branch_with_other_updates_goes_on_in_the_schedule_of_the_run(recorded):
+    """With half of the updates per step the schedule would end half way, at a rate of 0."""
+
+    class Learner:
+        async def configure(self, **settings):
+            self.total = settings["total_updates"]
+
+    folder, prepared = recorded
+    run, learner = RecordedRun(folder), Learner()
+    config = run.config
+    fewer = replace(config.learner, updates_per_rollout=config.learner.updates_per_rollout * 2)
+    base = Replayer(config, learner, prepared)
+    asyncio.run(base.configure())
+    total = learner.total
+    other = Replayer(replace(config, learner=fewer), learner, prepared)
+    asyncio.run(other.configure())
+    assert learner.total == 2 * total
+    other.follow(base)
+    asyncio.run(other.configure())
+    assert learner.total == total == config.run.steps * config.learner.updates_per_rollout

@@ -9,6 +9,7 @@ from isentropic.experiments.commands.evaluate import (
     checkpoint_of,
     evaluated_config,
     record,
+    run_evaluation,
 )
 from isentropic.experiments.run.recorded import RecordedRun
 
@@ -75,3 +76,36 @@ def test_lines_are_kept(tmp_path, capsys):
     lines = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").read_text().splitlines()]
     assert [line["eval/avg_at_k"] for line in lines] == [0.25, 0.125]
     assert "0.1250" in capsys.readouterr().out
+
+
+def test_greedy_samples_are_all_the_same(recorded):
+    run = RecordedRun(recorded[0])
+    with pytest.raises(ValueError, match=r"evaluation.samples=8 with evaluation.temperature=0"):
+        evaluated_config(run, {"temperature": 0.0, "samples": 8})
+    assert evaluated_config(run, {"temperature": 0.0, "samples": 1}).evaluation.temperature == 0
+
+
+def test_a_line_is_added_behind_what_others_wrote(tmp_path):
+    for step in (1, 2):
+        record(tmp_path, {"step": step, "eval/avg_at_k": float("nan")})
+    lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"step": step, "eval/avg_at_k": None} for step in (1, 2)
+    ]
+
+
+def test_the_start_is_the_model_of_the_runs_own_task(recorded, tmp_path, monkeypatch):
+    """A model that is made on the spot would be made on the task that is evaluated."""
+    seen = []
+
+    async def stub(config, checkpoint):
+        seen.append((config.model.path, config.task.name, checkpoint))
+        return {}
+
+    monkeypatch.setattr("isentropic.experiments.commands.evaluate.evaluate", stub)
+    monkeypatch.setattr(
+        "isentropic.models.source.model_folder", lambda model, task: f"made on {task.name}"
+    )
+    monkeypatch.setattr("isentropic.experiments.commands.evaluate.record", lambda *args: None)
+    run_evaluation({"run": str(recorded[0]), "step": "start", "task": "sorting"}, [])
+    assert seen == [("made on arithmetic", "sorting", None)]

@@ -4,6 +4,7 @@ import pytest
 
 from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
 from isentropic.experiments.run.lock import LOCK
+from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.sweep.ledger import write_plan
 
 OWN = """
@@ -21,14 +22,35 @@ def test_a_sweep_goes_on_with_the_file_that_it_was_started_with(tmp_path, capsys
     """Also if the name of its folder is that of a preset too."""
     path = tmp_path / "ce_gppo_fig6.yaml"
     path.write_text(OWN.format(steps=7))
-    write_plan(tmp_path / "ce_gppo_fig6", [f"sweep={path}"])
+    write_plan(tmp_path / "ce_gppo_fig6", [f"sweep={path}"], read_preset(str(path)))
     assert dry(tmp_path, *again, "resume=auto") == 0
     shown = capsys.readouterr().out
     assert shown.count("run.steps=7") == 2 and "2 runs" in shown
 
 
+def test_a_file_that_has_changed_since_is_another_sweep(tmp_path, capsys):
+    """Runs that it no longer names would be dropped, and others made under the sweep's name."""
+    path = tmp_path / "own.yaml"
+    path.write_text(OWN.format(steps=7))
+    write_plan(tmp_path / "own", [f"sweep={path}"], read_preset(str(path)))
+    path.write_text("# a remark\n" + OWN.format(steps=7))
+    assert dry(tmp_path, "name=own", "resume=auto") == 0
+    path.write_text(OWN.format(steps=8))
+    with pytest.raises(ValueError, match=r"has changed since .*own was started with it, in "):
+        dry(tmp_path, "name=own", "resume=auto")
+
+
+def test_what_is_in_the_plan_twice_is_said(tmp_path, capsys):
+    path = tmp_path / "own.yaml"
+    path.write_text("settings: {GRPO: [method=grpo], baseline: [method=grpo]}\n")
+    dry(tmp_path, f"sweep={path}", "experiment=ce_gppo_tiny", "seed=0,1")
+    assert "2 runs (2 points of its plan are runs that are in the list already)" in (
+        capsys.readouterr().out
+    )
+
+
 def test_a_sweep_without_a_preset_goes_on_without_one(tmp_path, capsys):
-    write_plan(tmp_path / "ce_gppo_fig6", ["experiment=ce_gppo_tiny", "seed=0,1,2"])
+    write_plan(tmp_path / "ce_gppo_fig6", ["experiment=ce_gppo_tiny", "seed=0,1,2"], {})
     assert dry(tmp_path, "sweep=ce_gppo_fig6", "resume=auto") == 0
     assert "3 runs" in capsys.readouterr().out
 

@@ -63,3 +63,11 @@ def test_a_sweep_that_is_no_text(tmp_path):
     path.write_bytes(b"grid: {seed: [1, 2]}  # caf\xe9")
     with pytest.raises(ValueError, match=r"own\.yaml cannot be read as YAML"):
         read_preset(str(path))
+
+
+@pytest.mark.parametrize("key", ["accounting.counterfactuals", "alarms.rules"])
+def test_an_empty_mapping_that_changes_nothing_is_refused(key):
+    """Hydra merges it into what is there."""
+    with pytest.raises(ValueError, match=rf"{key}={{}} changes nothing.* {key}\.\w+=null"):
+        compose([f"{key}={{}}"])
+    assert compose(["task=reasoning_gym", "task.params={}"]).task.params == {}

@@ -77,6 +77,10 @@ def test_random_draws_are_those_of_their_seed():
     points = draw(about)
     assert points == draw(about)
     assert points != draw(about | {"seed": 4})
+    narrow = {"count": 50, "keys": {"learner.adam_beta2": [0.999, 0.99999]}}
+    values = [float(text.partition("=")[2]) for ((text),) in draw(narrow)]
+    assert len(set(values)) > 40  # four digits would leave ten
+    assert all(0.999 <= value <= 0.99999 for value in values)
     values = [[override.partition("=")[2] for override in point] for point in points]
     assert all(
         0 <= float(a) <= 1 and 1e-5 <= float(b) <= 1e-3 and c in ("1", "null") for a, b, c in values
@@ -161,7 +165,7 @@ def test_a_file_that_is_no_sweep(tmp_path, text, message):
 
 
 def test_a_folder_is_one_sweeps(tmp_path):
-    write_plan(tmp_path / "s", ["experiment=ce_gppo_tiny", "seed=0,1"])
+    write_plan(tmp_path / "s", ["experiment=ce_gppo_tiny", "seed=0,1"], {})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.jsonl").touch()
     with pytest.raises(
@@ -217,7 +221,7 @@ def test_a_line_of_the_ledger_that_is_nested_too_deep(tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/s"])
 def test_a_folder_that_is_a_file(tmp_path, name):
     (tmp_path / "file").touch()
-    for make in (SweepLedger, lambda folder: write_plan(folder, [])):
+    for make in (SweepLedger, lambda folder: write_plan(folder, [], {})):
         with pytest.raises(ValueError, match=r"cannot be made: .* is a file"):
             make(tmp_path / name)
 

@@ -338,3 +338,38 @@ def test_a_dry_run_shows_the_first_batch(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "the first 4 of 24 runs" in shown and shown.count("objective.beta2=") == 4
     assert list(tmp_path.iterdir()) == []
+
+
+class Picky(FakeComposer):
+    """Refuses points of the lower half, as a pair of values that do not go together is."""
+
+    def trial(self, own):
+        beta = [text for text in own if text.startswith("objective.beta1=")]
+        if self.picky and beta and 0.0 < float(beta[0].partition("=")[2]) < self.picky:
+            raise ValueError(f"{beta[0]}: not with the other one")
+        return super().trial(own)
+
+    picky = 0.0
+
+
+def test_a_point_that_cannot_start_counts_and_the_search_goes_on(tmp_path):
+    class Half(Picky):
+        picky = 0.5
+
+    def made(folder):
+        search = Search(search_of(ASKED), Half(folder))
+        first = search.first_batch()
+        assert len(first) == ASKED["batch"]
+        return [trial.name for trial in first], list(search._refused)
+
+    names, refused = made(tmp_path)
+    assert refused and all("not with the other one" in text for text in refused)
+    assert made(tmp_path) == (names, refused), "a resume suggests the same"
+
+
+def test_a_search_without_a_point_that_can_start_is_refused(tmp_path):
+    class No(Picky):
+        picky = 1.0
+
+    with pytest.raises(ValueError, match=r"no point of the search can start: .*not with the other"):
+        Search(search_of(ASKED), No(tmp_path)).first_batch()

@@ -49,12 +49,16 @@ class Comparison:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """metrics.jsonl of all runs, indexed by setting, run and step."""
-        frames = {
-            (setting.label, run.name): by_step(run.lines)
-            for setting in self._settings
-            for run in setting.runs
-        }
+        """metrics.jsonl of all runs, indexed by setting, run and step.
+
+        A run is called by its name, or by its folder if another one of its setting has that name.
+        """
+        frames = {}
+        for setting in self._settings:
+            names = [run.name for run in setting.runs]
+            for run in setting.runs:
+                name = run.name if names.count(run.name) == 1 else str(run.folder)
+                frames[setting.label, name] = by_step(run.lines)
         return pd.concat(frames, names=["setting", "run"])
 
     @property

@@ -100,7 +100,9 @@ def begin(out: Path, settings: Mapping[str, Any]) -> None:
     Raises ValueError if the folder has something else.
     """
     text = json.dumps({"settings": settings}, indent=1) + "\n"
-    if out.exists():
+    if out.is_dir() and any(
+        not path.name.startswith(".") for path in out.iterdir()
+    ):  # but its lock
         if _settings(out) != json.loads(text)["settings"]:
             raise ValueError(
                 f"{out} has another attribution, or other files. Choose another name: name=<name>."

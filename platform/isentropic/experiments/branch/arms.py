@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.checks import check_choice
 from isentropic.config import Config, is_under
@@ -92,10 +93,10 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     parsed = parse(overrides)
     groups = [override for override in parsed if _is_group(override)]
     if groups:
-        result |= _chosen(groups)
+        result |= _chosen(groups, values)
     for override in parsed:
         if override not in groups:
-            _set(result, override.key_or_group, override.value())
+            _set(result, override.key_or_group, _one_value(override))
     return result
 
 
@@ -103,8 +104,11 @@ def _is_group(override: Override) -> bool:
     return (CONF / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
 
 
-def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
-    """Compose the sections that the chosen groups set."""
+def _chosen(groups: Sequence[Override], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Compose the sections that the chosen groups set.
+
+    What they take from elsewhere, such as the length of responses, is the recorded run's.
+    """
     sections: set[str] = set()
     for override in groups:
         _check_changeable(override.key_or_group)
@@ -116,8 +120,29 @@ def _chosen(groups: Sequence[Override]) -> dict[str, Any]:
         if not names:
             sections.add(override.key_or_group)
     cfg = compose([str(override.input_line) for override in groups])
-    composed = OmegaConf.to_container(cfg, resolve=True)
-    return {name: composed[name] for name in sorted(sections) if name in AFTER_ROLLOUTS}
+    composed = OmegaConf.to_container(cfg, resolve=False)
+    # Beside the slots, a method's own values (papo, oger, uec), which its slots refer to.
+    own = {name for name in sections if name in AFTER_ROLLOUTS or not (CONF / name).is_dir()}
+    try:
+        resolved = OmegaConf.to_container(
+            OmegaConf.create({**recorded, **{name: composed[name] for name in own}}), resolve=True
+        )
+    except OmegaConfBaseException as error:
+        chosen = " ".join(str(override.input_line) for override in groups)
+        raise ValueError(
+            f"{chosen} cannot be chosen on this recorded run: {str(error).splitlines()[0]}. A slot that "
+            "refers to a method's own values needs that method: method=<name>."
+        ) from error
+    return {name: resolved[name] for name in sorted(own) if name in AFTER_ROLLOUTS}
+
+
+def _one_value(override: Override) -> Any:
+    if override.is_sweep_override():
+        raise ValueError(
+            f"{override.input_line} are several values, and an arm has one of each key. Several arms are "
+            "for jobs/branch.py."
+        )
+    return override.value()
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -126,6 +151,11 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, name = key.split(".")
     for parent in parents:
         values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ValueError(
+                f"{key}={value}: {parent} is {values!r} in the recorded run, which has no parts. Give the "
+                f"whole of it: {'.'.join(parents)}={{...}}"
+            )
     values[name] = value
 
 

@@ -53,6 +53,7 @@ class Replayer:
         method.bind(chat=prepared.chat, task=prepared.task, model_path=prepared.model.path)
         self._config = config
         self._learner = learner
+        self._total_updates = settings_of(config)["total_updates"]
         self._trainer = Trainer(
             config, learner, method, order=order, attention_share=prepared.attention_share
         )
@@ -69,7 +70,8 @@ class Replayer:
 
         The weights stay; AdamW starts afresh.
         """
-        await self._learner.configure(**settings_of(self._config))
+        settings = settings_of(self._config) | {"total_updates": self._total_updates}
+        await self._learner.configure(**settings)
 
     async def restore(self, checkpoint: Path, manifest: Manifest) -> None:
         """Goes back to a checkpoint, the learner too."""
@@ -78,7 +80,12 @@ class Replayer:
         self._reporter.load_state_dict(state["reporter"])
 
     def follow(self, other: "Replayer") -> None:
-        """Takes the training state of another replayer, as far as both have the same slots."""
+        """Takes the training state of another replayer, as far as both have the same slots.
+
+        The position in the schedule of the learning rate too: updates that were made count as they did
+        there, so that other updates per rollout begin at the rate of this step.
+        """
+        self._total_updates = other._total_updates
         self._trainer.follow(other._trainer)
 
     async def train(self, batch: Batch) -> Step:

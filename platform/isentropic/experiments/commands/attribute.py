@@ -10,6 +10,7 @@ from typing import Any
 from isentropic.checks import check_range
 from isentropic.config import check_name
 from isentropic.experiments.program import program
+from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.run.recorded import recorded_run
 from isentropic.experiments.settings.options import (
     Option,
@@ -94,15 +95,17 @@ def attribute(options: dict[str, Any], overrides: list[str]) -> int:
     settings |= {"by": list(by), "exact": exact, "ranks": ranks}
     prepared = prepare(run.config)
     run.say_changed_data(prepared.data)
-    begin(out, settings)
     display = Display()
     ways = "; ".join(map(str, stretches))
-    display.say(f"{len(steps)} steps to measure, {count} to train again: {ways}\n{out}")
     asked = Asked(contexts=contexts, by=by, exact=exact)
     run_ranks = ranks == "run"
-    summary = asyncio.run(
-        make(run, prepared, stretches, steps, asked, out, run_ranks=run_ranks, display=display)
-    )
+    # A second process would begin the folder again under the first.
+    with run_lock(out, then="repeat the command; or choose another name: name=<name>"):
+        begin(out, settings)
+        display.say(f"{len(steps)} steps to measure, {count} to train again: {ways}\n{out}")
+        summary = asyncio.run(
+            make(run, prepared, stretches, steps, asked, out, run_ranks=run_ranks, display=display)
+        )
     display.say(
         f"{summary['compared'] - summary['differing']} of {summary['compared']} steps equal the "
         f"recorded lines bit for bit\n{out}"

@@ -5,6 +5,7 @@ evaluations.
 """
 
 import asyncio
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +19,12 @@ from isentropic.config import Config
 from isentropic.controller.storage.checkpoints import listed
 from isentropic.experiments.program import program
 from isentropic.experiments.run.recorded import RecordedRun, recorded_run
+from isentropic.experiments.settings.checks import check_evaluation
 from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.conf import choices
 from isentropic.experiments.settings.load import MISSING, load
 from isentropic.experiments.settings.options import Option, Options, count, number, text
+from isentropic.metrics.sinks.jsonl import plain
 
 LAST = "last"
 START = "start"
@@ -70,6 +73,11 @@ def run_evaluation(options: dict[str, Any], overrides: list[str]) -> None:
     run = recorded_run(options["run"])
     config = evaluated_config(run, options, overrides)
     checkpoint = checkpoint_of(run, options.get("step", LAST))
+    from isentropic.models.source import model_folder
+
+    # A model that is made on the spot was made on the run's own task.
+    path = model_folder(run.config.model, run.config.task)
+    config = replace(config, model=replace(config.model, path=path))
     line = asyncio.run(evaluate(config, checkpoint))
     record(run.folder, {"step": step_of(checkpoint)} | line)
 
@@ -96,7 +104,9 @@ def evaluated_config(
         config = load(OmegaConf.create(run.values | {"task": _held_out(task)}))
     values = {key: options[key] for key in EVALUATION if key in options}
     values.setdefault("prompts", sys.maxsize)
-    return replace(config, evaluation=replace(config.evaluation, **values))
+    config = replace(config, evaluation=replace(config.evaluation, **values))
+    check_evaluation(config)
+    return config
 
 
 def _held_out(task: dict[str, Any]) -> dict[str, Any]:
@@ -180,11 +190,9 @@ async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
 
 def record(folder: Path, line: Mapping[str, Any]) -> None:
     """Append the line to evaluations.jsonl, and show it."""
-    from isentropic.metrics.sinks.jsonl import JsonlFile
-
-    file = JsonlFile(folder / "evaluations.jsonl", resume_step=sys.maxsize)
-    file.write(line)
-    file.close()
+    with (folder / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+        # Whole lines only: another evaluation of the run may end at the same time.
+        file.write(json.dumps(plain(dict(line)), allow_nan=False) + "\n")
     for key, value in line.items():
         print(f"{key:<32} {value:.4f}" if isinstance(value, float) else f"{key:<32} {value}")
     print(folder / "evaluations.jsonl")

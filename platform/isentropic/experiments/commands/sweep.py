@@ -17,10 +17,18 @@ from typing import Any
 from isentropic.config import check_name
 from isentropic.experiments.program import DONE, RESUMABLE, program
 from isentropic.experiments.run.lock import run_lock
+from isentropic.experiments.settings.conf import CONFIG_DIR, own_config_dirs
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, text
 from isentropic.experiments.settings.overrides import read_preset
 from isentropic.experiments.started import as_started
-from isentropic.experiments.sweep.ledger import OVER, PLAN, SweepLedger, read_plan, write_plan
+from isentropic.experiments.sweep.ledger import (
+    OVER,
+    PLAN,
+    SweepLedger,
+    check_preset,
+    read_plan,
+    write_plan,
+)
 from isentropic.experiments.sweep.plan import Composer, SweepPlan, Trial, compose_trials, plan_of
 from isentropic.folders import runs_folder
 
@@ -97,7 +105,7 @@ def request(options: dict[str, Any], overrides: list[str]) -> Request:
 def sweep(request: Request, root: Path | None = None) -> int:
     """Check everything, run, report. Returns 0 done, 1 a run failed, 75 interrupted."""
     folder = (root or runs_folder()) / _name(request)
-    request, plan = _plan(request, folder)
+    request, preset, plan = _plan(request, folder)
     early_stop = request.is_set("early_stop")
     search = None
     if plan.search is None:
@@ -119,7 +127,7 @@ def sweep(request: Request, root: Path | None = None) -> int:
     check_address(trials[0].config.cluster)
     os.environ.setdefault("WANDB_SILENT", "true")
     with run_lock(folder):
-        write_plan(folder, request.lasting)
+        write_plan(folder, request.lasting, preset)
         rows = [(trial.name, trial.config.run.steps) for trial in trials]
         with SweepTable(folder.name, rows) as table:
             ledger = SweepLedger(folder)
@@ -130,7 +138,8 @@ def sweep(request: Request, root: Path | None = None) -> int:
     if search is not None:
         print(search.summary(ledger))
     if code == RESUMABLE:
-        again = f"python jobs/sweep.py name={folder.name} resume=auto"
+        own = "".join(f" {CONFIG_DIR[0]} {shlex.quote(str(path))}" for path in own_config_dirs())
+        again = f"python jobs/sweep.py{own} name={folder.name} resume=auto"
         print(as_started(f"stopped; go on with: {again}"))
     return code
 
@@ -146,7 +155,11 @@ def _name(request: Request) -> str:
 def _print_dry(plan: SweepPlan, trials: Sequence[Trial]) -> None:
     print("\n".join(f"{trial.name}  {' '.join(trial.overrides)}" for trial in trials))
     if plan.search is None:
-        print(f"{len(trials)} runs; nothing was started")
+        twice = plan.count - len(trials)
+        again = (
+            f" ({twice} points of its plan are runs that are in the list already)" if twice else ""
+        )
+        print(f"{len(trials)} runs{again}; nothing was started")
     else:
         print(
             f"the first {len(trials)} of {plan.search.count} runs; the others follow from how these "
@@ -154,8 +167,10 @@ def _print_dry(plan: SweepPlan, trials: Sequence[Trial]) -> None:
         )
 
 
-def _plan(request: Request, folder: Path) -> tuple[Request, SweepPlan]:
-    """Return the plan of the request; with resume=auto that which the folder was started with.
+def _plan(request: Request, folder: Path) -> tuple[Request, dict[str, Any], SweepPlan]:
+    """Return the request, its YAML file's content, and the plan they make.
+
+    With resume=auto they are those which the folder was started with.
 
     Raises:
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
@@ -173,10 +188,12 @@ def _plan(request: Request, folder: Path) -> tuple[Request, SweepPlan]:
             f"{folder} has files that are not a sweep's. Choose another name: name=<another>."
         )
     preset = read_preset(request.options["sweep"]) if "sweep" in request.options else {}
+    if request.resumes:
+        check_preset(folder, preset)
     plan = plan_of(preset, request.overrides)
     if plan.count > MANY and not request.is_set("yes"):
         raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say yes=true.")
-    return request, plan
+    return request, preset, plan
 
 
 def _is_begun(folder: Path) -> bool:

@@ -25,7 +25,7 @@ def check_together(config: Config) -> None:
         _weights,
         _devices,
         _truncation,
-        _evaluation,
+        check_evaluation,
         _rewards,
         check_combinations,
     ):
@@ -299,7 +299,8 @@ def _truncation(config: Config) -> None:
         )
 
 
-def _evaluation(config: Config) -> None:
+def check_evaluation(config: Config) -> None:
+    """Raise ValueError for samples that would all be the same."""
     evaluation = config.evaluation
     if evaluation.temperature == 0 and evaluation.samples > 1:
         raise ValueError(

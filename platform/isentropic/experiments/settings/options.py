@@ -67,7 +67,7 @@ class Options:
             key, separator, value = argument.partition("=")
             name = key.removeprefix(f"{self.command}.")
             if name in self._names and separator:
-                texts[name] = value
+                texts[name] = self._joined(name, texts.get(name), value)
             elif self.takes_all:
                 overrides.append(argument)
             elif self.words and not argument.startswith("-") and (not separator or "/" in key):
@@ -88,6 +88,17 @@ class Options:
             if option.name in texts
         }
         return values, overrides
+
+    def _joined(self, name: str, before: str | None, value: str) -> str:
+        """Return the text of an option; one that takes several values may be given several times."""
+        if before is None:
+            return value
+        takes_several = name == self.words or any(
+            option.name == name and option.form.endswith(",...") for option in self.options
+        )
+        if not takes_several:
+            raise ValueError(f"{name}={before} and {name}={value}: which of them? Give one.")
+        return f"{before},{value}"
 
     def help(self) -> str:
         """Return the text of --help."""

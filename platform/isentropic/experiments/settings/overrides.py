@@ -9,7 +9,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -49,6 +49,25 @@ def for_hydra(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         _check(argument)
     return as_typed(arguments)
+
+
+def refuse_nothing(arguments: Sequence[str], cfg: DictConfig) -> None:
+    """Refuse `key={}` for what has entries: Hydra merges mappings, and an empty one changes nothing.
+
+    Raises:
+        ValueError: with how each entry is switched off.
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if value.replace(" ", "") != "{}":
+            continue
+        left = OmegaConf.select(cfg, key.lstrip("+"), throw_on_resolution_failure=False)
+        if isinstance(left, DictConfig) and left:
+            entries = " ".join(f"{key}.{name}=null" for name in left)
+            raise ValueError(
+                f"{argument} changes nothing: a mapping is merged into the one that is there. To switch its "
+                f"entries off: {entries}"
+            )
 
 
 def as_typed(arguments: Sequence[str]) -> list[str]:

@@ -87,12 +87,21 @@ def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if isinstance(bounds, Mapping)
             else rng.uniform(low, high)
         )
-        return f"{key}={value:.4g}"
+        return f"{key}={_short(value, low, high)}"
 
     return [
         tuple(one(key, bounds) for key, bounds in random_part["keys"].items())
         for _ in range(random_part["count"])
     ]
+
+
+def _short(value: float, low: float, high: float) -> str:
+    """Return a value in 4 digits, or as many as leave it in its range and tell a thousandth of it apart."""
+    for digits in range(4, 17):
+        text = f"{value:.{digits}g}"
+        if low <= float(text) <= high and abs(float(text) - value) <= (high - low) / 1000:
+            return text
+    return repr(value)
 
 
 def as_override(key: str, value: Any) -> str:

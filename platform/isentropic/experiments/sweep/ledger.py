@@ -89,14 +89,42 @@ def read_plan(folder: Path) -> list[str] | None:
     Raises:
         ValueError: the file is damaged.
     """
+    plan = _read_plan(folder)
+    return None if plan is None else plan["arguments"]
+
+
+def check_preset(folder: Path, preset: Mapping[str, Any]) -> None:
+    """Refuse a YAML file whose content is not what the sweep of a folder was started with.
+
+    Runs that it no longer names would be dropped, and others begun under the sweep's name.
+
+    Raises:
+        ValueError: with the parts that differ.
+    """
+    before = (_read_plan(folder) or {}).get("preset")
+    now = json.loads(json.dumps(preset, default=str))
+    if before is None or before == now:
+        return
+    parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    raise ValueError(
+        f"the sweep's YAML file has changed since {folder} was started with it, in {', '.join(parts)}. Its "
+        f"content of then is in {folder / PLAN}, under preset: put it back to go on; for what it says "
+        "now start another sweep: name=<another>."
+    )
+
+
+def _read_plan(folder: Path) -> dict[str, Any] | None:
     path = folder / PLAN
     if not path.exists():
         return None
     try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        arguments = plan["arguments"]
         if not isinstance(arguments, list) or not all(isinstance(text, str) for text in arguments):
             raise TypeError("arguments must be a list of texts")
-        return arguments
+        if not isinstance(plan.get("preset") or {}, dict):
+            raise TypeError("preset must be an object")
+        return plan
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{path} does not say what the sweep was started with ({type(error).__name__}: "
@@ -104,10 +132,11 @@ def read_plan(folder: Path) -> list[str] | None:
         ) from error
 
 
-def write_plan(folder: Path, arguments: Sequence[str]) -> None:
-    """Keep what the sweep was started with."""
+def write_plan(folder: Path, arguments: Sequence[str], preset: Mapping[str, Any]) -> None:
+    """Keep what the sweep was started with: its arguments, and the content of its YAML file."""
     _make(folder)
-    write_text_durably(folder / PLAN, json.dumps({"arguments": list(arguments)}, indent=1) + "\n")
+    plan = {"arguments": list(arguments), "preset": dict(preset)}
+    write_text_durably(folder / PLAN, json.dumps(plan, indent=1, default=str) + "\n")
 
 
 def _make(folder: Path) -> None:

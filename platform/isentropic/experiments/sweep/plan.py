@@ -265,8 +265,7 @@ def _compose(
     given = [*overrides, *(f"{key}={quoted(text)}" for key, text in ours.items()), "resume=auto"]
     parsed = parse(given)
     kind = tuple(
-        str(item.input_line) if _is_choice(item) or _is_nested(item) else item.get_key_element()
-        for item in parsed
+        str(item.input_line) if _settles(item) else item.get_key_element() for item in parsed
     )
     if kind not in known:
         known[kind] = compose_run(given)
@@ -291,6 +290,12 @@ def _compose(
 def _terms(overrides: Sequence[str]) -> list[str]:
     """Shorten the overrides; a seed is no part of a setting."""
     return [short_override(override) for override in overrides if not override.startswith("seed=")]
+
+
+def _settles(override: Override) -> bool:
+    """Return True for what must be composed anew: `run.preset` is named by it, or Hydra merges it."""
+    names = override.key_or_group == "objective.function_name"
+    return names or _is_choice(override) or _is_nested(override)
 
 
 def _is_choice(override: Override) -> bool:

@@ -43,6 +43,7 @@ class Search:
         self._batch: list[tuple[dict[str, Any], Trial]] = []
         self._points: dict[str, dict[str, Any]] = {}  # by the digest of their run
         self._tried: set[str] = set()
+        self._refused: list[str] = []  # why points of the space made no run
         self.extremes = [
             self._composer.trial(overrides_of_point(self.plan, point))
             for point in extremes(self.plan)
@@ -52,7 +53,10 @@ class Search:
 
     def first_batch(self) -> list[Trial]:
         """Return the runs that a new search begins with."""
-        return [trial for _, trial in self._suggested()]
+        batch = self._suggested()
+        if not batch:
+            raise ValueError(f"no point of the search can start: {self._refused[0]}")
+        return [trial for _, trial in batch]
 
     def next_batch(self, ledger: SweepLedger) -> list[Trial]:
         """Return the runs to make next, once those before have ended; none: the search is over.
@@ -110,6 +114,8 @@ class Search:
         best = self.best(ledger)
         if best is None:
             return f"search: {counts or 'no run'}; no run finished yet"
+        if self._refused:
+            counts += f", {len(self._refused)} that cannot start (the first: {self._refused[0]})"
         value, trial = best
         point = " ".join(overrides_of_point(self.plan, self._points[trial.digest]))
         return (
@@ -122,7 +128,12 @@ class Search:
         batch: list[tuple[dict[str, Any], Trial]] = []
         while len(batch) < min(self.plan.batch, self.plan.count - len(self._past)):
             point = suggest(self.plan, self._past, [before for before, _ in batch])
-            trial = self._composer.trial(overrides_of_point(self.plan, point))
+            try:
+                trial = self._composer.trial(overrides_of_point(self.plan, point))
+            except ValueError as error:  # values that are each allowed, and not together
+                self._refused.append(str(error))
+                self._past.append(Outcome(point=point, curve={}, was_pruned=False))
+                continue
             self._points.setdefault(trial.digest, point)
             batch.append((point, trial))
         return batch
