@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +17,11 @@ from isentropic.experiments.results.numbers import (
     books,
     budget_of,
     mean,
+    own_base,
     read_settings,
     rounded,
     score_at,
+    setting_numbers,
     tokens_by_step,
 )
 from isentropic.experiments.results.parts import Branching, parts_of
@@ -51,6 +54,27 @@ def baselines(tmp_path_factory):
     return part, planned_runs(part, root / "runs"), root
 
 
+def test_an_addition_is_compared_with_what_it_is_added_to():
+    labels = ["GRPO", "CE-GPPO", "PAPO x GRPO", "PAPO x CE-GPPO", "OGER x steered"]
+    assert [own_base(label, labels, "GRPO") for label in labels] == ["", "", "", "CE-GPPO", ""]
+    curves = {"GRPO": 0.1, "CE-GPPO": 0.2, "PAPO x CE-GPPO": 0.5}
+
+    def run(label, seed):
+        lines = [{"step": step, "entropy/mean": curves[label] + 0.01 * seed} for step in (1, 2)]
+        folder = Path(f"{label}-{seed}")
+        return RunData(folder=folder, config={"seed": seed}, environment={}, lines=lines, alarms=[])
+
+    settings = [
+        Setting(label=label, values={}, runs=tuple(run(label, seed) for seed in range(3)))
+        for label in curves
+    ]
+    drawn = {each.name: [1, 1] for setting in settings for each in setting.runs}
+    rows = {row["label"]: row for row in setting_numbers(settings, "GRPO", drawn)}
+    assert rows["PAPO x CE-GPPO"]["own_base"] == "CE-GPPO"
+    assert rows["PAPO x CE-GPPO"]["against_own"]["entropy_mean"]["mean"] == pytest.approx(0.3)
+    assert rows["PAPO x CE-GPPO"]["against_base"]["entropy_mean"]["mean"] == pytest.approx(0.4)
+
+
 def test_a_part_is_concluded_from_its_runs(baselines, finish):
     part, runs, root = baselines
     ledger = SweepLedger(root / "runs")
@@ -77,6 +101,7 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert ends["count"] == 3
     assert rows["DAPO"]["against_base"]["entropy_final"]["mean"] == pytest.approx(0.156, abs=0.006)
     assert rows["GRPO"]["against_base"] == {}
+    assert (rows["DAPO"]["own_base"], rows["DAPO"]["against_own"]) == ("", {})
     assert rows["GRPO"]["books"]["pa_hp"]["mean"] == -0.001
     assert rows["DAPO"]["law"]["a"] > 0
     assert "method=clip_higher" in rows["DAPO"]["command"]

@@ -142,6 +142,12 @@ def setting_numbers(
             "against_base": {}
             if base not in values or each.label == base
             else {key: _paired(key, each.label, base, values, seeds) for key in DIFFERENCES},
+            "own_base": (own := own_base(each.label, [*values], base)),
+            "against_own": {
+                key: _paired(key, each.label, own, values, seeds) for key in DIFFERENCES
+            }
+            if own
+            else {},
         }
         for each in settings
     ]
@@ -149,6 +155,12 @@ def setting_numbers(
 
 def _keys(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return list(next((runs[0] for runs in values.values() if runs), {}))
+
+
+def own_base(label: str, labels: Sequence[str], base: str) -> str:
+    """Return what "A x B" adds A to, B, if it is a setting of the part, and another one than its base."""
+    _, times, own = label.rpartition(" x ")
+    return own if times and own in labels and own != base else ""
 
 
 def _paired(
