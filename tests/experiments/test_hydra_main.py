@@ -251,3 +251,15 @@ def test_no_heavy_import_before_a_config_is_composed_and_none_to_read_a_run():
     )
 
     assert answer.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run.dir=null", "error: run.dir must be text, got None"),
+        ("alarms.rules={}", "error: alarms.rules={} changes nothing"),
+    ],
+)
+def test_values_that_are_nothing(run, override, message):
+    code, _, stderr = run(override)
+    assert code == 2 and message in stderr

@@ -30,7 +30,7 @@ from isentropic.experiments.settings.conf import (
 )
 from isentropic.experiments.settings.errors import explain
 from isentropic.experiments.settings.options import HELP, refuse_two_methods
-from isentropic.experiments.settings.overrides import for_hydra
+from isentropic.experiments.settings.overrides import for_hydra, refuse_nothing
 from isentropic.experiments.settings.presets import check_presets, name_presets
 from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.names import name_sweep_job
@@ -70,9 +70,7 @@ def _run_hydra(job: Job) -> int:
     def task(cfg: DictConfig) -> None:
         # An error that left this function would end the multirun, and Hydra would print its own
         # traceback.
-        codes.append(
-            exit_code(lambda: _load_and_run(job, cfg), go_on=GO_ON, folder=Path(cfg.run.dir))
-        )
+        codes.append(exit_code(lambda: _load_and_run(job, cfg), go_on=GO_ON, folder=_folder(cfg)))
 
     # What fails before the task comes to us as it is, not as Hydra's own message and exit code 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -99,6 +97,11 @@ def _print_help(program: Callable[[], None]) -> None:
         print(as_started(text.getvalue().rstrip()))
 
 
+def _folder(cfg: DictConfig) -> Path | None:
+    """Return the run's folder; None for what is no path, which `load` refuses."""
+    return Path(cfg.run.dir) if isinstance(cfg.run.dir, str) else None
+
+
 def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
     if not cfg.run.dry:
         print(f"{cfg.run.name}: loading libraries", file=sys.stderr, flush=True)
@@ -106,6 +109,7 @@ def _load_and_run(job: Job, cfg: DictConfig) -> int | None:
 
     settings = HydraConfig.get()
     refuse_ambiguous(settings.overrides.task)
+    refuse_nothing(settings.overrides.task, cfg)
     check_presets(settings)
     name_presets(cfg, settings)
     if settings.mode == RunMode.MULTIRUN:

@@ -229,6 +229,18 @@ def test_what_a_choice_takes_from_elsewhere_is_the_runs():
     assert arms["papo"].reweight.alpha == 0.2, "a method's own values are its own"
 
 
+def test_an_objective_of_ones_own_in_its_short_form(recorded, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from isentropic.objectives import TokenLoss\n"
+        "def f(log_ratio, advantage, *, power):\n"
+        "    return TokenLoss(-(log_ratio.exp() * advantage) * power, {})\n"
+    )
+    own = f"objective={{file: {path}, name: f, power: 2.0}}"
+    (arm,) = settings_of_run(RecordedRun(recorded[0]).values, {"own": [own]})
+    assert (arm.config.objective.name, arm.config.objective.settings) == ("own", {"power": 2.0})
+
+
 def test_command_line():
     options, overrides = OPTIONS.parse(
         ["run=x", "steps=1,2", "branch.exact=true", "objective.beta1=0,1", "method=grpo,gspo"]

@@ -65,6 +65,12 @@ def test_a_sweep_that_is_no_text(tmp_path):
         read_preset(str(path))
 
 
+@pytest.mark.parametrize("argument", ["method=glob(ce*)", "objective.beta1=interval(0,1)"])
+def test_values_that_are_not_listed_are_no_axis(argument):
+    with pytest.raises(ValueError, match=r"does not list its values.* Write them out: "):
+        grid([argument])
+
+
 @pytest.mark.parametrize("key", ["accounting.counterfactuals", "alarms.rules"])
 def test_an_empty_mapping_that_changes_nothing_is_refused(key):
     """Hydra merges it into what is there."""

@@ -15,6 +15,7 @@ from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.load import load
 from isentropic.experiments.settings.overrides import overrides_of, parse, read_preset
+from isentropic.experiments.settings.own import own_choice
 from isentropic.experiments.settings.presets import as_names, preset_values
 
 # What another setting may change of a recorded step: all that comes after its rollouts.
@@ -90,7 +91,7 @@ def preset_settings(name: str) -> dict[str, tuple[str, ...]]:
 def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return a recorded config with overrides: a choice brings its section, a key its value."""
     result = copy.deepcopy(dict(values))
-    parsed = parse(overrides)
+    parsed = parse([part for override in overrides for part in own_choice(override)])
     groups = [override for override in parsed if _is_group(override)]
     if groups:
         result |= _chosen(groups, values)

@@ -91,7 +91,12 @@ def grid(arguments: Sequence[str]) -> list[tuple[str, ...]]:
             axes.append([argument])
             continue
         key = override.get_key_element()
-        axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        try:
+            axes.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        except HydraException as error:
+            raise ValueError(
+                f"{argument} does not list its values ({error}). Write them out: {key}=a,b,c"
+            ) from error
         if not axes[-1]:
             raise ValueError(f"{argument} gives {key} no value: the grid is empty.")
     return list(itertools.product(*axes))
