@@ -149,6 +149,7 @@ def test_help(arguments, code, capsys):
 def test_options_have_kinds_and_words_belong_to_one(capsys):
     assert OPTIONS.parse(["a", "b", "cook.minutes=3"]) == ({"pot": Path("a,b"), "minutes": 3}, [])
     assert OPTIONS.parse(["pot=a", "b", "pot=c"])[0] == {"pot": Path("a,b,c")}
+    assert OPTIONS.parse(["a", "minutes=3", "minutes=3"])[0]["minutes"] == 3
     with pytest.raises(ValueError, match=r"minutes=3 and minutes=4: which of them"):
         OPTIONS.parse(["a", "minutes=3", "minutes=4"])
     assert OPTIONS.parse(["x/y=1", "--minutes", "4", "--stir"]) == (

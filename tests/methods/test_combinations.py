@@ -72,3 +72,6 @@ def test_tokens_leave_the_mean_over_tokens_only(name):
     check_combinations(run(objective=every, reduction=Slot(name="sequence_mean")))
     with pytest.raises(ValueError, match=r"denominator=kept with reduction=sequence_mean"):
         check_combinations(run(objective=kept, reduction=Slot(name="sequence_mean")))
+    over = Slot(name="steer", base=kept)
+    with pytest.raises(ValueError, match=r"objective\.base\.denominator=kept"):
+        check_combinations(run(objective=over, reduction=Slot(name="per_prompt")))

@@ -107,11 +107,12 @@ def _moving_bounds(config: Any) -> None:
 
 def _kept_denominator(config: Any) -> None:
     """What is masked leaves the mean over tokens; in other means every response has one of its own."""
-    name, reduction = config.objective.name, config.reduction.name
-    kept = name in ("clip_b", "clip_v") and config.objective.denominator == "kept"
-    if kept and reduction != "token_mean":
+    objective, reduction, key = config.objective, config.reduction.name, "objective"
+    while objective.name not in ("clip_b", "clip_v") and getattr(objective, "base", None):
+        objective, key = objective.base, f"{key}.base"
+    if getattr(objective, "denominator", None) == "kept" and reduction != "token_mean":
         raise ValueError(
-            f"objective.denominator=kept with reduction={reduction}: the tokens that {name} drops are taken "
+            f"{key}.denominator=kept with reduction={reduction}: the tokens that {objective.name} drops are taken "
             "out of the mean over all tokens of a minibatch, and this one has others. Set "
-            "objective.denominator=all, or reduction=token_mean."
+            f"{key}.denominator=all, or reduction=token_mean."
         )

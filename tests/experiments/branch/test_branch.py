@@ -206,11 +206,12 @@ def test_settings_that_cannot_be(recorded, override, message):
         settings_of_run(RecordedRun(recorded[0]).values, named_settings([override]))
 
 
-def test_several_values_of_a_key_are_no_arm(recorded):
-    with pytest.raises(
-        ValueError, match=r"objective.beta1=0,1 are several values, and an arm has one"
-    ):
-        settings_of_run(RecordedRun(recorded[0]).values, {"both": ["objective.beta1=0,1"]})
+@pytest.mark.parametrize(
+    "override", ["objective.beta1=0,1", "method=grpo,gspo", "objective=clip,gspo"]
+)
+def test_several_values_are_no_arm(recorded, override):
+    with pytest.raises(ValueError, match=rf"{override} are several values, and an arm has one"):
+        settings_of_run(RecordedRun(recorded[0]).values, {"both": [override]})
 
 
 def test_what_a_choice_takes_from_elsewhere_is_the_runs():

@@ -86,6 +86,7 @@ def test_greedy_samples_are_all_the_same(recorded):
 
 
 def test_a_line_is_added_behind_what_others_wrote(tmp_path):
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 1, "eval/av')  # of a killed process
     for step in (1, 2):
         record(tmp_path, {"step": step, "eval/avg_at_k": float("nan")})
     lines = (tmp_path / "evaluations.jsonl").read_text().splitlines()

@@ -1,5 +1,7 @@
 """Which sweep a command line starts or goes on with."""
 
+import json
+
 import pytest
 
 from isentropic.experiments.commands.sweep import OPTIONS, request, sweep
@@ -35,6 +37,15 @@ def test_a_file_that_has_changed_since_is_another_sweep(tmp_path, capsys):
     write_plan(tmp_path / "own", [f"sweep={path}"], read_preset(str(path)))
     path.write_text("# a remark\n" + OWN.format(steps=7))
     assert dry(tmp_path, "name=own", "resume=auto") == 0
+    text = "overrides: [experiment=ce_gppo_tiny]\ngrid: {{{}, {}}}\n"
+    axes = ("objective.beta1: [0, 1]", "seed: [0, 1]")
+    path.write_text(text.format(*axes))
+    write_plan(tmp_path / "order", [f"sweep={path}"], read_preset(str(path)))
+    path.write_text(text.format(*reversed(axes)))
+    with pytest.raises(
+        ValueError, match=r"in grid\. Its content of then"
+    ):  # names follow the order
+        dry(tmp_path, "name=order", "resume=auto")
     path.write_text(OWN.format(steps=8))
     with pytest.raises(ValueError, match=r"has changed since .*own was started with it, in "):
         dry(tmp_path, "name=own", "resume=auto")
@@ -66,3 +77,13 @@ def test_a_sweep_that_was_killed_before_it_said_what_it_is_can_start(tmp_path, c
     (tmp_path / "s" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"has no sweep to resume|files that are not a sweep's"):
         dry(tmp_path, "name=s", "experiment=ce_gppo_tiny", "seed=0,1", *resume)
+
+
+def test_a_sweep_from_before_goes_on_with_an_empty_mapping_that_did_nothing(tmp_path, capsys):
+    arguments = ["experiment=ce_gppo_tiny", "alarms.rules={}", "seed=0,1"]
+    with pytest.raises(ValueError, match=r"alarms.rules={} changes nothing"):
+        dry(tmp_path, "name=new", *arguments)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "sweep.json").write_text(json.dumps({"arguments": arguments}))
+    assert dry(tmp_path, "name=old", "resume=auto") == 0
+    assert "2 runs" in capsys.readouterr().out

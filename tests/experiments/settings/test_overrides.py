@@ -3,12 +3,14 @@
 import pytest
 
 from isentropic.experiments.settings.compose import compose
+from isentropic.experiments.settings.compose import compose as compose_config
 from isentropic.experiments.settings.overrides import (
     as_typed,
     grid,
     labels,
     named_settings,
     read_preset,
+    refuse_nothing,
 )
 
 
@@ -74,6 +76,14 @@ def test_values_that_are_not_listed_are_no_axis(argument):
 @pytest.mark.parametrize("key", ["accounting.counterfactuals", "alarms.rules"])
 def test_an_empty_mapping_that_changes_nothing_is_refused(key):
     """Hydra merges it into what is there."""
+
+    def compose(arguments):
+        cfg = compose_config(arguments)
+        refuse_nothing(arguments, cfg)
+        return cfg
+
     with pytest.raises(ValueError, match=rf"{key}={{}} changes nothing.* {key}\.\w+=null"):
         compose([f"{key}={{}}"])
     assert compose(["task=reasoning_gym", "task.params={}"]).task.params == {}
+    added = compose(["task=reasoning_gym", "task.params={}", "+task.params.level=3"])
+    assert added.task.params == {"level": 3}

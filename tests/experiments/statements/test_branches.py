@@ -229,6 +229,15 @@ def test_switch(tmp_path):
         bend = [1.0 - (0.05 + 0.001 * seed) * max(0, step - 5) for step in range(1, 11)]
         folders.append(run_folder(tmp_path / f"switched{seed}", objective(switch, 1.0), seed, bend))
     assert verdicts(folders) == {"T7": "held"}
+    for change in ({"clip_high": 0.28}, {"ratio": "sequence"}, {"dual_clip": 3.0}, {"beta2": 0.0}):
+        others = [
+            run_folder(
+                tmp_path / f"{change}{seed}", objective(switch, 1.0) | change, seed, fall(0.1, seed)
+            )
+            for seed in range(3)
+        ]
+        assert verdicts([*folders, *others]) == {"T7": "held"}, "another method is not looked at"
+        assert verdicts([*folders[::2], *others]) == {}
 
 
 def test_entropy_bonus(tmp_path):
@@ -244,6 +253,8 @@ def test_entropy_bonus(tmp_path):
     small, large = seeds("small", 0.2, 0.001), seeds("large", 3.0, 0.1)
     assert verdicts([*small, *large]) == {"T8": "held"}
     assert verdicts([*small, *large[:2]]) == {"T8": "undecided"}
+    again = run_folder(tmp_path / "again", CLIP, 0, [1.0, 3.0], terms=bonus(0.1))
+    assert verdicts([*small, *large[:2], again]) == {"T8": "undecided"}, "three runs of two seeds"
     assert verdicts([*small, *seeds("calm", 1.1, 0.1)]) == {"T8": "undecided"}
     assert verdicts([*small, *seeds("reversed", 0.1, 0.1)]) == {"T8": "not held"}
 

@@ -79,7 +79,7 @@ def test_random_draws_are_those_of_their_seed():
     assert points != draw(about | {"seed": 4})
     narrow = {"count": 50, "keys": {"learner.adam_beta2": [0.999, 0.99999]}}
     values = [float(text.partition("=")[2]) for ((text),) in draw(narrow)]
-    assert len(set(values)) > 40  # four digits would leave ten
+    assert len(set(values)) > 25  # four digits would leave ten
     assert all(0.999 <= value <= 0.99999 for value in values)
     values = [[override.partition("=")[2] for override in point] for point in points]
     assert all(

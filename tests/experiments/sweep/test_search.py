@@ -360,6 +360,10 @@ def test_a_point_that_cannot_start_counts_and_the_search_goes_on(tmp_path):
         search = Search(search_of(ASKED), Half(folder))
         first = search.first_batch()
         assert len(first) == ASKED["batch"]
+        (folder / "made").mkdir(parents=True, exist_ok=True)
+        # What was shown is what is made, and a refused point counts once.
+        assert search.next_batch(SweepLedger(folder / "made")) == first == search.first_batch()
+        assert len(search._past) == len(search._refused)
         return [trial.name for trial in first], list(search._refused)
 
     names, refused = made(tmp_path)

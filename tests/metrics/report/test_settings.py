@@ -129,7 +129,17 @@ def test_runs_of_other_lengths_are_other_settings():
     """Their ends and means are over other steps, and a schedule of the rate has another shape."""
     runs = [run(seed, [1.0]) for seed in (0, 1)]
     runs[1].config["run"]["steps"] = 40
-    assert [setting.label for setting in group_settings(runs)] == ["steps=9", "steps=40"]
+    labels = [setting.label for setting in group_settings(runs)]
+    assert labels == ["ce_gppo, steps=9", "ce_gppo, steps=40"]
+
+
+def test_a_longer_run_leaves_the_others_their_labels():
+    runs = [run(seed, [1.0], beta1=beta1) for beta1 in (0.5, 1.0) for seed in (0, 1)]
+    for each, label in zip(runs, ("low", "low", "high", "high"), strict=True):
+        each.config["run"]["label"] = label
+    runs[1].config["run"]["steps"] = 40
+    labels = {setting.label: len(setting.runs) for setting in group_settings(runs)}
+    assert labels == {"low, steps=9": 1, "low, steps=40": 1, "high": 2}
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, 1.0), ([0, 1], [0.0, 1.0])])

@@ -19,7 +19,7 @@ import isentropic
 from isentropic.records import Prompt, Rollout, RolloutKey
 from isentropic.tasks.grading.lanes import PlaceLost
 from isentropic.tasks.grading.outcome import Unchecked
-from isentropic.tasks.grading.rewards import RewardError, RewardsConfig, RewardWorkers
+from isentropic.tasks.grading.rewards import Deadline, RewardError, RewardsConfig, RewardWorkers
 from isentropic.tasks.prompts import Kept
 
 PROMPT = Prompt(prompt_id="p", messages=({"role": "user", "content": "?"},), answer="1")
@@ -261,6 +261,25 @@ def test_no_answer_pays_for_a_place_that_froze_beyond_the_deadline(make_workers)
     graders.spread([Elsewhere(lanes=3, lost_after=0, frozen_s=5.0)])
     assert grade(graders, ["1"] * 8) == [1.0] * 8
     assert graders.counts()["timed_out"] == 0
+
+
+def test_a_batch_that_a_place_lost_is_checked_again_one_by_one_in_its_time(make_workers):
+    graders = make_workers(HostileTask(), workers=2, batch_size=2, timeout_s=20.0, deadline_s=60.0)
+    grade(graders, ["1", "2"])  # the workers have started
+    graders._config = replace(graders._config, timeout_s=2.0, deadline_s=6.0)
+    graders.spread([Elsewhere(lanes=3, lost_after=0, frozen_s=6.5)])
+    assert grade(graders, ["1", "hang", "2", "3", "4", "5", "6", "7", "8", "9"]) == [
+        1.0, -7.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0,
+    ]  # fmt: skip
+
+
+def test_the_time_of_a_frozen_place_is_left_out_once_however_many_wait_for_it():
+    deadline = Deadline(10.0)
+    since = time.monotonic()
+    time.sleep(0.2)
+    for _ in range(5):
+        deadline.leave_out(since)
+    assert 9.9 < deadline.left < 10.1
 
 
 class CutTask(HostileTask):

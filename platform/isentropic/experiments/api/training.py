@@ -12,6 +12,7 @@ from isentropic.experiments.api.run import Run
 from isentropic.experiments.program import RESUMABLE
 from isentropic.experiments.settings.compose import compose_run
 from isentropic.experiments.settings.options import refuse_two_methods
+from isentropic.experiments.settings.overrides import refuse_nothing
 from isentropic.experiments.sweep.draws import as_text
 from isentropic.folders import unset_empty, use_durable_folders
 
@@ -30,7 +31,9 @@ def compose(overrides: Overrides = ()) -> DictConfig:
     """
     given = as_list(overrides)
     refuse_secrets(given)
-    return compose_run(given)
+    cfg = compose_run(given)
+    refuse_nothing(given, cfg)
+    return cfg
 
 
 def train(overrides: Overrides | DictConfig = ()) -> Run:

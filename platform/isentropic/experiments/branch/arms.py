@@ -92,12 +92,13 @@ def changed(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     """Return a recorded config with overrides: a choice brings its section, a key its value."""
     result = copy.deepcopy(dict(values))
     parsed = parse([part for override in overrides for part in own_choice(override)])
+    values_of = [_one_value(override) for override in parsed]
     groups = [override for override in parsed if _is_group(override)]
     if groups:
         result |= _chosen(groups, values)
-    for override in parsed:
+    for override, value in zip(parsed, values_of, strict=True):
         if override not in groups:
-            _set(result, override.key_or_group, _one_value(override))
+            _set(result, override.key_or_group, value)
     return result
 
 

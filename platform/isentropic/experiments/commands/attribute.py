@@ -99,6 +99,8 @@ def attribute(options: dict[str, Any], overrides: list[str]) -> int:
     ways = "; ".join(map(str, stretches))
     asked = Asked(contexts=contexts, by=by, exact=exact)
     run_ranks = ranks == "run"
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file. Choose another name: name=<name>.")
     # A second process would begin the folder again under the first.
     with run_lock(out, then="repeat the command; or choose another name: name=<name>"):
         begin(out, settings)

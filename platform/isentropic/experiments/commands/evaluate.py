@@ -5,7 +5,6 @@ evaluations.
 """
 
 import asyncio
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from isentropic.experiments.settings.compose import compose
 from isentropic.experiments.settings.conf import choices
 from isentropic.experiments.settings.load import MISSING, load
 from isentropic.experiments.settings.options import Option, Options, count, number, text
-from isentropic.metrics.sinks.jsonl import plain
+from isentropic.metrics.sinks.jsonl import append_row
 
 LAST = "last"
 START = "start"
@@ -190,9 +189,7 @@ async def evaluate(config: Config, checkpoint: Path | None) -> dict[str, Any]:
 
 def record(folder: Path, line: Mapping[str, Any]) -> None:
     """Append the line to evaluations.jsonl, and show it."""
-    with (folder / "evaluations.jsonl").open("a", encoding="utf-8") as file:
-        # Whole lines only: another evaluation of the run may end at the same time.
-        file.write(json.dumps(plain(dict(line)), allow_nan=False) + "\n")
+    append_row(folder / "evaluations.jsonl", line)
     for key, value in line.items():
         print(f"{key:<32} {value:.4f}" if isinstance(value, float) else f"{key:<32} {value}")
     print(folder / "evaluations.jsonl")

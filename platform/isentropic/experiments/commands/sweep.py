@@ -19,7 +19,7 @@ from isentropic.experiments.program import DONE, RESUMABLE, program
 from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.settings.conf import CONFIG_DIR, own_config_dirs
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, text
-from isentropic.experiments.settings.overrides import read_preset
+from isentropic.experiments.settings.overrides import read_preset, refuse_nothing
 from isentropic.experiments.started import as_started
 from isentropic.experiments.sweep.ledger import (
     OVER,
@@ -115,6 +115,9 @@ def sweep(request: Request, root: Path | None = None) -> int:
 
         search = Search(plan.search, Composer(plan, folder, early_stop=early_stop))
         trials = search.first_batch()
+    if not request.resumes:  # an older one may have had it: its runs stay what they are
+        for trial in trials:
+            refuse_nothing(trial.overrides, trial.cfg)
     if request.is_set("dry"):
         _print_dry(plan, trials)
         return DONE

@@ -8,7 +8,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from isentropic.experiments.settings.conf import compose_raw
 from isentropic.experiments.settings.errors import explain
-from isentropic.experiments.settings.overrides import for_hydra, refuse_nothing
+from isentropic.experiments.settings.overrides import for_hydra
 from isentropic.experiments.settings.presets import check_presets, name_presets
 
 
@@ -19,11 +19,9 @@ def compose(overrides: Sequence[str] = (), *, with_hydra: bool = False) -> DictC
     """
     given = for_hydra(overrides)
     try:
-        cfg = compose_raw(given, with_hydra=with_hydra)
+        return compose_raw(given, with_hydra=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error, given)) from error
-    refuse_nothing(given, cfg)
-    return cfg
 
 
 def compose_run(overrides: Sequence[str] = ()) -> DictConfig:

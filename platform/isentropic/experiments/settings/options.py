@@ -91,10 +91,10 @@ class Options:
 
     def _joined(self, name: str, before: str | None, value: str) -> str:
         """Return the text of an option; one that takes several values may be given several times."""
-        if before is None:
+        if before is None or before == value:
             return value
         takes_several = name == self.words or any(
-            option.name == name and option.form.endswith(",...") for option in self.options
+            option.name == name and "," in option.form for option in self.options
         )
         if not takes_several:
             raise ValueError(f"{name}={before} and {name}={value}: which of them? Give one.")

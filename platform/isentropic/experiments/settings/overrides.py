@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from isentropic.checks import check_choice
+from isentropic.config import is_under
 from isentropic.experiments.settings.annotations import annotation
 from isentropic.experiments.settings.conf import CONF, choices, preset_path
 from isentropic.experiments.settings.errors import explain, quoted, refuse_expanded, refuse_renamed
@@ -61,12 +62,20 @@ def refuse_nothing(arguments: Sequence[str], cfg: DictConfig) -> None:
         key, _, value = argument.partition("=")
         if value.replace(" ", "") != "{}":
             continue
-        left = OmegaConf.select(cfg, key.lstrip("+"), throw_on_resolution_failure=False)
-        if isinstance(left, DictConfig) and left:
-            entries = " ".join(f"{key}.{name}=null" for name in left)
+        key = key.lstrip("+")
+        entries = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        # What other arguments put into it is no sign that this one was meant to empty it.
+        added = [other.lstrip("+").partition("=")[0] for other in arguments]
+        left = [
+            name
+            for name in (entries if isinstance(entries, DictConfig) else ())
+            if not any(is_under(other, (f"{key}.{name}",)) for other in added)
+        ]
+        if left:
+            off = " ".join(f"{key}.{name}=null" for name in left)
             raise ValueError(
-                f"{argument} changes nothing: a mapping is merged into the one that is there. To switch its "
-                f"entries off: {entries}"
+                f"{argument} changes nothing: a mapping is merged into the one that is there. To switch "
+                f"entries off: {off} (or {key}=null, for what may be null)."
             )
 
 

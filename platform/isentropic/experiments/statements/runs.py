@@ -262,16 +262,18 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
 def _bonus(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T8: what a fixed entropy bonus ends in."""
     ends: dict[float, list[float]] = {}
+    seeds: dict[float, set[Any]] = {}
     for run in runs:
         coefficient = _bonus_of(run)
         values = run.values("entropy/mean")
         if isinstance(coefficient, int | float) and coefficient > 0 and len(values) > 1:
             ends.setdefault(float(coefficient), []).append(values[-1] / max(values[0], 1e-12))
+            seeds.setdefault(float(coefficient), set()).add(run.setting("seed"))
     if len(ends) < 2:
         return []
     small, large = (float(np.mean(ends[key])) for key in (min(ends), max(ends)))
     verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
-    if min(len(ends[key]) for key in (min(ends), max(ends))) < SEEDS:
+    if min(len(seeds[key]) for key in (min(ends), max(ends))) < SEEDS:
         verdict = UNDECIDED
     text = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
     return [
@@ -391,12 +393,14 @@ def _token_clip(run: RunData) -> bool:
 
 
 def _switch_step(run: RunData) -> int | None:
-    """Return the step at which beta1 goes from 0 to a half; None if it does not."""
-    beta1 = run.config.get("objective", {}).get("beta1")
+    """Return the step at which CE-GPPO's beta1 goes from 0 to a half; None if it does not."""
+    values = run.config.get("objective", {})
+    beta1 = values.get("beta1")
+    if not is_ce_gppo(values, beta1, 1.0):
+        return None
     if not isinstance(beta1, Mapping) or beta1.get("kind") != "switch" or beta1.get("before") != 0:
         return None
-    is_half = beta1.get("after") == 0.5 and run.setting("objective.beta2") == 1
-    return beta1.get("step") if is_half else None
+    return beta1.get("step") if beta1.get("after") == 0.5 else None
 
 
 def _weighted(rows: Rows, key: str, weight: str) -> Mean:

@@ -87,7 +87,7 @@ def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
             if isinstance(bounds, Mapping)
             else rng.uniform(low, high)
         )
-        return f"{key}={_short(value, low, high)}"
+        return f"{key}={in_short(value, low, high)}"
 
     return [
         tuple(one(key, bounds) for key, bounds in random_part["keys"].items())
@@ -95,11 +95,11 @@ def draw(random_part: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _short(value: float, low: float, high: float) -> str:
-    """Return a value in 4 digits, or as many as leave it in its range and tell a thousandth of it apart."""
+def in_short(value: float, low: float, high: float) -> str:
+    """Return a value in 4 digits, or as many as leave it in its range and tell a hundredth of it apart."""
     for digits in range(4, 17):
         text = f"{value:.{digits}g}"
-        if low <= float(text) <= high and abs(float(text) - value) <= (high - low) / 1000:
+        if low <= float(text) <= high and abs(float(text) - value) <= (high - low) / 100:
             return text
     return repr(value)
 

@@ -102,10 +102,13 @@ def check_preset(folder: Path, preset: Mapping[str, Any]) -> None:
         ValueError: with the parts that differ.
     """
     before = (_read_plan(folder) or {}).get("preset")
-    now = json.loads(json.dumps(preset, default=str))
-    if before is None or before == now:
+    if before is None:
         return
-    parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    # As texts: the order of keys is that in which points are drawn and overrides written.
+    old, new = ({part: json.dumps(x[part], default=str) for part in x} for x in (before, preset))
+    parts = [part for part in old | new if old.get(part) != new.get(part)]
+    if not parts:
+        return
     raise ValueError(
         f"the sweep's YAML file has changed since {folder} was started with it, in {', '.join(parts)}. Its "
         f"content of then is in {folder / PLAN}, under preset: put it back to go on; for what it says "

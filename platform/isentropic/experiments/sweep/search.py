@@ -53,10 +53,12 @@ class Search:
 
     def first_batch(self) -> list[Trial]:
         """Return the runs that a new search begins with."""
-        batch = self._suggested()
-        if not batch:
+        if not self._batch:
+            self._batch = self._suggested()
+            self.trials += [trial for _, trial in self._batch]
+        if not self._batch:
             raise ValueError(f"no point of the search can start: {self._refused[0]}")
-        return [trial for _, trial in batch]
+        return [trial for _, trial in self._batch]
 
     def next_batch(self, ledger: SweepLedger) -> list[Trial]:
         """Return the runs to make next, once those before have ended; none: the search is over.

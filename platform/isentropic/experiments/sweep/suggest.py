@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from isentropic.checks import check_choice, check_range, nearest
 from isentropic.experiments.settings.overrides import as_typed
-from isentropic.experiments.sweep.draws import as_text, check_ranges, whole
+from isentropic.experiments.sweep.draws import as_text, check_ranges, in_short, whole
 
 if TYPE_CHECKING:
     import optuna
@@ -144,7 +144,9 @@ def suggest(
 def overrides_of_point(plan: SearchPlan, point: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the overrides that a point stands for."""
     return tuple(
-        as_typed([f"{key}={point[key] if _choices(range_) else _short(point[key], range_)}"])[0]
+        as_typed(
+            [f"{key}={point[key] if _choices(range_) else in_short(point[key], *_bounds(range_))}"]
+        )[0]
         for key, range_ in plan.keys.items()
     )
 
@@ -252,10 +254,3 @@ def _choices(range_: Any) -> list[str]:
 
 def _bounds(range_: Any) -> list[float]:
     return [float(bound) for bound in (range_["log"] if isinstance(range_, Mapping) else range_)]
-
-
-def _short(value: float, range_: Any) -> str:
-    """Write a number in four digits, if it is still in its range."""
-    low, high = _bounds(range_)
-    text = f"{value:.4g}"
-    return text if low <= float(text) <= high else repr(value)

@@ -129,6 +129,11 @@ def _with_labels(settings: Sequence[Setting], of: Callable[[RunData], Any]) -> l
         if not isinstance(given[0], str) or not given[0] or given != given[:1] * len(given):
             return list(settings)
         labels.append(given[0])
+    twice = {label for label in labels if labels.count(label) > 1}
+    labels = [
+        f"{label}, steps={short(setting.values.get(LENGTH))}" if label in twice else label
+        for setting, label in zip(settings, labels, strict=True)
+    ]
     if len(set(labels)) < len(labels):
         return list(settings)
     return [replace(setting, label=label) for setting, label in zip(settings, labels, strict=True)]

@@ -67,6 +67,16 @@ def sync_logs(folder: Path) -> None:
             sync_file(path)
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Adds a row to a file that several processes may add to, without a torn one before it."""
+    with path.open("a+b", buffering=0) as file:
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        if whole < file.tell():
+            file.truncate(whole)
+        when_there_is_room(partial(file.write, _line(row).encode()))
+
+
 class JsonlFile:
     """Appends one object per line, unbuffered: a killed process loses nothing it has logged.
 

@@ -88,6 +88,25 @@ def make_pool(task: Task, config: RewardsConfig, say: Callable[[str], None]) -> 
     )
 
 
+class Deadline:
+    """When a call's checks must be made by; no answer pays for a place that froze meanwhile."""
+
+    def __init__(self, seconds: float) -> None:
+        self._counted = time.monotonic()  # all before it counts, or was left out
+        self._at = self._counted + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self._at - time.monotonic()
+
+    def leave_out(self, since: float) -> None:
+        """Does not count the time from then on, once, however many checks waited for the place."""
+        now = time.monotonic()
+        self._at += max(0.0, now - max(since, self._counted))
+        self._counted = now
+
+
 class RewardWorkers:
     """Implements `controller.protocols.Grader`.
 
@@ -178,7 +197,7 @@ class RewardWorkers:
 
     async def _check_isolated(self, items: Sequence[Item]) -> list[Outcome]:
         """Checks in batches, for speed; then one by one those whose batch hung or crashed."""
-        deadline = time.monotonic() + self._config.deadline_s
+        deadline = Deadline(self._config.deadline_s)
         # An answer whose code runs could decide what others of its batch are paid.
         size = 1 if getattr(self._task, "runs_code", False) else self._config.batch_size
         batches = [items[start : start + size] for start in range(0, len(items), size)]
@@ -193,7 +212,7 @@ class RewardWorkers:
         return outcomes
 
     async def _check_batches(
-        self, batches: Sequence[Sequence[Item]], deadline: float
+        self, batches: Sequence[Sequence[Item]], deadline: Deadline
     ) -> list[list[Outcome]]:
         """Returns the outcomes of each batch; as many run at a time as there are workers."""
         late = self._late()
@@ -211,7 +230,7 @@ class RewardWorkers:
         await asyncio.gather(*(lane() for _ in range(lanes)))
         return outcomes
 
-    async def _check_one(self, batch: Sequence[Item], deadline: float) -> list[Outcome] | None:
+    async def _check_one(self, batch: Sequence[Item], deadline: Deadline) -> list[Outcome] | None:
         """Returns the outcomes of a batch; None if the deadline of the whole call is over.
 
         It waits for a lane only while a check still fits. Those that come faster than they can be
@@ -219,22 +238,21 @@ class RewardWorkers:
         """
         reserve = min(self._config.timeout_s, self._config.deadline_s / 2)
         try:
-            async with asyncio.timeout(max(0.0, deadline - reserve - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline.left - reserve)):
                 place = await self._lanes.take()
         except TimeoutError:
             return None
         asked = time.monotonic()
         try:
-            left = deadline - asked
-            if left <= 0:
+            limit = min(self._config.timeout_s, deadline.left)
+            if limit <= 0:
                 return None
-            limit = min(self._config.timeout_s, left)
             checked = await place.check(batch, limit)
         except PlaceLost as lost:
             if self._lanes.drop(place):
                 self._warn(f"{lost} Its checks are made by the rest.")
-            # No answer pays for a place that froze: what was waited for it does not count.
-            return await self._check_one(batch, deadline + time.monotonic() - asked)
+            deadline.leave_out(asked)
+            return await self._check_one(batch, deadline)
         finally:
             self._lanes.give(place)
         # Cut off before its own time was up.
