@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,9 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell has what it starts in the background ignore Ctrl-C: tests of it would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from hydra._internal import config_loader_impl as hydra_impl
 from hypothesis import settings
