@@ -48,6 +48,19 @@ def write_text_durably(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_durably(path: Path, line: bytes) -> None:
+    """Appends a line whole or not at all: the next one would go on in what a full disk took."""
+    with path.open("ab", buffering=0) as file:
+        before = file.seek(0, os.SEEK_END)
+        try:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            file.truncate(before)
+            raise
+
+
 def when_there_is_room(write: Callable[[], T]) -> T:
     """Calls `write`, and again after a while if the disk is full.
 

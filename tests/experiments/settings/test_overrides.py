@@ -3,7 +3,6 @@
 import pytest
 
 from isentropic.experiments.settings.compose import compose
-from isentropic.experiments.settings.compose import compose as compose_config
 from isentropic.experiments.settings.overrides import (
     as_typed,
     grid,
@@ -77,13 +76,13 @@ def test_values_that_are_not_listed_are_no_axis(argument):
 def test_an_empty_mapping_that_changes_nothing_is_refused(key):
     """Hydra merges it into what is there."""
 
-    def compose(arguments):
-        cfg = compose_config(arguments)
+    def checked(arguments):
+        cfg = compose(arguments)
         refuse_nothing(arguments, cfg)
         return cfg
 
     with pytest.raises(ValueError, match=rf"{key}={{}} changes nothing.* {key}\.\w+=null"):
-        compose([f"{key}={{}}"])
-    assert compose(["task=reasoning_gym", "task.params={}"]).task.params == {}
-    added = compose(["task=reasoning_gym", "task.params={}", "+task.params.level=3"])
+        checked([f"{key}={{}}"])
+    assert checked(["task=reasoning_gym", "task.params={}"]).task.params == {}
+    added = checked(["task=reasoning_gym", "task.params={}", "+task.params.level=3"])
     assert added.task.params == {"level": 3}

@@ -17,6 +17,7 @@ from isentropic.experiments.attribution.measure import Asked, Measured, Meter
 from isentropic.experiments.attribution.quality import quality
 from isentropic.experiments.attribution.walk import Stretch
 from isentropic.experiments.branch.learner import replay_learner
+from isentropic.experiments.run.lock import is_only_locked
 from isentropic.experiments.run.prepare import Prepared
 from isentropic.experiments.run.recorded import RecordedRun
 from isentropic.metrics.sinks.jsonl import plain
@@ -100,9 +101,7 @@ def begin(out: Path, settings: Mapping[str, Any]) -> None:
     Raises ValueError if the folder has something else.
     """
     text = json.dumps({"settings": settings}, indent=1) + "\n"
-    if out.is_dir() and any(
-        not path.name.startswith(".") for path in out.iterdir()
-    ):  # but its lock
+    if out.exists() and not is_only_locked(out):
         if _settings(out) != json.loads(text)["settings"]:
             raise ValueError(
                 f"{out} has another attribution, or other files. Choose another name: name=<name>."

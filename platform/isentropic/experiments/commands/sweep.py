@@ -16,7 +16,7 @@ from typing import Any
 
 from isentropic.config import check_name
 from isentropic.experiments.program import DONE, RESUMABLE, program
-from isentropic.experiments.run.lock import run_lock
+from isentropic.experiments.run.lock import is_only_locked, run_lock
 from isentropic.experiments.settings.conf import CONFIG_DIR, own_config_dirs
 from isentropic.experiments.settings.options import Option, Options, choice, count, flag, text
 from isentropic.experiments.settings.overrides import read_preset, refuse_nothing
@@ -179,14 +179,15 @@ def _plan(request: Request, folder: Path) -> tuple[Request, dict[str, Any], Swee
         ValueError: what could not be started; a folder that has a sweep already, or none to resume.
     """
     before = read_plan(folder)
-    if request.resumes and not (before is None and request.lasting and _is_begun(folder)):
+    begun = is_only_locked(folder)  # killed before it said what it is
+    if request.resumes and not (before is None and request.lasting and begun):
         request = _resumed(request, folder, before)
     elif before is not None and not request.is_set("dry"):
         raise ValueError(
             f"{folder} already has a sweep. To go on with it: resume=auto. To start another: "
             "name=<another>."
         )
-    elif before is None and folder.is_dir() and not _is_begun(folder):
+    elif before is None and folder.is_dir() and not begun:
         raise ValueError(
             f"{folder} has files that are not a sweep's. Choose another name: name=<another>."
         )
@@ -197,14 +198,6 @@ def _plan(request: Request, folder: Path) -> tuple[Request, dict[str, Any], Swee
     if plan.count > MANY and not request.is_set("yes"):
         raise ValueError(f"the sweep has {plan.count} runs. If that is meant, say yes=true.")
     return request, preset, plan
-
-
-def _is_begun(folder: Path) -> bool:
-    """Return True for a folder without files but hidden ones.
-
-    A sweep that was killed before it said what it is leaves its lock.
-    """
-    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def _resumed(request: Request, folder: Path, before: list[str] | None) -> Request:

@@ -139,17 +139,12 @@ def setting_numbers(
             },
             "books": books(each),
             "law": law(each),
-            "against_base": {}
-            if base not in values or each.label == base
-            else {key: _paired(key, each.label, base, values, seeds) for key in DIFFERENCES},
-            "own_base": (own := own_base(each.label, [*values], base)),
-            "against_own": {
-                key: _paired(key, each.label, own, values, seeds) for key in DIFFERENCES
-            }
-            if own
-            else {},
+            "against_base": _less(each.label, base, values, seeds),
+            "own_base": own,
+            "against_own": _less(each.label, own, values, seeds),
         }
         for each in settings
+        for own in [own_base(each.label, [*values], base)]
     ]
 
 
@@ -163,21 +158,22 @@ def own_base(label: str, labels: Sequence[str], base: str) -> str:
     return own if times and own in labels and own != base else ""
 
 
-def _paired(
-    key: str,
+def _less(
     label: str,
     base: str,
     values: Mapping[str, Sequence[Mapping[str, float]]],
     seeds: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
+    """Return the differences of a setting to a base, by seed; none if that is none, or itself."""
+    if base not in values or label == base:
+        return {}
     of_base = dict(zip(seeds[base], values[base], strict=True))
-    return mean(
-        [
-            run[key] - of_base[seed][key]
-            for seed, run in zip(seeds[label], values[label], strict=True)
-            if seed in of_base
-        ]
-    )
+    pairs = [
+        (run, of_base[seed])
+        for seed, run in zip(seeds[label], values[label], strict=True)
+        if seed in of_base
+    ]
+    return {key: mean([run[key] - other[key] for run, other in pairs]) for key in DIFFERENCES}
 
 
 def mean(values: Sequence[float]) -> dict[str, Any]:

@@ -18,6 +18,11 @@ LOCK = ".run.lock"  # in the run folder; holds who has it
 GO_ON = "go on with resume=auto; or start another with run.name=<another>"
 
 
+def is_only_locked(folder: Path) -> bool:
+    """Returns True for a folder without files but hidden ones, such as the lock."""
+    return folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())
+
+
 @contextmanager
 def run_lock(folder: Path, then: str = GO_ON) -> Iterator[None]:
     """Holds the folder for this process.

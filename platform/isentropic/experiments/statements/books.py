@@ -14,20 +14,17 @@ from isentropic.experiments.statements.branches import (
     joint_verdict,
     sign_verdict,
 )
-from isentropic.experiments.statements.numbers import (
-    SEEDS,
-    adds_terms,
-    by_seed,
-    is_plain,
-)
+from isentropic.experiments.statements.numbers import SEEDS, adds_terms, is_plain
 from isentropic.metrics.classes import LABELS
 from isentropic.metrics.report.run_data import RunData
 from isentropic.metrics.report.settings import (
     BLOCK,
     Mean,
+    by_seed,
     group_settings,
     in_blocks,
     mean_of,
+    same,
     summary,
 )
 
@@ -125,11 +122,13 @@ def _saturated(run: RunData) -> float:
 
 def _cost(steered: Sequence[RunData], runs: Sequence[RunData]) -> str:
     """Says what the held-out reward is beside the unsteered runs', paired by seed; not judged."""
-    twins = by_seed(runs, lambda run: run.setting("objective.name") == "ce_gppo" and is_plain(run))
+    twins = by_seed(
+        [run for run in runs if run.setting("objective.name") == "ce_gppo" and is_plain(run)]
+    )
     pairs = [
-        (summary(run, REWARD, "last"), summary(twins[run.setting("seed")], REWARD, "last"))
+        (summary(run, REWARD, "last"), summary(twins[seed], REWARD, "last"))
         for run in steered
-        if run.setting("seed") in twins
+        if (seed := same(run.setting("seed"))) in twins
     ]
     differences = [one - other for one, other in pairs if one is not None and other is not None]
     if not differences:

@@ -80,8 +80,8 @@ def orders(folder: Path, branches: Branches) -> list[Order]:
             direction = "falls" if rising else "grows"
             text = f"entropy after the same updates falls as {key} {direction} ({other} {fixed:g})"
             found.append(Order(id=f"T3 {key}", statement=text, labels=tuple(labels)))
-    grpo = [label for label, values in objectives.items() if _is_clip(values, 0.2)]
-    dapo = [label for label, values in objectives.items() if _is_clip(values, 0.28)]
+    grpo = [label for label, values in objectives.items() if is_clip(values, 0.2)]
+    dapo = [label for label, values in objectives.items() if is_clip(values, 0.28)]
     free = [label for label, values in objectives.items() if is_ce_gppo(values, 0.0, 1.0)]
     for name, text, above in (
         ("T3 DAPO", "DAPO's entropy is above GRPO's", dapo),
@@ -133,13 +133,10 @@ def is_ce_gppo(values: Coefficients, beta1: float, beta2: float) -> bool:
     return all(values.get(key, BOUNDS.get(key)) == value for key, value in wanted.items())
 
 
-def _is_clip(values: Coefficients, high: float) -> bool:
-    default_but_high = (
-        values.get("ratio") == "token"
-        and values.get("dual_clip") is None
-        and values.get("clip_low") == 0.2
-    )
-    return values.get("name") == "clip" and default_but_high and values.get("clip_high") == high
+def is_clip(values: Coefficients, high: float) -> bool:
+    """Return True for the clipped surrogate with GRPO's bounds, but for the upper one."""
+    wanted = {**BOUNDS, "name": "clip", "clip_high": high}
+    return all(values.get(key) == value for key, value in wanted.items())
 
 
 def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) -> Statement:

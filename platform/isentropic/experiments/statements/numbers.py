@@ -1,14 +1,12 @@
 """Numbers of a run, and their differences between runs of the same seed."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from isentropic.metrics.report.run_data import RunData
-from isentropic.metrics.report.settings import Mean, mean_of
+from isentropic.metrics.report.settings import Mean, by_seed, mean_of
 
 Test = Callable[[RunData], bool]
 SEEDS = 3  # that a claim over runs asks for
@@ -27,8 +25,11 @@ ALIKE = ("filter", "token_weight")
 
 
 def pairs_by_seed(runs: Sequence[RunData], one: Test, other: Test) -> list[tuple[RunData, RunData]]:
-    """Return pairs of runs, of one and of the other kind, that have the same seed."""
-    values, base = by_seed(runs, one), by_seed(runs, other)
+    """Return pairs of runs, of one and of the other kind, that have the same seed.
+
+    Without seeds that several runs of a kind have: none of them is the one.
+    """
+    values, base = (by_seed([run for run in runs if test(run)]) for test in (one, other))
     pairs = [(values[seed], base[seed]) for seed in sorted(values.keys() & base.keys())]
     return [(a, b) for a, b in pairs if all(a.config.get(k) == b.config.get(k) for k in ALIKE)]
 
@@ -39,13 +40,6 @@ def mean_difference(
     """Return the mean of one - other over pairs of runs that have the same seed."""
     differences = [number(a) - number(b) for a, b in pairs_by_seed(runs, one, other)]
     return mean_of([value for value in differences if math.isfinite(value)])
-
-
-def by_seed(runs: Sequence[RunData], test: Test) -> dict[Any, RunData]:
-    """Return the runs that pass, by seed, without seeds that several have: none of them is the one."""
-    passed = [run for run in runs if test(run)]
-    seeds = Counter(run.setting("seed") for run in passed)
-    return {run.setting("seed"): run for run in passed if seeds[run.setting("seed")] == 1}
 
 
 def is_plain(run: RunData, **other: str) -> bool:

@@ -16,6 +16,7 @@ from isentropic.experiments.statements.branches import (
     Statement,
     in_errors,
     is_ce_gppo,
+    is_clip,
     joint_verdict,
     sign_verdict,
 )
@@ -95,22 +96,7 @@ def ce_gppo(beta1: float, beta2: float) -> Test:
 
 def clipped(high: float) -> Test:
     """Test for GRPO (0.2) and the paper's DAPO (0.28)."""
-
-    def test(run: RunData) -> bool:
-        values = run.config.get("objective", {})
-        bounds = (
-            values.get("clip_low") == 0.2
-            and values.get("clip_high") == high
-            and values.get("dual_clip") is None
-        )
-        return (
-            values.get("name") == "clip"
-            and values.get("ratio") == "token"
-            and bounds
-            and _alone(run)
-        )
-
-    return test
+    return lambda run: is_clip(run.config.get("objective", {}), high) and _alone(run)
 
 
 GRPO, DAPO = clipped(0.2), clipped(0.28)
@@ -261,19 +247,19 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
 
 def _bonus(runs: Sequence[RunData]) -> list[Statement]:
     """Judge T8: what a fixed entropy bonus ends in."""
-    ends: dict[float, list[float]] = {}
-    seeds: dict[float, set[Any]] = {}
+    found: dict[float, list[RunData]] = {}
     for run in runs:
         coefficient = _bonus_of(run)
-        values = run.values("entropy/mean")
-        if isinstance(coefficient, int | float) and coefficient > 0 and len(values) > 1:
-            ends.setdefault(float(coefficient), []).append(values[-1] / max(values[0], 1e-12))
-            seeds.setdefault(float(coefficient), set()).add(run.setting("seed"))
-    if len(ends) < 2:
+        is_fixed = isinstance(coefficient, int | float) and coefficient > 0
+        if is_fixed and len(run.values("entropy/mean")) > 1:
+            found.setdefault(float(coefficient), []).append(run)
+    if len(found) < 2:
         return []
-    small, large = (float(np.mean(ends[key])) for key in (min(ends), max(ends)))
+    ends = {key: [_last_over_first(run) for run in same] for key, same in found.items()}
+    extremes = min(found), max(found)
+    small, large = (float(np.mean(ends[key])) for key in extremes)
     verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
-    if min(len(seeds[key]) for key in (min(ends), max(ends))) < SEEDS:
+    if any(len({run.setting("seed") for run in found[key]}) < SEEDS for key in extremes):
         verdict = UNDECIDED
     text = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
     return [
@@ -385,6 +371,11 @@ def _alone(run: RunData) -> bool:
 def _bonus_of(run: RunData) -> Any:
     bonus = (run.config.get("terms") or {}).get("entropy_bonus")
     return bonus.get("coef") if isinstance(bonus, Mapping) else bonus
+
+
+def _last_over_first(run: RunData) -> float:
+    values = run.values("entropy/mean")
+    return values[-1] / max(values[0], 1e-12)
 
 
 def _token_clip(run: RunData) -> bool:

@@ -1,14 +1,13 @@
 """sweep.jsonl: what became of each run of a sweep, which goes on from it after any stop."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from isentropic.durable import when_there_is_room, write_text_durably
+from isentropic.durable import append_durably, when_there_is_room, write_text_durably
 from isentropic.metrics.sinks.jsonl import plain, read_lines
 
 LEDGER = "sweep.jsonl"
@@ -62,21 +61,9 @@ class SweepLedger:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         row = plain({"hash": digest, "time": now, **values})
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
-        when_there_is_room(partial(self._append, line))
+        when_there_is_room(partial(append_durably, self._path, line))
         self.rows[digest] = row
         self._count(row)
-
-    def _append(self, line: bytes) -> None:
-        """Append a line whole or not at all: the next one would go on in what a full disk took."""
-        with self._path.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                while line:
-                    line = line[file.write(line) :]
-                os.fsync(file.fileno())
-            except BaseException:
-                file.truncate(before)
-                raise
 
     def _count(self, row: Mapping[str, Any]) -> None:
         if isinstance(row.get("seconds"), int | float):

@@ -54,8 +54,7 @@ class Search:
     def first_batch(self) -> list[Trial]:
         """Return the runs that a new search begins with."""
         if not self._batch:
-            self._batch = self._suggested()
-            self.trials += [trial for _, trial in self._batch]
+            self._suggest_batch()
         if not self._batch:
             raise ValueError(f"no point of the search can start: {self._refused[0]}")
         return [trial for _, trial in self._batch]
@@ -81,8 +80,7 @@ class Search:
                 )
                 self._batch = []
                 return []
-            self._batch = self._suggested()
-            self.trials += [trial for _, trial in self._batch]
+            self._suggest_batch()
             if not self._batch:
                 self._check_known(ledger)
                 return []
@@ -113,11 +111,11 @@ class Search:
         counts = ", ".join(
             f"{states.count(state)} {state}" for state in dict.fromkeys(states) if state
         )
+        if self._refused:
+            counts += f", {len(self._refused)} that cannot start (the first: {self._refused[0]})"
         best = self.best(ledger)
         if best is None:
             return f"search: {counts or 'no run'}; no run finished yet"
-        if self._refused:
-            counts += f", {len(self._refused)} that cannot start (the first: {self._refused[0]})"
         value, trial = best
         point = " ".join(overrides_of_point(self.plan, self._points[trial.digest]))
         return (
@@ -125,8 +123,8 @@ class Search:
             f"{trial.config.run.dir}"
         )
 
-    def _suggested(self) -> list[tuple[dict[str, Any], Trial]]:
-        """Suggest a batch from how the earlier ones ended."""
+    def _suggest_batch(self) -> None:
+        """Suggest the next batch from how the earlier ones ended; none if `count` is reached."""
         batch: list[tuple[dict[str, Any], Trial]] = []
         while len(batch) < min(self.plan.batch, self.plan.count - len(self._past)):
             point = suggest(self.plan, self._past, [before for before, _ in batch])
@@ -138,7 +136,8 @@ class Search:
                 continue
             self._points.setdefault(trial.digest, point)
             batch.append((point, trial))
-        return batch
+        self._batch = batch
+        self.trials += [trial for _, trial in batch]
 
     def _waiting(self, ledger: SweepLedger) -> list[Trial]:
         """Return the runs of the batch that are to be made, each once."""

@@ -170,7 +170,7 @@ def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
     Both count up to the last step that both have: a run that ended early is compared as it was. A
     seed that several runs of a setting have is left out: which of them is the pair is not known.
     """
-    own, of_base = _by_seed(setting), _by_seed(base)
+    own, of_base = by_seed(setting.runs), by_seed(base.runs)
     pairs = [(run, of_base[seed]) for seed, run in own.items() if seed in of_base]
     numbers = [
         [summary(run, key, kind, until=min(each.last_step for each in pair)) for run in pair]
@@ -179,11 +179,10 @@ def paired(setting: Setting, base: Setting, key: str, kind: str) -> Mean:
     return mean_of([own - other for own, other in numbers if own is not None and other is not None])
 
 
-def _by_seed(setting: Setting) -> dict[str, RunData]:
-    seeds = [same(run.setting("seed")) for run in setting.runs]
-    return {
-        seed: run for seed, run in zip(seeds, setting.runs, strict=True) if seeds.count(seed) == 1
-    }
+def by_seed(runs: Sequence[RunData]) -> dict[str, RunData]:
+    """Returns runs by what `same` says of their seed, without seeds that several have."""
+    seeds = [same(run.setting("seed")) for run in runs]
+    return {seed: run for seed, run in zip(seeds, runs, strict=True) if seeds.count(seed) == 1}
 
 
 def same(value: Any) -> str:

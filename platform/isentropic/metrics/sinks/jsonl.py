@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isentropic.durable import replace_durably, sync_file, when_there_is_room
+from isentropic.durable import append_durably, replace_durably, sync_file, when_there_is_room
 
 LOGS = ("metrics.jsonl", "updates.jsonl", "alarms.jsonl")
 
@@ -69,12 +69,12 @@ def sync_logs(folder: Path) -> None:
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Adds a row to a file that several processes may add to, without a torn one before it."""
-    with path.open("a+b", buffering=0) as file:
+    with path.open("a+b") as file:
         file.seek(0)
         whole = file.read().rfind(b"\n") + 1
         if whole < file.tell():
             file.truncate(whole)
-        when_there_is_room(partial(file.write, _line(row).encode()))
+    when_there_is_room(partial(append_durably, path, _line(row).encode()))
 
 
 class JsonlFile:

@@ -9,9 +9,8 @@ from torch import Tensor
 from isentropic.objectives.covariance.covariance import picked, token_covariance
 from isentropic.objectives.loss import ObjectiveConfig, TokenLoss, bounded_exp, check_coefficient
 
-RESOLUTION = (
-    1e-5  # nats: float32 logprobs of one policy differ by less between the ways to sum them
-)
+# Nats: float32 logprobs of one policy differ by less between the ways to sum them.
+RESOLUTION = 1e-5
 
 
 def kl_cov(

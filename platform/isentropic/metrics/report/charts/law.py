@@ -61,8 +61,11 @@ class Result:
     count: int
 
 
-def points(run: RunData, key: str) -> Points:
-    """Pairs a score with its entropy; the start is left out: its entropy is of other prompts."""
+def points(run: RunData, key: str, *, after: int = 0) -> Points:
+    """Pairs a score with its entropy; the start is left out: its entropy is of other prompts.
+
+    after: first points that are left out too.
+    """
     entropy = {step: value for _, step, value in run.curve("entropy/mean")}
     scores = [(step, value) for _, step, value in run.curve(key)]
     before = [0, *(step for step, _ in scores)] if key == HELD_OUT else None
@@ -72,6 +75,7 @@ def points(run: RunData, key: str) -> Points:
         stretch = [entropy[at] for at in range(first, step + 1) if at in entropy]
         if stretch:
             rows.append((step, sum(stretch) / len(stretch), score))
+    rows = rows[after:]
     return Points(
         steps=[row[0] for row in rows],
         entropy=[row[1] for row in rows],
@@ -82,16 +86,7 @@ def points(run: RunData, key: str) -> Points:
 
 def pooled(runs: Sequence[RunData], key: str, *, after: int = 0) -> Points:
     """Puts the points of several runs one after the other, without the first `after` of each."""
-    each = [points(run, key) for run in runs]
-    each = [
-        Points(
-            steps=part.steps[after:],
-            entropy=part.entropy[after:],
-            score=part.score[after:],
-            lengths=[len(part.steps[after:])],
-        )
-        for part in each
-    ]
+    each = [points(run, key, after=after) for run in runs]
     return Points(
         steps=[step for part in each for step in part.steps],
         entropy=[value for part in each for value in part.entropy],
