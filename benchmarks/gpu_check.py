@@ -9,16 +9,21 @@ an interrupted check goes on. Exit code 0, 1 if a part failed, 2 without a GPU. 
 sizes on CPUs, which shows that the code works and nothing else.
 
 Parts: install (doctor and versions), head (token statistics: time, memory, error), attention (flash kernels 2 and 3),
-learner (MFU at 1.5 B), park (the learner's state to the host and back; a checkpoint), shared and apart (three steps
-of training with a rank and an engine on one GPU, in turns and by halves), sync (200 syncs: time, engine against
-learner in bfloat16).
+learner (MFU at 1.5 B, with gradient checkpointing and compiled too), repeats (the same updates twice: the same bits?),
+park (the learner's state to the host and back; a checkpoint), shared and apart (three steps of training with a rank
+and an engine on one GPU, in turns and by halves), books (what a step with the entropy ledger costs), experts (a mixture
+of experts), resume (a run that was killed, against one that was not), sync (200 syncs: time, engine against learner in
+bfloat16).
 """
 
 import argparse
+import hashlib
 import importlib.util
 import json
+import math
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -36,6 +41,7 @@ sys.path[0] = str(ROOT / "platform")
 
 import torch  # noqa: E402
 from torch.nn import attention as torch_attention  # noqa: E402
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM  # noqa: E402
 
 from isentropic.config import ModelConfig  # noqa: E402
 from isentropic.learner.attention import packed_attention  # noqa: E402
@@ -128,8 +134,9 @@ def _time_attention(small: bool) -> Row:
 def learner(small: bool) -> list[Row]:
     """Measure the share of the GPU's peak that updates reach, at 1.5 B and 16k tokens."""
     rows = []
-    for checkpointing in (False, True):
-        with _Rank(small, TINY if small else ONE_AND_A_HALF_B, checkpointing) as (rank, batch):
+    for checkpointing, compiled in ((False, False), (True, False), (False, True)):
+        sizes = TINY if small else ONE_AND_A_HALF_B
+        with _Rank(small, sizes, checkpointing=checkpointing, compile=compiled) as (rank, batch):
             tokens = sum(len(packed.token_ids) for part in batch.updates for packed in part)
             _reset_peak()
             results = [rank.update(batch) for _ in range(4)][1:]  # the first compiles
@@ -137,12 +144,45 @@ def learner(small: bool) -> list[Row]:
             rows.append(
                 {
                     "gradient_checkpointing": checkpointing,
+                    "compiled": compiled,
                     "tokens_per_s": tokens / best,
                     "mfu": max((result.mfu for result in results if result.mfu), default=None),
                     "peak_gib": _peak_gib(),
                 }
             )
     return rows
+
+
+def repeats(small: bool) -> list[Row]:
+    """Make the same updates from the same weights twice; say whether the bits are the same."""
+    rows = []
+    for deterministic in (False, True):
+        digests, seconds = [], []
+        for _ in range(2):
+            with _Rank(small, TINY if small else HALF_B, deterministic=deterministic) as (
+                rank,
+                batch,
+            ):
+                results = [rank.update(batch) for _ in range(4)]
+                digests.append(_digest(rank))
+                seconds.append(min(result.updates[0].seconds for result in results))
+        rows.append(
+            {
+                "deterministic": deterministic,
+                "same_bits": digests[0] == digests[1],
+                "update_s": min(seconds),
+            }
+        )
+    return rows
+
+
+def _digest(rank: Learner) -> str:
+    """One hash over all weights, in float32."""
+    found = hashlib.sha256()
+    for name, weight in rank.named_weights():
+        found.update(name.encode())
+        found.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
 
 
 def park(small: bool) -> list[Row]:
@@ -166,18 +206,17 @@ def park(small: bool) -> list[Row]:
 class _Rank:
     """One rank with random weights of these sizes, and a batch of about 16k tokens."""
 
-    def __init__(self, small: bool, sizes: tiny.TinySizes, checkpointing: bool = False) -> None:
+    def __init__(self, small: bool, sizes: tiny.TinySizes, **options: bool) -> None:
         self._small = small
         self._sizes = sizes
-        self._checkpointing = checkpointing
+        self._options = {"compile": False, "checkpointing": False, "deterministic": False} | options
 
     def __enter__(self):
         self._folder = tempfile.TemporaryDirectory()
         path = _save_model(self._sizes, Path(self._folder.name))
         options = SimpleNamespace(
             sequences=4, response=48 if self._small else 4096, budget=256 if self._small else 16384,
-            dtype="float32" if self._small else "bfloat16", vocab_chunk=16384, compile=False,
-            checkpointing=self._checkpointing,
+            dtype="float32" if self._small else "bfloat16", vocab_chunk=16384, **self._options,
         )  # fmt: skip
         model = ModelConfig(
             name="check", path=str(path), revision=None, max_length=self._sizes.window,
@@ -206,6 +245,76 @@ def apart(small: bool) -> list[Row]:
     return [_train("apart", small, "run.steps=3", *halves)]
 
 
+def books(small: bool) -> list[Row]:
+    """Train with the entropy ledger in every second step; compare the time of the updates."""
+    metrics = _metrics(
+        "books", small, "run.steps=6", "cluster=shared_gpu", "accounting.ledger.every=2"
+    )
+    taken: dict[str, list[float]] = {"with": [], "without": []}
+    for line in metrics[2:]:  # the start, and a step in which kernels are compiled
+        measured = not math.isnan(line.get("ledger/measured") or math.nan)
+        taken["with" if measured else "without"].append(line["time/update_s"])
+    row: Row = {f"update_{name}_books_s": min(seconds) for name, seconds in taken.items()}
+    last = [line for line in metrics if not math.isnan(line.get("ledger/measured") or math.nan)][-1]
+    keys = ("ledger/measured", "ledger/now", "ledger/tokens", "memory/learner_peak_gib")
+    return [row | {key: last[key] for key in keys if key in last}]
+
+
+def experts(small: bool) -> list[Row]:
+    """Train a mixture of experts for three steps."""
+    lines = _metrics("experts", small, "run.steps=3", "cluster=shared_gpu", save=_save_experts)
+    return [
+        _summary(lines) | {key: lines[-1][key] for key in ("router/entropy", "router/load_max")}
+    ]
+
+
+def resume(small: bool) -> list[Row]:
+    """Kill a run in the middle and go on; compare with one that nobody touched.
+
+    Both with kernels that round alike in every batch and add in a fixed order.
+    """
+    settings = (
+        "run.steps=6", "cluster=shared_gpu", "checkpoint.every=1", "learner.deterministic=true",
+        "resume=auto",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        model = _save_model(TINY if small else HALF_B, Path(folder) / "model")
+        commands = [_command("resume", small, model, run, settings) for run in (whole, killed)]
+        # On a CPU vLLM has no such kernels, and needs none.
+        environment = os.environ | ({} if small else {"VLLM_BATCH_INVARIANT": "1"})
+        _run_to_end(commands[0], environment)
+        process = subprocess.Popen(
+            commands[1], env=environment, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while process.poll() is None and not (killed / "checkpoints" / "step_000003").exists():
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        at = max((line["step"] for line in read_lines(killed / "metrics.jsonl")[0]), default=0)
+        _run_to_end(commands[1], environment)
+        runs = [read_lines(run / "metrics.jsonl")[0] for run in (killed, whole)]
+        return [{"killed_after_step": at} | _differences(*runs)]
+
+
+def _differences(one: list[Row], other: list[Row]) -> Row:
+    """Where two runs differ first, but for their times, and by how much their entropies do."""
+    times = ("time/", "throughput/", "memory/", "sync/", "mismatch/")
+    row: Row = {"steps": other[-1]["step"], "equal_to_the_bit": len(one) == len(other)}
+    for line, wanted in zip(one, other, strict=False):
+        keys = [key for key in wanted if not key.startswith(times)]
+        found = [key for key in keys if repr(line.get(key)) != repr(wanted[key])]
+        if found:
+            row |= {"equal_to_the_bit": False, "first_at_step": wanted["step"], "keys": found[:6]}
+            break
+    pairs = [
+        (a.get("entropy/mean"), b.get("entropy/mean")) for a, b in zip(one, other, strict=False)
+    ]
+    row["entropy_differs_by"] = max((abs(a - b) for a, b in pairs if a and b), default=0.0)
+    return row
+
+
 def sync(small: bool) -> list[Row]:
     """Sync 200 times, after short steps; compare engine and learner after each."""
     steps = 2 if small else 200
@@ -215,34 +324,46 @@ def sync(small: bool) -> list[Row]:
 
 def _train(name: str, small: bool, *settings: str) -> Row:
     """Run jobs/train.py on a random model and sum its metrics up."""
+    return _summary(_metrics(name, small, *settings))
+
+
+def _metrics(
+    name: str, small: bool, *settings: str, save: Callable[[bool, Path], Path] | None = None
+) -> list[Row]:
+    """The lines of metrics.jsonl of a run of jobs/train.py on a random model."""
     with tempfile.TemporaryDirectory() as folder:
-        model = _save_model(TINY if small else HALF_B, Path(folder) / "model")
+        place = Path(folder) / "model"
+        model = save(small, place) if save else _save_model(TINY if small else HALF_B, place)
         run = Path(folder) / "run"
-        common = [
-            "experiment=ce_gppo_tiny", "model=path", f"model.path={model}", "model.max_length=128",
-            "rollout.max_prompt_tokens=32", "rollout.max_response_tokens=48", "rollout.kv_cache_gib=0.5",
-            "learner.num_ranks=1", "evaluation.every=0", "checkpoint.every=0", "tracking.wandb=disabled",
-            f"run.name=gpu-check-{name}", f"run.dir={run}",
-            # A random model answers all wrong; its lengths differ, so that there is something to learn.
-            "shaping=overlong", "shaping.buffer_share=1.0", "filter=keep_all",
-        ]  # fmt: skip
-        chosen = [*common, *(_on_cpus(settings) if small else settings)]
-        if not small:
-            chosen += [
-                "rollout.dtype=bfloat16",
-                "learner.dtype=bfloat16",
-                "rollout.probe_tolerance=0.3",
-            ]
-        done = subprocess.run(
-            [sys.executable, ROOT / "jobs" / "train.py", *chosen], capture_output=True, text=True
-        )
-        if done.returncode:
-            last = (done.stdout + done.stderr)[-3000:]
-            raise RuntimeError(f"jobs/train.py ended with {done.returncode}:\n{last}")
+        _run_to_end(_command(name, small, model, run, settings))
         lines = read_lines(run / "metrics.jsonl")[0]
         if idle := [each["step"] for each in lines if each["step"] and not each["update/count"]]:
             raise RuntimeError(f"nothing was learned in steps {idle}: times and syncs mean nothing")
-        return _summary(lines)
+        return lines
+
+
+def _command(name: str, small: bool, model: Path, run: Path, settings: Sequence[str]) -> list[str]:
+    """The command line of a run of this part."""
+    common = [
+        "experiment=ce_gppo_tiny", "model=path", f"model.path={model}", "model.max_length=128",
+        "rollout.max_prompt_tokens=32", "rollout.max_response_tokens=48", "rollout.kv_cache_gib=0.5",
+        "learner.num_ranks=1", "evaluation.every=0", "checkpoint.every=0", "tracking.wandb=disabled",
+        f"run.name=gpu-check-{name}", f"run.dir={run}",
+        # A random model answers all wrong; its lengths differ, so that there is something to learn.
+        "shaping=overlong", "shaping.buffer_share=1.0", "filter=keep_all",
+    ]  # fmt: skip
+    half = ["rollout.dtype=bfloat16", "learner.dtype=bfloat16", "rollout.probe_tolerance=0.3"]
+    chosen = [*common, *(_on_cpus(settings) if small else [*settings, *half])]
+    once = {each.partition("=")[0]: each for each in chosen}  # a part's own settings come last
+    return [sys.executable, str(ROOT / "jobs" / "train.py"), *once.values()]
+
+
+def _run_to_end(command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    """Raises RuntimeError, with the last lines, if the command fails."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stdout + done.stderr)[-3000:]
+        raise RuntimeError(f"jobs/train.py ended with {done.returncode}:\n{last}")
 
 
 def _on_cpus(settings: Sequence[str]) -> list[str]:
@@ -269,9 +390,13 @@ PARTS: dict[str, Callable[[bool], list[Row]]] = {
     "head": head,
     "attention": attention,
     "learner": learner,
+    "repeats": repeats,
     "park": park,
     "shared": shared,
     "apart": apart,
+    "books": books,
+    "experts": experts,
+    "resume": resume,
     "sync": sync,
 }
 
@@ -280,6 +405,23 @@ def _save_model(sizes: tiny.TinySizes, folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer = tiny.build_tokenizer()
     tiny.save(folder, tiny.build_model(sizes, tokenizer), tokenizer)
+    return folder
+
+
+def _save_experts(small: bool, folder: Path) -> Path:
+    """A random mixture of experts; 0.3 B parameters, of which an answer's token meets an eighth."""
+    torch.manual_seed(0)
+    tokenizer = tiny.build_tokenizer()
+    width, layers, count = (64, 2, 8) if small else (768, 8, 32)
+    config = Qwen3MoeConfig(
+        vocab_size=128, hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 32,
+        num_key_value_heads=1, head_dim=64, num_experts=count, num_experts_per_tok=count // 8,
+        norm_topk_prob=True, moe_intermediate_size=width // 2, max_position_embeddings=256,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = Qwen3MoeForCausalLM(config)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    tiny.save(folder, model, tokenizer)
     return folder
 
 

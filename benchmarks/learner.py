@@ -68,6 +68,7 @@ def learner_config(options: argparse.Namespace) -> LearnerConfig:
         collective_timeout_s=600.0,
         replicas=1,
         context_parallel=1,
+        deterministic=getattr(options, "deterministic", False),
     )
 
 

@@ -48,6 +48,7 @@ CAME_LATER: dict[str, Any] = {
     "learner.head": "torch",
     "weights": {"transport": "objects"},
     "learner.lora": None,
+    "learner.deterministic": False,
     "model.shape": None,
     "cluster.assume": None,
     "rewards.network": False,
@@ -287,6 +288,8 @@ class LearnerConfig:
     # Ranks in a row that share the tokens of a microbatch, for sequences too long for one of them.
     context_parallel: int
     lora: LoraConfig | None = None  # only adapters are trained; null: all weights
+    # On a GPU: kernels that add in a fixed order; slower. On a CPU they always do.
+    deterministic: bool = False
 
     def on_one_rank(self) -> "LearnerConfig":
         """Returns the settings of a learner in this process alone."""

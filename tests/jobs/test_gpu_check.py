@@ -92,8 +92,39 @@ def test_without_gpus_a_part_keeps_its_turns():
     assert gpu_check._on_cpus(("cluster=gpu", "cluster.gpus_per_rank=0.5")) == []
 
 
+def test_two_runs_are_compared_but_for_their_times():
+    lines = [
+        {"step": step, "entropy/mean": 1.0, "ledger/now": float("nan"), "time/step_s": step}
+        for step in (1, 2, 3)
+    ]
+    later = [line | {"time/step_s": 0.5} for line in lines]
+    other = [*later[:2], later[2] | {"entropy/mean": 1.25, "reward/mean": 0.5}]
+
+    assert gpu_check._differences(later, lines) == {
+        "steps": 3,
+        "equal_to_the_bit": True,
+        "entropy_differs_by": 0.0,
+    }
+    assert gpu_check._differences(lines, other) == {
+        "steps": 3,
+        "equal_to_the_bit": False,
+        "first_at_step": 3,
+        "keys": ["entropy/mean", "reward/mean"],
+        "entropy_differs_by": 0.25,
+    }
+    assert not gpu_check._differences(lines[:2], lines)["equal_to_the_bit"]
+
+
+def test_a_part_of_its_own_settings_wins():
+    command = gpu_check._command("resume", True, Path("m"), Path("r"), ["checkpoint.every=1"])
+
+    assert [each for each in command if each.startswith("checkpoint.every")] == [
+        "checkpoint.every=1"
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["head", "attention", "learner", "park"])
+@pytest.mark.parametrize("part", ["head", "attention", "learner", "repeats", "park"])
 def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
     path = tmp_path / "results.json"
 
@@ -104,7 +135,7 @@ def test_a_part_runs_with_tiny_sizes_on_a_cpu(part, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.engine
-@pytest.mark.parametrize(("part", "steps"), [("sync", 2), ("shared", 3)])
+@pytest.mark.parametrize(("part", "steps"), [("sync", 2), ("shared", 3), ("experts", 3)])
 def test_a_part_that_trains_runs_on_a_cpu(part, steps, tmp_path):
     path = tmp_path / "results.json"
 
@@ -113,3 +144,16 @@ def test_a_part_that_trains_runs_on_a_cpu(part, steps, tmp_path):
     assert row["steps"] == steps
     assert row["time/sync_s"] > 0 and row["time/update_s"] > 1e-3
     assert row["sync/probe_logprob_abs_max max"] < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_killed_run_is_compared_on_a_cpu(tmp_path):
+    path = tmp_path / "results.json"
+
+    assert gpu_check.check(["books", "resume"], path, small=True, again=False) == 0
+    result = json.loads(path.read_text())
+    (books,), (resume,) = result["books"]["rows"], result["resume"]["rows"]
+    assert books["update_with_books_s"] > books["update_without_books_s"] > 0
+    assert resume["equal_to_the_bit"] and resume["entropy_differs_by"] == 0
+    assert 1 <= resume["killed_after_step"] < resume["steps"] == 6

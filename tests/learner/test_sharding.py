@@ -325,3 +325,28 @@ def test_a_rank_never_holds_more_than_its_shard(model, dtype):
     peak = float(found.stdout.split()[-1])
     print(f"{total:.0f} MiB in all, a shard of {total / 4:.0f}, largest {largest:.0f}: {peak:.0f}")
     assert peak < total / 4 + largest + 32
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_gpu_adds_in_a_fixed_order_only_if_asked(monkeypatch, deterministic):
+    """Merely warning would leave attention's backward pass as it is."""
+    asked = []
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    monkeypatch.setattr(
+        torch, "use_deterministic_algorithms", lambda mode, **options: asked.append((mode, options))
+    )
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(sharding, "_mesh", lambda *arguments: "mesh")
+
+    joined = sharding.join(
+        rank=0, world_size=1, init_method=None, timeout_s=1.0, deterministic=deterministic
+    )
+
+    assert joined == "mesh"
+    assert asked == ([(True, {})] if deterministic else [])
+    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -99,6 +99,7 @@ class Learner:
             init_method=init_method,
             timeout_s=config.collective_timeout_s,
             replicas=config.replicas,
+            deterministic=config.deterministic,
         )
         self._context: ContextGroup | None = None
         if config.context_parallel > 1:

@@ -1,6 +1,7 @@
 """One process group for the ranks, and FSDP2 around a packed model."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -35,6 +36,7 @@ def join(
     init_method: str | None,
     timeout_s: float,
     replicas: int = 1,
+    deterministic: bool = False,
 ) -> DeviceMesh:
     """Joins the ranks, one device each: NCCL on GPUs (gloo for host tensors), gloo on CPUs.
 
@@ -45,6 +47,8 @@ def join(
             ranks' microbatches differ, and on a GPU longer than the work that was queued before the
             collective: NCCL counts from its start on the host.
         replicas: copies of the sharded state, each over equally many ranks in a row.
+        deterministic: on a GPU, only kernels that add in a fixed order; an operation without one
+            raises RuntimeError. It holds for the whole process.
 
     Returns:
         The mesh that the model is sharded over: ("ranks",), or ("replicas", "shards").
@@ -56,6 +60,11 @@ def join(
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(rank % torch.cuda.device_count())
+        if deterministic:
+            # Attention's backward pass adds in a fixed order only where others would be refused.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+            torch.utils.deterministic.fill_uninitialized_memory = False
     else:
         # Free on a CPU, except that it would also fill all new memory, which is not: off.
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -146,9 +146,9 @@ def _weights(
     """[N] weights; larger changes weigh less."""
     if not change.numel():
         return change
-    # As kthvalue, for torch.quantile refuses more than 16 million values.
+    # torch.quantile refuses more than 16 million values, and kthvalue is refused with learner.deterministic.
     rank = max(1, math.ceil(quantile * change.numel()))
-    largest = change.kthvalue(rank).values
+    largest = change.sort().values[rank - 1]
     if mapping == "exponential":
         scale = largest.clamp(min=floor)
         share = torch.where(scale > 0, change / scale, (change > 0).to(change))
