@@ -59,14 +59,14 @@ async def settle():
         await asyncio.sleep(0)
 
 
-def begin(split, *handles, room=ROOM):
-    """Draws one sample of each of eight prompts: a task for its answers."""
+def begin(split, *handles, room=ROOM, prompts=ROOM):
+    """Draws one sample of each prompt: a task for its answers."""
     requests = [
         Request(
             key=RolloutKey(split, draw, 0, 0), turn=0, token_ids=np.array([1]), max_tokens=4,
             temperature=1.0, seed=draw,
         )
-        for draw in range(ROOM)
+        for draw in range(prompts)
     ]  # fmt: skip
     draw = Dispatch(
         handles, requests, policy_version=0, room=room, timeout_s=60.0, revive=handles[0].revive
@@ -142,6 +142,26 @@ def test_each_engine_has_its_share_though_one_had_room_for_all():
     running, drawn = asyncio.run(go())
     assert running == (4, 4)
     assert sorted(key.draw for key in drawn) == list(range(ROOM))
+
+
+def test_what_another_draw_has_on_an_engine_takes_nothing_from_its_share():
+    """The few prompts of a probe would make one engine write more than the other."""
+
+    async def go():
+        (first, one), (second, other) = made(0), made(1)
+        probing = begin("probe", one, prompts=1, room=2 * ROOM)
+        await settle()
+        drawing = begin("train", one, other, room=2 * ROOM)
+        await settle()
+        running = first.splits["train"], second.splits["train"]
+        await first.finish("probe", 1)
+        await first.finish("train", ROOM // 2)
+        await second.finish("train", ROOM // 2)
+        return running, await drawing, await probing
+
+    running, drawn, probed = asyncio.run(go())
+    assert running == (ROOM // 2, ROOM // 2)
+    assert len(drawn) == ROOM and len(probed) == 1
 
 
 def test_the_share_of_an_engine_that_comes_back_is_the_others():

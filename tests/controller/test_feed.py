@@ -81,8 +81,10 @@ def test_engines_draw_as_far_as_the_weights_reach(staleness, fake_run, fakes):
     asyncio.run(go())
 
 
-def test_a_probe_is_sampled_after_every_load_and_before_the_draw(fake_run, fakes):
-    run = fake_run(NO_EVALUATION)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_probe_is_sampled_after_every_load(staleness, fake_run, fakes):
+    """On policy beside the draw, which is delivered with it; off policy before the draw."""
+    run = fake_run(NO_EVALUATION, f"rollout.max_staleness={staleness}")
     run.pool.num_actors = 3
 
     async def go():
@@ -92,14 +94,45 @@ def test_a_probe_is_sampled_after_every_load_and_before_the_draw(fake_run, fakes
             feed.publish(0, fakes["weights"](0, LOGITS))
             await feed.batch(1)
             assert feed.probe_so_far(0) == await feed.probe(0)
+            if staleness:
+                await feed.batch(2)
             return await feed.probe(0)
 
     probe = asyncio.run(go())
     assert len(probe) == 3 * PROBE_PROMPTS
     splits = [key.split for key, _ in run.pool.drawn]
-    assert splits[: len(probe)] == ["probe/0"] * len(probe)
-    assert splits[-16:] == ["train"] * 16
-    assert set(splits[len(probe) : -16]) == {"start"}  # for the entropy of line 0
+    last = max(at for at, split in enumerate(splits) if split == "probe/0")
+    assert splits.count("probe/0") == len(probe)
+    assert splits[0] == "probe/0", "its prompts are handed out first"
+    # The others are for the entropy of line 0.
+    others = {split for split in splits if split not in ("probe/0", "train")}
+    assert others == {"start"}
+    before = [split for split in splits[:last] if split != "probe/0"]
+    assert bool(before) == (staleness == 0)
+
+
+def test_no_step_is_delivered_before_its_probe(fake_run, fakes):
+    """The loop looks at what there is of it, and would check nothing."""
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            if requests[0].key.split.startswith("probe"):
+                for _ in range(500):
+                    await asyncio.sleep(0)
+            async for completions in super().generate(requests):
+                yield completions
+
+    run = fake_run(pool=Pool())
+
+    async def go():
+        feed = run.feed()
+        async with feeding(feed):
+            for step in range(3):
+                feed.publish(step, fakes["weights"](step, LOGITS))
+                await feed.batch(step + 1)
+                assert feed.probe_so_far(step)
+
+    asyncio.run(go())
 
 
 def test_what_the_ledger_has_is_not_drawn_and_its_weights_are_not_loaded(fake_run, fakes):

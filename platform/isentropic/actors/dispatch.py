@@ -131,7 +131,9 @@ class Dispatch:
 
     def _take(self, handle: EngineHandle, *, first: bool) -> list[Request]:
         """Takes prompts for one call: first an even share, then what fits in a free quarter."""
-        room = (self._share if first else self._room) - handle.outstanding
+        room = self._room - handle.outstanding
+        if first:
+            room = min(self._share, room)
         if not first and (self._expected or room < self._room // 4):
             return []
         taken: list[Request] = []

@@ -199,13 +199,13 @@ class Feed:
         for source in range(done, self._last + 1):
             # The evaluation after `done` itself was reported before its checkpoint was made.
             if self.evaluates(source) and (source > done or source == 0):
-                await self._load(source)
-                evaluating = self._evaluate(source)
+                evaluate = partial(self._evaluate, source)
+                draw = partial(self._draw_from, source, next_draw)
                 if not self._shared:
-                    _, next_draw = await _both(evaluating, self._draw_from(source, next_draw))
+                    *_, next_draw = await self._with_weights(source, evaluate, draw)
                 else:
-                    await evaluating
-                    next_draw = await self._draw_from(source, next_draw)
+                    await self._with_weights(source, evaluate)
+                    next_draw = await draw()
             else:
                 next_draw = await self._draw_from(source, next_draw)
             if self._loaded != source:
@@ -288,8 +288,9 @@ class Feed:
             self._set_aside(step)
         if self._shared:
             await self._learner_is_done(source)
-        await self._load(source)
-        delivery = await self._draw(step, source, next_draw)
+        draw = partial(self._draw, step, source, next_draw)
+        *_, delivery = await self._with_weights(source, draw)
+        await self.probe(source)  # the loop checks it with the step that was drawn beside it
         delivery.sync_s, self._sync_s = self._sync_s, 0.0
         delivery.sync, self._sync = self._sync, {}
         delivery.usage = await self._pool.take_usage()
@@ -307,10 +308,26 @@ class Feed:
         self._idle.clear()
         self._loaded = None
 
+    async def _with_weights(
+        self, source: int, *work: Callable[[], Coroutine[Any, Any, Any]]
+    ) -> list[Any]:
+        """Does all work at once with the weights after step `source`, and probes new ones.
+
+        On policy the probe is one more piece of work: alone, its few prompts would keep the engines
+        from the others for as long as it takes to write them. Off policy the learner may wait for
+        it, so it comes first.
+        """
+        if self._loaded != source:
+            await self._load(source)
+            probe = partial(self._probe, source)
+            if self._staleness:
+                await probe()
+            else:
+                work = (probe, *work)
+        return await _at_once(*(begin() for begin in work))
+
     async def _load(self, source: int) -> None:
-        """Gives the engines the weights after step `source`, unless they have them, and probes."""
-        if self._loaded == source:
-            return
+        """Gives the engines the weights after step `source`."""
         self._idle.set()
         weights = await _future(self._weights, source)
         self._idle.clear()
@@ -320,6 +337,9 @@ class Feed:
         for name, seconds in phases.items():
             self._sync[name] = self._sync.get(name, 0.0) + seconds
         self._loaded, self._version = source, weights.policy_version
+
+    async def _probe(self, source: int) -> None:
+        """Draws the probe of the weights after step `source`; engines may have had them before."""
         probe = await self._draw_probe(source)
         if _future(self._probes, source).done():
             del self._probes[source]
@@ -417,8 +437,8 @@ class Feed:
         return DrawnFrom(step=step, source_step=source, policy_version=self._version)
 
 
-async def _both(*work: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Does both at once. If one fails, the other is broken off, and the error is the one's."""
+async def _at_once(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Does all at once. If one fails, the others are broken off, and the error is the one's."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
