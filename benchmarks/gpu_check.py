@@ -20,7 +20,6 @@ import argparse
 import hashlib
 import importlib.util
 import json
-import math
 import os
 import platform
 import signal
@@ -247,17 +246,15 @@ def apart(small: bool) -> list[Row]:
 
 def books(small: bool) -> list[Row]:
     """Train with the entropy ledger in every second step; compare the time of the updates."""
-    metrics = _metrics(
+    lines = _metrics(
         "books", small, "run.steps=6", "cluster=shared_gpu", "accounting.ledger.every=2"
     )
     taken: dict[str, list[float]] = {"with": [], "without": []}
-    for line in metrics[2:]:  # the start, and a step in which kernels are compiled
-        measured = not math.isnan(line.get("ledger/measured") or math.nan)
-        taken["with" if measured else "without"].append(line["time/update_s"])
+    for line in lines[2:]:  # the start, and a step in which kernels are compiled
+        taken["with" if "ledger/measured" in line else "without"].append(line["time/update_s"])
     row: Row = {f"update_{name}_books_s": min(seconds) for name, seconds in taken.items()}
-    last = [line for line in metrics if not math.isnan(line.get("ledger/measured") or math.nan)][-1]
-    keys = ("ledger/measured", "ledger/now", "ledger/tokens", "memory/learner_peak_gib")
-    return [row | {key: last[key] for key in keys if key in last}]
+    last = [line for line in lines if "ledger/measured" in line][-1]
+    return [row | {key: last[key] for key in ("ledger/measured", "ledger/now", "ledger/tokens")}]
 
 
 def experts(small: bool) -> list[Row]:
@@ -279,7 +276,7 @@ def resume(small: bool) -> list[Row]:
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
-        model = _save_model(TINY if small else HALF_B, Path(folder) / "model")
+        model = _save_half_b(small, Path(folder) / "model")
         commands = [_command("resume", small, model, run, settings) for run in (whole, killed)]
         # On a CPU vLLM has no such kernels, and needs none.
         environment = os.environ | ({} if small else {"VLLM_BATCH_INVARIANT": "1"})
@@ -300,7 +297,7 @@ def resume(small: bool) -> list[Row]:
 
 def _differences(one: list[Row], other: list[Row]) -> Row:
     """Where two runs differ first, but for their times, and by how much their entropies do."""
-    times = ("time/", "throughput/", "memory/", "sync/", "mismatch/")
+    times = ("time/", "throughput/", "sync/", "mismatch/")
     row: Row = {"steps": other[-1]["step"], "equal_to_the_bit": len(one) == len(other)}
     for line, wanted in zip(one, other, strict=False):
         keys = [key for key in wanted if not key.startswith(times)]
@@ -332,8 +329,7 @@ def _metrics(
 ) -> list[Row]:
     """The lines of metrics.jsonl of a run of jobs/train.py on a random model."""
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "model"
-        model = save(small, place) if save else _save_model(TINY if small else HALF_B, place)
+        model = (save or _save_half_b)(small, Path(folder) / "model")
         run = Path(folder) / "run"
         _run_to_end(_command(name, small, model, run, settings))
         lines = read_lines(run / "metrics.jsonl")[0]
@@ -378,7 +374,7 @@ def _summary(lines: list[Row]) -> Row:
     keys = sorted({key for line in lines for key in line})
     for key in keys:
         values = [line[key] for line in lines if isinstance(line.get(key), int | float)]
-        if key.startswith(("time/", "throughput/", "memory/")) and values:
+        if key.startswith(("time/", "throughput/")) and values:
             row[key] = statistics.median(values)
         elif key.startswith("sync/") and values:
             row |= {f"{key} median": statistics.median(values), f"{key} max": max(values)}
@@ -406,6 +402,10 @@ def _save_model(sizes: tiny.TinySizes, folder: Path) -> Path:
     tokenizer = tiny.build_tokenizer()
     tiny.save(folder, tiny.build_model(sizes, tokenizer), tokenizer)
     return folder
+
+
+def _save_half_b(small: bool, folder: Path) -> Path:
+    return _save_model(TINY if small else HALF_B, folder)
 
 
 def _save_experts(small: bool, folder: Path) -> Path:

@@ -101,14 +101,12 @@ def test_a_probe_is_sampled_after_every_load(staleness, fake_run, fakes):
     probe = asyncio.run(go())
     assert len(probe) == 3 * PROBE_PROMPTS
     splits = [key.split for key, _ in run.pool.drawn]
-    last = max(at for at, split in enumerate(splits) if split == "probe/0")
     assert splits.count("probe/0") == len(probe)
+    assert splits.count("train") == 16 * (1 + staleness)
+    assert set(splits) == {"probe/0", "train", "start"}  # start: for the entropy of line 0
     assert splits[0] == "probe/0", "its prompts are handed out first"
-    # The others are for the entropy of line 0.
-    others = {split for split in splits if split not in ("probe/0", "train")}
-    assert others == {"start"}
-    before = [split for split in splits[:last] if split != "probe/0"]
-    assert bool(before) == (staleness == 0)
+    before_all = splits[: len(probe)] == ["probe/0"] * len(probe)
+    assert before_all == (staleness == 1)
 
 
 def test_no_step_is_delivered_before_its_probe(fake_run, fakes):

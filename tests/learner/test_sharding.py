@@ -331,7 +331,8 @@ def test_a_rank_never_holds_more_than_its_shard(model, dtype):
 def test_a_gpu_adds_in_a_fixed_order_only_if_asked(monkeypatch, deterministic):
     """Merely warning would leave attention's backward pass as it is."""
     asked = []
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    environment = {}
+    monkeypatch.setattr(sharding.os, "environ", environment)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
@@ -348,5 +349,4 @@ def test_a_gpu_adds_in_a_fixed_order_only_if_asked(monkeypatch, deterministic):
 
     assert joined == "mesh"
     assert asked == ([(True, {})] if deterministic else [])
-    assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == deterministic
-    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+    assert ("CUBLAS_WORKSPACE_CONFIG" in environment) == deterministic

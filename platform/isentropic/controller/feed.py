@@ -340,12 +340,6 @@ class Feed:
 
     async def _probe(self, source: int) -> None:
         """Draws the probe of the weights after step `source`; engines may have had them before."""
-        probe = await self._draw_probe(source)
-        if _future(self._probes, source).done():
-            del self._probes[source]
-        _future(self._probes, source).set_result(probe)
-
-    async def _draw_probe(self, source: int) -> list[Rollout]:
         # Untruncated: with top-p or top-k the engine's logprobs are of another distribution than
         # the learner's, and the two could not be compared.
         wave = Wave(group_size=1, temperature=self._config.rollout.temperature)
@@ -356,7 +350,10 @@ class Feed:
             self._drawn_from(source, source),
             PROBE_TOKENS,
         )
-        return [rollout for group in groups for rollout in group.rollouts]
+        if _future(self._probes, source).done():
+            del self._probes[source]
+        probe = [rollout for group in groups for rollout in group.rollouts]
+        _future(self._probes, source).set_result(probe)
 
     async def _draw(self, step: int, source: int, next_draw: int) -> Delivery:
         """Draws the step and writes it to the ledger, what it leaves in flight first."""
