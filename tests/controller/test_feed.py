@@ -133,6 +133,26 @@ def test_no_step_is_delivered_before_its_probe(fake_run, fakes):
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("staleness", [1, 2])
+def test_engines_that_are_slower_than_the_learner_go_on(staleness, fake_run, fakes):
+    """Step s + 1 + n comes from weights s only when step s + 1 is trained, reported and dropped."""
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            source = self.weights.policy_version // 2  # two updates a step
+            while requests[0].key.split == "train" and source and source + 1 not in run.lines.lines:
+                await asyncio.sleep(0)
+            for _ in range(100):  # what is behind the line of a step
+                await asyncio.sleep(0)
+            async for completions in super().generate(requests):
+                yield completions
+
+    overrides = (f"rollout.max_staleness={staleness}", NO_EVALUATION, "checkpoint.every=0")
+    run = fake_run(*overrides, folder="slow", pool=Pool())
+    asyncio.run(asyncio.wait_for(run.controller().run(), 60))
+    assert run.stable == fake_run(*overrides, folder="quick").run().stable
+
+
 def test_what_the_ledger_has_is_not_drawn_and_its_weights_are_not_loaded(fake_run, fakes):
     """Except w0, for the entropy of the start. w2 is never loaded: nothing is left to draw."""
     first = fake_run(NO_EVALUATION, "run.steps=2", folder="same")

@@ -290,7 +290,8 @@ class Feed:
             await self._learner_is_done(source)
         draw = partial(self._draw, step, source, next_draw)
         *_, delivery = await self._with_weights(source, draw)
-        await self.probe(source)  # the loop checks it with the step that was drawn beside it
+        if not self._staleness:
+            await self.probe(source)  # the loop checks it with the step that was drawn beside it
         delivery.sync_s, self._sync_s = self._sync_s, 0.0
         delivery.sync, self._sync = self._sync, {}
         delivery.usage = await self._pool.take_usage()
