@@ -19,6 +19,7 @@ from isentropic.records import (
     Usage,
 )
 
+HANGS = 300  # seconds; a run takes two on a quiet machine
 VOCABULARY = 8
 END = 7  # ends a response
 UNSTABLE = ("time/", "throughput/", "mismatch/", "sync/")  # metrics that timing may change
@@ -332,7 +333,7 @@ class FakeRun:
         from isentropic.controller.storage.checkpoints import latest
 
         start = latest(self.folder / "checkpoints", print) if resume else None
-        asyncio.run(self.controller().run(start))
+        asyncio.run(asyncio.wait_for(self.controller().run(start), HANGS))
         return self
 
     def controller(self, **arguments):

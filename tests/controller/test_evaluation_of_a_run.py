@@ -258,11 +258,34 @@ def test_engines_that_go_after_an_evaluation_leave_its_step_its_line(fake_run, f
     assert latest(run.folder / "checkpoints", print)[1].step == 3
 
 
+@pytest.mark.parametrize("error", [LearnerLost, RuntimeError])
+def test_engines_that_go_within_an_evaluation_end_the_run_with_their_error(error, fake_run, fakes):
+    """Step 4 is trained by then, and waits for the answers after step 3, which never come."""
+    learner = fakes["learner"]()
+
+    class Pool(fakes["pool"]):
+        async def generate(self, requests):
+            version = self.weights.policy_version
+            if requests[0].key.split == "eval" and 0 < version < 10:
+                while learner.version == version:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.3)
+                raise error("engine 0 is gone")
+            async for completions in super().generate(requests):
+                yield completions
+
+    run = fake_run("rollout.max_staleness=1", "checkpoint.every=2", learner=learner, pool=Pool())
+    with pytest.raises(error, match="engine 0 is gone"):
+        run.run()
+    assert list(run.lines.lines) == [0, 1, 2]
+    assert latest(run.folder / "checkpoints", print)[1].step == 2
+
+
 async def until(happened):
-    """Returns when it has, and the feed has heard of it."""
+    """Returns when it has, and the feed has heard of it, which a slow disk has it wait for."""
     while not happened():
         await asyncio.sleep(0.001)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
 
 
 def test_a_step_takes_no_time_of_the_report_of_another(fake_run, monkeypatch):

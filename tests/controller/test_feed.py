@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import weakref
 from collections import Counter
 from contextlib import asynccontextmanager
 
@@ -17,8 +18,8 @@ NO_EVALUATION = "evaluation.every=0"
 
 @asynccontextmanager
 async def feeding(feed, done=0, next_draw=0):
-    """The feed at work until the block ends; its own error ends the block."""
-    async with asyncio.TaskGroup() as group:
+    """The feed at work until the block ends; its own error ends the block, and so does a hang."""
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         task = group.create_task(feed.run(done, next_draw))
         yield
         task.cancel()
@@ -109,8 +110,9 @@ def test_a_probe_is_sampled_after_every_load(staleness, fake_run, fakes):
     assert before_all == (staleness == 1)
 
 
-def test_no_step_is_delivered_before_its_probe(fake_run, fakes):
-    """The loop looks at what there is of it, and would check nothing."""
+@pytest.mark.parametrize("ledger", ["empty", "whole"])
+def test_no_step_and_no_evaluation_is_there_before_its_probe(ledger, fake_run, fakes):
+    """The loop looks at what there is of it, and would check nothing; or have the engines sleep."""
 
     class Pool(fakes["pool"]):
         async def generate(self, requests):
@@ -120,15 +122,66 @@ def test_no_step_is_delivered_before_its_probe(fake_run, fakes):
             async for completions in super().generate(requests):
                 yield completions
 
-    run = fake_run(pool=Pool())
+    overrides = ("evaluation.every=1", "run.steps=3")
+    if ledger == "whole":
+        fake_run(*overrides, folder="one").run()
+    run = fake_run(*overrides, folder="one", pool=Pool())
 
     async def go():
         feed = run.feed()
         async with feeding(feed):
             for step in range(3):
                 feed.publish(step, fakes["weights"](step, LOGITS))
+                await feed.evaluation(step)
+                assert feed.probe_so_far(step)
                 await feed.batch(step + 1)
                 assert feed.probe_so_far(step)
+        drawn = {key.split for key, _ in run.pool.drawn}
+        assert ("train" in drawn) == (ledger == "empty")
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_weights_that_nothing_is_left_to_be_drawn_from_are_not_kept(staleness, fake_run, fakes):
+    """A copy of the model each: the feed has the steps of a whole ledger long before they come."""
+    overrides = (f"rollout.max_staleness={staleness}", NO_EVALUATION, "run.steps=3")
+    fake_run(*overrides, folder="one").run()
+    run = fake_run(*overrides, folder="one")
+
+    async def go():
+        feed, kept = run.feed(), []
+        async with feeding(feed):
+            for step in range(4):
+                weights = fakes["weights"](step, LOGITS)
+                kept.append(weakref.ref(weights))
+                feed.publish(step, weights)
+                del weights
+                await feed.settled()
+        run.pool.weights = None
+        assert [ref() for ref in kept] == [None] * 4
+
+    asyncio.run(go())
+
+
+def test_who_no_longer_waits_takes_an_answer_from_nobody(fake_run, fakes):
+    run = fake_run()
+
+    async def go():
+        feed = run.feed()
+        async with feeding(feed):
+            waiting = [
+                asyncio.ensure_future(one)
+                for one in (feed.evaluation(0), feed.batch(1), feed.probe(0))
+            ]
+            await asyncio.sleep(0)
+            for one in waiting:
+                one.cancel()
+            await asyncio.sleep(0)
+            assert feed.evaluation_so_far(0) is None and feed.probe_so_far(0) == []
+            feed.publish(0, fakes["weights"](0, LOGITS))
+            assert (await feed.evaluation(0)).step == 0
+            assert (await feed.batch(1)).batch.step == 1 and await feed.probe(0)
 
     asyncio.run(go())
 

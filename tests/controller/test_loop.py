@@ -138,7 +138,7 @@ def test_a_requested_stop_saves_and_resumes(fake_run):
 
     async def stop_soon():
         task = asyncio.create_task(controller.run())
-        while 2 not in run.lines.lines:
+        while 2 not in run.lines.lines and not task.done():
             await asyncio.sleep(0)
         controller.request_stop("SIGTERM")
         await task

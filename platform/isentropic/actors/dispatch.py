@@ -1,6 +1,6 @@
 """Spreads one `generate` over all engines, and takes back what an engine that dies had left.
 
-Two may run at once: they share the room of each engine.
+Several may run at once (a step, an evaluation, a probe): they share the room of each engine.
 """
 
 import asyncio

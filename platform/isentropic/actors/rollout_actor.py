@@ -16,7 +16,7 @@ from isentropic.rollout import Engine
 from isentropic.weights.channel import Round
 
 MAX_CALLS = 8  # `generate` calls of one draw that an actor runs at once
-MAX_DRAWS = 2  # at once: those of a step and of an evaluation
+MAX_DRAWS = 3  # at once: those of a step, of an evaluation, and of the probe
 
 
 class StaleEngineError(RuntimeError):

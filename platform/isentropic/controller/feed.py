@@ -117,6 +117,7 @@ class Feed:
         self._evaluations: dict[int, asyncio.Future[Evaluation]] = {}
         self._probes: dict[int, asyncio.Future[list[Rollout]]] = {}
         self._finished: dict[int, asyncio.Future[None]] = {}
+        self._past = -1  # the last weights that all is drawn from
         self._loaded: int | None = None  # the engines have the weights after this step
         self._version = 0  # of these weights
         self._sync_s = 0.0  # since the last delivery
@@ -125,15 +126,16 @@ class Feed:
 
     def publish(self, step: int, weights: Weights) -> None:
         """Hands over the weights after `step`; the engines load them when the schedule says so."""
-        _future(self._weights, step).set_result(weights)
+        if step > self._past:  # else the ledger had all that they draw
+            _future(self._weights, step).set_result(weights)
 
     async def batch(self, step: int) -> Delivery:
         """Returns when the step's batch is in the ledger."""
-        return await _future(self._deliveries, step)
+        return await _asked(self._deliveries, step)
 
     async def evaluation(self, step: int) -> Evaluation:
         """Returns when the weights after `step` are evaluated; never if `evaluates` says no."""
-        return await _future(self._evaluations, step)
+        return await _asked(self._evaluations, step)
 
     def evaluation_so_far(self, step: int) -> Evaluation | None:
         """What `evaluation` gives, or None if the answers are not there."""
@@ -145,7 +147,7 @@ class Feed:
 
         [] if they never load these.
         """
-        return await _future(self._probes, source)
+        return await _asked(self._probes, source)
 
     def probe_so_far(self, source: int) -> list[Rollout]:
         """What `probe` gives, or [] if the engines are not that far."""
@@ -174,11 +176,12 @@ class Feed:
 
         Engines on the learner's GPUs draw the next step after this.
         """
-        if self._shared:
+        if self._shared and step > self._past:
             _future(self._finished, step).set_result(None)
         self._deliveries.pop(step, None)
         self._evaluations.pop(step, None)
-        self._probes.pop(step - 1, None)
+        for source in [source for source in self._probes if source < step]:
+            del self._probes[source]
 
     def evaluates(self, step: int) -> bool:
         """Whether the weights after `step` are evaluated; w0 always, for the entropy of line 0."""
@@ -212,6 +215,7 @@ class Feed:
                 _future(self._probes, source).set_result([])
             self._weights.pop(source, None)
             self._finished.pop(source, None)
+            self._past = source
         self._idle.set()
 
     async def _draw_from(self, source: int, next_draw: int) -> int:
@@ -290,8 +294,7 @@ class Feed:
             await self._learner_is_done(source)
         draw = partial(self._draw, step, source, next_draw)
         *_, delivery = await self._with_weights(source, draw)
-        if not self._staleness:
-            await self.probe(source)  # the loop checks it with the step that was drawn beside it
+        await self._probe_beside(source)
         delivery.sync_s, self._sync_s = self._sync_s, 0.0
         delivery.sync, self._sync = self._sync, {}
         delivery.usage = await self._pool.take_usage()
@@ -304,9 +307,7 @@ class Feed:
 
     async def _learner_is_done(self, step: int) -> None:
         """Waits until the loop is done with a step. The engines may have given up their weights."""
-        self._idle.set()
-        await _future(self._finished, step)
-        self._idle.clear()
+        await self._given(_future(self._finished, step))
         self._loaded = None
 
     async def _with_weights(
@@ -329,15 +330,29 @@ class Feed:
 
     async def _load(self, source: int) -> None:
         """Gives the engines the weights after step `source`."""
-        self._idle.set()
-        weights = await _future(self._weights, source)
-        self._idle.clear()
+        weights = await self._given(_future(self._weights, source))
         start = time.perf_counter()
         phases = await self._pool.load_weights(weights)
         self._sync_s += time.perf_counter() - start
         for name, seconds in phases.items():
             self._sync[name] = self._sync.get(name, 0.0) + seconds
         self._loaded, self._version = source, weights.policy_version
+
+    async def _given(self, future: asyncio.Future[T]) -> T:
+        """What the loop gives; nothing is being drawn until it does."""
+        if not future.done():
+            self._idle.set()
+            await future
+            self._idle.clear()
+        return future.result()
+
+    async def _probe_beside(self, source: int) -> None:
+        """Waits for the probe that is drawn beside other work, before the loop has this work.
+
+        The loop checks what there is of it, and on shared GPUs puts the engines to sleep then.
+        """
+        if not self._staleness:
+            await self.probe(source)
 
     async def _probe(self, source: int) -> None:
         """Draws the probe of the weights after step `source`; engines may have had them before."""
@@ -410,6 +425,7 @@ class Feed:
             )
             start = await self._draw_held_out("start", source, wave)
         seconds = time.perf_counter() - begin
+        await self._probe_beside(source)
         _future(self._evaluations, source).set_result(Evaluation(source, groups, seconds, start))
 
     async def _draw_held_out(self, split: str, source: int, wave: Wave) -> list[Group]:
@@ -449,6 +465,11 @@ async def _at_once(*work: Coroutine[Any, Any, Any]) -> list[Any]:
 async def _on_disk(write: Callable[[], Path]) -> None:
     """Writes in a thread of its own; waits for room on a full disk."""
     await asyncio.to_thread(when_there_is_room, write)
+
+
+async def _asked(table: dict[int, asyncio.Future[T]], step: int) -> T:
+    """The entry of a step, once it is set. Who no longer waits for it takes it from nobody else."""
+    return await asyncio.shield(_future(table, step))
 
 
 def _future(table: dict[int, asyncio.Future[T]], step: int) -> asyncio.Future[T]:
