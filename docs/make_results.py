@@ -79,13 +79,19 @@ def mean(about: Mapping[str, Any] | None, scale: float = 1.0) -> str:
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
-def difference(about: Mapping[str, Any] | None) -> str:
-    """Formats a paired difference, with how many standard errors it is from 0."""
+def difference(about: Mapping[str, Any] | None, pooled: Mapping[str, Any] | None = None) -> str:
+    """Formats a paired difference, with how many standard errors it is from 0.
+
+    pooled: the error that all differences of the table share, whose multiple stands behind its own.
+    """
     text = mean(about)
     if text == UNKNOWN or not about or not about["error"]:
         return text
+    errors = f"{about['mean'] / about['error']:+.1f} s.e."
+    if pooled and pooled["error"]:
+        errors += f", pooled {about['mean'] / pooled['error']:+.1f}"
     sign = "" if about["mean"] < 0 else "+"
-    return f"{sign}{text} ({about['mean'] / about['error']:+.1f} s.e.)"
+    return f"{sign}{text} ({errors})"
 
 
 def cell(text: str) -> str:

@@ -11,13 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from isentropic.experiments.program import DONE as CODE_DONE
-from isentropic.experiments.results.conclude import conclude, draw
+from isentropic.experiments.results.conclude import commands_of, conclude, draw
 from isentropic.experiments.results.cost import RECORDED, cost_of
 from isentropic.experiments.results.numbers import (
+    DIFFERENCES,
     books,
     budget_of,
     mean,
     own_base,
+    pooled_errors,
     read_settings,
     rounded,
     score_at,
@@ -75,6 +77,45 @@ def test_an_addition_is_compared_with_what_it_is_added_to():
     assert rows["PAPO x CE-GPPO"]["against_base"]["entropy_mean"]["mean"] == pytest.approx(0.4)
 
 
+def table_row(label, *values, seeds=2):
+    numbers = {key: {"values": list(values)} for key in DIFFERENCES}
+    return {"label": label, "seeds": list(range(seeds)), "numbers": numbers}
+
+
+def test_the_pooled_error_is_that_of_a_two_way_table():
+    """Left once settings and seeds are taken off: a third, or two, of either sign; over 2 degrees."""
+    rows = [table_row("a", 0, 0), table_row("b", 1, 3), table_row("c", 0, 0)]
+    pooled = pooled_errors(rows)
+    assert list(pooled) == list(DIFFERENCES)
+    squares = 4 * (1 / 3) ** 2 + 2 * (2 / 3) ** 2
+    for about in pooled.values():
+        assert about["freedom"] == 2
+        assert about["error"] == pytest.approx(math.sqrt(2 * (squares / 2) / 2))
+    # A row that lacks a seed is none of the table; two settings have no error but their own.
+    assert pooled_errors([*rows, table_row("d", 7, seeds=1)]) == pooled
+    assert pooled_errors(rows[:2]) == {}
+
+
+@pytest.mark.parametrize("rise", [0.0, 0.3])
+def test_of_what_is_not_there_the_pooled_error_errs_as_students_t(rise):
+    """Of settings alike, beside one that stands apart, which takes nothing from the others' error."""
+    rng, found = np.random.default_rng(1), []
+    for _ in range(2000):
+        seeds = rng.normal(size=3)  # what a seed has in common
+        values = rng.normal(size=(4, 3)) + seeds
+        values[3] += rise
+        error = pooled_errors([table_row(str(n), *row, seeds=3) for n, row in enumerate(values)])
+        found.append((values[1] - values[0]).mean() / error["avg_last"]["error"])
+    assert np.mean(np.abs(found) > 2.447) == pytest.approx(0.05, abs=0.02)  # t of 6 degrees
+
+
+def test_a_command_has_of_each_key_what_counts(baselines):
+    run = baselines[1][0]
+    planned = replace(run, overrides=("a.b=1", "method=grpo", "a.b=2", "seed=0"))
+    wanted = "python jobs/train.py run.name=again method=grpo a.b=2 seed=0"
+    assert commands_of([planned]) == wanted
+
+
 def test_a_part_is_concluded_from_its_runs(baselines, finish):
     part, runs, root = baselines
     ledger = SweepLedger(root / "runs")
@@ -106,6 +147,7 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert rows["DAPO"]["law"]["a"] > 0
     assert "method=clip_higher" in rows["DAPO"]["command"]
     assert "seed=0" in rows["DAPO"]["command"]
+    assert found["pooled"]["avg_last"]["freedom"] == 4
     assert found["figures"] == [f"baselines/{name}.png" for name in ("entropy", "reward")]
     assert all((root / "numbers" / name).stat().st_size > 1000 for name in found["figures"])
 

@@ -286,28 +286,35 @@ def test_t2_and_t4(tmp_path, low, high, share, t2, t4):
 
 
 @pytest.mark.parametrize(
-    ("step", "expected"),
-    [(1.5, {"held": 1.0}), (0.0, {"held": 0.0025, "not_held": 0.04}), (-1.5, {"not_held": 1.0})],
-    ids=["planted order", "no order", "order turned round"],
+    ("runs", "points", "between", "step", "expected"),
+    [
+        pytest.param(1, 40, 0.0, 1.5, {"held": 1.0}, id="planted order"),
+        pytest.param(1, 40, 0.0, 0.0, {"held": 0.0025, "not_held": 0.04}, id="no order"),
+        pytest.param(1, 40, 0.0, -1.5, {"not_held": 1.0}, id="order turned round"),
+        pytest.param(3, 43, 0.0, 0.0, {"held": 0.0, "not_held": 0.005}, id="no order, three runs"),
+        # What a run has of its own lasts for all its points, and is not the settings'.
+        pytest.param(3, 43, 0.5, 0.0, {"held": 0.01, "not_held": 0.16}, id="three runs differ"),
+        pytest.param(8, 43, 0.5, 0.0, {"held": 0.005, "not_held": 0.025}, id="eight runs differ"),
+        pytest.param(8, 43, 0.5, 0.5, {"held": 0.90}, id="an order in eight that differ"),
+    ],
 )
-def test_t3(tmp_path, step, expected):
-    """Four betas over 40 points; steps of entropy in standard deviations of a point."""
+def test_t3(tmp_path, runs, points, between, step, expected):
+    """Four betas; steps of entropy and what a run has of its own in standard deviations of a point."""
     rng, betas = np.random.default_rng(3), (0.0, 0.25, 0.5, 1.0)
     found = Counter()
     told = {str(beta): {"objective": CE_GPPO | {"beta1": beta, "beta2": 1.0}} for beta in betas}
     (tmp_path / "settings.json").write_text(json.dumps(told))
+    levels = -step * np.arange(len(betas))
     for _ in range(SETS):
+        of_runs = between * rng.normal(size=(runs, 1, len(betas)))
+        entropies = levels + of_runs + rng.normal(size=(runs, points, len(betas)))
         rows = [
-            {
-                "step": point,
-                "setting": str(beta),
-                "entropy": -step * n + rng.normal(),
-                "clip_frac": 0.01,
-            }
-            for point in range(40)
-            for n, beta in enumerate(betas)
+            f'{{"run": "{run}", "step": {point}, "setting": "{beta}", "entropy": {entropy}, '
+            '"clip_frac": 0.01}\n'
+            for (run, point, n), entropy in np.ndenumerate(entropies)
+            for beta in [betas[n]]
         ]
-        (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "branches.jsonl").write_text("".join(rows))
         (statement,) = [each for each in branch_statements(tmp_path) if each.id == "T3 beta1"]
         found[statement.verdict] += 1
     assert_rates({key: count / SETS for key, count in found.items()}, **expected)

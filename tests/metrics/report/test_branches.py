@@ -53,6 +53,19 @@ def test_many_points_have_the_error_of_their_blocks(tmp_path):
     assert "± 0.58" in str(row)
 
 
+def test_points_of_several_runs_have_the_error_of_the_runs(tmp_path):
+    """Two runs of 20 points, +3 and +1 at each: no point differs from its neighbour, the runs do."""
+    rows = [
+        {"run": run, "step": step, "setting": name, "entropy": height}
+        for run, more in (("one", 3.0), ("other", 1.0))
+        for step in range(20)
+        for name, height in (("a", 0.0), ("b", more))
+    ]
+    (tmp_path / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mean = Branches(tmp_path).mean_difference("b", "entropy")
+    assert (mean.value, mean.error, mean.count) == (2.0, 1.0, 40)
+
+
 def test_page(folder):
     statement = {
         "id": "T3",

@@ -10,6 +10,7 @@ from isentropic.durable import write_text_durably
 from isentropic.experiments.results.numbers import (
     budget_of,
     drawn_by,
+    pooled_errors,
     read_settings,
     rounded,
     setting_numbers,
@@ -44,6 +45,7 @@ def conclude(
     by_label = settings_of(planned)
     settings = read_settings({label: over(same, ledger) for label, same in by_label.items()})
     tokens = drawn_by(settings)
+    rows = setting_numbers(settings, part.base, tokens)
     found = {
         "part": part.name,
         "title": part.title,
@@ -57,9 +59,9 @@ def conclude(
         "hours": hours(settings),
         "base": part.base,
         "budget": budget_of(tokens),
+        "pooled": pooled_errors(rows),
         "settings": [
-            numbers | {"command": commands_of(by_label[numbers["label"]])}
-            for numbers in setting_numbers(settings, part.base, tokens)
+            numbers | {"command": commands_of(by_label[numbers["label"]])} for numbers in rows
         ],
         "statements": [
             told(statement, part, missing=len(planned) - len(done))
@@ -140,8 +142,16 @@ def hours(settings: Sequence[Setting]) -> float:
 
 
 def commands_of(runs: Sequence[Planned]) -> str:
-    """Return the command that trains the setting's first run again; the other seeds differ in it."""
-    return shlex.join(["python", "jobs/train.py", "run.name=again", *runs[0].overrides])
+    """Return the command that trains the setting's first run again; the other seeds differ in it.
+
+    Of a key that the preset and the part both set, it has what counts: the last.
+    """
+    last: dict[str, str] = {}
+    for override in runs[0].overrides:
+        key = override.partition("=")[0]
+        last.pop(key, None)
+        last[key] = override
+    return shlex.join(["python", "jobs/train.py", "run.name=again", *last.values()])
 
 
 def draw(part: Part, settings: Sequence[Setting], results: Path) -> list[str]:

@@ -148,6 +148,34 @@ def setting_numbers(
     ]
 
 
+def pooled_errors(settings: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the standard error that all paired differences of a table share.
+
+    With three seeds the error of a single difference is itself a guess. This one is of what is left
+    of all runs once each setting's and each seed's mean are taken off, as in a two-way analysis of
+    variance; it takes the settings to scatter alike.
+
+    Args:
+        settings: rows of `setting_numbers`; those without all seeds are left out.
+
+    Returns:
+        By number: error, of a difference of two settings' means; freedom, its degrees. {} for fewer
+        than three settings or two seeds.
+    """
+    seeds = max((row["seeds"] for row in settings), key=len, default=[])
+    whole = [row for row in settings if row["seeds"] == seeds]
+    if len(whole) < 3 or len(seeds) < 2:
+        return {}
+    found = {}
+    for key in DIFFERENCES:
+        values = np.array([row["numbers"][key]["values"] for row in whole], dtype=float)
+        left = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
+        freedom = (len(whole) - 1) * (len(seeds) - 1)
+        variance = (left**2).sum() / freedom
+        found[key] = {"error": math.sqrt(2 * variance / len(seeds)), "freedom": freedom}
+    return found
+
+
 def _keys(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return list(next((runs[0] for runs in values.values() if runs), {}))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from isentropic.durable import write_text_durably
@@ -130,19 +131,25 @@ def branch_numbers(folder: Path) -> dict[str, Any]:
     told = []
     for order in orders(folder, branches):
         ends, steps = differences_of(branches, order.labels)
-        by_run: dict[str, list[float]] = {}
-        for (run, _), value in branches.differences(
-            order.labels[0], "entropy", order.labels[-1]
-        ).items():
-            by_run.setdefault(run, []).append(value)
+        by_run = branches.differences_by_run(order.labels[0], "entropy", order.labels[-1])
         told.append(
             {
                 "id": order.id,
                 "labels": list(order.labels),
                 "ends": vars(ends),
                 "neighbours": [vars(step) for step in steps],
-                "by_run": mean([sum(values) / len(values) for values in by_run.values()]),
+                "by_run": mean([fmean(values) for values in by_run.values()]),
             }
         )
     entropies = {label: vars(branches.mean(label, "entropy")) for label in branches.settings}
-    return {"points": branches.num_points, "entropy": entropies, "orders": told}
+    against = {
+        label: {"mean": found.value, "error": found.error, "count": found.count}
+        for label in branches.settings[1:]
+        for found in [branches.mean_difference(label, "entropy")]
+    }
+    return {
+        "points": branches.num_points,
+        "entropy": entropies,
+        "against": against,
+        "orders": told,
+    }

@@ -86,7 +86,7 @@ def _steering(runs: Sequence[RunData]) -> list[Statement]:
         verdict = HELD if all(inside) else NOT_HELD if not any(inside) else UNDECIDED
         saturated = mean_of([_saturated(run) for run in setting.runs])
         number = (
-            f"off by {', '.join(f'{miss:.3f}' for miss in misses)} nats (root mean square, by seed)"
+            f"off by {', '.join(f'{miss:.4f}' for miss in misses)} nats (root mean square, by seed)"
             f"; at its bounds in {saturated.value:.0%} of the steered steps"
             f"{_cost(setting.runs, runs)}"
         )

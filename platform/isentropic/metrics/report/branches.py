@@ -6,7 +6,9 @@ measured afterwards on the same contexts, by their names. All differences are pa
 point, so what the points have in common cancels.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from isentropic.metrics.report.blocks import Table, table
@@ -78,13 +80,27 @@ class Branches:
 
         The error is that of blocks of neighbouring points of a run, which share a path and contexts;
         of single points if there are fewer than `FEWEST` blocks, which tell less of their own spread.
+        Points of one run have the run in common: over several, it is no smaller than that of the
+        runs, each the mean of its points.
         """
+        by_run = self.differences_by_run(setting, key, base)
+        if sum(max(1, len(values) // BLOCK) for values in by_run.values()) < FEWEST:
+            found = mean_of([value for values in by_run.values() for value in values])
+        else:
+            found = in_blocks(by_run.values())
+        if len(by_run) > 1:
+            between = mean_of([fmean(values) for values in by_run.values()]).error
+            found = replace(found, error=max(found.error, between))
+        return found
+
+    def differences_by_run(
+        self, setting: str, key: str, base: str | None = None
+    ) -> dict[str, list[float]]:
+        """Returns setting - base at the points of each run, in their order."""
         by_run: dict[str, list[float]] = {}
         for (run, _), value in self.differences(setting, key, base).items():
             by_run.setdefault(run, []).append(value)
-        if sum(max(1, len(values) // BLOCK) for values in by_run.values()) < FEWEST:
-            return mean_of([value for values in by_run.values() for value in values])
-        return in_blocks(by_run.values())
+        return by_run
 
     def differences(self, setting: str, key: str, base: str | None = None) -> dict[Point, float]:
         """Returns setting - base at each branch point that has both, in the order of the points."""
