@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from isentropic.experiments.program import DONE as CODE_DONE
-from isentropic.experiments.results.archive import FOLDER, archive
-from isentropic.experiments.results.numbers import tokens_by_step
+from isentropic.experiments.results.archive import FOLDER, archive, archive_branches
+from isentropic.experiments.results.numbers import rounded, tokens_by_step
 from isentropic.experiments.results.parts import Branching, parts_of
 from isentropic.experiments.results.plan import planned_runs
 from isentropic.experiments.results.run import Places, make_results
+from isentropic.experiments.results.t3 import branch_numbers
+from isentropic.experiments.statements.branches import branch_statements
 from isentropic.experiments.statements.runs import updates_of
 from isentropic.experiments.sweep.ledger import SweepLedger
 from isentropic.metrics.report.run_data import read_run
@@ -68,11 +70,7 @@ def test_the_archive_gives_the_same_numbers(part, places, finished, tmp_path):
 
     assert said[0] == f"4 runs are taken from {places.results / FOLDER}; they are not trained"
     again = json.loads((places.results / "baselines.json").read_text())
-    before, after = leaves(written), leaves(again)
-    assert after.keys() == before.keys()
-    for place, value in before.items():
-        near = isinstance(value, float)  # of 7 digits
-        assert after[place] == (pytest.approx(value, rel=1e-4) if near else value), place
+    assert_near(leaves(again), leaves(written))
     assert written["settings"][0]["numbers"]["tokens"]["values"] == [7, 8]
     assert json.loads((places.results / "totals.json").read_text()) == totals
     assert totals == {"runs": 4, "hours": pytest.approx(4 * 150 / 3600, rel=1e-4)}
@@ -108,12 +106,61 @@ def test_what_is_there_is_not_replaced_and_branches_ask_for_real_folders(
         make_results([branched], gone, recorded=True, say=_stop)
 
 
+def test_branches_that_are_kept_are_neither_trained_nor_made_again(
+    part, places, finished, tmp_path
+):
+    """All that is said of them comes out the same, and only for the runs that they are of."""
+    branched = replace(part, branching=Branching(sweep="ce_gppo_t3", points=2), statements=("T3",))
+    made = tmp_path / "made"
+    made.mkdir()
+    clip = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
+    told = {"GRPO": {"objective": clip}, "DAPO": {"objective": clip | {"clip_high": 0.28}}}
+    (made / "settings.json").write_text(json.dumps(told))
+    rows = [
+        {"run": run.trial.name, "step": step, "setting": label, "entropy": 0.3 + 0.01 * step * more}
+        | {"entropy_trained": 0.2, "entropy_held_out": 0.4, "clip_frac": 0.01, "kl_k1": 0.5}
+        for run in finished
+        for step in range(1, 21)
+        for label, more in (("GRPO", 1.0), ("DAPO", 1.0 + (run.seed + 1) / step**1.5))
+    ]
+    (made / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    archive(finished, SweepLedger(places.runs), places.results)
+    archive_branches(part.name, finished, made, places.results)
+    before = branch_numbers(made)
+    (judged,) = branch_statements(made)
+
+    gone, said = replace(places, runs=tmp_path / "elsewhere"), []
+    assert make_results([branched], gone, recorded=True, say=said.append) == CODE_DONE
+    found = json.loads((places.results / "baselines.json").read_text())
+    assert_near(leaves(found["branches"]), leaves(rounded(before)))
+    (statement,) = found["statements"]
+    assert (statement["verdict"], statement["number"]) == (judged.verdict, judged.number)
+    assert "80 points" in statement["number"]
+
+    fewer = [run for run in finished if run.seed == 0]
+    archive_branches(part.name, fewer, made, places.results)
+    with pytest.raises(Started):
+        elsewhere = replace(places, runs=tmp_path / "third")
+        make_results([branched], elsewhere, recorded=True, say=_stop)
+    (places.results / FOLDER / f"branches-{part.name}.json.xz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
+        make_results([branched], replace(places, runs=tmp_path / "fourth"), recorded=True)
+
+
 def leaves(value, name=""):
     """Return numbers and words by their place."""
     if isinstance(value, dict | list):
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         return {key: leaf for at, one in inner for key, leaf in leaves(one, f"{name}/{at}").items()}
     return {name: value}
+
+
+def assert_near(after, before):
+    """Equal, numbers to the digits that are kept."""
+    assert after.keys() == before.keys()
+    for place, value in before.items():
+        near = isinstance(value, float)
+        assert after[place] == (pytest.approx(value, rel=1e-4) if near else value), place
 
 
 class Started(Exception):

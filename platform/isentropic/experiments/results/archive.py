@@ -1,6 +1,7 @@
 """The numbers of runs that are over, step by step, in a small file each that outlives their folders.
 
-    results/steps/<run>.json.xz      {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
+    results/steps/<run>.json.xz              {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
+    results/steps/branches-<part>.json.xz    {"runs", "settings", "rows": {number: [...]}}
 
 Tables, verdicts and figures come out the same from them, without training; checkpoints and answers are gone.
 """
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import replace_durably, write_text_durably
+from isentropic.experiments.branch.branch import SETTINGS
 from isentropic.experiments.results.numbers import TOKENS, tokens_by_step
 from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.statements.runs import OF_UPDATES
 from isentropic.experiments.sweep.ledger import OVER, SweepLedger
+from isentropic.metrics.report.branches import BRANCHES
 from isentropic.metrics.report.run_data import RunData, read_run
 from isentropic.metrics.sinks.jsonl import read_lines
 
@@ -25,6 +28,15 @@ DIGITS = 7  # significant
 OF_THE_MACHINE = ("time/", "throughput/", "mismatch/", "sync/")
 SECONDS = "time/step_s"
 PLACE = ("step", "update")  # of a line of updates.jsonl
+OF_BRANCHES = (
+    "run",
+    "step",
+    "setting",
+    "entropy",
+    "entropy_trained",
+    "entropy_held_out",
+    "clip_frac",
+)
 
 
 def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
@@ -33,11 +45,8 @@ def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
     for run in runs:
         path = _path(run, results)
         if ledger.state(run.trial.digest) in OVER and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
             row = ledger.rows[run.trial.digest]
-            text = json.dumps(_packed(run, row, sum(ledger.attempts(run.trial.digest))))
-            with replace_durably(path) as temporary:
-                temporary.write_bytes(lzma.compress(text.encode(), preset=9))
+            _write(path, _packed(run, row, sum(ledger.attempts(run.trial.digest))))
             written += 1
     return written
 
@@ -54,16 +63,68 @@ def restore(
     for run in runs:
         path = _path(run, results)
         if path.is_file() and ledger.state(run.trial.digest) is None:
+            packed = _read(path)
             try:
-                _unpack(json.loads(lzma.decompress(path.read_bytes())), run, ledger)
-            except (OSError, EOFError, lzma.LZMAError, ValueError, LookupError, TypeError) as error:
-                raise ValueError(
-                    f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or "
-                    "remove it to have the run trained."
-                ) from error
+                _unpack(packed, run, ledger)
+            except (OSError, ValueError, LookupError, TypeError) as error:
+                raise _damaged(path, error) from error
             restored += 1
     if restored:
         say(f"{restored} runs are taken from {results / FOLDER}; they are not trained")
+
+
+def archive_branches(part: str, runs: Sequence[Planned], folder: Path, results: Path) -> None:
+    """Write the file of a part's pooled branches, which `folder` has."""
+    rows = read_lines(folder / BRANCHES)[0]
+    packed = {
+        "runs": _names_of(runs),
+        "settings": (folder / SETTINGS).read_text(encoding="utf-8"),
+        "rows": _columns(rows, OF_BRANCHES),
+    }
+    _write(_branches_path(part, results), packed)
+
+
+def has_branches(part: str, runs: Sequence[Planned], results: Path) -> bool:
+    """Return True if there is a file of the branches of these runs. Raises ValueError: damaged."""
+    path = _branches_path(part, results)
+    return path.is_file() and _read(path)["runs"] == _names_of(runs)
+
+
+def restore_branches(part: str, results: Path, folder: Path) -> Path:
+    """Make the folder of a part's pooled branches from its file; return it."""
+    packed = _read(_branches_path(part, results))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_durably(folder / SETTINGS, packed["settings"])
+    write_text_durably(folder / BRANCHES, _lines(packed["rows"]))
+    return folder
+
+
+def _names_of(runs: Sequence[Planned]) -> list[str]:
+    return sorted(run.trial.name for run in runs)
+
+
+def _branches_path(part: str, results: Path) -> Path:
+    return results / FOLDER / f"branches-{part}.json.xz"
+
+
+def _write(path: Path, packed: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_durably(path) as temporary:
+        temporary.write_bytes(lzma.compress(json.dumps(packed).encode(), preset=9))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(lzma.decompress(path.read_bytes()))
+    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or remove it to have "
+        "the run trained."
+    )
 
 
 def _path(run: Planned, results: Path) -> Path:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.program import DONE, RESUMABLE
-from isentropic.experiments.results.archive import archive, restore
+from isentropic.experiments.results.archive import (
+    archive,
+    archive_branches,
+    has_branches,
+    restore,
+    restore_branches,
+)
 from isentropic.experiments.results.conclude import conclude
 from isentropic.experiments.results.cost import cost_of, machine
 from isentropic.experiments.results.numbers import rounded
@@ -70,17 +76,14 @@ def make_results(
     others, and says so.
 
     recorded: runs whose numbers are kept beside those of the parts are not trained, but for those
-        that branches start from: these need checkpoints.
+        that branches start from, which need checkpoints, unless the branches are kept too.
     """
     plans = planned_parts(parts, places)
     _check_pilot(plans, places)
     _check_models(plans)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
-        if recorded:
-            branched = {run.trial.digest for part, runs in plans if part.branching for run in runs}
-            kept = [run for _, runs in plans for run in runs if run.trial.digest not in branched]
-            restore(kept, ledger, places.results, say)
+        restored = _restore(plans, ledger, places, say) if recorded else set()
         for line in states(plans, places, parallel):
             say(line)
         codes = [DONE]
@@ -91,7 +94,11 @@ def make_results(
             if codes[-1] == RESUMABLE:
                 say("stopped; the same command goes on")
                 return RESUMABLE
-            _conclude(part, runs, ledger, places, processes, say)
+            if part.name in restored:
+                folder = restore_branches(part.name, places.results, _branches(part, places))
+            else:
+                folder = _branch(part, runs, ledger, places, processes, say)
+            _conclude(part, runs, ledger, places, folder, say)
             write_totals(ledger, places.results)
     return max(codes)
 
@@ -121,24 +128,56 @@ def _check_models(plans: Plans) -> None:
         check_model(config.model, config.task)
 
 
-def _conclude(
+def _restore(
+    plans: Plans, ledger: SweepLedger, places: Places, say: Callable[[str], None]
+) -> set[str]:
+    """Make the folders of the runs that are kept; return the parts whose branches are kept too."""
+    branched = [(part, runs) for part, runs in plans if part.branching]
+    kept = {part.name for part, runs in branched if has_branches(part.name, runs, places.results)}
+    needed = {run.trial.digest for part, runs in branched for run in runs if part.name not in kept}
+    every = [run for _, runs in plans for run in runs if run.trial.digest not in needed]
+    restore(every, ledger, places.results, say)
+    return kept
+
+
+def _branches(part: Part, places: Places) -> Path:
+    return places.runs / "branches" / part.name
+
+
+def _branch(
     part: Part,
     runs: Sequence[Planned],
     ledger: SweepLedger,
     places: Places,
     processes: int | None,
     say: Callable[[str], None],
+) -> Path | None:
+    """Make the part's branches; return the folder that pools them, None if it has none."""
+    done = over(runs, ledger)
+    if not part.branching or not done:
+        return None
+    points = points_per_run(part, places.results, runs)
+    folder = make_branches(
+        part, done, points, _branches(part, places), processes=processes, say=say
+    )
+    if len(done) == len(runs):
+        archive_branches(part.name, runs, folder, places.results)
+    return folder
+
+
+def _conclude(
+    part: Part,
+    runs: Sequence[Planned],
+    ledger: SweepLedger,
+    places: Places,
+    branches: Path | None,
+    say: Callable[[str], None],
 ) -> None:
-    done, folder = over(runs, ledger), None
+    done = over(runs, ledger)
     if not done:
         say(f"{part.name}: no run came to its end; nothing is written")
         return
-    if part.branching:
-        points = points_per_run(part, places.results, runs)
-        folder = make_branches(
-            part, done, points, places.runs / "branches" / part.name, processes=processes, say=say
-        )
-    found = conclude(part, runs, ledger, places.results, folder)
+    found = conclude(part, runs, ledger, places.results, branches)
     for row in found["statements"]:
         say(f"{row['id']:<12} {row['verdict']:<10} {row['number']}")
     say(f"{part.name}: {places.results / part.name}.json, {len(done)} of {len(runs)} runs")
