@@ -1,5 +1,6 @@
 """docs/results.md is its JSON files: no number on the page stands for itself."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -20,38 +21,64 @@ def pages(docs_script):
     return docs_script("make_results")
 
 
-def about(mean, error, count=3):
-    return {"mean": mean, "error": error, "count": count, "values": [mean] * count}
+class Numbers:
+    """Numbers that no two cells share, so that each is seen to stand in its own."""
+
+    def __init__(self):
+        self._count = itertools.count(1)
+
+    def about(self, scale=1.0, count=3):
+        number = next(self._count)
+        mean = scale * (0.1003 + 0.00137 * number) * (-1) ** number
+        return {
+            "mean": mean,
+            "error": scale * (0.00211 + 0.000073 * number),
+            "count": count,
+            "values": [mean] * count,
+        }
+
+    def one(self):
+        return self.about()["mean"]
 
 
-KEYS = ("avg_last", "avg_best", "pass_last", "pass_best", "avg_at_budget", "entropy_final")
+NUMBERS = ("avg_last", "avg_best", "pass_last", "pass_best", "avg_at_budget", "entropy_final")
+DIFFERENCES = ("avg_last", "avg_at_budget", "entropy_final", "entropy_mean")
+BOOKS = ("pa_hp", "pa_lp", "na_hp", "na_lp", "zero_adv")
 
 
-def setting(label, shift, base):
-    numbers = {key: about(0.412345 + shift, 0.0123) for key in (*KEYS, "entropy_mean")}
-    numbers |= {"tokens": about(1_234_567.0, 1234.0), "seconds": about(137.25, None)}
-    keys = ("avg_last", "avg_at_budget", "entropy_final", "entropy_mean")
+def setting(new, label, base, own=""):
+    numbers = {key: new.about() for key in (*NUMBERS, "entropy_mean")}
+    numbers |= {"tokens": new.about(1e7), "seconds": new.about(1e3)}
     return {
         "label": label,
         "seeds": [0, 1, 2],
         "finished": 3 if base else 2,
         "numbers": numbers,
-        "books": {name: about(-0.00123, 0.00031) for name in ("pa_hp", "na_lp")},
-        "law": {"a": 0.71, "a_error": 0.05, "b": 1.61, "b_error": 0.06, "r2": 0.87, "count": 18}
+        "books": {name: new.about(0.01) for name in BOOKS},
+        "law": {key: abs(new.one()) for key in ("a", "a_error", "b", "b_error", "r2")}
+        | {"count": 18}
         if base
         else {"why": "exp(H) moved by 0.04 only; 0.05 is needed", "count": 18},
-        "against_base": {} if base else {key: about(-0.0345, 0.0067) for key in keys},
+        "against_base": {} if base else {key: new.about() for key in DIFFERENCES},
+        "own_base": own,
+        "against_own": {key: new.about() for key in DIFFERENCES} if own else {},
         "command": "python jobs/train.py run.name=again seed=0",
     }
 
 
 @pytest.fixture
 def found():
+    new = Numbers()
     base = {"part": "methods", "title": "The table", "command": "python jobs/results.py methods"}
     base |= {"sweep": "results_methods", "recipe": ["evaluation.every=10"], "seeds": [0, 1, 2]}
     base |= {"runs": {"planned": 69, "over": 66}, "hours": 4.56, "base": "GRPO", "figures": []}
-    base |= {"machines": ["2 CPUs, 15.5 GiB of memory, no GPU"]}
-    base["settings"] = [setting("GRPO", 0.0, True), setting("DA|PO", 0.05, False)]
+    base |= {"machines": ["2 CPUs, 15.5 GiB of memory, no GPU"], "budget": 612_345}
+    base["pooled"] = {key: {"error": 0.0123, "freedom": 44} for key in DIFFERENCES}
+    base["settings"] = [
+        setting(new, "GRPO", True),
+        setting(new, "DA|PO", False),
+        setting(new, "A x B", False, own="DA|PO"),
+    ]
     row = {"statement": "it falls", "verdict": "not held", "rule": "3 s.e.", "decides": True}
     base["statements"] = [
         row | {"id": "T5", "number": "+0.12 ± 0.03"},
@@ -63,14 +90,99 @@ def found():
     ]
     ends = {"value": 0.012345, "error": 0.002, "count": 120}
     order = {"id": "T3 beta1", "labels": ["(0, 1)", "(1, 1)"], "ends": ends, "neighbours": [ends]}
-    entropy = {"(0, 1)": {"value": 0.37654, "error": 0.01, "count": 120}}
+    entropy = {
+        label: {"value": abs(new.one()), "error": 0.01, "count": 120} for label in order["labels"]
+    }
     base["branches"] = {
         "points": 120,
         "entropy": entropy,
-        "orders": [order | {"by_run": about(0.012, 0.001) | {"values": [0.011, 0.013]}}],
+        "against": {"(1, 1)": new.about()},
+        "orders": [order | {"by_run": new.about() | {"values": [0.011, 0.013]}}],
     }
     base["points"] = {"needed": {"T3 beta1": 77}}
     return {"methods": base}
+
+
+def table(page, title):
+    """The rows of the table behind a title, by their first cell: each a list of the other cells."""
+    lines = iter(page[page.index(title) :].splitlines())
+    rows = list(
+        itertools.takewhile(
+            lambda line: line.startswith("|"),
+            itertools.dropwhile(lambda line: not line.startswith("|"), lines),
+        )
+    )
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip("|"))] for row in rows if row
+    ]
+    return cells[0], {row[0]: row[1:] for row in cells[2:]}
+
+
+def test_each_cell_of_a_table_has_the_number_of_its_head(pages, found):
+    """By the heads, in words: what the template takes for them is not looked at."""
+    page, part = pages.render(found), found["methods"]
+    names = {"GRPO": "GRPO", "DA\\|PO": "DA|PO", "A x B": "A x B"}
+    rows = {row["label"]: row for row in part["settings"]}
+
+    head, cells = table(page, "### The table")
+    assert head == [
+        "setting", "avg@k, last", "best", "pass@k, last", "best", "avg@k at equal tokens",
+        "entropy, end", "entropy, run", "million tokens drawn", "seconds",
+    ]  # fmt: skip
+    keys = (*NUMBERS, "entropy_mean", "tokens", "seconds")
+    for shown, (label, row) in zip(cells, rows.items(), strict=True):
+        ended = "" if row["finished"] == 3 else " (2 of 3 to the end)"
+        assert names[shown.removesuffix(ended)] == label
+        scales = [1e6 if key == "tokens" else 1.0 for key in keys]
+        wanted = [pages.mean(row["numbers"][key], by) for key, by in zip(keys, scales, strict=True)]
+        assert cells[shown] == wanted
+
+    head, cells = table(page, "Difference to GRPO, paired by seed; pooled over 44 degrees of")
+    difference_heads = ["avg@k, last", "avg@k at equal tokens", "entropy, end", "entropy, run"]
+    assert head == ["setting", "pairs", *difference_heads]
+    for shown, label in list(names.items())[1:]:
+        told = rows[label]["against_base"]
+        pooled = part["pooled"]["avg_last"]
+        assert cells[shown] == ["3", *(pages.difference(told[k], pooled) for k in DIFFERENCES)]
+
+    head, cells = table(page, "The difference of each to what it is added to:")
+    assert head == ["setting", "to", "pairs", *difference_heads]
+    told = rows["A x B"]["against_own"]
+    wanted = [pages.difference(told[key], pooled) for key in DIFFERENCES]
+    assert cells == {"A x B": ["DA\\|PO", "3", *wanted]}
+
+    head, cells = table(page, "Who moved the entropy")
+    assert head == ["setting", "PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0", ""]
+    for shown, label in names.items():
+        assert cells[shown] == [*(pages.mean(rows[label]["books"][k]) for k in BOOKS), ""]
+
+    head, cells = table(page, "The law of entropy and reward")
+    assert head == ["setting", "points", "a", "b", "R²"]
+    law = rows["GRPO"]["law"]
+    fit = [f"{law[key]:.3g} ± {law[f'{key}_error']:.1g}" for key in ("a", "b")]
+    assert cells["GRPO"] == ["18", *fit, f"{law['r2']:.2g}"]
+
+    head, cells = table(page, "Entropy after the same updates, over 120 branch points")
+    assert head == ["setting", "entropy", "difference to (0, 1), paired by point"]
+    branches = part["branches"]
+    entropies = {label: f"{about['value']:.4g}" for label, about in branches["entropy"].items()}
+    assert cells["(0, 1)"] == [entropies["(0, 1)"], "-"]
+    assert cells["(1, 1)"] == [
+        entropies["(1, 1)"],
+        pages.difference(branches["against"]["(1, 1)"]),
+    ]
+
+
+def test_numbers_are_written_so_that_their_errors_are_seen(pages):
+    about = {"mean": 0.412345, "error": 0.0123, "count": 3}
+    assert pages.mean(about) == "0.412 ± 0.012"
+    assert pages.mean({"mean": 1_234_567.0, "error": 1234.0}, 1e6) == "1.2346 ± 0.0012"
+    assert pages.mean({"mean": 137.25, "error": None}) == "137"
+    assert pages.mean(None) == pages.mean({"mean": None, "error": None}) == "-"
+    less = {"mean": -0.0345, "error": 0.0067}
+    assert pages.difference(less) == "-0.0345 ± 0.0067 (-5.1 s.e.)"
+    assert pages.difference(less, {"error": 0.0123}) == "-0.0345 ± 0.0067 (-5.1 s.e., pooled -2.8)"
+    assert pages.difference({"mean": 0.1, "error": 0.05}) == "+0.100 ± 0.050 (+2.0 s.e.)"
 
 
 def test_the_page_is_current():
@@ -100,15 +212,29 @@ def allowed(node):
     """All numbers that a JSON may bring to the page: its own, those in its texts, and its ratios."""
     if isinstance(node, dict):
         found = set().union(*map(allowed, [*node.keys(), *node.values()]))
-        if isinstance(node.get("error"), float) and node.get("mean") is not None:
+        if node.get("error") and node.get("mean") is not None:
             found |= shown_as(node["mean"] / node["error"]) | shown_as(node["mean"] / 1e6)
             found |= shown_as(node["error"] / 1e6)
-        return found
+        budget = shown_as(node["budget"] / 1e6) if "budget" in node else set()
+        return found | _of_pools(node) | budget
     if isinstance(node, list):
         return set().union(*map(allowed, node), shown_as(len(node)))
     if isinstance(node, str):
         return set(NUMBER.findall(node))
     return shown_as(node) if isinstance(node, int | float) else set()
+
+
+def _of_pools(part):
+    """The multiples of a part's pooled errors."""
+    return {
+        form
+        for row in part.get("settings", ())
+        if isinstance(row, dict)
+        for key, pooled in part.get("pooled", {}).items()
+        for told in (row["against_base"], row["against_own"])
+        if told and told[key]["mean"] is not None
+        for form in shown_as(told[key]["mean"] / pooled["error"])
+    }
 
 
 def test_every_number_of_the_page_stands_in_the_json(pages, found):
@@ -118,15 +244,13 @@ def test_every_number_of_the_page_stands_in_the_json(pages, found):
     strange = set(NUMBER.findall(page)) - allowed(found) - fixed - names
     assert not strange
     # That test can fail: the same page is not of other numbers.
-    other = json.loads(json.dumps(found).replace("0.412345", "0.512345"))
+    mean = found["methods"]["settings"][0]["numbers"]["avg_last"]["mean"]
+    other = json.loads(json.dumps(found).replace(f"{mean}", f"{mean - 1}"))
     assert set(NUMBER.findall(page)) - allowed(other) - fixed - names
 
 
 def test_what_the_page_says(pages, found):
     page = pages.render(found)
-    assert "| DA\\|PO (2 of 3 to the end) | 0.462 ± 0.012 |" in page
-    assert "1.2346 ± 0.0012 | 137 |" in page  # million tokens; no error of the seconds
-    assert "-0.0345 ± 0.0067 (-5.1 s.e.)" in page
     assert "no fit: exp(H) moved by 0.04 only" in page
     assert "| T5 | **not held** | +0.12 ± 0.03 | methods |" in page
     assert "- T5, not held: it falls." in page

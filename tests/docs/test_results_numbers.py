@@ -1,0 +1,125 @@
+"""docs/results/*.json agree with themselves, and with the runs that are kept."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isentropic.experiments.results import conclude as conclude_module
+from isentropic.experiments.results.archive import has_branches, restore_branches
+from isentropic.experiments.results.archive import restore as restore_runs
+from isentropic.experiments.results.conclude import conclude
+from isentropic.experiments.results.parts import PARTS
+from isentropic.experiments.results.plan import planned_runs
+from isentropic.experiments.sweep.ledger import SweepLedger
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+FOUND = {
+    part.name: json.loads(path.read_text(encoding="utf-8"))
+    for part in PARTS
+    if (path := RESULTS / f"{part.name}.json").is_file()
+}
+KEPT = {path.name.removesuffix(".json.xz") for path in (RESULTS / "steps").iterdir()}
+ROUNDED = 2e-5  # of six digits; a difference of such has fewer
+
+
+def near(value, scale=0.0):
+    return pytest.approx(value, rel=ROUNDED, abs=ROUNDED * scale)
+
+
+def check_mean(about):
+    """Mean, standard error and count are those of the values."""
+    values = np.array([value for value in about["values"] if value is not None])
+    assert about["count"] == len(values)
+    scale = np.abs(values).max(initial=0.0)
+    if len(values):
+        assert about["mean"] == near(values.mean(), scale)
+    if len(values) > 1:
+        assert about["error"] == near(values.std(ddof=1) / math.sqrt(len(values)), scale)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_means_and_errors_are_those_of_the_seeds(name):
+    for row in FOUND[name]["settings"]:
+        assert row["finished"] == len(row["seeds"])
+        for about in [*row["numbers"].values(), *row["books"].values()]:
+            check_mean(about)
+            assert about["count"] <= row["finished"]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_differences_are_those_of_two_rows_by_seed(name):
+    part = FOUND[name]
+    rows = {row["label"]: row for row in part["settings"]}
+    for row in rows.values():
+        bases = {"against_base": part["base"], "against_own": row.get("own_base", "")}
+        for told, base in bases.items():
+            assert bool(row.get(told)) == (base in rows and base != row["label"])
+            for key, about in (row.get(told) or {}).items():
+                check_mean(about)
+                of_base = dict(
+                    zip(rows[base]["seeds"], rows[base]["numbers"][key]["values"], strict=True)
+                )
+                pairs = [
+                    (value, of_base[seed])
+                    for seed, value in zip(row["seeds"], row["numbers"][key]["values"], strict=True)
+                    if seed in of_base
+                ]
+                values = [one - other for one, other in pairs]
+                assert about["values"] == near(np.array(values), np.abs(pairs).max())
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_pooled_error_is_that_of_the_whole_table(name):
+    """By least squares, with a column for each setting and each seed."""
+    part = FOUND[name]
+    rows = [row for row in part["settings"] if row["seeds"] == part["seeds"]]
+    settings, seeds = len(rows), len(part["seeds"])
+    assert bool(part["pooled"]) == (settings > 2)
+    design = [
+        [*np.eye(settings)[row], *np.eye(seeds)[seed]]
+        for row in range(settings)
+        for seed in range(seeds)
+    ]
+    for key, pooled in part["pooled"].items():
+        values = np.array([row["numbers"][key]["values"] for row in rows], dtype=float).ravel()
+        fit = np.array(design) @ np.linalg.lstsq(np.array(design), values, rcond=None)[0]
+        freedom = (settings - 1) * (seeds - 1)
+        assert pooled["freedom"] == freedom
+        variance = ((values - fit) ** 2).sum() / freedom
+        assert pooled["error"] == pytest.approx(math.sqrt(2 * variance / seeds), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_part_comes_out_the_same_from_the_runs_that_are_kept(name, tmp_path, monkeypatch):
+    """Every number and verdict; of the figures, their names."""
+    (part,) = [part for part in PARTS if part.name == name]
+    runs, ledger = planned_runs(part, tmp_path), SweepLedger(tmp_path)
+    if not {run.trial.name for run in runs} <= KEPT:
+        pytest.skip("its runs are older than what is kept")
+    branches = None
+    if part.branching:
+        assert has_branches(name, runs, RESULTS)
+        branches = restore_branches(name, RESULTS, tmp_path / "branches")
+    restore_runs(runs, ledger, RESULTS, print)
+    monkeypatch.setattr(conclude_module, "draw", lambda *_: FOUND[name]["figures"])
+    again = conclude(part, runs, ledger, tmp_path / "numbers", branches)
+    assert_same(again, FOUND[name])
+
+
+def assert_same(one, other, place=""):
+    """Equal; numbers as far as the kept ones have digits."""
+    if isinstance(other, dict):
+        assert one.keys() == other.keys(), place
+        for key in other:
+            assert_same(one[key], other[key], f"{place}/{key}")
+    elif isinstance(other, list):
+        assert len(one) == len(other), place
+        for at, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{place}/{at}")
+    elif isinstance(other, float):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-7), place
+    else:
+        assert one == other, place
