@@ -316,7 +316,7 @@ def test_t3_takes_its_points_from_the_pilot(tmp_path):
     assert possible_points(range(1, 45)) == list(range(1, 44))
     with pytest.raises(ValueError, match=r"Run the pilot first: python jobs/results\.py t3_pilot"):
         points_per_run(part, tmp_path, runs)
-    for needed, points in ((40, 14), (100, 34), (1000, 43), (None, 43)):
+    for needed, points in ((40, 5), (100, 13), (1000, 20), (None, 20)):
         about = {"points": {"needed": {"T3 beta1": needed, "T3 DAPO": 40}}}
         (tmp_path / "t3_pilot.json").write_text(json.dumps(about))
         assert points_per_run(part, tmp_path, runs) == points

@@ -25,10 +25,13 @@ class Branching:
     Attributes:
         sweep: preset of conf/sweep with the settings; the first is the base of the differences.
         points: branch points per run; None: as many as the pilot's variance asks for.
+        most: branch points of a run that are worth their time: they have the run in common, and more
+            runs tell more than more points of each.
     """
 
     sweep: str
     points: int | None
+    most: int = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ PARTS = (
         name="methods",
         title="The table of methods",
         sweep="results_methods",
-        again=("T2", "T4", "T5", "T6", "T10", "T11", "T12"),
+        again=("T2", "T4", "T11", "T12"),
         base="GRPO",
     ),
     Part(

@@ -110,9 +110,10 @@ def points_per_run(part: Part, results: Path, runs: Sequence[Planned]) -> int:
     Raises:
         ValueError: the pilot has not been run.
     """
-    most = min(run.trial.config.run.steps for run in runs) - 1
+    possible = min(run.trial.config.run.steps for run in runs) - 1
+    most = min(part.branching.most, possible)
     if part.branching.points is not None:
-        return min(part.branching.points, most)
+        return min(part.branching.points, possible)
     path = results / f"{PILOT}.json"
     try:
         asked = json.loads(path.read_text(encoding="utf-8"))["points"]
