@@ -8,7 +8,7 @@ written, and the exit code is 1 if the page is not what the numbers say.
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +42,21 @@ def totals(folder: Path = RESULTS) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def render(found: Mapping[str, Mapping[str, Any]], every: Mapping[str, Any] | None = None) -> str:
+def earlier(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """Reads the verdicts that parts had on another machine, before they were made again."""
+    return json.loads((folder / "earlier.json").read_text(encoding="utf-8"))
+
+
+def render(
+    found: Mapping[str, Mapping[str, Any]],
+    every: Mapping[str, Any] | None = None,
+    before: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Makes the page of these results; a part without runs is said to have none.
 
-    every: runs and hours of all parts together.
+    Args:
+        every: runs and hours of all parts together.
+        before: what `earlier` gives.
     """
     environment = Environment(
         loader=FileSystemLoader(RESULTS),
@@ -57,7 +68,7 @@ def render(found: Mapping[str, Mapping[str, Any]], every: Mapping[str, Any] | No
     environment.filters |= {"num": number, "mean": mean, "diff": difference, "cell": cell}
     environment.filters["first_word"] = lambda text: text.split()[0]
     page = environment.get_template(TEMPLATE)
-    return page.render(parts=PARTS, found=found, every=every, classes=LABELS)
+    return page.render(parts=PARTS, found=found, every=every, before=before, classes=LABELS)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -100,7 +111,7 @@ def cell(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    text = render(results(), totals())
+    text = render(results(), totals(), earlier())
     if "--check" in arguments:
         current = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
         if current == text:

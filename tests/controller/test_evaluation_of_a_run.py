@@ -373,7 +373,7 @@ def test_if_one_of_two_draws_fails_the_run_ends_at_once_with_its_error(hangs, fa
 
     run = fake_run(pool=Pool())
     with pytest.raises(RuntimeError, match="engine 0 is gone"):
-        asyncio.run(asyncio.wait_for(run.controller().run(), 5))
+        asyncio.run(asyncio.wait_for(run.controller().run(), 60))
 
 
 def test_failed_checks_of_an_evaluation_are_not_the_steps(fake_run, fakes):

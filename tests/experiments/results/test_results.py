@@ -334,7 +334,22 @@ def test_branches_without_their_pilot_are_refused_before_anything_starts(tmp_pat
 def test_figures_have_as_many_lines_as_there_are_colours(baselines, finish, tmp_path):
     part, runs, root = baselines
     finish(runs, SweepLedger(root / "runs"), START)
-    settings = read_settings(settings_of(runs)) * 3  # 9 settings
+    settings = read_settings(settings_of(runs)) * 3  # 9 settings, 3 of them the base
     files = draw(replace(part, name="many"), settings, tmp_path)
     assert {name.partition("/")[0] for name in files} == {"many-1", "many-2"}
     assert np.all([(tmp_path / name).is_file() for name in files])
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, []), (8, [8]), (9, [8, 2]), (23, [8, 8, 8, 2])])
+def test_each_figure_of_many_settings_has_the_base(count, sizes, baselines, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "isentropic.experiments.results.conclude.write_static",
+        lambda settings, folder: drawn.append([each.label for each in settings]) or [],
+    )
+    labels = ["GRPO", *(f"other {n}" for n in range(count - 1))]
+    settings = [Setting(label=label, values={}, runs=("a run",)) for label in labels]
+    draw(baselines[0], settings, tmp_path)
+    assert [len(group) for group in drawn] == sizes
+    assert all(group[0] == "GRPO" for group in drawn)
+    assert sorted({label for group in drawn for label in group}) == sorted(labels if sizes else [])

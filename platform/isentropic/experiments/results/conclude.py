@@ -155,12 +155,19 @@ def commands_of(runs: Sequence[Planned]) -> str:
 
 
 def draw(part: Part, settings: Sequence[Setting], results: Path) -> list[str]:
-    """Draw the report's charts, at most `LINES` settings in each; return the files' names."""
+    """Draw the report's charts, at most `LINES` settings in each, the base in all of them.
+
+    Return the files' names.
+    """
     files: list[str] = []
     shown = [setting for setting in settings if setting.runs]
-    groups = [shown[at : at + LINES] for at in range(0, len(shown), LINES)]
-    groups = groups if len(shown) > 1 else []
-    for number, group in enumerate(groups, start=1):
+    groups = [shown]
+    if len(shown) > LINES:
+        base = [setting for setting in shown if setting.label == part.base]
+        others = [setting for setting in shown if setting not in base]
+        room = LINES - len(base)
+        groups = [[*base, *others[at : at + room]] for at in range(0, len(others), room)]
+    for number, group in enumerate(groups if len(shown) > 1 else [], start=1):
         folder = results / (part.name if len(groups) == 1 else f"{part.name}-{number}")
         files += [str(path.relative_to(results)) for path in write_static(group, folder)]
     return files
