@@ -7,6 +7,7 @@ written, and the exit code is 1 if the page is not what the numbers say.
 # ruff: noqa: E402, the source root is put on sys.path before the package is imported
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,14 +94,16 @@ def mean(about: Mapping[str, Any] | None, scale: float = 1.0) -> str:
 def difference(about: Mapping[str, Any] | None, pooled: Mapping[str, Any] | None = None) -> str:
     """Formats a paired difference, with how many standard errors it is from 0.
 
-    pooled: the error that all differences of the table share, whose multiple stands behind its own.
+    pooled: the error that all differences of the table share, whose multiple stands behind its own;
+        larger for a difference of fewer pairs.
     """
     text = mean(about)
     if text == UNKNOWN or not about or not about["error"]:
         return text
     errors = f"{about['mean'] / about['error']:+.1f} s.e."
     if pooled and pooled["error"]:
-        errors += f", pooled {about['mean'] / pooled['error']:+.1f}"
+        error = pooled["error"] * math.sqrt(pooled["seeds"] / about["count"])
+        errors += f", pooled {about['mean'] / error:+.1f}"
     sign = "" if about["mean"] < 0 else "+"
     return f"{sign}{text} ({errors})"
 

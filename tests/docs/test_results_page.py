@@ -73,7 +73,10 @@ def found():
     base |= {"sweep": "results_methods", "recipe": ["evaluation.every=10"], "seeds": [0, 1, 2]}
     base |= {"runs": {"planned": 69, "over": 66}, "hours": 4.56, "base": "GRPO", "figures": []}
     base |= {"machines": ["2 CPUs, 15.5 GiB of memory, no GPU"], "budget": 612_345}
-    base["pooled"] = {key: {"error": 0.0123, "freedom": 44} for key in DIFFERENCES}
+    base["pooled"] = {
+        key: {"error": 0.0123 * number, "seeds": 3, "freedom": 44}
+        for number, key in enumerate(DIFFERENCES, start=1)
+    }
     base["settings"] = [
         setting(new, "GRPO", True),
         setting(new, "DA|PO", False),
@@ -142,13 +145,13 @@ def test_each_cell_of_a_table_has_the_number_of_its_head(pages, found):
     assert head == ["setting", "pairs", *difference_heads]
     for shown, label in list(names.items())[1:]:
         told = rows[label]["against_base"]
-        pooled = part["pooled"]["avg_last"]
-        assert cells[shown] == ["3", *(pages.difference(told[k], pooled) for k in DIFFERENCES)]
+        wanted = [pages.difference(told[key], part["pooled"][key]) for key in DIFFERENCES]
+        assert cells[shown] == ["3", *wanted]
 
     head, cells = table(page, "The difference of each to what it is added to:")
     assert head == ["setting", "to", "pairs", *difference_heads]
     told = rows["A x B"]["against_own"]
-    wanted = [pages.difference(told[key], pooled) for key in DIFFERENCES]
+    wanted = [pages.difference(told[key], part["pooled"][key]) for key in DIFFERENCES]
     assert cells == {"A x B": ["DA\\|PO", "3", *wanted]}
 
     head, cells = table(page, "Who moved the entropy")
@@ -179,9 +182,11 @@ def test_numbers_are_written_so_that_their_errors_are_seen(pages):
     assert pages.mean({"mean": 1_234_567.0, "error": 1234.0}, 1e6) == "1.2346 ± 0.0012"
     assert pages.mean({"mean": 137.25, "error": None}) == "137"
     assert pages.mean(None) == pages.mean({"mean": None, "error": None}) == "-"
-    less = {"mean": -0.0345, "error": 0.0067}
+    less, pooled = {"mean": -0.0345, "error": 0.0067, "count": 3}, {"error": 0.0123, "seeds": 3}
     assert pages.difference(less) == "-0.0345 ± 0.0067 (-5.1 s.e.)"
-    assert pages.difference(less, {"error": 0.0123}) == "-0.0345 ± 0.0067 (-5.1 s.e., pooled -2.8)"
+    assert pages.difference(less, pooled) == "-0.0345 ± 0.0067 (-5.1 s.e., pooled -2.8)"
+    fewer = pages.difference(less | {"count": 2}, pooled)  # times the root of 2 / 3
+    assert fewer == "-0.0345 ± 0.0067 (-5.1 s.e., pooled -2.3)"
     assert pages.difference({"mean": 0.1, "error": 0.05}) == "+0.100 ± 0.050 (+2.0 s.e.)"
 
 
@@ -267,7 +272,7 @@ def test_what_the_page_says(pages, found):
 def test_what_a_part_came_to_elsewhere_stands_beside_what_it_came_to_here(pages, found):
     """Once its runs are kept, which is to say once it was made again."""
     row = {"part": "methods", "id": "T5", "verdict": "undecided", "number": "0|1", "seeds": [3, 4]}
-    found["methods"]["commits"] = ["abcdef0123"]
+    found["methods"]["commits"] = []  # known, if only that there was no checkout
     page = pages.render(found, None, [row, row | {"id": "T4"}])
     assert "| T5 | methods | undecided | 0\\|1 | 3, 4 | not held |" in page
     assert "| T4 | methods | undecided" not in page

@@ -339,7 +339,7 @@ class Feed:
         self._loaded, self._version = source, weights.policy_version
 
     async def _given(self, future: asyncio.Future[T]) -> T:
-        """What the loop gives; nothing is being drawn until it does."""
+        """Waits for what the loop gives; nothing is being drawn meanwhile."""
         if not future.done():
             self._idle.set()
             await future
@@ -347,9 +347,9 @@ class Feed:
         return future.result()
 
     async def _probe_beside(self, source: int) -> None:
-        """Waits for the probe that is drawn beside other work, before the loop has this work.
+        """Waits for the probe that is drawn beside this work, before the loop gets the work.
 
-        The loop checks what there is of it, and on shared GPUs puts the engines to sleep then.
+        The loop checks what there is of the probe, and on shared GPUs puts the engines to sleep then.
         """
         if not self._staleness:
             await self.probe(source)
@@ -468,7 +468,7 @@ async def _on_disk(write: Callable[[], Path]) -> None:
 
 
 async def _asked(table: dict[int, asyncio.Future[T]], step: int) -> T:
-    """The entry of a step, once it is set. Who no longer waits for it takes it from nobody else."""
+    """Awaits the entry of a step. A caller that is cancelled does not cancel it for the others."""
     return await asyncio.shield(_future(table, step))
 
 

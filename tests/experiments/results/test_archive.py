@@ -100,51 +100,102 @@ def test_what_is_there_is_not_replaced_and_branches_ask_for_real_folders(
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
     branched = replace(part, branching=Branching(sweep="ce_gppo_t3", points=2))
     (places.results / FOLDER / f"{finished[0].trial.name}.json.xz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"\.json\.xz cannot be read .* to have the run trained"):
+    with pytest.raises(
+        ValueError, match=r"\.json\.xz cannot be read .* remove it to have made again"
+    ):
         make_results([part], gone, recorded=True, say=said.append)
     with pytest.raises(Started):
         make_results([branched], gone, recorded=True, say=_stop)
 
 
-def test_branches_that_are_kept_are_neither_trained_nor_made_again(
-    part, places, finished, tmp_path
-):
-    """All that is said of them comes out the same, and only for the runs that they are of."""
-    branched = replace(part, branching=Branching(sweep="ce_gppo_t3", points=2), statements=("T3",))
+ENDS = """
+settings:
+  GRPO: [method=grpo]
+  DAPO: [method=clip_higher]
+"""
+
+
+@pytest.fixture
+def branched(part, tmp_path):
+    """The part with branches, 20 points of each run."""
+    (tmp_path / "ends.yaml").write_text(ENDS)
+    branching = Branching(sweep=str(tmp_path / "ends.yaml"), points=20)
+    return replace(part, branching=branching, statements=("T3",))
+
+
+@pytest.fixture
+def made(finished, places, tmp_path):
+    """Its pooled branches, kept beside the runs."""
     made = tmp_path / "made"
     made.mkdir()
     clip = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
     told = {"GRPO": {"objective": clip}, "DAPO": {"objective": clip | {"clip_high": 0.28}}}
     (made / "settings.json").write_text(json.dumps(told))
     rows = [
-        {"run": run.trial.name, "step": step, "setting": label, "entropy": 0.3 + 0.01 * step * more}
+        {"run": run.trial.name, "step": step, "setting": label, "entropy": 0.3 + 1e-4 * more / 7}
         | {"entropy_trained": 0.2, "entropy_held_out": 0.4, "clip_frac": 0.01, "kl_k1": 0.5}
         for run in finished
         for step in range(1, 21)
-        for label, more in (("GRPO", 1.0), ("DAPO", 1.0 + (run.seed + 1) / step**1.5))
+        for label, more in (("GRPO", 1.0), ("DAPO", 1.0 + (run.seed + 1) / step**0.5))
     ]
     (made / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     archive(finished, SweepLedger(places.runs), places.results)
-    archive_branches(part.name, finished, made, places.results)
-    before = branch_numbers(made)
+    archive_branches("baselines", made, places.results)
+    return made
+
+
+def test_branches_that_are_kept_are_neither_trained_nor_made_again(
+    branched, places, made, tmp_path
+):
+    """All that is said of them comes out the same, to the last digit, whenever it is asked for."""
     (judged,) = branch_statements(made)
-
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
-    assert make_results([branched], gone, recorded=True, say=said.append) == CODE_DONE
-    found = json.loads((places.results / "baselines.json").read_text())
-    assert_near(leaves(found["branches"]), leaves(rounded(before)))
-    (statement,) = found["statements"]
-    assert (statement["verdict"], statement["number"]) == (judged.verdict, judged.number)
-    assert "80 points" in statement["number"]
+    for recorded in (True, False):
+        assert make_results([branched], gone, recorded=recorded, say=said.append) == CODE_DONE
+        found = json.loads((places.results / "baselines.json").read_text())
+        assert found["branches"] == rounded(branch_numbers(made))
+        (statement,) = found["statements"]
+        assert (statement["verdict"], statement["number"]) == (judged.verdict, judged.number)
+        assert "80 points" in statement["number"]
+    kept = f"the branches of baselines are taken from {places.results}; they are not made"
+    assert said.count(kept) == 2
 
-    fewer = [run for run in finished if run.seed == 0]
-    archive_branches(part.name, fewer, made, places.results)
+
+@pytest.mark.parametrize("change", ["another run", "other settings", "more points"])
+def test_branches_of_something_else_are_trained_for(change, branched, places, made, tmp_path):
+    elsewhere = replace(places, runs=tmp_path / "elsewhere")
+    if change == "another run":
+        rows = (made / "branches.jsonl").read_text().splitlines(keepends=True)
+        (made / "branches.jsonl").write_text("".join(rows[40:]))
+        archive_branches("baselines", made, places.results)
+    elif change == "other settings":
+        branched = replace(branched, branching=Branching(sweep="ce_gppo_t3", points=20))
+    else:
+        branched = replace(branched, branching=replace(branched.branching, points=21))
     with pytest.raises(Started):
-        elsewhere = replace(places, runs=tmp_path / "third")
         make_results([branched], elsewhere, recorded=True, say=_stop)
-    (places.results / FOLDER / f"branches-{part.name}.json.xz").write_bytes(b"no archive")
+
+
+def test_a_file_of_branches_that_is_gone_or_damaged_is_said(branched, places, made, tmp_path):
+    gone = replace(places, runs=tmp_path / "elsewhere")
+    assert make_results([branched], gone, recorded=True, say=lambda text: None) == CODE_DONE
+    file = places.results / FOLDER / "branches-baselines.json.xz"
+    file.unlink()
+    with pytest.raises(ValueError, match=rf"are not kept there\. Remove {gone.runs} to have"):
+        make_results([branched], gone, say=lambda text: None)
+    file.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
-        make_results([branched], replace(places, runs=tmp_path / "fourth"), recorded=True)
+        make_results([branched], replace(places, runs=tmp_path / "third"), recorded=True)
+
+
+def test_a_run_that_was_trained_again_has_a_file_of_that_training(part, places, finished):
+    ledger = SweepLedger(places.runs)
+    assert archive(finished, ledger, places.results) == 4
+    assert archive(finished, ledger, places.results) == 0
+    again = finished[0].trial
+    ledger.write(again.digest, run=again.name, state="done", attempts=3, seconds=40.0)
+    assert archive(finished, ledger, places.results) == 1
+    assert archive(finished, SweepLedger(places.runs), places.results) == 0
 
 
 def leaves(value, name=""):

@@ -89,14 +89,15 @@ def test_the_pooled_error_is_that_of_a_two_way_table():
     assert list(pooled) == list(DIFFERENCES)
     squares = 4 * (1 / 3) ** 2 + 2 * (2 / 3) ** 2
     for about in pooled.values():
-        assert about["freedom"] == 2
+        assert (about["freedom"], about["seeds"]) == (2, 2)
         assert about["error"] == pytest.approx(math.sqrt(2 * (squares / 2) / 2))
     # A row that lacks a seed is none of the table; two settings have no error but their own.
     assert pooled_errors([*rows, table_row("d", 7, seeds=1)]) == pooled
+    assert pooled_errors([*rows, table_row("d", 7, math.nan)]) == pooled
     assert pooled_errors(rows[:2]) == {}
 
 
-@pytest.mark.parametrize("rise", [0.0, 0.3])
+@pytest.mark.parametrize("rise", [0.0, 30.0])
 def test_of_what_is_not_there_the_pooled_error_errs_as_students_t(rise):
     """Of settings alike, beside one that stands apart, which takes nothing from the others' error."""
     rng, found = np.random.default_rng(1), []
@@ -340,7 +341,7 @@ def test_figures_have_as_many_lines_as_there_are_colours(baselines, finish, tmp_
     assert np.all([(tmp_path / name).is_file() for name in files])
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(1, []), (8, [8]), (9, [8, 2]), (23, [8, 8, 8, 2])])
+@pytest.mark.parametrize(("count", "sizes"), [(1, []), (8, [8]), (9, [5, 5]), (23, [6, 7, 6, 7])])
 def test_each_figure_of_many_settings_has_the_base(count, sizes, baselines, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(

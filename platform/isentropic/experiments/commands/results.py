@@ -4,8 +4,8 @@ python jobs/results.py [part ...]        without a part: all of them
 python jobs/results.py list=true         parts, done or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
-The numbers of each run, step by step, are kept in docs/results/steps: recorded=true makes tables and
-figures from them where the run folders are gone.
+The numbers of each run, step by step, and of branches are kept in docs/results/steps: recorded=true makes
+tables and figures from them where the run folders are gone.
 """
 
 from typing import Any

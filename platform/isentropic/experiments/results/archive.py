@@ -1,13 +1,14 @@
 """The numbers of runs that are over, step by step, in a small file each that outlives their folders.
 
     results/steps/<run>.json.xz              {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
-    results/steps/branches-<part>.json.xz    {"runs", "settings", "rows": {number: [...]}}
+    results/steps/branches-<part>.json.xz    {"settings", "rows": {number: [...]}}
 
 Tables, verdicts and figures come out the same from them, without training; checkpoints and answers are gone.
 """
 
 import json
 import lzma
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,31 @@ OF_BRANCHES = (
 
 
 def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
-    """Write the file of each run that is over and has none yet; return how many were written."""
+    """Write the file of each run that is over, unless it is of this very training.
+
+    Return how many were written. Raises ValueError: a file is damaged.
+    """
     written = 0
     for run in runs:
-        path = _path(run, results)
-        if ledger.state(run.trial.digest) in OVER and not path.is_file():
-            row = ledger.rows[run.trial.digest]
-            _write(path, _packed(run, row, sum(ledger.attempts(run.trial.digest))))
+        if ledger.state(run.trial.digest) not in OVER:
+            continue
+        path, row = _path(run, results), _row(run, ledger)
+        if not path.is_file() or _read(path)["row"] != row:
+            _write(path, _packed(run, row))
             written += 1
     return written
+
+
+def _row(run: Planned, ledger: SweepLedger) -> dict[str, Any]:
+    """Return what the ledger says of a run, the seconds of all attempts together."""
+    row = ledger.rows[run.trial.digest]
+    kept = {key: row.get(key) for key in ("overrides", "state", "attempts")}
+    return kept | {"seconds": sum(ledger.attempts(run.trial.digest))}
+
+
+def is_restored(run: Planned) -> bool:
+    """Return True for a run of which only the numbers are there."""
+    return (run.folder / TOKENS).is_file()
 
 
 def restore(
@@ -73,21 +90,32 @@ def restore(
         say(f"{restored} runs are taken from {results / FOLDER}; they are not trained")
 
 
-def archive_branches(part: str, runs: Sequence[Planned], folder: Path, results: Path) -> None:
+def archive_branches(part: str, folder: Path, results: Path) -> None:
     """Write the file of a part's pooled branches, which `folder` has."""
     rows = read_lines(folder / BRANCHES)[0]
     packed = {
-        "runs": _names_of(runs),
         "settings": (folder / SETTINGS).read_text(encoding="utf-8"),
-        "rows": _columns(rows, OF_BRANCHES),
+        # Whole: differences are a thousandth of the entropies.
+        "rows": {name: [row.get(name) for row in rows] for name in OF_BRANCHES},
     }
     _write(_branches_path(part, results), packed)
 
 
-def has_branches(part: str, runs: Sequence[Planned], results: Path) -> bool:
-    """Return True if there is a file of the branches of these runs. Raises ValueError: damaged."""
+def kept_points(
+    part: str, runs: Sequence[Planned], labels: Iterable[str], results: Path
+) -> int | None:
+    """Return the points of each run in the file of a part's branches.
+
+    None if there is no file of just these runs and settings. Raises ValueError: it is damaged.
+    """
     path = _branches_path(part, results)
-    return path.is_file() and _read(path)["runs"] == _names_of(runs)
+    if not path.is_file():
+        return None
+    rows = _read(path)["rows"]
+    made = Counter(zip(rows["run"], rows["setting"], strict=True))
+    points = max(made.values(), default=0)
+    wanted = {(run.trial.name, label): points for run in runs for label in labels}
+    return points if made == wanted else None
 
 
 def restore_branches(part: str, results: Path, folder: Path) -> Path:
@@ -97,10 +125,6 @@ def restore_branches(part: str, results: Path, folder: Path) -> Path:
     write_text_durably(folder / SETTINGS, packed["settings"])
     write_text_durably(folder / BRANCHES, _lines(packed["rows"]))
     return folder
-
-
-def _names_of(runs: Sequence[Planned]) -> list[str]:
-    return sorted(run.trial.name for run in runs)
 
 
 def _branches_path(part: str, results: Path) -> Path:
@@ -123,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
         f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or remove it to have "
-        "the run trained."
+        "made again what it is of."
     )
 
 
@@ -131,13 +155,12 @@ def _path(run: Planned, results: Path) -> Path:
     return results / FOLDER / f"{run.trial.name}.json.xz"
 
 
-def _packed(run: Planned, row: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+def _packed(run: Planned, row: Mapping[str, Any]) -> dict[str, Any]:
     data = read_run(run.folder, ended=True)
     updates = read_lines(run.folder / "updates.jsonl")[0]
     return {
         "run": run.trial.name,
-        "row": {key: row.get(key) for key in ("overrides", "state", "attempts")}
-        | {"seconds": seconds},
+        "row": row,
         "config": (run.folder / "config.yaml").read_text(encoding="utf-8"),
         "environment": data.environment,
         "alarms": data.alarms,

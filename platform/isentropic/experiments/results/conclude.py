@@ -1,8 +1,10 @@
 """What a part came to: docs/results/<part>.json and the report's own charts as PNGs."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -164,9 +166,10 @@ def draw(part: Part, settings: Sequence[Setting], results: Path) -> list[str]:
     groups = [shown]
     if len(shown) > LINES:
         base = [setting for setting in shown if setting.label == part.base]
-        others = [setting for setting in shown if setting not in base]
-        room = LINES - len(base)
-        groups = [[*base, *others[at : at + room]] for at in range(0, len(others), room)]
+        others = [setting for setting in shown if setting.label != part.base]
+        count = math.ceil(len(others) / (LINES - len(base)))
+        ends = [len(others) * number // count for number in range(count + 1)]
+        groups = [[*base, *others[start:end]] for start, end in pairwise(ends)]
     for number, group in enumerate(groups if len(shown) > 1 else [], start=1):
         folder = results / (part.name if len(groups) == 1 else f"{part.name}-{number}")
         files += [str(path.relative_to(results)) for path in write_static(group, folder)]

@@ -156,23 +156,28 @@ def pooled_errors(settings: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     variance; it takes the settings to scatter alike.
 
     Args:
-        settings: rows of `setting_numbers`; those without all seeds are left out.
+        settings: rows of `setting_numbers`; those without a value for each seed are left out.
 
     Returns:
-        By number: error, of a difference of two settings' means; freedom, its degrees. {} for fewer
-        than three settings or two seeds.
+        By number: error, of a difference of two means over all seeds; seeds, how many; freedom, its
+        degrees. A number that fewer than three settings have, or a single seed, has none.
     """
     seeds = max((row["seeds"] for row in settings), key=len, default=[])
-    whole = [row for row in settings if row["seeds"] == seeds]
-    if len(whole) < 3 or len(seeds) < 2:
-        return {}
     found = {}
-    for key in DIFFERENCES:
-        values = np.array([row["numbers"][key]["values"] for row in whole], dtype=float)
+    for key in DIFFERENCES if len(seeds) > 1 else ():
+        rows = [row["numbers"][key]["values"] for row in settings if row["seeds"] == seeds]
+        values = np.array(rows, dtype=float).reshape(-1, len(seeds))
+        values = values[np.isfinite(values).all(1)]
+        if len(values) < 3:
+            continue
         left = values - values.mean(1, keepdims=True) - values.mean(0) + values.mean()
-        freedom = (len(whole) - 1) * (len(seeds) - 1)
+        freedom = (len(values) - 1) * (len(seeds) - 1)
         variance = (left**2).sum() / freedom
-        found[key] = {"error": math.sqrt(2 * variance / len(seeds)), "freedom": freedom}
+        found[key] = {
+            "error": math.sqrt(2 * variance / len(seeds)),
+            "seeds": len(seeds),
+            "freedom": freedom,
+        }
     return found
 
 

@@ -19,8 +19,8 @@ def points_needed(ends: Mean, steps: Sequence[Mean], *, most: int) -> int | None
 
         P(found) >= Phi(d sqrt(n) / s - LIMIT) * prod_i Phi(d_i sqrt(n) / s_i)
 
-    with d the mean of the paired difference of the two ends and s / sqrt(n) its error over n points,
-    the one that the verdict is judged by (of blocks, as far as the pilot has enough), and d_i, s_i
+    with d the mean of the paired difference of the two ends and s / sqrt(n) its error over n points
+    (of blocks, as far as the pilot has enough; what runs differ by, one pilot cannot know), and d_i, s_i
     those of neighbours: the ends must be beyond `LIMIT` standard errors, each neighbour's
     mean above 0. The two are taken to be independent, which asks for a few points too many.
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isentropic.durable import write_text_durably
+from isentropic.experiments.branch.arms import preset_settings
 from isentropic.experiments.program import DONE, RESUMABLE
 from isentropic.experiments.results.archive import (
     archive,
     archive_branches,
-    has_branches,
+    is_restored,
+    kept_points,
     restore,
     restore_branches,
 )
@@ -83,7 +85,8 @@ def make_results(
     _check_models(plans)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
-        restored = _restore(plans, ledger, places, say) if recorded else set()
+        if recorded:
+            restore(_kept_runs(plans, places), ledger, places.results, say)
         for line in states(plans, places, parallel):
             say(line)
         codes = [DONE]
@@ -94,10 +97,7 @@ def make_results(
             if codes[-1] == RESUMABLE:
                 say("stopped; the same command goes on")
                 return RESUMABLE
-            if part.name in restored:
-                folder = restore_branches(part.name, places.results, _branches(part, places))
-            else:
-                folder = _branch(part, runs, ledger, places, processes, say)
+            folder = _branch(part, runs, ledger, places, processes, say)
             _conclude(part, runs, ledger, places, folder, say)
             write_totals(ledger, places.results)
     return max(codes)
@@ -128,20 +128,22 @@ def _check_models(plans: Plans) -> None:
         check_model(config.model, config.task)
 
 
-def _restore(
-    plans: Plans, ledger: SweepLedger, places: Places, say: Callable[[str], None]
-) -> set[str]:
-    """Make the folders of the runs that are kept; return the parts whose branches are kept too."""
-    branched = [(part, runs) for part, runs in plans if part.branching]
-    kept = {part.name for part, runs in branched if has_branches(part.name, runs, places.results)}
-    needed = {run.trial.digest for part, runs in branched for run in runs if part.name not in kept}
-    every = [run for _, runs in plans for run in runs if run.trial.digest not in needed]
-    restore(every, ledger, places.results, say)
-    return kept
+def _kept_runs(plans: Plans, places: Places) -> list[Planned]:
+    """Return the runs that nothing but their numbers is asked of: branches need checkpoints."""
+    needed = {
+        run.trial.digest
+        for part, runs in plans
+        if part.branching and not _has_branches(part, runs, places)
+        for run in runs
+    }
+    return [run for _, runs in plans for run in runs if run.trial.digest not in needed]
 
 
-def _branches(part: Part, places: Places) -> Path:
-    return places.runs / "branches" / part.name
+def _has_branches(part: Part, runs: Sequence[Planned], places: Places) -> bool:
+    """Return True if the branches are kept that would be made."""
+    labels = preset_settings(part.branching.sweep)
+    kept = kept_points(part.name, runs, labels, places.results)
+    return kept is not None and kept == points_per_run(part, places.results, runs)
 
 
 def _branch(
@@ -152,16 +154,28 @@ def _branch(
     processes: int | None,
     say: Callable[[str], None],
 ) -> Path | None:
-    """Make the part's branches; return the folder that pools them, None if it has none."""
+    """Make the part's branches; return the folder that pools them, None if it has none.
+
+    Raises:
+        ValueError: only the numbers of a run are there, and the branches are not kept.
+    """
     done = over(runs, ledger)
     if not part.branching or not done:
         return None
+    folder = places.runs / "branches" / part.name
+    if any(map(is_restored, done)):
+        if not _has_branches(part, runs, places):
+            raise ValueError(
+                f"{part.name} branches runs of which only the numbers are there, taken from "
+                f"{places.results}, and its branches are not kept there. Remove {places.runs} to "
+                "have all runs trained that are asked for without recorded=true."
+            )
+        say(f"the branches of {part.name} are taken from {places.results}; they are not made")
+        return restore_branches(part.name, places.results, folder)
     points = points_per_run(part, places.results, runs)
-    folder = make_branches(
-        part, done, points, _branches(part, places), processes=processes, say=say
-    )
+    make_branches(part, done, points, folder, processes=processes, say=say)
     if len(done) == len(runs):
-        archive_branches(part.name, runs, folder, places.results)
+        archive_branches(part.name, folder, places.results)
     return folder
 
 

@@ -158,7 +158,7 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
     number += "".join(f"; {part} {in_errors(mean)}" for part, mean in parts.items() if mean.count)
     rule = (
         f"means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e. (the larger of "
-        f"that of blocks of {BLOCK} points and, over several runs, of runs); clip_frac above 0"
+        f"two: of blocks of {BLOCK} points and, if there are several, of runs); clip_frac above 0"
     )
     verdict = order_verdict(ends, steps)
     if points < POINTS or not clipped > 0:
