@@ -12,7 +12,9 @@ SIGMAS = re.compile(r"[+-]\d+\.\d s\.e\.")
 def test_the_orders_of_t3_are_those_that_the_page_has():
     (row,) = [line for line in README.splitlines() if "jobs/results.py t3_pilot,t3" in line]
     found = json.loads((ROOT / "docs" / "results" / "t3.json").read_text(encoding="utf-8"))
-    numbers = {each["id"]: each["number"] for each in found["statements"]}
-    first = [SIGMAS.search(numbers[name]).group() for name in ("T3 beta1", "T3 beta2")]
-    assert SIGMAS.findall(row) == first
+    told = {each["id"]: each for each in found["statements"]}
+    orders = [told[name] for name in ("T3 beta2", "T3 (0,1)", "T3 beta1")]
+    assert SIGMAS.findall(row) == [SIGMAS.search(each["number"]).group() for each in orders]
+    assert [each["verdict"] for each in orders] == ["held", "held", "undecided"]
+    assert row.count("(undecided)") == 1 and "s.e. (undecided) |" in row
     assert f"{found['branches']['points']} branch points" in row
