@@ -148,13 +148,8 @@ def test_a_step_is_drawn_beside_the_evaluation_of_its_weights(override, at_once,
     assert any(len(splits) > 1 for splits in beside) == at_once
 
 
-@pytest.mark.parametrize("staleness", [1, 2])
-@pytest.mark.parametrize("checkpoints", [2, 3], ids=["of another step", "of the evaluated step"])
-def test_off_policy_the_next_step_trains_while_weights_are_evaluated(
-    staleness, checkpoints, fake_run, fakes
-):
-    """The answers after step 3 come only once step 4 has made its updates."""
-    learner = fakes["learner"]()
+def late_pool(fakes, learner, error=None):
+    """Answers after step 3 come only once step 4 has made its updates; or `error` comes."""
 
     class Pool(fakes["pool"]):
         async def generate(self, requests):
@@ -162,11 +157,24 @@ def test_off_policy_the_next_step_trains_while_weights_are_evaluated(
             if requests[0].key.split == "eval" and 0 < version < 10:
                 while learner.version == version:
                     await asyncio.sleep(0)
+                if error is not None:
+                    await asyncio.sleep(0.3)  # the loop waits for them by then
+                    raise error("engine 0 is gone")
             async for completions in super().generate(requests):
                 yield completions
 
+    return Pool()
+
+
+@pytest.mark.parametrize("staleness", [1, 2])
+@pytest.mark.parametrize("checkpoints", [2, 3], ids=["of another step", "of the evaluated step"])
+def test_off_policy_the_next_step_trains_while_weights_are_evaluated(
+    staleness, checkpoints, fake_run, fakes
+):
+    """The answers after step 3 come only once step 4 has made its updates."""
+    learner = fakes["learner"]()
     overrides = (f"rollout.max_staleness={staleness}", f"checkpoint.every={checkpoints}")
-    run = fake_run(*overrides, folder="slow", learner=learner, pool=Pool())
+    run = fake_run(*overrides, folder="slow", learner=learner, pool=late_pool(fakes, learner))
     asyncio.run(asyncio.wait_for(run.controller().run(), 30))
 
     assert list(run.lines.lines) == list(range(7)), "lines come in the order of the steps"
@@ -262,19 +270,8 @@ def test_engines_that_go_after_an_evaluation_leave_its_step_its_line(fake_run, f
 def test_engines_that_go_within_an_evaluation_end_the_run_with_their_error(error, fake_run, fakes):
     """Step 4 is trained by then, and waits for the answers after step 3, which never come."""
     learner = fakes["learner"]()
-
-    class Pool(fakes["pool"]):
-        async def generate(self, requests):
-            version = self.weights.policy_version
-            if requests[0].key.split == "eval" and 0 < version < 10:
-                while learner.version == version:
-                    await asyncio.sleep(0)
-                await asyncio.sleep(0.3)
-                raise error("engine 0 is gone")
-            async for completions in super().generate(requests):
-                yield completions
-
-    run = fake_run("rollout.max_staleness=1", "checkpoint.every=2", learner=learner, pool=Pool())
+    pool = late_pool(fakes, learner, error)
+    run = fake_run("rollout.max_staleness=1", "checkpoint.every=2", learner=learner, pool=pool)
     with pytest.raises(error, match="engine 0 is gone"):
         run.run()
     assert list(run.lines.lines) == [0, 1, 2]
