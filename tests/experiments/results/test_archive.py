@@ -1,6 +1,7 @@
 """What outlives the run folders: the same tables and verdicts, from one small file a run."""
 
 import json
+import lzma
 from dataclasses import replace
 
 import pyarrow as pa
@@ -185,6 +186,25 @@ def test_a_file_of_branches_that_is_gone_or_damaged_is_said(branched, places, ma
         make_results([branched], gone, say=lambda text: None)
     file.write_bytes(b"no archive")
     with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
+        make_results([branched], replace(places, runs=tmp_path / "third"), recorded=True)
+
+
+OTHER_SHAPES = ([], {}, {"rows": 3, "row": 3}, {"rows": {"run": [1], "setting": []}}, "text", None)
+
+
+@pytest.mark.parametrize("packed", OTHER_SHAPES, ids=str)
+def test_sound_json_of_something_else_is_said_too(branched, places, made, tmp_path, packed):
+    gone = replace(places, runs=tmp_path / "elsewhere")
+    other = lzma.compress(json.dumps(packed).encode())
+    branches = places.results / FOLDER / "branches-baselines.json.xz"
+    kept = branches.read_bytes()
+    branches.write_bytes(other)
+    with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
+        make_results([branched], gone, recorded=True, say=lambda text: None)
+    branches.write_bytes(kept)
+    run = next(path for path in branches.parent.iterdir() if path != branches)
+    run.write_bytes(other)
+    with pytest.raises(ValueError, match=rf"{run.name} cannot be read"):
         make_results([branched], replace(places, runs=tmp_path / "third"), recorded=True)
 
 

@@ -9,7 +9,8 @@ Tables, verdicts and figures come out the same from them, without training; chec
 import json
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,15 @@ def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
         if ledger.state(run.trial.digest) not in OVER:
             continue
         path, row = _path(run, results), _row(run, ledger)
-        if not path.is_file() or _read(path)["row"] != row:
+        if not path.is_file() or _row_of(path) != row:
             _write(path, _packed(run, row))
             written += 1
     return written
+
+
+def _row_of(path: Path) -> dict[str, Any]:
+    with _damage_told(path):
+        return _read(path)["row"]
 
 
 def _row(run: Planned, ledger: SweepLedger) -> dict[str, Any]:
@@ -80,11 +86,8 @@ def restore(
     for run in runs:
         path = _path(run, results)
         if path.is_file() and ledger.state(run.trial.digest) is None:
-            packed = _read(path)
-            try:
-                _unpack(packed, run, ledger)
-            except (OSError, ValueError, LookupError, TypeError) as error:
-                raise _damaged(path, error) from error
+            with _damage_told(path):
+                _unpack(_read(path), run, ledger)
             restored += 1
     if restored:
         say(f"{restored} runs are taken from {results / FOLDER}; they are not trained")
@@ -111,19 +114,26 @@ def kept_points(
     path = _branches_path(part, results)
     if not path.is_file():
         return None
-    rows = _read(path)["rows"]
-    made = Counter(zip(rows["run"], rows["setting"], strict=True))
+    with _damage_told(path):
+        rows = _read(path)["rows"]
+        made = Counter(zip(rows["run"], rows["setting"], strict=True))
     points = max(made.values(), default=0)
     wanted = {(run.trial.name, label): points for run in runs for label in labels}
     return points if made == wanted else None
 
 
 def restore_branches(part: str, results: Path, folder: Path) -> Path:
-    """Make the folder of a part's pooled branches from its file; return it."""
-    packed = _read(_branches_path(part, results))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_durably(folder / SETTINGS, packed["settings"])
-    write_text_durably(folder / BRANCHES, _lines(packed["rows"]))
+    """Make the folder of a part's pooled branches from its file; return it.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = _branches_path(part, results)
+    with _damage_told(path):
+        packed = _read(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text_durably(folder / SETTINGS, packed["settings"])
+        write_text_durably(folder / BRANCHES, _lines(packed["rows"]))
     return folder
 
 
@@ -138,17 +148,27 @@ def _write(path: Path, packed: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    return json.loads(lzma.decompress(path.read_bytes()))
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Say of a file that it is damaged: cut, no JSON, or JSON of something else."""
     try:
-        return json.loads(lzma.decompress(path.read_bytes()))
-    except (OSError, EOFError, lzma.LZMAError, ValueError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or remove it to have "
-        "made again what it is of."
-    )
+        yield
+    except (
+        OSError,
+        EOFError,
+        lzma.LZMAError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
+        raise ValueError(
+            f"{path} cannot be read ({type(error).__name__}: {error}). Restore it, or remove it to "
+            "have made again what it is of."
+        ) from error
 
 
 def _path(run: Planned, results: Path) -> Path:
