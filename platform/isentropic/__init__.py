@@ -9,10 +9,29 @@ docs/api.md has the rest. What is listed in `__all__` is imported when it is fir
 nor Ray is loaded by `import isentropic`.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+
+class _WithoutScikitLearn:
+    """Keeps transformers from importing scikit-learn, where that is installed.
+
+    It does so with every model class, for a way of generating that nothing here uses, and scikit-learn
+    brings scipy and pandas: a fifth of what a learner's process imports, by its time.
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Finds nothing: it only says so, before the module that asks is imported."""
+        if name == "transformers.generation.candidate_generator":
+            sys.modules["transformers.utils"].is_sklearn_available = lambda: False
+
+
+if _WithoutScikitLearn not in sys.meta_path:
+    sys.meta_path.insert(0, _WithoutScikitLearn)
 
 # name -> the module that it lives in
 _API = {

@@ -96,6 +96,11 @@ def found():
     entropy = {
         label: {"value": abs(new.one()), "error": 0.01, "count": 120} for label in order["labels"]
     }
+    base["trend"] = {
+        "labels": ["(0, 1)", "(1, 1)"],
+        "slopes": {key: new.about() for key in DIFFERENCES},
+        "pooled": base["pooled"],
+    }
     base["branches"] = {
         "points": 120,
         "entropy": entropy,
@@ -153,6 +158,12 @@ def test_each_cell_of_a_table_has_the_number_of_its_head(pages, found):
     told = rows["A x B"]["against_own"]
     wanted = [pages.difference(told[key], part["pooled"][key]) for key in DIFFERENCES]
     assert cells == {"A x B": ["DA\\|PO", "3", *wanted]}
+
+    head, cells = table(page, "Along (0, 1), (1, 1), the order in which the paper has the entropy")
+    assert head == ["", *difference_heads]
+    slopes = part["trend"]["slopes"]
+    wanted = [pages.difference(slopes[key], part["pooled"][key]) for key in DIFFERENCES]
+    assert cells == {"per place": wanted}
 
     head, cells = table(page, "Who moved the entropy")
     assert head == ["setting", "PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0", ""]
@@ -230,15 +241,16 @@ def allowed(node):
 
 
 def _of_pools(part):
-    """The multiples of a part's pooled errors."""
+    """The multiples of the pooled errors, of a part or of its trend."""
+    rows = [row for row in part.get("settings", ()) if isinstance(row, dict)]
+    told = [row[of] for row in rows for of in ("against_base", "against_own") if row[of]]
+    told += [part["slopes"]] if "slopes" in part else []
     return {
         form
-        for row in part.get("settings", ())
-        if isinstance(row, dict)
+        for about in told
         for key, pooled in part.get("pooled", {}).items()
-        for told in (row["against_base"], row["against_own"])
-        if told and told[key]["mean"] is not None
-        for form in shown_as(told[key]["mean"] / pooled["error"])
+        if about[key]["mean"] is not None
+        for form in shown_as(about[key]["mean"] / pooled["error"])
     }
 
 

@@ -3,6 +3,8 @@
 import asyncio
 import importlib.util
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,3 +82,17 @@ def recorded(tmp_path_factory, tiny_model_path):
         model=replace(config.model), task=fakes.FakeTask(), chat=fakes.FakeChat(), dropped={}
     )
     return folder, prepared
+
+
+@pytest.fixture(scope="session")
+def run_scripts():
+    """Runs scripts of jobs/ in one process: [[script, arguments], ...] -> {script: code, out, error}."""
+
+    def run(cases, **options):
+        script = str(Path(__file__).with_name("scripts.py"))
+        command = [sys.executable, script, json.dumps(cases)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

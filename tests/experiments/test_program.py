@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -212,13 +211,13 @@ def test_commands_have_options_of_their_own():
 COMMANDS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
 
 
+@pytest.fixture(scope="module")
+def helps(run_scripts):
+    return run_scripts([[command, ["--help"]] for command in COMMANDS])
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_shows_its_help(command):
-    answer = subprocess.run(
-        [sys.executable, ROOT / "jobs" / f"{command}.py", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
-    assert f"jobs/{command}.py" in answer.stdout or command == "fetch_smollm2"
+def test_every_command_shows_its_help(command, helps):
+    answer = helps[command]
+    assert answer["code"] == 0, answer["error"]
+    assert f"jobs/{command}.py" in answer["out"] or command == "fetch_smollm2"

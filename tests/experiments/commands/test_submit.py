@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -422,26 +420,29 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_of_a_job_looks_into_the_durable_folder(tmp_path, script):
-    """Also where the job was made by Ray's own `ray job submit`, in a copy of the tree that has no runs/."""
-    folder = tmp_path / "home" / "isentropic-runs" / "taken"
+@pytest.fixture(scope="module")
+def in_a_job(tmp_path_factory, run_scripts):
+    """Where they were started, and what each came to."""
+    root = tmp_path_factory.mktemp("job")
+    folder = root / "home" / "isentropic-runs" / "taken"
     folder.mkdir(parents=True)
     (folder / "notes.txt").touch()
     environ = (
-        os.environ
-        | job_environment()
-        | {"HOME": str(tmp_path / "home"), "PYTHONPATH": str(PLATFORM)}
+        os.environ | job_environment() | {"HOME": str(root / "home"), "PYTHONPATH": str(PLATFORM)}
     )
-    command = [sys.executable, str(PLATFORM.parent / "jobs" / f"{script}.py"), *SCRIPTS[script]]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 2, done.stderr
-    told, error = done.stderr.splitlines()[:2]
+    return folder, run_scripts([*SCRIPTS.items()], cwd=root, env=environ)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_of_a_job_looks_into_the_durable_folder(in_a_job, script):
+    """Also where the job was made by Ray's own `ray job submit`, in a copy of the tree that has no runs/."""
+    folder, scripts = in_a_job
+    done = scripts[script]
+    assert done["code"] == 2, done["error"]
+    told, error = done["error"].splitlines()[:2]
     assert f"runs are written to {folder.parent}" in told
     assert str(folder) in error and "no such folder" not in error
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["home"]
+    assert [path.name for path in folder.parents[2].iterdir()] == ["home"]
 
 
 def test_the_jobs_command_is_quoted():

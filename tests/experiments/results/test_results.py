@@ -25,6 +25,7 @@ from isentropic.experiments.results.numbers import (
     score_at,
     setting_numbers,
     tokens_by_step,
+    trend,
 )
 from isentropic.experiments.results.parts import Branching, parts_of
 from isentropic.experiments.results.plan import planned_runs, settings_of
@@ -108,6 +109,30 @@ def test_of_what_is_not_there_the_pooled_error_errs_as_students_t(rise):
         error = pooled_errors([table_row(str(n), *row, seeds=3) for n, row in enumerate(values)])
         found.append((values[1] - values[0]).mean() / error["avg_last"]["error"])
     assert np.mean(np.abs(found) > 2.447) == pytest.approx(0.05, abs=0.02)  # t of 6 degrees
+
+
+def test_a_trend_is_the_slope_per_place_of_each_seed():
+    rows = [table_row("c", 4, 1), table_row("a", 0, 5), table_row("b", 2, 3), table_row("x", 9, 9)]
+    pooled = pooled_errors(rows)
+    found = trend(rows, ["a", "b", "c"], pooled)
+    assert found["labels"] == ["a", "b", "c"]
+    for key in DIFFERENCES:  # 0, 2, 4 and 5, 3, 1
+        assert found["slopes"][key] == mean([2.0, -2.0])
+        # Over places -1, 0, 1 a slope has half the variance of a mean; a difference has twice it.
+        assert found["pooled"][key]["error"] == pytest.approx(pooled[key]["error"] / 2)
+        assert found["pooled"][key]["freedom"] == pooled[key]["freedom"]
+    assert trend(rows, ["a", "b", "gone"], pooled) == {}
+    assert trend([*rows, table_row("d", 1, seeds=1)], ["a", "d"], pooled) == {}
+
+
+def test_the_pooled_error_of_a_trend_errs_as_students_t():
+    rng, found = np.random.default_rng(2), []
+    for _ in range(2000):
+        values = rng.normal(size=(5, 3)) + rng.normal(size=3)
+        rows = [table_row(str(n), *row, seeds=3) for n, row in enumerate(values)]
+        along = trend(rows, list("0123"), pooled_errors(rows))
+        found.append(along["slopes"]["avg_last"]["mean"] / along["pooled"]["avg_last"]["error"])
+    assert np.mean(np.abs(found) > 2.306) == pytest.approx(0.05, abs=0.02)  # t of 8 degrees
 
 
 def test_a_command_has_of_each_key_what_counts(baselines):

@@ -16,6 +16,7 @@ from isentropic.experiments.results.numbers import (
     read_settings,
     rounded,
     setting_numbers,
+    trend,
 )
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned, over, seeds_of, settings_of
@@ -48,6 +49,7 @@ def conclude(
     settings = read_settings({label: over(same, ledger) for label, same in by_label.items()})
     tokens = drawn_by(settings)
     rows = setting_numbers(settings, part.base, tokens)
+    pooled = pooled_errors(rows)
     found = {
         "part": part.name,
         "title": part.title,
@@ -61,7 +63,7 @@ def conclude(
         "hours": hours(settings),
         "base": part.base,
         "budget": budget_of(tokens),
-        "pooled": pooled_errors(rows),
+        "pooled": pooled,
         "settings": [
             numbers | {"command": commands_of(by_label[numbers["label"]])} for numbers in rows
         ],
@@ -70,6 +72,8 @@ def conclude(
             for statement in statements_of(part, settings, branches)
         ],
     }
+    if part.order:
+        found["trend"] = trend(rows, part.order, pooled)
     if any(part.refusals):
         found["refusals"] = refusals(*part.refusals)
     if branches is not None:

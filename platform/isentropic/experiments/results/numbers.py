@@ -181,6 +181,46 @@ def pooled_errors(settings: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, 
     return found
 
 
+def trend(
+    settings: Sequence[Mapping[str, Any]],
+    labels: Sequence[str],
+    pooled: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """Return how numbers change along an order of settings: the slope per place, by least squares.
+
+    All settings of the order count in it, where the difference of its ends knows two. {} if one of
+    them is not there or not over.
+
+    Args:
+        settings: rows of `setting_numbers`, with the same seeds. labels: the order, first to last.
+        pooled: what `pooled_errors` gives of the table.
+
+    Returns:
+        labels; slopes: by number, what `mean` gives of the slopes of the seeds; pooled: their error
+        by the error that the table shares, as `pooled_errors` gives that of a difference.
+    """
+    rows = {row["label"]: row for row in settings}
+    order = [rows[label] for label in labels if label in rows]
+    seeds = [row["seeds"] for row in order]
+    if len(order) < max(2, len(labels)) or not seeds[0] or seeds.count(seeds[0]) < len(seeds):
+        return {}
+    places = np.arange(len(order)) - (len(order) - 1) / 2
+    spread = float((places**2).sum())
+    values = {
+        key: np.array([row["numbers"][key]["values"] for row in order], dtype=float)
+        for key in DIFFERENCES
+    }
+    return {
+        "labels": list(labels),
+        "slopes": {key: mean((places @ table / spread).tolist()) for key, table in values.items()},
+        # A difference has the variance of two means; a slope that of one, over the spread.
+        "pooled": {
+            key: {**about, "error": about["error"] / math.sqrt(2 * spread)}
+            for key, about in pooled.items()
+        },
+    }
+
+
 def _keys(values: Mapping[str, Sequence[Mapping[str, float]]]) -> list[str]:
     return list(next((runs[0] for runs in values.values() if runs), {}))
 

@@ -44,6 +44,7 @@ class Part:
         statements: ids of docs/statements.md that the part decides, the first word of an id.
         again: ids that it judges once more, elsewhere than they are decided.
         base: label of the setting that the others' differences are taken to; "": none.
+        order: labels along which a paper has the entropy fall: how numbers change along it is told.
         refusals: methods that are tried in pairs, base and addition, to say which compose.
         branching: the part's branches; None: it has none.
     """
@@ -55,6 +56,7 @@ class Part:
     statements: tuple[str, ...] = ()
     again: tuple[str, ...] = ()
     base: str = ""
+    order: tuple[str, ...] = ()
     refusals: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     branching: Branching | None = None
 
@@ -73,6 +75,7 @@ PARTS = (
         sweep="ce_gppo_fig3",
         again=("T2", "T4"),
         base="DAPO",
+        order=("(0, 1)", "(0.25, 1)", "(0.5, 1)", "(0.75, 1)", "(1, 1)", "(1, 0.75)", "(1, 0.5)"),
     ),
     Part(
         name="fig5",

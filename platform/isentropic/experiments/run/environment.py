@@ -27,6 +27,10 @@ PACKAGES = (
 )
 
 
+# All of the checkout but what `jobs/results.py` writes into it between its runs.
+CODE = ("--", ":/", ":(exclude,top)docs/results")
+
+
 def environment() -> dict[str, Any]:
     """Returns plain values, ready for JSON."""
     source = Path(isentropic.__file__).resolve().parent
@@ -49,7 +53,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain", *CODE))}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
