@@ -10,7 +10,7 @@ import pytest
 from isentropic.experiments.branch.arms import preset_settings
 from isentropic.experiments.results import conclude as conclude_module
 from isentropic.experiments.results.archive import (
-    is_restored,
+    is_kept,
     kept_points,
     restore,
     restore_branches,
@@ -99,13 +99,31 @@ def test_a_pooled_error_is_that_of_the_whole_table(name):
         assert pooled["error"] == pytest.approx(math.sqrt(2 * variance / seeds), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in FOUND if FOUND[name].get("trend")])
+def test_a_trend_is_that_of_the_rows(name):
+    part = FOUND[name]
+    rows = {row["label"]: row for row in part["settings"]}
+    trend = part["trend"]
+    order = [rows[label]["numbers"] for label in trend["labels"]]
+    places = len(order)
+    assert places > 2
+    for key, about in trend["slopes"].items():
+        check_mean(about)
+        table = np.array([numbers[key]["values"] for numbers in order])
+        slopes = np.polyfit(np.arange(places), table, 1)[0]
+        assert about["values"] == pytest.approx(list(slopes), rel=1e-3, abs=ROUNDED)
+        squares = places * (places**2 - 1) / 12  # of the places about the middle
+        error = part["pooled"][key]["error"] / math.sqrt(2 * squares)
+        assert trend["pooled"][key]["error"] == near(error)
+
+
 @pytest.mark.parametrize("name", [name for name in FOUND if "commits" in FOUND[name]])
 def test_a_part_comes_out_the_same_from_the_runs_that_are_kept(name, tmp_path, monkeypatch):
     """Every number and verdict; of the figures, their names."""
     (part,) = [part for part in PARTS if part.name == name]
     runs, ledger = planned_runs(part, tmp_path), SweepLedger(tmp_path)
-    restore(runs, ledger, RESULTS, print)
-    assert all(map(is_restored, runs)), "of a part without its runs, JSON has no commits"
+    assert is_kept(name, runs, RESULTS), "of a part without its runs, JSON has no commits"
+    restore(name, runs, ledger, RESULTS)
     branches = None
     if part.branching:
         assert kept_points(name, runs, preset_settings(part.branching.sweep), RESULTS)

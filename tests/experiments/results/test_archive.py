@@ -69,42 +69,93 @@ def test_the_archive_gives_the_same_numbers(part, places, finished, tmp_path):
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
     assert make_results([part], gone, recorded=True, say=said.append) == CODE_DONE
 
-    assert said[0] == f"4 runs are taken from {places.results / FOLDER}; they are not trained"
+    assert said[0] == f"baselines: its 4 runs are taken from {places.results}; they are not trained"
     again = json.loads((places.results / "baselines.json").read_text())
     assert_near(leaves(again), leaves(written))
     assert written["settings"][0]["numbers"]["tokens"]["values"] == [7, 8]
     assert json.loads((places.results / "totals.json").read_text()) == totals
     assert totals == {"runs": 4, "hours": pytest.approx(4 * 150 / 3600, rel=1e-4)}
-    (again, *_) = planned_runs(part, gone.runs)
+    (again, *_) = planned_runs(part, gone.runs / "kept" / "baselines")
     before, after = (read_run(run.folder, ended=True) for run in (finished[0], again))
     assert tokens_by_step(after) == tokens_by_step(before) == [7] + [0] * 59
     assert updates_of(after)[0]["clip/low_frac"] == 0.03333333
     assert after.config == before.config
 
 
-def test_a_run_that_is_not_over_has_no_file(part, places):
+@pytest.mark.parametrize("state", ["interrupted", None])
+def test_a_part_of_which_a_run_is_not_over_has_no_files(state, part, places, finished):
+    """A part is made on one machine, or its files would be of two."""
     ledger = SweepLedger(places.runs)
-    runs = planned_runs(part, places.runs)
-    ledger.write(runs[0].trial.digest, run=runs[0].trial.name, state="failed", attempts=1)
-    assert archive(runs, ledger, places.results) == 0
+    if state:
+        first = finished[0].trial
+        ledger.write(first.digest, run=first.name, state=state, attempts=1)
+    else:
+        (places.runs / "sweep.jsonl").unlink()
+        ledger = SweepLedger(places.runs)
+    assert archive("baselines", finished, ledger, places.results) == 0
     assert not (places.results / FOLDER).exists()
 
 
-def test_what_is_there_is_not_replaced_and_branches_ask_for_real_folders(
-    part, places, finished, tmp_path
-):
-    archive(finished, SweepLedger(places.runs), places.results)
-    before = (finished[0].folder / "metrics.jsonl").read_text()
-    assert make_results([part], places, recorded=True) == CODE_DONE
-    assert (finished[0].folder / "metrics.jsonl").read_text() == before
+def test_what_is_kept_of_a_part_is_mixed_with_nothing(part, places, finished, tmp_path):
+    """Neither with run folders that are there, nor with runs that would have to be trained."""
+    archive("baselines", finished, SweepLedger(places.runs), places.results)
+    kept = _score(part, places, recorded=True)
+    finished[0].folder.joinpath("metrics.jsonl").write_text("")
+    before = [path.read_bytes() for path in sorted(places.runs.glob("*/*")) if path.is_file()]
+    assert _score(part, places, recorded=True) == kept
+    assert [
+        path.read_bytes() for path in sorted(places.runs.glob("*/*")) if path.is_file()
+    ] == before
 
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
+    (file, *_) = (places.results / FOLDER / "baselines").iterdir()
+    file.unlink()
+
+    def stop(text):
+        said.append(text)
+        if text.startswith("baselines: 4 runs, 4 to do"):
+            raise Started
+
+    with pytest.raises(Started):
+        make_results([part], gone, recorded=True, say=stop)
+    assert "not all runs of these are kept, so all are trained, on one machine: baselines" in said
+
+
+def _score(part, places, **options):
+    assert make_results([part], places, say=lambda text: None, **options) == CODE_DONE
+    found = json.loads((places.results / "baselines.json").read_text())
+    return found["settings"][0]["numbers"]
+
+
+def test_two_parts_may_keep_another_run_of_one_name_each(part, places, finished, tmp_path):
+    """Each is made of its own: a run that they share may have been trained on two machines."""
+    other = replace(part, name="fig3")
+    archive("baselines", finished, SweepLedger(places.runs), places.results)
+    for run in finished:
+        lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+        moved = [json.loads(line) for line in lines]
+        for line in moved:
+            if "entropy/mean" in line:
+                line["entropy/mean"] += 1.0
+        text = "".join(json.dumps(line) + "\n" for line in moved)
+        (run.folder / "metrics.jsonl").write_text(text)
+    archive("fig3", finished, SweepLedger(places.runs), places.results)
+
+    gone = replace(places, runs=tmp_path / "elsewhere")
+    assert make_results([part, other], gone, recorded=True) == CODE_DONE
+    one, two = (
+        json.loads((places.results / f"{name}.json").read_text())["settings"][0]["numbers"]
+        for name in ("baselines", "fig3")
+    )
+    assert two["entropy_final"]["mean"] == pytest.approx(
+        one["entropy_final"]["mean"] + 1.0, rel=1e-4
+    )
+
+
+def test_branches_that_are_not_kept_ask_for_runs(part, places, finished, tmp_path):
+    archive("baselines", finished, SweepLedger(places.runs), places.results)
+    gone = replace(places, runs=tmp_path / "elsewhere")
     branched = replace(part, branching=Branching(sweep="ce_gppo_t3", points=2))
-    (places.results / FOLDER / f"{finished[0].trial.name}.json.xz").write_bytes(b"no archive")
-    with pytest.raises(
-        ValueError, match=r"\.json\.xz cannot be read .* remove it to have made again"
-    ):
-        make_results([part], gone, recorded=True, say=said.append)
     with pytest.raises(Started):
         make_results([branched], gone, recorded=True, say=_stop)
 
@@ -140,7 +191,7 @@ def made(finished, places, tmp_path):
         for label, more in (("GRPO", 1.0), ("DAPO", 1.0 + (run.seed + 1) / step**0.5))
     ]
     (made / "branches.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    archive(finished, SweepLedger(places.runs), places.results)
+    archive("baselines", finished, SweepLedger(places.runs), places.results)
     archive_branches("baselines", made, places.results)
     return made
 
@@ -151,14 +202,14 @@ def test_branches_that_are_kept_are_neither_trained_nor_made_again(
     """All that is said of them comes out the same, to the last digit, whenever it is asked for."""
     (judged,) = branch_statements(made)
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
-    for recorded in (True, False):
-        assert make_results([branched], gone, recorded=recorded, say=said.append) == CODE_DONE
+    for _ in range(2):
+        assert make_results([branched], gone, recorded=True, say=said.append) == CODE_DONE
         found = json.loads((places.results / "baselines.json").read_text())
         assert found["branches"] == rounded(branch_numbers(made))
         (statement,) = found["statements"]
         assert (statement["verdict"], statement["number"]) == (judged.verdict, judged.number)
         assert "80 points" in statement["number"]
-    kept = f"the branches of baselines are taken from {places.results}; they are not made"
+    kept = f"baselines: its 4 runs are taken from {places.results}; they are not trained"
     assert said.count(kept) == 2
 
 
@@ -177,16 +228,17 @@ def test_branches_of_something_else_are_trained_for(change, branched, places, ma
         make_results([branched], elsewhere, recorded=True, say=_stop)
 
 
-def test_a_file_of_branches_that_is_gone_or_damaged_is_said(branched, places, made, tmp_path):
+def test_a_damaged_file_is_said(branched, places, made, tmp_path):
     gone = replace(places, runs=tmp_path / "elsewhere")
-    assert make_results([branched], gone, recorded=True, say=lambda text: None) == CODE_DONE
-    file = places.results / FOLDER / "branches-baselines.json.xz"
-    file.unlink()
-    with pytest.raises(ValueError, match=rf"are not kept there\. Remove {gone.runs} to have"):
-        make_results([branched], gone, say=lambda text: None)
-    file.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
-        make_results([branched], replace(places, runs=tmp_path / "third"), recorded=True)
+    files = places.results / FOLDER / "baselines"
+    for file in (files / "branches.json.xz", next(files.glob("clip-*"))):
+        kept = file.read_bytes()
+        for damaged in (b"no archive", kept[:-9]):
+            file.write_bytes(damaged)
+            wanted = rf"{file.name} cannot be read .* remove it to have made again"
+            with pytest.raises(ValueError, match=wanted):
+                make_results([branched], gone, recorded=True, say=lambda text: None)
+        file.write_bytes(kept)
 
 
 OTHER_SHAPES = ([], {}, {"rows": 3, "row": 3}, {"rows": {"run": [1], "setting": []}}, "text", None)
@@ -196,10 +248,10 @@ OTHER_SHAPES = ([], {}, {"rows": 3, "row": 3}, {"rows": {"run": [1], "setting": 
 def test_sound_json_of_something_else_is_said_too(branched, places, made, tmp_path, packed):
     gone = replace(places, runs=tmp_path / "elsewhere")
     other = lzma.compress(json.dumps(packed).encode())
-    branches = places.results / FOLDER / "branches-baselines.json.xz"
+    branches = places.results / FOLDER / "baselines" / "branches.json.xz"
     kept = branches.read_bytes()
     branches.write_bytes(other)
-    with pytest.raises(ValueError, match=r"branches-baselines\.json\.xz cannot be read"):
+    with pytest.raises(ValueError, match=r"branches\.json\.xz cannot be read"):
         make_results([branched], gone, recorded=True, say=lambda text: None)
     branches.write_bytes(kept)
     run = next(path for path in branches.parent.iterdir() if path != branches)
@@ -210,12 +262,12 @@ def test_sound_json_of_something_else_is_said_too(branched, places, made, tmp_pa
 
 def test_a_run_that_was_trained_again_has_a_file_of_that_training(part, places, finished):
     ledger = SweepLedger(places.runs)
-    assert archive(finished, ledger, places.results) == 4
-    assert archive(finished, ledger, places.results) == 0
+    assert archive("baselines", finished, ledger, places.results) == 4
+    assert archive("baselines", finished, ledger, places.results) == 0
     again = finished[0].trial
     ledger.write(again.digest, run=again.name, state="done", attempts=3, seconds=40.0)
-    assert archive(finished, ledger, places.results) == 1
-    assert archive(finished, SweepLedger(places.runs), places.results) == 0
+    assert archive("baselines", finished, ledger, places.results) == 1
+    assert archive("baselines", finished, SweepLedger(places.runs), places.results) == 0
 
 
 def leaves(value, name=""):

@@ -4,8 +4,8 @@ python jobs/results.py [part ...]        without a part: all of them
 python jobs/results.py list=true         parts, done or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
-The numbers of each run, step by step, and of branches are kept in docs/results/steps: recorded=true makes
-tables and figures from them where the run folders are gone.
+The numbers of a part's runs, step by step, and of its branches are kept in docs/results/steps: recorded=true makes
+tables and figures from them, and trains the parts of which not all are there.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ OPTIONS = Options(
         Option(
             "recorded",
             "true|false",
-            "true: runs whose numbers are in docs/results/steps are taken from there, not trained",
+            "true: parts whose runs are in docs/results/steps are made from these, not trained",
             flag,
         ),
         Option(

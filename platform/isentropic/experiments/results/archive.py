@@ -1,15 +1,17 @@
-"""The numbers of runs that are over, step by step, in a small file each that outlives their folders.
+"""The numbers of a part's runs, step by step, in a small file each that outlives their folders.
 
-    results/steps/<run>.json.xz              {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
-    results/steps/branches-<part>.json.xz    {"settings", "rows": {number: [...]}}
+    results/steps/<part>/<run>.json.xz       {"run", "config", "environment", "alarms", "steps": {metric: [...]}, ...}
+    results/steps/<part>/branches.json.xz    {"settings", "rows": {number: [...]}}
 
 Tables, verdicts and figures come out the same from them, without training; checkpoints and answers are gone.
+A part has all its runs or none, and those that it shares with another by itself: the same seed is another run on
+another machine, whose sums and warm start differ, and no difference is taken between two of those.
 """
 
 import json
 import lzma
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,16 +43,14 @@ OF_BRANCHES = (
 )
 
 
-def archive(runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> int:
-    """Write the file of each run that is over, unless it is of this very training.
+def archive(part: str, runs: Sequence[Planned], ledger: SweepLedger, results: Path) -> int:
+    """Write the file of each run of a part, once all are over, unless it is of this very training.
 
     Return how many were written. Raises ValueError: a file is damaged.
     """
     written = 0
-    for run in runs:
-        if ledger.state(run.trial.digest) not in OVER:
-            continue
-        path, row = _path(run, results), _row(run, ledger)
+    for run in runs if all(ledger.state(run.trial.digest) in OVER for run in runs) else ():
+        path, row = _path(part, run, results), _row(run, ledger)
         if not path.is_file() or _row_of(path) != row:
             _write(path, _packed(run, row))
             written += 1
@@ -69,28 +69,21 @@ def _row(run: Planned, ledger: SweepLedger) -> dict[str, Any]:
     return kept | {"seconds": sum(ledger.attempts(run.trial.digest))}
 
 
-def is_restored(run: Planned) -> bool:
-    """Return True for a run of which only the numbers are there."""
-    return (run.folder / TOKENS).is_file()
+def is_kept(part: str, runs: Sequence[Planned], results: Path) -> bool:
+    """Return True if all runs of a part have their files."""
+    return all(_path(part, run, results).is_file() for run in runs)
 
 
-def restore(
-    runs: Iterable[Planned], ledger: SweepLedger, results: Path, say: Callable[[str], None]
-) -> None:
-    """Make the folders of runs that have a file and are not known here, and count them as over.
+def restore(part: str, runs: Iterable[Planned], ledger: SweepLedger, results: Path) -> None:
+    """Make the folders of a part's runs from their files, and count the runs as over.
 
     Raises:
-        ValueError: a file is damaged.
+        ValueError: a file is not there, or damaged.
     """
-    restored = 0
     for run in runs:
-        path = _path(run, results)
-        if path.is_file() and ledger.state(run.trial.digest) is None:
-            with _damage_told(path):
-                _unpack(_read(path), run, ledger)
-            restored += 1
-    if restored:
-        say(f"{restored} runs are taken from {results / FOLDER}; they are not trained")
+        path = _path(part, run, results)
+        with _damage_told(path):
+            _unpack(_read(path), run, ledger)
 
 
 def archive_branches(part: str, folder: Path, results: Path) -> None:
@@ -138,7 +131,7 @@ def restore_branches(part: str, results: Path, folder: Path) -> Path:
 
 
 def _branches_path(part: str, results: Path) -> Path:
-    return results / FOLDER / f"branches-{part}.json.xz"
+    return results / FOLDER / part / "branches.json.xz"
 
 
 def _write(path: Path, packed: Mapping[str, Any]) -> None:
@@ -171,8 +164,8 @@ def _damage_told(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _path(run: Planned, results: Path) -> Path:
-    return results / FOLDER / f"{run.trial.name}.json.xz"
+def _path(part: str, run: Planned, results: Path) -> Path:
+    return results / FOLDER / part / f"{run.trial.name}.json.xz"
 
 
 def _packed(run: Planned, row: Mapping[str, Any]) -> dict[str, Any]:

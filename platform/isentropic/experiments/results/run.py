@@ -1,6 +1,7 @@
 """Parts from their runs to their numbers: planned, costed, trained, branched, judged."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from isentropic.experiments.program import DONE, RESUMABLE
 from isentropic.experiments.results.archive import (
     archive,
     archive_branches,
-    is_restored,
+    is_kept,
     kept_points,
     restore,
     restore_branches,
@@ -27,6 +28,9 @@ from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.sweep.ledger import OVER, SweepLedger
 
 TOTALS = "totals.json"
+KEPT = (
+    "kept"  # under the folder of the runs: parts whose numbers are taken from files, each by itself
+)
 Plans = Sequence[tuple[Part, list[Planned]]]
 
 
@@ -77,23 +81,29 @@ def make_results(
     What is over is not trained again. A part of which a run failed is still concluded from the
     others, and says so.
 
-    recorded: runs whose numbers are kept beside those of the parts are not trained, but for those
-        that branches start from, which need checkpoints, unless the branches are kept too.
+    recorded: parts whose runs, and branches, are all kept beside their numbers are made from these.
     """
     plans = planned_parts(parts, places)
     _check_pilot(plans, places)
-    _check_models(plans)
+    kept = [part for part, runs in plans if recorded and _is_kept(part, runs, places)]
+    to_train = [(part, runs) for part, runs in plans if part not in kept]
+    _check_models(to_train)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
-        if recorded:
-            restore(_kept_runs(plans, places), ledger, places.results, say)
-        for line in states(plans, places, parallel):
-            say(line)
+        if to_train:
+            for line in states(to_train, places, parallel):
+                say(line)
+        if recorded and to_train:
+            names = ", ".join(part.name for part, _ in to_train)
+            say(f"not all runs of these are kept, so all are trained, on one machine: {names}")
         codes = [DONE]
         for part, runs in plans:
+            if part in kept:
+                _take(part, places, say)
+                continue
             say(f"{part.name}: {cost_of(runs, ledger, parallel or 1)}")
             codes.append(train_runs(runs, places.runs, ledger, parallel=parallel, say=say))
-            archive(runs, ledger, places.results)
+            archive(part.name, runs, ledger, places.results)
             if codes[-1] == RESUMABLE:
                 say("stopped; the same command goes on")
                 return RESUMABLE
@@ -128,22 +138,28 @@ def _check_models(plans: Plans) -> None:
         check_model(config.model, config.task)
 
 
-def _kept_runs(plans: Plans, places: Places) -> list[Planned]:
-    """Return the runs that nothing but their numbers is asked of: branches need checkpoints."""
-    needed = {
-        run.trial.digest
-        for part, runs in plans
-        if part.branching and not _has_branches(part, runs, places)
-        for run in runs
-    }
-    return [run for _, runs in plans for run in runs if run.trial.digest not in needed]
-
-
-def _has_branches(part: Part, runs: Sequence[Planned], places: Places) -> bool:
-    """Return True if the branches are kept that would be made."""
+def _is_kept(part: Part, runs: Sequence[Planned], places: Places) -> bool:
+    """Return True if the part can be made from files: all its runs, and the branches that it asks for."""
+    if not is_kept(part.name, runs, places.results):
+        return False
+    if not part.branching:
+        return True
     labels = preset_settings(part.branching.sweep)
-    kept = kept_points(part.name, runs, labels, places.results)
-    return kept is not None and kept == points_per_run(part, places.results, runs)
+    points = kept_points(part.name, runs, labels, places.results)
+    return points is not None and points == points_per_run(part, places.results, runs)
+
+
+def _take(part: Part, places: Places, say: Callable[[str], None]) -> None:
+    """Make a part from its files, in a folder of its own: none of its runs is another part's."""
+    folder = places.runs / KEPT / part.name
+    shutil.rmtree(folder, ignore_errors=True)
+    runs, ledger = planned_runs(part, folder), SweepLedger(folder)
+    restore(part.name, runs, ledger, places.results)
+    branches = None
+    if part.branching:
+        branches = restore_branches(part.name, places.results, folder / "branches")
+    say(f"{part.name}: its {len(runs)} runs are taken from {places.results}; they are not trained")
+    _conclude(part, runs, ledger, places, branches, say)
 
 
 def _branch(
@@ -154,24 +170,11 @@ def _branch(
     processes: int | None,
     say: Callable[[str], None],
 ) -> Path | None:
-    """Make the part's branches; return the folder that pools them, None if it has none.
-
-    Raises:
-        ValueError: only the numbers of a run are there, and the branches are not kept.
-    """
+    """Make the part's branches; return the folder that pools them, None if it has none."""
     done = over(runs, ledger)
     if not part.branching or not done:
         return None
     folder = places.runs / "branches" / part.name
-    if any(map(is_restored, done)):
-        if not _has_branches(part, runs, places):
-            raise ValueError(
-                f"{part.name} branches runs of which only the numbers are there, taken from "
-                f"{places.results}, and its branches are not kept there. Remove {places.runs} to "
-                "have all runs trained that are asked for without recorded=true."
-            )
-        say(f"the branches of {part.name} are taken from {places.results}; they are not made")
-        return restore_branches(part.name, places.results, folder)
     points = points_per_run(part, places.results, runs)
     make_branches(part, done, points, folder, processes=processes, say=say)
     if len(done) == len(runs):
