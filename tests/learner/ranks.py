@@ -235,7 +235,6 @@ def weights_of(learner):
 
 def main(rank, world, folder, unit):
     """Runs every case on this rank; rank 0 writes the results to `unit`/found.pickle."""
-    assert "sklearn" not in sys.modules, "a fifth of the time of a start is its import"
     folder = Path(folder)
     out = folder / unit
     if unit == "by layer":

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 
 PROGRAM = """
 import sys
@@ -13,6 +14,9 @@ for revision in ("a" * 40, "b" * 40, None):
     model = ModelConfig(name="x", path="owner/model", revision=revision, max_length=64,
                         trust_remote_code=False, warm_start=None, image_pixels=None)
     print(load_config(model).max_position_embeddings, load_chat(model).tokenizer.chat_template)
+
+import isentropic.learner.model
+print("transformers.generation.candidate_generator" in sys.modules, "sklearn" in sys.modules)
 """
 
 
@@ -42,4 +46,6 @@ def test_a_revision_reaches_config_tokenizer_and_template(tiny_model_path, tmp_p
         "256 template of a",
         "128 template of b",
         "256 template of a",
+        "True False",  # every model class asks for scikit-learn, which is here and not imported
     ]
+    assert find_spec("sklearn")
