@@ -1,15 +1,18 @@
 """docs/results/*.json agree with themselves, and with the runs that are kept."""
 
 import json
+import lzma
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from isentropic.experiments.branch.arms import preset_settings
 from isentropic.experiments.results import conclude as conclude_module
 from isentropic.experiments.results.archive import (
+    FOLDER,
     is_kept,
     kept_points,
     restore,
@@ -132,6 +135,23 @@ def test_a_part_comes_out_the_same_from_the_runs_that_are_kept(name, tmp_path, m
     again = conclude(part, runs, ledger, tmp_path / "numbers", branches)
     assert_same(again, FOUND[name])
     assert all((RESULTS / figure).is_file() for figure in again["figures"])
+
+
+@pytest.mark.parametrize("name", [name for name in FOUND if "commits" in FOUND[name]])
+def test_a_part_was_made_on_one_machine(name):
+    """The first step's draws are of the model that all began with: of one seed they are the same."""
+    firsts = {}
+    for file in (RESULTS / FOLDER / name).glob("*-seed_*.json.xz"):
+        kept = json.loads(lzma.decompress(file.read_bytes()))
+        cfg = yaml.safe_load(kept["config"])
+        of = [
+            cfg["seed"],
+            cfg["model"],
+            *(cfg[key] for key in ("task", "rollout", "filter", "sampling")),
+        ]
+        entropy = next(value for value in kept["steps"]["entropy/mean"] if value is not None)
+        firsts.setdefault(json.dumps(of, default=str), set()).add(entropy)
+    assert firsts and all(len(values) == 1 for values in firsts.values()), firsts
 
 
 def names_of_figures(settings, folder):
