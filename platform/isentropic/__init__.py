@@ -20,7 +20,7 @@ class _WithoutScikitLearn:
     """Keeps transformers from importing scikit-learn, where that is installed.
 
     It does so with every model class, for a way of generating that nothing here uses, and scikit-learn
-    brings scipy and pandas: a fifth of what a learner's process imports, by its time.
+    brings pandas and more of scipy: a fifth of what a learner's process imports, by its time.
     """
 
     @staticmethod

@@ -82,7 +82,7 @@ def test_the_archive_gives_the_same_numbers(part, places, finished, tmp_path):
     assert after.config == before.config
 
 
-@pytest.mark.parametrize("state", ["interrupted", None])
+@pytest.mark.parametrize("state", ["interrupted", "failed", None])
 def test_a_part_of_which_a_run_is_not_over_has_no_files(state, part, places, finished):
     """A part is made on one machine, or its files would be of two."""
     ledger = SweepLedger(places.runs)

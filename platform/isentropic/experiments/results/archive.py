@@ -83,7 +83,12 @@ def restore(part: str, runs: Iterable[Planned], ledger: SweepLedger, results: Pa
     for run in runs:
         path = _path(part, run, results)
         with _damage_told(path):
-            _unpack(_read(path), run, ledger)
+            packed = _read(path)
+            files, row = _files(packed), dict(packed["row"])
+        run.folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            write_text_durably(run.folder / name, text)
+        ledger.write(run.trial.digest, run=run.trial.name, **row)
 
 
 def archive_branches(part: str, folder: Path, results: Path) -> None:
@@ -124,9 +129,10 @@ def restore_branches(part: str, results: Path, folder: Path) -> Path:
     path = _branches_path(part, results)
     with _damage_told(path):
         packed = _read(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text_durably(folder / SETTINGS, packed["settings"])
-        write_text_durably(folder / BRANCHES, _lines(packed["rows"]))
+        files = {SETTINGS: packed["settings"], BRANCHES: _lines(packed["rows"])}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        write_text_durably(folder / name, text)
     return folder
 
 
@@ -209,8 +215,9 @@ def _lines(columns: Mapping[str, Sequence[Any]]) -> str:
     )
 
 
-def _unpack(packed: Mapping[str, Any], run: Planned, ledger: SweepLedger) -> None:
-    files = {
+def _files(packed: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a run folder's files, by their names."""
+    return {
         "config.yaml": packed["config"],
         "environment.json": json.dumps(packed["environment"], indent=1),
         "alarms.jsonl": "".join(json.dumps(alarm) + "\n" for alarm in packed["alarms"]),
@@ -219,7 +226,3 @@ def _unpack(packed: Mapping[str, Any], run: Planned, ledger: SweepLedger) -> Non
         "metrics.jsonl": _lines(packed["steps"]),
         "updates.jsonl": _lines(packed["updates"]),
     }
-    run.folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        write_text_durably(run.folder / name, text)
-    ledger.write(run.trial.digest, run=run.trial.name, **packed["row"])

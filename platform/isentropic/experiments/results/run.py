@@ -28,9 +28,8 @@ from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.sweep.ledger import OVER, SweepLedger
 
 TOTALS = "totals.json"
-KEPT = (
-    "kept"  # under the folder of the runs: parts whose numbers are taken from files, each by itself
-)
+# Under the folder of the runs: parts whose numbers are taken from files, each by itself.
+KEPT = "kept"
 Plans = Sequence[tuple[Part, list[Planned]]]
 
 
