@@ -13,7 +13,7 @@ from isentropic.experiments.results.archive import FOLDER, archive, archive_bran
 from isentropic.experiments.results.numbers import rounded, tokens_by_step
 from isentropic.experiments.results.parts import Branching, parts_of
 from isentropic.experiments.results.plan import planned_runs
-from isentropic.experiments.results.run import Places, make_results
+from isentropic.experiments.results.run import Places, make_results, planned_parts, states
 from isentropic.experiments.results.t3 import branch_numbers
 from isentropic.experiments.statements.branches import branch_statements
 from isentropic.experiments.statements.runs import updates_of
@@ -108,8 +108,11 @@ def test_what_is_kept_of_a_part_is_mixed_with_nothing(part, places, finished, tm
     ] == before
 
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
+    assert _state_of(part, places).startswith("done ")
+    assert _state_of(part, gone).startswith("kept ")  # as in a clone, which has the files alone
     (file, *_) = (places.results / FOLDER / "baselines").iterdir()
     file.unlink()
+    assert _state_of(part, gone).startswith("to do ")
 
     def stop(text):
         said.append(text)
@@ -119,6 +122,10 @@ def test_what_is_kept_of_a_part_is_mixed_with_nothing(part, places, finished, tm
     with pytest.raises(Started):
         make_results([part], gone, recorded=True, say=stop)
     assert "not all runs of these are kept, so all are trained, on one machine: baselines" in said
+
+
+def _state_of(part, places):
+    return states(planned_parts([part], places), places, None)[0].split(maxsplit=1)[1]
 
 
 def _score(part, places, **options):

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 from isentropic.experiments.results.parts import PARTS, Part, parts_of
 from isentropic.experiments.results.plan import (
     digest_of,
+    moved,
     plan_of_part,
     planned_runs,
     points_of,
@@ -62,6 +63,10 @@ def test_names_and_places_are_no_part_of_what_a_run_computes(part, tmp_path):
     assert [run.trial.digest for run in plain] == [run.trial.digest for run in elsewhere]
     cache = plain[1].trial.config.shaping.cache
     assert cache == str(plain[1].folder / "encoder")
+    again = moved(plain, tmp_path / "again")
+    assert [run.folder for run in again] == [tmp_path / "again" / run.trial.name for run in plain]
+    assert [run.trial.digest for run in again] == [run.trial.digest for run in plain]
+    assert again[1].trial.config.shaping.cache == str(again[1].folder / "encoder")
 
 
 def test_a_key_of_tomorrow_makes_no_other_run(part, tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Makes the results of docs/results.md: trains what is missing, judges, writes the numbers.
 
 python jobs/results.py [part ...]        without a part: all of them
-python jobs/results.py list=true         parts, done or to do, and about how long
+python jobs/results.py list=true         parts: done, kept (recorded=true makes them) or to do, and about how long
 
 A run that several parts need is trained once. A stopped command goes on when it is given again.
 The numbers of a part's runs, step by step, and of its branches are kept in docs/results/steps: recorded=true makes
@@ -25,7 +25,12 @@ OPTIONS = Options(
             f"which parts: {', '.join(part.name for part in PARTS)}; `part=` may be left out",
             names,
         ),
-        Option("list", "true|false", "true: show the parts and their state, start nothing", flag),
+        Option(
+            "list",
+            "true|false",
+            "true: show the parts and their state (done, kept, to do), start nothing",
+            flag,
+        ),
         Option("parallel", "<count>", "runs at once (default: what the resources hold)", count),
         Option(
             "processes",

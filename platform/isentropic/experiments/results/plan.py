@@ -87,6 +87,11 @@ def shared(trial: Trial, folder: Path) -> Trial:
     return replace(trial, name=name, digest=digest, cfg=cfg, config=config)
 
 
+def moved(runs: Iterable[Planned], folder: Path) -> list[Planned]:
+    """Return the same runs under another folder."""
+    return [replace(run, trial=shared(run.trial, folder)) for run in runs]
+
+
 def digest_of(cfg: DictConfig) -> str:
     """Return a digest of all keys that say what is computed: two equal ones are the same run.
 

@@ -21,7 +21,7 @@ from isentropic.experiments.results.conclude import conclude
 from isentropic.experiments.results.cost import cost_of, machine
 from isentropic.experiments.results.numbers import rounded
 from isentropic.experiments.results.parts import Part
-from isentropic.experiments.results.plan import Planned, over, planned_runs, to_do
+from isentropic.experiments.results.plan import Planned, moved, over, planned_runs, to_do
 from isentropic.experiments.results.t3 import PILOT, make_branches, points_per_run
 from isentropic.experiments.results.train import train_runs
 from isentropic.experiments.run.lock import run_lock
@@ -47,14 +47,19 @@ def planned_parts(parts: Sequence[Part], places: Places) -> Plans:
 
 
 def states(plans: Plans, places: Places, parallel: int | None) -> list[str]:
-    """Return a line per part: done or to do, its runs, and about how long."""
+    """Return a line per part: done, kept or to do, its runs, and about how long.
+
+    kept: not trained here, but `recorded` makes it, of the runs of the machine that trained it.
+    Raises ValueError: a kept file is damaged.
+    """
     # Only looked at: no folder is made.
     ledger = SweepLedger(places.runs) if places.runs.is_dir() else None
     lines = []
     for part, runs in plans:
         written = (places.results / f"{part.name}.json").is_file()
         cost = cost_of(runs, ledger, parallel or 1)
-        state = "done" if written and not cost.left else "to do"
+        unmade = "kept" if _is_kept(part, runs, places) else "to do"
+        state = "done" if written and not cost.left else unmade
         branches = ", and branches" if part.branching else ""
         lines.append(f"{part.name:<13}{state:<7}{cost}{branches}")
     every = {run.trial.digest: run for _, runs in plans for run in runs}
@@ -98,7 +103,7 @@ def make_results(
         codes = [DONE]
         for part, runs in plans:
             if part in kept:
-                _take(part, places, say)
+                _take(part, runs, places, say)
                 continue
             say(f"{part.name}: {cost_of(runs, ledger, parallel or 1)}")
             codes.append(train_runs(runs, places.runs, ledger, parallel=parallel, say=say))
@@ -148,11 +153,13 @@ def _is_kept(part: Part, runs: Sequence[Planned], places: Places) -> bool:
     return points is not None and points == points_per_run(part, places.results, runs)
 
 
-def _take(part: Part, places: Places, say: Callable[[str], None]) -> None:
+def _take(
+    part: Part, planned: Sequence[Planned], places: Places, say: Callable[[str], None]
+) -> None:
     """Make a part from its files, in a folder of its own: none of its runs is another part's."""
     folder = places.runs / KEPT / part.name
     shutil.rmtree(folder, ignore_errors=True)
-    runs, ledger = planned_runs(part, folder), SweepLedger(folder)
+    runs, ledger = moved(planned, folder), SweepLedger(folder)
     restore(part.name, runs, ledger, places.results)
     branches = None
     if part.branching:
