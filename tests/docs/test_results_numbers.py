@@ -107,15 +107,18 @@ def test_a_trend_is_that_of_the_rows(name):
     part = FOUND[name]
     rows = {row["label"]: row for row in part["settings"]}
     trend = part["trend"]
-    order = [rows[label]["numbers"] for label in trend["labels"]]
+    order = [rows[label] for label in trend["labels"]]
     places = len(order)
     assert places > 2
-    for key, about in trend["slopes"].items():
-        check_mean(about)
-        table = np.array([numbers[key]["values"] for numbers in order])
-        slopes = np.polyfit(np.arange(places), table, 1)[0]
-        assert about["values"] == pytest.approx(list(slopes), rel=1e-3, abs=ROUNDED)
-        squares = places * (places**2 - 1) / 12  # of the places about the middle
+    assert {"pa_hp", "pa_lp", "na_hp", "na_lp"} <= set(trend["books"])
+    for of, found in (("numbers", trend["slopes"]), ("books", trend["books"])):
+        for key, about in found.items():
+            check_mean(about)
+            table = np.array([row[of][key]["values"] for row in order])
+            slopes = np.polyfit(np.arange(places), table, 1)[0]
+            assert about["values"] == pytest.approx(list(slopes), rel=1e-3, abs=ROUNDED)
+    squares = places * (places**2 - 1) / 12  # of the places about the middle
+    for key in trend["slopes"]:
         error = part["pooled"][key]["error"] / math.sqrt(2 * squares)
         assert trend["pooled"][key]["error"] == near(error)
 

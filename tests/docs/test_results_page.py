@@ -99,6 +99,7 @@ def found():
     base["trend"] = {
         "labels": ["(0, 1)", "(1, 1)"],
         "slopes": {key: new.about() for key in DIFFERENCES},
+        "books": {key: new.about() for key in BOOKS},
         "pooled": base["pooled"],
     }
     base["branches"] = {
@@ -164,6 +165,10 @@ def test_each_cell_of_a_table_has_the_number_of_its_head(pages, found):
     slopes = part["trend"]["slopes"]
     wanted = [pages.difference(slopes[key], part["pooled"][key]) for key in DIFFERENCES]
     assert cells == {"per place": wanted}
+    head, cells = table(page, "The books, per place:")
+    assert head == ["", "PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0", ""]
+    wanted = [pages.difference(part["trend"]["books"][key]) for key in BOOKS]
+    assert cells == {"per place": [*wanted, ""]}
 
     head, cells = table(page, "Who moved the entropy")
     assert head == ["setting", "PA&HP", "PA&LP", "NA&HP", "NA&LP", "A=0", ""]

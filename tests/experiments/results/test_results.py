@@ -80,7 +80,8 @@ def test_an_addition_is_compared_with_what_it_is_added_to():
 
 def table_row(label, *values, seeds=2):
     numbers = {key: {"values": list(values)} for key in DIFFERENCES}
-    return {"label": label, "seeds": list(range(seeds)), "numbers": numbers}
+    books = {"na_lp": {"values": [-value for value in values]}, "pa_hp": {"values": [1.0]}}
+    return {"label": label, "seeds": list(range(seeds)), "numbers": numbers, "books": books}
 
 
 def test_the_pooled_error_is_that_of_a_two_way_table():
@@ -121,6 +122,8 @@ def test_a_trend_is_the_slope_per_place_of_each_seed():
         # Over places -1, 0, 1 a slope has half the variance of a mean; a difference has twice it.
         assert found["pooled"][key]["error"] == pytest.approx(pooled[key]["error"] / 2)
         assert found["pooled"][key]["freedom"] == pooled[key]["freedom"]
+    # A class of which a run has no books has no slope.
+    assert found["books"] == {"na_lp": mean([-2.0, 2.0])}
     assert trend(rows, ["a", "b", "gone"], pooled) == {}
     assert trend([*rows, table_row("d", 1, seeds=1)], ["a", "d"], pooled) == {}
 

@@ -1,7 +1,7 @@
 """The numbers of a part's settings: mean and standard error over seeds, with every seed's value."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,9 @@ def trend(
         pooled: what `pooled_errors` gives of the table.
 
     Returns:
-        labels; slopes: by number, what `mean` gives of the slopes of the seeds; pooled: their error
-        by the error that the table shares, as `pooled_errors` gives that of a difference.
+        labels; slopes: by number, what `mean` gives of the slopes of the seeds; books: so for each of
+        the ledger's classes that all these runs have; pooled: the error of `slopes` by the error
+        that the table shares, as `pooled_errors` gives that of a difference.
     """
     rows = {row["label"]: row for row in settings}
     order = [rows[label] for label in labels if label in rows]
@@ -206,13 +207,23 @@ def trend(
         return {}
     places = np.arange(len(order)) - (len(order) - 1) / 2
     spread = float((places**2).sum())
-    values = {
-        key: np.array([row["numbers"][key]["values"] for row in order], dtype=float)
-        for key in DIFFERENCES
-    }
+
+    def slopes(tables: Iterable[Sequence[float]]) -> dict[str, Any]:
+        return mean((places @ np.array(list(tables), dtype=float) / spread).tolist())
+
+    def has_books(row: Mapping[str, Any], name: str) -> bool:
+        return name in row["books"] and len(row["books"][name]["values"]) == len(seeds[0])
+
     return {
         "labels": list(labels),
-        "slopes": {key: mean((places @ table / spread).tolist()) for key, table in values.items()},
+        "slopes": {
+            key: slopes(row["numbers"][key]["values"] for row in order) for key in DIFFERENCES
+        },
+        "books": {
+            name: slopes(row["books"][name]["values"] for row in order)
+            for name in CLASSES
+            if all(has_books(row, name) for row in order)
+        },
         # A difference has the variance of two means; a slope that of one, over the spread.
         "pooled": {
             key: {**about, "error": about["error"] / math.sqrt(2 * spread)}
