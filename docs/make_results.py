@@ -38,9 +38,12 @@ def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 
 def totals(folder: Path = RESULTS) -> dict[str, Any] | None:
-    """Reads how many runs there are in all, and their hours; None before any."""
+    """Reads how many runs there are in all, and their hours, over all machines; None before any."""
     path = folder / "totals.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    each = json.loads(path.read_text(encoding="utf-8")).values()
+    return {key: sum(one[key] for one in each) for key in ("runs", "hours")}
 
 
 def earlier(folder: Path = RESULTS) -> list[dict[str, Any]]:

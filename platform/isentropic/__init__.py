@@ -16,6 +16,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 
+_ASKS = "transformers.generation.candidate_generator"
+
+
 class _WithoutScikitLearn:
     """Keeps transformers from importing scikit-learn, where that is installed.
 
@@ -25,9 +28,14 @@ class _WithoutScikitLearn:
 
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> None:
-        """Finds nothing: it only says so, before the module that asks is imported."""
-        if name == "transformers.generation.candidate_generator":
-            sys.modules["transformers.utils"].is_sklearn_available = lambda: False
+        """Finds nothing: to the one module that asks in vain it says no, before that is imported."""
+        if name != _ASKS:
+            return
+        utils = sys.modules["transformers.utils"]
+        answer = utils.is_sklearn_available
+        utils.is_sklearn_available = lambda: (
+            sys._getframe(1).f_globals.get("__name__") != _ASKS and answer()
+        )
 
 
 if _WithoutScikitLearn not in sys.meta_path:

@@ -32,6 +32,8 @@ def write_run(planned, entropy, *, steps=60, books=2, score=0.3):
             line |= {"eval/avg_at_k": 1.0 - height, "eval/pass_at_k": 0.9}
         lines.append(line)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "rollouts").mkdir()
+    (folder / "tokens.json").write_text(json.dumps([0] * steps))
 
 
 @pytest.fixture(scope="session")

@@ -50,13 +50,13 @@ def finished(part, places, finish):
     runs, ledger = planned_runs(part, places.runs), SweepLedger(places.runs)
     finish(runs, ledger, START)
     for run in runs:
-        (run.folder / "rollouts").mkdir()
+        (run.folder / "tokens.json").unlink()
         lengths = [[0.0] * 3, [0.0] * (4 + run.seed)]
         table = pa.table({"origin": ["policy", "policy"], "rollout_logprob": lengths})
-        pq.write_table(table, run.folder / "rollouts" / "step_000001.parquet")
-        (run.folder / "updates.jsonl").write_text(
-            json.dumps({"step": 1, "update": 0} | UPDATE) + "\n"
-        )
+        for step in range(1, 61):
+            pq.write_table(table, run.folder / "rollouts" / f"step_{step:06}.parquet")
+        updates = [{"step": 1, "update": n, "skipped": n == 1} | UPDATE for n in range(3)]
+        (run.folder / "updates.jsonl").write_text("".join(json.dumps(u) + "\n" for u in updates))
         ledger.write(run.trial.digest, run=run.trial.name, state="done", attempts=2, seconds=30.0)
     return runs
 
@@ -72,12 +72,14 @@ def test_the_archive_gives_the_same_numbers(part, places, finished, tmp_path):
     assert said[0] == f"baselines: its 4 runs are taken from {places.results}; they are not trained"
     again = json.loads((places.results / "baselines.json").read_text())
     assert_near(leaves(again), leaves(written))
-    assert written["settings"][0]["numbers"]["tokens"]["values"] == [7, 8]
+    assert written["settings"][0]["numbers"]["tokens"]["values"] == [60 * 7, 60 * 8]
     assert json.loads((places.results / "totals.json").read_text()) == totals
-    assert totals == {"runs": 4, "hours": pytest.approx(4 * 150 / 3600, rel=1e-4)}
+    began = SweepLedger(places.runs).began
+    assert totals == {began: {"runs": 4, "hours": pytest.approx(4 * 150 / 3600, rel=1e-4)}}
     (again, *_) = planned_runs(part, gone.runs / "kept" / "baselines")
     before, after = (read_run(run.folder, ended=True) for run in (finished[0], again))
-    assert tokens_by_step(after) == tokens_by_step(before) == [7] + [0] * 59
+    assert tokens_by_step(after) == tokens_by_step(before) == [7] * 60
+    assert [row["update"] for row in updates_of(after)] == [0, 2]  # one was skipped
     assert updates_of(after)[0]["clip/low_frac"] == 0.03333333
     assert after.config == before.config
 
@@ -188,7 +190,10 @@ def made(finished, places, tmp_path):
     made = tmp_path / "made"
     made.mkdir()
     clip = {"name": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
-    told = {"GRPO": {"objective": clip}, "DAPO": {"objective": clip | {"clip_high": 0.28}}}
+    told = {
+        "GRPO": {"overrides": ["method=grpo"], "objective": clip},
+        "DAPO": {"overrides": ["method=clip_higher"], "objective": clip | {"clip_high": 0.28}},
+    }
     (made / "settings.json").write_text(json.dumps(told))
     rows = [
         {"run": run.trial.name, "step": step, "setting": label, "entropy": 0.3 + 1e-4 * more / 7}
@@ -220,19 +225,53 @@ def test_branches_that_are_kept_are_neither_trained_nor_made_again(
     assert said.count(kept) == 2
 
 
-@pytest.mark.parametrize("change", ["another run", "other settings", "more points"])
-def test_branches_of_something_else_are_trained_for(change, branched, places, made, tmp_path):
+@pytest.mark.parametrize(
+    "change",
+    ["another run", "runs of another training", "other settings", "another arm", "more points"],
+)
+def test_branches_of_something_else_are_trained_for(
+    change, branched, places, made, finished, tmp_path
+):
     elsewhere = replace(places, runs=tmp_path / "elsewhere")
     if change == "another run":
         rows = (made / "branches.jsonl").read_text().splitlines(keepends=True)
         (made / "branches.jsonl").write_text("".join(rows[40:]))
         archive_branches("baselines", made, places.results)
+    elif change == "runs of another training":
+        ledger = SweepLedger(places.runs)
+        for run in finished:
+            name = run.trial.name
+            ledger.write(run.trial.digest, run=name, state="done", attempts=3, seconds=9.0)
+        assert archive("baselines", finished, ledger, places.results) == 4
+    elif change == "another arm":
+        (tmp_path / "ends.yaml").write_text(ENDS.replace("clip_higher", "cispo"))
     elif change == "other settings":
         branched = replace(branched, branching=Branching(sweep="ce_gppo_t3", points=20))
     else:
         branched = replace(branched, branching=replace(branched.branching, points=21))
     with pytest.raises(Started):
         make_results([branched], elsewhere, recorded=True, say=_stop)
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "rollouts"])
+def test_a_run_that_is_over_and_gone_is_refused(name, part, places, finished):
+    """Its numbers would be those of nothing, and stand in the place of good ones."""
+    assert make_results([part], places, say=lambda text: None) == CODE_DONE
+    before = (places.results / "baselines.json").read_bytes()
+    path = finished[1].folder / name
+    path.rename(path.with_name("away"))
+    with pytest.raises(ValueError, match=rf"has no {name}, and by .*sweep\.jsonl the run is over"):
+        make_results([part], places, say=lambda text: None)
+    assert (places.results / "baselines.json").read_bytes() == before
+    assert make_results([part], places, recorded=True, say=lambda text: None) == CODE_DONE
+
+
+def test_what_is_kept_is_made_into_another_folder(branched, places, made, tmp_path):
+    elsewhere = Places(runs=tmp_path / "new", results=tmp_path / "out", kept=places.results)
+    assert _state_of(branched, elsewhere).startswith("kept ")
+    assert make_results([branched], elsewhere, recorded=True, say=lambda text: None) == CODE_DONE
+    assert json.loads((tmp_path / "out" / "baselines.json").read_text())["branches"]["points"] == 80
+    assert not (places.results / "baselines.json").exists()
 
 
 def test_a_damaged_file_is_said(branched, places, made, tmp_path):

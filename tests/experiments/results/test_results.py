@@ -207,7 +207,18 @@ def test_hours_are_those_of_all_attempts(tmp_path):
     ledger.write("bb", run="two", state="failed", attempts=1, seconds=100.0)  # not over
     for each in (ledger, SweepLedger(tmp_path)):  # read again too
         write_totals(each, tmp_path)
-        assert json.loads((tmp_path / "totals.json").read_text()) == {"runs": 1, "hours": 1.5}
+        found = json.loads((tmp_path / "totals.json").read_text())
+        assert found == {ledger.began: {"runs": 1, "hours": 1.5}}
+    # The ledger of another machine, whose runs are none of these.
+    other = SweepLedger(tmp_path / "other")
+    other.began = "2026-01-01T00:00:00+00:00"
+    other.write("aa", run="one", state="done", attempts=1, seconds=3600.0)
+    write_totals(SweepLedger(tmp_path / "other"), tmp_path)
+    found = json.loads((tmp_path / "totals.json").read_text())
+    assert found == {
+        ledger.began: {"runs": 1, "hours": 1.5},
+        "2026-01-01T00:00:00+00:00": {"runs": 1, "hours": 1.0},
+    }
 
 
 def test_runs_that_are_over_are_neither_counted_nor_trained_again(baselines, finish):
@@ -286,8 +297,10 @@ def test_tokens_are_those_that_the_policy_drew(tmp_path):
         "rollout_logprob": [[-1.0] * 3, [-1.0] * 4, [-1.0] * 50],
     }
     pq.write_table(pa.table(columns), tmp_path / "rollouts" / "step_000001.parquet")
-    run = replace(run_with([0.2, 0.3], steps=2), folder=tmp_path)
-    assert tokens_by_step(run) == [7, 0]
+    run = replace(run_with([0.2], steps=1), folder=tmp_path)
+    assert tokens_by_step(run) == [7]
+    with pytest.raises(ValueError, match=r"step_000002\.parquet is gone"):
+        tokens_by_step(replace(run_with([0.2, 0.3], steps=2), folder=tmp_path))
 
 
 def test_a_step_that_trains_nothing_is_in_the_mean_of_the_books():
@@ -332,9 +345,11 @@ def branch_rows(folder, run, points, settings='{"a": 1}'):
 
 
 def test_branches_of_several_runs_are_pooled(tmp_path):
-    made = [branch_rows(tmp_path / name, name, 5) for name in ("one", "two")]
+    made = {branch_rows(tmp_path / name, name, 5): range(5) for name in ("one", "two")}
     assert Branches(pool(made, tmp_path / "pooled")).num_points == 10  # equal steps, other runs
-    made.append(branch_rows(tmp_path / "three", "three", 5, settings='{"b": 1}'))
+    fewer = {key: [0, 3] for key in made}  # an earlier start was asked for more
+    assert Branches(pool(fewer, tmp_path / "fewer")).num_points == 4
+    made[branch_rows(tmp_path / "three", "three", 5, settings='{"b": 1}')] = range(5)
     with pytest.raises(ValueError, match="different settings"):
         pool(made, tmp_path / "again")
 

@@ -64,7 +64,7 @@ def test_two_parts_of_two_methods(tmp_path, tiny_model_path, monkeypatch):
     one, two = (json.loads((places.results / f"{n}.json").read_text()) for n in ("one", "two"))
     assert one["settings"][0]["numbers"] == two["settings"][0]["numbers"]
     assert one["settings"][1]["numbers"]["seconds"]["mean"] > 0
-    totals = json.loads((places.results / "totals.json").read_text())
+    (totals,) = json.loads((places.results / "totals.json").read_text()).values()
     assert totals["runs"] == 3
     assert totals["hours"] == pytest.approx(
         sum(row.get("seconds", 0) for row in rows) / 3600, rel=1e-4

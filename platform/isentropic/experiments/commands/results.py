@@ -66,7 +66,7 @@ def results(options: dict[str, Any], overrides: list[str]) -> int:
     runs = runs_folder() / FOLDER
     docs = PROJECT / "docs"
     default = docs / "results" if docs.is_dir() else runs / "numbers"
-    places = Places(runs=runs, results=options.get("out") or default)
+    places = Places(runs=runs, results=options.get("out") or default, kept=default)
     if options.get("list"):
         print(*states(planned_parts(parts, places), places, options.get("parallel")), sep="\n")
         return DONE

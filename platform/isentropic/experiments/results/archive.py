@@ -31,7 +31,7 @@ DIGITS = 7  # significant
 # What a machine had to do with it; the seconds of a step are kept, for the hours.
 OF_THE_MACHINE = ("time/", "throughput/", "mismatch/", "sync/")
 SECONDS = "time/step_s"
-PLACE = ("step", "update")  # of a line of updates.jsonl
+PLACE = ("step", "update", "skipped")  # of a line of updates.jsonl
 OF_BRANCHES = (
     "run",
     "step",
@@ -46,12 +46,14 @@ OF_BRANCHES = (
 def archive(part: str, runs: Sequence[Planned], ledger: SweepLedger, results: Path) -> int:
     """Write the file of each run of a part, once all are over, unless it is of this very training.
 
-    Return how many were written. Raises ValueError: a file is damaged.
+    Return how many were written. The file of the part's branches, which are of other trainings then,
+    is removed. Raises ValueError: a file is damaged.
     """
     written = 0
     for run in runs if all(ledger.state(run.trial.digest) in OVER for run in runs) else ():
         path, row = _path(part, run, results), _row(run, ledger)
         if not path.is_file() or _row_of(path) != row:
+            _branches_path(part, results).unlink(missing_ok=True)
             _write(path, _packed(run, row))
             written += 1
     return written
@@ -103,20 +105,25 @@ def archive_branches(part: str, folder: Path, results: Path) -> None:
 
 
 def kept_points(
-    part: str, runs: Sequence[Planned], labels: Iterable[str], results: Path
+    part: str, runs: Sequence[Planned], named: Mapping[str, Sequence[str]], results: Path
 ) -> int | None:
     """Return the points of each run in the file of a part's branches.
 
-    None if there is no file of just these runs and settings. Raises ValueError: it is damaged.
+    None if there is no file of just these runs and settings (`named`: label to overrides). Raises
+    ValueError: it is damaged.
     """
     path = _branches_path(part, results)
     if not path.is_file():
         return None
     with _damage_told(path):
-        rows = _read(path)["rows"]
+        packed = _read(path)
+        rows, told = packed["rows"], json.loads(packed["settings"])
+        settings = {label: about["overrides"] for label, about in told.items()}
         made = Counter(zip(rows["run"], rows["setting"], strict=True))
+    if settings != {label: list(overrides) for label, overrides in named.items()}:
+        return None
     points = max(made.values(), default=0)
-    wanted = {(run.trial.name, label): points for run in runs for label in labels}
+    wanted = {(run.trial.name, label): points for run in runs for label in named}
     return points if made == wanted else None
 
 

@@ -49,6 +49,9 @@ def tokens_by_step(run: RunData) -> list[int]:
 
     They are counted in the ledger of rollouts: a resumed run's own figures leave a step out. What
     teachers wrote was not drawn. A run that was taken from its archive has them in a file.
+
+    Raises:
+        ValueError: the rollouts of a step are gone.
     """
     if (kept := read_json(run.folder / TOKENS)) is not None:
         return [int(count) for count in kept]
@@ -57,7 +60,10 @@ def tokens_by_step(run: RunData) -> list[int]:
 
 def _tokens_of(path: Path) -> int:
     if not path.is_file():
-        return 0
+        raise ValueError(
+            f"{path} is gone, so what the step drew is not known. Restore it; or make the part from its "
+            "runs as they are kept: recorded=true."
+        )
     table = pq.read_table(path, columns=["origin", "rollout_logprob"])
     drawn = table.filter(pc.equal(table["origin"], "policy"))
     return int(pc.sum(pc.list_value_length(drawn["rollout_logprob"])).as_py() or 0)

@@ -25,20 +25,34 @@ from isentropic.experiments.results.plan import Planned, moved, over, planned_ru
 from isentropic.experiments.results.t3 import PILOT, make_branches, points_per_run
 from isentropic.experiments.results.train import train_runs
 from isentropic.experiments.run.lock import run_lock
-from isentropic.experiments.sweep.ledger import OVER, SweepLedger
+from isentropic.experiments.sweep.ledger import LEDGER, OVER, SweepLedger
+from isentropic.metrics.report.reading import read_json
 
 TOTALS = "totals.json"
 # Under the folder of the runs: parts whose numbers are taken from files, each by itself.
 KEPT = "kept"
+OF_A_RUN = ("config.yaml", "metrics.jsonl", "rollouts")  # what its numbers are made of
 Plans = Sequence[tuple[Part, list[Planned]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where things are: `runs` has the run folders and their ledger, `results` the numbers."""
+    """Where things are."""
 
-    runs: Path
-    results: Path
+    runs: Path  # the run folders and their ledger
+    results: Path  # where the numbers go
+    kept: Path | None = (
+        None  # where runs and the pilot's numbers were kept before; None: in `results`
+    )
+
+    @property
+    def source(self) -> Path:
+        return self.kept or self.results
+
+    def of_pilot(self) -> Path:
+        """Return the folder of the pilot's numbers: those made last."""
+        here = (self.results / f"{PILOT}.json").is_file()
+        return self.results if here else self.source
 
 
 def planned_parts(parts: Sequence[Part], places: Places) -> Plans:
@@ -94,6 +108,7 @@ def make_results(
     _check_models(to_train)
     with run_lock(places.runs):
         ledger = SweepLedger(places.runs)
+        _check_folders(to_train, places, ledger)
         if to_train:
             for line in states(to_train, places, parallel):
                 say(line)
@@ -118,11 +133,15 @@ def make_results(
 
 
 def write_totals(ledger: SweepLedger, results: Path) -> None:
-    """Write how many runs there are in all, and their hours, starts of engines included."""
+    """Write how many runs this ledger has, and their hours, starts of engines included.
+
+    Those of other ledgers, of another machine or of folders that are gone, stay beside them.
+    """
     done = [digest for digest, row in ledger.rows.items() if row["state"] in OVER]
     hours = sum(sum(ledger.attempts(digest)) for digest in done) / 3600
-    totals = rounded({"runs": len(done), "hours": hours})
-    write_text_durably(results / TOTALS, json.dumps(totals) + "\n")
+    totals = read_json(results / TOTALS) or {}
+    totals[ledger.began] = rounded({"runs": len(done), "hours": hours})
+    write_text_durably(results / TOTALS, json.dumps(totals, indent=1) + "\n")
 
 
 def _check_pilot(plans: Plans, places: Places) -> None:
@@ -130,7 +149,7 @@ def _check_pilot(plans: Plans, places: Places) -> None:
     names = [part.name for part, _ in plans]
     for part, runs in plans:
         if part.branching and part.branching.points is None and PILOT not in names:
-            points_per_run(part, places.results, runs)
+            points_per_run(part, places.of_pilot(), runs)
 
 
 def _check_models(plans: Plans) -> None:
@@ -142,15 +161,27 @@ def _check_models(plans: Plans) -> None:
         check_model(config.model, config.task)
 
 
+def _check_folders(plans: Plans, places: Places, ledger: SweepLedger) -> None:
+    """Refuse runs that are over and whose files are gone: they would have the numbers of nothing."""
+    for run in (run for _, runs in plans for run in over(runs, ledger)):
+        lost = [name for name in OF_A_RUN if not (run.folder / name).exists()]
+        if lost:
+            raise ValueError(
+                f"{run.folder} has no {', '.join(lost)}, and by {places.runs / LEDGER} the run is over. "
+                "Restore the folder; or make the part from its runs as they are kept: recorded=true; "
+                "or move that file away: all runs are then trained again."
+            )
+
+
 def _is_kept(part: Part, runs: Sequence[Planned], places: Places) -> bool:
     """Return True if the part can be made from files: all its runs, and the branches that it asks for."""
-    if not is_kept(part.name, runs, places.results):
+    if not is_kept(part.name, runs, places.source):
         return False
     if not part.branching:
         return True
-    labels = preset_settings(part.branching.sweep)
-    points = kept_points(part.name, runs, labels, places.results)
-    return points is not None and points == points_per_run(part, places.results, runs)
+    named = preset_settings(part.branching.sweep)
+    points = kept_points(part.name, runs, named, places.source)
+    return points is not None and points == points_per_run(part, places.of_pilot(), runs)
 
 
 def _take(
@@ -160,11 +191,11 @@ def _take(
     folder = places.runs / KEPT / part.name
     shutil.rmtree(folder, ignore_errors=True)
     runs, ledger = moved(planned, folder), SweepLedger(folder)
-    restore(part.name, runs, ledger, places.results)
+    restore(part.name, runs, ledger, places.source)
     branches = None
     if part.branching:
-        branches = restore_branches(part.name, places.results, folder / "branches")
-    say(f"{part.name}: its {len(runs)} runs are taken from {places.results}; they are not trained")
+        branches = restore_branches(part.name, places.source, folder / "branches")
+    say(f"{part.name}: its {len(runs)} runs are taken from {places.source}; they are not trained")
     _conclude(part, runs, ledger, places, branches, say)
 
 
@@ -181,7 +212,7 @@ def _branch(
     if not part.branching or not done:
         return None
     folder = places.runs / "branches" / part.name
-    points = points_per_run(part, places.results, runs)
+    points = points_per_run(part, places.of_pilot(), runs)
     make_branches(part, done, points, folder, processes=processes, say=say)
     if len(done) == len(runs):
         archive_branches(part.name, folder, places.results)

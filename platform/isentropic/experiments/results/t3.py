@@ -3,7 +3,7 @@
 import asyncio
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +20,7 @@ from isentropic.experiments.results.power import points_needed
 from isentropic.experiments.run.recorded import recorded_run
 from isentropic.experiments.statements.branches import differences_of, orders
 from isentropic.metrics.report.branches import BRANCHES, Branches
+from isentropic.metrics.sinks.jsonl import read_lines
 
 PILOT = "t3_pilot"
 CONTEXTS = 256  # rollouts, of the step trained on and of each of two others
@@ -45,7 +46,7 @@ def make_branches(
     from isentropic.experiments.run.prepare import prepare
 
     named = preset_settings(part.branching.sweep)
-    made = []
+    made = {}
     for planned in runs:
         run = recorded_run(str(planned.folder))
         prepared = prepare(run.config)
@@ -61,7 +62,7 @@ def make_branches(
         steps = evenly(possible_points(run.steps), points)
         processes = processes or room_for_processes(run.config)
         asyncio.run(branch(comparison, prepared, steps, out, processes=processes, say=say))
-        made.append(out)
+        made[out] = steps
     return pool(made, folder)
 
 
@@ -73,8 +74,11 @@ def possible_points(steps: Sequence[int]) -> list[int]:
     return [step - 1 for step in steps if step > 1]
 
 
-def pool(folders: Sequence[Path], folder: Path) -> Path:
+def pool(folders: Mapping[Path, Sequence[int]], folder: Path) -> Path:
     """Put the rows of several branch folders into one; each row names its run.
+
+    Args:
+        folders: with the branch points that are asked for: an earlier start may have made others.
 
     Raises:
         ValueError: their settings differ.
@@ -87,8 +91,13 @@ def pool(folders: Sequence[Path], folder: Path) -> Path:
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_text_durably(folder / SETTINGS, settings.pop())
-    rows = "".join((each / BRANCHES).read_text(encoding="utf-8") for each in folders)
-    write_text_durably(folder / BRANCHES, rows)
+    rows = [
+        json.dumps(row) + "\n"
+        for each, points in folders.items()
+        for row in read_lines(each / BRANCHES)[0]
+        if row["step"] in points
+    ]
+    write_text_durably(folder / BRANCHES, "".join(rows))
     return folder
 
 

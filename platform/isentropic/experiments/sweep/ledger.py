@@ -44,6 +44,7 @@ class SweepLedger:
         if torn:
             write_text_durably(self._path, "".join(json.dumps(row) + "\n" for row in rows))
         self.rows: dict[str, dict[str, Any]] = {row["hash"]: row for row in rows}
+        self.began = str(rows[0].get("time")) if rows else _now()  # of no other ledger
         self._attempts: dict[str, list[float]] = {}
         for row in rows:
             self._count(row)
@@ -58,7 +59,7 @@ class SweepLedger:
 
     def write(self, digest: str, **values: Any) -> None:
         """Append a row with values such as run, overrides, state and attempts."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
+        now = _now() if self.rows else self.began
         row = plain({"hash": digest, "time": now, **values})
         line = (json.dumps(row, allow_nan=False) + "\n").encode()
         when_there_is_room(partial(append_durably, self._path, line))
@@ -68,6 +69,10 @@ class SweepLedger:
     def _count(self, row: Mapping[str, Any]) -> None:
         if isinstance(row.get("seconds"), int | float):
             self._attempts.setdefault(row["hash"], []).append(row["seconds"])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_plan(folder: Path) -> list[str] | None:

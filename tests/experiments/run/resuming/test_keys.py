@@ -63,6 +63,7 @@ RUN = {
     [
         ("rollout.num_actors=2", False),
         ("learner.num_ranks=2", False),
+        ("learner.deterministic=true", False),
         ("run.name=b", False),
         ("run.steps=20", False),
         ("accounting.recheck_share=0.5", False),

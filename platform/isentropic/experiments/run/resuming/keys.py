@@ -41,6 +41,7 @@ SAME_DRAWS = (
     "learner.microbatch_tokens",
     "learner.gradient_checkpointing",
     "learner.compile",
+    "learner.deterministic",
     "learner.vocab_chunk",
     "learner.head",
     "learner.unsharded_gradient_gib",
