@@ -163,6 +163,33 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circle_in(graph) == []
 
 
+def test_what_is_only_looked_at_or_refused_loads_no_learner():
+    """Ray and transformers take seconds: settings are checked, and results listed or read, without."""
+    modules = {module_name(path): path for path in SOURCES}
+    graph = {name: imported_at_start(path, modules) for name, path in modules.items()}
+    light = tuple(
+        f"isentropic.experiments.{room}."
+        for room in ("api", "commands", "results", "settings", "statements")
+    )
+
+    def reached(name: str, seen: set[str]) -> set[str]:
+        for inner in graph[name] - seen:
+            seen.add(inner)
+            reached(inner, seen)
+        return seen
+
+    heavy = {
+        name: sorted(
+            inner
+            for inner in reached(name, set())
+            if inner.startswith(("isentropic.actors.", "isentropic.learner."))
+        )
+        for name in graph
+        if name.startswith(light)
+    }
+    assert heavy and not any(heavy.values()), {name: of for name, of in heavy.items() if of}
+
+
 def test_a_circle_through_an_init_is_found(tmp_path):
     """room/__init__ takes a name from room.one; room.one takes the room's table."""
     texts = {

@@ -11,10 +11,10 @@ import pytest
 
 from isentropic.experiments.branch import branch as branch_module
 from isentropic.experiments.branch.arms import Arm
-from isentropic.experiments.branch.branch import RUNS, SETTINGS, append, begin, branch
+from isentropic.experiments.branch.branch import RUNS, append, begin, branch
 from isentropic.experiments.branch.point import Comparison
 from isentropic.experiments.run.lock import run_lock
-from isentropic.metrics.report.branches import BRANCHES, Branches
+from isentropic.metrics.report.branches import BRANCHES, SETTINGS, Branches
 from isentropic.metrics.sinks.jsonl import read_lines
 
 

@@ -16,10 +16,9 @@ from isentropic.experiments.branch.point import Comparison, Rows
 from isentropic.experiments.branch.workers import branch_workers
 from isentropic.experiments.run.lock import run_lock
 from isentropic.experiments.run.prepare import Prepared
-from isentropic.metrics.report.branches import BRANCHES, Point, Row
+from isentropic.metrics.report.branches import BRANCHES, SETTINGS, Point, Row
 from isentropic.metrics.sinks.jsonl import plain, read_lines
 
-SETTINGS = "settings.json"  # in the branch folder: label -> overrides, objective, how measured
 RUNS = "runs.json"  # in the branch folder: name of a run in the rows -> its folder
 # How the branches of an earlier version were measured unless asked otherwise: it did not keep that.
 UNSAID = {"contexts": 256, "exact": False}

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import replace_durably, write_text_durably
-from isentropic.experiments.branch.branch import SETTINGS
 from isentropic.experiments.results.numbers import TOKENS, tokens_by_step
 from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.statements.runs import OF_UPDATES
 from isentropic.experiments.sweep.ledger import OVER, SweepLedger
-from isentropic.metrics.report.branches import BRANCHES
+from isentropic.metrics.report.branches import BRANCHES, SETTINGS
 from isentropic.metrics.report.run_data import RunData, read_run
 from isentropic.metrics.sinks.jsonl import read_lines
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.branch.arms import preset_settings, settings_of_run
-from isentropic.experiments.branch.branch import SETTINGS
 from isentropic.experiments.branch.places import evenly, room_for_processes
 from isentropic.experiments.results.numbers import mean
 from isentropic.experiments.results.parts import Part
@@ -19,7 +18,7 @@ from isentropic.experiments.results.plan import Planned
 from isentropic.experiments.results.power import points_needed
 from isentropic.experiments.run.recorded import recorded_run
 from isentropic.experiments.statements.branches import differences_of, orders
-from isentropic.metrics.report.branches import BRANCHES, Branches
+from isentropic.metrics.report.branches import BRANCHES, SETTINGS, Branches
 from isentropic.metrics.sinks.jsonl import read_lines
 
 PILOT = "t3_pilot"

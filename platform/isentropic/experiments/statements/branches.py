@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isentropic.durable import write_text_durably
-from isentropic.experiments.branch.branch import SETTINGS
-from isentropic.metrics.report.branches import Branches
+from isentropic.metrics.report.branches import SETTINGS, Branches
 from isentropic.metrics.report.settings import BLOCK, Mean
 from isentropic.metrics.report.statements import STATEMENTS
 

@@ -27,6 +27,7 @@ from isentropic.metrics.report.settings import BLOCK, Mean, in_blocks, mean_of
 from isentropic.metrics.report.tables import difference, mean_and_error
 
 BRANCHES = "branches.jsonl"
+SETTINGS = "settings.json"  # label -> overrides, objective, how measured
 NOT_MEASURED = ("step", "policy_version", "seed", "setting", "run")
 FEWEST = 4  # blocks of points, for an error by blocks
 TALL = 10  # quantities from which on the chart needs more height
