@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
@@ -31,6 +32,14 @@ grid: { seed: [0, 1] }
 UPDATE = {"clip/low_frac": 0.1 / 3, "clip/high_frac": 0.02, "clip/frac": 0.05, "loss": 0.7}
 UPDATE |= {"drift/low": -1e-5, "drift/high": 1e-5, "lp_given_low": 0.5, "lp_given_high": 0.6}
 UPDATE |= {f"frac/{name}": 0.25 for name in ("pa_hp", "pa_lp", "na_hp", "na_lp")}
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures take most of a part's time, and are looked at elsewhere."""
+    monkeypatch.setattr(
+        "isentropic.experiments.results.conclude.write_static", lambda settings, folder: []
+    )
 
 
 @pytest.fixture
@@ -253,14 +262,19 @@ def test_branches_of_something_else_are_trained_for(
         make_results([branched], elsewhere, recorded=True, say=_stop)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "rollouts"])
-def test_a_run_that_is_over_and_gone_is_refused(name, part, places, finished):
+def test_a_run_that_is_over_and_gone_is_refused(part, places, finished):
     """Its numbers would be those of nothing, and stand in the place of good ones."""
     assert make_results([part], places, say=lambda text: None) == CODE_DONE
     before = (places.results / "baselines.json").read_bytes()
-    path = finished[1].folder / name
-    path.rename(path.with_name("away"))
-    with pytest.raises(ValueError, match=rf"has no {name}, and by .*sweep\.jsonl the run is over"):
+    for name in ("config.yaml", "metrics.jsonl", "rollouts"):
+        path = finished[1].folder / name
+        away = path.rename(path.with_name("away"))
+        wanted = rf"has no {name}, and by .*sweep\.jsonl the run is over"
+        with pytest.raises(ValueError, match=wanted):
+            make_results([part], places, say=lambda text: None)
+        away.rename(path)
+    shutil.rmtree(finished[1].folder)
+    with pytest.raises(ValueError, match=r"has no config\.yaml, metrics\.jsonl, rollouts, and by"):
         make_results([part], places, say=lambda text: None)
     assert (places.results / "baselines.json").read_bytes() == before
     assert make_results([part], places, recorded=True, say=lambda text: None) == CODE_DONE
