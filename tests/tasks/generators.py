@@ -253,12 +253,12 @@ def page(rows):
     accepted = [
         f"| {name} | {row['item_s']:.3f} | {row['create_s']:.1f} | {evaluates(name)} |"
         for name, row in rows.items()
-        if not row["refused"]
+        if not row["refused"] and not row["nonsense"]
     ]
     return PAGE_TEXT.format(
         version=version("reasoning-gym"),
         count=len(rows),
-        num_accepted=len(accepted) - len(paying),
+        num_accepted=len(accepted),
         indices=len(INDICES),
         graded=GRADED,
         refused="\n".join(refused),
@@ -274,7 +274,7 @@ def evaluates(name):
 
 PAGE_TEXT = """# Generators of reasoning-gym
 
-`task=reasoning_gym task.generator=<name>` trains on any of the generators below. This page and
+`task=reasoning_gym task.generator=<name>` trains on the generators that are accepted below. This page and
 `platform/isentropic/tasks/reasoning_gym_generators.json`, by which the task refuses, are written by
 `python tests/tasks/generators.py` for reasoning-gym {version}; another version is refused, since its items and scores
 may differ. Of {count} generators {num_accepted} are accepted as they are.

@@ -41,7 +41,7 @@ OPTIONS = Options(
         Option("samples", "<count>", "responses of each style, at most (default: 1)", count),
     ),
     takes_overrides=True,
-    old={"--grade": "grade=", "--prompts": "prompts=", "--samples": "samples="},
+    old={"--out": "out=", "--grade": "grade=", "--prompts": "prompts=", "--samples": "samples="},
 )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from isentropic.checks import is_secret_name, secret_in, secret_values
 
 OUTPUTS = ("runs", "data", "multirun", "outputs", "wandb", "build", "dist")  # at the root only
+RESULTS = ("docs", "results")  # numbers and figures of past runs, which no job reads
 KEY_FILES = (
     ".env", ".env.*", "*.env", ".netrc", "_netrc", "auth_token", "*.pem", "*.key", "*.p12", "*.pfx",
     "*.kdbx", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "kubeconfig*", "credentials",
@@ -193,6 +194,8 @@ def _why_not(root: Path, name: str) -> str | None:
     parts = PurePosixPath(name).parts
     if parts[0] in OUTPUTS and len(parts) > 1:
         return f"{parts[0]}/ holds outputs or data"
+    if parts[:2] == RESULTS:
+        return "results of past runs"
     if any(part in KEY_FOLDERS for part in parts):
         return "keys or caches"
     if any(fnmatch(parts[-1].lower(), pattern) for pattern in KEY_FILES):
