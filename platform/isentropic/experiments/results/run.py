@@ -41,9 +41,7 @@ class Places:
 
     runs: Path  # the run folders and their ledger
     results: Path  # where the numbers go
-    kept: Path | None = (
-        None  # where runs and the pilot's numbers were kept before; None: in `results`
-    )
+    kept: Path | None = None  # where runs, and the pilot's numbers, are kept; None: in `results`
 
     @property
     def source(self) -> Path:
