@@ -9,8 +9,9 @@ written, and the exit code is 1 if the page is not what the numbers say.
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,7 @@ RESULTS = ROOT / "docs" / "results"
 PAGE = ROOT / "docs" / "results.md"
 TEMPLATE = "page.md.j2"
 UNKNOWN = "-"
+NOTHING = {"statements": (), "tables": {}}  # of another machine
 
 
 def results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
@@ -46,15 +48,19 @@ def totals(folder: Path = RESULTS) -> dict[str, Any] | None:
     return {key: sum(one[key] for one in each) for key in ("runs", "hours")}
 
 
-def earlier(folder: Path = RESULTS) -> list[dict[str, Any]]:
-    """Reads the verdicts that parts had on another machine, before they were made again."""
+def earlier(folder: Path = RESULTS) -> dict[str, Any]:
+    """Reads what parts came to on another machine, before they were made again.
+
+    Returns:
+        statements: a row per verdict; tables: by part, its differences, in the form of its JSON.
+    """
     return json.loads((folder / "earlier.json").read_text(encoding="utf-8"))
 
 
 def render(
     found: Mapping[str, Mapping[str, Any]],
     every: Mapping[str, Any] | None = None,
-    before: Sequence[Mapping[str, Any]] = (),
+    before: Mapping[str, Any] = NOTHING,
 ) -> str:
     """Makes the page of these results; a part without runs is said to have none.
 
@@ -71,6 +77,7 @@ def render(
     )
     environment.filters |= {"num": number, "mean": mean, "diff": difference, "cell": cell}
     environment.filters["first_word"] = lambda text: text.split()[0]
+    environment.filters["letter"] = lambda index: ascii_uppercase[index]
     page = environment.get_template(TEMPLATE)
     return page.render(parts=PARTS, found=found, every=every, before=before, classes=LABELS)
 

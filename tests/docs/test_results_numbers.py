@@ -48,6 +48,18 @@ def check_mean(about):
         assert about["error"] == near(values.std(ddof=1) / math.sqrt(len(values)), scale)
 
 
+def test_what_parts_came_to_on_the_machine_before_agrees_with_itself():
+    tables = json.loads((RESULTS / "earlier.json").read_text(encoding="utf-8"))["tables"]
+    assert set(tables) <= {part.name for part in PARTS}
+    for name, old in tables.items():
+        assert old["base"] == FOUND[name]["base"]
+        labels = [row["label"] for row in old["settings"]]
+        assert labels == [row["label"] for row in FOUND[name]["settings"]]
+        for row in old["settings"]:
+            for about in [*row["against_base"].values(), *row["against_own"].values()]:
+                check_mean(about)
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_means_and_errors_are_those_of_the_seeds(name):
     for row in FOUND[name]["settings"]:

@@ -72,7 +72,8 @@ def found():
     base = {"part": "methods", "title": "The table", "command": "python jobs/results.py methods"}
     base |= {"sweep": "results_methods", "recipe": ["evaluation.every=10"], "seeds": [0, 1, 2]}
     base |= {"runs": {"planned": 69, "over": 66}, "hours": 4.56, "base": "GRPO", "figures": []}
-    base |= {"machines": ["2 CPUs, 15.5 GiB of memory, no GPU"], "budget": 612_345}
+    base |= {"machines": ["2 CPUs, 15.5 GiB of memory, no GPU, Linux"], "budget": 612_345}
+    base["start_avg"] = new.about()
     base["pooled"] = {
         key: {"error": 0.0123 * number, "seeds": 3, "freedom": 44}
         for number, key in enumerate(DIFFERENCES, start=1)
@@ -104,6 +105,7 @@ def found():
     }
     base["branches"] = {
         "points": 120,
+        "command": "python jobs/branch.py run=again steps=10",
         "entropy": entropy,
         "against": {"(1, 1)": new.about()},
         "orders": [order | {"by_run": new.about() | {"values": [0.011, 0.013]}}],
@@ -289,15 +291,40 @@ def test_what_the_page_says(pages, found):
 def test_what_a_part_came_to_elsewhere_stands_beside_what_it_came_to_here(pages, found):
     """Once its runs are kept, which is to say once it was made again."""
     row = {"part": "methods", "id": "T5", "verdict": "undecided", "number": "0|1", "seeds": [3, 4]}
+    tables = {"methods": json.loads(json.dumps(found["methods"]).replace("0.", "1."))}
+    before = {"statements": [row, row | {"id": "T4"}], "tables": tables}
     found["methods"]["commits"] = []  # known, if only that there was no checkout
-    page = pages.render(found, None, [row, row | {"id": "T4"}])
+    page = pages.render(found, None, before)
     assert "| T5 | methods | undecided | 0\\|1 | 3, 4 | not held |" in page
     assert "| T4 | methods | undecided" not in page
     assert "Not kept are those of" not in page
+    old = tables["methods"]
+    _, cells = table(page, "<summary>the same on the machine before</summary>")
+    told = old["settings"][1]["against_base"]
+    assert cells["DA\\|PO"] == [
+        "3",
+        *(pages.difference(told[key], old["pooled"][key]) for key in DIFFERENCES),
+    ]
+    _, cells = table(page, "Along the same order:")
+    slopes = [pages.difference(old["trend"]["slopes"][k], old["pooled"][k]) for k in DIFFERENCES]
+    assert cells == {"per place": slopes}
     del found["methods"]["commits"]
-    page = pages.render(found, None, [row])
+    page = pages.render(found, None, before)
     assert "### The same on another machine" not in page
+    assert "the same on the machine before" not in page
     assert "Not kept are those of methods" in page
+
+
+def test_machines_are_told_apart(pages, found):
+    """Each has a letter, and a part that of the machine of its runs."""
+    there = found["methods"] | {"machines": ["8 CPUs"]}
+    lines = pages.render(found | {"fig3": there}).splitlines()
+    assert "- **A**: 8 CPUs" in lines  # of the part that comes first
+    assert "- **B**: 2 CPUs, 15.5 GiB of memory, no GPU, Linux" in lines
+    score = pages.mean(found["methods"]["start_avg"])
+    assert [line.split(" | ")[4:6] for line in lines if line.startswith(("| [fig3]", "| [me"))] == [
+        ["A", score], ["B", score]
+    ]  # fmt: skip
 
 
 def test_parts_without_runs_are_said_to_have_none(pages, found):

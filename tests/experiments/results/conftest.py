@@ -17,7 +17,7 @@ def write_run(planned, entropy, *, steps=60, books=2, score=0.3):
     config = OmegaConf.to_container(planned.trial.cfg, resolve=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     git = {"commit": "abcdef0123456789", "dirty": planned.seed == 1}
-    environment = {"cpus": 2, "memory_gib": 8.0, "gpus": [], "git": git}
+    environment = {"cpus": 2, "memory_gib": 8.0, "gpus": [], "platform": "Linux-6", "git": git}
     (folder / "environment.json").write_text(json.dumps(environment))
     lines = [{"step": 0, "policy_version": 0, "eval/avg_at_k": score, "eval/pass_at_k": 0.6}]
     for step in range(1, steps + 1):

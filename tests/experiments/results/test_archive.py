@@ -121,6 +121,7 @@ def test_what_is_kept_of_a_part_is_mixed_with_nothing(part, places, finished, tm
     gone, said = replace(places, runs=tmp_path / "elsewhere"), []
     assert _state_of(part, places).startswith("done ")
     assert _state_of(part, gone).startswith("kept ")  # as in a clone, which has the files alone
+    assert "recorded=true makes" in list(states(planned_parts([part], gone), gone, None))[-1]
     (file, *_) = (places.results / FOLDER / "baselines").iterdir()
     file.unlink()
     assert _state_of(part, gone).startswith("to do ")
@@ -136,7 +137,7 @@ def test_what_is_kept_of_a_part_is_mixed_with_nothing(part, places, finished, tm
 
 
 def _state_of(part, places):
-    return states(planned_parts([part], places), places, None)[0].split(maxsplit=1)[1]
+    return next(states(planned_parts([part], places), places, None)).split(maxsplit=1)[1]
 
 
 def _score(part, places, **options):
@@ -226,6 +227,9 @@ def test_branches_that_are_kept_are_neither_trained_nor_made_again(
     for _ in range(2):
         assert make_results([branched], gone, recorded=True, say=said.append) == CODE_DONE
         found = json.loads((places.results / "baselines.json").read_text())
+        command = found["branches"].pop("command")
+        assert command.startswith("python jobs/branch.py run=again sweep=")
+        assert command.endswith(" contexts=256 orders=1 steps=" + ",".join(map(str, range(1, 21))))
         assert found["branches"] == rounded(branch_numbers(made))
         (statement,) = found["statements"]
         assert (statement["verdict"], statement["number"]) == (judged.verdict, judged.number)

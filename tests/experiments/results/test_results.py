@@ -154,7 +154,9 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
 
     assert json.loads((root / "numbers" / "baselines.json").read_text()) == found
     assert found["runs"] == {"planned": 9, "over": 9}
-    assert found["machines"] == ["2 CPUs, 8.0 GiB of memory, no GPU"]
+    assert found["machines"] == ["2 CPUs, 8.0 GiB of memory, no GPU, Linux-6"]
+    # Of each seed once, though three settings begin with its model.
+    assert found["start_avg"]["values"] == [0.3, 0.3, 0.3]
     assert found["commits"] == ["abcdef0123", "abcdef0123, changed"]
     assert found["hours"] == pytest.approx(9 * 60 * 2 / 3600)
     verdicts = {
@@ -243,17 +245,17 @@ def test_a_part_says_what_it_costs_before_it_starts(baselines, tmp_path):
         about = {"seconds": 180.0 + start, "overhead_s": start, "started_actors": start > 0}
         ledger.write(run.trial.digest, run=run.trial.name, state=DONE, attempts=1, **about)
     assert str(cost_of(runs, ledger)) == (
-        "9 runs, 7 to do, about 21 minutes (3.0 s per step over 2 runs here)"
+        "9 runs, 7 to do, about 21 min (3.0 s per step over 2 runs here)"
     )
     assert cost_of(runs, ledger, parallel=2).seconds == 7 * 180 / 2
 
 
 def test_a_task_without_a_figure_is_measured_first(tmp_path):
     (part,) = parts_of(["second_task"])
-    lines = states(
-        [(part, planned_runs(part, tmp_path))], Places(runs=tmp_path / "no", results=tmp_path), None
-    )
-    assert "12 to do, minutes not known yet (measured on the first of them)" in lines[0]
+    places = Places(runs=tmp_path / "no", results=tmp_path)
+    line, together = states([(part, planned_runs(part, tmp_path))], places, None)
+    assert "12 to do, minutes not known yet (measured on the first of them)" in line
+    assert together.startswith("together     12 runs, ")
     assert not (tmp_path / "no").exists()
 
 

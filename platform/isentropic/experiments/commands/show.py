@@ -82,6 +82,7 @@ def _lines(options: dict[str, Any]) -> Iterator[str]:
         raise ValueError(f"{min(given)}= is of one draw: name it with draw=.")
     if "draw" not in options:
         yield from map(summary, groups(rows))
+        yield f"the samples of one draw: draw={rows[0]['draw']}; token by token: tokens=true"
         return
     decode = None
     if options.get("tokens"):

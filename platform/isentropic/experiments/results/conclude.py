@@ -10,8 +10,10 @@ from typing import Any
 
 from isentropic.durable import write_text_durably
 from isentropic.experiments.results.numbers import (
+    AVG,
     budget_of,
     drawn_by,
+    mean,
     pooled_errors,
     read_settings,
     rounded,
@@ -21,7 +23,7 @@ from isentropic.experiments.results.numbers import (
 from isentropic.experiments.results.parts import Part
 from isentropic.experiments.results.plan import Planned, over, seeds_of, settings_of
 from isentropic.experiments.results.refusals import refusals
-from isentropic.experiments.results.t3 import branch_numbers, points_asked
+from isentropic.experiments.results.t3 import branch_command, branch_numbers, points_asked
 from isentropic.experiments.statements.branches import UNDECIDED, Statement, branch_statements
 from isentropic.experiments.statements.runs import judge_runs
 from isentropic.experiments.sweep.ledger import SweepLedger
@@ -59,6 +61,7 @@ def conclude(
         "seeds": seeds_of(planned),
         "runs": {"planned": len(planned), "over": len(done)},
         "machines": machines_of(settings),
+        "start_avg": mean(first_scores(settings)),
         "commits": commits_of(settings),
         "hours": hours(settings),
         "base": part.base,
@@ -77,7 +80,8 @@ def conclude(
     if any(part.refusals):
         found["refusals"] = refusals(*part.refusals)
     if branches is not None:
-        found["branches"] = branch_numbers(branches)
+        command = branch_command(part.branching.sweep, branches)
+        found["branches"] = branch_numbers(branches) | {"command": command}
         if not part.statements:
             needed = points_asked(branches, most=CEILING)
             found["points"] = {"needed": needed, "most": CEILING}
@@ -120,6 +124,16 @@ def machines_of(settings: Sequence[Setting]) -> list[str]:
     return list(dict.fromkeys(machine_words(run.environment) for run in runs))
 
 
+def first_scores(settings: Sequence[Setting]) -> list[float]:
+    """Return the held-out avg@k of each seed's model before its first step, as far as it was scored.
+
+    Where models are warm-started it is another on another machine, of the same recipe.
+    """
+    runs = {run.setting("seed"): run for setting in settings for run in setting.runs}
+    curves = [runs[seed].curve(AVG, start=True) for seed in sorted(runs)]
+    return [curve[0][2] for curve in curves if curve and curve[0][1] == 0]
+
+
 def commits_of(settings: Sequence[Setting]) -> list[str]:
     """Return the commits of the code that the runs began with, each once, as far as they are known.
 
@@ -139,7 +153,9 @@ def machine_words(environment: Mapping[str, Any]) -> str:
     """Return what a run's environment.json says of its machine."""
     gpus = environment.get("gpus") or ["no GPU"]
     memory = f"{environment.get('memory_gib', 'unknown')} GiB of memory"
-    return f"{environment.get('cpus', 'unknown')} CPUs, {memory}, {', '.join(map(str, gpus))}"
+    words = f"{environment.get('cpus', 'unknown')} CPUs, {memory}, {', '.join(map(str, gpus))}"
+    # Two machines of one kind have other kernels, if nothing else.
+    return f"{words}, {environment.get('platform', 'system unknown')}"
 
 
 def hours(settings: Sequence[Setting]) -> float:

@@ -25,11 +25,12 @@ class Cost:
     basis: str  # where the figure comes from
 
     def __str__(self) -> str:
+        runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         if not self.left:
-            return f"{self.runs} runs, all done"
-        known = math.isfinite(self.seconds)
-        about = f"about {self.seconds / 60:.0f} minutes" if known else "minutes not known yet"
-        return f"{self.runs} runs, {self.left} to do, {about} ({self.basis})"
+            return f"{runs}, all done"
+        minutes = f"{self.seconds / 60:.0f}" if math.isfinite(self.seconds) else None
+        about = f"about {minutes} min" if minutes else "minutes not known yet"
+        return f"{runs}, {self.left} to do, {about} ({self.basis})"
 
 
 def cost_of(runs: Sequence[Planned], ledger: SweepLedger | None, parallel: int = 1) -> Cost:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,29 +58,34 @@ def planned_parts(parts: Sequence[Part], places: Places) -> Plans:
     return [(part, planned_runs(part, places.runs)) for part in parts]
 
 
-def states(plans: Plans, places: Places, parallel: int | None) -> list[str]:
-    """Return a line per part: done, kept or to do, its runs, and about how long.
+def states(
+    plans: Iterable[tuple[Part, list[Planned]]], places: Places, parallel: int | None
+) -> Iterator[str]:
+    """Yield a line per part: done, kept or to do, its runs, and about how long; then the sum.
 
     kept: not trained here, but `recorded` makes it, of the runs of the machine that trained it.
+    A part's line comes as soon as its runs are composed, which takes a third of a second each.
     Raises ValueError: a kept file is damaged.
     """
     # Only looked at: no folder is made.
     ledger = SweepLedger(places.runs) if places.runs.is_dir() else None
-    lines = []
+    every, kept = {}, False
     for part, runs in plans:
+        every |= {run.trial.digest: run for run in runs}
         written = (places.results / f"{part.name}.json").is_file()
         cost = cost_of(runs, ledger, parallel or 1)
         unmade = "kept" if _is_kept(part, runs, places) else "to do"
         state = "done" if written and not cost.left else unmade
+        kept |= state == "kept"
         branches = ", and branches" if part.branching else ""
-        lines.append(f"{part.name:<13}{state:<7}{cost}{branches}")
-    every = {run.trial.digest: run for _, runs in plans for run in runs}
+        yield f"{part.name:<13}{state:<7}{cost}{branches}"
     left = to_do(every.values(), ledger)
-    lines.append(
+    yield (
         f"together     {len(every)} runs, each trained once whatever parts share it; {len(left)} "
         f"to do on {machine()}"
     )
-    return lines
+    if kept:
+        yield "kept         recorded=true makes these parts from docs/results/steps and trains nothing"
 
 
 def make_results(

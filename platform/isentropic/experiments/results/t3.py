@@ -134,6 +134,16 @@ def points_per_run(part: Part, results: Path, runs: Sequence[Planned]) -> int:
         ) from error
 
 
+def branch_command(sweep: str, folder: Path) -> str:
+    """Return the command that makes the first run's branches of a pooled folder once more."""
+    rows = read_lines(folder / BRANCHES)[0]
+    steps = sorted({row["step"] for row in rows if row["run"] == rows[0]["run"]})
+    return (
+        f"python jobs/branch.py run=again sweep={sweep} contexts={CONTEXTS} orders={ORDERS} "
+        f"steps={','.join(map(str, steps))}"
+    )
+
+
 def branch_numbers(folder: Path) -> dict[str, Any]:
     """Return what the page says of the pooled branches: per setting, and per order and run."""
     branches = Branches(folder)

@@ -8,6 +8,7 @@ import numpy as np
 from isentropic.experiments.statements.branches import (
     HELD,
     NOT_HELD,
+    OTHER_WAY,
     UNDECIDED,
     Statement,
     in_errors,
@@ -70,7 +71,7 @@ def _class_signs(runs: Sequence[RunData]) -> list[Statement]:
                 verdict=verdict,
                 number=number,
                 rule=f"mean contribution in nats per step, beyond 3 s.e. (of blocks of {BLOCK} "
-                f"measured steps), at least {MEASURED} measured steps",
+                f"measured steps), at least {MEASURED} measured steps; {OTHER_WAY}",
             )
         )
     return found
@@ -100,7 +101,8 @@ def _steering(runs: Sequence[RunData]) -> list[Statement]:
                 verdict=verdict if known else UNDECIDED,
                 number=number,
                 rule=f"root mean square of entropy/mean - target at most {BAND:g} nats in every "
-                f"run, from {SETTLING} steps after steering.from_step on; at least {SEEDS} seeds",
+                f"run, from {SETTLING} steps after steering.from_step on; at least {SEEDS} seeds; not "
+                "held if no run is inside",
             )
         )
     return found

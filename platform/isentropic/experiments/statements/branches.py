@@ -20,6 +20,7 @@ from isentropic.metrics.report.settings import BLOCK, Mean
 from isentropic.metrics.report.statements import STATEMENTS
 
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
+OTHER_WAY = "not held if one is beyond 3 s.e. the other way"  # ends a rule
 LIMIT = 3.0  # standard errors
 POINTS = 40  # branch points that the order of T3 asks for
 # Over all contexts of a point: those that the branches trained on and those of other steps, alike.
@@ -157,7 +158,8 @@ def _ordered(name: str, text: str, branches: Branches, labels: Sequence[str]) ->
     number += "".join(f"; {part} {in_errors(mean)}" for part, mean in parts.items() if mean.count)
     rule = (
         f"means in this order over {POINTS} points, its ends beyond {LIMIT:g} s.e. (the larger of "
-        f"two: of blocks of {BLOCK} points and, if there are several, of runs); clip_frac above 0"
+        f"two: of blocks of {BLOCK} points and, if there are several, of runs); clip_frac above 0; "
+        f"{OTHER_WAY}, ends or neighbours"
     )
     verdict = order_verdict(ends, steps)
     if points < POINTS or not clipped > 0:

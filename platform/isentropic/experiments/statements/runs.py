@@ -12,6 +12,7 @@ from isentropic.experiments.statements.books import ledger_statements
 from isentropic.experiments.statements.branches import (
     HELD,
     NOT_HELD,
+    OTHER_WAY,
     UNDECIDED,
     Statement,
     in_errors,
@@ -128,7 +129,7 @@ def _sensitivity(runs: Sequence[RunData]) -> list[Statement]:
             verdict=verdict,
             number=f"{left}; right {in_errors(high)}, {high.count} updates",
             rule=f"mean drift below and above 0, beyond 3 s.e. over {UPDATES} updates (first order "
-            "in the logits)",
+            f"in the logits); {OTHER_WAY}",
         )
     ]
 
@@ -163,7 +164,7 @@ def _clipped_tokens(runs: Sequence[RunData]) -> list[Statement]:
             f"clip rate {rates[0]:.2%} of p < 0.5, {rates[1]:.2%} of p >= 0.5 "
             f"({len(rows)} updates)",
             rule="both shares above a half, beyond 3 s.e., and the clip rate lower from p = 0.5 on; "
-            f"{UPDATES} updates that clip on each side",
+            f"{UPDATES} updates that clip on each side; {OTHER_WAY}, or the clip rate is higher",
         )
     ]
 
@@ -186,7 +187,7 @@ def _fall(runs: Sequence[RunData]) -> list[Statement]:
             "GRPO's entropy falls fastest of GRPO, (0.75, 1) and DAPO; DAPO ends highest",
             pairs,
             "mean entropy over the run, at the end for DAPO; paired differences above 0, beyond 3 "
-            "s.e.",
+            f"s.e.; {OTHER_WAY}",
         )
     ]
 
@@ -213,7 +214,7 @@ def _stability(runs: Sequence[RunData]) -> list[Statement]:
                     verdict=(HELD if held else NOT_HELD) if known else UNDECIDED,
                     number=f"{text}; {skipped:g} updates skipped; {len(pairs)} seeds",
                     rule="largest |KL k1| and gradient norm of the runs within 2 of GRPO's, no "
-                    f"update skipped; {SEEDS} seeds",
+                    f"update skipped, else not held; {SEEDS} seeds",
                 )
             )
     return found
@@ -234,7 +235,10 @@ def _switch(runs: Sequence[RunData]) -> list[Statement]:
             runs, ce_gppo(0.0, 1.0), switched, lambda run: slope(run, step)
         )
     }
-    rule = f"least-squares slope from step {step} on; paired differences above 0, beyond 3 s.e."
+    rule = (
+        f"least-squares slope from step {step} on; paired differences above 0, beyond 3 s.e.; "
+        f"{OTHER_WAY}"
+    )
     return [
         _all_positive(
             "T7",
@@ -261,7 +265,9 @@ def _bonus(runs: Sequence[RunData]) -> list[Statement]:
     verdict = HELD if small < 0.5 and large > 1.5 else NOT_HELD if large <= small else UNDECIDED
     if any(len({run.setting("seed") for run in found[key]}) < SEEDS for key in extremes):
         verdict = UNDECIDED
-    text = ", ".join(f"{key:g}: {np.mean(values):.2f}" for key, values in sorted(ends.items()))
+    text = ", ".join(
+        f"{key:g}: {_with_error(mean_of(values))}" for key, values in sorted(ends.items())
+    )
     return [
         Statement(
             id="T8",
@@ -291,7 +297,7 @@ def _cispo(runs: Sequence[RunData]) -> list[Statement]:
             "T9",
             text,
             pairs,
-            "mean entropy over the run; paired differences above 0, beyond 3 s.e.",
+            f"mean entropy over the run; paired differences above 0, beyond 3 s.e.; {OTHER_WAY}",
         )
     ]
 
@@ -320,7 +326,7 @@ def _gspo(runs: Sequence[RunData]) -> list[Statement]:
             verdict=UNDECIDED if unknown else HELD if ratio > 5 else NOT_HELD,
             number=f"clip/frac {share[0]:.2%} against {share[1]:.2%}: {ratio:.1f} times; "
             f"{len(pairs)} seeds",
-            rule=f"more than 5 times; {SEEDS} seeds",
+            rule=f"more than 5 times, else not held; {SEEDS} seeds",
         )
     ]
 
@@ -406,6 +412,10 @@ def _weighted(rows: Rows, key: str, weight: str) -> Mean:
     return Mean(
         value=mean, error=float(np.sqrt(squares) / total) if count > 1 else math.nan, count=count
     )
+
+
+def _with_error(mean: Mean) -> str:
+    return f"{mean.value:.2f} ± {mean.error:.2f}" if mean.count > 1 else f"{mean.value:.2f}"
 
 
 def _in_percent(share: Mean) -> str:
