@@ -58,6 +58,17 @@ def test_what_parts_came_to_on_the_machine_before_agrees_with_itself():
         for row in old["settings"]:
             for about in [*row["against_base"].values(), *row["against_own"].values()]:
                 check_mean(about)
+        assert set(old["pooled"]) == set(FOUND[name]["pooled"])
+        trend = old.get("trend") or {"slopes": {}, "books": {}}
+        assert trend.get("labels") == FOUND[name].get("trend", {}).get("labels")
+        for about in [*trend["slopes"].values(), *trend["books"].values()]:
+            check_mean(about)
+
+
+@pytest.mark.parametrize("name", [name for name in FOUND if FOUND[name]["statements"]])
+def test_a_rule_says_when_it_does_not_hold_too(name):
+    for row in FOUND[name]["statements"]:
+        assert "not held" in row["rule"], row["id"]
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -305,9 +305,18 @@ def test_what_a_part_came_to_elsewhere_stands_beside_what_it_came_to_here(pages,
         "3",
         *(pages.difference(told[key], old["pooled"][key]) for key in DIFFERENCES),
     ]
-    _, cells = table(page, "Along the same order:")
+    elsewhere = page[page.index("<summary>the same on the machine before</summary>") :]
+    _, cells = table(elsewhere, "The difference of each to what it is added to:")
+    told = old["settings"][2]["against_own"]
+    added = [pages.difference(told[key], old["pooled"][key]) for key in DIFFERENCES]
+    assert cells == {"A x B": ["DA\\|PO", "3", *added]}
+    _, cells = table(elsewhere, "Along the same order:")
     slopes = [pages.difference(old["trend"]["slopes"][k], old["pooled"][k]) for k in DIFFERENCES]
     assert cells == {"per place": slopes}
+    _, cells = table(elsewhere, "The books, per place:")
+    assert cells == {
+        "per place": [*(pages.difference(old["trend"]["books"][k]) for k in BOOKS), ""]
+    }
     del found["methods"]["commits"]
     page = pages.render(found, None, before)
     assert "### The same on another machine" not in page

@@ -53,7 +53,7 @@ def test_a_step_is_a_list_of_its_draws(run, capsys):
     assert lines[1:] == [
         "draw 5        2 samples, reward 0.500, 2 trained  1+1=",
         "draw 6        1 samples, reward 1.000, 1 flat  1+1=",
-        "the samples of one draw: draw=5; token by token: tokens=true",
+        "the samples of one draw: draw=5; token by token: draw=5 tokens=true",
     ]
 
 

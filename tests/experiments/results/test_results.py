@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from isentropic.experiments.program import DONE as CODE_DONE
-from isentropic.experiments.results.conclude import commands_of, conclude, draw
+from isentropic.experiments.results.conclude import commands_of, conclude, draw, first_scores
 from isentropic.experiments.results.cost import RECORDED, cost_of
 from isentropic.experiments.results.numbers import (
     DIFFERENCES,
@@ -155,8 +155,8 @@ def test_a_part_is_concluded_from_its_runs(baselines, finish):
     assert json.loads((root / "numbers" / "baselines.json").read_text()) == found
     assert found["runs"] == {"planned": 9, "over": 9}
     assert found["machines"] == ["2 CPUs, 8.0 GiB of memory, no GPU, Linux-6"]
-    # Of each seed once, though three settings begin with its model.
-    assert found["start_avg"]["values"] == [0.3, 0.3, 0.3]
+    # Of each seed once, though three settings have it.
+    assert found["start_avg"]["values"] == [0.3, 0.31, 0.32]
     assert found["commits"] == ["abcdef0123", "abcdef0123, changed"]
     assert found["hours"] == pytest.approx(9 * 60 * 2 / 3600)
     verdicts = {
@@ -263,6 +263,17 @@ def run_with(scores, steps=4):
     lines = [{"step": 0, "eval/avg_at_k": 0.1}]
     lines += [{"step": step, "eval/avg_at_k": scores[step - 1]} for step in range(1, steps + 1)]
     return RunData(folder=None, config={}, environment={}, lines=lines, alarms=[])
+
+
+def test_where_runs_began_is_known_if_they_were_scored_there():
+    """By seed, each once; the first score of a run that was not is of a later step."""
+    run = run_with([0.2, 0.3, 0.4, 0.5])
+    seeds = [
+        replace(run, config={"seed": 2}),
+        replace(run, config={"seed": 0}, lines=[{"step": 0, "eval/avg_at_k": 0.7}]),
+        replace(run, config={"seed": 1}, lines=run.lines[1:]),
+    ]
+    assert first_scores([Setting(label="a", values={}, runs=tuple(seeds))]) == [0.7, 0.1]
 
 
 @pytest.mark.parametrize(

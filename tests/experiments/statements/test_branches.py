@@ -252,6 +252,12 @@ def test_entropy_bonus(tmp_path):
 
     small, large = seeds("small", 0.2, 0.001), seeds("large", 3.0, 0.1)
     assert verdicts([*small, *large]) == {"T8": "held"}
+    spread = [
+        run_folder(tmp_path / f"spread{seed}", CLIP, seed, [1.0, 2.0 + seed], terms=bonus(0.1))
+        for seed in range(3)  # their mean is 3, its standard error that of 2, 3, 4
+    ]
+    (statement,) = (one for one in run_statements([*small, *spread]) if one.id == "T8")
+    assert statement.number.endswith("coefficient: 0.001: 0.20 ± 0.00, 0.1: 3.00 ± 0.58")
     assert verdicts([*small, *large[:2]]) == {"T8": "undecided"}
     again = run_folder(tmp_path / "again", CLIP, 0, [1.0, 3.0], terms=bonus(0.1))
     assert verdicts([*small, *large[:2], again]) == {"T8": "undecided"}, "three runs of two seeds"

@@ -1,6 +1,7 @@
 """A run is read as far as it came, and what is damaged is said."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,12 @@ def test_held_out_scores_stand_at_the_version_they_were_measured_under(make, tmp
         (40, 5),
         (80, 10),
     ]
+
+
+def test_a_copy_with_other_lines_has_their_curves(make, tmp_path):
+    run = read_run(make.run(tmp_path / "a", steps=10))
+    assert len(run.curve("entropy/mean")) == 10
+    assert len(replace(run, lines=run.lines[:4]).curve("entropy/mean")) == 3  # line 0 is the start
 
 
 def test_null_is_no_number(make, tmp_path):

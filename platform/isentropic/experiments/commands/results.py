@@ -59,8 +59,8 @@ OPTIONS = Options(
 
 def results(options: dict[str, Any], overrides: list[str]) -> int:
     """List or make the parts. Returns 0 done, 1 a run failed, 75 stopped."""
-    from isentropic.experiments.results.plan import FOLDER, planned_runs
-    from isentropic.experiments.results.run import Places, make_results, states
+    from isentropic.experiments.results.plan import FOLDER
+    from isentropic.experiments.results.run import Places, make_results, planned_parts, states
 
     parts = parts_of(options.get("part"))
     runs = runs_folder() / FOLDER
@@ -68,8 +68,7 @@ def results(options: dict[str, Any], overrides: list[str]) -> int:
     default = docs / "results" if docs.is_dir() else runs / "numbers"
     places = Places(runs=runs, results=options.get("out") or default, kept=default)
     if options.get("list"):
-        plans = ((part, planned_runs(part, places.runs)) for part in parts)
-        for line in states(plans, places, options.get("parallel")):
+        for line in states(planned_parts(parts, places), places, options.get("parallel")):
             print(line, flush=True)
         return DONE
     return make_results(

@@ -82,7 +82,8 @@ def _lines(options: dict[str, Any]) -> Iterator[str]:
         raise ValueError(f"{min(given)}= is of one draw: name it with draw=.")
     if "draw" not in options:
         yield from map(summary, groups(rows))
-        yield f"the samples of one draw: draw={rows[0]['draw']}; token by token: tokens=true"
+        one = f"draw={rows[0]['draw']}"
+        yield f"the samples of one draw: {one}; token by token: {one} tokens=true"
         return
     decode = None
     if options.get("tokens"):

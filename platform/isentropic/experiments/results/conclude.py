@@ -125,9 +125,10 @@ def machines_of(settings: Sequence[Setting]) -> list[str]:
 
 
 def first_scores(settings: Sequence[Setting]) -> list[float]:
-    """Return the held-out avg@k of each seed's model before its first step, as far as it was scored.
+    """Return the held-out avg@k before the first step, as far as it was scored, for each seed.
 
-    Where models are warm-started it is another on another machine, of the same recipe.
+    All seeds begin with one model: they differ by what is drawn. A warm start is another model on
+    another machine, of the same recipe, so this tells two machines apart.
     """
     runs = {run.setting("seed"): run for setting in settings for run in setting.runs}
     curves = [runs[seed].curve(AVG, start=True) for seed in sorted(runs)]
@@ -154,7 +155,7 @@ def machine_words(environment: Mapping[str, Any]) -> str:
     gpus = environment.get("gpus") or ["no GPU"]
     memory = f"{environment.get('memory_gib', 'unknown')} GiB of memory"
     words = f"{environment.get('cpus', 'unknown')} CPUs, {memory}, {', '.join(map(str, gpus))}"
-    # Two machines of one kind have other kernels, if nothing else.
+    # Two machines of one kind often have other kernels.
     return f"{words}, {environment.get('platform', 'system unknown')}"
 
 

@@ -32,7 +32,7 @@ TOTALS = "totals.json"
 # Under the folder of the runs: parts whose numbers are taken from files, each by itself.
 KEPT = "kept"
 OF_A_RUN = ("config.yaml", "metrics.jsonl", "rollouts")  # what its numbers are made of
-Plans = Sequence[tuple[Part, list[Planned]]]
+Plan = tuple[Part, list[Planned]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +53,12 @@ class Places:
         return self.results if here else self.source
 
 
-def planned_parts(parts: Sequence[Part], places: Places) -> Plans:
-    """Compose the runs of all parts. Raises ValueError for the first that could not start."""
-    return [(part, planned_runs(part, places.runs)) for part in parts]
+def planned_parts(parts: Sequence[Part], places: Places) -> Iterator[Plan]:
+    """Compose the runs of a part after the other. Raises ValueError for one that could not start."""
+    return ((part, planned_runs(part, places.runs)) for part in parts)
 
 
-def states(
-    plans: Iterable[tuple[Part, list[Planned]]], places: Places, parallel: int | None
-) -> Iterator[str]:
+def states(plans: Iterable[Plan], places: Places, parallel: int | None) -> Iterator[str]:
     """Yield a line per part: done, kept or to do, its runs, and about how long; then the sum.
 
     kept: not trained here, but `recorded` makes it, of the runs of the machine that trained it.
@@ -104,7 +102,7 @@ def make_results(
 
     recorded: parts whose runs, and branches, are all kept beside their numbers are made from these.
     """
-    plans = planned_parts(parts, places)
+    plans = list(planned_parts(parts, places))
     _check_pilot(plans, places)
     kept = [part for part, runs in plans if recorded and _is_kept(part, runs, places)]
     to_train = [(part, runs) for part, runs in plans if part not in kept]
@@ -147,7 +145,7 @@ def write_totals(ledger: SweepLedger, results: Path) -> None:
     write_text_durably(results / TOTALS, json.dumps(totals, indent=1) + "\n")
 
 
-def _check_pilot(plans: Plans, places: Places) -> None:
+def _check_pilot(plans: Sequence[Plan], places: Places) -> None:
     """Refuse branches without their pilot before anything starts, not after hours."""
     names = [part.name for part, _ in plans]
     for part, runs in plans:
@@ -155,7 +153,7 @@ def _check_pilot(plans: Plans, places: Places) -> None:
             points_per_run(part, places.of_pilot(), runs)
 
 
-def _check_models(plans: Plans) -> None:
+def _check_models(plans: Sequence[Plan]) -> None:
     """Refuse a model that is not there before anything starts, not after the parts before it."""
     from isentropic.models.source import check_model  # torch: after everything else was checked
 
@@ -164,7 +162,7 @@ def _check_models(plans: Plans) -> None:
         check_model(config.model, config.task)
 
 
-def _check_folders(plans: Plans, places: Places, ledger: SweepLedger) -> None:
+def _check_folders(plans: Sequence[Plan], places: Places, ledger: SweepLedger) -> None:
     """Refuse runs that are over and whose files are gone: they would have the numbers of nothing."""
     for run in (run for _, runs in plans for run in over(runs, ledger)):
         lost = [name for name in OF_A_RUN if not (run.folder / name).exists()]

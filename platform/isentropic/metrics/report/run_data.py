@@ -32,8 +32,8 @@ class RunData:
     notes: list[str] = field(default_factory=list)  # damage that a reader must know of
     age_s: float = math.inf  # of the newest line
     _curves: dict[tuple[str, bool], list[tuple[int, int, float]]] = field(
-        default_factory=dict, repr=False
-    )
+        default_factory=dict, repr=False, init=False, compare=False
+    )  # a copy with other lines has its own
 
     @property
     def name(self) -> str:
