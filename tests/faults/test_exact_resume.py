@@ -26,6 +26,7 @@ def test_two_kills_a_lost_rank_and_another_actor_change_nothing(job, golden):
     drawn = (run.folder / "rollouts" / "step_000001.parquet").stat().st_mtime_ns
 
     run = resume(job, run, 1)
+    run.until(lambda: run.has("rollouts/step_000003.parquet"))  # the start is watched at leisure
     run.until(lambda: run.has("checkpoints/.tmp-step_000004*"), every_s=0.001)
     run.kill()
     assert [path.name for path in (run.folder / "checkpoints").glob("step_*")] == ["step_000002"]
