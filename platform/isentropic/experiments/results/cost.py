@@ -28,8 +28,8 @@ class Cost:
         runs = "1 run" if self.runs == 1 else f"{self.runs} runs"
         if not self.left:
             return f"{runs}, all done"
-        minutes = f"{self.seconds / 60:.0f}" if math.isfinite(self.seconds) else None
-        about = f"about {minutes} min" if minutes else "minutes not known yet"
+        known = math.isfinite(self.seconds)
+        about = f"about {self.seconds / 60:.0f} min" if known else "minutes not known yet"
         return f"{runs}, {self.left} to do, {about} ({self.basis})"
 
 

@@ -54,7 +54,7 @@ class Places:
 
 
 def planned_parts(parts: Sequence[Part], places: Places) -> Iterator[Plan]:
-    """Compose the runs of a part after the other. Raises ValueError for one that could not start."""
+    """Compose the runs of one part after the other. Raises ValueError for one that cannot start."""
     return ((part, planned_runs(part, places.runs)) for part in parts)
 
 

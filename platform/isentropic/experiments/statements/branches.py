@@ -20,8 +20,8 @@ from isentropic.metrics.report.settings import BLOCK, Mean
 from isentropic.metrics.report.statements import STATEMENTS
 
 HELD, NOT_HELD, UNDECIDED = "held", "not held", "undecided"
-OTHER_WAY = "not held if one is beyond 3 s.e. the other way"  # ends a rule
 LIMIT = 3.0  # standard errors
+OTHER_WAY = f"not held if one is beyond {LIMIT:g} s.e. the other way"  # ends a rule
 POINTS = 40  # branch points that the order of T3 asks for
 # Over all contexts of a point: those that the branches trained on and those of other steps, alike.
 # The parts are reported beside it, and not judged: a token that was pushed up may have become the
